@@ -1,0 +1,1 @@
+"""A laboratory for gradients of networks that have none."""

@@ -1,0 +1,1 @@
+"""What is measured about an estimate: (objective, params, estimate, generator) -> numbers."""

@@ -1,0 +1,64 @@
+"""How well an estimate points along a reference gradient, in direction and in scale."""
+
+import math
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten
+
+
+@dataclass(frozen=True, config=STRICT)
+class Alignment:
+    """Estimate g against references g* (default: exact CDG at two eps), whole and per layer.
+
+    For the first reference: ``cosine``; ``scale`` r = <g, g*>/|g*|^2 (1 is right; a cosine hides
+    factors); ``rmse`` |g - g*|/|g*|; ``sign`` and ``sign_weighted``, the share of coordinates of
+    equal sign, plain and weighted by |g*|, over g* != 0; ``dead``, the share of coordinates with
+    g = 0; ``cosine/<parameter>``; ``ceiling``, the cosine between the references of this batch and
+    of the held-out one, above which a cosine means nothing. For every further reference its
+    ``<name>/cosine`` and ``<name>/scale``. ``across``: 1 where the estimator and the reference
+    have different targets, so that a cosine below 1 is no defect.
+    """
+
+    references: dict[str, Estimator]
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers under ``alignment/``."""
+        out: Numbers = {}
+        for i, (name, reference) in enumerate(self.references.items()):
+            truth = objective.reference(reference, params)
+            mine, target = flatten(estimate.grad), flatten(truth)
+            out[f"{name}/cosine"] = cosine(mine, target)
+            out[f"{name}/scale"] = float(mine @ target / (target @ target))
+            if i == 0:
+                out |= _details(estimate.grad, truth)
+                if objective.heldout is not None:
+                    other = flatten(objective.heldout.reference(reference, params))
+                    out["ceiling"] = cosine(target, other)
+        return {f"alignment/{k}": v for k, v in out.items()}
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """<a, b>/(|a||b|) of two vectors, nan where one is 0."""
+    a, b = a.double(), b.double()
+    norms = float(a.norm() * b.norm())
+    return float(a @ b) / norms if norms > 0 else math.nan
+
+
+def _details(grad: Params, truth: Params) -> Numbers:
+    g, t = flatten(grad).double(), flatten(truth).double()
+    alive = t != 0
+    same = (g.sign() == t.sign()) & alive
+    out: Numbers = {
+        "cosine": cosine(g, t),
+        "scale": float(g @ t / (t @ t)),
+        "rmse": float((g - t).norm() / t.norm()),
+        "sign": float(same.sum() / alive.sum()),
+        "sign_weighted": float((same * t.abs()).sum() / t.abs().sum()),
+        "dead": float((g == 0).double().mean()),
+    }
+    return out | {f"cosine/{k}": cosine(grad[k].flatten(), truth[k].flatten()) for k in grad}

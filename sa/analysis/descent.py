@@ -1,0 +1,138 @@
+"""How much the loss falls along an estimate, over a grid of step lengths, here and held out."""
+
+import math
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten, unflatten
+
+
+@dataclass(frozen=True, config=STRICT)
+class Descent:
+    """L(w) - L(w - eta d) for d = g/|g| on a log grid of eta, all points in one stacked evaluation.
+
+    lr_min, lr_max, points: the grid. A best point on its edge extends the grid by a decade, up to
+    ``extend`` times; the grid is then refined once around the best. nulls: how many random
+    directions the null uses. reference: the estimator whose best decrease the ``ratio`` is to.
+
+    Curves: ``lr``, ``decrease``, ``decrease_heldout``, ``null`` (mean over random directions).
+    Numbers: ``best`` and its ``best_lr``; ``best_heldout``, the held-out decrease at that same lr
+    (on a small batch much of a decrease is overfitting); ``window``, decades of lr with at least
+    half the best; ``area``, the mean decrease (negative parts as 0) over the grid's log lr; ``edge``,
+    1 where the best lies on the grid's edge; ``null_best``, the null's best, mean over directions;
+    ``ratio``; and the same ``best``, ``best_lr`` and ``best_heldout`` under ``layerwise/`` for d with
+    every parameter tensor normalised by itself (a different direction).
+    """
+
+    reference: Estimator | None = None
+    lr_min: Annotated[float, Gt(0)] = 1e-3
+    lr_max: Annotated[float, Gt(0)] = 10.0
+    points: Annotated[int, Ge(3)] = 25
+    extend: Annotated[int, Ge(0)] = 2
+    nulls: Annotated[int, Ge(1)] = 8
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Descent":
+        if self.lr_min >= self.lr_max:
+            raise ValueError(f"lr_min={self.lr_min} must be below lr_max={self.lr_max}")
+        return self
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers and curves under ``descent/``."""
+        value = float(estimate.value)
+        grad = flatten(estimate.grad)
+        if not grad.isfinite().all() or not grad.any():
+            return {"descent/best": 0.0, "descent/best_heldout": 0.0, "descent/best_lr": 0.0}
+        lrs, drops, edge = self._search(objective, params, _unit(grad), value)
+        best = int(drops.argmax())
+        half = lrs[drops >= drops[best] / 2] if drops[best] > 0 else lrs[:0]
+        log = lrs.log10()
+        out: Numbers = {
+            "lr": lrs.tolist(),
+            "decrease": drops.tolist(),
+            "best": float(drops[best]),
+            "best_lr": float(lrs[best]),
+            "window": float((half[-1] / half[0]).log10()) if len(half) else 0.0,
+            "area": float(torch.trapezoid(drops.clamp(min=0), log) / (log[-1] - log[0])),
+            "edge": edge,
+        }
+        out |= self._heldout(objective, params, _unit(grad), lrs, best)
+        out |= self._null(objective, params, grad, lrs, value, generator)
+        if self.reference is not None:
+            truth = flatten(objective.reference(self.reference, params))
+            _, ideal, _ = self._search(objective, params, _unit(truth), value)
+            out["ratio"] = float(drops[best] / ideal.max()) if ideal.max() > 0 else math.nan
+        layered = flatten({k: g / g.norm().clamp(min=1e-300) for k, g in estimate.grad.items()})
+        lrs, drops, _ = self._search(objective, params, _unit(layered), value)
+        best = int(drops.argmax())
+        out["layerwise/best"], out["layerwise/best_lr"] = float(drops[best]), float(lrs[best])
+        for key, held in self._heldout(objective, params, _unit(layered), lrs, best).items():
+            if key == "best_heldout":
+                out[f"layerwise/{key}"] = held
+        return {f"descent/{k}": v for k, v in out.items()}
+
+    def _search(
+        self, objective: Objective, params: Params, unit: Tensor, value: float
+    ) -> tuple[Tensor, Tensor, float]:
+        """The grid, extended while its best is on the edge and refined once; (lrs, drops, edge)."""
+        ends = math.log10(self.lr_min), math.log10(self.lr_max)
+        lrs = torch.logspace(*ends, self.points, dtype=torch.float64)
+        drops = value - _line(objective, params, unit, lrs)
+        per_decade = max(2, round(self.points / (ends[1] - ends[0])))
+        for _ in range(self.extend):
+            best = int(drops.argmax())
+            if best not in (0, len(lrs) - 1):
+                break
+            steps = torch.arange(1, per_decade + 1, dtype=torch.float64) / per_decade
+            more = lrs[best] * 10 ** (steps if best else -steps.flip(0))
+            gained = value - _line(objective, params, unit, more)
+            lrs = torch.cat([lrs, more] if best else [more, lrs])
+            drops = torch.cat([drops, gained] if best else [gained, drops])
+        best = int(drops.argmax())
+        if best in (0, len(lrs) - 1):
+            return lrs, drops, 1.0
+        fine = torch.logspace(
+            float(lrs[best - 1].log10()), float(lrs[best + 1].log10()), 9, dtype=torch.float64
+        )
+        fine = torch.cat([fine[1:4], fine[5:8]])
+        lrs = torch.cat([lrs, fine])
+        drops = torch.cat([drops, value - _line(objective, params, unit, fine)])
+        order = lrs.argsort()
+        return lrs[order], drops[order], 0.0
+
+    def _heldout(
+        self, objective: Objective, params: Params, unit: Tensor, lrs: Tensor, best: int
+    ) -> Numbers:
+        other = objective.heldout
+        if other is None:
+            return {}
+        held = float(other.value(params)) - _line(other, params, unit, lrs)
+        return {"decrease_heldout": held.tolist(), "best_heldout": float(held[best])}
+
+    def _null(
+        self, objective: Objective, params: Params, like: Tensor, lrs: Tensor, value: float,
+        generator: torch.Generator,
+    ) -> Numbers:  # fmt: skip
+        draws = [
+            _unit(torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device))
+            for _ in range(self.nulls)
+        ]
+        drops = torch.stack([value - _line(objective, params, d, lrs) for d in draws])
+        return {"null": drops.mean(0).tolist(), "null_best": float(drops.amax(1).mean())}
+
+
+def _unit(vector: Tensor) -> Tensor:
+    return vector / vector.norm()
+
+
+def _line(objective: Objective, params: Params, unit: Tensor, lrs: Tensor) -> Tensor:
+    """Losses (len(lrs),) at w - lr * unit, on the CPU."""
+    points = flatten(params) - lrs.to(unit)[:, None] * unit
+    return objective.values(unflatten(points, params)).cpu()

@@ -1,0 +1,1 @@
+"""Data sets: each file yields the batches a loss is measured on."""

@@ -1,0 +1,1 @@
+"""Gradient estimators: (objective, params, state, generator) -> Estimate."""

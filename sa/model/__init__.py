@@ -1,0 +1,1 @@
+"""Networks, each built from a quantizer and described by a frozen dataclass."""

@@ -1,0 +1,45 @@
+"""A fully connected network for images or vectors, with quantized hidden layers."""
+
+import math
+from collections import OrderedDict
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Gt, Len
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from sa.model._layers import Activation, Linear, Network
+from sa.types import STRICT, Slots
+
+Positive = Annotated[int, Gt(0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class MLP:
+    """Flatten, then [Linear, norm, activation] for each width in ``hidden``, then a Linear head.
+
+    shape: of one input. norm: ``none`` or ``batch`` (BatchNorm before the activation). The first
+    and the last layer keep full-precision weights. Weights start uniform in +-1/sqrt(fan_in),
+    biases at 0.
+    """
+
+    quantizer: Slots
+    shape: Annotated[tuple[Positive, ...], Len(1)] = (1, 8, 8)
+    hidden: tuple[Positive, ...] = (128, 128)
+    outputs: Positive = 10
+    norm: Literal["none", "batch"] = "none"
+
+    def build(self, generator: torch.Generator) -> Network:
+        """The network; layers are named flat, fc1, norm1, act1, ..., head."""
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
+        width = math.prod(self.shape)
+        for i, units in enumerate(self.hidden, 1):
+            weight = self.quantizer.weight if i > 1 else None
+            layers[f"fc{i}"] = Linear(width, units, generator, self.norm == "none", weight)
+            if self.norm == "batch":
+                layers[f"norm{i}"] = nn.BatchNorm1d(units, dtype=torch.float64)
+            layers[f"act{i}"] = Activation(self.quantizer.activation)
+            width = units
+        layers["head"] = Linear(width, self.outputs, generator)
+        return Network(layers)

@@ -1,0 +1,48 @@
+"""BinaryDuo's toy network (Kim et al., ICLR 2020): narrow, bias-free, every hidden layer a step."""
+
+from collections import OrderedDict
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from sa.model._layers import Activation, Linear, Network
+from sa.types import STRICT, Slots
+
+
+@dataclass(frozen=True, config=STRICT)
+class ToyMLP:
+    """dim -> dim -> ... -> out, ``hidden`` hidden layers of width ``dim``, linear output, no bias.
+
+    With hidden 3, out 1 it has 3 dim^2 + dim parameters. On data without targets the task builds
+    a second network of this shape, the *target*, and the loss is the squared error between them.
+    Weights start uniform in +-1/sqrt(dim). The first and last layers keep full-precision weights.
+    """
+
+    quantizer: Slots
+    dim: Annotated[int, Gt(0)] = 3
+    hidden: Annotated[int, Ge(0)] = 3
+    out: Annotated[int, Gt(0)] = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(dim,)."""
+        return (self.dim,)
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs."""
+        return self.out
+
+    def build(self, generator: torch.Generator) -> Network:
+        """The network; layers are named fc1, act1, ..., head."""
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        slots = self.quantizer
+        for i in range(1, self.hidden + 1):
+            weight = slots.weight if i > 1 else None
+            layers[f"fc{i}"] = Linear(self.dim, self.dim, generator, False, weight)
+            layers[f"act{i}"] = Activation(slots.activation)
+        layers["head"] = Linear(self.dim, self.out, generator, False)
+        return Network(layers)

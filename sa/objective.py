@@ -1,0 +1,192 @@
+"""The loss as a function of the parameters that move, in every way it can be evaluated.
+
+Everything is derived from row losses, ``rows(params, batch) -> (n,)``: the loss is their mean,
+summed in float64 whatever the network's dtype, in chunks so that memory stays within a budget
+whatever the batch or the number of points is.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sa import flips
+from sa.types import Batch, Differences, Estimator, Link, Params, RowLoss, blocks, size, stream
+
+MEMORY = 64 << 20
+"""Default budget in bytes for one evaluation's intermediate results."""
+
+
+def mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Row losses (n,): the squared error averaged over outputs; both are (n, outputs)."""
+    return (outputs - targets).square().mean(1)
+
+
+def ce(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Row losses (n,): cross entropy in nats of logits (n, classes) and class indices (n,)."""
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "ce": ce}
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The network as a chain of affine maps and steps, or ``obstacle``: why it is none."""
+
+    links: Sequence[Link] = ()
+    frozen: Params = field(default_factory=dict)  # the chain's parameters that do not move
+    criterion: Callable[[Tensor, Tensor], Tensor] = mse
+    obstacle: str | None = "the loss is a plain function"
+
+
+@dataclass
+class Objective:
+    """A loss over a batch.
+
+    rows: row losses of a batch at a point. batch: the rows; None for a plain function.
+    width: numbers one row keeps alive in one evaluation, for the chunk plan. vectorized: whether
+    ``torch.func.vmap`` may run over points. coupled: row losses depend on the other rows (batch
+    statistics), so rows are never split. double: makes the float64 twin, if there is one.
+    """
+
+    rows: RowLoss
+    batch: Batch
+    structure: Structure = field(default_factory=Structure)
+    heldout: "Objective | None" = None
+    width: int = 1
+    memory: int = MEMORY
+    vectorized: bool = True
+    coupled: bool = False
+    double: "Callable[[], Objective] | None" = None
+    _memo: list[tuple[Any, Params, Params]] = field(default_factory=list, repr=False)
+
+    def _plan(self, points: int, width: int) -> tuple[int, int]:
+        """How many points and how many rows to evaluate together."""
+        room = max(1, self.memory // (8 * max(1, width)))  # point-rows in the budget
+        rows = self.batch.rows if self.coupled else min(self.batch.rows, room)
+        return max(1, min(points, room // rows)), rows
+
+    @torch.no_grad()
+    def value(self, params: Params) -> Tensor:
+        """Loss at a point: 0-dim float64."""
+        _, rows = self._plan(1, self.width)
+        parts = blocks(self.batch.rows, rows)
+        total = sum(self.rows(params, self.batch.part(*p)).double().sum() for p in parts)
+        return torch.as_tensor(total) / self.batch.rows
+
+    @torch.no_grad()
+    def values(self, stack: Params, base: Params | None = None) -> Tensor:
+        """Losses (K,) float64 at K points; names missing from the stack are shared, from base."""
+        shared = {k: v for k, v in (base or {}).items() if k not in stack}
+        points = len(next(iter(stack.values())))
+        if not self.vectorized:
+            each = ({k: v[i] for k, v in stack.items()} for i in range(points))
+            return torch.stack([self.value(shared | one) for one in each])
+        chunk, rows = self._plan(points, self.width)
+        run = torch.vmap(lambda one, part: self.rows(shared | one, part), in_dims=(0, None))
+        out = torch.zeros(points, dtype=torch.float64, device=self.batch.inputs.device)
+        for start, stop in blocks(points, chunk):
+            some = {k: v[start:stop] for k, v in stack.items()}
+            for p in blocks(self.batch.rows, rows):
+                out[start:stop] += run(some, self.batch.part(*p)).double().sum(1)
+        return out / self.batch.rows
+
+    def value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
+        """Loss and gradient, back-propagated through the surrogate in force (none: the truth)."""
+        leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
+        total = torch.zeros((), dtype=torch.float64, device=self.batch.inputs.device)
+        grads = {k: torch.zeros_like(v) for k, v in params.items()}
+        _, rows = self._plan(1, 2 * self.width)
+        with torch.enable_grad():
+            for p in blocks(self.batch.rows, rows):
+                loss = self.rows(leaves, self.batch.part(*p)).double().sum() / self.batch.rows
+                total += loss.detach()
+                if not loss.requires_grad:  # a function that cuts the graph: its derivative is 0
+                    continue
+                got = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+                for name, g in zip(leaves, got, strict=True):
+                    grads[name] += g
+        return total, grads
+
+    def differences(
+        self, params: Params, epsilons: Sequence[float], path: str = "auto"
+    ) -> Differences:
+        """[f(w + eps e_i) - f(w - eps e_i)] / (2 eps) for every coordinate i and every eps.
+
+        Runs in float64 where the network can (`double`), since nearly equal numbers are
+        subtracted. path: ``fast`` (exact flips, raises ValueError naming what prevents them),
+        ``brute`` (two forwards a coordinate) or ``auto``.
+        """
+        if self.double is not None and any(p.dtype != torch.float64 for p in params.values()):
+            exact = {k: p.double() for k, p in params.items()}
+            twin = self.double().differences(exact, epsilons, path)
+            like = [{k: g.to(params[k].dtype) for k, g in grad.items()} for grad in twin.grads]
+            return Differences(like, twin.evals, twin.path)
+        s = self.structure
+        obstacle = s.obstacle or flips.obstacle(s.links, s.criterion is mse)
+        if path == "fast" and obstacle:
+            raise ValueError(f"path=fast is not possible: {obstacle}; use path=auto or path=brute")
+        if path == "brute" or obstacle:
+            evals = 2.0 * size(params) * len(epsilons)
+            return Differences([self._brute(params, e) for e in epsilons], evals, "brute")
+        _, rows = self._plan(1, 8 * self.width)
+        with torch.no_grad():
+            grads, evals = flips.differences(
+                s.links, s.frozen | params, list(params), self.batch, s.criterion,
+                s.criterion is mse, epsilons, rows,
+            )  # fmt: skip
+        return Differences(grads, evals, "fast")
+
+    @torch.no_grad()
+    def _brute(self, params: Params, epsilon: float) -> Params:
+        grads = {}
+        for name, p in params.items():
+            out = torch.empty(p.numel(), dtype=torch.float64, device=p.device)
+            chunk, _ = self._plan(2 * p.numel(), self.width + p.numel() // self.batch.rows)
+            for start, stop in blocks(p.numel(), max(1, chunk // 2)):
+                n, at = stop - start, torch.arange(start, stop, device=p.device)
+                flat = p.flatten().expand(2 * n, -1).clone()
+                # set, never add and subtract in place: (w + eps) - eps is not w
+                flat[torch.arange(n), at] = p.flatten()[at] + epsilon
+                flat[torch.arange(n, 2 * n), at] = p.flatten()[at] - epsilon
+                losses = self.values({name: flat.view(2 * n, *p.shape)}, params)
+                out[start:stop] = (losses[:n] - losses[n:]) / (2 * epsilon)
+            grads[name] = out.view(p.shape).to(p.dtype)
+        return grads
+
+    def reference(self, estimator: Estimator, params: Params) -> Params:
+        """The gradient a deterministic estimator gives at params, computed once per point."""
+        for known, at, grad in self._memo:
+            if known == estimator and at is params:
+                return grad
+        generator = stream(0, "reference", device=str(self.batch.inputs.device))
+        grad = estimator(self, params, estimator.init(params), generator).grad
+        self._memo.append((estimator, params, grad))
+        return grad
+
+    def at(self, batch: Batch) -> "Objective":
+        """The same loss on other rows."""
+        twin = copy.copy(self)
+        twin.batch, twin.heldout, twin._memo, twin.double = batch, None, [], None
+        return twin
+
+
+def from_function(loss: Callable[[Params], Tensor], *, vectorized: bool = False) -> Objective:
+    """Any ``loss(params) -> 0-dim tensor`` as an objective; no batch, no Hydra.
+
+    vectorized: whether ``torch.func.vmap`` may run the function over points: much faster where
+    it does not branch on values or call ``.item()``.
+
+    >>> f = from_function(lambda p: (p["w"] ** 2).sum())
+    >>> float(f.value({"w": torch.tensor([3.0, 4.0])}))
+    25.0
+    """
+    one = torch.zeros(1, 0)
+    return Objective(
+        lambda params, batch: loss(params).reshape(1), Batch(one, one), vectorized=vectorized
+    )

@@ -1,0 +1,1 @@
+"""Step functions and their smooth surroundings: forward formulas only."""

@@ -1,0 +1,27 @@
+"""The sign step: BinaryNet's binarization (Courbariaux et al. 2016), with sign(0) = +1."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sa import surrogate
+from sa.types import Step
+
+
+@dataclass(frozen=True)
+class Sign:
+    """q(x) = +1 where x >= 0, else -1; its derivative is 0, or the rule in force.
+
+    >>> import torch
+    >>> Sign()(torch.tensor([-2.0, 0.0, 0.5]))
+    tensor([-1.,  1.,  1.])
+    """
+
+    @property
+    def step(self) -> Step:
+        """The same function as thresholds and levels, for the exact fast differences."""
+        return Step((0.0,), (-1.0, 1.0))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Binarize x, any shape, elementwise."""
+        return surrogate.sign(x)

@@ -1,0 +1,296 @@
+"""Model x dataset x criterion -> the loss being studied, and which of its parameters move."""
+
+import copy
+import fnmatch
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass as plain
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sa.objective import CRITERIA, Objective, Structure
+from sa.types import STRICT, Batch, Dataset, Model, Params, Splits, blocks, stream
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Mismatch(ValueError):
+    """Settings that are each right and do not go together; ``key`` says which to change."""
+
+    def __init__(self, key: str, message: str):
+        super().__init__(message)
+        self.key = key
+
+
+@dataclass(frozen=True, config=STRICT)
+class Task:
+    """What is studied.
+
+    criterion: ``ce``, ``mse``, or ``auto`` (ce for classes, else mse). moving: ``all``, or a list
+    of name patterns (``fc1.*``) and 1-based numbers of quantized layers (negative from the end).
+    batch_size: rows a step, None for the full batch. batchnorm: ``batch`` (statistics of the batch
+    itself) or ``running`` (evaluation statistics); neither updates the running ones.
+    memory: bytes one evaluation may use for intermediate results.
+    """
+
+    model: Model
+    dataset: Dataset
+    criterion: Literal["auto", "mse", "ce"] = "auto"
+    moving: Literal["all"] | tuple[str | int, ...] = "all"
+    batch_size: Annotated[int, Gt(0)] | None = None
+    batchnorm: Literal["batch", "running"] = "batch"
+    dtype: Literal["float32", "float64"] = "float64"
+    device: str = "cpu"
+    memory: Annotated[int, Gt(0)] = 64 << 20
+
+    def check(self) -> None:
+        """Refuse what does not fit, before any work: raises Mismatch naming both sides."""
+        model, data = self.model, self.dataset
+        if tuple(model.shape) != tuple(data.shape):
+            raise Mismatch(
+                "model",
+                f"{type(model).__name__} takes inputs of shape {tuple(model.shape)}, "
+                f"{type(data).__name__} yields {tuple(data.shape)}; set the model's shape to the "
+                "dataset's, or choose another model (toy_mlp fits gaussian; mlp and cnn fit images)",
+            )
+        if data.classes and model.outputs < data.classes:
+            raise Mismatch(
+                "model",
+                f"{type(model).__name__} has {model.outputs} outputs, {type(data).__name__} has "
+                f"{data.classes} classes; give the model {data.classes} outputs",
+            )
+        if self.criterion == "ce" and not data.classes:
+            raise Mismatch("criterion", f"ce needs classes, {type(data).__name__} has none; use mse")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
+
+    def prepare(self, seed: int) -> "Problem":
+        """Build the network and load the data, each from its own stream of the seed."""
+        self.check()
+        dtype = DTYPES[self.dtype]
+        data = self.dataset.load(stream(seed, "data"))
+        network = self.model.build(stream(seed, "init")).eval()
+        if data.train.targets.shape[1:] == (0,):  # no targets: a second network sets them
+            teacher = self.model.build(stream(seed, "target")).eval()
+            data = Splits(*(Batch(b.inputs, _outputs(teacher, b.inputs)) for b in data))
+        kind = self.criterion
+        if kind == "auto":
+            kind = "ce" if self.dataset.classes else "mse"
+        if kind == "mse" and self.dataset.classes:
+            hot = [torch.eye(self.model.outputs, dtype=torch.float64)[b.targets] for b in data]
+            data = Splits(*(Batch(b.inputs, h) for b, h in zip(data, hot, strict=True)))
+        data = Splits(*(_place(b.to(dtype), self.device) for b in data))
+        network = network.to(self.device, dtype)
+        named = {k: p.detach() for k, p in network.named_parameters()}
+        moving = _moving(self.moving, network, list(named))
+        return Problem(
+            task=self,
+            network=network,
+            kind=kind,
+            data=data,
+            params={k: named[k] for k in moving},
+            frozen={k: p for k, p in named.items() if k not in moving},
+            structure=_structure(network, {k: named[k] for k in named if k not in moving}, kind),
+            norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
+            width=_width(network, data.train.inputs[:1]),
+            seed=seed,
+        )
+
+
+@plain
+class Problem:
+    """A task made concrete: the network, its data, and the point where the study starts."""
+
+    task: Task
+    network: nn.Module
+    kind: str
+    data: Splits
+    params: Params
+    frozen: Params
+    structure: Structure
+    norms: list[_BatchNorm]
+    width: int
+    seed: int
+
+    @property
+    def buffers(self) -> Params:
+        """What the network keeps beside parameters (running statistics), by name."""
+        return dict(self.network.named_buffers())
+
+    def batch(self, step: int) -> Batch:
+        """The rows of one step: a fresh permutation every epoch, from the seed and step alone."""
+        train, n = self.data.train, self.data.train.rows
+        rows = self.task.batch_size
+        if rows is None or rows >= n:
+            return train
+        epoch, at = divmod(step, n // rows)
+        order = torch.randperm(n, generator=stream(self.seed, "batches", epoch))
+        index = order[at * rows : (at + 1) * rows].to(train.inputs.device)
+        return Batch(train.inputs[index], train.targets[index])
+
+    def objective(self, batch: Batch) -> Objective:
+        """The loss on a batch; its held-out twin is the loss on the test split."""
+        mine = self._objective(batch)
+        mine.heldout = self._objective(self.data.test)
+        return mine
+
+    def _objective(self, batch: Batch) -> Objective:
+        def rows(params: Params, part: Batch) -> Tensor:
+            outputs = self._forward(params, part.inputs, self.task.batchnorm)
+            return CRITERIA[self.kind](outputs, part.targets)
+
+        return Objective(
+            rows,
+            batch,
+            structure=self.structure,
+            width=self.width,
+            memory=self.task.memory,
+            coupled=bool(self.norms) and self.task.batchnorm == "batch",
+            double=None if self.task.dtype == "float64" else lambda: self._double()._objective(
+                batch.to(torch.float64)
+            ),
+        )
+
+    def _double(self) -> "Problem":
+        """The same problem in float64, for differences of nearly equal losses."""
+        network = copy.deepcopy(self.network).double()
+        frozen = {k: p.double() for k, p in self.frozen.items()}
+        return replace(
+            self,
+            task=replace(self.task, dtype="float64"),
+            network=network,
+            frozen=frozen,
+            structure=replace(self.structure, frozen=frozen),
+            norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
+        )
+
+    def _forward(self, params: Params, inputs: Tensor, use: str) -> Tensor:
+        with _statistics(self.norms, use):
+            return functional_call(self.network, self.frozen | params, (inputs,))
+
+    @torch.no_grad()
+    def evaluate(self, params: Params) -> dict[str, float]:
+        """Loss, and accuracy for classes, of both splits in evaluation mode."""
+        out = {}
+        for split, batch in zip(("train", "test"), self.data, strict=True):
+            loss = hits = 0.0
+            for start, stop in blocks(batch.rows, 4096):
+                part = batch.part(start, stop)
+                outputs = self._forward(params, part.inputs, "running")
+                loss += float(CRITERIA[self.kind](outputs, part.targets).double().sum())
+                if self.task.dataset.classes:
+                    truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
+                    hits += float((outputs.argmax(1) == truth).sum())
+            out[f"{split}/loss"] = loss / batch.rows
+            if self.task.dataset.classes:
+                out[f"{split}/accuracy"] = hits / batch.rows
+        return out
+
+    @torch.no_grad()
+    def track(self, params: Params, batch: Batch) -> None:
+        """Let BatchNorm's running statistics see a batch: one forward, only if there are any."""
+        if self.norms:
+            self._forward(params, batch.inputs, "track")
+
+    @torch.no_grad()
+    def first_bad(self, params: Params, batch: Batch) -> str:
+        """The first parameter or layer output that is not finite, by name."""
+        for name, p in params.items():
+            if not p.isfinite().all():
+                return name
+        found: list[str] = []
+
+        def hook(name: str):
+            def look(module: nn.Module, args: object, output: Tensor) -> None:
+                if not output.isfinite().all():
+                    found.append(name)
+
+            return look
+
+        hooks = [m.register_forward_hook(hook(k)) for k, m in self.network.named_modules() if k]
+        self._forward(params, batch.inputs, self.task.batchnorm)
+        for h in hooks:
+            h.remove()
+        return found[0] if found else "the gradient"
+
+
+def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        parts = [network(inputs[a:b]) for a, b in blocks(len(inputs), 1 << 16)]
+    return torch.cat(parts)
+
+
+def _place(batch: Batch, device: str) -> Batch:
+    return Batch(batch.inputs.to(device), batch.targets.to(device))
+
+
+def _structure(network: nn.Module, frozen: Params, kind: str) -> Structure:
+    try:
+        links = network.links()  # type: ignore[operator]
+    except (AttributeError, ValueError) as error:
+        return Structure(obstacle=str(error))
+    return Structure(links, frozen, CRITERIA[kind], None)
+
+
+@torch.no_grad()
+def _width(network: nn.Module, row: Tensor) -> int:
+    """Numbers one row keeps alive: the outputs of every layer, by running one row."""
+    total = [row.numel()]
+    hooks = [
+        m.register_forward_hook(lambda m, a, out: total.append(out.numel()))
+        for m in network.modules()
+        if not list(m.children())
+    ]
+    network(row)
+    for h in hooks:
+        h.remove()
+    return sum(total)
+
+
+def _moving(wanted: str | tuple[str | int, ...], network: nn.Module, names: list[str]) -> list[str]:
+    if isinstance(wanted, str):
+        return names
+    layers = [
+        k for k, m in network.named_modules() if hasattr(m, "weight") and getattr(m, "quantize", 0)
+    ]
+    chosen: set[str] = set()
+    for want in wanted:
+        if isinstance(want, int):
+            if not 1 <= abs(want) <= len(layers):
+                raise Mismatch(
+                    "moving",
+                    f"there is no quantized layer {want}; there are {len(layers)}: "
+                    f"{', '.join(layers) or 'none'}",
+                )
+            want = layers[want - 1 if want > 0 else want] + ".*"
+        hits = fnmatch.filter(names, want)
+        if not hits:
+            raise Mismatch(
+                "moving", f"no parameter matches '{want}'; there are: {', '.join(names)}"
+            )
+        chosen.update(hits)
+    return [k for k in names if k in chosen]
+
+
+@contextmanager
+def _statistics(norms: list[_BatchNorm], use: str) -> Iterator[None]:
+    """BatchNorm uses the batch's statistics (``batch``, ``track``) or the ``running`` ones.
+
+    Only ``track`` updates the running ones: in a probe their update would be a side effect, and
+    under vmap it is impossible.
+    """
+    for m in norms:
+        m.training = use != "running"
+        m.track_running_stats = use != "batch"
+    try:
+        yield
+    finally:
+        for m in norms:
+            m.training, m.track_running_stats = False, True

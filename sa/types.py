@@ -1,0 +1,244 @@
+"""The vocabulary every room shares: parameters, batches, estimates and the protocols between them."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as component
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""A point: the parameters that move, by name."""
+
+State = dict[str, Any]
+"""What an estimator carries from one call to the next: tensors, numbers and dicts of them."""
+
+Numbers = dict[str, float | str | list[float]]
+"""A flat row of a record: numbers, words, or a curve as a list of numbers."""
+
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+"""Of every component read from YAML: unknown settings are errors."""
+
+
+Quantizer = Callable[[Tensor], Tensor]
+"""x -> q(x), same shape; steps go through `sa.surrogate.step`."""
+
+
+@component(frozen=True, config=STRICT)
+class Slots:
+    """What a model quantizes with: one quantizer for weights, one for activations."""
+
+    weight: Quantizer
+    activation: Quantizer
+
+
+class Batch(NamedTuple):
+    """Rows of data: ``inputs`` (n, ...) and ``targets`` (n, ...) or (n,) class indices."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.inputs)
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Rows start to stop, as a view."""
+        return Batch(self.inputs[start:stop], self.targets[start:stop])
+
+    def to(self, dtype: torch.dtype) -> "Batch":
+        """The batch with its floating-point tensors in another dtype; class indices stay."""
+        targets = self.targets.to(dtype) if self.targets.is_floating_point() else self.targets
+        return Batch(self.inputs.to(dtype), targets)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an estimator returns.
+
+    value: the loss at the point, 0-dim float64. grad: same keys and shapes as the point.
+    evals: forward-equivalents spent (a backward counts 2), the currency of fair comparisons.
+    state: goes into the next call. info: flat extras for the record.
+    """
+
+    value: Tensor
+    grad: Params
+    evals: float
+    state: State = field(default_factory=dict)
+    info: Numbers = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A piecewise constant function: ``levels[k]`` where thresholds[k-1] <= z < thresholds[k]."""
+
+    thresholds: tuple[float, ...]
+    levels: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One affine map of a chain, by its parameters' names, and the step after it, if any."""
+
+    weight: str
+    bias: str | None
+    step: Step | None
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Central differences along every coordinate: a gradient for each eps, and their price.
+
+    path: ``fast`` (exact flips) or ``brute`` (two forwards a coordinate).
+    """
+
+    grads: list[Params]
+    evals: float
+    path: str
+
+
+class Objective(Protocol):
+    """The loss as a function of the parameters that move, in every way it can be evaluated."""
+
+    @property
+    def heldout(self) -> "Objective | None":
+        """The same loss on rows the estimator does not see, if there are any."""
+        ...
+
+    def value(self, params: Params) -> Tensor:
+        """Loss at a point: 0-dim float64."""
+        ...
+
+    def values(self, stack: Params, base: Params | None = None) -> Tensor:
+        """Losses at K points: (K,) float64; stack has a leading K, base fills missing names."""
+        ...
+
+    def value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
+        """Loss and back-propagated gradient with the surrogate in force (none: the truth, 0)."""
+        ...
+
+    def differences(
+        self, params: Params, epsilons: Sequence[float], path: str = "auto"
+    ) -> Differences:
+        """Exact central differences along every coordinate, for every eps."""
+        ...
+
+    def reference(self, estimator: "Estimator", params: Params) -> Params:
+        """The gradient a deterministic estimator gives at params, computed once per point."""
+        ...
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """Turns a loss and a point into a gradient.
+
+    ``target`` says what it estimates: true, box, gaussian, stochastic, surrogate, or none.
+    """
+
+    target: ClassVar[str]
+
+    def init(self, params: Params) -> State:
+        """The state before the first call."""
+        ...
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """Estimate the gradient at params; randomness comes from generator only."""
+        ...
+
+
+@runtime_checkable
+class Analysis(Protocol):
+    """Measures something about an estimate; draws only from its own generator."""
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers or curves, their keys prefixed by the analysis' name."""
+        ...
+
+
+class Splits(NamedTuple):
+    """Rows to learn from and rows kept away; targets may be empty (0 columns): ask the task."""
+
+    train: Batch
+    test: Batch
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Yields its rows; says the shape of one input and how many classes (None: regression)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        ...
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, or None where targets are numbers."""
+        ...
+
+    def load(self, generator: torch.Generator) -> Splits:
+        """Both splits, in float64 on the CPU."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Describes a network; ``build`` makes it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        ...
+
+    def build(self, generator: torch.Generator) -> torch.nn.Module:
+        """The network, initialised from the generator alone."""
+        ...
+
+
+def stream(seed: int, *key: str | int, device: str = "cpu") -> torch.Generator:
+    """A generator of its own for one use of randomness, derived from the run's one seed.
+
+    Streams with different keys are independent, so switching an analysis on, or resuming
+    at a step, changes no other number.
+    """
+    digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def flatten(params: Mapping[str, Tensor], lead: int = 0) -> Tensor:
+    """All entries as one vector: (..., D), keeping ``lead`` leading dimensions."""
+    return torch.cat([p.flatten(lead) for p in params.values()], dim=-1)
+
+
+def unflatten(vector: Tensor, like: Params) -> Params:
+    """The inverse of flatten: (..., D) to one tensor of shape (..., *shape) a name."""
+    parts = vector.split([p.numel() for p in like.values()], dim=-1)
+    lead = vector.shape[:-1]
+    return {k: v.reshape(*lead, *p.shape) for (k, p), v in zip(like.items(), parts, strict=True)}
+
+
+def size(params: Params) -> int:
+    """D, the number of coordinates."""
+    return sum(p.numel() for p in params.values())
+
+
+def blocks(total: int, block: int) -> Iterator[tuple[int, int]]:
+    """Consecutive (start, stop) of at most ``block`` covering range(total)."""
+    return ((start, min(start + block, total)) for start in range(0, total, block))
+
+
+RowLoss = Callable[[Params, Batch], Tensor]
+"""Row losses (rows,) of a batch at a point."""
