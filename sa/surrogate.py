@@ -81,7 +81,7 @@ def clipped(a: Tensor, scale: float) -> Tensor:
 
 
 def tanh(a: Tensor, scale: float) -> Tensor:
-    """k (1 - tanh(k a)^2), k = scale."""
+    """Derivative of tanh(k a), k = scale."""
     return scale * (1 - torch.tanh(scale * a) ** 2)
 
 
@@ -91,7 +91,7 @@ def poly(a: Tensor, scale: float) -> Tensor:
 
 
 def swish(a: Tensor, scale: float) -> Tensor:
-    """b (2 - b a tanh(b a / 2)) / (1 + cosh(b a)), b = scale: SwishSign (BNN+ 2018)."""
+    """B (2 - b a tanh(b a / 2)) / (1 + cosh(b a)), b = scale: SwishSign (BNN+ 2018)."""
     # cosh overflows for |b a| > 700 in float64, 88 in float32, where m is 0 to all digits
     u = (scale * a).clamp(-80, 80)
     return scale * (2 - u * torch.tanh(u / 2)) / (1 + torch.cosh(u))

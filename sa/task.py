@@ -58,7 +58,7 @@ class Task:
                 "model",
                 f"{type(model).__name__} takes inputs of shape {tuple(model.shape)}, "
                 f"{type(data).__name__} yields {tuple(data.shape)}; set the model's shape to the "
-                "dataset's, or choose another model (toy_mlp fits gaussian; mlp and cnn fit images)",
+                "dataset's, or take another (toy_mlp fits gaussian; mlp and cnn fit images)",
             )
         if data.classes and model.outputs < data.classes:
             raise Mismatch(
@@ -67,7 +67,9 @@ class Task:
                 f"{data.classes} classes; give the model {data.classes} outputs",
             )
         if self.criterion == "ce" and not data.classes:
-            raise Mismatch("criterion", f"ce needs classes, {type(data).__name__} has none; use mse")
+            raise Mismatch(
+                "criterion", f"ce needs classes, {type(data).__name__} has none; use mse"
+            )
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
 
@@ -153,9 +155,9 @@ class Problem:
             width=self.width,
             memory=self.task.memory,
             coupled=bool(self.norms) and self.task.batchnorm == "batch",
-            double=None if self.task.dtype == "float64" else lambda: self._double()._objective(
-                batch.to(torch.float64)
-            ),
+            double=None
+            if self.task.dtype == "float64"
+            else lambda: self._double()._objective(batch.to(torch.float64)),
         )
 
     def _double(self) -> "Problem":
@@ -258,7 +260,9 @@ def _moving(wanted: str | tuple[str | int, ...], network: nn.Module, names: list
     if isinstance(wanted, str):
         return names
     layers = [
-        k for k, m in network.named_modules() if hasattr(m, "weight") and getattr(m, "quantize", 0)
+        k
+        for k, m in network.named_modules()
+        if hasattr(m, "weight") and getattr(m, "quantize", None)
     ]
     chosen: set[str] = set()
     for want in wanted:

@@ -59,8 +59,8 @@ def loop(
     the final point and takes no step after it. Randomness is keyed by (seed, use, step), so going
     on from a yielded progress gives the same rows, and an analysis changes no other number.
 
-    A loss or gradient that is not finite ends the loop with ``diverged`` in the row, naming the
-    first bad parameter or layer.
+    A point, loss or gradient that is not finite ends the loop with ``diverged`` in the row, naming
+    the first bad parameter or layer.
     """
     seed, device = problem.seed, problem.task.device
     params = {k: v.clone() for k, v in progress.params.items()}
@@ -82,7 +82,9 @@ def loop(
         norm = float(flatten(estimate.grad).double().norm())
         row: Numbers = {"step": step, "loss": float(estimate.value), "grad_norm": norm}
         row |= {"evals": evals} | estimate.info
-        if not (math.isfinite(float(estimate.value)) and math.isfinite(norm)):
+        # the point too: a step function of nan is a finite number
+        sound = all(bool(p.isfinite().all()) for p in params.values())
+        if not (sound and math.isfinite(float(estimate.value)) and math.isfinite(norm)):
             row["diverged"] = problem.first_bad(params, batch)
             yield row, before
             return

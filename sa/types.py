@@ -1,4 +1,4 @@
-"""The vocabulary every room shares: parameters, batches, estimates and the protocols between them."""
+"""The vocabulary every room shares: parameters, batches, estimates, the protocols between."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ State = dict[str, Any]
 Numbers = dict[str, float | str | list[float]]
 """A flat row of a record: numbers, words, or a curve as a list of numbers."""
 
-STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 """Of every component read from YAML: unknown settings are errors."""
 
 

@@ -23,10 +23,10 @@ class Descent:
     Curves: ``lr``, ``decrease``, ``decrease_heldout``, ``null`` (mean over random directions).
     Numbers: ``best`` and its ``best_lr``; ``best_heldout``, the held-out decrease at that same lr
     (on a small batch much of a decrease is overfitting); ``window``, decades of lr with at least
-    half the best; ``area``, the mean decrease (negative parts as 0) over the grid's log lr; ``edge``,
-    1 where the best lies on the grid's edge; ``null_best``, the null's best, mean over directions;
-    ``ratio``; and the same ``best``, ``best_lr`` and ``best_heldout`` under ``layerwise/`` for d with
-    every parameter tensor normalised by itself (a different direction).
+    half the best; ``area``, the mean decrease (negative parts as 0) over the grid's log lr;
+    ``edge``, 1 where the best lies on the grid's edge; ``null_best``, the null's best, mean over
+    directions; ``ratio``; and the same ``best``, ``best_lr`` and ``best_heldout`` under
+    ``layerwise/`` for d with every parameter tensor normalised by itself (another direction).
     """
 
     reference: Estimator | None = None
@@ -121,7 +121,9 @@ class Descent:
         generator: torch.Generator,
     ) -> Numbers:  # fmt: skip
         draws = [
-            _unit(torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device))
+            _unit(
+                torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+            )
             for _ in range(self.nulls)
         ]
         drops = torch.stack([value - _line(objective, params, d, lrs) for d in draws])

@@ -18,14 +18,17 @@ def gaussian(count: int, dim: int, generator: torch.Generator, like: Tensor) -> 
 
 
 def orthogonal(count: int, dim: int, generator: torch.Generator, like: Tensor) -> Iterator[Tensor]:
-    """Blocks (k, dim), k <= dim, of uniformly random orthogonal directions of length sqrt(dim).
+    """Blocks (k, dim) of uniformly random directions of length sqrt(dim), orthogonal in sets.
 
-    E[e e'] = I as for normal ones; a full block satisfies sum e e' = dim I exactly. Blocks are
-    independent of each other.
+    E[e e'] = I as for normal ones; each set of dim satisfies sum e e' = dim I exactly. Sets are
+    independent of each other; the last may be cut short.
     """
-    for start in range(0, count, dim):
-        k = min(dim, count - start)
-        draw = torch.randn(dim, k, generator=generator, dtype=torch.float64, device=like.device)
+    groups = max(1, BLOCK // dim)  # whole orthogonal sets a block; a lone one where dim is large
+    for start in range(0, count, groups * dim):
+        k = min(dim, count - start)  # less than a whole set only where there is but one
+        shape = groups, dim, k if groups == 1 else dim
+        draw = torch.randn(shape, generator=generator, dtype=torch.float64, device=like.device)
         q, r = torch.linalg.qr(draw)
-        q *= torch.where(r.diagonal() < 0, -1.0, 1.0)  # Haar: the sign LAPACK leaves to itself
-        yield (q.T * math.sqrt(dim)).to(like.dtype)
+        q *= torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)  # Haar
+        block = (q.mT * math.sqrt(dim)).reshape(-1, dim).to(like.dtype)
+        yield block[: count - start]

@@ -6,7 +6,7 @@ import torch
 from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
-from sa.types import STRICT, Estimate, Objective, Params, State, size
+from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, size
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -37,5 +37,5 @@ class CDG:
     ) -> Estimate:
         """2D + 1 evals by brute force, far fewer on the fast path; draws nothing."""
         got = objective.differences(params, [self.epsilon], self.path)
-        info = {"path": got.path, "evals_brute": 2.0 * size(params) + 1}
+        info: Numbers = {"path": got.path, "evals_brute": 2.0 * size(params) + 1}
         return Estimate(objective.value(params), got.grads[0], got.evals + 1, info=info)

@@ -10,7 +10,7 @@ from sa.types import Link, Quantizer
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:
-    """torch's default start: uniform in +-1/sqrt(fan_in), float64, from the generator alone."""
+    """Torch's default start: uniform in +-1/sqrt(fan_in), float64, from the generator alone."""
     bound = 1 / math.sqrt(math.prod(shape[1:]))
     draw = torch.rand(shape, generator=generator, dtype=torch.float64)
     return nn.Parameter((2 * draw - 1) * bound)

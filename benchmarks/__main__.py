@@ -1,0 +1,43 @@
+"""`python -m benchmarks [NAME ...] [--json FILE]`: names may be prefixes; all of them by default."""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import torch
+
+from benchmarks import cdg, command
+from benchmarks.measure import table
+
+ALL = {
+    name: act
+    for module in (cdg, command)
+    for name, act in vars(module).items()
+    if callable(act) and getattr(act, "__module__", "") == module.__name__
+    and not name.startswith("_") and name not in ("problem", "loop")
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run the named benchmarks, print the table, write the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"any of: {', '.join(ALL)}; or a prefix")
+    parser.add_argument("--json", default="benchmarks/results.json", type=Path, metavar="FILE")
+    told = parser.parse_args()
+    chosen = [n for n in ALL if not told.names or any(n.startswith(x) for x in told.names)]
+    if not chosen:
+        parser.error(f"no benchmark is called {', '.join(told.names)}; there are: {', '.join(ALL)}")
+    torch.set_num_threads(1)
+    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread")
+    results = []
+    for name in chosen:
+        print(f"  {name} ...", flush=True)
+        results.append(ALL[name]())
+    print(table(results))
+    told.json.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"results: {told.json}")
+
+
+if __name__ == "__main__":
+    main()

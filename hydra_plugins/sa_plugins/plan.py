@@ -1,0 +1,93 @@
+"""The shim between Hydra's -m and `sa.launch`: compose every point once, then plan and run."""
+
+import copy
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+class Plan(Sweeper):
+    """Every combination of the swept values; ``params`` are an experiment's own sweep."""
+
+    def __init__(self, params: dict[str, Any] | None = None):
+        self.params = dict(params or {})
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Hydra's hook: keep the context and make the launcher."""
+        from hydra.core.plugins import Plugins
+
+        self.loader, self.master = hydra_context.config_loader, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Compose all points and hand them to `sa.run.multirun`."""
+        from sa import run
+
+        words = [f"{k}={v}" for k, v in self.params.items()] + arguments
+        swept: dict[str, list[str]] = {}
+        for override in OverridesParser.create(self.loader).parse_overrides(words):
+            key = override.get_key_element()
+            if not override.is_sweep_override():
+                swept[key] = [f"{key}={override.get_value_element_as_str()}"]
+            elif override.is_discrete_sweep():
+                swept[key] = [f"{key}={v}" for v in override.sweep_string_iterator()]
+            else:
+                raise HydraException(f"{key}: a plan needs listed values, not an interval")
+        points = [list(p) for p in itertools.product(*swept.values())]
+        fixed = {v[0] for v in swept.values() if len(v) == 1}
+        told = [[w for w in p if w not in fixed] for p in points]
+        configs = self._compose(points)
+        return run.multirun(configs, told, self.launcher)
+
+    def _compose(self, points: list[list[str]]) -> list[dict[str, Any]]:
+        """Full composition once a combination of group choices; plain values are set on a copy."""
+        parser = OverridesParser.create(self.loader)
+        parsed: dict[str, Override] = {}
+        bases: dict[tuple[str, ...], DictConfig] = {}
+        out = []
+        for words in points:
+            for word in words:
+                if word not in parsed:
+                    parsed[word] = parser.parse_override(word)
+            plain = [w for w in words if self._is_plain(parsed[w])]
+            groups = tuple(w for w in words if w not in plain)
+            if (
+                groups not in bases
+            ):  # plain words too: an unknown key fails here, with Hydra's error
+                bases[groups] = self.loader.load_sweep_config(self.master, [*groups, *plain])
+            config = copy.deepcopy(bases[groups])
+            for word in plain:
+                OmegaConf.update(config, parsed[word].key_or_group, parsed[word].value())
+            with_hydra = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
+            out.append(OmegaConf.to_container(with_hydra, resolve=True))
+        return out  # type: ignore[return-value]
+
+    def _is_plain(self, override: Override) -> bool:
+        key = override.key_or_group
+        special = override.is_add() or override.is_delete() or override.package is not None
+        return not (special or key.startswith("hydra") or self.loader.get_group_options(key))
+
+
+class Inline(Launcher):
+    """One point after another in this process; the default."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Hydra's hook; nothing to keep."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+        """Never called: `sa.launch.inline` runs the frozen configurations instead."""
+        raise HydraException("hydra/launcher=inline works with hydra/sweeper=plan only")

@@ -1,0 +1,335 @@
+"""What can be typed: the catalogue read from conf/, and every check made before any work."""
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).resolve().parent
+CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "config.yaml").is_file())
+"""The folder of every knob: inside the package in a wheel, beside it in a checkout."""
+
+ROOMS = ("dataset", "model", "quantizer", "estimator", "analysis")
+_COMPONENT = re.compile(rf"sa\.(?:{'|'.join(ROOMS)})\.[a-z][a-z0-9_]*\.[A-Z]\w*")
+_OTHERS = ("sa.types.Slots", "sa.tracker.Wandb")
+_GROUPS = (
+    "experiment",
+    "estimator",
+    "model",
+    "dataset",
+    "quantizer",
+    "quantizer/weight",
+    "quantizer/activation",
+    "analysis",
+    "optimizer",
+    "init",
+    "tracker",
+    "hydra/launcher",
+)
+
+USAGE = """\
+sa: a laboratory for gradients of networks that have none.
+
+  python -m sa.run                                         probe one gradient, with the defaults
+  python -m sa.run estimator=nes estimator.sigma=0.01      one word, one number
+  python -m sa.run experiment=digits_ste                   train on real data
+  python -m sa.run -m experiment=descent_dims              a study: many runs, tables, figures
+  python -m sa.run -m dim=8,16,32 estimator=cdg,nes seed=0,1,2
+  python -m sa.run -m experiment=descent_dims sweep.dry_run=true
+  python -m sa.sweep status|collect|retry|report NAME      follow and read
+
+-m sweeps over comma-separated values; write it first. `--cfg job` prints the whole configuration.
+"""
+
+
+Config = dict[str, Any]
+
+
+class UsageError(Exception):
+    """Something typed that cannot run: what was wrong, what was expected, what to type."""
+
+
+def options(group: str) -> dict[str, str]:
+    """Name -> one line of description, of every option of a group, from the folder."""
+    found = {}
+    for file in sorted((CONF / group).glob("*.yaml")):
+        lines = [x[1:].strip() for x in file.read_text().splitlines() if x.startswith("#")]
+        about = next((x for x in lines if not x.startswith("@package")), "")
+        if group == "experiment":
+            about = re.search(r"^description: *(.*)$", file.read_text(), re.M).group(1)  # type: ignore[union-attr]
+        found[file.stem] = about
+    return found
+
+
+def catalogue() -> str:
+    """The help page: usage, every group's options, the loop's settings; imports nothing heavy."""
+    out = [USAGE]
+    for group in _GROUPS:
+        out.append(f"{group}=")
+        for name, about in options(group).items():
+            out.append(f"  {name:<18} {about}")
+    out.append("\nsettings (KEY=VALUE), with their defaults:")
+    for line in (CONF / "config.yaml").read_text().splitlines():
+        if re.match(r"(  )?[a-z_]+: +[^#]", line) and not line.startswith(("defaults", "  dir")):
+            key, rest = line.split(":", 1)
+            if key.strip() in ("output_subdir", "chdir"):
+                continue
+            value, _, about = rest.partition("#")
+            key = f"sweep.{key.strip()}" if key.startswith("  ") else key
+            out.append(f"  {key + '=' + value.strip():<28} {about.strip()}")
+    out.append(
+        "\nA component's own settings: conf/<group>/<name>.yaml, e.g. estimator.samples=5000"
+    )
+    return "\n".join(out)
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every leaf."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@dataclass(frozen=True)
+class Components:
+    """A configuration made into objects, all of them validated."""
+
+    task: Any
+    estimator: Any
+    optimizer: Callable[..., Any]
+    analyses: dict[str, Any]
+    tracker: Any
+
+
+def build(config: dict[str, Any]) -> Components:
+    """Validate a resolved configuration and make its components; UsageError, no side effects."""
+    _scalars(config)
+    for key, value in leaves(config):
+        if key.rsplit(".", 1)[-1] == "_target_":
+            _allowed(key, value)
+    from sa.task import Mismatch, Task
+
+    made = {k: _make(k, config[k]) for k in ("model", "dataset", "estimator", "optimizer")}
+    analyses = {k: _make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
+    keys = ("criterion", "moving", "batch_size", "batchnorm", "dtype", "device", "memory")
+    try:
+        task = Task(model=made["model"], dataset=made["dataset"], **{k: config[k] for k in keys})
+        task.check()
+    except Mismatch as error:
+        raise UsageError(f"{error.key}: {error}") from error
+    except ValueError as error:
+        raise UsageError(_invalid("", config, error)) from error
+    if config.get("init"):
+        _parent(config)
+    tracker = _make("tracker", config["tracker"])
+    return Components(task, made["estimator"], made["optimizer"], analyses, tracker)
+
+
+def parent(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The configuration of the run this one starts from, or None.
+
+    ``init`` replaces top-level entries of this configuration; analyses are left out, so that
+    every study starting the same way shares one parent.
+    """
+    init = config.get("init")
+    if not init:
+        return None
+    loop: Config = {"analysis": {}, "analyse_every": None, "evaluate_every": None, "moving": "all"}
+    return {**config, **loop, "init": None, "figure": [], **init}
+
+
+def _parent(config: dict[str, Any]) -> None:
+    unknown = set(config["init"]) - set(config)
+    if unknown:
+        known = ", ".join(sorted(set(config) - {"init"}))
+        raise UsageError(f"init.{unknown.pop()}: no such setting; init replaces any of: {known}")
+    made = parent(config)
+    assert made is not None
+    if made["steps"] == 0:
+        raise UsageError("init.steps=0: a parent run has to train; set init.steps to 1 or more")
+    try:
+        build(made)
+    except UsageError as error:
+        raise UsageError(f"init (the parent run): {error}") from error
+
+
+def _scalars(config: dict[str, Any]) -> None:
+    ranges = {
+        "dim": 1, "seed": 0, "steps": 0, "threads": 1, "memory": 1, "batch_size": 1,
+        "evaluate_every": 1, "analyse_every": 1,
+    }  # fmt: skip
+    for key, least in ranges.items():
+        value = config[key]
+        if value is None and key in ("batch_size", "evaluate_every", "analyse_every"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UsageError(f"{key}={value}: expected a whole number >= {least}")
+    seconds = config["checkpoint_seconds"]
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        raise UsageError(f"checkpoint_seconds={seconds}: expected a number >= 0")
+    kinds = config["figure"]
+    if not isinstance(kinds, list):
+        raise UsageError(f"figure={kinds}: expected a list, e.g. figure=[lr_decrease]")
+
+
+def _allowed(key: str, target: Any) -> type:
+    """The class a ``_target_`` names, if it is one of ours or an optimizer of torch."""
+    if isinstance(target, str):
+        if _COMPONENT.fullmatch(target) or target in _OTHERS:
+            module, _, name = target.rpartition(".")
+            return _load(key, module, name)
+        if re.fullmatch(r"torch\.optim\.[A-Z]\w*", target):
+            found = _load(key, "torch.optim", target.rpartition(".")[2])
+            if issubclass(found, importlib.import_module("torch").optim.Optimizer):
+                return found
+    raise UsageError(
+        f"{key}={target}: refused; a configuration may only name classes of sa's rooms "
+        f"(sa.{{{','.join(ROOMS)}}}.<file>.<Class>) and optimizers of torch.optim"
+    )
+
+
+@cache
+def _load(key: str, module: str, name: str) -> type:
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"{key}={module}.{name}: there is no such class ({error})") from error
+    if not isinstance(found, type) or (module.startswith("sa.") and found.__module__ != module):
+        raise UsageError(f"{key}={module}.{name}: refused; the class is not defined there")
+    return found
+
+
+def _make(key: str, node: Any) -> Any:
+    """Instantiate one component; every problem becomes a UsageError naming the dotted key."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UsageError(f"{key}: expected a component (a mapping with _target_), got {node!r}")
+    try:
+        made = instantiate(dict(node), _convert_="all")
+        if key == "optimizer":
+            import torch
+
+            made([torch.zeros(1, requires_grad=True)])  # torch checks ranges at construction
+    except InstantiationException as error:
+        inner = error.__cause__ or error
+        at = re.search(r"full_key: ?(\S+)", str(error))
+        path = f"{key}.{at.group(1)}" if at else key
+        raise UsageError(_invalid(path, node, inner)) from error
+    except (ValueError, TypeError) as error:
+        raise UsageError(_invalid(key, node, error)) from error
+    return made
+
+
+def _invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
+    """One line a person can act on, from pydantic's or torch's complaint."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return f"{key}: {error}"
+    lines = []
+    for one in error.errors():
+        names = [str(x) for x in one["loc"]]
+        path = ".".join([key, *names]).strip(".")
+        given, told = one["input"], one["msg"].removeprefix("Value error, ")
+        if one["type"] == "unexpected_keyword_argument":
+            known = [k for k in node if k != "_target_" and k not in names]
+            lines.append(f"{path}: no such setting; there are: {', '.join(known) or 'none'}")
+        elif names:
+            through = " (dim sets it)" if names[-1] == "dim" else ""
+            lines.append(f"{path}={given}: {told[0].lower()}{told[1:]}{through}")
+        else:
+            lines.append(f"{path}: {told}")
+    return "\n".join(lines)
+
+
+def explain(error: Exception, argv: list[str]) -> str | None:
+    """A one-screen message for an error of Hydra's, with what there is and what was meant."""
+    text = str(error)
+    missing = getattr(error, "missing_cfg_file", None)
+    if not missing:
+        found = re.search(r"In '[^']*': Could not find '([^']+)'", text)
+        missing = found.group(1) if found else None
+    if missing:
+        group, _, name = str(missing).rpartition("/")
+        return _no_option(group, name)
+    key = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"Key '([^']+)' (?:is )?not in", text
+    )
+    if key and "No match in the defaults list" not in text:
+        return _no_key(key.group(1), argv)
+    if "No match in the defaults list" in text:
+        name = key.group(1) if key else "?"
+        close = difflib.get_close_matches(name, _GROUPS, 1)
+        hint = f"; did you mean {close[0]}=?" if close else ""
+        return f"{name}: there is no such group{hint} Groups: {', '.join(_GROUPS)}"
+    if type(error).__name__ in ("OverrideParseException", "LexerCanceledException"):
+        first = text.splitlines()[0]
+        return (
+            f"{first}\nwrite KEY=VALUE; quote what holds spaces, commas or brackets: 'KEY=\"a b\"'"
+        )
+    if type(error).__module__.startswith(("hydra", "omegaconf")):
+        return text.split("\nSet the environment")[0]
+    return None
+
+
+def _no_option(group: str, name: str) -> str:
+    there = list(options(group))
+    close = difflib.get_close_matches(name, there, 1)
+    hint = f"; did you mean {group}={close[0]}?" if close else ""
+    if not there:
+        return f"{group}={name}: there is no such group; groups: {', '.join(_GROUPS)}"
+    return f"{group}={name}: there is no such {group}{hint}\nthere are: {', '.join(there)}"
+
+
+def _no_key(key: str, argv: list[str]) -> str:
+    """A key that the chosen options do not have: near misses, and who does have it."""
+    import yaml
+
+    chosen: dict[str, str] = {}
+    for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]:
+        if isinstance(entry, dict):
+            chosen |= {k: v for k, v in entry.items() if isinstance(v, str)}
+    words = [x.lstrip("+").split("=", 1) for x in argv if "=" in x]
+    experiment = dict(words).get("experiment")
+    if experiment and (CONF / "experiment" / f"{experiment}.yaml").is_file():
+        text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+        chosen |= dict(re.findall(r"override /(\w+): (\w+)", text))
+    chosen |= {k: v.split(",")[0] for k, v in words if (CONF / k).is_dir()}
+    group, _, name = key.partition(".")
+    known: list[str] = list(_settings("config", ""))
+    for room in chosen:
+        if (CONF / room / f"{chosen[room]}.yaml").is_file():
+            known += _settings(f"{room}/{chosen[room]}", f"{room}.")
+    close = difflib.get_close_matches(key, known, 1, cutoff=0.6)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    lines = [f"{key}: there is no such setting{hint}"]
+    if name and group in chosen:
+        mine = [x.removeprefix(f"{group}.") for x in known if x.startswith(f"{group}.")]
+        lines.append(f"{group}={chosen[group]} has: {', '.join(mine) or 'no settings'}")
+        owners = [o for o in options(group) if name in _settings(f"{group}/{o}", "")]
+        if owners:
+            lines.append(f"'{name}' is a setting of {group}={'|'.join(owners)}")
+    elif not name:
+        close = difflib.get_close_matches(key, [*_GROUPS, *known], 1)
+        lines.append("settings and groups: python -m sa.run --help")
+    return "\n".join(lines)
+
+
+def _settings(file: str, prefix: str) -> list[str]:
+    import yaml
+
+    content = yaml.safe_load((CONF / f"{file}.yaml").read_text()) or {}
+    skip = ("defaults", "hydra", "_target_", "_partial_")
+    return [
+        f"{prefix}{k}"
+        for k, _ in leaves({k: v for k, v in content.items() if k not in skip})
+        if not k.endswith(("_target_", "_partial_"))
+    ]

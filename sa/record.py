@@ -1,0 +1,544 @@
+"""The run folder: a run is its configuration, the folder named by it is the only truth about it.
+
+Readers never see half a file: everything is written beside its place and renamed, rows are
+appended by one write each, and ``result.json`` comes last, so that it exists means done.
+"""
+
+import contextlib
+import difflib
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+BOOKKEEPING = frozenset(
+    "root tracker sweep figure checkpoint_seconds threads memory progress objective hydra "
+    "experiment description".split()
+)
+"""Top-level settings that change no number of a result, and so are no part of a run's id."""
+
+STALE = 120.0  # seconds without a sign of life after which a process counts as dead
+BEAT = 5.0  # seconds between two signs of life
+_TEMP = ".tmp-"
+_OVER = ("failed", "skipped", "interrupted")
+_ANEW = "Repeat the `python -m sa.run -m ...` command of this sweep: it writes the manifest anew"
+
+
+class RecordError(Exception):
+    """Something about the files of a run or sweep; the message says which and what to do."""
+
+
+class Busy(RecordError):
+    """The run is not for us now: another process computes it, or has just finished it."""
+
+
+class Missing(RecordError):
+    """There is no sweep or run of that name; the message lists those there are."""
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run itself: the config minus bookkeeping, 1.0 = 1, tuples = lists."""
+    return {str(k): _canonical(v, str(k)) for k, v in config.items() if k not in BOOKKEEPING}
+
+
+def run_id(config: dict[str, Any]) -> str:
+    """Ten hexadecimal digits of the identity; equal identities, equal id, on every machine."""
+    text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _canonical(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _canonical(v, f"{key}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(v, key) for v in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise RecordError(f"{key}={value!r}: a setting is a number, text, list or mapping")
+
+
+def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True) -> None:
+    """Let ``write`` fill a temporary in the same folder, then rename it to ``path``.
+
+    Whatever goes wrong, the temporary is gone and what ``path`` held before stays.
+    """
+    temp = path.with_name(f"{_TEMP}{os.getpid()}-{os.urandom(3).hex()}-{path.name}")
+    try:
+        write(temp)
+        if sync:
+            with temp.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temp, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+        if isinstance(error, OSError):
+            raise _unwritten(path, error) from error
+        raise
+
+
+def write_text(path: Path, text: str, sync: bool = True) -> None:
+    """Text, atomically."""
+    write_atomic(path, lambda temp: temp.write_bytes(text.encode()), sync)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON, atomically; what is not finite becomes null."""
+    write_text(path, json.dumps(_clean(value), indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where it is missing or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _unwritten(path: Path, error: OSError) -> RecordError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free some space" if full else "make it writable"
+    return RecordError(
+        f"{path}: {error.strerror or error}. What was recorded before is whole: {remedy}, then "
+        "repeat the command to go on from there, or name another root: root=DIR or SA_ROOT=DIR"
+    )
+
+
+def _clean(value: Any) -> Any:
+    """Plain JSON: numbers of numpy and torch unpacked, NaN and infinity as null."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, dict):
+        return {str(k): _clean(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _clean(value.tolist())
+    return str(value)
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False, default=_clean, separators=(",", ":"))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    for key, value in row.items():
+        if isinstance(value, dict):
+            raise RecordError(f"row key '{key}' is a mapping; rows are flat: write '{key}/...'")
+    try:
+        text = _ENCODER.encode(row)
+    except ValueError:  # the rare row with a number that is not finite
+        text = _ENCODER.encode(_clean(row))
+    return (text + "\n").encode()
+
+
+def _jsonl(path: Path, remedy: str, torn: bool = False) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a file and the bytes they take; ``torn`` drops an unreadable last line."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], 0
+    if not lines[-1]:
+        lines.pop()
+    elif torn:  # no newline: the last write was cut short
+        lines.pop()
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("not a mapping")
+        except ValueError as error:
+            if torn and number == len(lines):
+                lines.pop()
+                break
+            message = f"{path}, line {number}: not a line of JSON ({error}). {remedy}"
+            raise RecordError(message) from error
+        rows.append(row)
+    return rows, sum(map(len, lines)) + len(lines)
+
+
+def _owner() -> dict[str, Any]:
+    job = os.environ.get("SLURM_JOB_ID")
+    return {"host": os.uname().nodename, "pid": os.getpid(), "job": job}
+
+
+def _live(owner: dict[str, Any], age: float) -> bool:
+    """Whether the process may still be there, ``age`` seconds after its last sign of life."""
+    if age > STALE:
+        return False
+    if owner.get("host") != os.uname().nodename:
+        return True
+    try:
+        os.kill(int(owner["pid"]), 0)
+        # A killed process whose parent has not asked for it yet is dead all the same.
+        stat = Path(f"/proc/{owner['pid']}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] not in "ZX"
+    except (ProcessLookupError, KeyError, ValueError, TypeError, OverflowError):
+        return False
+    except OSError:  # another user's process, or a system without /proc
+        return True
+
+
+def _age(*paths: Path) -> float:
+    """Seconds since the youngest of the files was touched; infinite where there is none."""
+    touched = [-math.inf]
+    for path in paths:
+        with contextlib.suppress(OSError):
+            touched.append(path.stat().st_mtime)
+    return time.time() - max(touched)
+
+
+def _create(lock: Path, content: bytes) -> bool:
+    try:
+        fd = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        os.write(fd, content)
+    finally:
+        os.close(fd)
+    return True
+
+
+@contextlib.contextmanager
+def _one_stealer(folder: Path) -> Iterator[None]:
+    with (folder / ".steal").open("ab") as file:
+        with contextlib.suppress(OSError):  # file systems without locks keep a tiny race
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _acquire(folder: Path) -> bytes:
+    """Create the lock, or take over a stale one; its content, which is unique. Raises Busy."""
+    lock = folder / "lock"
+    mine = json.dumps(_owner() | {"token": os.urandom(8).hex()}).encode()
+    if _create(lock, mine):
+        return mine
+    # Stale has to be judged again inside: whoever stole it in between is alive.
+    with _one_stealer(folder.parent):
+        # A lock is empty for the instant between its creation and its content.
+        theirs = read_json(lock) or {"host": "?", "pid": "?"}
+        age = _age(lock, folder / "status.json")
+        if not (lock.exists() and _live(theirs, age)):
+            lock.unlink(missing_ok=True)
+            if _create(lock, mine):
+                return mine
+    job = f", job {theirs['job']}" if theirs.get("job") else ""
+    raise Busy(
+        f"run {folder.name} is being computed by process {theirs['pid']} on {theirs['host']}{job}, "
+        f"last seen {max(age, 0):.0f} s ago; wait for it, or stop it and repeat the command "
+        f"(a dead process is noticed within {STALE:.0f} s)"
+    )
+
+
+class Record:
+    """The folder of one run, held by this process alone; use it as a context manager.
+
+    folder, id: where and what. config, meta: as written. status: what status.json says.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], meta: dict[str, Any], lock: bytes):
+        self.folder, self.id, self.config = folder, folder.name, config
+        self._lock, self._step, self._beaten = lock, None, time.monotonic()
+        if read_result(folder.parent.parent, self.id) is not None:
+            again = f"to compute it again, delete {folder}"
+            raise Busy(f"run {self.id} has just been finished by another process; {again}")
+        for stale in folder.glob(f"{_TEMP}*"):
+            stale.unlink(missing_ok=True)
+        # Rows go on where a checkpoint does; without one the run starts again from nothing.
+        path = folder / "metrics.jsonl"
+        good = self._scan()[1] if self.checkpoint else 0
+        commits = ((read_json(folder / "meta.json") or {}).get("commits") or []) if good else []
+        commits = list(dict.fromkeys([*commits, meta.get("commit")]))
+        hashed = identity(config)
+        self.meta = {**meta, "commits": commits, "schema": 1, "hashed": hashed}
+        _write_config(folder, config)
+        write_json(folder / "meta.json", self.meta)
+        before = load_status(folder)
+        self.status: dict[str, Any] = {
+            "state": "running", "step": None, "total": config.get("steps"),
+            "restarts": int(before.get("restarts") or 0) + 1 if before else 0,
+            "started": time.time(), **_owner(), "error": None,
+        }  # fmt: skip
+        self._write_status()
+        self._size = good
+        self._rows = path.open("ab", buffering=0)
+        self._rows.truncate(good)
+        self._stop = threading.Event()
+        threading.Thread(target=self._beat, daemon=True, name=f"heartbeat {self.id}").start()
+
+    @classmethod
+    def open(cls, root: Path | str, config: dict[str, Any], meta: dict[str, Any]) -> "Record":
+        """Take the run of ``config`` under ``root``; Busy where another process has it."""
+        folder = Path(root).expanduser() / "runs" / run_id(config)
+        _make(folder, root)
+        try:
+            lock = _acquire(folder)
+        except OSError as error:
+            raise _unrooted(root, error) from error
+        try:
+            return cls(folder, config, meta, lock)
+        except BaseException as error:
+            (folder / "lock").unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise _unwritten(folder, error) from error
+            raise
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one flat row to metrics.jsonl; it survives the process from here on."""
+        line = _line(row)
+        try:
+            if self._rows.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._rows.truncate(self._size)
+            raise _unwritten(self.folder / "metrics.jsonl", error) from error
+        self._size += len(line)
+        self._step = row.get("step", self._step)
+        if time.monotonic() - self._beaten > BEAT:
+            self._write_status()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows so far."""
+        return self._scan()[0]
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after ``step``: they are about to be computed again."""
+        kept = [r for r in self.rows() if r.get("step", step) <= step]
+        path = self.folder / "metrics.jsonl"
+        content = b"".join(map(_line, kept))
+        write_atomic(path, lambda temp: temp.write_bytes(content))
+        self._rows.close()
+        self._rows, self._size = path.open("ab", buffering=0), len(content)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The last checkpoint saved, if there is one."""
+        path = self.folder / "checkpoint.pt"
+        return path if path.exists() else None
+
+    def save(self, write: Callable[[Path], object]) -> None:
+        """Replace the checkpoint by what ``write`` puts at the path it is given, or keep it."""
+        self._check()
+        path = self.folder / "checkpoint.pt"
+        os.fsync(self._rows.fileno())  # a checkpoint never outlives the rows before it
+        try:
+            write_atomic(path, write)
+        except RuntimeError as error:  # what torch raises on a full disk
+            full = OSError(errno.EIO, f"the checkpoint could not be written ({error})")
+            raise _unwritten(path, full) from error
+        self._write_status()
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write the result: the run is done. Returns it as readers will find it."""
+        self._check()
+        os.fsync(self._rows.fileno())
+        self.status["state"] = "done"
+        try:
+            self._write_status()
+            write_json(self.folder / "result.json", result)
+        except BaseException:
+            self.status["state"] = "running"
+            raise
+        clean: dict[str, Any] = _clean(result)
+        return clean
+
+    def fail(self, error: str, state: str = "failed") -> None:
+        """End without a result: failed, skipped or interrupted, with the end of the reason."""
+        if state not in _OVER:
+            raise ValueError(f"state={state}: expected one of {', '.join(_OVER)}")
+        if not self._owned():  # whoever took the run over has the say
+            return
+        self.status |= {"state": state, "error": error.strip()[-4000:]}
+        try:
+            self._write_status()
+        except RecordError:  # a full disk: at least nobody takes this run for alive
+            with contextlib.suppress(OSError):
+                os.utime(self.folder / "status.json", (0, 0))
+
+    def close(self) -> None:
+        """Let go of the run; one that has not ended is left interrupted."""
+        if self._stop.is_set():
+            return
+        if self.status["state"] == "running":
+            self.fail("it was closed before it ended", state="interrupted")
+        self._stop.set()
+        self._rows.close()
+        if self._owned():
+            (self.folder / "lock").unlink(missing_ok=True)
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None and self.status["state"] == "running":
+            state = "failed" if isinstance(error, Exception) else "interrupted"
+            self.fail("".join(traceback.format_exception(error)), state)
+        self.close()
+
+    def _scan(self) -> tuple[list[dict[str, Any]], int]:
+        return _jsonl(self.folder / "metrics.jsonl", _remedy(self.folder), torn=True)
+
+    def _owned(self) -> bool:
+        try:
+            return (self.folder / "lock").read_bytes() == self._lock
+        except OSError:
+            return False
+
+    def _check(self) -> None:
+        if not self._owned():
+            raise RecordError(
+                f"run {self.id} was taken over by another process while this one gave no sign of "
+                f"life for {STALE:.0f} s; this one stops, nothing is lost"
+            )
+
+    def _write_status(self) -> None:
+        self._check()
+        self._beaten = time.monotonic()
+        self.status |= {"step": self._step, "heartbeat": time.time()}
+        write_json(self.folder / "status.json", self.status)
+
+    def _beat(self) -> None:
+        """Keep the lock fresh while one step takes minutes; a stolen lock is not ours to touch."""
+        while not self._stop.wait(BEAT):
+            if self._owned():
+                with contextlib.suppress(OSError):
+                    os.utime(self.folder / "lock")
+
+
+def freeze(root: Path | str, config: dict[str, Any]) -> Path:
+    """Put the configuration of a run that is still to come into its folder; the folder."""
+    folder = Path(root).expanduser() / "runs" / run_id(config)
+    _make(folder, root)
+    if not (folder / "config.yaml").exists():
+        _write_config(folder, config)
+    return folder
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    plain = json.loads(json.dumps(config))  # no tuples, and no object twice: no YAML anchors
+    text = yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    write_text(folder / "config.yaml", text, sync=False)
+
+
+def _make(folder: Path, root: Path | str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unrooted(root, error) from error
+
+
+def _unrooted(root: Path | str, error: OSError) -> RecordError:
+    return RecordError(
+        f"root={root}: cannot write there ({error.strerror}). Name a folder that can be written "
+        "to: root=DIR on the command line, or SA_ROOT=DIR in the environment"
+    )
+
+
+def _remedy(folder: Path) -> str:
+    return f"Delete that line, or delete {folder} to compute the run anew"
+
+
+def load_status(folder: Path) -> dict[str, Any]:
+    """What status.json says; empty where it says nothing."""
+    return read_json(folder / "status.json") or {}
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run, running or not."""
+    return _jsonl(folder / "metrics.jsonl", _remedy(folder), torn=True)[0]
+
+
+def read_result(root: Path | str, run: str) -> dict[str, Any] | None:
+    """The result of a run, None while there is none."""
+    return read_json(Path(root).expanduser() / "runs" / run / "result.json")
+
+
+def state(folder: Path) -> str:
+    """done, diverged, failed, skipped, interrupted, running, lost (resumable) or pending."""
+    result = read_json(folder / "result.json")
+    if result is not None:
+        return "diverged" if result.get("status") == "diverged" else "done"
+    status = load_status(folder)
+    if not status:
+        return "pending"
+    if status.get("state") in _OVER:
+        return str(status["state"])
+    alive = _live(status, _age(folder / "status.json", folder / "lock"))
+    return "running" if status.get("state") == "running" and alive else "lost"
+
+
+def sweep_folder(root: Path | str, name: str) -> Path:
+    """Where a sweep lies; names are single words, so that none leads out of the root."""
+    if not re.fullmatch(r"[\w+=,@%-][\w.+=,@%-]*", name):
+        allowed = "letters, digits and . _ - + = , @ %, not beginning with a dot"
+        raise Missing(f"'{name}' is no name of a sweep: expected {allowed}")
+    return Path(root).expanduser() / "sweeps" / name
+
+
+def sweeps(root: Path | str) -> list[str]:
+    """The names of the sweeps there are."""
+    return sorted(p.parent.name for p in Path(root).expanduser().glob("sweeps/*/manifest.jsonl"))
+
+
+def write_manifest(
+    root: Path | str, name: str, points: list[dict[str, Any]], about: dict[str, Any]
+) -> None:
+    """Freeze the plan: one ``{"index", "run_id", "overrides"}`` a point, and facts about all."""
+    folder = sweep_folder(root, name)
+    _entries(points, f"sweep {name}")
+    _make(folder, root)
+    write_json(folder / "sweep.json", about)
+    write_text(folder / "manifest.jsonl", b"".join(map(_line, points)).decode())
+
+
+def read_manifest(root: Path | str, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(about, points) of a sweep; raises Missing, which lists the sweeps there are."""
+    path = sweep_folder(root, name) / "manifest.jsonl"
+    if not path.exists():
+        raise Missing(f"there is no sweep '{name}' in {path.parent.parent}; {near(root, name)}")
+    points, _ = _jsonl(path, _ANEW)
+    _entries(points, str(path))
+    return read_json(path.with_name("sweep.json")) or {}, points
+
+
+def near(root: Path | str, name: str) -> str:
+    """What there is instead of ``name``, for an error."""
+    there = sweeps(root)
+    close = difflib.get_close_matches(name, there, 1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    known = f"there are: {', '.join(there)}" if there else "there are no sweeps yet"
+    return f"{hint}{known} (another root: --root DIR or SA_ROOT=DIR)"
+
+
+def _entries(points: list[dict[str, Any]], where: str) -> None:
+    seen: dict[Any, int] = {}
+    for number, point in enumerate(points, 1):
+        index, key, words = (point.get(k) for k in ("index", "run_id", "overrides"))
+        right = isinstance(index, int) and isinstance(words, list)
+        if not (right and isinstance(key, str) and re.fullmatch(r"\w+", key)):
+            wanted = 'expected {"index": 0, "run_id": "0123456789", "overrides": ["key=value"]}'
+            raise RecordError(f"{where}, line {number}: {wanted}. {_ANEW}")
+        for what in (index, key):
+            if what in seen:
+                twice = f"{what} is on line {seen[what]} already"
+                raise RecordError(f"{where}, line {number}: {twice}. {_ANEW}")
+            seen[what] = number

@@ -1,0 +1,411 @@
+"""The composition root, ``python -m sa.run``: from words on a command line to a recorded run."""
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from sa import config as settings
+from sa import launch, record
+
+Config = dict[str, Any]
+
+
+class RunFailed(Exception):
+    """A run or a sweep that did not end well; everything that did end is kept."""
+
+
+def main() -> None:
+    """Parse, run, and end with 0 (done), 1 (a run failed) or 2 (nothing was started)."""
+    argv = sys.argv[1:]
+    if "--help" in argv or "-h" in argv:
+        print(settings.catalogue())
+        return
+    # Hydra prints and swallows errors unless told otherwise; here they get their own messages.
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        if argv[:1] == ["--frozen"]:
+            frozen([Path(a) for a in argv[1:]])
+        else:
+            _compose()
+    except KeyboardInterrupt:
+        _exit(130, "interrupted; repeat the command to go on from the last checkpoint")
+    except settings.UsageError as error:
+        _exit(2, str(error))
+    except (RunFailed, record.RecordError) as error:
+        _exit(1, str(error))
+    except Exception as error:
+        told = settings.explain(error, argv)
+        if told is None or full:
+            traceback.print_exc()
+            _exit(1, "an unexpected error, shown above")
+        _exit(2, told)
+
+
+def _exit(code: int, message: str | None) -> None:
+    print(f"sa: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _compose() -> None:
+    import hydra
+    from omegaconf import DictConfig, OmegaConf
+
+    def single(config: DictConfig) -> float:
+        plain = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(plain, dict)
+        return one({str(k): v for k, v in plain.items()})
+
+    base = {"version_base": "1.3"} if hydra.__version__ < "1.4" else {}
+    hydra.main(config_path=str(settings.CONF), config_name="config", **base)(single)()
+
+
+def one(config: Config) -> float:
+    """Validate, run (or find the finished result), tell, and return the objective."""
+    components = settings.build(config)
+    if config["sweep"]["dry_run"]:
+        print(f"valid; run id {record.run_id(config)}: {_state(config)}")
+        return float("nan")
+    result = execute(config, tell=True, components=components)
+    folder = _root(config) / "runs" / record.run_id(config)
+    summarise(config, components, result)
+    if config["figure"] and config["steps"]:
+        launch.report(_root(config), folder.name)
+    print(f"run: {folder}", flush=True)
+    value = result.get(config.get("objective") or "value", result.get("value"))
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def multirun(configs: list[Config], overrides: list[list[str]], launcher: object) -> None:
+    """Plan a sweep, validate every point of it, run what is missing, report."""
+    plan = launch.points(configs, overrides)
+    for point in plan:
+        try:
+            settings.build(point.config)
+        except settings.UsageError as error:
+            raise settings.UsageError(f"point {point.index} ({point.label}): {error}") from error
+    root, name = _root(plan[0].config), launch.sweep_name(plan)
+    left = launch.todo(root, plan)
+    print(f"{name}: {len(plan)} points, {len(left)} of {len(plan)} to do", flush=True)
+    if plan[0].config["sweep"]["dry_run"]:
+        for point in plan:
+            print(f"{point.index:>4}  {point.run_id}  {_state(point.config):<8} {point.label}")
+        return
+    launch.freeze(root, name, plan)
+    if not hasattr(launcher, "launch") or type(launcher).__name__ != "Inline":
+        raise settings.UsageError("hydra/launcher: only inline runs sweeps so far")
+    failed = launch.inline(root, plan, execute)
+    folder = root / "sweeps" / name
+    code = launch.report(root, name)
+    print(f"sweep: {folder}", flush=True)
+    if failed:
+        raise RunFailed(
+            f"{len(failed)} of {len(plan)} points failed; `python -m sa.sweep status {name}` says "
+            "which and why; repeat the command to try them again"
+        )
+    if code:
+        raise RunFailed("every run is done, but the report could not be written; see above")
+
+
+def frozen(folders: list[Path]) -> None:
+    """The worker: run the configurations frozen in run folders, one after another."""
+    import yaml
+
+    failed = []
+    for folder in folders:
+        try:
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+        except OSError as error:
+            raise settings.UsageError(
+                f"--frozen {folder}: no frozen run there ({error})"
+            ) from error
+        config["root"] = str(folder.resolve().parent.parent)
+        try:
+            execute(config, tell=True)
+            print(f"run: {folder}", flush=True)
+        except Exception as error:
+            failed.append(folder.name)
+            print(f"sa: {folder.name}: {error}", file=sys.stderr)
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(folders)} runs failed: {', '.join(failed)}")
+
+
+def execute(
+    config: Config, tell: bool = False, components: settings.Components | None = None
+) -> dict[str, Any]:
+    """Compute one run, or go on with it, or return what it already gave.
+
+    Raises Busy while another process computes it, RunFailed where it fails (the record says why).
+    """
+    root, key = _root(config), record.run_id(config)
+    done = record.read_result(root, key)
+    if done is not None:
+        return done
+    start = _parent(config, tell)
+    with record.Record.open(root, config, _meta(config)) as kept:
+        try:
+            made = components or settings.build(config)
+            return _compute(config, made, kept, start, tell)
+        except KeyboardInterrupt:
+            kept.fail("interrupted from the keyboard", state="interrupted")
+            raise
+        except record.RecordError as error:
+            kept.fail(str(error))
+            raise RunFailed(str(error)) from error
+        except settings.UsageError as error:
+            kept.fail(str(error))
+            raise
+        except Exception as error:
+            kept.fail(traceback.format_exc())
+            raise RunFailed(f"run {key}: {type(error).__name__}: {error}") from error
+
+
+def _compute(
+    config: Config,
+    made: settings.Components,
+    kept: record.Record,
+    start: Path | None,
+    tell: bool,
+) -> dict[str, Any]:
+    import torch
+
+    from sa import train
+    from sa.types import size
+
+    torch.set_num_threads(config["threads"])
+    problem = made.task.prepare(config["seed"])
+    parent = _load(start) if start else None
+    progress, seconds = train.start(problem, parent), 0.0
+    if kept.checkpoint is not None:
+        saved = _load(kept.checkpoint)
+        seconds = saved.pop("seconds")
+        progress = train.Progress(**saved)
+        kept.rewind(progress.step - 1)
+        if tell:
+            print(f"going on from step {progress.step} of {config['steps']}", flush=True)
+    latest: dict[str, Any] = {}
+    for row in kept.rows():
+        latest |= row
+    mirror = _mirror(config, made, kept)
+    began = saved_at = time.perf_counter()
+    rows = train.loop(
+        problem, made.estimator, made.optimizer, made.analyses,
+        steps=config["steps"], progress=progress,
+        evaluate_every=config["evaluate_every"], analyse_every=config["analyse_every"],
+    )  # fmt: skip
+    watch = _Watch(config, tell)
+
+    def save(progress: train.Progress) -> None:
+        spent = seconds + time.perf_counter() - began
+        kept.save(lambda path: torch.save(progress.pack() | {"seconds": spent}, path))
+
+    for row, progress in rows:
+        kept.append(row)
+        mirror.log(row)
+        latest |= row
+        watch.row(row)
+        now = time.perf_counter()
+        if config["steps"] and now - saved_at >= config["checkpoint_seconds"]:
+            save(progress)
+            saved_at = time.perf_counter()
+    watch.close()
+    if config["steps"]:  # a finished training can be a parent
+        save(progress)
+    result = {
+        "value": latest.pop("loss"),
+        **latest,
+        "status": "diverged" if "diverged" in latest else "done",
+        "target": made.estimator.target,
+        "parameters": size(problem.params),
+        "seconds": seconds + time.perf_counter() - began,
+    }
+    result = kept.finish(result) or result
+    mirror.finish(result)
+    return result
+
+
+def _load(path: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        assert {"step", "params", "buffers", "optimizer", "estimator"} <= set(saved)
+        return saved
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
+        raise record.RecordError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or of "
+            "another version. Restore it from a copy, or delete it to start this run from step 0"
+        ) from error
+
+
+def _parent(config: Config, tell: bool) -> Path | None:
+    """The checkpoint of the parent run, computed first if nobody has; waits where somebody does."""
+    made = settings.parent(config)
+    if made is None:
+        return None
+    folder = _root(config) / "runs" / record.run_id(made)
+    while True:
+        try:
+            if record.read_result(_root(config), folder.name) is None and tell:
+                print(f"the parent run comes first: {folder}", flush=True)
+            result = execute(made, tell)
+            break
+        except record.Busy:
+            time.sleep(1.0)
+        except (RunFailed, settings.UsageError) as error:
+            raise RunFailed(f"the parent run {folder.name} failed: {error}") from error
+    if result["status"] == "diverged":
+        raise RunFailed(f"the parent run {folder.name} diverged at step {result['step']}")
+    return folder / "checkpoint.pt"
+
+
+class _Watch:
+    """The progress of one training on the terminal: a bar, or a line an evaluation."""
+
+    def __init__(self, config: Config, tell: bool):
+        self.total, self.on = config["steps"], tell and config["steps"] and config["progress"]
+        self.bar = None
+        if self.on and sys.stdout.isatty():
+            from rich.progress import Progress
+
+            self.bar = Progress()
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=self.total)
+
+    def row(self, row: dict[str, Any]) -> None:
+        if self.bar is not None:
+            words = f"loss {row['loss']:.4f}"
+            self.bar.update(self.task, completed=row["step"], description=words)
+        elif self.on and any(k.startswith("test/") for k in row):
+            told = "  ".join(f"{k} {row[k]:.4f}" for k in row if k.startswith(("train/", "test/")))
+            print(f"step {row['step']}/{self.total}  {told}", flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _mirror(config: Config, made: settings.Components, kept: record.Record) -> Any:
+    from sa import tracker
+
+    told = tracker.describe(config, kept.meta)
+    group = config["sweep"]["name"]
+    return made.tracker.open(kept.id, kept.folder, config, kept.meta, group=group, **told)
+
+
+def _meta(config: Config) -> dict[str, Any]:
+    import platform
+    from importlib import metadata
+
+    def version(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    names = ("torch", "numpy", "hydra-core", "sa-lab")
+    slurm = {k: v for k, v in os.environ.items() if k in ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID")}
+    return {
+        **_commit(),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": {k: version(k) for k in names},
+        "seed": config["seed"],
+        "argv": sys.argv[1:],
+        "slurm": slurm,
+    }
+
+
+_COMMIT: dict[str, Any] = {}
+
+
+def _commit() -> dict[str, Any]:
+    """Commit and dirty flag of the code that runs; asked of git once a process."""
+    if not _COMMIT:
+        import subprocess
+
+        def git(*words: str) -> str | None:
+            here = Path(__file__).resolve().parent
+            try:
+                done = subprocess.run(
+                    ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10
+                )
+            except (OSError, subprocess.SubprocessError):
+                return None
+            return done.stdout.strip() if done.returncode == 0 else None
+
+        _COMMIT["commit"] = git("rev-parse", "HEAD")
+        _COMMIT["dirty"] = bool(git("status", "--porcelain", "--untracked-files=no"))
+    return _COMMIT
+
+
+def _root(config: Config) -> Path:
+    return Path(config["root"]).expanduser()
+
+
+def _state(config: Config) -> str:
+    return record.state(_root(config) / "runs" / record.run_id(config))
+
+
+def summarise(config: Config, made: settings.Components, result: dict[str, Any]) -> None:
+    """The result in words a person reads, on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    own = [f"{k}={v}" for k, v in config["estimator"].items() if k != "_target_" and v is not None]
+    name = str(config["estimator"]["_target_"]).rsplit(".", 2)[1]
+    table.add_row("estimator", f"{name}  {'  '.join(own)}")
+    table.add_row("estimates", f"target: {result['target']}, {result['parameters']} parameters")
+    for label, words in _told(result):
+        table.add_row(label, words)
+    Console(soft_wrap=True, highlight=False).print(table)
+
+
+def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
+    out = []
+    if result["status"] == "diverged":
+        out.append(("DIVERGED", f"at step {result['step']}; first bad: {result['diverged']}"))
+    value, norm = result["value"], result["grad_norm"]
+    out += [("value", _number(value)), ("gradient norm", _number(norm))]
+    if "alignment/cosine" in result:
+        law = ""
+        if "cosine_expected" in result:
+            law = f"; a linear loss would give {result['cosine_expected']:.3f}"
+            law = law if result["cosine_expected"] else "; chance gives 0 +- "
+            law += "" if result["cosine_expected"] else f"{result['parameters'] ** -0.5:.3f}"
+        limit = result.get("alignment/ceiling")
+        top = f"; ceiling {limit:.3f}" if limit is not None else ""
+        out.append(("cosine to CDG", f"{_number(result['alignment/cosine'])}{law}{top}"))
+        out.append(("scale", f"{_number(result['alignment/scale'])} of CDG's (1 is right)"))
+    if "descent/best" in result:
+        share = f" ({result['descent/best'] / value:.1%} of the loss)" if value else ""
+        edge = "; ON THE GRID'S EDGE" if result.get("descent/edge") else ""
+        ratio = result.get("descent/ratio")
+        best = f"{_number(result['descent/best'])}{share} at lr {result['descent/best_lr']:.3g}"
+        out.append(("best decrease", f"{best}{edge}"))
+        out.append(("  held out", _number(result.get("descent/best_heldout"))))
+        if ratio is not None:
+            out.append(("  against CDG", f"x {ratio:.2f}"))
+        if "descent/null_best" in result:
+            out.append(("  null", f"{_number(result['descent/null_best'])} (random directions)"))
+    for split in ("train", "test"):
+        if f"{split}/loss" in result:
+            hits = result.get(f"{split}/accuracy")
+            told = f"loss {_number(result[f'{split}/loss'])}"
+            out.append((split, told + (f", accuracy {hits:.2%}" if hits is not None else "")))
+    path = f" ({result['path']} path)" if "path" in result else ""
+    out.append(("evals", f"{result['evals']:g} forward-equivalents{path}"))
+    out.append(("seconds", f"{result['seconds']:.2f}"))
+    return out
+
+
+def _number(value: Any) -> str:
+    return "undefined" if value is None else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    main()

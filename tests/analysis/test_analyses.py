@@ -1,0 +1,123 @@
+"""Analyses against closed forms on losses whose answer is known."""
+
+import math
+
+import pytest
+import torch
+
+from sa.analysis.alignment import Alignment, cosine
+from sa.analysis.descent import Descent
+from sa.estimator.cdg import CDG
+from sa.objective import from_function
+from sa.types import Estimate, flatten, unflatten
+
+
+def gen():
+    return torch.Generator().manual_seed(0)
+
+
+def estimate(f, point, vector):
+    return Estimate(f.value(point), unflatten(vector, point), 1.0)
+
+
+@pytest.fixture
+def bowl():
+    """|w|^2 / 2 at a known point: gradient w, best decrease |w|^2/2 at eta = |w|."""
+    point = {"a": torch.tensor([3.0, 0.0]).double(), "b": torch.tensor([[4.0]]).double()}
+    f = from_function(lambda p: (p["a"] ** 2).sum() / 2 + (p["b"] ** 2).sum() / 2, vectorized=True)
+    return f, point
+
+
+def test_alignment_of_a_known_angle(bowl):
+    f, point = bowl
+    g = torch.tensor([3.0, 0.0, 4.0]).double()
+    other = torch.tensor([-2.0, 0.0, 0.0]).double()  # cos = -6/(2*5), scale = -6/25
+    out = Alignment({"cdg": CDG(0.1)})(f, point, estimate(f, point, other), gen())
+    assert out["alignment/cosine"] == pytest.approx(-0.6)
+    assert out["alignment/cdg/cosine"] == pytest.approx(-0.6)
+    assert out["alignment/scale"] == pytest.approx(-6 / 25)
+    assert out["alignment/rmse"] == pytest.approx(float((other - g).norm()) / 5)
+    assert out["alignment/sign"] == 0.0 and out["alignment/dead"] == pytest.approx(2 / 3)
+    assert out["alignment/cosine/a"] == pytest.approx(-1.0)
+    assert math.isnan(out["alignment/cosine/b"])
+
+
+def test_alignment_scale_sees_what_a_cosine_hides(bowl):
+    f, point = bowl
+    out = Alignment({"cdg": CDG(0.1)})(f, point, estimate(f, point, 4 * flatten(point)), gen())
+    assert out["alignment/cosine"] == pytest.approx(1) and out["alignment/scale"] == pytest.approx(
+        4
+    )
+    assert out["alignment/sign"] == 1.0
+
+
+def test_alignment_ceiling_is_the_two_batch_cosine(bowl):
+    f, point = bowl
+    f.heldout = from_function(lambda p: p["a"][0])  # gradient (1, 0, 0)
+    out = Alignment({"cdg": CDG(0.1)})(f, point, estimate(f, point, flatten(point)), gen())
+    assert out["alignment/ceiling"] == pytest.approx(0.6)
+
+
+def test_cosine_of_zero_is_undefined():
+    assert math.isnan(cosine(torch.zeros(2), torch.ones(2)))
+
+
+def test_descent_finds_the_bottom_of_a_bowl(bowl):
+    f, point = bowl
+    out = Descent(reference=CDG(0.1))(f, point, estimate(f, point, 7 * flatten(point)), gen())
+    # L(w) - L(w - eta d) = eta |w| - eta^2/2: 12.5 at eta = 5; the grid comes within 3 %
+    assert out["descent/best"] == pytest.approx(12.5, rel=0.01)
+    assert out["descent/best_lr"] == pytest.approx(5, rel=0.12)
+    assert out["descent/ratio"] == pytest.approx(1.0)
+    assert out["descent/edge"] == 0.0
+    for lr, drop in zip(out["descent/lr"], out["descent/decrease"], strict=True):
+        assert drop == pytest.approx(5 * lr - lr**2 / 2, abs=1e-9)
+    # half the best: eta in 5 (1 -+ sqrt(1/2))
+    law = math.log10((1 + 0.5**0.5) / (1 - 0.5**0.5))
+    assert out["descent/window"] == pytest.approx(law, abs=0.4)
+
+
+def test_descent_layerwise_is_another_direction(bowl):
+    f, point = bowl
+    out = Descent()(f, point, estimate(f, point, flatten(point)), gen())
+    # a and b normalised by themselves: d = (1, 0, 1)/sqrt 2, slope 7/sqrt 2, best slope^2/2
+    assert out["descent/layerwise/best"] == pytest.approx(49 / 4, rel=0.01)
+
+
+def test_descent_extends_a_grid_that_is_too_short(bowl):
+    f, point = bowl
+    short = Descent(lr_min=1e-3, lr_max=0.1)
+    out = short(f, point, estimate(f, point, flatten(point)), gen())
+    assert out["descent/best"] == pytest.approx(12.5, rel=0.02) and out["descent/edge"] == 0.0
+    none = Descent(lr_min=1e-3, lr_max=0.1, extend=0)
+    assert none(f, point, estimate(f, point, flatten(point)), gen())["descent/edge"] == 1.0
+
+
+def test_descent_heldout_is_read_at_the_train_chosen_lr(bowl):
+    f, point = bowl
+    f.heldout = from_function(lambda p: 2 * p["a"][0], vectorized=True)
+    out = Descent()(f, point, estimate(f, point, flatten(point)), gen())
+    # on the held-out loss a step of eta along w/5 gains 2 * 3/5 eta
+    assert out["descent/best_heldout"] == pytest.approx(1.2 * out["descent/best_lr"])
+
+
+def test_descent_null_is_below_the_truth_and_has_its_own_stream(bowl):
+    f, point = bowl
+    one, two = (
+        Descent()(f, point, estimate(f, point, v), gen()) for v in (flatten(point), -flatten(point))
+    )
+    assert one["descent/null_best"] < one["descent/best"]
+    assert one["descent/null_best"] == pytest.approx(two["descent/null_best"], rel=0.05)
+
+
+@pytest.mark.parametrize("bad", [0.0, math.nan])
+def test_descent_of_no_direction(bowl, bad):
+    f, point = bowl
+    out = Descent()(f, point, estimate(f, point, torch.full((3,), bad).double()), gen())
+    assert out["descent/best"] == 0.0
+
+
+@pytest.mark.parametrize("wrong", [{"lr_min": 1, "lr_max": 0.1}, {"points": 2}, {"nulls": 0}])
+def test_descent_refuses(wrong):
+    with pytest.raises(ValueError):
+        Descent(**wrong)

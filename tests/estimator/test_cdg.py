@@ -1,0 +1,80 @@
+"""CDG against its closed forms, and its two paths against each other: truths T2, T3, T8, T13."""
+
+import math
+
+import pytest
+import torch
+from test_laws import problem, run
+
+from sa import surrogate
+from sa.estimator.cdg import CDG
+from sa.estimator.ste import STE
+from sa.objective import from_function
+from sa.types import flatten
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.3, 5.0])
+def test_t2_exact_on_a_quadratic_for_any_eps(quadratic, epsilon):
+    got = run(CDG(epsilon), from_function(quadratic), quadratic.point)
+    torch.testing.assert_close(flatten(got.grad), quadratic.grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.5])
+def test_t3_rosenbrock(epsilon):
+    x, y, b = 0.3, -0.2, 100.0
+    point = {"w": torch.tensor([x, y], dtype=torch.float64)}
+    loss = from_function(lambda p: (1 - p["w"][0]) ** 2 + b * (p["w"][1] - p["w"][0] ** 2) ** 2)
+    plain = [-2 * (1 - x) - 4 * b * x * (y - x * x), 2 * b * (y - x * x)]
+    law = torch.tensor([plain[0] + 4 * b * epsilon**2 * x, plain[1]], dtype=torch.float64)
+    torch.testing.assert_close(run(CDG(epsilon), loss, point).grad["w"], law)
+
+
+def test_one_step():
+    w = torch.tensor([0.05, -0.05, 0.0, 0.1, -0.1, 0.3], dtype=torch.float64)
+    f = from_function(lambda p: surrogate.sign(p["w"]).sum())
+    got = run(CDG(epsilon=0.1), f, {"w": w}).grad["w"]
+    # sign(0) = +1 makes the window half-open: w + eps crosses at w = -eps, w - eps not at w = eps
+    torch.testing.assert_close(got, torch.tensor([10.0, 10, 10, 0, 10, 0], dtype=torch.float64))
+
+
+def test_t4_uniform_smoothing_is_the_box_target():
+    # d/dw E sign(w + U[-eps, eps]) = 1/eps inside: CDG is the box-smoothed loss' derivative
+    eps, w = 0.25, 0.1
+    smoothed = lambda v: max(-1.0, min(1.0, v / eps))  # noqa: E731
+    h = 1e-6
+    slope = (smoothed(w + h) - smoothed(w - h)) / (2 * h)
+    f = from_function(lambda p: surrogate.sign(p["w"]).sum())
+    got = run(CDG(eps), f, {"w": torch.tensor([w], dtype=torch.float64)}).grad["w"]
+    assert float(got) == pytest.approx(slope)
+
+
+def test_says_which_path_it_took(quadratic):
+    p = problem()
+    f = p.objective(p.batch(0))
+    assert run(CDG(), f, p.params).info["path"] == "fast"
+    assert run(CDG(path="brute"), f, p.params).info["path"] == "brute"
+    assert run(CDG(), from_function(quadratic), quadratic.point).info["path"] == "brute"
+    with pytest.raises(ValueError, match="plain function.*path=brute"):
+        run(CDG(path="fast"), from_function(quadratic), quadratic.point)
+
+
+def test_t13_last_linear_layer_ste_is_exact():
+    p = problem()
+    f = p.objective(p.batch(0))
+    ste, cdg = run(STE("clipped"), f, p.params), run(CDG(0.1), f, p.params)
+    torch.testing.assert_close(ste.grad["head.weight"], cdg.grad["head.weight"], rtol=1e-9, atol=0)
+    other = torch.nn.functional.cosine_similarity(
+        ste.grad["fc1.weight"].flatten(), cdg.grad["fc1.weight"].flatten(), dim=0
+    )
+    assert float(other) < 0.999  # the canary would mean nothing if every layer passed
+
+
+def test_float32_network_is_differenced_in_float64():
+    p32, p64 = problem(dtype="float32"), problem()
+    got = run(CDG(1e-3), p32.objective(p32.batch(0)), p32.params)
+    # the same float32 numbers, evaluated in float64
+    exact = {k: v.double() for k, v in p32.params.items()}
+    f = p64.objective(p32.batch(0).to(torch.float64))
+    truth = run(CDG(1e-3), f, exact)
+    torch.testing.assert_close(flatten(got.grad).double(), flatten(truth.grad), rtol=1e-6, atol=0)
+    assert math.isfinite(float(got.value))

@@ -1,0 +1,139 @@
+"""Laws every estimator in the folder keeps: the list is the folder."""
+
+import pytest
+import torch
+from conftest import component, options
+
+from sa.dataset.gaussian import Gaussian
+from sa.model.toy_mlp import ToyMLP
+from sa.objective import Objective, from_function
+from sa.quantizer.none import Identity
+from sa.quantizer.sign import Sign
+from sa.task import Task
+from sa.types import Slots, flatten
+
+ESTIMATORS = options("estimator")
+TARGETS = {"true", "box", "gaussian", "stochastic", "surrogate", "none"}
+NO_BASELINE = {"nes_vanilla"}  # the designed negative control
+BLIND = {"random"}  # ignores the loss
+
+
+def run(estimator, objective, params, seed=0):
+    return estimator(objective, params, estimator.init(params), torch.Generator().manual_seed(seed))
+
+
+def problem(memory=1 << 26, dtype="float64"):
+    slots = Slots(Identity(), Sign())
+    task = Task(
+        model=ToyMLP(quantizer=slots, dim=4, hidden=2),
+        dataset=Gaussian(dim=4, n=100),
+        memory=memory,
+        dtype=dtype,
+    )
+    return task.prepare(0)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_declares_its_target(name):
+    assert type(component("estimator", name)).target in TARGETS
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_same_seed_same_gradient_and_nothing_touched(name):
+    p = problem()
+    before = {k: v.clone() for k, v in p.params.items()}
+    buffers = {k: v.clone() for k, v in p.network.state_dict().items()}
+    estimator = component("estimator", name)
+    one, two = (run(estimator, p.objective(p.batch(0)), p.params) for _ in range(2))
+    assert list(one.grad) == list(p.params)
+    for k in p.params:
+        assert one.grad[k].shape == p.params[k].shape
+        assert one.grad[k].dtype == p.params[k].dtype
+        assert torch.equal(one.grad[k], two.grad[k])
+        assert torch.equal(p.params[k], before[k])
+    for k, v in p.network.state_dict().items():
+        assert torch.equal(v, buffers[k])
+    assert one.value.dtype == torch.float64 and one.value.shape == ()
+
+
+@pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - BLIND))
+def test_unbiased_and_rightly_scaled_on_a_quadratic(name, quadratic):
+    # smoothing a quadratic adds a constant, so every mean is exactly Hw + b
+    estimator, f = component("estimator", name), from_function(quadratic, vectorized=True)
+    draws = torch.stack(
+        [flatten(run(estimator, f, quadratic.point, seed).grad) for seed in range(150)]
+    )
+    truth = quadratic.grad
+    error = draws.std(0) / len(draws) ** 0.5
+    assert ((draws.mean(0) - truth).abs() <= 4 * error + 1e-9).all()
+    r = draws @ truth / (truth @ truth)
+    assert abs(float(r.mean()) - 1) <= 4 * float(r.std()) / len(r) ** 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_homogeneous(name):
+    p = problem()
+    estimator, f = component("estimator", name), p.objective(p.batch(0))
+    scaled = p.objective(p.batch(0))
+    rows = scaled.rows
+    scaled.rows = lambda params, batch: 3.0 * rows(params, batch)
+    scaled.structure = type(f.structure)()  # the fast path knows its own criterion only
+    one, three = run(estimator, f, p.params), run(estimator, scaled, p.params)
+    factor = 1.0 if name in BLIND else 3.0
+    torch.testing.assert_close(
+        flatten(three.grad), factor * flatten(one.grad), rtol=1e-9, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_constant_changes_nothing_but_the_negative_control(name, quadratic):
+    estimator = component("estimator", name)
+    one = run(estimator, from_function(quadratic, vectorized=True), quadratic.point)
+    moved = from_function(lambda p: quadratic(p) + 100.0, vectorized=True)
+    two = run(estimator, moved, quadratic.point)
+    gap = float((flatten(one.grad) - flatten(two.grad)).abs().max())
+    assert gap > 0.1 if name in NO_BASELINE else gap < 1e-9
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_chunks_change_nothing(name):
+    estimator = component("estimator", name)
+    grads = []
+    for memory in (1 << 26, 40_000, 1):  # all at once; some points; one point-row at a time
+        p = problem(memory)
+        if memory == 1 and name not in ("ste", "cdg"):
+            continue  # a loop of one row each; two members show it
+        grads.append(flatten(run(estimator, p.objective(p.batch(0)), p.params).grad))
+    for other in grads[1:]:
+        torch.testing.assert_close(other, grads[0], rtol=1e-9, atol=1e-10)
+
+
+class Counting(Objective):
+    spent = 0.0
+
+    def value(self, params):
+        self.spent += 1
+        return super().value(params)
+
+    def values(self, stack, base=None):
+        self.spent += len(next(iter(stack.values())))
+        return super().values(stack, base)
+
+    def value_and_grad(self, params):
+        self.spent += 3
+        return super().value_and_grad(params)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_evals_are_what_was_spent(name, quadratic):
+    plain = from_function(quadratic, vectorized=True)
+    f = Counting(plain.rows, plain.batch)
+    got = run(component("estimator", name), f, quadratic.point)
+    assert got.evals == f.spent
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_float32_in_float32_out(name):
+    p = problem(dtype="float32")
+    got = run(component("estimator", name), p.objective(p.batch(0)), p.params)
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in got.grad.values())

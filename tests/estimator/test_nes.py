@@ -1,0 +1,148 @@
+"""NES against its closed forms: truths T1 to T4."""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from sa import surrogate
+from sa.estimator.nes import NES
+from sa.objective import from_function
+from sa.types import flatten
+
+
+def draws(estimator, loss, point, count, start=0):
+    f = from_function(loss, vectorized=True)
+    return torch.stack(
+        [
+            flatten(estimator(f, point, {}, torch.Generator().manual_seed(start + s)).grad)
+            for s in range(count)
+        ]
+    )
+
+
+def linear(dim, f0=0.0):
+    g = torch.randn(dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return g, lambda p: p["w"] @ g + f0
+
+
+def zeros(dim):
+    return {"w": torch.zeros(dim, dtype=torch.float64)}
+
+
+def relative_variance(got, g):
+    return float(((got - g) ** 2).sum(1).mean() / (g @ g))
+
+
+def test_t1_antithetic_variance_slope_and_intercept():
+    dim, counts = 20, [8, 32, 128, 512]
+    g, loss = linear(dim)
+    logs = []
+    for n in counts:
+        got = draws(NES(samples=n, sigma=0.1), loss, zeros(dim), 300)
+        logs.append(math.log(relative_variance(got, g) / (dim + 1)))
+        error = 4 * float(got.std(0).norm() / 300**0.5)
+        assert float((got.mean(0) - g).norm()) <= error
+    x = torch.tensor(counts, dtype=torch.float64).log()
+    y = torch.tensor(logs, dtype=torch.float64)
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+    assert abs(slope + 1) < 0.05  # four points of 300 draws: standard error about 0.015
+    assert abs(float((y - -x).mean())) < 0.06  # intercept log(D + 1)
+
+
+@pytest.mark.parametrize("n", [10, 50, 250])
+def test_t1_expected_cosine(n):
+    dim = 50
+    g, loss = linear(dim)
+    estimator = NES(samples=n, sigma=0.3)
+    got = draws(estimator, loss, zeros(dim), 200)
+    cosines = got @ g / (got.norm(dim=1) * g.norm())
+    law = math.sqrt(n / (n + dim + 1))
+    # the law is the ratio of means; the mean of the ratio differs by O(1/D)
+    assert abs(float(cosines.mean()) - law) < 4 * float(cosines.std()) / 200**0.5 + 0.5 / dim
+    info = estimator(from_function(loss), zeros(dim), {}, torch.Generator()).info
+    assert info["cosine_expected"] == pytest.approx(law)
+
+
+def test_t1_orthogonal_is_exact_at_full_rank():
+    dim = 12
+    g, loss = linear(dim, f0=5.0)
+    for n, law in ((3, 0.5), (12, 1.0), (24, 1.0)):
+        got = draws(NES(samples=n, orthogonal=True), loss, zeros(dim), 400)
+        square = (got @ g) ** 2 / ((got**2).sum(1) * (g @ g))
+        assert float(square.mean()) == pytest.approx(
+            law**2, abs=4 * float(square.std()) / 20 + 1e-12
+        )
+        if n >= dim:
+            torch.testing.assert_close(got, g.expand(400, -1), rtol=1e-10, atol=1e-12)
+
+
+def test_t1_vanilla_carries_the_loss_itself():
+    dim, n, sigma, f0 = 10, 40, 0.5, 3.0
+    g, loss = linear(dim, f0)
+    got = draws(NES(samples=n, sigma=sigma, antithetic=False), loss, zeros(dim), 2000)
+    gg = float(g @ g)
+    law = (f0**2 * dim / sigma**2 + (dim + 1) * gg) / (n * gg)
+    assert relative_variance(got, g) == pytest.approx(law, rel=0.06)
+
+
+def test_mean_baseline_is_the_leave_one_out_estimate():
+    dim, n, sigma = 5, 7, 0.2
+    g, loss = linear(dim, 2.0)
+    estimator = NES(samples=n, sigma=sigma, antithetic=False, baseline="mean")
+    got = estimator(from_function(loss), zeros(dim), {}, torch.Generator().manual_seed(0)).grad["w"]
+    e = torch.randn(64, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)[:n]
+    f = (sigma * e) @ g + 2.0
+    naive = sum((f[i] - (f.sum() - f[i]) / (n - 1)) * e[i] for i in range(n)) / (n * sigma)
+    torch.testing.assert_close(got, naive, rtol=1e-10, atol=1e-12)
+
+
+def test_t2_quadratic_covariance(quadratic):
+    n, count = 16, 3000
+    got = draws(NES(samples=n, sigma=0.7), quadratic, quadratic.point, count)
+    g = quadratic.grad
+    law = ((g @ g) * torch.eye(len(g), dtype=torch.float64) + torch.outer(g, g)) / n
+    measured = torch.cov(got.T)
+    # standard error of a covariance entry, gaussian to leading order
+    error = ((law.diagonal()[:, None] * law.diagonal() + law**2) / count).sqrt()
+    assert ((measured - law).abs() <= 5 * error).all()
+
+
+def rosenbrock(a=1.0, b=100.0):
+    return lambda p: (a - p["w"][0]) ** 2 + b * (p["w"][1] - p["w"][0] ** 2) ** 2
+
+
+def test_t3_rosenbrock_smoothed_gradient():
+    x, y, a, b, sigma = 0.3, -0.2, 1.0, 100.0, 0.1
+    point = {"w": torch.tensor([x, y], dtype=torch.float64)}
+    got = draws(NES(samples=4000, sigma=sigma), rosenbrock(a, b), point, 60)
+    plain = [-2 * (a - x) - 4 * b * x * (y - x * x), 2 * b * (y - x * x)]
+    law = torch.tensor([plain[0] + 12 * b * sigma**2 * x, plain[1] - 2 * b * sigma**2])
+    error = got.std(0) / 60**0.5
+    assert ((got.mean(0) - law).abs() <= 4 * error).all()
+    # and the shift is many errors wide: the plain gradient would fail here
+    assert ((got.mean(0) - torch.tensor(plain)).abs() > 8 * error).all()
+
+
+def test_t4_one_sign_unit():
+    x = torch.tensor([0.6, -1.1, 0.3], dtype=torch.float64)
+    w = torch.tensor([0.2, 0.1, -0.4], dtype=torch.float64)
+    sigma = 0.4
+    got = draws(NES(samples=2000, sigma=sigma), lambda p: surrogate.sign(p["w"] @ x), {"w": w}, 60)
+    z = float(w @ x / (sigma * x.norm()))
+    law = 2 * math.exp(-z * z / 2) / math.sqrt(2 * math.pi) * x / (sigma * x.norm())
+    assert ((got.mean(0) - law).abs() <= 4 * got.std(0) / 60**0.5).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sigma": 0}, {"sigma": -1}, {"sigma": "abc"}, {"sigma": math.nan}, {"sigma": math.inf},
+        {"samples": 0}, {"samples": 1.5}, {"baseline": "mean"}, {"unknown": 1},
+        {"baseline": "mean", "antithetic": False, "samples": 1},
+    ],
+)  # fmt: skip
+def test_refuses(wrong):
+    with pytest.raises(ValidationError):
+        NES(**wrong)

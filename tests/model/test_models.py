@@ -1,0 +1,101 @@
+"""Every model in the folder builds, is a function of its stream, and has the stated shapes."""
+
+import pytest
+import torch
+from conftest import component, options
+from pydantic import ValidationError
+
+from sa.types import stream
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_builds_from_its_stream_alone(name):
+    spec = component("model", name)
+    torch.manual_seed(1)
+    one = spec.build(stream(0, "init"))
+    torch.manual_seed(2)
+    two, other = spec.build(stream(0, "init")), spec.build(stream(1, "init"))
+    for k, v in one.state_dict().items():
+        assert torch.equal(v, two.state_dict()[k])
+    assert any(not torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
+    x = torch.randn(5, *spec.shape, dtype=torch.float64)
+    assert one.eval()(x).shape == (5, spec.outputs)
+
+
+@pytest.mark.parametrize(("dim", "count"), [(8, 200), (16, 784), (32, 3104), (64, 12352)])
+def test_toy_parameters(dim, count):
+    network = component("model", "toy_mlp", dim=dim).build(stream(0))
+    assert sum(p.numel() for p in network.parameters()) == count
+    assert [tuple(p.shape) for p in network.parameters()] == [(dim, dim)] * 3 + [(1, dim)]
+
+
+def test_toy_is_the_formula():
+    network = component("model", "toy_mlp", dim=4, hidden=2, out=4).build(stream(0))
+    w1, w2, head = network.parameters()
+    x = torch.randn(7, 4, dtype=torch.float64)
+    sign = lambda z: torch.where(z >= 0, 1.0, -1.0).double()  # noqa: E731
+    expected = sign(sign(x @ w1.T) @ w2.T) @ head.T
+    torch.testing.assert_close(network(x), expected)
+
+
+def test_start_is_uniform_in_the_fan_in():
+    w = component("model", "toy_mlp", dim=64).build(stream(0)).fc1.weight
+    assert float(w.detach().abs().max()) <= 1 / 8
+    assert abs(float(w.detach().std()) / (1 / 8 / 3**0.5) - 1) < 0.03
+
+
+def quantizers(weight, activation):
+    return {
+        "_target_": "sa.types.Slots",
+        "weight": {"_target_": f"sa.quantizer.{weight}"},
+        "activation": {"_target_": f"sa.quantizer.{activation}"},
+    }
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_first_and_last_layers_keep_full_precision(name):
+    slots = quantizers("xnor.Xnor", "sign.Sign")
+    network = component("model", name, quantizer=slots).build(stream(0))
+    weighted = [m for m in network.modules() if hasattr(m, "quantize") and hasattr(m, "weight")]
+    assert [m.quantize is not None for m in weighted] == [False] + [True] * (len(weighted) - 2) + [
+        False
+    ]
+
+
+def test_links_read_a_chain_and_name_what_is_none():
+    mlp = component("model", "mlp").build(stream(0))
+    assert [(x.weight, x.bias, x.step is not None) for x in mlp.links()] == [
+        ("fc1.weight", "fc1.bias", True),
+        ("fc2.weight", "fc2.bias", True),
+        ("head.weight", "head.bias", False),
+    ]
+    with pytest.raises(ValueError, match="norm1"):
+        component("model", "mlp", norm="batch").build(stream(0)).links()
+    with pytest.raises(ValueError, match="conv1"):
+        component("model", "cnn").build(stream(0)).links()
+    binary = component("model", "mlp", quantizer=quantizers("xnor.Xnor", "sign.Sign"))
+    with pytest.raises(ValueError, match="fc2.*quantized"):
+        binary.build(stream(0)).links()
+
+
+def test_cnn_shapes():
+    network = component("model", "cnn").build(stream(0))
+    assert [tuple(p.shape) for k, p in network.named_parameters() if "weight" in k] == [
+        (16, 1, 3, 3), (16,), (32, 16, 3, 3), (32,), (10, 128),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("toy_mlp", {"dim": 0}), ("toy_mlp", {"hidden": -1}), ("toy_mlp", {"out": "x"}),
+        ("mlp", {"hidden": [0]}), ("mlp", {"shape": []}), ("cnn", {"channels": []}),
+        ("cnn", {"channels": [2, 2, 2, 2]}),
+    ],
+)  # fmt: skip
+def test_refuses(name, wrong):
+    from hydra.errors import InstantiationException
+
+    with pytest.raises(InstantiationException) as caught:
+        component("model", name, **wrong)
+    assert isinstance(caught.value.__cause__, ValidationError)

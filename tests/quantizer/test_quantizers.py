@@ -1,0 +1,115 @@
+"""Every quantizer in the folder: its levels, its purity, and the published gradients."""
+
+import pytest
+import torch
+from conftest import component, options
+
+from sa import surrogate
+
+MEMBERS = [(slot, n) for slot in ("weight", "activation") for n in options(f"quantizer/{slot}")]
+
+
+def make(slot, name, **settings):
+    return component(f"quantizer/{slot}", name, **settings)
+
+
+@pytest.fixture
+def x(generator):
+    x = torch.randn(4, 9, generator=generator, dtype=torch.float64)
+    x[0, 0] = 0.0
+    return x
+
+
+@pytest.mark.parametrize(("slot", "name"), MEMBERS)
+def test_pure_and_the_same_forward_under_every_rule(slot, name, x):
+    q, before = make(slot, name), x.clone()
+    with torch.no_grad():
+        plain = q(x)
+    for rule in surrogate.SURROGATES:
+        with surrogate.backward(surrogate.rule(rule)):
+            leaf = x.clone().requires_grad_()
+            out = q(leaf)
+            out.sum().backward()
+        assert torch.equal(out, plain) and leaf.grad.isfinite().all()
+    assert torch.equal(x, before) and plain.shape == x.shape and plain.dtype == x.dtype
+
+
+@pytest.mark.parametrize(("slot", "name"), MEMBERS)
+def test_works_under_vmap(slot, name, x):
+    q = make(slot, name)
+    many = torch.stack([x, 2 * x])
+    torch.testing.assert_close(torch.vmap(q)(many), torch.stack([q(x), q(2 * x)]))
+
+
+@pytest.mark.parametrize(("slot", "name"), MEMBERS)
+def test_idempotent_up_to_its_scale(slot, name, x):
+    q = make(slot, name)
+    torch.testing.assert_close(q(q(x)), q(x))
+
+
+def test_sign_levels_and_zero(x):
+    out = make("activation", "sign")(x)
+    assert set(out.unique().tolist()) == {-1.0, 1.0} and out[0, 0] == 1.0
+
+
+def test_sign_is_its_own_step(x):
+    from sa.flips import stepped
+
+    q = make("activation", "sign")
+    assert torch.equal(stepped(x, q.step), q(x))
+
+
+def test_identity(x):
+    assert make("weight", "none")(x) is x
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (3, 2, 3, 3)])
+def test_xnor_levels_per_channel(shape, generator):
+    w = torch.randn(shape, generator=generator, dtype=torch.float64)
+    out = make("weight", "xnor")(w)
+    alpha = w.abs().flatten(1).mean(1)
+    for o in range(len(w)):
+        torch.testing.assert_close(out[o].abs(), alpha[o].expand(w[o].shape))
+        assert ((out[o] > 0) == (w[o] >= 0)).all()
+
+
+def test_xnor_scale_is_the_best_one(x):
+    q = make("weight", "xnor")
+    best = ((q(x) - x) ** 2).sum(1)
+    for factor in (0.95, 1.05):
+        assert (((factor * q(x) - x) ** 2).sum(1) > best).all()
+
+
+@pytest.mark.parametrize("mode", ["full", "detach", "bireal"])
+def test_xnor_published_gradients(mode, x, generator):
+    q = make("weight", "xnor", scale_grad=mode)
+    g = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    rule = surrogate.rule("clipped")
+    w = x[1:].clone().requires_grad_()
+    with surrogate.backward(rule):
+        (q(w) * g[1:]).sum().backward()
+    v, g = x[1:], g[1:]
+    s, m, alpha, n = torch.sign(v), rule(v), v.abs().mean(1, keepdim=True), v.shape[1]
+    law = {
+        "full": s / n * (g * s).sum(1, keepdim=True) + alpha * g * m,
+        "detach": alpha * g * m,
+        "bireal": g * m,
+    }[mode]
+    torch.testing.assert_close(w.grad, law)
+
+
+@pytest.mark.parametrize("scale", ["none", "tensor", "channel"])
+@pytest.mark.parametrize("centre", [False, True])
+def test_xnor_settings(scale, centre, x):
+    out = make("weight", "xnor", scale=scale, centre=centre)(x)
+    dims = (1,) if scale == "channel" else (0, 1)
+    v = x - x.mean(dims, keepdim=True) if centre else x
+    alpha = torch.ones(1, 1).double() if scale == "none" else v.abs().mean(dims, keepdim=True)
+    torch.testing.assert_close(out, alpha * torch.where(v >= 0, 1.0, -1.0).double())
+
+
+def test_xnor_of_zeros_is_finite():
+    w = torch.zeros(2, 3, requires_grad=True)
+    out = make("weight", "xnor")(w)
+    out.sum().backward()
+    assert not out.any() and w.grad.isfinite().all()

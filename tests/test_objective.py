@@ -1,0 +1,196 @@
+"""Every way of evaluating the loss gives the same loss."""
+
+import pytest
+import torch
+from conftest import component, options
+
+from sa.dataset.digits import Digits
+from sa.objective import from_function
+from sa.task import Mismatch, Task
+from sa.types import Batch, flatten, unflatten
+
+MODELS = [m for m in options("model") if m != "toy_mlp"]
+
+
+def problem(name="mlp", **settings):
+    small = {"hidden": [7, 6]} if name == "mlp" else {"channels": [3, 4]}
+    return Task(model=component("model", name, **small), dataset=Digits(), **settings).prepare(0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_values_equal_the_loop_and_value(name):
+    p = problem(name)
+    f = p.objective(p.batch(0).part(0, 50))
+    g = torch.Generator().manual_seed(0)
+    w = flatten(p.params)
+    points = w + 0.1 * torch.randn(5, len(w), generator=g, dtype=w.dtype)
+    stacked = f.values(unflatten(points, p.params))
+    looped = torch.stack([f.value(unflatten(v, p.params)) for v in points])
+    torch.testing.assert_close(stacked, looped, rtol=1e-12, atol=0)
+    assert stacked.dtype == torch.float64
+
+
+def test_names_missing_from_a_stack_come_from_base():
+    p = problem()
+    f = p.objective(p.batch(0).part(0, 50))
+    stack = {"fc1.weight": torch.stack([p.params["fc1.weight"], p.params["fc1.weight"] * 2])}
+    got = f.values(stack, p.params)
+    assert float(got[0]) == pytest.approx(float(f.value(p.params)), rel=1e-12)
+    assert float(got[1]) == pytest.approx(
+        float(f.value(p.params | {"fc1.weight": p.params["fc1.weight"] * 2})), rel=1e-12
+    )
+
+
+def test_gradient_of_a_smooth_network_by_finite_differences():
+    slots = {
+        "_target_": "sa.types.Slots",
+        "weight": {"_target_": "sa.quantizer.none.Identity"},
+        "activation": {"_target_": "sa.quantizer.none.Identity"},
+    }
+    p = Task(
+        model=component("model", "mlp", hidden=[4], quantizer=slots), dataset=Digits()
+    ).prepare(0)
+    f = p.objective(p.batch(0).part(0, 30))
+    _, grad = f.value_and_grad(p.params)
+    brute = f.differences(p.params, [1e-5], "brute").grads[0]
+    torch.testing.assert_close(flatten(grad), flatten(brute), rtol=1e-5, atol=1e-8)
+
+
+def test_chunks_of_rows_change_neither_loss_nor_gradient():
+    whole, split = problem(), problem(memory=5_000)
+    for p in (whole, split):
+        assert p.objective(p.batch(0))._plan(1, p.width)[1] == (1437 if p is whole else 3)
+    (a, ga), (b, gb) = (p.objective(p.batch(0)).value_and_grad(p.params) for p in (whole, split))
+    assert float(a) == pytest.approx(float(b), rel=1e-12)
+    torch.testing.assert_close(flatten(ga), flatten(gb), rtol=1e-9, atol=1e-14)
+
+
+def test_float32_losses_are_summed_in_float64():
+    p = problem(dtype="float32")
+    f = p.objective(p.batch(0))
+    rows = f.rows(p.params, f.batch)
+    assert rows.dtype == torch.float32
+    assert float(f.value(p.params)) == float(rows.double().mean())
+
+
+def test_batchnorm_couples_rows_and_a_probe_leaves_its_statistics():
+    p = problem("cnn", memory=1000)
+    before = {k: v.clone() for k, v in p.buffers.items()}
+    f = p.objective(p.batch(0).part(0, 40))
+    assert f._plan(10, p.width) == (1, 40)
+    f.value(p.params)
+    f.value_and_grad(p.params)
+    f.values({k: v.unsqueeze(0) for k, v in p.params.items()})
+    for k, v in p.buffers.items():
+        assert torch.equal(v, before[k])
+    p.track(p.params, p.batch(0))
+    assert any(not torch.equal(v, before[k]) for k, v in p.buffers.items())
+
+
+def test_batch_and_running_statistics_differ():
+    batch, running = (
+        problem("cnn", batchnorm=b).objective(problem("cnn").batch(0)) for b in ("batch", "running")
+    )
+    point = problem("cnn").params
+    assert float(batch.value(point)) != float(running.value(point))
+    assert not running.coupled
+
+
+def test_heldout_is_the_test_split():
+    p = problem()
+    f = p.objective(p.batch(0))
+    assert f.heldout.batch is p.data.test
+    assert float(f.heldout.value(p.params)) == pytest.approx(
+        p.evaluate(p.params)["test/loss"], rel=1e-12
+    )
+
+
+def test_reference_is_computed_once_a_point():
+    calls = []
+
+    class Counted:
+        target = "true"
+
+        def init(self, params):
+            return {}
+
+        def __call__(self, objective, params, state, generator):
+            calls.append(1)
+            from sa.types import Estimate
+
+            return Estimate(objective.value(params), params, 1.0)
+
+    f, at, estimator = from_function(lambda p: p["w"].sum()), {"w": torch.ones(2)}, Counted()
+    f.reference(estimator, at)
+    f.reference(estimator, at)
+    f.reference(estimator, {"w": torch.ones(2)})
+    assert len(calls) == 2
+
+
+def test_a_function_that_cuts_the_graph_has_gradient_zero():
+    f = from_function(lambda p: torch.tensor(float(p["w"].detach().sum())))
+    value, grad = f.value_and_grad({"w": torch.tensor([1.0, 2.0])})
+    assert float(value) == 3.0 and not grad["w"].any()
+
+
+def test_from_function_needs_no_vmap():
+    f = from_function(lambda p: torch.tensor(p["w"].sum().item()))  # .item() forbids vmap
+    got = f.values({"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]])})
+    assert got.tolist() == [3.0, 7.0]
+
+
+def test_minibatches_cover_an_epoch_and_depend_on_seed_and_step_alone():
+    p = problem(batch_size=100)
+    epoch = torch.cat([p.batch(s).inputs for s in range(14)])
+    assert (
+        len(torch.unique(epoch.flatten(1), dim=0))
+        == len(torch.unique(p.data.train.inputs.flatten(1), dim=0))
+        or len(epoch) == 1400
+    )
+    assert torch.equal(p.batch(3).inputs, problem(batch_size=100).batch(3).inputs)
+    assert not torch.equal(p.batch(3).inputs, p.batch(17).inputs)  # a fresh order every epoch
+
+
+@pytest.mark.parametrize(
+    ("moving", "names"),
+    [
+        (("fc2.*",), ["fc2.weight", "fc2.bias"]),
+        (("*.bias",), ["fc1.bias", "fc2.bias", "head.bias"]),
+        ((1,), ["fc2.weight", "fc2.bias"]),
+        ((-1, "head.weight"), ["fc2.weight", "fc2.bias", "head.weight"]),
+    ],
+)
+def test_what_moves(moving, names):
+    p = problem(moving=moving)
+    assert list(p.params) == names
+    everything = {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias", "head.weight", "head.bias"}
+    assert set(p.frozen) == everything - set(names)
+
+
+@pytest.mark.parametrize("moving", [("nope",), (5,), (0,)])
+def test_what_cannot_move_names_what_can(moving):
+    with pytest.raises(Mismatch, match="fc2"):
+        problem(moving=moving)
+
+
+def test_mismatches_name_both_sides():
+    from sa.dataset.gaussian import Gaussian
+
+    with pytest.raises(Mismatch, match=r"MLP .*\(1, 8, 8\).*Gaussian .*\(3,\)"):
+        Task(model=component("model", "mlp"), dataset=Gaussian()).check()
+    with pytest.raises(Mismatch, match="2 outputs.*10 classes"):
+        Task(model=component("model", "mlp", outputs=2), dataset=Digits()).check()
+    with pytest.raises(Mismatch, match="use mse"):
+        Task(model=component("model", "toy_mlp"), dataset=Gaussian(), criterion="ce").check()
+
+
+def test_squared_error_on_classes_is_one_hot():
+    p = problem(criterion="mse")
+    assert p.data.train.targets.sum(1).eq(1).all() and p.data.train.targets.shape == (1437, 10)
+    assert 0 <= p.evaluate(p.params)["test/accuracy"] <= 1
+
+
+def test_batch_parts_are_views():
+    b = Batch(torch.arange(6.0).view(3, 2), torch.arange(3))
+    assert b.rows == 3 and b.part(1, 3).inputs.tolist() == [[2, 3], [4, 5]]
+    assert b.to(torch.float64).targets.dtype == torch.int64

@@ -1,0 +1,162 @@
+"""The table of design: who may import whom, folders that mirror each other, links that lead."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("dataset", "quantizer", "model", "estimator", "analysis")
+MAY = {  # module or room of sa -> the modules of sa it may import
+    "types": set(),
+    "surrogate": set(),
+    "record": set(),
+    "tracker": set(),
+    "figure": set(),
+    "flips": {"types"},
+    "objective": {"types", "flips"},
+    "dataset": {"types"},
+    "quantizer": {"types", "surrogate"},
+    "model": {"types"},
+    "estimator": {"types", "surrogate"},
+    "analysis": {"types"},
+    "task": {"types", "objective"},
+    "train": {"types", "task"},
+    "launch": {"record"},
+    "sweep": {"record", "figure"},
+    "config": {"task"},
+    "run": {"config", "launch", "record", "task", "tracker", "train", "types"},
+}
+HYDRA = {"config", "run"}  # the only modules that know it
+NO_TORCH = {"record", "tracker", "launch", "sweep", "figure"}
+
+
+def modules():
+    return sorted((ROOT / "sa").rglob("*.py"))
+
+
+def place(path):
+    """The module's row in the table: its room, or its own name."""
+    parts = path.relative_to(ROOT / "sa").with_suffix("").parts
+    return parts[0]
+
+
+def imports(path):
+    """Every module name imported anywhere in a file, lazily too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            if node.module in ("sa", *(f"sa.{r}" for r in ROOMS)):
+                yield from (f"{node.module}.{a.name}" for a in node.names)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows(path):
+    mine = place(path)
+    if mine == "__init__":
+        return
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "sa" and len(parts) > 1:
+            inside = mine in ROOMS and parts[1] == mine
+            if inside:  # members meet in one underscore helper only
+                assert len(parts) == 2 or parts[2].startswith("_"), f"{path} imports {name}"
+            else:
+                assert parts[1] in MAY[mine], f"{path} imports {name}"
+        if parts[0] in ("hydra", "omegaconf"):
+            assert mine in HYDRA, f"{path} knows Hydra"
+        if parts[0] == "torch":
+            assert mine not in NO_TORCH, f"{path} knows torch"
+        assert parts[0] not in ("tests", "launchers", "benchmarks"), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_init_files_hold_a_docstring_and_nothing_else():
+    for path in (ROOT / "sa").rglob("__init__.py"):
+        assert len(ast.parse(path.read_text()).body) == 1, path
+
+
+def targets(group):
+    """(yaml, class path) of every component named anywhere in a group's files."""
+
+    def walk(node):
+        if isinstance(node, dict):
+            if "_target_" in node:
+                yield node["_target_"]
+            for v in node.values():
+                yield from walk(v)
+        if isinstance(node, list):
+            for v in node:
+                yield from walk(v)
+
+    for path in sorted((ROOT / "conf" / group).rglob("*.yaml")):
+        for target in walk(yaml.safe_load(path.read_text())):
+            yield path, target
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_conf_and_room_agree(room):
+    files = {p.stem for p in (ROOT / "sa" / room).glob("[a-z]*.py")}
+    named = {t.split(".")[2] for _, t in targets(room) if t.startswith(f"sa.{room}.")}
+    assert named == files
+
+
+@pytest.mark.parametrize("room", ["estimator", "model", "dataset", "analysis"])
+def test_a_yaml_named_like_a_file_configures_its_class(room):
+    for path, target in targets(room):
+        _, where, file, name = (target.split(".") + [""])[:4]
+        if where == room and path.stem == file:
+            assert name.lower() == file.replace("_", ""), f"{path}: {target}"
+
+
+def test_every_option_says_in_one_line_what_it_is():
+    from sa.config import _GROUPS, options
+
+    for group in _GROUPS:
+        assert options(group), group
+        for name, about in options(group).items():
+            assert about, f"conf/{group}/{name}.yaml"
+
+
+def test_yaml_names_every_setting_of_its_class():
+    import dataclasses
+    import importlib
+
+    for room in ROOMS:
+        for path in sorted((ROOT / "conf" / room).rglob("*.yaml")):
+            node = yaml.safe_load(path.read_text())
+            node = node.get(path.stem, node)  # an analysis sits under its own name
+            target = node.get("_target_", "sa.types.Slots")
+            if target == "sa.types.Slots":
+                continue
+            module, _, name = target.rpartition(".")
+            cls = getattr(importlib.import_module(module), name)
+            known = {f.name for f in dataclasses.fields(cls)}
+            assert set(node) - {"_target_"} == known, path
+
+
+def test_markdown_links_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "dev").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            if not link.startswith(("http://", "https://")):
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_no_path_of_a_machine():
+    pattern = re.compile(r"(^|[\s\"'=(])/(home|root|work|Users)/")
+    for path in [
+        *modules(),
+        *(ROOT / "conf").rglob("*.yaml"),
+        ROOT / "README.md",
+        ROOT / "Makefile",
+    ]:
+        assert not pattern.search(path.read_text()), path

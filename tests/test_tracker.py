@@ -1,0 +1,316 @@
+"""The W&B mirror, read back from the offline files it leaves: they hold what was logged."""
+
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sa import tracker
+from sa.tracker import Wandb, describe
+
+CONFIG = {
+    "dataset": {"_target_": "sa.dataset.gaussian.Gaussian", "dim": 32},
+    "model": {"_target_": "sa.model.toy_mlp.ToyMLP"},
+    "quantizer": {
+        "weight": {"_target_": "sa.quantizer.none.Identity"},
+        "activation": {"_target_": "sa.quantizer.sign.Sign"},
+    },
+    "estimator": {"_target_": "sa.estimator.nes.NES", "samples": 5000, "sigma": 0.01},
+    "sweep": {"name": "descent_dims"},
+    "seed": 0,
+    "steps": 0,
+}
+META = {"commit": "abc", "dirty": False, "slurm": {"SLURM_JOB_ID": "7"}}
+
+
+def records(file: Path):
+    """Records of a .wandb file: a 7-byte header, then LevelDB's log format in 32 KiB blocks."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, record = file.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:  # a block's padding
+            at += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        record += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(record)
+            record = b""
+
+
+def read(file: Path):
+    """Run record, config, history rows and summary of a .wandb file."""
+
+    def plain(items):
+        keyed = ((tuple(x.nested_key) or (x.key,), json.loads(x.value_json)) for x in items)
+        return {".".join(k): v for k, v in keyed if not k[0].startswith("_")}
+
+    head, config, rows, summary = None, {}, [], {}
+    for record in records(file):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            head = record.run
+            config |= plain(head.config.update)
+        elif kind == "history":
+            row = plain(record.history.item)
+            assert row["step"] == record.history.step.num
+            rows.append(row)
+        elif kind == "summary":
+            summary |= plain(record.summary.update)
+    return head, config, rows, summary
+
+
+def offline(folder: Path) -> list[Path]:
+    return sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+def rows_of(seed: int, n: int = 300, start: int = 0) -> list[dict]:
+    """Rows with awkward numbers: no decimal form is exact, tiny, huge, negative zero, words."""
+    return [
+        {
+            "step": k,
+            "loss": math.exp(-k / (7 + seed)) / 3,
+            "evals": 2.0**53 + k,
+            "alignment/cosine": -math.sin(k + seed) * 1e-17,
+            "descent/best": -0.0,
+            **({"test/accuracy": 0.1 * k} if k % 10 == 0 else {}),
+            **({"diverged": "fc1"} if k == n - 1 else {}),
+        }
+        for k in range(start, n)
+    ]
+
+
+def opened(folder: Path, run_id: str = "r0", config=CONFIG, **fields):
+    folder.mkdir(exist_ok=True)
+    told = describe(config, META)
+    return Wandb(**fields).open(run_id, folder, config, META, group="descent_dims", **told)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """No key, no login file, and wandb not yet found broken."""
+    monkeypatch.setattr(tracker, "_BROKEN", [])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for key in [k for k in os.environ if k.startswith("WANDB_")]:
+        monkeypatch.delenv(key)
+
+
+def test_two_runs_in_one_process_are_kept_apart_and_exact(tmp_path, capfd):
+    from PIL import Image
+
+    figure = tmp_path / "curve.png"
+    Image.new("RGB", (4, 4)).save(figure)
+    pair = [opened(tmp_path / "a", "ra"), opened(tmp_path / "b", "rb", CONFIG | {"seed": 1})]
+    logged = [rows_of(0), rows_of(1)]
+    for rows in zip(*logged, strict=True):  # interleaved
+        for mirror, row in zip(pair, rows, strict=True):
+            mirror.log(row | {"descent/lrs": [0.1, row["step"]]})
+    pair[0].finish({"value": 0.1 + 0.2, "loss": 5.0, "status": "done"}, [figure])
+    pair[1].finish({"value": 2.0, "loss": 5.0, "status": "diverged"})
+    for seed, (key, want) in enumerate(zip("ab", logged, strict=True)):
+        (file,) = offline(tmp_path / key)
+        head, config, rows, summary = read(file)
+        if key == "a":
+            image = rows[-1].pop("figure/curve.path")
+            assert (file.parent / "files" / image).read_bytes() == figure.read_bytes()
+            rows[-1] = {k: v for k, v in rows[-1].items() if not k.startswith("figure/")}
+        assert rows == want
+        assert config == {**CONFIG, "seed": seed, "meta": META}
+        assert (head.run_id, head.project, head.entity) == (f"r{key}", "sa", "")
+        assert (head.run_group, head.job_type) == ("descent_dims", "probe")
+        assert head.display_name == f"nes-d32-n5000-s0.01-seed{seed}"
+        assert head.tags == ["nes", "none/sign", "gaussian", "toy_mlp", "descent_dims"]
+        assert head.resume
+        assert summary["value"] == (2.0 if seed else 0.1 + 0.2)
+        assert summary["status"] == ("diverged" if seed else "done")
+        assert summary["descent/lrs"] == [0.1, 299]
+        assert summary["loss"] == 5.0  # the result has the last word
+        assert summary["evals"] == want[-1]["evals"]
+        metrics = [r.metric for r in records(file) if r.HasField("metric")]
+        assert ("*", "step") in [(m.glob_name, m.step_metric) for m in metrics]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_resumed_run_is_the_union_of_its_folders(tmp_path):
+    first = opened(tmp_path / "r")
+    for row in rows_of(0, 12)[:8]:
+        first.log(row)
+    first.abort()
+    again = opened(tmp_path / "r")
+    for row in rows_of(0, 12, start=5):  # from the checkpoint on
+        again.log(row)
+    again.finish({})
+    first.finish({})  # closed: nothing happens
+    early, late = offline(tmp_path / "r")
+    if read(early)[2][0]["step"] != 0:  # begun within one second, which the names do not resolve
+        early, late = late, early
+    assert read(early)[0].run_id == read(late)[0].run_id == "r0"
+    assert [r.exit.exit_code for r in records(early) if r.HasField("exit")] == [1]
+    union = {row["step"]: row for file in (early, late) for row in read(file)[2]}
+    assert list(union.values()) == rows_of(0, 12)
+
+
+def test_a_run_without_rows_has_none(tmp_path):
+    opened(tmp_path / "r").finish({"value": 1.0})
+    assert read(offline(tmp_path / "r")[0])[2:] == ([], {"value": 1.0})
+
+
+def test_not_live_exports_the_same_rows_at_the_end(tmp_path, capfd):
+    mirror = opened(tmp_path / "r", live=False)
+    with (tmp_path / "r/metrics.jsonl").open("w") as file:
+        for row in rows_of(0) + [{"step": 300, "loss": math.nan, "descent/lrs": [1, 2]}]:
+            file.write(json.dumps(row) + "\n")
+            mirror.log(row)
+    assert not (tmp_path / "r/wandb").exists()
+    mirror.finish({"value": 1.0})
+    _, config, rows, summary = read(offline(tmp_path / "r")[0])
+    assert rows[:-1] == rows_of(0)
+    assert rows[-1]["step"] == 300
+    assert rows[-1]["loss"] == "NaN" or math.isnan(rows[-1]["loss"])
+    assert config["meta"] == META
+    assert summary["value"] == 1.0
+    assert summary["descent/lrs"] == [1, 2]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_wandb_that_cannot_begin_leaves_the_run_alive(tmp_path, capfd, monkeypatch):
+    import wandb
+
+    calls = []
+
+    def broken(**_):
+        calls.append(1)
+        raise RuntimeError("out of disk")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    for key in "ab":
+        for live in (True, False):
+            mirror = opened(tmp_path / key, key, live=live)
+            mirror.log({"step": 0, "loss": 1.0})
+            mirror.finish({"value": 1.0})
+            mirror.abort()
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == len(calls) == 1  # it is not tried again in this process
+    assert "RuntimeError: out of disk" in err and "tracker=none" in err
+
+
+@pytest.mark.parametrize("where", ["log", "summary", "finish"])
+def test_a_wandb_that_breaks_later_leaves_the_run_alive(tmp_path, capfd, monkeypatch, where):
+    import wandb
+
+    class Run:
+        summary: dict | None = None if where == "summary" else {}
+
+        def define_metric(self, *_, **__): ...
+
+        def log(self, *_, **__):
+            if where == "log":
+                raise ConnectionResetError("Connection lost")
+
+        def finish(self, **_):
+            if where == "finish":
+                raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Run())
+    mirror = opened(tmp_path / "r")
+    for k in range(3):
+        mirror.log({"step": k})
+    mirror.finish({"value": 1.0})
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1 and err.startswith("sa: the W&B mirror broke (")
+
+
+CLEAN = """
+import sys
+from pathlib import Path
+from sa.tracker import Wandb
+mode, folder = sys.argv[1], Path(sys.argv[2])
+mirror = Wandb(mode=mode).open(
+    "r0", folder, {}, {}, group=None, job_type="probe", name="x", tags=[]
+)
+mirror.log({"step": 0, "loss": 0.1})
+mirror.finish({"value": 0.1})
+sys.exit(7 if "wandb" in sys.modules else 6)
+"""
+
+
+@pytest.mark.parametrize("mode, code", [("disabled", 6), ("offline", 7), ("online", 7)])
+def test_no_network_no_key_no_prompt(tmp_path, mode, code):
+    """A fresh process; every proxy is a dead end, and a question would read from a terminal."""
+    dead = {f"{k}_PROXY": "http://127.0.0.1:9" for k in ("HTTP", "HTTPS", "ALL")}
+    master, slave = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", CLEAN, mode, str(tmp_path)],
+        env={**os.environ, **dead, "PYTHONWARNINGS": "default"},
+        cwd=Path(tracker.__file__).parent.parent,
+        stdin=slave,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    os.close(master)
+    os.close(slave)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    if mode == "online":
+        assert "no API key" in done.stderr or "No API key" in done.stderr
+        assert done.stderr.count("\n") == 1
+    else:
+        assert done.stderr == ""
+    if mode == "offline":
+        assert read(offline(tmp_path)[0])[2] == [{"step": 0, "loss": 0.1}]
+    else:
+        assert offline(tmp_path) == []
+
+
+def test_fields_are_checked():
+    with pytest.raises(ValueError, match="offline"):
+        Wandb(mode="ofline")  # type: ignore[arg-type]
+    with pytest.raises((TypeError, ValueError), match="projct"):
+        Wandb(projct="sa")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name, mode", [("wandb", "offline"), ("none", "disabled")])
+def test_the_yaml_files_are_the_class(name, mode):
+    import yaml
+
+    file = Path(tracker.__file__).parent.parent / f"conf/tracker/{name}.yaml"
+    fields = yaml.safe_load(file.read_text())
+    assert file.read_text().startswith("# ")
+    assert fields.pop("_target_") == "sa.tracker.Wandb"
+    assert Wandb(**fields) == Wandb(mode=mode)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "changes, name, job",
+    [
+        ({}, "nes-d32-n5000-s0.01-seed0", "probe"),
+        ({"steps": 10, "seed": 3}, "nes-d32-n5000-s0.01-seed3", "train"),
+        (
+            {"estimator": {"_target_": "sa.estimator.ste.STE", "surrogate": "clipped"}},
+            "ste-clipped-d32-seed0",
+            "probe",
+        ),
+        (
+            {"estimator": {"_target_": "sa.estimator.cdg.CDG", "epsilon": 0.1}},
+            "cdg-d32-e0.1-seed0",
+            "probe",
+        ),
+    ],
+)
+def test_a_run_is_called_by_what_it_is(changes, name, job):
+    told = describe(CONFIG | changes, {"experiment": "cosine"})
+    assert told["name"] == name
+    assert told["job_type"] == job
+    assert told["tags"] == [name.split("-")[0], "none/sign", "gaussian", "toy_mlp", "cosine"]
