@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -173,6 +174,14 @@ def _scalars(config: dict[str, Any]) -> None:
     seconds = config["checkpoint_seconds"]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
         raise UsageError(f"checkpoint_seconds={seconds}: expected a number >= 0")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(config["device"])):
+        raise UsageError(f"device={config['device']}: expected cpu, cuda or cuda:NUMBER")
+    moving = config["moving"]
+    if moving != "all" and not (isinstance(moving, list) and moving):
+        raise UsageError(
+            f"moving={moving}: expected all, or a list of name patterns and quantized-layer "
+            "numbers, e.g. 'moving=[fc1.*]' or 'moving=[1,-1]'"
+        )
     kinds = config["figure"]
     if not isinstance(kinds, list):
         raise UsageError(f"figure={kinds}: expected a list, e.g. figure=[lr_decrease]")
@@ -205,7 +214,18 @@ def _load(key: str, module: str, name: str) -> type:
     return found
 
 
+_MADE: dict[str, Any] = {}
+
+
 def _make(key: str, node: Any) -> Any:
+    """One component, made once a process: components are frozen, and a plan repeats them."""
+    name = json.dumps([key, node], sort_keys=True, default=str)
+    if name not in _MADE:
+        _MADE[name] = _instantiate(key, node)
+    return _MADE[name]
+
+
+def _instantiate(key: str, node: Any) -> Any:
     """Instantiate one component; every problem becomes a UsageError naming the dotted key."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -308,18 +328,20 @@ def _no_key(key: str, argv: list[str]) -> str:
     for room in chosen:
         if (CONF / room / f"{chosen[room]}.yaml").is_file():
             known += _settings(f"{room}/{chosen[room]}", f"{room}.")
-    close = difflib.get_close_matches(key, known, 1, cutoff=0.6)
+    elsewhere = {o: _settings(f"{group}/{o}", "") for o in options(group)} if name else {}
+    every = {x for names in elsewhere.values() for x in names}
+    meant = difflib.get_close_matches(name, every, 1)
+    owners = [o for o, names in elsewhere.items() if meant and meant[0] in names]
+    close = difflib.get_close_matches(key, [*known, *_GROUPS], 1)
+    close = close if not owners or chosen.get(group) in owners else []
     hint = f"; did you mean {close[0]}?" if close else ""
     lines = [f"{key}: there is no such setting{hint}"]
     if name and group in chosen:
         mine = [x.removeprefix(f"{group}.") for x in known if x.startswith(f"{group}.")]
         lines.append(f"{group}={chosen[group]} has: {', '.join(mine) or 'no settings'}")
-        owners = [o for o in options(group) if name in _settings(f"{group}/{o}", "")]
-        if owners:
-            lines.append(f"'{name}' is a setting of {group}={'|'.join(owners)}")
-    elif not name:
-        close = difflib.get_close_matches(key, [*_GROUPS, *known], 1)
-        lines.append("settings and groups: python -m sa.run --help")
+        if owners and chosen[group] not in owners:
+            lines.append(f"'{meant[0]}' is a setting of {group}={'|'.join(owners)}")
+    lines.append("settings and groups: python -m sa.run --help")
     return "\n".join(lines)
 
 

@@ -45,6 +45,10 @@ class Missing(RecordError):
     """There is no sweep or run of that name; the message lists those there are."""
 
 
+class Unwritable(RecordError):
+    """Nothing can be written below the root; nothing was."""
+
+
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes a run itself: the config minus bookkeeping, 1.0 = 1, tuples = lists."""
     return {str(k): _canonical(v, str(k)) for k, v in config.items() if k not in BOOKKEEPING}
@@ -446,8 +450,8 @@ def _make(folder: Path, root: Path | str) -> None:
         raise _unrooted(root, error) from error
 
 
-def _unrooted(root: Path | str, error: OSError) -> RecordError:
-    return RecordError(
+def _unrooted(root: Path | str, error: OSError) -> Unwritable:
+    return Unwritable(
         f"root={root}: cannot write there ({error.strerror}). Name a folder that can be written "
         "to: root=DIR on the command line, or SA_ROOT=DIR in the environment"
     )

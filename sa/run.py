@@ -35,6 +35,8 @@ def main() -> None:
         _exit(130, "interrupted; repeat the command to go on from the last checkpoint")
     except settings.UsageError as error:
         _exit(2, str(error))
+    except record.Unwritable as error:
+        _exit(2, str(error))
     except (RunFailed, record.RecordError) as error:
         _exit(1, str(error))
     except Exception as error:
@@ -43,6 +45,9 @@ def main() -> None:
             traceback.print_exc()
             _exit(1, "an unexpected error, shown above")
         _exit(2, told)
+    finally:
+        if not full:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 def _exit(code: int, message: str | None) -> None:
@@ -52,15 +57,28 @@ def _exit(code: int, message: str | None) -> None:
 
 def _compose() -> None:
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import DictConfig, OmegaConf
+
+    failed: list[Exception] = []
 
     def single(config: DictConfig) -> float:
         plain = OmegaConf.to_container(config, resolve=True)
         assert isinstance(plain, dict)
-        return one({str(k): v for k, v in plain.items()})
+        plain["experiment"] = HydraConfig.get().runtime.choices.get("experiment")
+        try:
+            return one({str(k): v for k, v in plain.items()})
+        except Exception as error:
+            if HydraConfig.get().mode != RunMode.RUN:  # another sweeper's or launcher's point
+                raise
+            failed.append(error)  # past Hydra, which would print words of its own
+            return float("nan")
 
     base = {"version_base": "1.3"} if hydra.__version__ < "1.4" else {}
     hydra.main(config_path=str(settings.CONF), config_name="config", **base)(single)()
+    if failed:
+        raise failed[0]
 
 
 def one(config: Config) -> float:
@@ -88,6 +106,10 @@ def multirun(configs: list[Config], overrides: list[list[str]], launcher: object
         except settings.UsageError as error:
             raise settings.UsageError(f"point {point.index} ({point.label}): {error}") from error
     root, name = _root(plan[0].config), launch.sweep_name(plan)
+    try:
+        record.sweep_folder(root, name)
+    except record.Missing as error:
+        raise settings.UsageError(f"sweep.name={name}: {error}") from error
     left = launch.todo(root, plan)
     print(f"{name}: {len(plan)} points, {len(left)} of {len(plan)} to do", flush=True)
     if plan[0].config["sweep"]["dry_run"]:
@@ -202,16 +224,20 @@ def _compute(
         spent = seconds + time.perf_counter() - began
         kept.save(lambda path: torch.save(progress.pack() | {"seconds": spent}, path))
 
-    for row, progress in rows:
-        kept.append(row)
-        mirror.log(row)
-        latest |= row
-        watch.row(row)
-        now = time.perf_counter()
-        if config["steps"] and now - saved_at >= config["checkpoint_seconds"]:
-            save(progress)
-            saved_at = time.perf_counter()
-    watch.close()
+    try:
+        for row, progress in rows:
+            kept.append(row)
+            mirror.log(row)
+            latest |= row
+            watch.row(row)
+            if config["steps"] and time.perf_counter() - saved_at >= config["checkpoint_seconds"]:
+                save(progress)
+                saved_at = time.perf_counter()
+    except BaseException:
+        mirror.abort()
+        raise
+    finally:
+        watch.close()
     if config["steps"]:  # a finished training can be a parent
         save(progress)
     result = {
@@ -292,7 +318,7 @@ def _mirror(config: Config, made: settings.Components, kept: record.Record) -> A
     from sa import tracker
 
     told = tracker.describe(config, kept.meta)
-    group = config["sweep"]["name"]
+    group = config["sweep"]["name"] or config.get("experiment")
     return made.tracker.open(kept.id, kept.folder, config, kept.meta, group=group, **told)
 
 
@@ -352,17 +378,15 @@ def _state(config: Config) -> str:
 
 def summarise(config: Config, made: settings.Components, result: dict[str, Any]) -> None:
     """The result in words a person reads, on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     own = [f"{k}={v}" for k, v in config["estimator"].items() if k != "_target_" and v is not None]
     name = str(config["estimator"]["_target_"]).rsplit(".", 2)[1]
-    table.add_row("estimator", f"{name}  {'  '.join(own)}")
-    table.add_row("estimates", f"target: {result['target']}, {result['parameters']} parameters")
-    for label, words in _told(result):
-        table.add_row(label, words)
-    Console(soft_wrap=True, highlight=False).print(table)
+    rows = [
+        ("estimator", f"{name}  {'  '.join(own)}"),
+        ("estimates", f"target: {result['target']}, {result['parameters']} parameters"),
+        *_told(result),
+    ]
+    for label, words in rows:
+        print(f"{label:<14} {words}")
 
 
 def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -408,4 +432,7 @@ def _number(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    # Hydra's plugins import this module by its name: one copy of it, so that errors are its own.
+    from sa.run import main as _main
+
+    _main()

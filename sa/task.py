@@ -70,6 +70,9 @@ class Task:
             raise Mismatch(
                 "criterion", f"ce needs classes, {type(data).__name__} has none; use mse"
             )
+        if self.moving != "all":  # the names are the network's: build one to look
+            network = model.build(stream(0, "init"))
+            _moving(self.moving, network, [k for k, _ in network.named_parameters()])
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
 

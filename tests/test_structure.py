@@ -27,7 +27,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "launch": {"record"},
     "sweep": {"record", "figure"},
     "config": {"task"},
-    "run": {"config", "launch", "record", "task", "tracker", "train", "types"},
+    "run": {"config", "launch", "record", "run", "tracker", "train", "types"},
 }
 HYDRA = {"config", "run"}  # the only modules that know it
 NO_TORCH = {"record", "tracker", "launch", "sweep", "figure"}

@@ -1,6 +1,5 @@
 """The shim between Hydra's -m and `sa.launch`: compose every point once, then plan and run."""
 
-import copy
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class Plan(Sweeper):
@@ -52,26 +51,33 @@ class Plan(Sweeper):
         return run.multirun(configs, told, self.launcher)
 
     def _compose(self, points: list[list[str]]) -> list[dict[str, Any]]:
-        """Full composition once a combination of group choices; plain values are set on a copy."""
+        """Full composition once a combination of group choices; plain values are set on it."""
         parser = OverridesParser.create(self.loader)
         parsed: dict[str, Override] = {}
         bases: dict[tuple[str, ...], DictConfig] = {}
+        simple: dict[str, bool] = {}  # by key: Hydra takes milliseconds to list a group
         out = []
         for words in points:
             for word in words:
                 if word not in parsed:
-                    parsed[word] = parser.parse_override(word)
-            plain = [w for w in words if self._is_plain(parsed[w])]
+                    override = parsed[word] = parser.parse_override(word)
+                    key = override.get_key_element()
+                    if key not in simple:
+                        simple[key] = self._is_plain(override)
+            plain = [w for w in words if simple[parsed[w].get_key_element()]]
             groups = tuple(w for w in words if w not in plain)
             if (
                 groups not in bases
             ):  # plain words too: an unknown key fails here, with Hydra's error
-                bases[groups] = self.loader.load_sweep_config(self.master, [*groups, *plain])
-            config = copy.deepcopy(bases[groups])
+                whole = self.loader.load_sweep_config(self.master, [*groups, *plain])
+                own = OmegaConf.masked_copy(whole, [str(k) for k in whole if k != "hydra"])
+                with open_dict(own):
+                    own.experiment = whole.hydra.runtime.choices.get("experiment")
+                bases[groups] = own
+            config = bases[groups]  # set in place: every point sets the same names
             for word in plain:
                 OmegaConf.update(config, parsed[word].key_or_group, parsed[word].value())
-            with_hydra = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
-            out.append(OmegaConf.to_container(with_hydra, resolve=True))
+            out.append(OmegaConf.to_container(config, resolve=True))
         return out  # type: ignore[return-value]
 
     def _is_plain(self, override: Override) -> bool:

@@ -1,0 +1,413 @@
+"""Follow and read sweeps, ``python -m sa.sweep COMMAND NAME``: all from the folders of their runs.
+
+Nothing here computes a run or asks a scheduler; `status` answers for a thousand runs at once.
+"""
+
+import argparse
+import base64
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sa import record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+USAGE = """\
+commands:
+  status [NAME]   which points are done, running, failed, lost; without NAME, every sweep
+  collect NAME    one table of all runs: sweeps/NAME/results.parquet
+  retry NAME      run again exactly the points that failed, were lost, interrupted or never began
+  report NAME     table, figures and one self-contained page: sweeps/NAME/report.html;
+                  of a single run's id: its curves, runs/ID/figures
+
+examples:
+  python -m sa.sweep status
+  python -m sa.sweep status descent_dims
+  python -m sa.sweep report descent_dims --root /scratch/me
+"""
+ENDED = ("done", "diverged")
+AGAIN = ("failed", "lost", "interrupted", "pending")
+KEY_NUMBERS = (
+    "value alignment/cosine alignment/scale descent/best descent/ratio train/loss train/accuracy "
+    "test/loss test/accuracy evals seconds"
+).split()
+"""The results the report's table shows beside the objective; a row unfolds to all the others."""
+
+Columns = dict[str, list[Any]]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0: answered; 1: a run or the report failed; 2: there is no sweep or run of that name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sa.sweep",
+        description="Follow and read sweeps.",
+        epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands: dict[str, Callable[..., object]] = {
+        "status": status, "collect": collect, "retry": retry, "report": report,
+    }  # fmt: skip
+    parser.add_argument("command", metavar="COMMAND", choices=commands, help="|".join(commands))
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a sweep, or for report a run")
+    parser.add_argument("--root", default=os.environ.get("SA_ROOT") or ".", metavar="DIR")
+    given = parser.parse_args(argv)
+    root = Path(given.root).expanduser()
+    if given.name is None and given.command != "status":
+        parser.error(f"{given.command} needs a NAME; {record.near(root, '')}")
+    try:
+        code = commands[given.command](root, given.name)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except record.RecordError as error:
+        print(f"sa: {error}", file=sys.stderr)
+        return 2 if isinstance(error, record.Missing) else 1
+    except BrokenPipeError:  # `status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("sa: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"sa: {given.command}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def status(root: Path, name: str | None = None) -> None:
+    """Print how far a sweep is, and every point that is not done with its reason."""
+    if name is None:
+        _overview(root)
+        return
+    _, points = record.read_manifest(root, name)
+    states = _states(root, points)
+    print(f"{name}: {_counts(states)}{_remaining(root, points, states)}")
+    lines = [["index", "run", "state", "step", "last sign", "host", "reason"]]
+    for point, state in zip(points, states, strict=True):
+        if state in ENDED:
+            continue
+        told = record.load_status(root / "runs" / point["run_id"])
+        step = f"{_or(told.get('step'), 0)}/{_or(told.get('total'), '?')}" if told else "-"
+        seen = f"{_time(time.time() - told['heartbeat'])} ago" if told.get("heartbeat") else "-"
+        reason = (told.get("error") or "").strip().splitlines() if state != "running" else []
+        words = reason[-1] if reason else " ".join(point["overrides"])
+        host = told.get("host") or "-"
+        lines.append([str(point["index"]), point["run_id"], state, step, seen, host, words])
+    if len(lines) > 1:
+        print(_aligned(lines))
+    if set(states) & set(AGAIN) - {"pending"}:
+        print(f"to run these again: python -m sa.sweep retry {name}{_rooted(root)}")
+
+
+def _overview(root: Path) -> None:
+    lines = []
+    for name in record.sweeps(root):
+        try:
+            points = record.read_manifest(root, name)[1]
+            lines.append([name, _counts(_states(root, points))])
+        except record.RecordError as error:
+            lines.append([name, f"unreadable: {error}"])
+    print(_aligned(lines) if lines else f"no sweeps in {root / 'sweeps'}; {record.near(root, '')}")
+
+
+def _states(root: Path, points: list[dict[str, Any]]) -> list[str]:
+    return [record.state(root / "runs" / p["run_id"]) for p in points]
+
+
+def _counts(states: list[str]) -> str:
+    told = ", ".join(f"{n} {state}" for state, n in Counter(states).most_common())
+    return f"{len(states)} points: {told or 'none'}"
+
+
+def _remaining(root: Path, points: list[dict[str, Any]], states: list[str]) -> str:
+    """The time to the end if things go on as they did; empty where that cannot be said."""
+    running, left = states.count("running"), len(states) - sum(s in ENDED for s in states)
+    done = [p["run_id"] for p, s in zip(points, states, strict=True) if s in ENDED]
+    results = [record.read_result(root, run) or {} for run in done] if running else []
+    spent = [r["seconds"] for r in results if isinstance(r.get("seconds"), int | float)]
+    if not spent:
+        return ""
+    return f"; about {_time(sum(spent) / len(spent) * left / running)} left"
+
+
+def _time(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _or(value: Any, other: Any) -> Any:
+    return other if value is None else value
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = (map(str.ljust, line, widths) for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def _rooted(root: Path) -> str:
+    here = Path(os.environ.get("SA_ROOT") or ".").expanduser()
+    return "" if root == here else f" --root {shlex.quote(str(root))}"
+
+
+def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every leaf; a list is a leaf, written as JSON."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, Columns]:
+    """The columns of a sweep's table, a value a point: configuration, results, provenance."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    configs, results = [], []
+    provenance: Columns = {"run_id": [], "status": [], "commit": []}
+    for point in points:
+        folder = root / "runs" / point["run_id"]
+        try:
+            config = yaml.load((folder / "config.yaml").read_bytes(), loader) or {}
+        except FileNotFoundError:
+            config = {}
+        except yaml.YAMLError as error:
+            remedy = f"delete {folder} and repeat the -m command of the sweep"
+            raise record.RecordError(f"{folder / 'config.yaml'}: not YAML; {remedy}") from error
+        kept = {k: v for k, v in config.items() if k not in record.BOOKKEEPING}
+        configs.append(dict(leaves(kept)))
+        results.append(record.read_result(root, folder.name) or {})
+        meta = record.read_json(folder / "meta.json") or {}
+        commits = [c for c in meta.get("commits") or [meta.get("commit")] if c]
+        provenance["run_id"].append(folder.name)
+        provenance["status"].append(record.state(folder))
+        provenance["commit"].append("+".join(commits) or None)  # resumed on another: both
+    outcomes = _transposed(results, skip=provenance)
+    settings = _transposed(configs)
+    taken = outcomes.keys() | provenance.keys()
+    settings = {f"config.{k}" if k in taken else k: v for k, v in settings.items()}
+    return settings, outcomes, provenance
+
+
+def _transposed(rows: list[dict[str, Any]], skip: Iterable[str] = ()) -> Columns:
+    names = dict.fromkeys(k for row in rows for k in row if k not in skip)
+    return {k: _uniform([row.get(k) for row in rows]) for k in names}
+
+
+def _uniform(values: list[Any]) -> list[Any]:
+    """One kind a column, as parquet wants it; where runs disagree, all become text."""
+    kinds = {_kind(v) for v in values if v is not None}
+    if kinds == {"numbers"}:
+        return [v and [float("nan") if x is None else float(x) for x in v] for v in values]
+    if len(kinds) < 2 and "other" not in kinds:
+        return values
+    return [v if isinstance(v, str | None) else json.dumps(v) for v in values]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int | float):
+        return "number" if abs(value) < 2**63 or isinstance(value, float) else "other"
+    if isinstance(value, list):
+        simple = all(x is None or _kind(x) == "number" for x in value)
+        return "numbers" if simple else "other"
+    return "text" if isinstance(value, str) else "other"
+
+
+def collect(root: Path, name: str) -> "pd.DataFrame":
+    """Write and return the table of a sweep: config leaves, results, run_id, status, commit."""
+    import pandas as pd
+
+    _, points = record.read_manifest(root, name)
+    settings, results, provenance = gather(root, points)
+    return _written(root, name, pd.DataFrame(settings | results | provenance))
+
+
+def _written(root: Path, name: str, table: "pd.DataFrame") -> "pd.DataFrame":
+    path = record.sweep_folder(root, name) / "results.parquet"
+    record.write_atomic(path, lambda temp: table.to_parquet(temp, index=False))
+    print(f"table: {path} ({len(table)} rows, {len(table.columns)} columns)")
+    for caution in cautions(table):
+        print(f"note: {caution}")
+    return table
+
+
+def cautions(table: "pd.DataFrame") -> list[str]:
+    """What a reader of the table has to know before comparing its rows."""
+    found = []
+    left = Counter(s for s in table["status"] if s != "done")
+    if left:
+        told = ", ".join(f"{n} {state}" for state, n in left.most_common())
+        found.append(f"not every run is done: {told}")
+    commits = {c for both in table["commit"].dropna() for c in both.split("+")}
+    if len(commits) > 1:
+        told = ", ".join(sorted(c[:10] for c in commits))
+        found.append(f"the runs come from {len(commits)} commits of the code: {told}")
+    if "target" in table and table["target"].nunique() > 1:
+        told = ", ".join(sorted(map(str, table["target"].dropna().unique())))
+        found.append(f"a comparison across targets: the estimators estimate {told}")
+    return found
+
+
+def retry(root: Path, name: str) -> int:
+    """Run the points without a result again, those another process has excepted."""
+    _, points = record.read_manifest(root, name)
+    folders = []
+    for point, state in zip(points, _states(root, points), strict=True):
+        folder = root / "runs" / point["run_id"]
+        if state not in AGAIN:
+            continue
+        label = f"{point['index']:>4}  {folder.name}  {state:<11}  {' '.join(point['overrides'])}"
+        if (folder / "config.yaml").exists():
+            folders.append(folder)
+            print(label)
+        else:
+            print(f"{label}  (no config.yaml: repeat the -m command of the sweep)")
+    if not folders:
+        print(f"{name}: nothing to retry")
+        return 0
+    print(f"{name}: {len(folders)} of {len(points)} to run again", flush=True)
+    command = [sys.executable, "-m", "sa.run", "--frozen", *map(str, folders)]
+    code = subprocess.run(command).returncode
+    print(f"{name}: {_counts(_states(root, points))}")
+    return 1 if code else 0
+
+
+def report(root: Path, name: str) -> None:
+    """Draw a sweep's figures and write its page; of a run's id, draw its curves."""
+    run = root / "runs" / name
+    if run.is_dir() and name not in record.sweeps(root):
+        _curves(run)
+        return
+    try:
+        about, points = record.read_manifest(root, name)
+    except record.Missing as error:
+        raise record.Missing(f"{error}; runs: {_runs(root)}") from error
+    import pandas as pd
+
+    settings, results, provenance = gather(root, points)
+    table = _written(root, name, pd.DataFrame(settings | results | provenance))
+    folder = record.sweep_folder(root, name)
+    figures, problems = _draw(about, table, folder / "figures")
+    page = _page(about, points, table, list(settings), list(results))
+    page |= {"title": name, "figures": figures, "problems": problems}
+    for point, row in zip(points, page["rows"], strict=True):
+        reason = record.load_status(root / "runs" / point["run_id"]).get("error")
+        row["detail"] += f"\n\n{reason}" if reason else ""
+    record.write_text(folder / "report.html", _rendered(page))
+    print(f"report: {folder / 'report.html'}")
+
+
+def _curves(run: Path) -> None:
+    import pandas as pd
+
+    from sa import figure
+
+    rows = record.read_rows(run)
+    if not rows:
+        raise record.RecordError(f"{run} has no rows to draw yet: it is {record.state(run)}")
+    for path in figure.curves(pd.DataFrame(rows), run / "figures", title=run.name):
+        print(f"figure: {path}")
+
+
+def _runs(root: Path) -> str:
+    there = sorted(p.name for p in root.glob("runs/*") if p.is_dir())
+    more = f" and {len(there) - 8} more" if len(there) > 8 else ""
+    return (", ".join(there[:8]) or "none") + more
+
+
+def _draw(
+    about: dict[str, Any], table: "pd.DataFrame", folder: Path
+) -> tuple[list[dict[str, str]], list[str]]:
+    """The figures as data URIs, and what went wrong with those that could not be drawn."""
+    kinds = about.get("figure") or []
+    figures, problems = [], []
+    ended = table[table["status"].isin(ENDED)]
+    for kind in [kinds] if isinstance(kinds, str) else kinds:
+        try:
+            from sa import figure
+
+            folder.mkdir(parents=True, exist_ok=True)
+            paths = figure.draw(kind, ended, folder)
+        except Exception as error:  # one figure must not cost the page
+            problems.append(f"figure {kind}: {error or type(error).__name__}")
+            print(f"note: {problems[-1]}")
+            continue
+        for path in (p for p in paths if p.suffix == ".png"):
+            print(f"figure: {path}")
+            picture = base64.b64encode(path.read_bytes()).decode()
+            figures.append({"kind": kind, "uri": f"data:image/png;base64,{picture}"})
+    return figures, problems
+
+
+def _page(
+    about: dict[str, Any],
+    points: list[dict[str, Any]],
+    table: "pd.DataFrame",
+    settings: list[str],
+    results: list[str],
+) -> dict[str, Any]:
+    """What the template shows: facts, and a table of what varies and the key numbers."""
+    words = [dict(w.lstrip("+").split("=", 1) for w in p["overrides"] if "=" in w) for p in points]
+    typed = {k: [w.get(k, "") for w in words] for k in dict.fromkeys(k for w in words for k in w)}
+    varied: Columns = {k: v for k, v in typed.items() if len(set(v)) > 1}
+    if not varied:  # a plan without overrides: read it off the configurations
+        varied = {k: list(table[k]) for k in settings if table[k].nunique() > 1}
+    lists = {k for k in results if any(isinstance(v, list) for v in table[k])}
+    keys = dict.fromkeys(k for k in (about.get("objective"), *KEY_NUMBERS) if k in results)
+    keys = keys or dict.fromkeys([k for k in results if k not in lists][:12])
+    shown = varied | {k: list(table[k]) for k in keys if k not in lists}
+    shown["status"] = list(table["status"])
+    rows = []
+    for i, (_, row) in enumerate(table.iterrows()):
+        named = [(k, row[k]) for k in (*settings, *results, "run_id", "commit") if k not in lists]
+        detail = "\n".join(f"{k}: {_text(v, 10)}" for k, v in named if _text(v))
+        hidden = ", ".join(k for k in results if k in lists and isinstance(row[k], list))
+        detail += f"\n\nlists, in results.parquet: {hidden}" if hidden else ""
+        rows.append({"cells": [_text(v[i]) for v in shown.values()], "detail": detail})
+    expected = about.get("expectations") or []
+    return {
+        "description": about.get("description"),
+        "command": "python -m sa.run " + shlex.join(map(str, about.get("argv") or [])),
+        "created": about.get("created"),
+        "counts": _counts(list(table["status"])),
+        "commits": sorted({c for both in table["commit"].dropna() for c in both.split("+")}),
+        "expectations": [expected] if isinstance(expected, str) else expected,
+        "cautions": cautions(table),
+        "columns": list(shown),
+        "rows": rows,
+    }
+
+
+def _text(value: Any, digits: int = 4) -> str:
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float):
+        whole = value.is_integer() and abs(value) < 1e12
+        return str(int(value)) if whole else f"{value:.{digits}g}"
+    return str(value)
+
+
+def _rendered(page: dict[str, Any]) -> str:
+    import jinja2
+
+    source = Path(__file__).with_name("report.html").read_text()
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(source).render(page)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

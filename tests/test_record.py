@@ -1,0 +1,533 @@
+"""The run folder: ids, whole files under kill -9 and full disks, one owner a run, manifests."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sa import record
+from sa.record import Record
+
+CONFIG = {
+    "seed": 0,
+    "steps": 100,
+    "estimator": {"_target_": "sa.estimator.nes.NES", "sigma": 0.01, "antithetic": True},
+    "model": {"widths": [8, 8]},
+    "root": "/somewhere",
+    "sweep": {"name": None},
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    with Record.open(tmp_path, CONFIG, {"commit": "abc"}) as made:
+        yield made
+
+
+def child(code: str, *args: object, **more) -> subprocess.Popen:
+    """A Python process with the configuration and the record at hand."""
+    start = (
+        f"import sys, os, time\nfrom pathlib import Path\nfrom sa import record\nC = {CONFIG!r}\n"
+    )
+    command = [sys.executable, "-c", start + textwrap.dedent(code), *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **more)
+
+
+def temporaries(folder: Path) -> list[str]:
+    return [p.name for p in folder.iterdir() if p.name.startswith(".tmp-")]
+
+
+# What a run is
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"estimator": {"antithetic": True, "sigma": 1e-2, "_target_": "sa.estimator.nes.NES"}},
+        {"steps": 1e2},
+        {"model": {"widths": (8.0, 8)}},
+        {"root": "elsewhere", "tracker": {"mode": "online"}, "description": "words"},
+        {"threads": 4, "memory": 1, "figure": ["curves"], "checkpoint_seconds": 1},
+    ],
+)
+def test_the_same_run_has_the_same_id(same):
+    assert record.run_id(CONFIG | same) == record.run_id(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"seed": True},
+        {"seed": False},  # 0 and false are different settings
+        {"seed": "0"},
+        {"seed": None},
+        {"estimator": CONFIG["estimator"] | {"sigma": 0.011}},
+        {"estimator": CONFIG["estimator"] | {"antithetic": 1}},
+        {"model": {"widths": [8, 9]}},
+        {"new": None},
+    ],
+)
+def test_another_run_has_another_id(other):
+    assert record.run_id(CONFIG | other) != record.run_id(CONFIG)
+
+
+def test_an_id_is_ten_digits_and_the_same_for_ever():
+    text = '{"a":1,"b":{"c":[true,null,"x",0.5]}}'
+    expected = hashlib.sha256(text.encode()).hexdigest()[:10]
+    assert record.run_id({"b": {"c": (True, None, "x", 0.5)}, "a": 1.0}) == expected
+
+
+def test_only_top_level_bookkeeping_is_left_out():
+    config = {"model": {"memory": 3}, "memory": 4}
+    assert record.identity(config) == {"model": {"memory": 3}}
+
+
+def test_a_setting_that_cannot_be_written_down_is_named():
+    with pytest.raises(record.RecordError, match=r"model\.hook=.*number, text, list or mapping"):
+        record.run_id({"model": {"hook": object()}})
+
+
+def test_the_frozen_configuration_has_the_id_of_its_folder(tmp_path):
+    numbers = {"a": 1e-5, "b": 1e22, "c": math.inf, "d": -0.0, "e": "1e-5", "f": "no", "g": (1, 2)}
+    folder = record.freeze(tmp_path, CONFIG | numbers)
+    assert record.state(folder) == "pending"
+    assert record.run_id(yaml.safe_load((folder / "config.yaml").read_text())) == folder.name
+
+
+# The life of a run
+
+
+def test_a_whole_life(tmp_path):
+    with Record.open(tmp_path, CONFIG, {"commit": "abc", "seed": 0}) as run:
+        assert record.state(run.folder) == "running"
+        run.append({"step": 0, "loss": math.nan, "flips": [1.0, math.inf]})
+        run.append({"step": 1, "loss": 0.5})
+        assert run.checkpoint is None
+        run.save(lambda path: path.write_text("weights"))
+        assert run.checkpoint.read_text() == "weights"
+        assert run.finish({"value": 0.5, "bad": math.nan}) == {"value": 0.5, "bad": None}
+    assert run.rows() == [
+        {"step": 0, "loss": None, "flips": [1.0, None]},
+        {"step": 1, "loss": 0.5},
+    ]
+    assert record.read_rows(run.folder) == run.rows()
+    assert record.state(run.folder) == "done"
+    assert record.read_result(tmp_path, run.id) == {"value": 0.5, "bad": None}
+    meta = record.read_json(run.folder / "meta.json")
+    assert meta["commit"] == "abc" and meta["schema"] == 1
+    assert meta["hashed"] == record.identity(CONFIG)
+    assert yaml.safe_load((run.folder / "config.yaml").read_text()) == CONFIG
+    status = record.load_status(run.folder)
+    assert (status["step"], status["total"], status["restarts"]) == (1, 100, 0)
+    assert {p.name for p in run.folder.iterdir()} == {
+        "config.yaml", "meta.json", "status.json", "metrics.jsonl", "checkpoint.pt", "result.json",
+    }  # fmt: skip
+
+
+def test_numbers_of_other_libraries_are_numbers(run):
+    import numpy as np
+
+    run.append({"step": np.int64(3), "loss": np.float32(0.5), "nan": np.float64("nan")})
+    assert run.rows() == [{"step": 3, "loss": 0.5, "nan": None}]
+
+
+def test_rows_are_flat(run):
+    with pytest.raises(record.RecordError, match="'test' is a mapping"):
+        run.append({"step": 0, "test": {"loss": 1.0}})
+    assert run.rows() == []
+
+
+def test_a_diverged_result_is_a_state(tmp_path, run):
+    run.finish({"status": "diverged", "step": 3})
+    assert record.state(run.folder) == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("raised", "state"), [(ValueError("a reason"), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_an_exception_is_recorded_with_its_end(tmp_path, raised, state):
+    with pytest.raises(type(raised)), Record.open(tmp_path, CONFIG, {}) as run:
+        raise raised
+    assert record.state(run.folder) == state
+    assert type(raised).__name__ in record.load_status(run.folder)["error"].splitlines()[-1]
+    assert not (run.folder / "lock").exists()
+
+
+def test_skipped_is_kept_and_the_end_of_a_long_reason(tmp_path):
+    with Record.open(tmp_path, CONFIG, {}) as run:
+        run.fail("x" * 10_000 + "the reason", state="skipped")
+    assert record.state(run.folder) == "skipped"
+    error = record.load_status(run.folder)["error"]
+    assert error.endswith("the reason") and len(error) <= 4000
+    with pytest.raises(ValueError, match="failed, skipped, interrupted"):
+        run.fail("x", state="lost")
+
+
+def test_a_run_closed_without_an_end_is_interrupted(tmp_path):
+    with Record.open(tmp_path, CONFIG, {}) as run:
+        pass
+    assert record.state(run.folder) == "interrupted"
+
+
+def test_reopening_goes_on_from_the_checkpoint(tmp_path):
+    with Record.open(tmp_path, CONFIG, {"commit": "one"}) as run:
+        for step in range(5):
+            run.append({"step": step, "loss": 1.0})
+        run.save(lambda path: path.write_text("3"))
+        run.fail("a reason")
+    with Record.open(tmp_path, CONFIG, {"commit": "two"}) as run:
+        assert run.status["restarts"] == 1 and run.status["error"] is None
+        assert run.meta["commits"] == ["one", "two"]
+        run.rewind(2)
+        run.append({"step": 3, "loss": 2.0})
+        assert [r["step"] for r in run.rows()] == [0, 1, 2, 3]
+        run.finish({})
+    assert [r["loss"] for r in run.rows()] == [1.0, 1.0, 1.0, 2.0]
+
+
+def test_reopening_without_a_checkpoint_starts_anew(tmp_path):
+    with Record.open(tmp_path, CONFIG, {"commit": "one"}) as run:
+        run.append({"step": 0})
+    with Record.open(tmp_path, CONFIG, {"commit": "two"}) as run:
+        assert run.rows() == [] and run.meta["commits"] == ["two"]
+
+
+def test_a_run_finished_in_between_is_not_opened_again(tmp_path):
+    with Record.open(tmp_path, CONFIG, {}) as run:
+        run.finish({"value": 1.0})
+    with pytest.raises(record.Busy, match="just been finished"):
+        Record.open(tmp_path, CONFIG, {})
+    assert record.state(run.folder) == "done" and not (run.folder / "lock").exists()
+
+
+def test_half_present_folders_are_pending(tmp_path):
+    assert record.state(tmp_path / "none") == "pending"
+    assert record.read_result(tmp_path, "none") is None and record.load_status(tmp_path) == {}
+    (tmp_path / "status.json").write_text('{"state": "run')
+    (tmp_path / "result.json").write_text("")
+    assert record.state(tmp_path) == "pending"
+
+
+# Accidents
+
+
+WRITER = """
+    run = record.Record.open(sys.argv[1], C, {})
+    def weights(path):
+        with path.open("wb") as file:
+            for _ in range(50):
+                file.write(bytes([step % 251]) * 10_000)
+    for step in range(10**9):
+        run.append({"step": step, "loss": 0.5, "list": [0.25] * 50})
+        if step % 3 == 0:
+            run.save(weights)
+        if step == 10:
+            print("going", flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.013, 0.05, 0.111])
+def test_kill_9_leaves_nothing_half_written(tmp_path, delay):
+    folder = tmp_path / "runs" / record.run_id(CONFIG)
+    with child(WRITER, tmp_path) as process:
+        process.stdout.readline()
+        assert record.state(folder) == "running"
+        with pytest.raises(record.Busy, match=rf"process {process.pid} on"):
+            Record.open(tmp_path, CONFIG, {})
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        while "Z" not in Path(f"/proc/{process.pid}/stat").read_text():
+            time.sleep(0.01)
+        assert record.state(folder) == "lost"  # dead, though nobody has waited for it yet
+    with Record.open(tmp_path, CONFIG, {}) as run:
+        assert temporaries(folder) == []
+        assert run.status["restarts"] == 1
+        saved = run.checkpoint.read_bytes()
+        assert len(saved) == 500_000 and len(set(saved)) == 1
+        steps = [r["step"] for r in run.rows()]
+        assert steps == list(range(len(steps))) and len(steps) > 10
+        assert saved[0] in {s % 251 for s in steps[-4:]}
+        run.rewind(5)
+        run.append({"step": 6})
+        assert [r["step"] for r in run.rows()] == list(range(7))
+
+
+@pytest.mark.parametrize("torn", [b'{"step":2,"lo', b'{"step":2}', b"\x00\x00\x00\n", b"[1]\n"])
+def test_half_a_line_at_the_end_is_dropped(tmp_path, torn):
+    with Record.open(tmp_path, CONFIG, {}) as run:
+        run.append({"step": 0})
+        run.append({"step": 1})
+        run.save(lambda path: path.write_text("x"))
+    with (run.folder / "metrics.jsonl").open("ab") as file:
+        file.write(torn)
+    assert [r["step"] for r in run.rows()] == [0, 1]
+    with Record.open(tmp_path, CONFIG, {}) as run:
+        run.append({"step": 2})
+        assert [r["step"] for r in run.rows()] == [0, 1, 2]
+
+
+def test_a_corrupt_line_elsewhere_is_named(run):
+    for step in range(3):
+        run.append({"step": step})
+    path = run.folder / "metrics.jsonl"
+    path.write_text(path.read_text().replace('{"step":1}', '{"step":1'))
+    with pytest.raises(record.RecordError, match=r"metrics\.jsonl, line 2: .*Delete that line"):
+        run.rows()
+
+
+def full(path: Path) -> None:
+    path.write_bytes(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def torch_full(path: Path) -> None:
+    path.write_bytes(b"half")
+    raise RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"), [(full, "No space left.*free some space"), (torch_full, "file write fai")]
+)
+def test_a_full_disk_keeps_the_old_checkpoint(run, write, message):
+    run.save(lambda path: path.write_text("old"))
+    with pytest.raises(record.RecordError, match=rf"checkpoint\.pt: .*{message}"):
+        run.save(write)
+    assert run.checkpoint.read_text() == "old"
+    assert temporaries(run.folder) == []
+
+
+def test_a_full_disk_under_the_rows(run):
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, line):
+            return self.file.write(line[:7])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    run.append({"step": 0})
+    run._rows = Full(run._rows)
+    with pytest.raises(record.RecordError, match=r"metrics\.jsonl: No space left"):
+        run.append({"step": 1})
+    run._rows = run._rows.file
+    run.append({"step": 1})
+    assert run.rows() == [{"step": 0}, {"step": 1}]
+
+
+def test_a_full_disk_at_the_end_leaves_the_run_resumable(tmp_path, monkeypatch):
+    with pytest.raises(record.RecordError, match="No space left"):
+        with Record.open(tmp_path, CONFIG, {}) as run:
+            monkeypatch.setattr(Path, "write_bytes", lambda path, data: full_now(path))
+            run.finish({"value": 1.0})
+    monkeypatch.undo()
+    assert record.state(run.folder) == "lost"
+    assert temporaries(run.folder) == []
+    with Record.open(tmp_path, CONFIG, {}) as run:
+        run.finish({"value": 1.0})
+    assert record.state(run.folder) == "done"
+
+
+def full_now(path: Path) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_an_error_of_the_writer_itself_passes_through(run):
+    def wrong(path):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        run.save(wrong)
+    assert run.checkpoint is None and temporaries(run.folder) == []
+
+
+def test_an_unwritable_root_says_how_to_name_another(tmp_path):
+    (tmp_path / "file").write_text("")
+    root = tmp_path / "file" / "below"
+    wanted = r"root=.*file/below: cannot write there \(Not a directory\).*root=DIR.*SA_ROOT"
+    for attempt in (
+        lambda: Record.open(root, CONFIG, {}),
+        lambda: record.freeze(root, CONFIG),
+        lambda: record.write_manifest(root, "s", [], {}),
+    ):
+        with pytest.raises(record.RecordError, match=wanted):
+            attempt()
+
+
+# One owner a run
+
+
+def test_a_live_run_is_busy_and_says_who_has_it(tmp_path, run, monkeypatch):
+    with pytest.raises(record.Busy, match=rf"process {os.getpid()} on {os.uname().nodename}"):
+        Record.open(tmp_path, CONFIG, {})
+    assert record.state(run.folder) == "running"
+
+
+def age(folder: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    for name in ("lock", "status.json"):
+        if (folder / name).exists():
+            os.utime(folder / name, (then, then))
+
+
+@pytest.mark.parametrize(
+    ("owner", "seconds", "live"),
+    [
+        ({"host": "another", "pid": 1, "job": "77"}, 10, True),
+        ({"host": "another", "pid": 1}, 130, False),
+        ({"host": os.uname().nodename, "pid": os.getpid()}, 10, True),
+        ({"host": os.uname().nodename, "pid": os.getpid()}, 130, False),
+        ({"host": os.uname().nodename, "pid": 2**22 + 1}, 10, False),
+        ({"host": os.uname().nodename}, 10, False),
+        (None, 10, True),  # just being created
+        (None, 130, False),
+    ],
+)
+def test_when_a_lock_is_stale(tmp_path, owner, seconds, live):
+    folder = record.freeze(tmp_path, CONFIG)
+    (folder / "lock").write_text(json.dumps(owner) if owner else "")
+    if owner:
+        record.write_json(folder / "status.json", {"state": "running", **owner})
+    age(folder, seconds)
+    if owner:
+        assert record.state(folder) == ("running" if live else "lost")
+    if live:
+        with pytest.raises(record.Busy, match="job 77" if owner and "job" in owner else "process"):
+            Record.open(tmp_path, CONFIG, {})
+    else:
+        with Record.open(tmp_path, CONFIG, {}) as run:
+            assert run._owned()
+
+
+def test_of_many_stealers_one_wins(tmp_path):
+    folder = record.freeze(tmp_path, CONFIG)
+    steal = """
+        root, start = sys.argv[1], float(sys.argv[2])
+        won = 0
+        for attempt in range(20):
+            while time.time() < start + attempt * 0.05:
+                pass
+            try:
+                run = record.Record.open(f"{root}/{attempt}", C, {})
+                won += 1 << attempt
+            except record.Busy:
+                pass
+        print(won, flush=True)
+        sys.stdin.read()
+        os._exit(0)
+    """
+    for attempt in range(20):
+        folder = record.freeze(tmp_path / str(attempt), CONFIG)
+        owner = {"host": os.uname().nodename, "pid": 2**22 + 1, "job": None}
+        (folder / "lock").write_text(json.dumps(owner))
+    start = time.time() + 1.0
+    thieves = [child(steal, tmp_path, start, stdin=subprocess.PIPE) for _ in range(3)]
+    wins = [int(p.stdout.readline()) for p in thieves]
+    for process in thieves:
+        process.communicate("")
+    assert sum(wins) == (1 << 20) - 1 and wins[0] & wins[1] == wins[1] & wins[2] == 0
+
+
+def test_a_run_that_was_taken_over_writes_no_more(tmp_path):
+    with Record.open(tmp_path, CONFIG, {}) as slept:
+        slept.append({"step": 0})
+        age(slept.folder, 200)
+        with Record.open(tmp_path, CONFIG, {}) as thief:
+            with pytest.raises(record.RecordError, match="taken over by another process"):
+                slept.save(lambda path: path.write_text("x"))
+            with pytest.raises(record.RecordError, match="taken over"):
+                slept.finish({})
+            slept.fail("not its business any more")
+            slept.close()
+            assert record.state(thief.folder) == "running" and thief._owned()
+            thief.finish({"value": 1.0})
+
+
+def test_a_long_step_keeps_its_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "BEAT", 0.02)
+    with Record.open(tmp_path, CONFIG, {}) as run:
+        age(run.folder, 200)
+        time.sleep(0.2)
+        assert record.state(run.folder) == "running"
+
+
+def test_the_heartbeat_says_the_step(tmp_path, monkeypatch):
+    with Record.open(tmp_path, CONFIG, {}) as run:
+        run.append({"step": 7})
+        assert record.load_status(run.folder)["step"] is None  # not yet time
+        monkeypatch.setattr(record, "BEAT", 0.0)
+        run.append({"step": 8})
+        assert record.load_status(run.folder)["step"] == 8
+
+
+def test_the_job_id_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    with Record.open(tmp_path, CONFIG, {}) as run:
+        assert record.load_status(run.folder)["job"] == "4711"
+
+
+# Sweeps
+
+
+POINTS = [
+    {"index": 0, "run_id": "aaaa", "overrides": ["seed=0"]},
+    {"index": 1, "run_id": "bbbb", "overrides": ["seed=1", "a='x y'"]},
+]
+
+
+def test_a_manifest_is_read_as_written(tmp_path):
+    record.write_manifest(tmp_path, "study", POINTS, {"figure": ["curves"]})
+    assert record.read_manifest(tmp_path, "study") == ({"figure": ["curves"]}, POINTS)
+    assert record.sweeps(tmp_path) == ["study"]
+    assert temporaries(tmp_path / "sweeps" / "study") == []
+
+
+def test_a_missing_sweep_lists_those_there_are(tmp_path):
+    with pytest.raises(record.Missing, match="no sweeps yet"):
+        record.read_manifest(tmp_path, "study")
+    record.write_manifest(tmp_path, "study", POINTS, {})
+    with pytest.raises(record.Missing, match="did you mean 'study'.*there are: study"):
+        record.read_manifest(tmp_path, "studdy")
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b"])
+def test_a_name_leads_nowhere_else(tmp_path, name):
+    with pytest.raises(record.RecordError, match="is no name of a sweep"):
+        record.write_manifest(tmp_path, name, POINTS, {})
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"index": 1, "run_id": "bb', "not a line of JSON"),
+        ("[1, 2]", "not a line of JSON"),
+        ('{"index": 1, "run_id": "aaaa", "overrides": []}', "aaaa is on line 1 already"),
+        ('{"index": 0, "run_id": "bbbb", "overrides": []}', "0 is on line 1 already"),
+        ('{"index": 1, "run_id": "bbbb"}', "expected .*overrides"),
+        ('{"index": 1, "run_id": "../bbbb", "overrides": []}', "expected .*run_id"),
+    ],
+)
+def test_a_damaged_manifest_says_where_and_what_to_do(tmp_path, line, told):
+    record.write_manifest(tmp_path, "study", POINTS[:1], {})
+    with (tmp_path / "sweeps/study/manifest.jsonl").open("a") as file:
+        file.write(line)
+    with pytest.raises(record.RecordError, match=rf"line 2: .*{told}.*Repeat the .* -m"):
+        record.read_manifest(tmp_path, "study")
+
+
+def test_a_wrong_plan_is_not_written(tmp_path):
+    with pytest.raises(record.RecordError, match="sweep study, line 2: aaaa is on line 1"):
+        record.write_manifest(tmp_path, "study", [POINTS[0], POINTS[0] | {"index": 1}], {})
+    assert record.sweeps(tmp_path) == []

@@ -1,0 +1,445 @@
+"""The command line end to end: what it computes, what it refuses, and what survives a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+
+from sa import config as settings
+from sa import record, run
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["dim=4", "dataset.n=128", "tracker=none"]
+
+
+@pytest.fixture
+def sa(monkeypatch, capfd, tmp_path):
+    """Type a command in an empty folder: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SA_ROOT", raising=False)
+
+    def typed(*words):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["sa", *words])
+        code = 0
+        try:
+            run.main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return typed
+
+
+def folder(out, word="run"):
+    last = out.strip().splitlines()[-1]
+    assert last.startswith(f"{word}: ")
+    return Path(last.removeprefix(f"{word}: "))
+
+
+def result(out):
+    return json.loads((folder(out) / "result.json").read_text())
+
+
+def python(*words, **kwargs):
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, timeout=120, **kwargs
+    )
+
+
+# What it computes
+
+
+def test_a_probe_has_the_promised_keys_and_summary(sa):
+    code, out, err = sa(*SMALL, "estimator=nes", "estimator.sigma=0.01", "estimator.samples=20")
+    assert code == 0, err
+    got = result(out)
+    promised = (
+        "value grad_norm evals seconds alignment/cosine alignment/scale descent/best "
+        "descent/best_heldout descent/best_lr"
+    ).split()
+    for key in promised:
+        assert isinstance(got[key], float | int), key
+    assert got["evals"] == 41 and got["parameters"] == 52 and got["target"] == "gaussian"
+    assert got["cosine_expected"] == pytest.approx((20 / (20 + 52 + 1)) ** 0.5)
+    for word in ("value", "gradient norm", "cosine to CDG", "best decrease", "held out", "evals"):
+        assert word in out
+    assert f"{got['cosine_expected']:.3f}" in out
+    kept = yaml.safe_load((folder(out) / "config.yaml").read_text())
+    assert kept["estimator"]["sigma"] == 0.01 and "${" not in json.dumps(kept)
+    assert all(not isinstance(v, dict) for v in got.values())
+
+
+def test_cdg_agrees_with_itself(sa):
+    got = result(sa(*SMALL, "estimator=cdg")[1])
+    assert got["alignment/cosine"] == pytest.approx(1.0, abs=1e-12)
+    assert got["alignment/scale"] == pytest.approx(1.0, abs=1e-12)
+    assert got["descent/ratio"] == pytest.approx(1.0) and got["path"] == "fast"
+
+
+def test_every_option_of_every_group_runs(sa):
+    for estimator in settings.options("estimator"):
+        words = ["estimator.samples=8"] if estimator.startswith("nes") else []
+        code, out, err = sa(*SMALL, f"estimator={estimator}", *words)
+        assert code == 0, (estimator, err)
+    for quantizer in settings.options("quantizer"):
+        for model in ("mlp", "cnn"):
+            size = "hidden=[5,4]" if model == "mlp" else "channels=[2,3]"
+            words = [f"model={model}", f"model.{size}", "dataset=digits", f"quantizer={quantizer}"]
+            code, out, err = sa(*words, "analysis=[]", "steps=2", "tracker=none", "batch_size=20")
+            assert code == 0, (quantizer, model, err)
+            assert {"train/loss", "test/accuracy"} <= set(result(out))
+
+
+@pytest.mark.parametrize("experiment", settings.options("experiment"))
+def test_every_experiment_composes_and_validates(sa, experiment):
+    for first in ([], ["-m"]):
+        code, out, err = sa(*first, f"experiment={experiment}", "sweep.dry_run=true")
+        assert code == 0, err
+        assert not Path("runs").exists() and not Path("sweeps").exists()
+
+
+def test_repeating_a_run_computes_nothing(sa):
+    first = folder(sa(*SMALL)[1])
+    stamp = (first / "result.json").stat().st_mtime_ns
+    # the same numbers written otherwise, and bookkeeping, are the same run
+    code, out, _ = sa(*SMALL, "threads=2", "estimator.scale=null", "progress=false")
+    assert code == 0 and folder(out) == first
+    assert (first / "result.json").stat().st_mtime_ns == stamp
+    assert folder(sa(*SMALL, "seed=1")[1]) != first
+
+
+def test_root_from_the_environment_and_the_command_line(sa, monkeypatch, tmp_path):
+    monkeypatch.setenv("SA_ROOT", str(tmp_path / "there"))
+    assert folder(sa(*SMALL)[1]).parent == tmp_path / "there" / "runs"
+    assert folder(sa(*SMALL, "root=here")[1]) == Path("here/runs") / folder(sa(*SMALL)[1]).name
+
+
+def test_an_analysis_does_not_change_the_run(sa):
+    with_it = result(sa(*SMALL, "estimator=nes", "estimator.samples=5")[1])
+    without = result(sa(*SMALL, "estimator=nes", "estimator.samples=5", "analysis=[]")[1])
+    assert with_it["grad_norm"] == without["grad_norm"]
+
+
+def test_a_parent_is_computed_once_and_shared(sa):
+    words = [*SMALL, "init=ste_500", "init.steps=20", "init.batch_size=64"]
+    code, out, err = sa(*words)
+    assert code == 0 and "parent" in out, err
+    assert len(list(Path("runs").iterdir())) == 2
+    trained, plain = result(out), result(sa(*SMALL)[1])
+    assert trained["value"] < plain["value"]  # it starts where the parent ended
+    code, out, _ = sa(*words, "estimator=cdg")
+    assert code == 0 and "parent" not in out
+    assert len(list(Path("runs").iterdir())) == 4  # parent, two children, the plain one
+    assert result(out)["value"] == trained["value"]
+
+
+# Sweeps
+
+
+def test_a_sweep_runs_what_is_missing_and_reports(sa):
+    words = ["-m", *SMALL, "estimator=cdg,ste,random", "seed=0,1", "sweep.name=mine"]
+    sa(*SMALL, "estimator=cdg")  # a point that is there already
+    code, out, err = sa(*words)
+    assert code == 0, err
+    assert "6 points, 5 of 6 to do" in out and folder(out, "sweep") == Path("sweeps/mine")
+    about, points = record.read_manifest(".", "mine")
+    assert [p["index"] for p in points] == list(range(6))
+    assert points[0]["overrides"] == ["estimator=cdg", "seed=0"]
+    assert all(record.read_result(".", p["run_id"]) for p in points)
+    assert (Path("sweeps/mine") / "report.html").exists()
+    import pandas as pd
+
+    table = pd.read_parquet("sweeps/mine/results.parquet")
+    assert len(table) == 6 and set(table["status"]) == {"done"}
+    assert {"dim", "seed", "estimator._target_", "alignment/cosine", "run_id", "commit"} <= set(
+        table
+    )
+    for _, row in table.iterrows():
+        assert row["value"] == record.read_result(".", row["run_id"])["value"]
+    code, out, _ = sa(*words)
+    assert code == 0 and "0 of 6 to do" in out
+
+
+def test_points_that_differ_in_bookkeeping_only_are_one(sa):
+    code, out, err = sa("-m", *SMALL, "analysis=[]", "memory=1000000,2000000")
+    assert code == 0 and "1 points, 1 of 1 to do" in out, err
+
+
+def test_compose_once_equals_composing_each(sa):
+    words = ["estimator=nes,cdg", "dim=4,6", "dataset.n=64,128"]
+    sa("-m", "tracker=none", "analysis=[]", *words, "sweep.name=fast")
+    _, points = record.read_manifest(".", "fast")
+    assert len(points) == 8
+    for point in points:
+        out = sa("tracker=none", "analysis=[]", *point["overrides"])[1]
+        assert folder(out).name == point["run_id"]
+
+
+def test_a_failing_point_leaves_the_others(sa):
+    # a rate so large that weights overflow is an outcome, not a failure; a missing parent is one
+    words = ["-m", *SMALL, "analysis=[]", "estimator=ste", "steps=30", "sweep.name=rough"]
+    code, out, err = sa(*words, "optimizer.lr=0.1,1e300")
+    assert code == 0, err
+    _, points = record.read_manifest(".", "rough")
+    assert [record.state(Path("runs") / p["run_id"]) for p in points] == ["done", "diverged"]
+
+
+def test_an_error_in_one_point_is_told_and_the_rest_is_kept(sa, monkeypatch):
+    from sa.estimator.ste import STE
+
+    sound = STE.__call__
+
+    def broken(self, *args):
+        if self.surrogate == "poly":
+            raise ArithmeticError("made to fail")
+        return sound(self, *args)
+
+    monkeypatch.setattr(STE, "__call__", broken)
+    words = ["-m", *SMALL, "analysis=[]", "estimator=ste,ste_poly,ste_tanh", "sweep.name=part"]
+    code, out, err = sa(*words)
+    assert code == 1 and "made to fail" in out and "1 of 3 points failed" in err
+    assert "sa.sweep status part" in err
+    _, points = record.read_manifest(".", "part")
+    states = [record.state(Path("runs") / p["run_id"]) for p in points]
+    assert states == ["done", "failed", "done"]
+    monkeypatch.setattr(STE, "__call__", sound)
+    code, out, _ = sa(*words)
+    assert code == 0 and "1 of 3 to do" in out
+
+
+def test_a_dry_run_writes_nothing(sa):
+    code, out, _ = sa("-m", *SMALL, "seed=0,1", "sweep.dry_run=true")
+    assert code == 0 and out.count("pending") == 2 and not list(Path(".").iterdir())
+
+
+def test_frozen_configurations_run_in_a_worker(sa):
+    sa(*SMALL)
+    kept = next(Path("runs").iterdir())
+    value = json.loads((kept / "result.json").read_text())["value"]
+    for name in ("result.json", "status.json", "metrics.jsonl"):
+        (kept / name).unlink()
+    code, out, err = sa("--frozen", str(kept))
+    assert code == 0, err
+    assert json.loads((kept / "result.json").read_text())["value"] == value
+    code, _, err = sa("--frozen", "nowhere")
+    assert code == 2 and "nowhere" in err
+
+
+# What it refuses: a message of one screen, before any work, and nothing written
+
+REFUSED = [
+    (["estimator=ness"], ["estimator=ness", "did you mean estimator=nes?", "cdg"]),
+    (["estimator.sgima=1"], ["estimator.sgima", "'sigma' is a setting of estimator=nes"]),
+    (["estimator=nes", "estimator.sgima=1"], ["did you mean estimator.sigma?"]),
+    (["estimator=cdg", "estimator.sigma=1"], ["estimator=cdg has: epsilon, path"]),
+    (["+estimator.foo=1"], ["estimator.foo", "surrogate, scale"]),
+    (["estimator=nes", "estimator.sigma=abc"], ["estimator.sigma=abc", "number"]),
+    (["estimator=nes", "estimator.sigma=-1"], ["estimator.sigma=-1", "greater than 0"]),
+    (["estimator=nes", "estimator.sigma=nan"], ["estimator.sigma=nan", "finite"]),
+    (["estimator=nes", "estimator.samples=0"], ["estimator.samples=0", "greater than 0"]),
+    (["estimator=nes", "estimator.baseline=mean"], ["antithetic=false"]),
+    (["dim=0"], ["dim=0", ">= 1"]),
+    (["seed=0.5"], ["seed=0.5"]),
+    (["steps=-1"], ["steps=-1", ">= 0"]),
+    (["dtype=float16"], ["dtype=float16", "float32"]),
+    (["device=cuda"], ["device", "device=cpu"]),
+    (["device=tpu"], ["device=tpu", "cuda"]),
+    (["dataset=imagenet"], ["there is no such dataset", "digits"]),
+    (["dataset=digits"], ["ToyMLP", "(8,)", "Digits", "(1, 8, 8)"]),
+    (["dataset=digits", "model=mlp", "model.outputs=3"], ["3 outputs", "10 classes"]),
+    (["criterion=ce"], ["ce needs classes", "mse"]),
+    (["moving=[9]"], ["no quantized layer 9", "fc2"]),
+    (["moving=[nope]"], ["nope", "fc1.weight"]),
+    (["moving=fc1"], ["moving=fc1", "moving=[fc1.*]"]),
+    (["optimizer.lr=-1"], ["optimizer", "learning rate"]),
+    (["estimator._target_=os.system"], ["refused", "os.system"]),
+    (["estimator._target_=sa.record.os.system"], ["refused"]),
+    (["optimizer._target_=torch.optim.Foo"], ["no such class"]),
+    (["expirement=x"], ["did you mean experiment?"]),
+    (["experiment=digit_ste"], ["did you mean experiment=digits_ste?"]),
+    (["quantizer/weight=xnorr"], ["did you mean quantizer/weight=xnor?"]),
+    (["analysis.descent.points=1"], ["analysis.descent.points=1", "greater than or equal to 3"]),
+    (["dim=[1"], ["KEY=VALUE"]),
+    (["init=ste_500", "init.steps=0"], ["init.steps=0"]),
+    (["init=ste_500", "init.estimator.surrogate=foo"], ["parent", "foo"]),
+    (["-m", "estimator=nes", "estimator.sigma=0.1,-2"], ["point 1", "estimator.sigma=-2"]),
+    (["-m", "estimator=nes,foo"], ["estimator=foo"]),
+    (["-m", "sweep.name=a/b", "seed=0,1"], ["a/b"]),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), REFUSED, ids=[" ".join(w) for w, _ in REFUSED])
+def test_refuses_before_any_work(sa, words, told):
+    code, out, err = sa(*words)
+    assert code == 2, (out, err)
+    for word in told:
+        assert word in err
+    assert "Traceback" not in err and len(err.splitlines()) < 12
+    assert not Path("runs").exists() and not Path("sweeps").exists()
+
+
+def test_refuses_a_root_it_cannot_write(sa):
+    Path("file").write_text("")
+    code, _, err = sa(*SMALL, "root=file/below")
+    assert code == 2 and "root=file/below" in err and "SA_ROOT" in err
+
+
+def test_a_damaged_checkpoint_is_said_and_nothing_is_touched(sa):
+    words = ["experiment=digits_ste", "steps=20", "tracker=none", "figure=[]"]
+    kept = folder(sa(*words)[1])
+    (kept / "result.json").unlink()
+    damaged = (kept / "checkpoint.pt").read_bytes()[:500]
+    (kept / "checkpoint.pt").write_bytes(damaged)
+    rows = (kept / "metrics.jsonl").read_bytes()
+    code, _, err = sa(*words)
+    assert code == 1 and "checkpoint.pt" in err and "delete it" in err
+    assert (kept / "checkpoint.pt").read_bytes() == damaged
+    assert (kept / "metrics.jsonl").read_bytes() == rows
+    (kept / "checkpoint.pt").unlink()
+    assert sa(*words)[0] == 0
+
+
+def test_a_corrupt_row_is_said_by_line(sa):
+    words = ["experiment=digits_ste", "steps=20", "tracker=none", "figure=[]"]
+    kept = folder(sa(*words)[1])
+    (kept / "result.json").unlink()
+    lines = (kept / "metrics.jsonl").read_text().splitlines()
+    lines[3] = lines[3][:7]
+    (kept / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    code, _, err = sa(*words)
+    assert code == 1 and "metrics.jsonl, line 4" in err and "Delete that line" in err
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_was_there(sa, monkeypatch):
+    import torch
+
+    words = ["experiment=digits_ste", "steps=40", "tracker=none", "figure=[]"]
+    words.append("checkpoint_seconds=0")
+    sound, calls = torch.save, []
+
+    def full(state, path):
+        calls.append(path)
+        if len(calls) > 5:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        sound(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    code, _, err = sa(*words)
+    assert code == 1 and "No space left" in err and "repeat the command" in err
+    kept = next(Path("runs").iterdir())
+    assert record.state(kept) == "failed" and not list(kept.glob(".tmp*"))
+    saved = torch.load(kept / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == 4  # the fifth checkpoint, whole
+    monkeypatch.setattr(torch, "save", sound)
+    code, out, _ = sa(*words)
+    assert code == 0 and "going on from step 4" in out
+
+
+# As a newcomer would
+
+
+def test_help_is_the_catalogue_and_imports_nothing_heavy():
+    told = python("-X", "importtime", "-m", "sa.run", "--help", cwd="/")
+    assert told.returncode == 0
+    for group in ("estimator", "model", "dataset", "quantizer/weight", "analysis", "experiment"):
+        assert f"{group}=" in told.stdout
+        for option in settings.options(group):
+            assert f"  {option} " in told.stdout
+    loaded = {line.split("|")[-1].strip() for line in told.stderr.splitlines()}
+    for heavy in ("torch", "hydra", "omegaconf", "wandb", "pandas", "seaborn", "numpy", "pydantic"):
+        assert heavy not in loaded
+    # every top-level setting of the default configuration is told
+    for key in yaml.safe_load((settings.CONF / "config.yaml").read_text()):
+        if key not in ("defaults", "hydra", "sweep"):
+            assert f"  {key}=" in told.stdout, key
+
+
+def test_killed_half_way_and_repeated_ends_with_the_same_numbers(tmp_path):
+    words = ["-m", "sa.run", "experiment=digits_ste", "steps=600", "tracker=none", "figure=[]"]
+    words += ["checkpoint_seconds=0.1"]
+    whole = python(*words, cwd=tmp_path / "..", env=os.environ | {"SA_ROOT": str(tmp_path / "a")})
+    assert whole.returncode == 0, whole.stderr
+    env = os.environ | {"SA_ROOT": str(tmp_path / "b")}
+    killed = subprocess.Popen([sys.executable, *words], env=env, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while time.time() < deadline:
+        rows = list((tmp_path / "b" / "runs").glob("*/metrics.jsonl"))
+        if rows and rows[0].read_bytes().count(b"\n") > 250:
+            break
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    kept = next((tmp_path / "b" / "runs").iterdir())
+    assert not (kept / "result.json").exists() and record.state(kept) == "lost"
+    again = python(*words, env=env)
+    assert again.returncode == 0, again.stderr
+    at = int(again.stdout.split("going on from step ")[1].split()[0])
+    assert 0 < at < 600
+    other = tmp_path / "a" / "runs" / kept.name
+    mine, theirs = (json.loads((p / "result.json").read_text()) for p in (kept, other))
+    mine.pop("seconds"), theirs.pop("seconds")
+    assert mine == theirs
+    assert (kept / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    import torch
+
+    mine, theirs = (torch.load(p / "checkpoint.pt", weights_only=True) for p in (kept, other))
+    for name, value in mine["params"].items():
+        assert torch.equal(value, theirs["params"][name])
+
+
+def test_digits_ste_reaches_ninety_percent(tmp_path):
+    done = python("-m", "sa.run", "experiment=digits_ste", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = tmp_path / folder(done.stdout)
+    assert json.loads((kept / "result.json").read_text())["test/accuracy"] >= 0.9
+    assert (kept / "figures" / "curves.png").stat().st_size > 10_000
+    assert list(kept.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_a_clean_environment(tmp_path):
+    made = python(
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    )
+    assert made.returncode == 0, made.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert python("-m", "venv", str(tmp_path / "venv")).returncode == 0
+    inside = tmp_path / "venv" / "bin" / "python"
+    # the heavy dependencies come from here by path; the editable install does not
+    import numpy
+
+    site = Path(numpy.__file__).parents[1]
+    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(f"{site}\n")
+    subprocess.run([inside, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True)
+
+    def typed(*words):
+        return subprocess.run(
+            words, capture_output=True, text=True, cwd=tmp_path, timeout=120,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        )  # fmt: skip
+
+    told = typed(inside, "-c", "import sa.config; print(sa.config.CONF)")
+    assert Path(told.stdout.strip()) == packages / "sa" / "conf"
+    assert "estimator=" in typed(tmp_path / "venv" / "bin" / "sa", "--help").stdout
+    done = typed(tmp_path / "venv" / "bin" / "sa", "-m", *SMALL, "seed=0,1", "analysis=[]")
+    assert done.returncode == 0, done.stderr
+    assert "sweep: " in done.stdout and (tmp_path / "runs").exists()

@@ -1,0 +1,346 @@
+"""Reading sweeps: status, one table of unlike runs, retry of exactly the right ones, the page."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import sa
+from sa import record, sweep
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6364f8ffbf1e0005840280a4c5a0d20000000049454e44ae426082"
+)
+
+
+def config(seed: int, **more) -> dict:
+    return {"seed": seed, "steps": 10, "estimator": {"_target_": "sa.E", "sigma": 0.1}} | more
+
+
+def plan(root: Path, name: str, configs: list[dict], **about) -> list[str]:
+    """Freeze a sweep of these configurations; the run ids."""
+    for one in configs:
+        record.freeze(root, one)
+    ids = [record.run_id(c) for c in configs]
+    points = [
+        {"index": i, "run_id": run, "overrides": [f"seed={c['seed']}"]}
+        for i, (run, c) in enumerate(zip(ids, configs, strict=True))
+    ]
+    record.write_manifest(root, name, points, {"argv": ["-m", "seed=0,1"]} | about)
+    return ids
+
+
+def done(root: Path, made: dict, commit: str = "c0ffee", **result) -> None:
+    with record.Record.open(root, made, {"commit": commit}) as run:
+        run.append({"step": 0, "loss": 1.0})
+        run.finish({"value": 1.0, "status": "done", "target": "loss", "seconds": 60.0} | result)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Six points: done, diverged, failed, lost, pending, running."""
+    configs = [config(seed) for seed in range(6)]
+    ids = plan(tmp_path, "study", configs)
+    done(tmp_path, configs[0])
+    done(tmp_path, configs[1], status="diverged")
+    with record.Record.open(tmp_path, configs[2], {}) as run:
+        run.fail("Traceback\n  ...\nValueError: the last line")
+    for i, pid in ((3, 2**22 + 1), (5, os.getpid())):
+        owner = {"host": os.uname().nodename, "pid": pid, "heartbeat": time.time() - 7}
+        status = {"state": "running", "step": 4, "total": 10, **owner}
+        record.write_json(tmp_path / "runs" / ids[i] / "status.json", status)
+    return tmp_path, ids
+
+
+# Status
+
+
+def test_status_counts_and_says_why(mixed, capsys):
+    root, ids = mixed
+    assert sweep.main(["status", "study", "--root", str(root)]) == 0
+    out = capsys.readouterr().out
+    first, head, *rows = out.splitlines()
+    for told in ("6 points", "1 done", "1 diverged", "1 failed", "1 lost", "1 pending"):
+        assert told in first
+    assert "about 4 min left" in first  # four points of 60 s, one at a time
+    assert head.split() == ["index", "run", "state", "step", "last", "sign", "host", "reason"]
+    assert [r.split()[:3] for r in rows[:4]] == [
+        ["2", ids[2], "failed"], ["3", ids[3], "lost"],
+        ["4", ids[4], "pending"], ["5", ids[5], "running"],
+    ]  # fmt: skip
+    assert rows[0].endswith("ValueError: the last line")
+    assert "4/10" in rows[1] and "7 s ago" in rows[1] and "seed=3" in rows[1]
+    assert f"retry study --root {root}" in rows[4]
+
+
+def test_status_without_a_name_lists_the_sweeps(mixed, capsys):
+    root, _ = mixed
+    plan(root, "other", [config(9)])
+    (root / "sweeps/other/manifest.jsonl").write_text("{")
+    assert sweep.main(["status", "--root", str(root)]) == 0
+    other, study = capsys.readouterr().out.splitlines()
+    assert study.startswith("study  6 points") and "line 1: not a line of JSON" in other
+    assert sweep.main(["status", "--root", str(root / "empty")]) == 0
+    assert "no sweeps" in capsys.readouterr().out
+
+
+def test_status_of_a_thousand_runs(tmp_path):
+    ids = [f"{i:010x}" for i in range(1000)]
+    points = [{"index": i, "run_id": r, "overrides": [f"seed={i}"]} for i, r in enumerate(ids)]
+    record.write_manifest(tmp_path, "big", points, {})
+    owner = {"host": "far", "pid": 1, "heartbeat": time.time()}
+    for i, run in enumerate(ids):
+        folder = tmp_path / "runs" / run
+        folder.mkdir(parents=True)
+        if i % 4 < 2:
+            (folder / "result.json").write_text('{"value": 1.0, "seconds": 2.0}')
+        elif i % 4 == 2:
+            (folder / "status.json").write_text(json.dumps({"state": "failed", "error": "x\ny"}))
+        elif i % 8 == 3:
+            (folder / "status.json").write_text(json.dumps({"state": "running", **owner}))
+    begun = time.perf_counter()
+    told = subprocess.run(
+        [sys.executable, "-m", "sa.sweep", "status", "big", "--root", str(tmp_path)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    print(f"status of 1000 runs: {time.perf_counter() - begun:.3f} s")
+    first, _, *rows = told.stdout.splitlines()
+    counts = "500 done, 250 failed, 125 running, 125 pending; about 8 s left"
+    assert first == f"big: 1000 points: {counts}"
+    assert len(rows) == 501
+
+
+def test_reading_needs_no_heavy_library():
+    code = (
+        "import sys, sa.sweep; sa.sweep.main(['status', '--root', '/nowhere']); "
+        "heavy = 'torch hydra omegaconf pandas pyarrow jinja2 rich yaml numpy matplotlib'.split(); "
+        "assert not [m for m in heavy if m in sys.modules], sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+# Names, codes and help
+
+
+@pytest.mark.parametrize("command", ["status", "collect", "retry", "report"])
+def test_an_unknown_name_lists_what_there_is(mixed, command, capsys):
+    root, _ = mixed
+    assert sweep.main([command, "studi", "--root", str(root)]) == 2
+    told = capsys.readouterr().err
+    assert "no sweep 'studi'" in told and "did you mean 'study'?" in told
+    assert ("runs: " in told) == (command == "report")
+    assert sweep.main([command, "../study", "--root", str(root)]) == 2
+
+
+def test_a_command_without_its_name(mixed, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        sweep.main(["collect", "--root", str(mixed[0])])
+    assert "collect needs a NAME" in capsys.readouterr().err
+
+
+def test_the_root_comes_from_the_environment(mixed, capsys, monkeypatch):
+    monkeypatch.setenv("SA_ROOT", str(mixed[0]))
+    assert sweep.main(["status", "study"]) == 0
+    assert "--root" not in capsys.readouterr().out
+
+
+def test_help_shows_each_command_in_use(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        sweep.main(["--help"])
+    told = capsys.readouterr().out
+    for words in ("status [NAME]", "collect NAME", "retry NAME", "report NAME", "examples:"):
+        assert words in told
+
+
+def test_an_unexpected_error_is_one_line(mixed, capsys, monkeypatch):
+    monkeypatch.setattr(sweep, "gather", lambda *_: 1 / 0)
+    assert sweep.main(["collect", "study", "--root", str(mixed[0])]) == 1
+    assert capsys.readouterr().err == "sa: collect: ZeroDivisionError: division by zero\n"
+
+
+# The table
+
+
+def test_collect_makes_one_table_of_unlike_runs(tmp_path, capsys):
+    configs = [
+        config(0, moving="all", value=3, root="x", threads=1, model={"widths": [8, 8]}),
+        config(1, moving=[1, -2], value=4, init={"pretrain": "ste"}, batch=None, big=2**70),
+        config(2, moving=True, estimator={"_target_": "sa.F", "samples": 5}, empty={}, batch=4),
+    ]
+    ids = plan(tmp_path, "study", configs)
+    done(tmp_path, configs[0], profile=[1, 2.5, None], flag=True, odd=[["a"], 1])
+    done(tmp_path, configs[1], commit="beef", profile=[3.0], flag=None, odd="text")
+    table = sweep.collect(tmp_path, "study")
+    told = capsys.readouterr().out
+    path = tmp_path / "sweeps/study/results.parquet"
+    assert f"table: {path} (3 rows, {len(table.columns)} columns)" in told
+    assert "note: not every run is done: 1 pending" in told
+    assert "2 commits of the code: beef, c0ffee" in told
+    read = pd.read_parquet(path)
+    assert list(read.columns) == list(table.columns)
+    assert list(read.columns[-3:]) == ["run_id", "status", "commit"]
+    assert not {"root", "threads"} & set(read.columns)
+    assert read["run_id"].tolist() == ids
+    assert read["status"].tolist() == ["done", "done", "pending"]
+    assert read["moving"].tolist() == ["all", "[1, -2]", "true"]
+    assert read["model.widths"].tolist()[0] == "[8, 8]"
+    assert read["estimator.sigma"].tolist()[:2] == [0.1, 0.1]
+    assert read["estimator.samples"].tolist()[2] == 5
+    assert read["empty"].tolist()[2] == "{}" and read["big"].tolist()[1] == str(2**70)
+    # A result's name is its own; the setting of the same name steps aside.
+    assert read["value"].tolist()[:2] == [1.0, 1.0]
+    assert read["config.value"].tolist()[:2] == [3, 4]
+    profile = [None if p is None else list(p) for p in read["profile"]]
+    assert profile[0][:2] == [1.0, 2.5] and profile[0][2] != profile[0][2]
+    assert profile[1:] == [[3.0], None]
+    assert read["odd"].tolist()[:2] == ['[["a"], 1]', "text"]
+
+
+def test_mixed_targets_are_told(tmp_path, capsys):
+    configs = [config(0), config(1)]
+    plan(tmp_path, "study", configs)
+    done(tmp_path, configs[0])
+    done(tmp_path, configs[1], target="smoothed loss")
+    sweep.collect(tmp_path, "study")
+    told = capsys.readouterr().out
+    assert "a comparison across targets: the estimators estimate loss, smoothed loss" in told
+    assert "not every run" not in told and "commits" not in told
+
+
+def test_a_run_resumed_on_another_commit_is_told(tmp_path, capsys):
+    made = config(0)
+    plan(tmp_path, "study", [made])
+    with record.Record.open(tmp_path, made, {"commit": "one"}) as run:
+        run.append({"step": 0})
+        run.save(lambda path: path.write_text("x"))
+    done(tmp_path, made, commit="two")
+    assert sweep.collect(tmp_path, "study")["commit"].tolist() == ["one+two"]
+    assert "2 commits of the code: one, two" in capsys.readouterr().out
+
+
+# Retry
+
+
+def test_retry_runs_exactly_the_unfinished(mixed, capsys, monkeypatch):
+    root, ids = mixed
+    commands = []
+
+    def run(command):
+        commands.append(command)
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(sweep.subprocess, "run", run)
+    assert sweep.main(["retry", "study", "--root", str(root)]) == 0
+    folders = [str(root / "runs" / ids[i]) for i in (2, 3, 4)]
+    assert commands == [[sys.executable, "-m", "sa.run", "--frozen", *folders]]
+    told = capsys.readouterr().out
+    assert "3 of 6 to run again" in told and f"{ids[3]}  lost" in told
+    monkeypatch.setattr(sweep.subprocess, "run", lambda _: types.SimpleNamespace(returncode=1))
+    assert sweep.main(["retry", "study", "--root", str(root)]) == 1
+
+
+def test_nothing_to_retry(tmp_path, capsys, monkeypatch):
+    plan(tmp_path, "study", [config(0)])
+    done(tmp_path, config(0))
+    monkeypatch.setattr(sweep.subprocess, "run", None)
+    assert sweep.main(["retry", "study", "--root", str(tmp_path)]) == 0
+    assert "nothing to retry" in capsys.readouterr().out
+
+
+def test_a_point_without_its_configuration_cannot_be_retried(tmp_path, capsys, monkeypatch):
+    ids = plan(tmp_path, "study", [config(0)])
+    (tmp_path / "runs" / ids[0] / "config.yaml").unlink()
+    monkeypatch.setattr(sweep.subprocess, "run", None)
+    assert sweep.main(["retry", "study", "--root", str(tmp_path)]) == 0
+    assert "repeat the -m command" in capsys.readouterr().out
+
+
+# The page
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """Figures without matplotlib: `good` draws a pixel, every other kind lacks its columns."""
+    fake = types.ModuleType("sa.figure")
+
+    def draw(kind, table, folder):
+        if kind != "good":
+            raise ValueError(f"{kind} needs the column <dim>")
+        fake.table = table
+        paths = [folder / f"good.{end}" for end in ("png", "svg", "csv")]
+        for path in paths:
+            path.write_bytes(PIXEL)
+        return paths
+
+    def curves(rows, folder, title=""):
+        fake.rows, fake.title = rows, title
+        return [folder / "curves.png", folder / "curves.svg"]
+
+    fake.draw, fake.curves = draw, curves
+    monkeypatch.setitem(sys.modules, "sa.figure", fake)
+    monkeypatch.setattr(sa, "figure", fake, raising=False)
+    return fake
+
+
+def test_the_page_stands_alone(mixed, figure, capsys):
+    root, ids = mixed
+    about = {
+        "argv": ["-m", "seed=0,1", "<script>alert(1)</script>"], "figure": ["bad", "good"],
+        "description": "a & b <i>", "created": "today", "expectations": ["cosine > 0.8"],
+        "objective": "test/accuracy",
+    }  # fmt: skip
+    _, points = record.read_manifest(root, "study")
+    record.write_manifest(root, "study", points, about)
+    assert sweep.main(["report", "study", "--root", str(root)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    folder = root / "sweeps/study"
+    assert f"figure: {folder / 'figures/good.png'}" in out
+    assert out[-1] == f"report: {folder / 'report.html'}"
+    assert any(line.startswith("note: figure bad: bad needs the column") for line in out)
+    assert figure.table["status"].tolist() == ["done", "diverged"]
+
+    page = (folder / "report.html").read_text()
+    assert not re.search(r"https?:|//[a-z]+\.|@import|<link[^>]+stylesheet|url\(", page)
+    sources = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]*)""", page)
+    assert len(sources) == 2 and all(s.startswith("data:") for s in sources)
+    assert "figure bad: bad needs the column &lt;dim&gt;" in page
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+    assert "a &amp; b &lt;i&gt;" in page and "cosine &gt; 0.8" in page and "today" in page
+    assert page.count("<tbody>") == 6 and page.count("<script>") == 1
+    head = re.findall(r"<th><button>(.*?)</button>", page)
+    assert head == ["seed", "value", "seconds", "status"]
+    assert "estimator.sigma: 0.1" in page and ids[0] in page
+    assert "6 points: " in page and "c0ffee" in page
+    assert "ValueError: the last line" in page
+
+
+def test_the_page_of_a_plan_without_overrides_shows_what_varies(tmp_path, figure):
+    configs = [config(0, dim=8), config(1, dim=16)]
+    ids = plan(tmp_path, "study", configs)
+    points = [{"index": i, "run_id": run, "overrides": []} for i, run in enumerate(ids)]
+    record.write_manifest(tmp_path, "study", points, {})
+    done(tmp_path, configs[0], profile=[0.125, 7.75])
+    sweep.report(tmp_path, "study")
+    page = (tmp_path / "sweeps/study/report.html").read_text()
+    head = re.findall(r"<th><button>(.*?)</button>", page)
+    assert head == ["seed", "dim", "value", "seconds", "status"]
+    assert "7.75" not in page and "lists, in results.parquet: profile" in page
+
+
+def test_a_run_is_reported_by_its_curves(mixed, figure, capsys):
+    root, ids = mixed
+    assert sweep.main(["report", ids[0], "--root", str(root)]) == 0
+    folder = root / "runs" / ids[0] / "figures"
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"figure: {folder / 'curves.png'}", f"figure: {folder / 'curves.svg'}"]
+    assert figure.rows.to_dict("records") == [{"step": 0, "loss": 1.0}]
+    assert sweep.main(["report", ids[4], "--root", str(root)]) == 1
+    assert "no rows to draw yet: it is pending" in capsys.readouterr().err
