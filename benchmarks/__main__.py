@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...] [--json FILE]`: names may be prefixes; all of them by default."""
+"""`python -m benchmarks [NAME ...] [--json FILE]`: names or prefixes; all by default."""
 
 import argparse
 import json

@@ -81,7 +81,7 @@ def clipped(a: Tensor, scale: float) -> Tensor:
 
 
 def tanh(a: Tensor, scale: float) -> Tensor:
-    """Derivative of tanh(k a), k = scale."""
+    """Slope of the hyperbolic tangent of k a, k = scale."""
     return scale * (1 - torch.tanh(scale * a) ** 2)
 
 
