@@ -83,7 +83,9 @@ def best_decrease(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     figure, (axis,) = _panels(1)
     for at, (label, colour) in enumerate(_colours(tidy["label"]).items()):
         mine = tidy[tidy["label"] == label].groupby("dim")
-        dims = np.array(sorted(float(str(d)) for d in mine.groups)) * 2 ** (0.04 * (at - 1.5))  # side by side
+        dims = np.array(sorted(float(str(d)) for d in mine.groups)) * 2 ** (
+            0.04 * (at - 1.5)
+        )  # side by side
         for column, line in (("best", "-"), ("best_heldout", "--")):
             got = mine[column].agg(["mean", "min", "max"])
             if got["mean"].isna().all():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -443,3 +444,38 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path):
     done = typed(tmp_path / "venv" / "bin" / "sa", "-m", *SMALL, "seed=0,1", "analysis=[]")
     assert done.returncode == 0, done.stderr
     assert "sweep: " in done.stdout and (tmp_path / "runs").exists()
+
+
+def test_the_mirror_holds_the_run(sa):
+    from test_tracker import offline, read
+
+    words = ["experiment=digits_ste", "steps=30", "evaluate_every=10", "figure=[]"]
+    code, out, err = sa(*words)
+    assert code == 0 and not err, err
+    (file,) = offline(folder(out))
+    head, config, rows, summary = read(file)
+    assert head.run_id == folder(out).name and head.job_type == "train"
+    assert head.run_group == "digits_ste"
+    assert {"ste", "none/sign", "digits", "mlp", "digits_ste"} <= set(head.tags)
+    assert rows == record.read_rows(folder(out)) and len(rows) == 31
+    assert config["steps"] == 30 and config["meta"]["seed"] == 0
+    assert summary["test/accuracy"] == result(out)["test/accuracy"]
+
+
+def test_the_readme_code_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    space: dict = {}
+    exec(code, space)
+    assert space["got"].evals == 1001 and space["got"].grad["w"].shape == (8,)
+
+
+def test_the_notebooks_read_what_a_sweep_wrote(sa, monkeypatch):
+    code, _, err = sa("-m", *SMALL, "estimator=cdg,nes_orthogonal", "sweep.name=descent_dims")
+    assert code == 0, err
+    monkeypatch.setenv("SA_ROOT", ".")
+    for page in (ROOT / "notebooks").glob("*.ipynb"):
+        space: dict = {}
+        for cell in json.loads(page.read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), space)
+        assert len(space["best"].mean()) == 2
