@@ -42,6 +42,16 @@ KEY_NUMBERS = (
 ).split()
 """The results the report's table shows beside the objective; a row unfolds to all the others."""
 
+DIGEST = (
+    "alignment/cosine",
+    "descent/best",
+    "descent/best_heldout",
+    "train/loss",
+    "test/accuracy",
+    "evals",
+)
+"""The results the terminal's table shows, where a sweep has them."""
+
 Columns = dict[str, list[Any]]
 
 
@@ -298,6 +308,7 @@ def report(root: Path, name: str) -> None:
 
     settings, results, provenance = gather(root, points)
     table = _written(root, name, pd.DataFrame(settings | results | provenance))
+    print(_digest(points, table))
     folder = record.sweep_folder(root, name)
     figures, problems = _draw(about, table, folder / "figures")
     page = _page(about, points, table, list(settings), list(results))
@@ -307,6 +318,25 @@ def report(root: Path, name: str) -> None:
         row["detail"] += f"\n\n{reason}" if reason else ""
     record.write_text(folder / "report.html", _rendered(page))
     print(f"report: {folder / 'report.html'}")
+
+
+def _digest(points: list[dict[str, Any]], table: "pd.DataFrame") -> str:
+    """The small table for the terminal: mean (least ... most) over seeds of the key numbers."""
+    keys = [k for k in DIGEST if k in table and table[k].notna().any()]
+    groups: dict[str, list[int]] = {}
+    for at, point in enumerate(points):
+        words = [w for w in point["overrides"] if not w.startswith("seed=")]
+        groups.setdefault(" ".join(words) or "the defaults", []).append(at)
+    lines = [["mean (least ... most)", "runs", *keys]]
+    for label, places in list(groups.items())[:40]:
+        cells = []
+        for key in keys:
+            got = table[key].iloc[places].dropna().astype(float)
+            spread = f" ({got.min():.3g} ... {got.max():.3g})" if got.nunique() > 1 else ""
+            cells.append(f"{got.mean():.4g}{spread}" if len(got) else "")
+        lines.append([label, str(len(places)), *cells])
+    more = f"\n... and {len(groups) - 40} more in the page" if len(groups) > 40 else ""
+    return "\n" + _aligned(lines) + more + "\n"
 
 
 def _curves(run: Path) -> None:

@@ -290,6 +290,15 @@ def figure(monkeypatch):
     return fake
 
 
+def test_the_terminal_table_is_over_seeds():
+    table = pd.DataFrame({"descent/best": [1.0, 3.0, 5.0], "test/accuracy": [None, None, 0.5]})
+    points = [{"overrides": [f"dim={d}", f"seed={s}"]} for d, s in ((4, 0), (4, 1), (8, 0))]
+    told = sweep._digest(points, table).splitlines()
+    assert told[1].split() == "mean (least ... most) runs descent/best test/accuracy".split()
+    assert told[2].split() == "dim=4 2 2 (1 ... 3)".split()
+    assert told[3].split() == "dim=8 1 5 0.5".split()
+
+
 def test_the_page_stands_alone(mixed, figure, capsys):
     root, ids = mixed
     about = {
