@@ -31,6 +31,9 @@ def ce(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
+CACHE, CACHE_ROWS = 2 << 20, 1024
+"""Bytes and rows of one chunk of a chain: about a core's second-level cache."""
+
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "ce": ce}
 
 
@@ -84,6 +87,8 @@ class Objective:
         """Losses (K,) float64 at K points; names missing from the stack are shared, from base."""
         shared = {k: v for k, v in (base or {}).items() if k not in stack}
         points = len(next(iter(stack.values())))
+        if self.structure.links:
+            return self._chained(stack, shared, points)
         if not self.vectorized:
             each = ({k: v[i] for k, v in stack.items()} for i in range(points))
             return torch.stack([self.value(shared | one) for one in each])
@@ -95,6 +100,39 @@ class Objective:
             for p in blocks(self.batch.rows, rows):
                 out[start:stop] += run(some, self.batch.part(*p)).double().sum(1)
         return out / self.batch.rows
+
+    def _chained(self, stack: Params, shared: Params, points: int) -> Tensor:
+        """Losses (points,) of a chain of affine maps and steps, features first, in place.
+
+        Layer 1 of k points is one matrix product (k units, inputs) x (inputs, rows); what follows
+        stays in buffers of about the cache's size, reused by every chunk.
+        """
+        s, batch = self.structure, self.batch
+        every = s.frozen | shared | stack
+        like = every[s.links[0].weight]
+        widths = [every[link.weight].shape[-2] for link in s.links]
+        rows = min(batch.rows, CACHE_ROWS)
+        budget = min(CACHE, self.memory) // like.element_size()
+        k = max(1, min(points, budget // (rows * max(widths))))
+        rows = max(1, min(rows, budget // (k * max(widths))))
+        buffers = [like.new_empty(k * width * rows) for width in widths]
+        out = torch.zeros(points, dtype=torch.float64, device=like.device)
+        for start, stop in blocks(batch.rows, rows):
+            part = batch.part(start, stop)
+            x = part.inputs.flatten(1).T.contiguous()
+            targets = part.targets.T.contiguous() if s.criterion is mse else part.targets
+            for low, high in blocks(points, k):
+                z = x.unsqueeze(0)
+                for link, buffer in zip(s.links, buffers, strict=True):
+                    names = [n for n in (link.weight, link.bias) if n]
+                    w, *b = [stack[n][low:high] if n in stack else every[n] for n in names]
+                    z = _affine(w, z, buffer, high - low)
+                    if b:
+                        z.add_(b[0].unsqueeze(-1))
+                    if link.step:
+                        z = flips.step_(z, link.step)
+                out[low:high] += _column_losses(z, targets, s.criterion).double().sum(1)
+        return out / batch.rows
 
     def value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
         """Loss and gradient, back-propagated through the surrogate in force (none: the truth)."""
@@ -174,6 +212,26 @@ class Objective:
         twin = copy.copy(self)
         twin.batch, twin.heldout, twin._memo, twin.double = batch, None, [], None
         return twin
+
+
+def _affine(w: Tensor, z: Tensor, buffer: Tensor, points: int) -> Tensor:
+    """W z (points, out, rows) into a buffer; W (points, out, in) or shared, z likewise."""
+    out, rows = w.shape[-2], z.shape[-1]
+    into = buffer[: points * out * rows].view(points, out, rows)
+    if len(z) == 1 and w.dim() == 3:  # layer 1: all points in one product
+        torch.mm(w.reshape(-1, w.shape[2]), z[0], out=into.view(-1, rows))
+        return into
+    return torch.bmm(w.expand(points, -1, -1), z.expand(points, -1, -1), out=into)
+
+
+def _column_losses(
+    z: Tensor, targets: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Row losses (points, rows) of outputs (points, outputs, rows); z is used up."""
+    if criterion is mse:
+        return z.sub_(targets).square_().mean(1)
+    rows = z.transpose(1, 2).flatten(0, 1)
+    return criterion(rows, targets.repeat(len(z))).view(len(z), -1)
 
 
 def from_function(loss: Callable[[Params], Tensor], *, vectorized: bool = False) -> Objective:
