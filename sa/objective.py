@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa import flips
-from sa.types import Batch, Differences, Estimator, Link, Params, RowLoss, blocks, size, stream
+from sa.types import (
+    Batch,
+    Differences,
+    Estimator,
+    Params,
+    RowLoss,
+    Structure,
+    blocks,
+    size,
+    stream,
+)
 
 MEMORY = 64 << 20
 """Default budget in bytes for one evaluation's intermediate results."""
@@ -35,16 +45,6 @@ CACHE, CACHE_ROWS = 2 << 20, 1024
 """Bytes and rows of one chunk of a chain: about a core's second-level cache."""
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "ce": ce}
-
-
-@dataclass(frozen=True)
-class Structure:
-    """The network as a chain of affine maps and steps, or ``obstacle``: why it is none."""
-
-    links: Sequence[Link] = ()
-    frozen: Params = field(default_factory=dict)  # the chain's parameters that do not move
-    criterion: Callable[[Tensor, Tensor], Tensor] = mse
-    obstacle: str | None = "the loss is a plain function"
 
 
 @dataclass
@@ -120,7 +120,7 @@ class Objective:
         for start, stop in blocks(batch.rows, rows):
             part = batch.part(start, stop)
             x = part.inputs.flatten(1).T.contiguous()
-            targets = part.targets.T.contiguous() if s.criterion is mse else part.targets
+            targets = part.targets.T.contiguous() if s.quadratic else part.targets
             for low, high in blocks(points, k):
                 z = x.unsqueeze(0)
                 for link, buffer in zip(s.links, buffers, strict=True):
@@ -131,7 +131,7 @@ class Objective:
                         z.add_(b[0].unsqueeze(-1))
                     if link.step:
                         z = flips.step_(z, link.step)
-                out[low:high] += _column_losses(z, targets, s.criterion).double().sum(1)
+                out[low:high] += _column_losses(z, targets, s).double().sum(1)
         return out / batch.rows
 
     def value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
@@ -166,7 +166,7 @@ class Objective:
             like = [{k: g.to(params[k].dtype) for k, g in grad.items()} for grad in twin.grads]
             return Differences(like, twin.evals, twin.path)
         s = self.structure
-        obstacle = s.obstacle or flips.obstacle(s.links, s.criterion is mse)
+        obstacle = s.obstacle or flips.obstacle(s.links, s.quadratic)
         if path == "fast" and obstacle:
             raise ValueError(f"path=fast is not possible: {obstacle}; use path=auto or path=brute")
         if path == "brute" or obstacle:
@@ -176,7 +176,7 @@ class Objective:
         with torch.no_grad():
             grads, evals = flips.differences(
                 s.links, s.frozen | params, list(params), self.batch, s.criterion,
-                s.criterion is mse, epsilons, rows,
+                s.quadratic, epsilons, rows,
             )  # fmt: skip
         return Differences(grads, evals, "fast")
 
@@ -224,14 +224,12 @@ def _affine(w: Tensor, z: Tensor, buffer: Tensor, points: int) -> Tensor:
     return torch.bmm(w.expand(points, -1, -1), z.expand(points, -1, -1), out=into)
 
 
-def _column_losses(
-    z: Tensor, targets: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
+def _column_losses(z: Tensor, targets: Tensor, structure: Structure) -> Tensor:
     """Row losses (points, rows) of outputs (points, outputs, rows); z is used up."""
-    if criterion is mse:
+    if structure.quadratic:
         return z.sub_(targets).square_().mean(1)
     rows = z.transpose(1, 2).flatten(0, 1)
-    return criterion(rows, targets.repeat(len(z))).view(len(z), -1)
+    return structure.criterion(rows, targets.repeat(len(z))).view(len(z), -1)
 
 
 def from_function(loss: Callable[[Params], Tensor], *, vectorized: bool = False) -> Objective:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sa.objective import CRITERIA, Objective, Structure
-from sa.types import STRICT, Batch, Dataset, Model, Params, Splits, blocks, stream
+from sa.objective import CRITERIA, Objective
+from sa.types import STRICT, Batch, Dataset, Model, Params, Splits, Structure, blocks, stream
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -241,7 +241,7 @@ def _structure(network: nn.Module, frozen: Params, kind: str) -> Structure:
         links = network.links()  # type: ignore[operator]
     except (AttributeError, ValueError) as error:
         return Structure(obstacle=str(error))
-    return Structure(links, frozen, CRITERIA[kind], None)
+    return Structure(links, frozen, CRITERIA[kind], kind == "mse", None)
 
 
 @torch.no_grad()

@@ -89,6 +89,25 @@ class Link:
     step: Step | None
 
 
+def _no_criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+    raise TypeError("a plain function has no criterion")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The network as a chain of affine maps and steps, or ``obstacle``: why it is none.
+
+    frozen: the chain's parameters that do not move. criterion: (outputs, targets) -> row losses;
+    quadratic: whether it is the squared error averaged over outputs.
+    """
+
+    links: Sequence[Link] = ()
+    frozen: Params = field(default_factory=dict)
+    criterion: Callable[[Tensor, Tensor], Tensor] = _no_criterion
+    quadratic: bool = False
+    obstacle: str | None = "the loss is a plain function"
+
+
 @dataclass(frozen=True)
 class Differences:
     """Central differences along every coordinate: a gradient for each eps, and their price.
@@ -103,6 +122,9 @@ class Differences:
 
 class Objective(Protocol):
     """The loss as a function of the parameters that move, in every way it can be evaluated."""
+
+    batch: Batch
+    structure: Structure
 
     @property
     def heldout(self) -> "Objective | None":

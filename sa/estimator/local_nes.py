@@ -1,0 +1,204 @@
+"""The gradient of the gaussian-smoothed loss by sampling unit states instead of weights."""
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.types import STRICT, Batch, Estimate, Link, Objective, Params, State, Structure, blocks
+
+
+ROWS = 512
+"""Rows sampled together: part of the stream's definition, and what bounds the memory."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class LocalNES:
+    """NES's own target, grad f_sigma with f_sigma(W) = E L(W + sigma E), at a fraction of its cost.
+
+    The loss is a mean over rows, so the expectation does not care that weight noise is shared
+    between rows. For one row with layer input a, gaussian weight noise makes the pre-activations
+    independent, z_i ~ N(zbar_i, s^2) with s = sigma |a| (|(a, 1)| where biases move too), so unit
+    i is up with probability Phi((zbar_i - t)/s): sample states row by row and use the score of
+    those probabilities, with the leave-one-out baseline over ``samples`` draws a row (the local
+    reparametrisation of Kingma, Salimans & Welling 2015 on NES's target).
+
+    form: ``generic`` treats all downstream of the hidden layers as a black box; ``exact_tail``
+    (squared error only) samples all hidden layers but the last and takes the last in closed form:
+    with m the mean of its states and v their variance, E l = (|W m + b - t|^2 + sum_i |w_i|^2 v_i)
+    / outputs. ``auto``: exact_tail where it can. Noise on the last layer enters the squared error
+    by its variance, sigma^2 |a|^2 an output, which is constant behind +-1 states; under another
+    loss it is sampled.
+
+    Unbiased. Valid for chains of fully connected layers and two-level steps with all parameters
+    moving; refused elsewhere, where ``nes`` estimates the same thing.
+    """
+
+    target: ClassVar[str] = "gaussian"
+    sigma: Annotated[float, Gt(0)] = 0.1
+    samples: Annotated[int, Ge(2)] = 8
+    form: Literal["auto", "generic", "exact_tail"] = "auto"
+
+    def init(self, params: Params) -> State:
+        """No state."""
+        return {}
+
+    @torch.no_grad()
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """About 3 samples + 4 evals: a forward and a backward's worth of products a draw."""
+        exact = self._form(objective, params)
+        batch = objective.batch
+        grads = {k: torch.zeros_like(v) for k, v in params.items()}
+        for start, stop in blocks(batch.rows, ROWS):
+            part = batch.part(start, stop)
+            self._rows(objective, params, part, grads, exact, generator)
+        for g in grads.values():
+            g /= batch.rows
+        evals = 1 + 3.0 * (self.samples if len(objective.structure.links) > 2 or not exact else 1)
+        form = "exact_tail" if exact else "generic"
+        return Estimate(objective.value(params), grads, evals, info={"path": form})
+
+    def _form(self, objective: Objective, params: Params) -> bool:
+        s = objective.structure
+        if s.obstacle:
+            raise ValueError(f"local_nes is not possible: {s.obstacle}; use estimator=nes")
+        for link in s.links[:-1]:
+            if link.step is None or len(link.step.levels) != 2:
+                raise ValueError(
+                    f"local_nes needs a two-level step after '{link.weight}'; use estimator=nes"
+                )
+        if s.frozen:
+            names = ", ".join(s.frozen)
+            raise ValueError(f"local_nes needs all parameters to move (frozen: {names}); use nes")
+        if self.form == "exact_tail" and not s.quadratic:
+            raise ValueError("form=exact_tail needs the squared error; use form=generic")
+        return s.quadratic and self.form != "generic" and len(s.links) > 1
+
+    def _rows(
+        self,
+        objective: Objective,
+        params: Params,
+        part: Batch,
+        grads: Params,
+        exact: bool,
+        generator: torch.Generator,
+    ) -> None:
+        """Add one block of rows' sums to the gradients."""
+        s = objective.structure
+        links = s.links
+        sampled = links[:-2] if exact else links[:-1]
+        draws = self.samples if sampled else 1
+        a = part.inputs.flatten(1).expand(draws, -1, -1)  # (draws, rows, in)
+        tape = []
+        for link in sampled:
+            z, spread = self._unit(link, params, a)
+            up = torch.special.ndtr(z / spread)
+            state = torch.rand(
+                (draws, *z.shape[1:]), generator=generator, dtype=z.dtype, device=z.device
+            ).lt_(up)
+            tape.append((link, a, _score(z, spread, state)))
+            a = _levels(link, state)
+        losses = (
+            self._tail(s, params, a, part, grads)
+            if exact
+            else self._outputs(s, params, a, part, grads, generator)
+        )
+        if not sampled:
+            return
+        gain = (losses - losses.mean(0)) * (draws / (draws - 1)) / draws  # leave one out
+        for link, inputs, score in tape:
+            _accumulate(link, grads, score.mul_(gain.unsqueeze(-1)), inputs)
+
+    def _unit(self, link: Link, params: Params, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance to the threshold (draws or 1, rows, out) and its noise (draws or 1, rows, 1)."""
+        one = a[:1] if a.stride(0) == 0 else a  # the first layer's inputs do not differ by draw
+        z = one @ params[link.weight].T
+        norm = one.square().sum(-1, keepdim=True)
+        if link.bias:
+            z += params[link.bias]
+            norm = norm + 1
+        assert link.step is not None
+        spread = (self.sigma * norm.sqrt()).clamp(min=torch.finfo(z.dtype).tiny)
+        return z - link.step.thresholds[0], spread
+
+    def _outputs(
+        self, structure: Structure, params: Params, a: Tensor, part: Batch, grads: Params,
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        """Losses (draws, rows) of sampled last states a; adds the last layer's own gradient."""
+        link, draws = structure.links[-1], len(a)
+        y = a @ params[link.weight].T
+        if link.bias:
+            y += params[link.bias]
+        if structure.quadratic:  # the noise of y adds its variance, sigma^2 |a|^2 an output
+            r = y.sub_(part.targets)
+            _accumulate(link, grads, r * (2 / r.shape[-1] / draws), a)
+            return r.square().mean(-1) + self.sigma**2 * a.square().sum(-1)
+        norm = (a.square().sum(-1, keepdim=True) + bool(link.bias)).sqrt()
+        noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
+        with torch.enable_grad():
+            leaf = (y + self.sigma * norm * noise).flatten(0, 1).requires_grad_()
+            losses = structure.criterion(leaf, part.targets.repeat(draws))
+            (slope,) = torch.autograd.grad(losses.sum() / draws, leaf)
+        _accumulate(link, grads, slope.view_as(y), a)
+        return losses.detach().view(draws, -1)
+
+    def _tail(
+        self, structure: Structure, params: Params, a: Tensor, part: Batch, grads: Params
+    ) -> Tensor:
+        """Expected losses (draws, rows) over the last hidden layer; adds both layers' gradients."""
+        hidden, last = structure.links[-2:]
+        assert hidden.step is not None
+        w, (low, high) = params[last.weight], hidden.step.levels
+        rise, draws = high - low, len(a)
+        z, spread = self._unit(hidden, params, a)
+        up = torch.special.ndtr(z / spread)
+        mean = low + rise * up
+        variance = rise**2 * up * (1 - up)
+        r = (mean @ w.T).sub_(part.targets)
+        if last.bias:
+            r += params[last.bias]
+        out, square = len(w), w.square().sum(0)
+        # |r|^2 + sum_i |w_i|^2 v_i, and out sigma^2 E|a|^2 from the noise of the last layer
+        noise = self.sigma**2 * (low**2 + (high**2 - low**2) * up).sum(-1)
+        losses = (r.square().sum(-1) + variance @ square) / out + noise
+        if last.weight in grads:
+            total = r.flatten(0, 1).T @ mean.flatten(0, 1) + w * variance.sum((0, 1))
+            grads[last.weight] += total * (2 / out / draws)
+        if last.bias in grads:
+            grads[str(last.bias)] += r.sum((0, 1)) * (2 / out / draws)
+        # the hidden layer, by the chain rule through Phi
+        pull = (2 * rise * (r @ w) + square * rise**2 * (1 - 2 * up)) / out
+        pull += self.sigma**2 * (high**2 - low**2)
+        density = torch.exp(-0.5 * (z / spread) ** 2) / (spread * math.sqrt(2 * math.pi))
+        _accumulate(hidden, grads, pull.mul_(density).div_(draws), a)
+        return losses
+
+
+def _score(z: Tensor, spread: Tensor, state: Tensor) -> Tensor:
+    """D log P(state) / dz: +-phi(u) / (s Phi(+-u)), in logarithms so that tails do not overflow."""
+    u = z / spread
+    sign = 2 * state - 1
+    log = -0.5 * u * u - 0.5 * math.log(2 * math.pi) - torch.special.log_ndtr(sign * u)
+    return sign * torch.exp(log) / spread
+
+
+def _levels(link: Link, state: Tensor) -> Tensor:
+    assert link.step is not None
+    low, high = link.step.levels
+    return state * (high - low) + low
+
+
+def _accumulate(link: Link, grads: Params, slope: Tensor, inputs: Tensor) -> None:
+    """Add sums over draws and rows of slope (draws, rows, out) times inputs (draws, rows, in)."""
+    if inputs.stride(0) == 0:  # the same inputs for every draw: sum the slopes first
+        slope, inputs = slope.sum(0, keepdim=True), inputs[:1]
+    if link.weight in grads:
+        grads[link.weight] += slope.flatten(0, 1).T @ inputs.flatten(0, 1)
+    if link.bias in grads:
+        grads[str(link.bias)] += slope.sum((0, 1))

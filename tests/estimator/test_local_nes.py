@@ -1,0 +1,175 @@
+"""local_nes against the exact enumeration of states, and NES and it against each other."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import component
+from test_laws import run
+
+from sa.dataset.digits import Digits
+from sa.dataset.gaussian import Gaussian
+from sa.estimator.local_nes import LocalNES
+from sa.estimator.nes import NES
+from sa.model.toy_mlp import ToyMLP
+from sa.objective import ce, from_function, mse
+from sa.quantizer.none import Identity
+from sa.quantizer.sign import Sign
+from sa.task import Task
+from sa.types import Batch, Link, Slots, Step, Structure, flatten
+
+SIGN = Step((0.0,), (-1.0, 1.0))
+ZERO_ONE = Step((0.3,), (0.0, 1.0))
+
+
+def network(hidden, step, criterion, bias, dim=3, out=2, rows=4):
+    """A tiny chain as an objective, its point, and its data."""
+    g = torch.Generator().manual_seed(4)
+    names = [f"l{i}" for i in range(hidden)]
+    links = [Link(n, f"{n}.b" if bias else None, step) for n in names]
+    links.append(Link("head", "head.b" if bias else None, None))
+    point = {}
+    for link in links:
+        shape = (out if link.weight == "head" else dim, dim)
+        point[link.weight] = torch.randn(shape, generator=g, dtype=torch.float64) * 0.4
+        if link.bias:
+            point[link.bias] = torch.randn(shape[0], generator=g, dtype=torch.float64) * 0.3
+    x = torch.randn(rows, dim, generator=g, dtype=torch.float64)
+    y = (
+        torch.randint(0, out, (rows,), generator=g)
+        if criterion is ce
+        else torch.randn(rows, out, generator=g, dtype=torch.float64)
+    )
+    f = from_function(lambda p: p["head"].sum())
+    f.batch = Batch(x, y)
+    f.structure = Structure(links, {}, criterion, criterion is mse, None)
+    return f, point
+
+
+def smoothed(f, point, sigma):
+    """The exact smoothed loss by enumerating every state of every hidden unit, differentiable."""
+    x, y = f.batch
+    links, total = f.structure.links, 0.0
+    dim = point["head"].shape[1]
+    for states in itertools.product(
+        *[list(itertools.product((0, 1), repeat=dim)) for _ in links[:-1]]
+    ):
+        a, chance = x, torch.ones(len(x), dtype=torch.float64)
+        for link, state in zip(links, states, strict=False):
+            z, norm = a @ point[link.weight].T, a.square().sum(1, keepdim=True)
+            if link.bias:
+                z, norm = z + point[link.bias], norm + 1
+            spread = sigma * norm.clamp(min=1e-30).sqrt()  # no input, no noise
+            up = torch.special.ndtr((z - link.step.thresholds[0]) / spread)
+            s = torch.tensor(state, dtype=torch.float64)
+            chance = chance * (up * s + (1 - up) * (1 - s)).prod(1)
+            low, high = link.step.levels
+            a = (low + (high - low) * s).expand(len(x), -1)
+        head, norm = links[-1], a.square().sum(1)
+        out = a @ point["head"].T
+        if head.bias:
+            out, norm = out + point[head.bias], norm + 1
+        # the noise of the last layer: its variance under the squared error
+        total = total + (chance * (f.structure.criterion(out, y) + sigma**2 * norm)).mean()
+    return total
+
+
+def truth(f, point, sigma):
+    leaves = {k: v.clone().requires_grad_() for k, v in point.items()}
+    grads = torch.autograd.grad(smoothed(f, leaves, sigma), list(leaves.values()))
+    return flatten(dict(zip(leaves, grads, strict=True)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("step", [SIGN, ZERO_ONE], ids=["sign", "zero-one"])
+@pytest.mark.parametrize("form", ["generic", "exact_tail"])
+@pytest.mark.parametrize("hidden", [1, 2])
+def test_unbiased_against_the_enumeration(hidden, form, step, bias):
+    sigma, count = 0.5, 400
+    f, point = network(hidden, step, mse, bias)
+    got = torch.stack(
+        [flatten(run(LocalNES(sigma, 8, form), f, point, s).grad) for s in range(count)]
+    )
+    law, error = truth(f, point, sigma), got.std(0) / count**0.5
+    assert ((got.mean(0) - law).abs() <= 4.5 * error + 1e-12).all()
+    if hidden == 1 and form == "exact_tail":  # nothing left to sample: exact
+        torch.testing.assert_close(got[0], law, rtol=1e-10, atol=1e-12)
+    # not for want of power: the wrong sigma is refused
+    assert ((got.mean(0) - truth(f, point, 0.25)).abs() > 6 * error + 1e-6).any()
+
+
+@pytest.mark.parametrize("criterion", [mse, ce])
+def test_nes_and_local_nes_estimate_the_same(criterion):
+    sigma = 0.5
+    f, point = network(2, SIGN, criterion, True, rows=16)
+    x, y = f.batch
+
+    def loss(p):
+        a = x
+        for link in f.structure.links:
+            a = a @ p[link.weight].T + p[link.bias]
+            a = torch.where(a >= 0, 1.0, -1.0).double() if link.step else a
+        return criterion(a, y).mean()
+
+    plain = from_function(loss, vectorized=True)
+    nes = torch.stack([flatten(run(NES(sigma, 4000), plain, point, s).grad) for s in range(20)])
+    own = torch.stack([flatten(run(LocalNES(sigma), f, point, s).grad) for s in range(400)])
+    error = (nes.var(0) / 20 + own.var(0) / 400) ** 0.5
+    assert ((nes.mean(0) - own.mean(0)).abs() <= 4.5 * error).all()
+
+
+def test_one_unit_is_truth_t4():
+    # L = mean (sign(w.x) c - t)^2 with c = 1: gradient -2 t d/dw E sign = -4 t phi(z) x/(s)
+    f, point = network(1, SIGN, mse, False, dim=3, out=1, rows=1)
+    point["head"] = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    x, t = f.batch.inputs[0], float(f.batch.targets)
+    sigma = 0.7
+    s = sigma * x.norm()
+    z = float(point["l0"][0] @ x / s)
+    law = -4 * t * math.exp(-z * z / 2) / math.sqrt(2 * math.pi) * x / s
+    torch.testing.assert_close(run(LocalNES(sigma), f, point).grad["l0"][0], law)
+
+
+def test_homogeneous_and_blind_to_a_constant():
+    f, point = network(2, SIGN, ce, True)
+    one = flatten(run(LocalNES(), f, point).grad)
+    f.structure = replace(f.structure, criterion=lambda y, t: 3 * ce(y, t) + 100)
+    torch.testing.assert_close(flatten(run(LocalNES(), f, point).grad), 3 * one, rtol=1e-8, atol=0)
+
+
+def toy(**settings):
+    slots = Slots(Identity(), Sign())
+    model = ToyMLP(quantizer=slots, dim=6, hidden=2, out=6)
+    return Task(model=model, dataset=Gaussian(dim=6, n=500), **settings).prepare(0)
+
+
+@pytest.mark.parametrize("form", ["generic", "exact_tail"])
+def test_far_closer_than_nes_for_the_same_evals(form):
+    p = toy()
+    f = p.objective(p.batch(0))
+    best = torch.stack(
+        [flatten(run(LocalNES(0.1, 16), f, p.params, 1000 + s).grad) for s in range(50)]
+    ).mean(0)
+    own = run(LocalNES(0.1, 8, form), f, p.params)
+    nes = run(NES(0.1, 20), f, p.params)
+    errors = [float((flatten(g.grad) - best).norm() / best.norm()) for g in (own, nes)]
+    assert own.evals < nes.evals and errors[0] < errors[1] / 3
+
+
+def test_refusals_name_the_layer_and_the_way_out(quadratic):
+    with pytest.raises(ValueError, match="plain function.*estimator=nes"):
+        run(LocalNES(), from_function(quadratic), quadratic.point)
+    p = toy(moving=("fc1.*",))
+    with pytest.raises(ValueError, match="head.weight"):
+        run(LocalNES(), p.objective(p.batch(0)), p.params)
+    cnn = Task(model=component("model", "cnn"), dataset=Digits()).prepare(0)
+    with pytest.raises(ValueError, match="conv1.*nes"):
+        run(LocalNES(), cnn.objective(cnn.batch(0)), cnn.params)
+    f, point = network(1, Step((-0.5, 0.5), (-1.0, 0.0, 1.0)), mse, False)
+    with pytest.raises(ValueError, match="two-level.*l0"):
+        run(LocalNES(), f, point)
+    f, point = network(1, SIGN, ce, False)
+    with pytest.raises(ValueError, match="form=generic"):
+        run(LocalNES(form="exact_tail"), f, point)
