@@ -239,7 +239,7 @@ def test_frozen_configurations_run_in_a_worker(sa):
 
 REFUSED = [
     (["estimator=ness"], ["estimator=ness", "did you mean estimator=nes?", "cdg"]),
-    (["estimator.sgima=1"], ["estimator.sgima", "'sigma' is a setting of estimator=nes"]),
+    (["estimator.sgima=1"], ["estimator.sgima", "'sigma' is a setting of estimator="]),
     (["estimator=nes", "estimator.sgima=1"], ["did you mean estimator.sigma?"]),
     (["estimator=cdg", "estimator.sigma=1"], ["estimator=cdg has: epsilon, path"]),
     (["+estimator.foo=1"], ["estimator.foo", "surrogate, scale"]),

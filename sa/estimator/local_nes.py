@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sa.types import STRICT, Batch, Estimate, Link, Objective, Params, State, Structure, blocks
 
-
 ROWS = 512
 """Rows sampled together: part of the stream's definition, and what bounds the memory."""
 
