@@ -118,7 +118,7 @@ def build(config: dict[str, Any]) -> Components:
 
     made = {k: _make(k, config[k]) for k in ("model", "dataset", "estimator", "optimizer")}
     analyses = {k: _make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
-    keys = ("criterion", "moving", "batch_size", "batchnorm", "dtype", "device", "memory")
+    keys = "criterion moving batch_size batchnorm dtype device memory progress".split()
     try:
         task = Task(model=made["model"], dataset=made["dataset"], **{k: config[k] for k in keys})
         task.check()

@@ -6,6 +6,8 @@ whatever the batch or the number of points is.
 """
 
 import copy
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +54,8 @@ class Objective:
     """A loss over a batch.
 
     rows: row losses of a batch at a point. batch: the rows; None for a plain function.
-    width: numbers one row keeps alive in one evaluation, for the chunk plan. vectorized: whether
+    width: numbers one row keeps alive in one evaluation, for the chunk plan. progress: whether
+    work of many seconds says on stderr how far it is. vectorized: whether
     ``torch.func.vmap`` may run over points. coupled: row losses depend on the other rows (batch
     statistics), so rows are never split. double: makes the float64 twin, if there is one.
     """
@@ -63,6 +66,7 @@ class Objective:
     heldout: "Objective | None" = None
     width: int = 1
     memory: int = MEMORY
+    progress: bool = False
     vectorized: bool = True
     coupled: bool = False
     double: "Callable[[], Objective] | None" = None
@@ -183,6 +187,7 @@ class Objective:
     @torch.no_grad()
     def _brute(self, params: Params, epsilon: float) -> Params:
         grads = {}
+        done, told = 0, _Progress(f"brute-force differences, eps {epsilon:g}", size(params))
         for name, p in params.items():
             out = torch.empty(p.numel(), dtype=torch.float64, device=p.device)
             chunk, _ = self._plan(2 * p.numel(), self.width + p.numel() // self.batch.rows)
@@ -194,6 +199,9 @@ class Objective:
                 flat[torch.arange(n, 2 * n), at] = p.flatten()[at] - epsilon
                 losses = self.values({name: flat.view(2 * n, *p.shape)}, params)
                 out[start:stop] = (losses[:n] - losses[n:]) / (2 * epsilon)
+                done += n
+                if self.progress:
+                    told(done)
             grads[name] = out.view(p.shape).to(p.dtype)
         return grads
 
@@ -212,6 +220,28 @@ class Objective:
         twin = copy.copy(self)
         twin.batch, twin.heldout, twin._memo, twin.double = batch, None, [], None
         return twin
+
+
+class _Progress:
+    """How far long work is, on stderr: one line rewritten on a terminal, else a line now and then."""
+
+    def __init__(self, what: str, total: int):
+        self.what, self.total = what, total
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        live, now = sys.stderr.isatty(), time.monotonic()
+        if now - self.last < (0.5 if live else 30.0) or now - self.began < 3.0:
+            return
+        self.last = now
+        left = (now - self.began) * (self.total - done) / done
+        words = f"{self.what}: {done} of {self.total} coordinates, about {left:.0f} s left"
+        print(
+            f"\r{words}   " if live else words,
+            end="" if live else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _affine(w: Tensor, z: Tensor, buffer: Tensor, points: int) -> Tensor:

@@ -37,7 +37,8 @@ class Task:
     of name patterns (``fc1.*``) and 1-based numbers of quantized layers (negative from the end).
     batch_size: rows a step, None for the full batch. batchnorm: ``batch`` (statistics of the batch
     itself) or ``running`` (evaluation statistics); neither updates the running ones.
-    memory: bytes one evaluation may use for intermediate results.
+    memory: bytes one evaluation may use for intermediate results. progress: whether long work
+    says how far it is.
     """
 
     model: Model
@@ -49,6 +50,7 @@ class Task:
     dtype: Literal["float32", "float64"] = "float64"
     device: str = "cpu"
     memory: Annotated[int, Gt(0)] = 64 << 20
+    progress: bool = False
 
     def check(self) -> None:
         """Refuse what does not fit, before any work: raises Mismatch naming both sides."""
@@ -157,6 +159,7 @@ class Problem:
             structure=self.structure,
             width=self.width,
             memory=self.task.memory,
+            progress=self.task.progress,
             coupled=bool(self.norms) and self.task.batchnorm == "batch",
             double=None
             if self.task.dtype == "float64"

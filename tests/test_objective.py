@@ -194,3 +194,17 @@ def test_batch_parts_are_views():
     b = Batch(torch.arange(6.0).view(3, 2), torch.arange(3))
     assert b.rows == 3 and b.part(1, 3).inputs.tolist() == [[2, 3], [4, 5]]
     assert b.to(torch.float64).targets.dtype == torch.int64
+
+
+def test_long_work_says_how_far_it_is(capsys, monkeypatch):
+    import time
+
+    clock = iter(range(0, 10_000, 20))  # every look at the clock is 20 s later
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    p = problem(progress=True, memory=200_000)
+    p.objective(p.batch(0).part(0, 5)).differences(p.params, [0.1], "brute")
+    told = capsys.readouterr().err
+    assert "brute-force differences, eps 0.1" in told and "s left" in told
+    quiet = problem()
+    quiet.objective(quiet.batch(0).part(0, 5)).differences(quiet.params, [0.1], "brute")
+    assert not capsys.readouterr().err
