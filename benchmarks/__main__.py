@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cdg, command
+from benchmarks import cdg, command, smoothed, stack
 from benchmarks.measure import table
 
 ALL = {
     name: act
-    for module in (cdg, command)
+    for module in (cdg, stack, smoothed, command)
     for name, act in vars(module).items()
     if callable(act) and getattr(act, "__module__", "") == module.__name__
     and not name.startswith("_") and name not in ("problem", "loop")

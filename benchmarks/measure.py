@@ -48,12 +48,12 @@ def ratio(
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
     """The results as aligned text."""
-    lines = [f"{'name':<18}{'ratio':>9}  {'spread':<19}{'naive s':>10}{'ours s':>10}  against"]
+    lines = [f"{'name':<26}{'ratio':>9}  {'spread':<19}{'naive s':>10}{'ours s':>10}  against"]
     for r in rows:
         low, high = r["spread"]
         s = r["settings"]["seconds"]
         lines.append(
-            f"{r['name']:<18}{r['value']:>9.1f}  {f'{low:.1f} ... {high:.1f}':<19}"
+            f"{r['name']:<26}{r['value']:>9.4g}  {f'{low:.4g} ... {high:.4g}':<19}"
             f"{s['naive']:>10.3g}{s['ours']:>10.3g}  {r['against']}"
         )
     return "\n".join(lines)

@@ -223,7 +223,7 @@ class Objective:
 
 
 class _Progress:
-    """How far long work is, on stderr: one line rewritten on a terminal, else a line now and then."""
+    """How far long work is, on stderr: one rewritten line on a terminal, else one at times."""
 
     def __init__(self, what: str, total: int):
         self.what, self.total = what, total
