@@ -41,7 +41,7 @@ def step_(z: Tensor, step: Step) -> Tensor:
     if len(step.levels) > 2:
         return stepped(z, step)
     (t,), (low, high) = step.thresholds, step.levels
-    return z.ge_(t).mul_(high - low).add_(low)
+    return torch.add(z.new_full((), low), z.ge_(t), alpha=high - low, out=z)  # two passes
 
 
 def obstacle(links: Sequence[Link], quadratic: bool) -> str | None:
