@@ -11,7 +11,6 @@ from sa.estimator.local_nes import LocalNES
 from sa.estimator.nes import NES
 from sa.types import flatten, stream
 
-
 Form = Literal["generic", "exact_tail"]
 
 

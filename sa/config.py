@@ -126,6 +126,11 @@ def build(config: dict[str, Any]) -> Components:
         raise UsageError(f"{error.key}: {error}") from error
     except ValueError as error:
         raise UsageError(_invalid("", config, error)) from error
+    try:
+        if hasattr(made["estimator"], "requires"):
+            made["estimator"].requires(task.structure())
+    except ValueError as error:
+        raise UsageError(f"estimator: {error}") from error
     if config.get("init"):
         _parent(config)
     tracker = _make("tracker", config["tracker"])

@@ -170,10 +170,9 @@ class Objective:
             like = [{k: g.to(params[k].dtype) for k, g in grad.items()} for grad in twin.grads]
             return Differences(like, twin.evals, twin.path)
         s = self.structure
-        obstacle = s.obstacle or flips.obstacle(s.links, s.quadratic)
-        if path == "fast" and obstacle:
-            raise ValueError(f"path=fast is not possible: {obstacle}; use path=auto or path=brute")
-        if path == "brute" or obstacle:
+        if path == "fast" and s.obstacle:
+            raise ValueError(f"there is no fast path: {s.obstacle}")
+        if path == "brute" or s.obstacle:
             evals = 2.0 * size(params) * len(epsilons)
             return Differences([self._brute(params, e) for e in epsilons], evals, "brute")
         _, rows = self._plan(1, 8 * self.width)

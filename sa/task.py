@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sa import flips
 from sa.objective import CRITERIA, Objective
 from sa.types import STRICT, Batch, Dataset, Model, Params, Splits, Structure, blocks, stream
 
@@ -78,6 +79,20 @@ class Task:
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
 
+    @property
+    def _kind(self) -> str:
+        if self.criterion != "auto":
+            return self.criterion
+        return "ce" if self.dataset.classes else "mse"
+
+    def structure(self) -> Structure:
+        """The network's structure, before any data is loaded: what an estimator may require."""
+        network = self.model.build(stream(0, "init"))
+        named = {k: p.detach() for k, p in network.named_parameters()}
+        moving = _moving(self.moving, network, list(named))
+        frozen = {k: p for k, p in named.items() if k not in moving}
+        return _structure(network, frozen, self._kind)
+
     def prepare(self, seed: int) -> "Problem":
         """Build the network and load the data, each from its own stream of the seed."""
         self.check()
@@ -87,9 +102,7 @@ class Task:
         if data.train.targets.shape[1:] == (0,):  # no targets: a second network sets them
             teacher = self.model.build(stream(seed, "target")).eval()
             data = Splits(*(Batch(b.inputs, _outputs(teacher, b.inputs)) for b in data))
-        kind = self.criterion
-        if kind == "auto":
-            kind = "ce" if self.dataset.classes else "mse"
+        kind = self._kind
         if kind == "mse" and self.dataset.classes:
             hot = [torch.eye(self.model.outputs, dtype=torch.float64)[b.targets] for b in data]
             data = Splits(*(Batch(b.inputs, h) for b, h in zip(data, hot, strict=True)))
@@ -244,7 +257,8 @@ def _structure(network: nn.Module, frozen: Params, kind: str) -> Structure:
         links = network.links()  # type: ignore[operator]
     except (AttributeError, ValueError) as error:
         return Structure(obstacle=str(error))
-    return Structure(links, frozen, CRITERIA[kind], kind == "mse", None)
+    obstacle = flips.obstacle(links, kind == "mse")
+    return Structure(links, frozen, CRITERIA[kind], kind == "mse", obstacle)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "model": {"types"},
     "estimator": {"types", "surrogate"},
     "analysis": {"types"},
-    "task": {"types", "objective"},
+    "task": {"types", "flips", "objective"},
     "train": {"types", "task"},
     "launch": {"record"},
     "sweep": {"record", "figure"},

@@ -6,7 +6,7 @@ import torch
 from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
-from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, size
+from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, Structure, size
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -31,6 +31,13 @@ class CDG:
     def init(self, params: Params) -> State:
         """No state."""
         return {}
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where path=fast is demanded and the network prevents it."""
+        if self.path == "fast" and structure.obstacle:
+            raise ValueError(
+                f"path=fast is not possible: {structure.obstacle}; use path=auto or path=brute"
+            )
 
     def __call__(
         self, objective: Objective, params: Params, state: State, generator: torch.Generator

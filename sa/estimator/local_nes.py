@@ -49,21 +49,24 @@ class LocalNES:
     def __call__(
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
-        """About 3 samples + 4 evals: a forward and a backward's worth of products a draw."""
-        exact = self._form(objective, params)
+        """3 a draw + 1 evals: a forward and a backward's worth of products a draw."""
+        self.requires(objective.structure)
+        links = objective.structure.links
+        exact = objective.structure.quadratic and self.form != "generic" and len(links) > 1
+        draws = self.samples if len(links) > 1 + exact else 1
         batch = objective.batch
         grads = {k: torch.zeros_like(v) for k, v in params.items()}
         for start, stop in blocks(batch.rows, ROWS):
             part = batch.part(start, stop)
-            self._rows(objective, params, part, grads, exact, generator)
+            self._rows(objective.structure, params, part, grads, exact, draws, generator)
         for g in grads.values():
             g /= batch.rows
-        evals = 1 + 3.0 * (self.samples if len(objective.structure.links) > 2 or not exact else 1)
         form = "exact_tail" if exact else "generic"
-        return Estimate(objective.value(params), grads, evals, info={"path": form})
+        return Estimate(objective.value(params), grads, 1 + 3.0 * draws, info={"path": form})
 
-    def _form(self, objective: Objective, params: Params) -> bool:
-        s = objective.structure
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where the network has not what the method needs, naming the layer."""
+        s = structure
         if s.obstacle:
             raise ValueError(f"local_nes is not possible: {s.obstacle}; use estimator=nes")
         for link in s.links[:-1]:
@@ -76,22 +79,13 @@ class LocalNES:
             raise ValueError(f"local_nes needs all parameters to move (frozen: {names}); use nes")
         if self.form == "exact_tail" and not s.quadratic:
             raise ValueError("form=exact_tail needs the squared error; use form=generic")
-        return s.quadratic and self.form != "generic" and len(s.links) > 1
 
     def _rows(
-        self,
-        objective: Objective,
-        params: Params,
-        part: Batch,
-        grads: Params,
-        exact: bool,
-        generator: torch.Generator,
-    ) -> None:
+        self, structure: Structure, params: Params, part: Batch, grads: Params, exact: bool,
+        draws: int, generator: torch.Generator,
+    ) -> None:  # fmt: skip
         """Add one block of rows' sums to the gradients."""
-        s = objective.structure
-        links = s.links
-        sampled = links[:-2] if exact else links[:-1]
-        draws = self.samples if sampled else 1
+        sampled = structure.links[:-2] if exact else structure.links[:-1]
         a = part.inputs.flatten(1).expand(draws, -1, -1)  # (draws, rows, in)
         tape = []
         for link in sampled:
@@ -103,9 +97,9 @@ class LocalNES:
             tape.append((link, a, _score(z, spread, state)))
             a = _levels(link, state)
         losses = (
-            self._tail(s, params, a, part, grads)
+            self._tail(structure, params, a, part, grads)
             if exact
-            else self._outputs(s, params, a, part, grads, generator)
+            else self._outputs(structure, params, a, part, grads, generator)
         )
         if not sampled:
             return

@@ -54,7 +54,7 @@ def test_says_which_path_it_took(quadratic):
     assert run(CDG(), f, p.params).info["path"] == "fast"
     assert run(CDG(path="brute"), f, p.params).info["path"] == "brute"
     assert run(CDG(), from_function(quadratic), quadratic.point).info["path"] == "brute"
-    with pytest.raises(ValueError, match="plain function.*path=brute"):
+    with pytest.raises(ValueError, match="plain function"):
         run(CDG(path="fast"), from_function(quadratic), quadratic.point)
 
 
