@@ -66,6 +66,12 @@ def options(group: str) -> dict[str, str]:
     return found
 
 
+def figures() -> list[str]:
+    """The figure kinds: the public functions of figure.py that draw, read without importing it."""
+    text = (_HERE / "figure.py").read_text()
+    return re.findall(r"^def ([a-z]\w*)\((?:table|rows): ", text, re.M)
+
+
 def catalogue() -> str:
     """The help page: usage, every group's options, the loop's settings; imports nothing heavy."""
     out = [USAGE]
@@ -75,6 +81,8 @@ def catalogue() -> str:
             out.append(f"  {name:<18} {about}")
     out.append("\nsettings (KEY=VALUE), with their defaults:")
     for line in (CONF / "config.yaml").read_text().splitlines():
+        if line.startswith("figure:"):
+            line = line.split("#")[0] + "# drawn at the end: " + ", ".join(figures())
         if re.match(r"(  )?[a-z_]+: +[^#]", line) and not line.startswith(("defaults", "  dir")):
             key, rest = line.split(":", 1)
             if key.strip() in ("output_subdir", "chdir"):
@@ -190,6 +198,12 @@ def _scalars(config: dict[str, Any]) -> None:
     kinds = config["figure"]
     if not isinstance(kinds, list):
         raise UsageError(f"figure={kinds}: expected a list, e.g. figure=[lr_decrease]")
+    there = figures()
+    for kind in kinds:
+        if kind not in there:
+            raise UsageError(
+                f"figure={kind}: there is no such figure; there are: {', '.join(there)}"
+            )
 
 
 def _allowed(key: str, target: Any) -> type:

@@ -5,7 +5,6 @@ summed in float64 whatever the network's dtype, in chunks so that memory stays w
 whatever the batch or the number of points is.
 """
 
-import copy
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -213,12 +212,6 @@ class Objective:
         grad = estimator(self, params, estimator.init(params), generator).grad
         self._memo.append((estimator, params, grad))
         return grad
-
-    def at(self, batch: Batch) -> "Objective":
-        """The same loss on other rows."""
-        twin = copy.copy(self)
-        twin.batch, twin.heldout, twin._memo, twin.double = batch, None, [], None
-        return twin
 
 
 class _Progress:

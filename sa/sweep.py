@@ -310,7 +310,7 @@ def report(root: Path, name: str) -> None:
     table = _written(root, name, pd.DataFrame(settings | results | provenance))
     print(_digest(points, table))
     folder = record.sweep_folder(root, name)
-    figures, problems = _draw(about, table, folder / "figures")
+    figures, problems = _draw(root, about | {"name": name}, points, table)
     page = _page(about, points, table, list(settings), list(results))
     page |= {"title": name, "figures": figures, "problems": problems}
     for point, row in zip(points, page["rows"], strict=True):
@@ -351,6 +351,21 @@ def _curves(run: Path) -> None:
         print(f"figure: {path}")
 
 
+def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """The curves of every training of a sweep, each in a folder of its run's id."""
+    import pandas as pd
+
+    from sa import figure
+
+    paths: list[Path] = []
+    for point in points:
+        rows = record.read_rows(root / "runs" / point["run_id"])
+        if len(rows) > 1:
+            title = " ".join(point["overrides"]) or point["run_id"]
+            paths += figure.curves(pd.DataFrame(rows), folder / point["run_id"], title)
+    return paths
+
+
 def _runs(root: Path) -> str:
     there = sorted(p.name for p in root.glob("runs/*") if p.is_dir())
     more = f" and {len(there) - 8} more" if len(there) > 8 else ""
@@ -358,18 +373,22 @@ def _runs(root: Path) -> str:
 
 
 def _draw(
-    about: dict[str, Any], table: "pd.DataFrame", folder: Path
+    root: Path, about: dict[str, Any], points: list[dict[str, Any]], table: "pd.DataFrame"
 ) -> tuple[list[dict[str, str]], list[str]]:
     """The figures as data URIs, and what went wrong with those that could not be drawn."""
     kinds = about.get("figure") or []
     figures, problems = [], []
+    folder = record.sweep_folder(root, about["name"]) / "figures"
     ended = table[table["status"].isin(ENDED)]
     for kind in [kinds] if isinstance(kinds, str) else kinds:
         try:
             from sa import figure
 
             folder.mkdir(parents=True, exist_ok=True)
-            paths = figure.draw(kind, ended, folder)
+            if kind == "curves":
+                paths = _all_curves(root, points, folder)
+            else:
+                paths = figure.draw(kind, ended, folder)
         except Exception as error:  # one figure must not cost the page
             problems.append(f"figure {kind}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")

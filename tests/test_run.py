@@ -170,6 +170,14 @@ def test_a_sweep_runs_what_is_missing_and_reports(sa):
     assert code == 0 and "0 of 6 to do" in out
 
 
+def test_a_sweep_of_trainings_draws_its_curves(sa):
+    words = ["-m", "experiment=digits_ste", "steps=12", "seed=0,1", "evaluate_every=4"]
+    code, out, err = sa(*words, "tracker=none", "sweep.name=both")
+    assert code == 0 and "note: figure" not in out, (out, err)
+    assert len(list(Path("sweeps/both/figures").glob("*/curves.png"))) == 2
+    assert Path("sweeps/both/report.html").read_text().count("data:image/png") == 2
+
+
 def test_points_that_differ_in_bookkeeping_only_are_one(sa):
     code, out, err = sa("-m", *SMALL, "analysis=[]", "memory=1000000,2000000")
     assert code == 0 and "1 points, 1 of 1 to do" in out, err
@@ -252,6 +260,7 @@ REFUSED = [
     (["estimator=local_nes", "moving=[fc1.*]"], ["frozen", "head.weight"]),
     (["estimator=cdg", "estimator.path=fast", "model=cnn", "dataset=digits"], ["conv1", "brute"]),
     (["estimator=cdg", "estimator.path=fast", "quantizer=bwba"], ["fc2", "quantized"]),
+    (["figure=[pie]"], ["figure=pie", "lr_decrease", "curves"]),
     (["dim=0"], ["dim=0", ">= 1"]),
     (["seed=0.5"], ["seed=0.5"]),
     (["steps=-1"], ["steps=-1", ">= 0"]),
