@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa import flips
+from sa.flips import chain
+from sa.flips import differences as flips
 from sa.types import (
     Batch,
     Differences,
@@ -90,7 +91,7 @@ class Objective:
         """Losses (K,) float64 at K points; names missing from the stack are shared, from base."""
         shared = {k: v for k, v in (base or {}).items() if k not in stack}
         points = len(next(iter(stack.values())))
-        if self.structure.links:
+        if self.structure.plain:
             return self._chained(stack, shared, points)
         if not self.vectorized:
             each = ({k: v[i] for k, v in stack.items()} for i in range(points))
@@ -133,7 +134,7 @@ class Objective:
                     if b:
                         z.add_(b[0].unsqueeze(-1))
                     if link.step:
-                        z = flips.step_(z, link.step)
+                        z = chain.step_(z, link.step)
                 out[low:high] += _column_losses(z, targets, s).double().sum(1)
         return out / batch.rows
 
@@ -167,7 +168,7 @@ class Objective:
             exact = {k: p.double() for k, p in params.items()}
             twin = self.double().differences(exact, epsilons, path)
             like = [{k: g.to(params[k].dtype) for k, g in grad.items()} for grad in twin.grads]
-            return Differences(like, twin.evals, twin.path)
+            return Differences(like, twin.evals, twin.path, twin.paths)
         s = self.structure
         if path == "fast" and s.obstacle:
             raise ValueError(f"there is no fast path: {s.obstacle}")
@@ -176,11 +177,31 @@ class Objective:
             return Differences([self._brute(params, e) for e in epsilons], evals, "brute")
         _, rows = self._plan(1, 8 * self.width)
         with torch.no_grad():
-            grads, evals = flips.differences(
-                s.links, s.frozen | params, list(params), self.batch, s.criterion,
-                s.quadratic, epsilons, rows,
+            grads, evals, paths = flips.differences(
+                s.links, s.statistics | s.frozen | params, list(params), self.batch, s.criterion,
+                s.quadratic, epsilons, rows, self.memory // 8,
             )  # fmt: skip
-        return Differences(grads, evals, "fast")
+        return Differences(grads, evals, "fast", paths)
+
+    @torch.no_grad()
+    def profile(
+        self, params: Params, name: str, at: tuple[int, ...], reach: float
+    ) -> tuple[Tensor, Tensor]:
+        """The loss as params[name][at] moves by -reach to reach, exactly: a piecewise constant.
+
+        Returns shifts (c,), ascending, where it jumps, and losses (c + 1,): losses[k] between
+        shifts[k - 1] and shifts[k]. Every crossing of a threshold by a row is a jump, of the same
+        flip effects that `differences` sums. Raises ValueError where there is no fast path or the
+        layer is not a fully connected one with a step.
+        """
+        s = self.structure
+        if s.obstacle:
+            raise ValueError(f"there is no exact profile: {s.obstacle}")
+        _, rows = self._plan(1, 8 * self.width)
+        return flips.profile(
+            s.links, s.statistics | s.frozen | params, name, at, self.batch, s.criterion,
+            s.quadratic, reach, rows,
+        )  # fmt: skip
 
     @torch.no_grad()
     def _brute(self, params: Params, epsilon: float) -> Params:

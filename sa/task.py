@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sa import flips
+from sa.flips import chain
 from sa.objective import CRITERIA, Objective
 from sa.types import STRICT, Batch, Dataset, Model, Params, Splits, Structure, blocks, stream
 
@@ -73,11 +73,24 @@ class Task:
             raise Mismatch(
                 "criterion", f"ce needs classes, {type(data).__name__} has none; use mse"
             )
-        if self.moving != "all":  # the names are the network's: build one to look
-            network = model.build(stream(0, "init"))
-            _moving(self.moving, network, [k for k, _ in network.named_parameters()])
+        network = model.build(stream(0, "init")).eval()  # names and widths are the network's
+        _moving(self.moving, network, [k for k, _ in network.named_parameters()])
+        self._enough(network)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
+
+    def _enough(self, network: nn.Module) -> None:
+        """Refuse a memory budget too small for one point."""
+        width = _width(network, torch.zeros(1, *self.model.shape, dtype=torch.float64))
+        least, what, instead = 8 * 8 * width, "one row of this network", ""
+        if self.batchnorm == "batch" and any(isinstance(m, _BatchNorm) for m in network.modules()):
+            rows = min(self.batch_size or self.dataset.rows, self.dataset.rows)
+            least, what = 8 * width * rows, f"the {rows} rows that BatchNorm normalises together"
+            instead = " or more, a smaller batch_size, or batchnorm=running"
+        if self.memory < least:
+            raise Mismatch(
+                "memory", f"{self.memory} bytes are too few for {what}; set memory={least}{instead}"
+            )
 
     @property
     def _kind(self) -> str:
@@ -91,7 +104,7 @@ class Task:
         named = {k: p.detach() for k, p in network.named_parameters()}
         moving = _moving(self.moving, network, list(named))
         frozen = {k: p for k, p in named.items() if k not in moving}
-        return _structure(network, frozen, self._kind)
+        return _structure(network, frozen, self._kind, self.batchnorm)
 
     def prepare(self, seed: int) -> "Problem":
         """Build the network and load the data, each from its own stream of the seed."""
@@ -117,7 +130,9 @@ class Task:
             data=data,
             params={k: named[k] for k in moving},
             frozen={k: p for k, p in named.items() if k not in moving},
-            structure=_structure(network, {k: named[k] for k in named if k not in moving}, kind),
+            structure=_structure(
+                network, {k: named[k] for k in named if k not in moving}, kind, self.batchnorm
+            ),
             norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
             width=_width(network, data.train.inputs[:1]),
             seed=seed,
@@ -183,12 +198,13 @@ class Problem:
         """The same problem in float64, for differences of nearly equal losses."""
         network = copy.deepcopy(self.network).double()
         frozen = {k: p.double() for k, p in self.frozen.items()}
+        structure = replace(self.structure, frozen=frozen, statistics=dict(network.named_buffers()))
         return replace(
             self,
             task=replace(self.task, dtype="float64"),
             network=network,
             frozen=frozen,
-            structure=replace(self.structure, frozen=frozen),
+            structure=structure,
             norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
         )
 
@@ -252,13 +268,21 @@ def _place(batch: Batch, device: str) -> Batch:
     return Batch(batch.inputs.to(device), batch.targets.to(device))
 
 
-def _structure(network: nn.Module, frozen: Params, kind: str) -> Structure:
+def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) -> Structure:
+    norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
+    if norms and batchnorm == "batch":
+        return Structure(
+            obstacle=f"layer '{norms[0]}' (BatchNorm) normalises by the batch, which couples its "
+            "rows; set batchnorm=running"
+        )
     try:
         links = network.links()  # type: ignore[operator]
     except (AttributeError, ValueError) as error:
         return Structure(obstacle=str(error))
-    obstacle = flips.obstacle(links, kind == "mse")
-    return Structure(links, frozen, CRITERIA[kind], kind == "mse", obstacle)
+    return Structure(
+        links, frozen, dict(network.named_buffers()), CRITERIA[kind], kind == "mse",
+        chain.obstacle(links),
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -81,12 +81,29 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A BatchNorm by its name in the network, and its eps."""
+
+    name: str
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True)
 class Link:
-    """One affine map of a chain, by its parameters' names, and the step after it, if any."""
+    """One affine map of a chain, by its parameters' names, and the step after it, if any.
+
+    padding: of a square convolution of stride 1; None for a fully connected map. pool: the side of
+    the average pooling after the map. norm: BatchNorm on running statistics before the step.
+    average: whether maps (rows, c, h, w) enter averaged over positions; else they are flattened.
+    """
 
     weight: str
-    bias: str | None
-    step: Step | None
+    bias: str | None = None
+    step: Step | None = None
+    padding: int | None = None
+    pool: int = 1
+    norm: Norm | None = None
+    average: bool = False
 
 
 def _no_criterion(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -97,27 +114,36 @@ def _no_criterion(outputs: Tensor, targets: Tensor) -> Tensor:
 class Structure:
     """The network as a chain of affine maps and steps, or ``obstacle``: why it is none.
 
-    frozen: the chain's parameters that do not move. criterion: (outputs, targets) -> row losses;
-    quadratic: whether it is the squared error averaged over outputs.
+    frozen: the chain's parameters that do not move. statistics: its running statistics. criterion:
+    (outputs, targets) -> row losses; quadratic: whether it is the squared error averaged over
+    outputs.
     """
 
     links: Sequence[Link] = ()
     frozen: Params = field(default_factory=dict)
+    statistics: Params = field(default_factory=dict)
     criterion: Callable[[Tensor, Tensor], Tensor] = _no_criterion
     quadratic: bool = False
     obstacle: str | None = "the loss is a plain function"
+
+    @property
+    def plain(self) -> bool:
+        """Whether every map is fully connected and followed by its step at once."""
+        return bool(self.links) and all(x.padding is None and x.norm is None for x in self.links)
 
 
 @dataclass(frozen=True)
 class Differences:
     """Central differences along every coordinate: a gradient for each eps, and their price.
 
-    path: ``fast`` (exact flips) or ``brute`` (two forwards a coordinate).
+    path: ``fast`` (exact flips) or ``brute`` (two forwards a coordinate). paths: which way each
+    layer took, by its weight's name.
     """
 
     grads: list[Params]
     evals: float
     path: str
+    paths: dict[str, str] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -204,6 +230,11 @@ class Dataset(Protocol):
     @property
     def classes(self) -> int | None:
         """Number of classes, or None where targets are numbers."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Number of training rows."""
         ...
 
     def load(self, generator: torch.Generator) -> Splits:

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from sa import flips
 from sa.dataset.digits import Digits
 from sa.dataset.gaussian import Gaussian
+from sa.flips import chain
+from sa.flips import differences as flips
+from sa.model.cnn import CNN
 from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
 from sa.objective import ce, mse
@@ -68,6 +70,101 @@ def test_row_blocks_change_nothing():
         torch.testing.assert_close(flatten(x), flatten(y), rtol=1e-12, atol=1e-13)
 
 
+CNNS = [
+    # pool, norm, head, channels -> the ways its layers take
+    ("average", "none", "flatten", (3, 4), ["patterns", "patterns", "output"]),
+    ("average", "batch", "average", (3, 4), ["patterns", "patterns", "output"]),
+    ("none", "batch", "flatten", (2, 3), ["patterns", "patterns", "output"]),
+    ("none", "none", "average", (3, 4), ["patterns", "counting", "output"]),
+    ("none", "batch", "average", (2, 3, 4), ["patterns", "patterns", "counting", "output"]),
+]
+
+
+@pytest.mark.parametrize("criterion", ["mse", "ce"])
+@pytest.mark.parametrize(("pool", "norm", "head", "channels", "ways"), CNNS)
+def test_t8_convolutions(pool, norm, head, channels, ways, criterion):
+    """Every path of a convolution, BatchNorm on running statistics with either sign of its gain."""
+    model = CNN(quantizer=FWBA, channels=channels, pool=pool, norm=norm, head=head)
+    p = Task(model=model, dataset=Digits(), criterion=criterion, batchnorm="running").prepare(0)
+    g = torch.Generator().manual_seed(0)
+    for m in p.norms:
+        for v in (m.running_mean, m.weight.data, m.bias.data):
+            v.copy_(torch.randn(v.shape, generator=g, dtype=v.dtype))
+        m.running_var *= 1.7
+    f = p.objective(p.batch(0).part(0, 10))
+    eps = [1e-2, 0.1, 1.0]
+    fast, brute = (f.differences(p.params, eps, path) for path in ("fast", "brute"))
+    assert worst(fast.grads, brute.grads, eps) < 1e-12
+    assert list(fast.paths.values()) == ways
+
+
+def test_t8_a_norm_between_fully_connected_layers():
+    model = MLP(quantizer=FWBA, hidden=(6, 5), norm="batch")
+    p = Task(model=model, dataset=Digits(), batchnorm="running").prepare(1)
+    for m in p.norms:
+        m.weight.data[::2] *= -0.7  # and no eps takes it to 0, where every row would tie
+        m.running_mean += 0.3
+    assert worst(*both(p, [0.05, 0.5], p.batch(0).part(0, 60)), [0.05, 0.5]) < 1e-12
+
+
+def test_maps_in_small_pieces_change_nothing():
+    model = CNN(quantizer=FWBA, channels=(3, 4), pool="none", norm="none", head="average")
+    whole, split = (
+        Task(model=model, dataset=Digits(), memory=m).prepare(0) for m in (1 << 26, 70_000)
+    )
+    a, b = (p.objective(p.batch(0).part(0, 30)).differences(p.params, EPS) for p in (whole, split))
+    for x, y in zip(a.grads, b.grads, strict=True):
+        torch.testing.assert_close(flatten(x), flatten(y), rtol=1e-12, atol=1e-13)
+
+
+def test_float32_agrees_by_norm():
+    model = ToyMLP(quantizer=FWBA, dim=8, hidden=2, out=8)
+    p = Task(model=model, dataset=Gaussian(dim=8, n=500)).prepare(0)
+    s, batch = p.structure, p.batch(0)
+    single = {k: v.float() for k, v in p.params.items()}
+    exact, rough = (
+        flips.differences(s.links, at, list(at), b, s.criterion, True, [0.1], 500)[0][0]
+        for at, b in ((p.params, batch), (single, batch.to(torch.float32)))
+    )
+    off = flatten(exact) - flatten(rough).double()
+    assert 0 < float(off.norm() / flatten(exact).norm()) < 1e-3
+
+
+@pytest.mark.parametrize("step", ["sign", "ternary"])
+@pytest.mark.parametrize("name", ["a", "b", "b.bias"])
+def test_the_profile_is_the_loss_along_a_coordinate(name, step):
+    """Between any two jumps the loss is the stated one, and at shift 0, on a tie, too."""
+    g = torch.Generator().manual_seed(3)
+    links = [Link("a", None, STEPS[step]), Link("b", "b.bias", STEPS[step]), Link("c")]
+    params = {n: lattice((4, 4), g) for n in "abc"} | {"b.bias": lattice((4,), g)}
+    batch = Batch(lattice((40, 4), g), lattice((40, 4), g))
+    at = (2,) if name == "b.bias" else (2, 1)
+    where, losses = flips.profile(links, params, name, at, batch, mse, True, 1.0, 16)
+    assert len(where) > 10 and len(losses) == len(where) + 1 and where.diff().min() >= 0
+
+    def loss(shift):
+        w = params[name].clone()
+        w[at] += shift
+        return chain.run(links, params | {name: w}, batch, mse, True).losses.mean()
+
+    edges = torch.cat([torch.tensor([-1.0]), where, torch.tensor([1.0])]).double()
+    for k in range(len(losses)):
+        if edges[k + 1] > edges[k]:
+            torch.testing.assert_close(loss((edges[k] + edges[k + 1]) / 2), losses[k])
+    eps = 0.37  # not on a crossing: there the profile's ends give the difference
+    ends = [losses[int((where <= s * eps).sum())] for s in (1, -1)]
+    got = flips.differences(links, params, [name], batch, mse, True, [eps], 40)[0][0]
+    torch.testing.assert_close(got[name][at], (ends[0] - ends[1]) / (2 * eps))
+
+
+def test_a_profile_needs_a_step_and_no_convolution():
+    p = Task(model=ToyMLP(quantizer=FWBA, dim=4), dataset=Gaussian(dim=4, n=50)).prepare(0)
+    f = p.objective(p.batch(0))
+    assert len(f.profile(p.params, "fc2.weight", (0, 0), 0.5)[0]) > 0
+    with pytest.raises(ValueError, match="head.weight.*outputs"):
+        f.profile(p.params, "head.weight", (0, 0), 0.5)
+
+
 STEPS = {
     "sign": Step((0.0,), (-1.0, 1.0)),
     "binary01": Step((0.0,), (0.0, 1.0)),
@@ -93,12 +190,12 @@ def test_t8_ties_are_exact_on_dyadic_data(step, criterion):
     x = lattice((64, 4), g)
     targets = torch.randint(0, 4, (64,), generator=g) if criterion is ce else lattice((64, 4), g)
     eps = [0.25, 0.5, 1.0]
-    fast, _ = flips.differences(
+    fast, _, _ = flips.differences(
         links, params, list(params), Batch(x, targets), criterion, criterion is mse, eps, 50
     )
 
     def loss(p):
-        return flips.chain(links, p, Batch(x, targets), criterion, False).losses.sum()
+        return chain.run(links, p, Batch(x, targets), criterion, False).losses.sum()
 
     ties = 0
     for e, grads in zip(eps, fast, strict=True):
@@ -114,25 +211,58 @@ def test_t8_ties_are_exact_on_dyadic_data(step, criterion):
             if criterion is mse and name != "c":  # dyadic all through: not one bit may differ
                 assert torch.equal(grads[name], brute), (name, e)
             torch.testing.assert_close(grads[name], brute, rtol=1e-12, atol=1e-13)
-        view = flips.chain(links, params, Batch(x, targets), criterion, False)
+        view = chain.run(links, params, Batch(x, targets), criterion, False)
         ties += sum(
             int((layer.pre == t).sum()) for layer in view.layers[:2] for t in STEPS[step].thresholds
         )
     assert ties > 50  # the data does put units exactly on thresholds
 
 
+@pytest.mark.parametrize("average", [True, False])
+@pytest.mark.parametrize("step", ["sign", "ternary", "2-bit"])
+def test_t8_ties_of_convolutions_are_exact_on_dyadic_data(step, average):
+    g = torch.Generator().manual_seed(6)
+    links = [Link("a", None, STEPS[step], 1, pool=2), Link("b", "b.bias", STEPS[step], 1)]
+    links.append(Link("c", average=average))
+    params = {"a": lattice((2, 1, 3, 3), g), "b": lattice((3, 2, 3, 3), g, 8)}
+    params |= {"b.bias": lattice((3,), g), "c": lattice((2, 3 if average else 48), g)}
+    batch = Batch(lattice((8, 1, 8, 8), g), lattice((8, 2), g))
+    eps = [0.25, 0.5]
+    fast, _, _ = flips.differences(links, params, list(params), batch, mse, True, eps, 5, 4000)
+
+    for e, grads in zip(eps, fast, strict=True):
+        for name, w in params.items():
+            brute = torch.zeros_like(w)
+            for i in range(w.numel()):
+                moved = []
+                for s in (e, -e):
+                    v = w.clone()
+                    v.view(-1)[i] += s
+                    view = chain.run(links, params | {name: v}, batch, mse, True)
+                    moved.append(view.losses.sum())
+                brute.view(-1)[i] = (moved[0] - moved[1]) / (2 * e * 8)
+            if name == "c":
+                torch.testing.assert_close(grads[name], brute, rtol=1e-12, atol=1e-13)
+            else:
+                assert torch.equal(grads[name], brute), (name, e)
+    view = chain.run(links, params, batch, mse, True)
+    ties = [int((v.pre == t).sum()) for v in view.layers[:2] for t in v.link.step.thresholds]
+    assert sum(ties) > 10, ties
+
+
 def test_stepped_is_half_open():
     z = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0])
-    assert flips.stepped(z, STEPS["ternary"]).tolist() == [-1, 0, 0, 1, 1]
-    assert flips.stepped(z, STEPS["sign"]).tolist() == [-1, -1, 1, 1, 1]
+    assert chain.stepped(z, STEPS["ternary"]).tolist() == [-1, 0, 0, 1, 1]
+    assert chain.stepped(z, STEPS["sign"]).tolist() == [-1, -1, 1, 1, 1]
 
 
 def test_obstacles_name_the_layer():
-    link = Link("fc1.weight", None, None)
-    assert "fc1.weight" in flips.obstacle([link, Link("head.weight", None, None)], True)
-    assert flips.obstacle([link], True) is None
-    assert "fc1.weight" in flips.obstacle([link], False)
-    assert flips.obstacle([Link("a", None, STEPS["sign"])], True) is not None
+    link = Link("fc1.weight")
+    assert "fc1.weight" in chain.obstacle([link, Link("head.weight")])
+    assert chain.obstacle([link]) is None
+    assert chain.obstacle([Link("a", step=STEPS["sign"])]) is not None
+    conv = Link("conv1.weight", padding=1)
+    assert "conv1.weight" in chain.obstacle([conv])
 
 
 def test_evals_grow_with_eps_and_stay_below_brute_force():

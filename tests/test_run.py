@@ -256,9 +256,21 @@ REFUSED = [
     (["estimator=nes", "estimator.sigma=nan"], ["estimator.sigma=nan", "finite"]),
     (["estimator=nes", "estimator.samples=0"], ["estimator.samples=0", "greater than 0"]),
     (["estimator=nes", "estimator.baseline=mean"], ["antithetic=false"]),
-    (["estimator=local_nes", "model=cnn", "dataset=digits"], ["conv1", "estimator=nes"]),
+    (["estimator=local_nes", "model=cnn", "dataset=digits"], ["norm1", "batchnorm=running"]),
+    (
+        ["estimator=local_nes", "model=cnn", "dataset=digits", "model.norm=none"],
+        ["conv1.weight", "estimator=nes"],
+    ),
     (["estimator=local_nes", "moving=[fc1.*]"], ["frozen", "head.weight"]),
-    (["estimator=cdg", "estimator.path=fast", "model=cnn", "dataset=digits"], ["conv1", "brute"]),
+    (
+        ["estimator=cdg", "estimator.path=fast", "model=cnn", "dataset=digits"],
+        ["norm1", "batchnorm=running", "brute"],
+    ),
+    (["memory=100"], ["memory: 100", "one row", "set memory=3648"]),
+    (
+        ["memory=100000", "model=cnn", "dataset=digits"],
+        ["1437 rows", "set memory=", "batchnorm=running"],
+    ),
     (["estimator=cdg", "estimator.path=fast", "quantizer=bwba"], ["fc2", "quantized"]),
     (["figure=[pie]"], ["figure=pie", "lr_decrease", "curves"]),
     (["dim=0"], ["dim=0", ">= 1"]),

@@ -15,7 +15,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "record": set(),
     "tracker": set(),
     "figure": set(),
-    "flips": {"types"},
+    "flips": {"types", "flips"},
     "objective": {"types", "flips"},
     "dataset": {"types"},
     "quantizer": {"types", "surrogate"},

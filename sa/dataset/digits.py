@@ -30,6 +30,11 @@ class Digits:
         """Ten."""
         return 10
 
+    @property
+    def rows(self) -> int:
+        """1,437 to train on; 360 more to test."""
+        return 1437
+
     def load(self, generator: torch.Generator) -> Splits:
         """Both splits: inputs (n, 1, size, size) float64, targets (n,) int64."""
         from sklearn.datasets import load_digits  # lazily: a second of imports

@@ -29,6 +29,11 @@ class Gaussian:
         """Targets are numbers."""
         return None
 
+    @property
+    def rows(self) -> int:
+        """n."""
+        return self.n
+
     def load(self, generator: torch.Generator) -> Splits:
         """Draw both splits, (n, dim) each, float64."""
         train, test = (

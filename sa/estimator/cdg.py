@@ -15,8 +15,8 @@ class CDG:
 
     Component i is exactly the derivative of the loss smoothed over a box of half-width eps along
     coordinate i; no sampling variance. path: ``auto`` takes the exact fast path where the network
-    is a chain of affine maps and steps (`sa.flips`) and two forwards a coordinate elsewhere;
-    ``fast`` and ``brute`` insist. Differences are taken in float64.
+    is a chain of affine maps, convolutions and steps (`sa.flips`) and two forwards a coordinate
+    elsewhere; ``fast`` and ``brute`` insist. Differences are taken in float64.
 
     >>> from sa.objective import from_function
     >>> f = from_function(lambda p: (p["w"] ** 2).sum())
@@ -45,4 +45,5 @@ class CDG:
         """2D + 1 evals by brute force, far fewer on the fast path; draws nothing."""
         got = objective.differences(params, [self.epsilon], self.path)
         info: Numbers = {"path": got.path, "evals_brute": 2.0 * size(params) + 1}
+        info |= {f"path/{name}": way for name, way in got.paths.items()}
         return Estimate(objective.value(params), got.grads[0], got.evals + 1, info=info)

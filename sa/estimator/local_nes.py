@@ -69,6 +69,13 @@ class LocalNES:
         s = structure
         if s.obstacle:
             raise ValueError(f"local_nes is not possible: {s.obstacle}; use estimator=nes")
+        if not s.plain:
+            odd = next(x for x in s.links if x.padding is not None or x.norm is not None)
+            what = "a convolution" if odd.padding is not None else "followed by a norm"
+            raise ValueError(
+                f"local_nes needs fully connected layers and steps only; '{odd.weight}' is {what}; "
+                "use estimator=nes"
+            )
         for link in s.links[:-1]:
             if link.step is None or len(link.step.levels) != 2:
                 raise ValueError(

@@ -1,12 +1,13 @@
 """The layers models are built of: affine maps with quantized weights, steps, and chains of both."""
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sa.types import Link, Quantizer
+from sa.types import Link, Norm, Quantizer
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:
@@ -80,19 +81,31 @@ class Network(nn.Sequential):
         Raises ValueError naming the first layer that does not fit.
         """
         links: list[Link] = []
+        average = False  # whether maps were averaged since the last affine map
         for name, layer in self.named_children():
-            quantize = getattr(layer, "quantize", None)
-            step = getattr(quantize, "step", None)
-            if isinstance(layer, nn.Flatten) and not links:
-                continue
-            if isinstance(layer, Linear):
-                if quantize is not None and not getattr(quantize, "identity", False):
-                    raise ValueError(f"the weights of layer '{name}' are quantized")
-                bias = f"{name}.bias" if layer.bias is not None else None
-                links.append(Link(f"{name}.weight", bias, None))
-            elif isinstance(layer, Activation) and links and links[-1].step is None and step:
-                links[-1] = Link(links[-1].weight, links[-1].bias, step)
-            else:
-                kind = type(layer).__name__
-                raise ValueError(f"layer '{name}' ({kind}) is neither fully connected nor a step")
+            open_ = bool(links) and links[-1].step is None  # pooling, norm and step may follow
+            match layer:
+                case Linear() | Conv():
+                    quantize = layer.quantize
+                    if quantize is not None and not getattr(quantize, "identity", False):
+                        raise ValueError(f"the weights of layer '{name}' are quantized")
+                    bias = f"{name}.bias" if getattr(layer, "bias", None) is not None else None
+                    padding = layer.padding if isinstance(layer, Conv) else None
+                    links.append(Link(f"{name}.weight", bias, None, padding, average=average))
+                    average = False
+                case nn.AvgPool2d() if open_ and links[-1].norm is None and links[-1].pool == 1:
+                    links[-1] = replace(links[-1], pool=layer.kernel_size)  # type: ignore[arg-type]
+                case nn.BatchNorm1d() | nn.BatchNorm2d() if open_ and links[-1].norm is None:
+                    links[-1] = replace(links[-1], norm=Norm(name, layer.eps))
+                case Activation() if open_ and hasattr(layer.quantize, "step"):
+                    links[-1] = replace(links[-1], step=layer.quantize.step)
+                case nn.AdaptiveAvgPool2d() if links and not open_:
+                    average = True
+                case nn.Flatten():
+                    pass
+                case _:
+                    raise ValueError(
+                        f"layer '{name}' ({type(layer).__name__}) is neither an affine map nor the "
+                        "pooling, norm or step after one"
+                    )
         return links

@@ -17,22 +17,25 @@ Positive = Annotated[int, Gt(0)]
 
 @dataclass(frozen=True, config=STRICT)
 class CNN:
-    """[3x3 Conv, 2x2 average pool, norm, activation] for each of ``channels``, then a Linear head.
+    """[3x3 Conv, pool, norm, activation] for each of ``channels``, then a Linear head.
 
-    shape: (channels, height, width) of one input; each stage halves height and width. norm:
-    ``none`` or ``batch`` (pool, BatchNorm, step: the order of XNOR-Net). The first convolution and
-    the head keep full-precision weights.
+    shape: (channels, height, width) of one input. pool: ``average`` (2x2, each stage halves height
+    and width) or ``none``. norm: ``none`` or ``batch`` (pool, BatchNorm, step: the order of
+    XNOR-Net). head: what the head sees of the last maps, ``flatten`` all or the ``average`` of
+    each. The first convolution and the head keep full-precision weights.
     """
 
     quantizer: Slots
     shape: tuple[Positive, Positive, Positive] = (1, 8, 8)
     channels: Annotated[tuple[Positive, ...], Len(1)] = (16, 32)
     outputs: Positive = 10
+    pool: Literal["average", "none"] = "average"
     norm: Literal["none", "batch"] = "batch"
+    head: Literal["flatten", "average"] = "flatten"
 
     @model_validator(mode="after")
     def _fits(self) -> "CNN":
-        least = 2 ** len(self.channels)
+        least = 2 ** len(self.channels) if self.pool == "average" else 1
         if min(self.shape[1:]) < least:
             raise ValueError(
                 f"{len(self.channels)} stages halve images of {self.shape[1]}x{self.shape[2]} "
@@ -41,17 +44,22 @@ class CNN:
         return self
 
     def build(self, generator: torch.Generator) -> Network:
-        """The network; layers are named conv1, pool1, norm1, act1, ..., flat, head."""
+        """The network; layers are named conv1, pool1, norm1, act1, ..., mean, flat, head."""
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         width, (height, breadth) = self.shape[0], self.shape[1:]
         for i, channels in enumerate(self.channels, 1):
             weight = self.quantizer.weight if i > 1 else None
             layers[f"conv{i}"] = Conv(width, channels, 3, generator, weight)
-            layers[f"pool{i}"] = nn.AvgPool2d(2)
+            if self.pool == "average":
+                layers[f"pool{i}"] = nn.AvgPool2d(2)
+                height, breadth = height // 2, breadth // 2
             if self.norm == "batch":
                 layers[f"norm{i}"] = nn.BatchNorm2d(channels, dtype=torch.float64)
             layers[f"act{i}"] = Activation(self.quantizer.activation)
-            width, height, breadth = channels, height // 2, breadth // 2
+            width = channels
+        if self.head == "average":
+            layers["mean"] = nn.AdaptiveAvgPool2d(1)
+            height = breadth = 1
         layers["flat"] = nn.Flatten()
         layers["head"] = Linear(width * height * breadth, self.outputs, generator)
         return Network(layers)

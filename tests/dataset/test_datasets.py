@@ -14,6 +14,7 @@ def test_yields_what_it_says(name):
     for a, b in zip(one, two, strict=True):
         assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
         assert tuple(a.inputs.shape[1:]) == tuple(data.shape) and a.inputs.dtype == torch.float64
+        assert one.train.rows == data.rows
         assert len(a.inputs) == len(a.targets) and a.inputs.isfinite().all()
         if data.classes:
             assert a.targets.dtype == torch.int64

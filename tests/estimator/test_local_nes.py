@@ -44,7 +44,7 @@ def network(hidden, step, criterion, bias, dim=3, out=2, rows=4):
     )
     f = from_function(lambda p: p["head"].sum())
     f.batch = Batch(x, y)
-    f.structure = Structure(links, {}, criterion, criterion is mse, None)
+    f.structure = Structure(links, criterion=criterion, quadratic=criterion is mse, obstacle=None)
     return f, point
 
 
@@ -166,9 +166,14 @@ def test_refusals_name_the_layer_and_the_way_out(quadratic):
     p = toy(moving=("fc1.*",))
     with pytest.raises(ValueError, match="head.weight"):
         run(LocalNES(), p.objective(p.batch(0)), p.params)
-    cnn = Task(model=component("model", "cnn"), dataset=Digits()).prepare(0)
-    with pytest.raises(ValueError, match="conv1.*nes"):
-        run(LocalNES(), cnn.objective(cnn.batch(0)), cnn.params)
+    for name, norm, why in [
+        ("cnn", "none", "conv1.weight.*convolution.*nes"),
+        ("cnn", "batch", "norm1.*batchnorm=running"),
+        ("mlp", "batch", "norm1.*batchnorm=running"),
+    ]:
+        other = Task(model=component("model", name, norm=norm), dataset=Digits()).prepare(0)
+        with pytest.raises(ValueError, match=why):
+            run(LocalNES(), other.objective(other.batch(0).part(0, 8)), other.params)
     f, point = network(1, Step((-0.5, 0.5), (-1.0, 0.0, 1.0)), mse, False)
     with pytest.raises(ValueError, match="two-level.*l0"):
         run(LocalNES(), f, point)

@@ -69,10 +69,15 @@ def test_links_read_a_chain_and_name_what_is_none():
         ("fc2.weight", "fc2.bias", True),
         ("head.weight", "head.bias", False),
     ]
-    with pytest.raises(ValueError, match="norm1"):
-        component("model", "mlp", norm="batch").build(stream(0)).links()
-    with pytest.raises(ValueError, match="conv1"):
-        component("model", "cnn").build(stream(0)).links()
+    cnn = component("model", "cnn", head="average").build(stream(0)).links()
+    assert [(x.padding, x.pool, x.norm and x.norm.name, x.average) for x in cnn] == [
+        (1, 2, "norm1", False),
+        (1, 2, "norm2", False),
+        (None, 1, None, True),
+    ]
+    smooth = component("model", "mlp", quantizer=quantizers("none.Identity", "none.Identity"))
+    with pytest.raises(ValueError, match="act1"):
+        smooth.build(stream(0)).links()
     binary = component("model", "mlp", quantizer=quantizers("xnor.Xnor", "sign.Sign"))
     with pytest.raises(ValueError, match="fc2.*quantized"):
         binary.build(stream(0)).links()

@@ -53,7 +53,7 @@ def test_sign_levels_and_zero(x):
 
 
 def test_sign_is_its_own_step(x):
-    from sa.flips import stepped
+    from sa.flips.chain import stepped
 
     q = make("activation", "sign")
     assert torch.equal(stepped(x, q.step), q(x))

@@ -1,0 +1,1 @@
+"""Exact differences from the effect of single units' states on each row's loss."""

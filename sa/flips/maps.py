@@ -1,0 +1,194 @@
+"""Exact coordinate differences of one convolution, every coordinate at once.
+
+Moving W[o, c, u, v] by +-eps moves the whole map o of a row, by +-eps times the inputs x_p seen
+through the kernel's position (u, v) at every p. Only the positions close to a threshold, with
+|z_p - t| <= eps max|x|, can change state; which of them do is a pattern, and many of the
+coordinates of one row and map share it. So every distinct pattern is evaluated once, by adding the
+few changed states to the next layer's pre-activations and running what follows (``patterns``).
+Where the maps are only averaged and multiplied on their way to the outputs, a pattern acts by the
+number of its states alone: two matrix products count them for every coordinate, and a table of row
+losses by count is looked up (``counting``).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sa.flips.chain import Chain, Layer
+from sa.flips.dense import magnitudes
+from sa.types import Params, blocks
+
+TABLE = 1 << 12
+"""Most patterns of one row and map that are told apart by a table; beyond, none is looked for."""
+
+
+def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[Params]) -> str:
+    """Add the sums over rows of loss(+eps) - loss(-eps) of a convolution; says which path ran."""
+    layer = view.layers[index]
+    link, after = layer.link, view.layers[index + 1].link
+    shape = layer.pre.shape  # (rows, out, h, w)
+    for name, speed in layer.speeds(view.params, grads[0]).items():
+        for grad, epsilon in zip(grads, epsilons, strict=True):
+            x = epsilon * speed.expand(shape).flatten(2)  # one coordinate a map: (rows, out, P)
+
+            def own(rows: Tensor, units: Tensor, at: Tensor, x: Tensor = x) -> Tensor:
+                return x[rows[:, None], units[:, None], at].unsqueeze(2)
+
+            for units, sums in _patterns(view, index, _near(layer, x.abs()), own, 1):
+                grad[name].index_add_(0, units, sums[:, 0])
+    if link.weight not in grads[0]:
+        return "patterns"
+    sizes = magnitudes(view, index)
+    assert link.step is not None
+    count = after.average and len(link.step.levels) == 2 and sizes is not None and link.pool == 1
+    rows, (taps, places) = len(layer.pre), (layer.weight[0].numel(), shape[2:].numel())
+    table = shape[1] * (2 * places + 1) * len(view.layers[-1].weight) if count else 0
+    for start, stop in blocks(rows, max(1, view.room // (4 * max(taps * places, table)))):
+        seen = _seen(layer, start, stop)  # (rows, taps, P)
+        for grad, epsilon in zip(grads, epsilons, strict=True):
+            into = grad[link.weight].view(len(layer.weight), -1)
+            if count:
+                into += _counting(view, index, seen, sizes or [], epsilon, start)
+                continue
+            speed = layer.pre.new_ones(shape[1]) if layer.scale is None else layer.scale
+            widest = seen.abs().amax(1, keepdim=True) * speed.abs().view(1, -1, 1)
+            near = _near(layer, epsilon * widest, start)
+            by_place, by_unit = seen.transpose(1, 2).contiguous(), epsilon * speed
+
+            def kernel(
+                rows: Tensor, units: Tensor, at: Tensor, x: Tensor = by_place, k: Tensor = by_unit
+            ) -> Tensor:
+                return x[rows[:, None], at] * k[units, None, None]
+
+            for units, sums in _patterns(view, index, near, kernel, taps, start):
+                into.index_add_(0, units, sums)
+    return "counting" if count else "patterns"
+
+
+def _seen(layer: Layer, start: int, stop: int) -> Tensor:
+    """What every weight of a kernel is multiplied by at every position: (rows, taps, P)."""
+    link, x = layer.link, layer.inputs[start:stop]
+    seen = F.unfold(x, layer.weight.shape[2:], padding=link.padding or 0)
+    if link.pool > 1:
+        seen = F.avg_pool2d(seen.view(*seen.shape[:2], *x.shape[2:]), link.pool).flatten(2)
+    return seen
+
+
+def _near(layer: Layer, reach: Tensor, start: int = 0) -> Tensor:
+    """Positions (rows, out, P) within reach of a threshold, for the rows that reach is for."""
+    z = layer.pre[start : start + len(reach)].flatten(2)
+    assert layer.link.step is not None
+    near = torch.zeros_like(z, dtype=torch.bool)
+    for t in layer.link.step.thresholds:
+        near |= (z - t).abs() <= reach
+    return near
+
+
+def _patterns(
+    view: Chain,
+    index: int,
+    near: Tensor,
+    moves: Callable[[Tensor, Tensor, Tensor], Tensor],
+    taps: int,
+    start: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Maps (c,) and their sums of loss(+) - loss(-) for each of ``taps`` coordinates, (c, taps).
+
+    near (rows, out, P): the positions that may change. moves(rows, maps, positions (c, m)) gives
+    how far each coordinate moves them, (c, m, taps). start: the first of the rows in the view.
+    """
+    counts = near.sum(2)
+    for m in counts.unique().tolist():
+        if m == 0:
+            continue
+        rows, units = (counts == m).nonzero(as_tuple=True)
+        at = near[rows, units].nonzero()[:, 1].view(-1, m)
+        for a, b in blocks(len(rows), max(1, view.room // (8 * m * taps))):
+            r, u, p = rows[a:b], units[a:b], at[a:b]
+            yield u, _alike(view, index, start + r, u, p, moves(r, u, p))
+
+
+def _alike(
+    view: Chain, index: int, rows: Tensor, units: Tensor, at: Tensor, move: Tensor
+) -> Tensor:
+    """loss(+move) - loss(-move) (c, taps) of one map a row, each pattern evaluated once."""
+    layer = view.layers[index]
+    step = layer.link.step
+    assert step is not None
+    levels, (c, m, taps) = layer.pre.new_tensor(step.levels), move.shape
+    place = rows[:, None], units[:, None], at
+    z, acts = layer.pre.flatten(2)[place].unsqueeze(2), layer.acts.flatten(2)[place]
+    base = view.losses[rows]
+    states = [_state(z + move, step.thresholds), _state(z - move, step.thresholds)]
+    now = _state(z, step.thresholds)
+    out = move.new_zeros(c, taps)
+    if len(levels) ** m > TABLE:
+        for sign, state in zip((1, -1), states, strict=True):
+            i, k = (state != now).any(1).nonzero(as_tuple=True)
+            change = levels[state[i, :, k].long()] - acts[i]
+            losses = view.maps(index, rows[i], units[i], at[i], change)
+            out.index_put_((i, k), sign * (losses - base[i]), accumulate=True)
+        return out
+    power = len(levels) ** torch.arange(m, device=z.device)
+    codes = [_code(state, power) for state in states]
+    table = move.new_zeros(c, len(levels) ** m)
+    met = torch.zeros_like(table, dtype=torch.bool)
+    for code in codes:
+        met.scatter_(1, code, True)
+    met.scatter_(1, _code(now, power), False)
+    i, code = met.nonzero(as_tuple=True)
+    change = levels[code[:, None] // power % len(levels)] - acts[i]
+    table[i, code] = view.maps(index, rows[i], units[i], at[i], change) - base[i]
+    return table.gather(1, codes[0]) - table.gather(1, codes[1])
+
+
+def _state(z: Tensor, thresholds: Sequence[float]) -> Tensor:
+    """Which level each number is at."""
+    state = torch.zeros_like(z, dtype=torch.int8)
+    for t in thresholds:
+        state += z >= t
+    return state
+
+
+def _code(state: Tensor, power: Tensor) -> Tensor:
+    """One number (c, taps) for the states (c, m, taps) of m positions."""
+    code = torch.zeros_like(state[:, 0], dtype=torch.int64)
+    for j, p in enumerate(power.tolist()):
+        code.add_(state[:, j], alpha=p)
+    return code
+
+
+def _counting(
+    view: Chain, index: int, seen: Tensor, sizes: Sequence[float], epsilon: float, start: int
+) -> Tensor:
+    """Sums (out, taps) for two-level maps that are averaged and multiplied to the outputs."""
+    layer, head = view.layers[index], view.layers[index + 1]
+    step, rows = layer.link.step, slice(start, start + len(seen))
+    assert step is not None
+    (t,), (low, high) = step.thresholds, step.levels
+    gap = layer.pre[rows].flatten(2) - t  # (rows, out, P)
+    speed = None if layer.scale is None else layer.scale.view(1, -1, 1)
+    steady = gap.new_zeros((*gap.shape[:2], seen.shape[1]), dtype=torch.float32)
+    drift, reach = steady.clone(), 0
+    for size in sizes:
+        r = epsilon * size * (1.0 if speed is None else speed.abs())
+        # float32 counts up to 2^24 without error
+        up, down = ((gap < 0) & (gap >= -r)).float(), ((gap >= 0) & (gap < r)).float()
+        at = (seen.abs() == size).float()
+        signed = at * seen.sign().float()
+        steady.baddbmm_(up - down, at.mT)
+        drift.baddbmm_(up + down, signed.mT)
+        reach = max(reach, int((up + down).sum(2).max()))
+    if speed is not None:
+        drift *= speed.sign().float()
+    reach *= len(sizes)
+    weight = head.weight.T * ((high - low) / gap.shape[2])  # (out, outputs)
+    count = torch.arange(-reach, reach + 1, device=gap.device).to(gap.dtype)
+    moved = head.pre[rows, None, None] + count[:, None] * weight[:, None]  # (rows, out, counts, y)
+    targets = view.targets[rows].repeat_interleave(moved.shape[1] * moved.shape[2], 0)
+    view.suffix_rows += len(targets)
+    table = view.criterion(moved.flatten(0, 2), targets).view(moved.shape[:3])
+    plus, minus = ((steady + s * drift).div_(2).add_(reach).long() for s in (1, -1))
+    return (table.gather(2, plus) - table.gather(2, minus)).sum(0)
