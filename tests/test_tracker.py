@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,18 +29,30 @@ CONFIG = {
 META = {"commit": "abc", "dirty": False, "slurm": {"SLURM_JOB_ID": "7"}}
 
 
-def records(file: Path):
-    """Records of a .wandb file: a 7-byte header, then LevelDB's log format in 32 KiB blocks."""
+def records(file: Path) -> list:
+    """Records of a closed .wandb file; its writer is a process of its own and may be behind us."""
+    until = time.monotonic() + 20
+    while True:
+        found = list(_written(file))
+        if time.monotonic() > until or any(r.HasField("exit") for r in found):
+            return found
+        time.sleep(0.05)
+
+
+def _written(file: Path):
+    """Records so far: a 7-byte header, then LevelDB's log format in 32 KiB blocks."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, record = file.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
+    assert data[:4] in (b":W&B", b"")
     while at + 7 <= len(data):
         left = 32768 - at % 32768
         if left < 7:  # a block's padding
             at += left
             continue
         _, size, kind = struct.unpack_from("<IHB", data, at)
+        if at + 7 + size > len(data) or not kind:  # not there yet
+            return
         record += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # whole, or the last part
@@ -233,6 +246,7 @@ def test_a_wandb_that_breaks_later_leaves_the_run_alive(tmp_path, capfd, monkeyp
 
 CLEAN = """
 import sys
+import time
 from pathlib import Path
 from sa.tracker import Wandb
 mode, folder = sys.argv[1], Path(sys.argv[2])

@@ -31,7 +31,7 @@ class Gaussian:
 
     @property
     def rows(self) -> int:
-        """n."""
+        """The ``n`` that was asked for."""
         return self.n
 
     def load(self, generator: torch.Generator) -> Splits:
