@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cdg, command, smoothed, stack
+from benchmarks import cdg, command, maps, peers, smoothed, stack
 from benchmarks.measure import table
 
 ALL = {
     name: act
-    for module in (cdg, stack, smoothed, command)
+    for module in (cdg, maps, stack, peers, smoothed, command)
     for name, act in vars(module).items()
     if callable(act) and getattr(act, "__module__", "") == module.__name__
     and not name.startswith("_") and name not in ("problem", "loop")
@@ -33,7 +33,10 @@ def main() -> None:
     results = []
     for name in chosen:
         print(f"  {name} ...", flush=True)
-        results.append(ALL[name]())
+        try:
+            results.append(ALL[name]())
+        except ImportError as error:
+            print(f"    skipped: {error}; pip install -e '.[peers]'")
     print(table(results))
     told.json.write_text(json.dumps(results, indent=1) + "\n")
     print(f"results: {told.json}")

@@ -7,10 +7,11 @@ import torch
 from benchmarks.measure import ratio
 from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
+from sa.objective import CRITERIA
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.task import Problem, Task
-from sa.types import Slots, size
+from sa.types import Batch, Slots, size
 
 ROWS = 16_384
 
@@ -22,18 +23,19 @@ def problem(dim: int, rows: int = ROWS) -> Problem:
 
 
 @torch.no_grad()
-def loop(p: Problem, epsilon: float, most: int) -> int:
+def loop(p: Problem, epsilon: float, most: int, batch: Batch | None = None) -> int:
     """What a researcher would write: perturb one weight, run the network; the first ``most``."""
-    x, y = p.data.train
+    x, y = batch or p.data.train
+    criterion = CRITERIA[p.kind]
     done = 0
-    for w in p.network.parameters():
+    for w in p.params.values():  # they share the network's memory
         flat, grad = w.view(-1), torch.empty(w.numel(), dtype=w.dtype)
         for i in range(w.numel()):
             saved = flat[i].item()
             flat[i] = saved + epsilon
-            up = (p.network(x) - y).square().mean()
+            up = criterion(p.network(x), y).mean()
             flat[i] = saved - epsilon
-            down = (p.network(x) - y).square().mean()
+            down = criterion(p.network(x), y).mean()
             flat[i] = saved
             grad[i] = (up - down) / (2 * epsilon)
             done += 1

@@ -1,10 +1,12 @@
 """What can be typed: the catalogue read from conf/, and every check made before any work."""
 
 import difflib
+import fnmatch
 import importlib
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,6 +50,7 @@ sa: a laboratory for gradients of networks that have none.
 
 
 Config = dict[str, Any]
+_HELP = "settings and groups: python -m sa.run --help"
 
 
 class UsageError(Exception):
@@ -116,8 +119,57 @@ class Components:
     tracker: Any
 
 
+TYPED: list[str] = []
+"""The words of the command line as they were typed."""
+
+HELD: list[str] = []
+"""Words of ``-m`` kept from Hydra, which would try them on the defaults first: for the sweeper."""
+
+
+def hold(argv: list[str]) -> list[str]:
+    """The words of a multirun that Hydra itself needs, ``-m`` first; the others go to HELD.
+
+    Hydra composes the defaults with every word that lists no values, so that `estimator.samples=20`
+    is refused beside `estimator=nes,cdg` although every swept estimator may have it.
+    """
+    TYPED[:] = argv
+    HELD.clear()
+    if not {"-m", "--multirun"} & set(argv):
+        return argv
+    rest = [x for x in argv if x not in ("-m", "--multirun")]
+    if any(x.startswith("hydra/sweeper=") for x in rest):
+        return ["-m", *rest]
+    own = re.compile(r"[~+]*(hydra[./]|hydra=|experiment=)|-|[^=]*$")
+    HELD.extend(x for x in rest if not own.match(x))
+    return ["-m", *(x for x in rest if own.match(x))]
+
+
+def swept(experiment: str | None) -> list[str]:
+    """The settings that an experiment's own sweep varies."""
+    import yaml
+
+    path = CONF / "experiment" / f"{experiment}.yaml"
+    node = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    return list(((node.get("hydra") or {}).get("sweeper") or {}).get("params") or {})
+
+
+@cache
+def _top() -> frozenset[str]:
+    """The top-level keys of a configuration."""
+    import yaml
+
+    whole = yaml.safe_load((CONF / "config.yaml").read_text())
+    groups = {k for x in whole["defaults"] if isinstance(x, dict) for k in x}
+    return frozenset({*whole, *groups, "experiment"} - {"defaults", "hydra", "_self_"})
+
+
 def build(config: dict[str, Any]) -> Components:
     """Validate a resolved configuration and make its components; UsageError, no side effects."""
+    for key in config:
+        if key not in _top():
+            close = _close(key, _top())
+            hint = f"; did you mean {close}?" if close else ""
+            raise UsageError(f"{key}: there is no such setting{hint}\n{_HELP}")
     _scalars(config)
     for key, value in leaves(config):
         if key.rsplit(".", 1)[-1] == "_target_":
@@ -158,11 +210,17 @@ def parent(config: dict[str, Any]) -> dict[str, Any] | None:
     return {**config, **loop, "init": None, "figure": [], **init}
 
 
+_REPLACES = {
+    "batch_size", "batchnorm", "criterion", "estimator", "moving", "optimizer", "seed", "steps"
+}  # fmt: skip
+"""What ``init`` may say of the parent: no setting that others are made from, as dim is."""
+
+
 def _parent(config: dict[str, Any]) -> None:
-    unknown = set(config["init"]) - set(config)
+    unknown = sorted(set(config["init"]) - _REPLACES)
     if unknown:
-        known = ", ".join(sorted(set(config) - {"init"}))
-        raise UsageError(f"init.{unknown.pop()}: no such setting; init replaces any of: {known}")
+        known = ", ".join(sorted(_REPLACES))
+        raise UsageError(f"init.{unknown[0]}: init sets no such thing; it sets any of: {known}")
     made = parent(config)
     assert made is not None
     if made["steps"] == 0:
@@ -184,6 +242,8 @@ def _scalars(config: dict[str, Any]) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UsageError(f"{key}={value}: expected a whole number >= {least}")
+    if not isinstance(config["sweep"].get("dry_run"), bool):
+        raise UsageError(f"sweep.dry_run={config['sweep']['dry_run']}: expected true or false")
     seconds = config["checkpoint_seconds"]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
         raise UsageError(f"checkpoint_seconds={seconds}: expected a number >= 0")
@@ -264,7 +324,16 @@ def _instantiate(key: str, node: Any) -> Any:
         raise UsageError(_invalid(path, node, inner)) from error
     except (ValueError, TypeError) as error:
         raise UsageError(_invalid(key, node, error)) from error
+    for name, value in node.items():  # pydantic takes true for 1
+        got = getattr(made, name, value)
+        if isinstance(value, bool) and not isinstance(got, bool):
+            raise UsageError(f"{key}.{name}={_typed(value)}: expected a number")
     return made
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
@@ -272,7 +341,12 @@ def _invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
-        return f"{key}: {error}"
+        if key != "optimizer":
+            return f"{key}: {error}"
+        mine = ", ".join(f"{k}={_typed(v)}" for k, v in node.items() if not k.startswith("_"))
+        if "unexpected keyword" in str(error):
+            return f"{key}: {error}; take away what it does not know, e.g. ~optimizer.momentum"
+        return f"{key}: {error} (given: {mine})"
     lines = []
     for one in error.errors():
         names = [str(x) for x in one["loc"]]
@@ -283,7 +357,7 @@ def _invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
             lines.append(f"{path}: no such setting; there are: {', '.join(known) or 'none'}")
         elif names:
             through = " (dim sets it)" if names[-1] == "dim" else ""
-            lines.append(f"{path}={given}: {told[0].lower()}{told[1:]}{through}")
+            lines.append(f"{path}={_typed(given)}: {told[0].lower()}{told[1:]}{through}")
         else:
             lines.append(f"{path}: {told}")
     return "\n".join(lines)
@@ -299,16 +373,21 @@ def explain(error: Exception, argv: list[str]) -> str | None:
     if missing:
         group, _, name = str(missing).rpartition("/")
         return _no_option(group, name)
-    key = re.search(r"Could not override '([^']+)'", text) or re.search(
+    key = re.search(r"Could not (?:override|delete) '([^']+)'", text) or re.search(
         r"Key '([^']+)' (?:is )?not in", text
     )
+    if text.startswith("Ambiguous value for argument"):
+        given = text.splitlines()[0].partition("'")[2].rstrip("'")
+        return f"{given} lists several values: write -m to sweep over them, or KEY=[A,B] for a list"
     if key and "No match in the defaults list" not in text:
         return _no_key(key.group(1), argv)
     if "No match in the defaults list" in text:
         name = key.group(1) if key else "?"
-        close = difflib.get_close_matches(name, _GROUPS, 1)
-        hint = f"; did you mean {close[0]}=?" if close else ""
-        return f"{name}: there is no such group{hint} Groups: {', '.join(_GROUPS)}"
+        if name in _GROUPS:
+            return f"{name}: cannot be taken away; {name}=[] or another option replaces it"
+        close = _close(name, _GROUPS)
+        hint = f"; did you mean {close}=?" if close else ""
+        return f"{name}: there is no such group{hint}\ngroups: {', '.join(_GROUPS)}"
     if type(error).__name__ in ("OverrideParseException", "LexerCanceledException"):
         first = text.splitlines()[0]
         return (
@@ -319,10 +398,16 @@ def explain(error: Exception, argv: list[str]) -> str | None:
     return None
 
 
+def _close(name: str, there: Iterable[str]) -> str | None:
+    """The one of several names that was probably meant; swapped letters come first."""
+    swapped = [x for x in there if sorted(x) == sorted(name)]
+    return next(iter(swapped or difflib.get_close_matches(name, list(there), 1)), None)
+
+
 def _no_option(group: str, name: str) -> str:
     there = list(options(group))
-    close = difflib.get_close_matches(name, there, 1)
-    hint = f"; did you mean {group}={close[0]}?" if close else ""
+    close = _close(name, there)
+    hint = f"; did you mean {group}={close}?" if close else ""
     if not there:
         return f"{group}={name}: there is no such group; groups: {', '.join(_GROUPS)}"
     return f"{group}={name}: there is no such {group}{hint}\nthere are: {', '.join(there)}"
@@ -330,38 +415,51 @@ def _no_option(group: str, name: str) -> str:
 
 def _no_key(key: str, argv: list[str]) -> str:
     """A key that the chosen options do not have: near misses, and who does have it."""
-    import yaml
-
-    chosen: dict[str, str] = {}
-    for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]:
-        if isinstance(entry, dict):
-            chosen |= {k: v for k, v in entry.items() if isinstance(v, str)}
-    words = [x.lstrip("+").split("=", 1) for x in argv if "=" in x]
-    experiment = dict(words).get("experiment")
-    if experiment and (CONF / "experiment" / f"{experiment}.yaml").is_file():
-        text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
-        chosen |= dict(re.findall(r"override /(\w+): (\w+)", text))
-    chosen |= {k: v.split(",")[0] for k, v in words if (CONF / k).is_dir()}
     group, _, name = key.partition(".")
-    known: list[str] = list(_settings("config", ""))
-    for room in chosen:
-        if (CONF / room / f"{chosen[room]}.yaml").is_file():
-            known += _settings(f"{room}/{chosen[room]}", f"{room}.")
+    for chosen in _choices(argv):  # of a sweep, the first point that lacks the key
+        known: list[str] = list(_settings("config", ""))
+        for room in chosen:
+            if (CONF / room / f"{chosen[room]}.yaml").is_file():
+                known += _settings(f"{room}/{chosen[room]}", f"{room}.")
+        if key not in known:
+            break
     elsewhere = {o: _settings(f"{group}/{o}", "") for o in options(group)} if name else {}
     every = {x for names in elsewhere.values() for x in names}
     meant = difflib.get_close_matches(name, every, 1)
     owners = [o for o, names in elsewhere.items() if meant and meant[0] in names]
-    close = difflib.get_close_matches(key, [*known, *_GROUPS], 1)
-    close = close if not owners or chosen.get(group) in owners else []
-    hint = f"; did you mean {close[0]}?" if close else ""
+    close = _close(key, [x for x in (*known, *_GROUPS) if x != group])
+    close = close if not owners or chosen.get(group) in owners else None
+    hint = f"; did you mean {close}?" if close else ""
     lines = [f"{key}: there is no such setting{hint}"]
     if name and group in chosen:
         mine = [x.removeprefix(f"{group}.") for x in known if x.startswith(f"{group}.")]
         lines.append(f"{group}={chosen[group]} has: {', '.join(mine) or 'no settings'}")
         if owners and chosen[group] not in owners:
             lines.append(f"'{meant[0]}' is a setting of {group}={'|'.join(owners)}")
-    lines.append("settings and groups: python -m sa.run --help")
+    lines.append(_HELP)
     return "\n".join(lines)
+
+
+def _choices(argv: list[str]) -> Iterator[dict[str, str]]:
+    """Group -> option, as typed: one for every combination that a sweep makes."""
+    import yaml
+
+    defaults: dict[str, str] = {}
+    for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]:
+        if isinstance(entry, dict):
+            defaults |= {k: v for k, v in entry.items() if isinstance(v, str)}
+    words = dict(x.lstrip("+").split("=", 1) for x in argv if "=" in x)
+    listed: dict[str, list[str]] = {}
+    for group, value in words.items():
+        if (CONF / group).is_dir():
+            inside = re.sub(r"^(choice|glob)\((.*)\)$", r"\2", value)
+            names = [n for part in inside.split(",") for n in fnmatch.filter(options(group), part)]
+            listed[group] = names or [value]
+    for some in itertools.islice(itertools.product(*listed.values()), 1000):
+        mine = dict(zip(listed, some, strict=True))
+        path = CONF / "experiment" / f"{mine.get('experiment')}.yaml"
+        text = path.read_text() if path.is_file() else ""
+        yield defaults | dict(re.findall(r"override /(\w+): (\w+)", text)) | mine
 
 
 def _settings(file: str, prefix: str) -> list[str]:

@@ -105,7 +105,7 @@ def best_decrease(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
 
 def alignment(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Cosine to the reference gradient against dim, with the law's expectation and the ceiling."""
+    """Cosine to the reference gradient against dim, the law's, and what two batches agree to."""
     _need(table, "dim", "alignment/cosine")
     tidy = table[["dim", "seed", "label"]].assign(
         cosine=_numbers(table, "alignment/cosine"),
@@ -122,7 +122,7 @@ def alignment(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         if expected.notna().any():
             axis.plot(expected.index, expected, ":", color=colour)
     ceiling = tidy.groupby("dim")["ceiling"].mean()
-    axis.plot(ceiling.index, ceiling, color="0.6", lw=0.9, label="ceiling: two batches")
+    axis.plot(ceiling.index, ceiling, color="0.6", lw=0.9, label="CDG of two batches")
     _dims(axis, tidy["dim"])
     axis.set(ylabel="cosine to the reference gradient", ylim=(min(-0.05, axis.get_ylim()[0]), 1.05))
     _legend(figure, axis, "law on a linear loss", ":")

@@ -47,6 +47,14 @@ def todo(root: Path, plan: Sequence[Point]) -> list[Point]:
     return [p for p in plan if record.read_result(root, p.run_id) is None]
 
 
+def dropped(root: Path, name: str, plan: Sequence[Point]) -> int:
+    """How many points a sweep of that name has that the plan has not; 0 where there is none."""
+    if not (record.sweep_folder(root, name) / "manifest.jsonl").exists():
+        return 0
+    _, there = record.read_manifest(root, name)
+    return len({p["run_id"] for p in there} - {p.run_id for p in plan})
+
+
 def freeze(root: Path, name: str, plan: Sequence[Point]) -> None:
     """Write the manifest, and the configuration of every point that is still to run."""
     for point in todo(root, plan):

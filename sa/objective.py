@@ -43,7 +43,7 @@ def ce(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
-CACHE, CACHE_ROWS = 2 << 20, 1024
+CACHE, CACHE_ROWS = 1 << 20, 1024
 """Bytes and rows of one chunk of a chain: about a core's second-level cache."""
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "ce": ce}
@@ -70,7 +70,7 @@ class Objective:
     vectorized: bool = True
     coupled: bool = False
     double: "Callable[[], Objective] | None" = None
-    _memo: list[tuple[Any, Params, Params]] = field(default_factory=list, repr=False)
+    _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
 
     def _plan(self, points: int, width: int) -> tuple[int, int]:
         """How many points and how many rows to evaluate together."""
@@ -119,7 +119,7 @@ class Objective:
         budget = min(CACHE, self.memory) // like.element_size()
         k = max(1, min(points, budget // (rows * max(widths))))
         rows = max(1, min(rows, budget // (k * max(widths))))
-        buffers = [like.new_empty(k * width * rows) for width in widths]
+        buffers = [like.new_empty(k * max(widths) * rows) for _ in range(2)]  # in and out, in turn
         out = torch.zeros(points, dtype=torch.float64, device=like.device)
         for start, stop in blocks(batch.rows, rows):
             part = batch.part(start, stop)
@@ -127,15 +127,15 @@ class Objective:
             targets = part.targets.T.contiguous() if s.quadratic else part.targets
             for low, high in blocks(points, k):
                 z = x.unsqueeze(0)
-                for link, buffer in zip(s.links, buffers, strict=True):
+                for i, link in enumerate(s.links):
                     names = [n for n in (link.weight, link.bias) if n]
                     w, *b = [stack[n][low:high] if n in stack else every[n] for n in names]
-                    z = _affine(w, z, buffer, high - low)
+                    z = _affine(w, z, buffers[i % 2], high - low)
                     if b:
                         z.add_(b[0].unsqueeze(-1))
                     if link.step:
                         z = chain.step_(z, link.step)
-                out[low:high] += _column_losses(z, targets, s).double().sum(1)
+                out[low:high] += _column_losses(z, targets, s)
         return out / batch.rows
 
     def value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
@@ -160,9 +160,10 @@ class Objective:
     ) -> Differences:
         """[f(w + eps e_i) - f(w - eps e_i)] / (2 eps) for every coordinate i and every eps.
 
-        Runs in float64 where the network can (`double`), since nearly equal numbers are
-        subtracted. path: ``fast`` (exact flips, raises ValueError naming what prevents them),
-        ``brute`` (two forwards a coordinate) or ``auto``.
+        Runs in float64 where there is a twin (`double`; networks have one, a plain function runs
+        in the dtype of its point), since nearly equal numbers are subtracted. path: ``fast`` (exact
+        flips, raises ValueError naming what prevents them), ``brute`` (two forwards a coordinate)
+        or ``auto``.
         """
         if self.double is not None and any(p.dtype != torch.float64 for p in params.values()):
             exact = {k: p.double() for k, p in params.items()}
@@ -206,7 +207,9 @@ class Objective:
     @torch.no_grad()
     def _brute(self, params: Params, epsilon: float) -> Params:
         grads = {}
-        done, told = 0, _Progress(f"brute-force differences, eps {epsilon:g}", size(params))
+        why = f" ({self.structure.obstacle})" if self.structure.obstacle else ""
+        told = _Progress(f"brute-force differences, eps {epsilon:g}{why}", size(params))
+        done = 0
         for name, p in params.items():
             out = torch.empty(p.numel(), dtype=torch.float64, device=p.device)
             chunk, _ = self._plan(2 * p.numel(), self.width + p.numel() // self.batch.rows)
@@ -226,12 +229,14 @@ class Objective:
 
     def reference(self, estimator: Estimator, params: Params) -> Params:
         """The gradient a deterministic estimator gives at params, computed once per point."""
-        for known, at, grad in self._memo:
-            if known == estimator and at is params:
+        # tensors count their changes in place
+        versions = [p._version for p in params.values()]
+        for known, at, then, grad in self._memo:
+            if known == estimator and at is params and then == versions:
                 return grad
         generator = stream(0, "reference", device=str(self.batch.inputs.device))
         grad = estimator(self, params, estimator.init(params), generator).grad
-        self._memo.append((estimator, params, grad))
+        self._memo.append((estimator, params, versions, grad))
         return grad
 
 
@@ -244,7 +249,7 @@ class _Progress:
 
     def __call__(self, done: int) -> None:
         live, now = sys.stderr.isatty(), time.monotonic()
-        if now - self.last < (0.5 if live else 30.0) or now - self.began < 3.0:
+        if now - self.last < (0.5 if live else 10.0) or now - self.began < 3.0:
             return
         self.last = now
         left = (now - self.began) * (self.total - done) / done
@@ -268,11 +273,12 @@ def _affine(w: Tensor, z: Tensor, buffer: Tensor, points: int) -> Tensor:
 
 
 def _column_losses(z: Tensor, targets: Tensor, structure: Structure) -> Tensor:
-    """Row losses (points, rows) of outputs (points, outputs, rows); z is used up."""
-    if structure.quadratic:
-        return z.sub_(targets).square_().mean(1)
+    """Losses (points,) float64 summed over the rows of outputs (points, outputs, rows), used up."""
+    if structure.quadratic:  # the norm sums at most CACHE_ROWS squares before float64 does
+        norms = torch.linalg.vector_norm(z.sub_(targets), dim=2)
+        return norms.double().square_().sum(1) / z.shape[1]
     rows = z.transpose(1, 2).flatten(0, 1)
-    return structure.criterion(rows, targets.repeat(len(z))).view(len(z), -1)
+    return structure.criterion(rows, targets.repeat(len(z))).view(len(z), -1).double().sum(1)
 
 
 def from_function(loss: Callable[[Params], Tensor], *, vectorized: bool = False) -> Objective:

@@ -344,8 +344,13 @@ class Record:
         try:
             write_atomic(path, write)
         except RuntimeError as error:  # what torch raises on a full disk
-            full = OSError(errno.EIO, f"the checkpoint could not be written ({error})")
-            raise _unwritten(path, full) from error
+            disk = os.statvfs(self.folder)
+            full = disk.f_bavail * disk.f_frsize < 1 << 20
+            code = errno.ENOSPC if full else errno.EIO
+            lost = OSError(
+                code, f"the checkpoint could not be written ({str(error).splitlines()[0]})"
+            )
+            raise _unwritten(path, lost) from error
         self._write_status()
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:

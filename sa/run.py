@@ -1,9 +1,11 @@
 """The composition root, ``python -m sa.run``: from words on a command line to a recorded run."""
 
 import os
+import re
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ class RunFailed(Exception):
 
 def main() -> None:
     """Parse, run, and end with 0 (done), 1 (a run failed) or 2 (nothing was started)."""
+    sys.stdout = _Patient(sys.stdout)
     argv = sys.argv[1:]
     if "--help" in argv or "-h" in argv:
         print(settings.catalogue())
@@ -30,6 +33,10 @@ def main() -> None:
         if argv[:1] == ["--frozen"]:
             frozen([Path(a) for a in argv[1:]])
         else:
+            for word in argv:
+                if re.fullmatch(r"[\w./]+=\{\}", word):
+                    raise settings.UsageError(f"{word} changes nothing: {{}} is merged, not set")
+            sys.argv[1:] = settings.hold(argv)
             _compose()
     except KeyboardInterrupt:
         _exit(130, "interrupted; repeat the command to go on from the last checkpoint")
@@ -48,6 +55,28 @@ def main() -> None:
     finally:
         if not full:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+class _Patient:
+    """Standard output that a reader may leave early (`| head`): what runs goes on without it."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._try(lambda: self._stream.write(text)) or 0
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Any) -> Any:
+        try:
+            return act()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 def _exit(code: int, message: str | None) -> None:
@@ -93,12 +122,36 @@ def one(config: Config) -> float:
     if config["figure"] and config["steps"]:
         launch.report(_root(config), folder.name)
     print(f"run: {folder}", flush=True)
+    for note in _notes(config, result):
+        print(f"note: {note}", file=sys.stderr)
     value = result.get(config.get("objective") or "value", result.get("value"))
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
+def _notes(config: Config, result: dict[str, Any]) -> Iterator[str]:
+    """What the person who typed the command may have meant otherwise."""
+    study = config.get("experiment")
+    varied = settings.swept(study)
+    if varied:
+        yield (
+            f"experiment={study} sweeps {', '.join(varied)}; this was one point. The study: "
+            f"python -m sa.run -m experiment={study}"
+        )
+    elif config["figure"] and not config["steps"]:
+        yield "figures are drawn of trainings and of sweeps (-m), not of a single probe"
+    key = config.get("objective")
+    if key not in (None, "value", "descent/best") and key not in result:
+        there = ", ".join(k for k, v in result.items() if isinstance(v, int | float))
+        yield f"objective={key} is not among the results, value is returned; there are: {there}"
+
+
 def multirun(configs: list[Config], overrides: list[list[str]], launcher: object) -> None:
     """Plan a sweep, validate every point of it, run what is missing, report."""
+    if type(launcher).__name__ != "Inline":
+        raise settings.UsageError("hydra/launcher: only inline runs sweeps so far")
+    for key in ("root", "sweep", "figure", "description"):
+        if any(c[key] != configs[0][key] for c in configs):
+            raise settings.UsageError(f"{key}: belongs to the sweep as a whole; give it one value")
     plan = launch.points(configs, overrides)
     for point in plan:
         try:
@@ -107,9 +160,14 @@ def multirun(configs: list[Config], overrides: list[list[str]], launcher: object
             raise settings.UsageError(f"point {point.index} ({point.label}): {error}") from error
     root, name = _root(plan[0].config), launch.sweep_name(plan)
     try:
-        record.sweep_folder(root, name)
+        lost = launch.dropped(root, name, plan)
     except record.Missing as error:
         raise settings.UsageError(f"sweep.name={name}: {error}") from error
+    if lost and not plan[0].config["sweep"]["replace"]:
+        raise settings.UsageError(
+            f"sweep.name={name}: a sweep of this name has {lost} points that this command has not; "
+            "take another sweep.name, or sweep.replace=true (the runs themselves are kept)"
+        )
     left = launch.todo(root, plan)
     print(f"{name}: {len(plan)} points, {len(left)} of {len(plan)} to do", flush=True)
     if plan[0].config["sweep"]["dry_run"]:
@@ -117,8 +175,6 @@ def multirun(configs: list[Config], overrides: list[list[str]], launcher: object
             print(f"{point.index:>4}  {point.run_id}  {_state(point.config):<8} {point.label}")
         return
     launch.freeze(root, name, plan)
-    if not hasattr(launcher, "launch") or type(launcher).__name__ != "Inline":
-        raise settings.UsageError("hydra/launcher: only inline runs sweeps so far")
     failed = launch.inline(root, plan, execute)
     folder = root / "sweeps" / name
     code = launch.report(root, name)
@@ -402,7 +458,7 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
             law = law if result["cosine_expected"] else "; chance gives 0 +- "
             law += "" if result["cosine_expected"] else f"{result['parameters'] ** -0.5:.3f}"
         limit = result.get("alignment/ceiling")
-        top = f"; ceiling {limit:.3f}" if limit is not None else ""
+        top = f"; two batches' CDG agree to {limit:.3f}" if limit is not None else ""
         out.append(("cosine to CDG", f"{_number(result['alignment/cosine'])}{law}{top}"))
         out.append(("scale", f"{_number(result['alignment/scale'])} of CDG's (1 is right)"))
     if "descent/best" in result:

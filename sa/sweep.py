@@ -52,6 +52,11 @@ DIGEST = (
 )
 """The results the terminal's table shows, where a sweep has them."""
 
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
 Columns = dict[str, list[Any]]
 
 
@@ -87,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         print("sa: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        print(f"sa: {given.command}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"sa: {given.command}: {_reason(error)}", file=sys.stderr)
         return 1
 
 

@@ -69,6 +69,12 @@ class Task:
                 f"{type(model).__name__} has {model.outputs} outputs, {type(data).__name__} has "
                 f"{data.classes} classes; give the model {data.classes} outputs",
             )
+        if self.batch_size is not None and self.batch_size > data.rows:
+            raise Mismatch(
+                "batch_size",
+                f"{self.batch_size} rows a step, and {type(data).__name__} has {data.rows}; "
+                "batch_size=null is all of them",
+            )
         if self.criterion == "ce" and not data.classes:
             raise Mismatch(
                 "criterion", f"ce needs classes, {type(data).__name__} has none; use mse"

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pydantic import ConfigDict
@@ -184,10 +184,15 @@ class Objective(Protocol):
 class Estimator(Protocol):
     """Turns a loss and a point into a gradient.
 
-    ``target`` says what it estimates: true, box, gaussian, stochastic, surrogate, or none.
+    ``target`` says what it estimates: the gradient of the loss itself (true), of the loss smoothed
+    over a box, a gaussian or a ball, of a stochastic network's expected loss, or of none: a
+    surrogate, or nothing (none).
     """
 
-    target: ClassVar[str]
+    @property
+    def target(self) -> str:
+        """true, box, gaussian, ball, stochastic, surrogate or none."""
+        ...
 
     def init(self, params: Params) -> State:
         """The state before the first call."""

@@ -5,6 +5,7 @@ import torch
 from conftest import component, options
 
 from sa.dataset.digits import Digits
+from sa.estimator.cdg import CDG
 from sa.objective import from_function
 from sa.task import Mismatch, Task
 from sa.types import Batch, flatten, unflatten
@@ -209,3 +210,12 @@ def test_long_work_says_how_far_it_is(capsys, monkeypatch):
     quiet = problem()
     quiet.objective(quiet.batch(0).part(0, 5)).differences(quiet.params, [0.1], "brute")
     assert not capsys.readouterr().err
+
+
+def test_a_reference_is_computed_once_a_point_and_again_where_the_point_moved():
+    f = from_function(lambda p: (p["w"] ** 2).sum())
+    point = {"w": torch.tensor([3.0], dtype=torch.float64)}
+    one = f.reference(CDG(0.1), point)
+    assert f.reference(CDG(0.1), point) is one
+    point["w"] += 1
+    assert float(f.reference(CDG(0.1), point)["w"]) == pytest.approx(8)

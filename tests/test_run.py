@@ -243,6 +243,46 @@ def test_frozen_configurations_run_in_a_worker(sa):
     assert code == 2 and "nowhere" in err
 
 
+def test_a_setting_of_every_swept_option_needs_not_be_one_of_the_default(sa):
+    """The default estimator has no samples; every swept one has."""
+    code, out, err = sa("-m", *SMALL, "estimator=nes,nes_vanilla", "estimator.samples=20")
+    assert code == 0, err
+    assert [line.split()[1] for line in out.splitlines() if "/2  " in line] == [
+        "estimator=nes",
+        "estimator=nes_vanilla",
+    ]
+    kept = json.loads((next(Path("runs").iterdir()) / "meta.json").read_text())
+    assert kept["argv"] == ["-m", *SMALL, "estimator=nes,nes_vanilla", "estimator.samples=20"]
+    code, out, err = sa("-m", *SMALL, "estimator=glob(nes*)", "sweep.dry_run=true")
+    assert code == 0 and "4 points" in out, err
+
+
+def test_a_sweep_loses_no_point_unless_told_to(sa):
+    sa("-m", *SMALL, "sweep.name=one", "seed=0,1")
+    before = Path("sweeps/one/manifest.jsonl").read_text()
+    code, _, err = sa("-m", *SMALL, "sweep.name=one", "seed=1,2")
+    assert code == 2 and "1 points" in err and "sweep.replace=true" in err
+    assert Path("sweeps/one/manifest.jsonl").read_text() == before
+    assert sa("-m", *SMALL, "sweep.name=one", "seed=0,1,2")[0] == 0  # more points are welcome
+    assert sa("-m", *SMALL, "sweep.name=one", "seed=1,2", "sweep.replace=true")[0] == 0
+
+
+def test_a_single_run_says_what_may_have_been_meant_otherwise(sa):
+    _, _, err = sa("experiment=descent_dims", "dataset.n=128", "tracker=none")
+    assert "sweeps dim, estimator, seed" in err and "-m experiment=descent_dims" in err
+    _, _, err = sa(*SMALL, "figure=[curves]", "objective=nonsense")
+    assert "not of a single probe" in err and "objective=nonsense" in err
+
+
+def test_a_reader_that_leaves_early_stops_nothing(tmp_path):
+    words = "experiment=digits_ste steps=200 evaluate_every=20 tracker=none figure=[]"
+    command = f"{sys.executable} -m sa.run {words} root={tmp_path} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.startswith("step 0") and not done.stderr, done.stderr
+    (kept,) = (tmp_path / "runs").iterdir()
+    assert json.loads((kept / "status.json").read_text())["state"] == "done"
+
+
 # What it refuses: a message of one screen, before any work, and nothing written
 
 REFUSED = [
@@ -300,6 +340,23 @@ REFUSED = [
     (["-m", "estimator=nes", "estimator.sigma=0.1,-2"], ["point 1", "estimator.sigma=-2"]),
     (["-m", "estimator=nes,foo"], ["estimator=foo"]),
     (["-m", "sweep.name=a/b", "seed=0,1"], ["a/b"]),
+    (["-m", "seed=range(0,0)"], ["seed", "no values"]),
+    (["-m", "seed=0,1", "root=a,b"], ["root", "one value"]),
+    (["-m", "seed=0,1", "sweep.name=a,b"], ["sweep", "one value"]),
+    (["-m", "seed=0,1", "hydra/launcher=basic"], ["hydra/launcher"]),
+    (["-m", "experiment=digits_ste,descent_dims", "dataset.n=9"], ["dataset=digits has: size"]),
+    (["-m", "estimator=nes,cdg", "estimator.samples=9"], ["estimator=cdg has: epsilon, path"]),
+    (["seed=0,1"], ["seed=0,1", "write -m"]),
+    (["+foo=1"], ["foo: there is no such setting"]),
+    (["init=ste_500", "+init.dim=16"], ["init.dim", "batch_size, batchnorm"]),
+    (["estimator=nes", "estimator.samples=true"], ["estimator.samples=true", "number"]),
+    (["estimator=nes", "estimator.sigma=null"], ["estimator.sigma=null"]),
+    (["estimator=nse"], ["did you mean estimator=nes?"]),
+    (["analysis={}"], ["analysis={} changes nothing"]),
+    (["~analysis"], ["analysis", "analysis=[]"]),
+    (["sweep.dry_run=maybe"], ["sweep.dry_run=maybe", "true or false"]),
+    (["batch_size=100000"], ["16384", "batch_size=null"]),
+    (["optimizer._target_=torch.optim.LBFGS"], ["~optimizer.momentum"]),
 ]
 
 

@@ -1,6 +1,7 @@
 """The shim between Hydra's -m and `sa.launch`: compose every point once, then plan and run."""
 
 import itertools
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,9 +33,11 @@ class Plan(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Compose all points and hand them to `sa.run.multirun`."""
+        from sa import config as settings
         from sa import run
 
-        words = [f"{k}={v}" for k, v in self.params.items()] + arguments
+        sys.argv[1:] = settings.TYPED or sys.argv[1:]
+        words = [f"{k}={v}" for k, v in self.params.items()] + arguments + settings.HELD
         swept: dict[str, list[str]] = {}
         for override in OverridesParser.create(self.loader).parse_overrides(words):
             key = override.get_key_element()
@@ -44,6 +47,9 @@ class Plan(Sweeper):
                 swept[key] = [f"{key}={v}" for v in override.sweep_string_iterator()]
             else:
                 raise HydraException(f"{key}: a plan needs listed values, not an interval")
+        for key, values in swept.items():
+            if not values:
+                raise settings.UsageError(f"{key}: no values to sweep over")
         points = [list(p) for p in itertools.product(*swept.values())]
         fixed = {v[0] for v in swept.values() if len(v) == 1}
         told = [[w for w in p if w not in fixed] for p in points]
@@ -66,9 +72,7 @@ class Plan(Sweeper):
                         simple[key] = self._is_plain(override)
             plain = [w for w in words if simple[parsed[w].get_key_element()]]
             groups = tuple(w for w in words if w not in plain)
-            if (
-                groups not in bases
-            ):  # plain words too: an unknown key fails here, with Hydra's error
+            if groups not in bases:  # plain words too: Hydra refuses an unknown key here
                 whole = self.loader.load_sweep_config(self.master, [*groups, *plain])
                 own = OmegaConf.masked_copy(whole, [str(k) for k in whole if k != "hydra"])
                 with open_dict(own):

@@ -17,9 +17,10 @@ class Alignment:
     factors); ``rmse`` |g - g*|/|g*|; ``sign`` and ``sign_weighted``, the share of coordinates of
     equal sign, plain and weighted by |g*|, over g* != 0; ``dead``, the share of coordinates with
     g = 0; ``cosine/<parameter>``; ``ceiling``, the cosine between the references of this batch and
-    of the held-out one, above which a cosine means nothing. For every further reference its
-    ``<name>/cosine`` and ``<name>/scale``. ``across``: 1 where the estimator and the reference
-    have different targets, so that a cosine below 1 is no defect.
+    of the held-out one: how much of the reference is its own batch. An estimate free of any
+    batch's noise has about its square root as cosine; one from this same batch can have more. For
+    every further reference its ``<name>/cosine`` and ``<name>/scale``. Where estimator and
+    reference have different targets (the record's ``target``) a cosine below 1 is no defect.
     """
 
     references: dict[str, Estimator]

@@ -4,7 +4,7 @@ import math
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -22,19 +22,21 @@ class Descent:
 
     Curves: ``lr``, ``decrease``, ``decrease_heldout``, ``null`` (mean over random directions).
     Numbers: ``best`` and its ``best_lr``; ``best_heldout``, the held-out decrease at that same lr
-    (on a small batch much of a decrease is overfitting); ``window``, decades of lr with at least
-    half the best; ``area``, the mean decrease (negative parts as 0) over the grid's log lr;
+    (on a small batch much of a decrease is overfitting); ``window``, decades of lr around the best
+    with at least half of it; ``area``, the mean decrease (negative parts as 0) over the log of the
+    lr asked for, without the extensions;
     ``edge``, 1 where the best lies on the grid's edge; ``null_best``, the null's best, mean over
     directions; ``ratio``; and the same ``best``, ``best_lr`` and ``best_heldout`` under
     ``layerwise/`` for d with every parameter tensor normalised by itself (another direction).
+    The best is that of the refined grid, within a few percent of the line's own maximum.
     """
 
     reference: Estimator | None = None
     lr_min: Annotated[float, Gt(0)] = 1e-3
     lr_max: Annotated[float, Gt(0)] = 10.0
-    points: Annotated[int, Ge(3)] = 25
+    points: Annotated[int, Ge(3), Le(10_000)] = 25
     extend: Annotated[int, Ge(0)] = 2
-    nulls: Annotated[int, Ge(1)] = 8
+    nulls: Annotated[int, Ge(1), Le(1_000)] = 8
 
     @model_validator(mode="after")
     def _ordered(self) -> "Descent":
@@ -48,19 +50,19 @@ class Descent:
         """Flat numbers and curves under ``descent/``."""
         value = float(estimate.value)
         grad = flatten(estimate.grad)
-        if not grad.isfinite().all() or not grad.any():
+        if not grad.isfinite().all():
             return {"descent/best": 0.0, "descent/best_heldout": 0.0, "descent/best_lr": 0.0}
         lrs, drops, edge = self._search(objective, params, _unit(grad), value)
         best = int(drops.argmax())
-        half = lrs[drops >= drops[best] / 2] if drops[best] > 0 else lrs[:0]
-        log = lrs.log10()
+        asked = (lrs >= self.lr_min * (1 - 1e-9)) & (lrs <= self.lr_max * (1 + 1e-9))
+        log, gains = lrs[asked].log10(), drops[asked].clamp(min=0)
         out: Numbers = {
             "lr": lrs.tolist(),
             "decrease": drops.tolist(),
             "best": float(drops[best]),
             "best_lr": float(lrs[best]),
-            "window": float((half[-1] / half[0]).log10()) if len(half) else 0.0,
-            "area": float(torch.trapezoid(drops.clamp(min=0), log) / (log[-1] - log[0])),
+            "window": _window(lrs, drops, best),
+            "area": float(torch.trapezoid(gains, log) / (log[-1] - log[0])),
             "edge": edge,
         }
         out |= self._heldout(objective, params, _unit(grad), lrs, best)
@@ -69,7 +71,7 @@ class Descent:
             truth = flatten(objective.reference(self.reference, params))
             _, ideal, _ = self._search(objective, params, _unit(truth), value)
             out["ratio"] = float(drops[best] / ideal.max()) if ideal.max() > 0 else math.nan
-        layered = flatten({k: g / g.norm().clamp(min=1e-300) for k, g in estimate.grad.items()})
+        layered = flatten({k: _unit(g) for k, g in estimate.grad.items()})
         lrs, drops, _ = self._search(objective, params, _unit(layered), value)
         best = int(drops.argmax())
         out["layerwise/best"], out["layerwise/best_lr"] = float(drops[best]), float(lrs[best])
@@ -131,7 +133,18 @@ class Descent:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    return vector / vector.norm()
+    """Of length 1, or 0 where it is 0."""
+    return vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
+
+
+def _window(lrs: Tensor, drops: Tensor, best: int) -> float:
+    """Decades of lr around the best over which at least half of it is had without a break."""
+    if drops[best] <= 0:
+        return 0.0
+    below = (drops < drops[best] / 2).nonzero()[:, 0]
+    first = int(below[below < best].max()) + 1 if (below < best).any() else 0
+    last = int(below[below > best].min()) - 1 if (below > best).any() else len(lrs) - 1
+    return float((lrs[last] / lrs[first]).log10())
 
 
 def _line(objective: Objective, params: Params, unit: Tensor, lrs: Tensor) -> Tensor:

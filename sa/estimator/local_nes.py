@@ -123,8 +123,10 @@ class LocalNES:
             z += params[link.bias]
             norm = norm + 1
         assert link.step is not None
+        z -= link.step.thresholds[0]
         spread = (self.sigma * norm.sqrt()).clamp(min=torch.finfo(z.dtype).tiny)
-        return z - link.step.thresholds[0], spread
+        still = norm == 0  # no noise reaches the unit: it stays on its side
+        return torch.where(still, torch.where(z >= 0, math.inf, -math.inf), z), spread
 
     def _outputs(
         self, structure: Structure, params: Params, a: Tensor, part: Batch, grads: Params,

@@ -1,7 +1,7 @@
 """Natural evolution strategies: the gradient of the gaussian-smoothed loss from loss values."""
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt
@@ -17,19 +17,20 @@ from sa.types import STRICT, Estimate, Objective, Params, State, flatten, size, 
 class NES:
     """(1/(N sigma)) sum_n f(w + sigma e_n) e_n, e ~ N(0, I) (Wierstra 2008; Salimans et al. 2017).
 
-    Unbiased for the gradient of f_sigma(w) = E f(w + sigma e). Variants, all of the same mean:
+    Unbiased for the gradient of f_sigma(w) = E f(w + sigma e). Variants:
 
     antithetic (default): (1/(2 N sigma)) sum (f(w + sigma e) - f(w - sigma e)) e over N pairs. On a
     linear loss the relative variance is (D + 1)/N and the expected cosine sqrt(N/(N + D + 1)).
     baseline (not antithetic): ``none`` (a negative control: its variance carries f(w)^2 D/sigma^2),
     ``loss`` subtracts f(w), ``mean`` the sample mean times N/(N - 1), which is the leave-one-out
-    baseline exactly. orthogonal: directions of length sqrt(D), orthogonal in blocks of D; they
-    smooth over a sphere instead of a gaussian; on a linear loss cosine sqrt(N/D), exact at N = D.
+    baseline exactly. orthogonal: directions of length sqrt(D), orthogonal in blocks of D.
+    They estimate another gradient, that of f smoothed over the ball of radius sigma sqrt(D) (target
+    ``ball``), which tends to the gaussian one as D grows; on a linear loss cosine sqrt(N/D), exact
+    at N = D.
 
     sigma: > 0, in the units of the weights. samples: N; pairs where antithetic.
     """
 
-    target: ClassVar[str] = "gaussian"
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Gt(0)] = 500
     antithetic: bool = True
@@ -46,6 +47,11 @@ class NES:
         if self.baseline == "mean" and self.samples < 2:
             raise ValueError("baseline=mean needs samples >= 2")
         return self
+
+    @property
+    def target(self) -> str:
+        """What it estimates: ``gaussian``, or ``ball`` with orthogonal directions."""
+        return "ball" if self.orthogonal else "gaussian"
 
     def init(self, params: Params) -> State:
         """No state."""

@@ -21,7 +21,7 @@ class Xnor:
     detach: alpha g_i m(w_i) (alpha a constant); bireal: g_i m(w_i) (Liu et al. 2018).
 
     scale: ``channel`` (first dimension), ``tensor`` or ``none`` (alpha = 1). centre: subtract the
-    mean over the same elements first.
+    mean over the same elements first; the gradient is then the above less its own mean over them.
     """
 
     scale: Literal["none", "tensor", "channel"] = "channel"

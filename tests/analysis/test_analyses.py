@@ -114,7 +114,34 @@ def test_descent_null_is_below_the_truth_and_has_its_own_stream(bowl):
 def test_descent_of_no_direction(bowl, bad):
     f, point = bowl
     out = Descent()(f, point, estimate(f, point, torch.full((3,), bad).double()), gen())
-    assert out["descent/best"] == 0.0
+    assert out["descent/best"] == pytest.approx(0, abs=1e-12)
+    assert ("descent/null_best" in out) == (bad == 0.0)  # the null does not ask for a gradient
+
+
+def test_descent_layerwise_in_float32_with_a_dead_layer(bowl):
+    f, point = bowl
+    point = {k: v.float() for k, v in point.items()}
+    out = Descent()(f, point, estimate(f, point, torch.tensor([0.0, 0.0, 2.0])), gen())
+    assert out["descent/layerwise/best"] == pytest.approx(8, rel=0.01)  # all along b: 4^2/2
+
+
+def test_descent_window_is_around_the_best_and_area_over_the_grid_asked_for():
+    """Two peaks apart in log lr: the window is that of the higher, whatever lies beyond."""
+
+    def hill(at):
+        return lambda p: -torch.exp(-0.5 * ((p["w"].abs().log10() - at) / 0.1) ** 2).sum()
+
+    f = from_function(lambda p: hill(-2.0)(p) + 0.9 * hill(0.0)(p), vectorized=True)
+    point = {"w": torch.zeros(1).double()}
+    out = Descent(points=401)(f, point, estimate(f, point, torch.ones(1).double()), gen())
+    # half of a gaussian of width 0.1 decades: 2 * 0.1 sqrt(2 ln 2) decades
+    assert out["descent/window"] == pytest.approx(0.2 * math.sqrt(2 * math.log(2)), abs=0.03)
+    area = 1.9 * 0.1 * math.sqrt(2 * math.pi) / 4  # both hills over four decades
+    assert out["descent/area"] == pytest.approx(area, rel=0.01)
+    short = Descent(points=201, lr_min=1e-1, lr_max=0.5)  # extended to find the peak at 1
+    out = short(f, point, estimate(f, point, torch.ones(1).double()), gen())
+    assert out["descent/edge"] == 0.0 and max(out["descent/lr"]) > 1
+    assert out["descent/area"] < 0.02
 
 
 @pytest.mark.parametrize("wrong", [{"lr_min": 1, "lr_max": 0.1}, {"points": 2}, {"nulls": 0}])

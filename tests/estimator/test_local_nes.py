@@ -141,6 +141,18 @@ def test_homogeneous_and_blind_to_a_constant():
     )
 
 
+@pytest.mark.parametrize("form", ["generic", "exact_tail"])
+def test_a_row_of_zeros_stays_where_it_is(form):
+    """No weight noise reaches a unit whose inputs are all 0: it is up, as sign(0) says."""
+    f, point = network(1, SIGN, mse, False)
+    f.batch = Batch(torch.zeros_like(f.batch.inputs), f.batch.targets)
+    got = run(LocalNES(sigma=0.3, samples=4, form=form), f, point).grad
+    up = torch.ones(len(f.batch.inputs), 3, dtype=torch.float64)
+    slope = 2 * (up @ point["head"].T - f.batch.targets) / 2 / len(up)
+    torch.testing.assert_close(got["head"], slope.T @ up)
+    assert not got["l0"].any()
+
+
 def toy(**settings):
     slots = Slots(Identity(), Sign())
     model = ToyMLP(quantizer=slots, dim=6, hidden=2, out=6)

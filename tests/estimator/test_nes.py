@@ -146,3 +146,14 @@ def test_t4_one_sign_unit():
 def test_refuses(wrong):
     with pytest.raises(ValidationError):
         NES(**wrong)
+
+
+def test_orthogonal_directions_smooth_over_a_ball():
+    """In one dimension they are +-1: CDG of step sigma, not the gaussian's 2 phi(w/s)/s."""
+    f = from_function(lambda p: surrogate.hard_sign(p["w"]).sum())
+    nes = NES(sigma=0.5, samples=8, orthogonal=True)
+    for w, slope in [(0.2, 2.0), (0.7, 0.0)]:
+        at = {"w": torch.tensor([w], dtype=torch.float64)}
+        got = nes(f, at, {}, torch.Generator().manual_seed(0)).grad["w"]
+        assert float(got) == pytest.approx(slope)
+    assert (nes.target, NES().target) == ("ball", "gaussian")

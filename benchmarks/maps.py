@@ -1,0 +1,43 @@
+"""Exact coordinate differences of a binary convolution, 64 to 64 channels, 3x3, 8x8 maps."""
+
+from typing import Any
+
+from benchmarks.cdg import loop
+from benchmarks.measure import ratio
+from sa.dataset.digits import Digits
+from sa.model.cnn import CNN
+from sa.quantizer.none import Identity
+from sa.quantizer.sign import Sign
+from sa.task import Task
+from sa.types import Batch, Slots, size
+
+ROWS = 256
+
+
+def _against_loop(name: str, channels: tuple[int, ...], epsilon: float) -> dict[str, Any]:
+    """conv2's 36,864 weights; what is behind it follows from how many stages there are."""
+    model = CNN(
+        quantizer=Slots(Identity(), Sign()), channels=channels, pool="none", norm="none",
+        head="average",
+    )  # fmt: skip
+    p = Task(model=model, dataset=Digits(), moving=("conv2.*",)).prepare(0)
+    batch = Batch(*(x[:ROWS] for x in p.data.train))
+    f = p.objective(batch)
+    most, total = 8, size(p.params)
+    return ratio(
+        name,
+        lambda: loop(p, epsilon, most, batch),
+        lambda: f.differences(p.params, [epsilon], "fast"),
+        against=f"a loop over coordinates, eps {epsilon}, float64, naive extrapolated from {most} "
+        f"of {total} coordinates",
+        scale=total / most,
+        settings={"channels": channels, "rows": ROWS, "epsilon": epsilon},
+    )
+
+
+def cdg_conv_head() -> dict[str, Any]:
+    return _against_loop("cdg_conv_head", (64, 64), 0.1)
+
+
+def cdg_conv_inner() -> dict[str, Any]:
+    return _against_loop("cdg_conv_inner", (64, 64, 64), 1e-2)
