@@ -29,7 +29,7 @@ from sa.types import (
     stream,
 )
 
-MEMORY = 64 << 20
+MEMORY = 128 << 20
 """Default budget in bytes for one evaluation's intermediate results."""
 
 
@@ -176,11 +176,11 @@ class Objective:
         if path == "brute" or s.obstacle:
             evals = 2.0 * size(params) * len(epsilons)
             return Differences([self._brute(params, e) for e in epsilons], evals, "brute")
-        _, rows = self._plan(1, 8 * self.width)
+        _, rows = self._plan(1, 12 * self.width)  # a view keeps every layer several times
         with torch.no_grad():
             grads, evals, paths = flips.differences(
                 s.links, s.statistics | s.frozen | params, list(params), self.batch, s.criterion,
-                s.quadratic, epsilons, rows, self.memory // 8,
+                s.quadratic, epsilons, rows, self.memory // 24,
             )  # fmt: skip
         return Differences(grads, evals, "fast", paths)
 

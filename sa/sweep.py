@@ -46,6 +46,8 @@ DIGEST = (
     "alignment/cosine",
     "descent/best",
     "descent/best_heldout",
+    "smoothing/epsilon",
+    "smoothing/sigma",
     "train/loss",
     "test/accuracy",
     "evals",

@@ -50,7 +50,7 @@ class Task:
     batchnorm: Literal["batch", "running"] = "batch"
     dtype: Literal["float32", "float64"] = "float64"
     device: str = "cpu"
-    memory: Annotated[int, Gt(0)] = 64 << 20
+    memory: Annotated[int, Gt(0)] = 128 << 20
     progress: bool = False
 
     def check(self) -> None:
@@ -88,7 +88,7 @@ class Task:
     def _enough(self, network: nn.Module) -> None:
         """Refuse a memory budget too small for one point."""
         width = _width(network, torch.zeros(1, *self.model.shape, dtype=torch.float64))
-        least, what, instead = 8 * 8 * width, "one row of this network", ""
+        least, what, instead = 8 * 12 * width, "one row of this network", ""
         if self.batchnorm == "batch" and any(isinstance(m, _BatchNorm) for m in network.modules()):
             rows = min(self.batch_size or self.dataset.rows, self.dataset.rows)
             least, what = 8 * width * rows, f"the {rows} rows that BatchNorm normalises together"
@@ -293,13 +293,17 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
 
 @torch.no_grad()
 def _width(network: nn.Module, row: Tensor) -> int:
-    """Numbers one row keeps alive: the outputs of every layer, by running one row."""
+    """Numbers one row keeps alive: outputs and a convolution's patches, by running one row."""
     total = [row.numel()]
-    hooks = [
-        m.register_forward_hook(lambda m, a, out: total.append(out.numel()))
-        for m in network.modules()
-        if not list(m.children())
-    ]
+
+    def count(module: nn.Module, args: object, out: Tensor) -> None:
+        total.append(out.numel())
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() == 4:
+            total.append(weight[0].numel() * out[0, 0].numel())
+
+    leaves = [m for m in network.modules() if not list(m.children())]
+    hooks = [m.register_forward_hook(count) for m in leaves]
     network(row)
     for h in hooks:
         h.remove()

@@ -29,6 +29,12 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "descent/best_heldout": 0.9 * drop.max(), "descent/null_best": 0.01,
                         "alignment/cosine": at / 3, "alignment/ceiling": 0.95,
                         "cosine_expected": 0.5 if name == "NES" else np.nan,
+                        "smoothing/box/epsilon": [0.1, 1.0],
+                        "smoothing/box/best": [0.2, 0.3], "smoothing/box/heldout": [0.1, 0.2],
+                        "smoothing/gaussian/sigma": [0.01, 0.1, 1.0],
+                        "smoothing/gaussian/best": [0.2, 0.3, 0.4 + seed],
+                        "smoothing/gaussian/heldout": [0.1, 0.2, 0.3],
+                        "smoothing/cosine": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
                         "target": "box" if name == "CDG" else "gaussian",
                     }
                 )  # fmt: skip
@@ -75,6 +81,14 @@ def test_alignment_keeps_the_law(tmp_path):
     tidy = pd.read_csv(figure.draw("alignment", table(), tmp_path)[2])
     assert tidy.loc[tidy["label"] == "NES", "expected"].eq(0.5).all()
     assert tidy.loc[tidy["label"] == "CDG", "expected"].isna().all()
+
+
+def test_calibration_holds_both_kinds_relative_to_the_loss(tmp_path):
+    given = table(dims=(8,), names=("STE",))
+    tidy = pd.read_csv(figure.draw("calibration", given, tmp_path)[2])
+    last = tidy[(tidy["kind"] == "gaussian") & (tidy["scale"] == 1.0)]
+    np.testing.assert_allclose(sorted(last["best"]), [0.2, 0.7])
+    assert (tidy["kind"] == "box").sum() == 4
 
 
 def test_labels_tell_what_varies_within_an_estimator():

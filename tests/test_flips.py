@@ -110,7 +110,7 @@ def test_t8_a_norm_between_fully_connected_layers():
 def test_maps_in_small_pieces_change_nothing():
     model = CNN(quantizer=FWBA, channels=(3, 4), pool="none", norm="none", head="average")
     whole, split = (
-        Task(model=model, dataset=Digits(), memory=m).prepare(0) for m in (1 << 26, 70_000)
+        Task(model=model, dataset=Digits(), memory=m).prepare(0) for m in (1 << 26, 320_000)
     )
     a, b = (p.objective(p.batch(0).part(0, 30)).differences(p.params, EPS) for p in (whole, split))
     for x, y in zip(a.grads, b.grads, strict=True):

@@ -306,7 +306,7 @@ REFUSED = [
         ["estimator=cdg", "estimator.path=fast", "model=cnn", "dataset=digits"],
         ["norm1", "batchnorm=running", "brute"],
     ),
-    (["memory=100"], ["memory: 100", "one row", "set memory=3648"]),
+    (["memory=100"], ["memory: 100", "one row", "set memory=5472"]),
     (
         ["memory=100000", "model=cnn", "dataset=digits"],
         ["1437 rows", "set memory=", "batchnorm=running"],

@@ -9,7 +9,8 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten, unflatten
+from sa.analysis._line import line, unit
+from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -52,7 +53,7 @@ class Descent:
         grad = flatten(estimate.grad)
         if not grad.isfinite().all():
             return {"descent/best": 0.0, "descent/best_heldout": 0.0, "descent/best_lr": 0.0}
-        lrs, drops, edge = self._search(objective, params, _unit(grad), value)
+        lrs, drops, edge = self._search(objective, params, unit(grad), value)
         best = int(drops.argmax())
         asked = (lrs >= self.lr_min * (1 - 1e-9)) & (lrs <= self.lr_max * (1 + 1e-9))
         log, gains = lrs[asked].log10(), drops[asked].clamp(min=0)
@@ -65,28 +66,28 @@ class Descent:
             "area": float(torch.trapezoid(gains, log) / (log[-1] - log[0])),
             "edge": edge,
         }
-        out |= self._heldout(objective, params, _unit(grad), lrs, best)
+        out |= self._heldout(objective, params, unit(grad), lrs, best)
         out |= self._null(objective, params, grad, lrs, value, generator)
         if self.reference is not None:
             truth = flatten(objective.reference(self.reference, params))
-            _, ideal, _ = self._search(objective, params, _unit(truth), value)
+            _, ideal, _ = self._search(objective, params, unit(truth), value)
             out["ratio"] = float(drops[best] / ideal.max()) if ideal.max() > 0 else math.nan
-        layered = flatten({k: _unit(g) for k, g in estimate.grad.items()})
-        lrs, drops, _ = self._search(objective, params, _unit(layered), value)
+        layered = flatten({k: unit(g) for k, g in estimate.grad.items()})
+        lrs, drops, _ = self._search(objective, params, unit(layered), value)
         best = int(drops.argmax())
         out["layerwise/best"], out["layerwise/best_lr"] = float(drops[best]), float(lrs[best])
-        for key, held in self._heldout(objective, params, _unit(layered), lrs, best).items():
+        for key, held in self._heldout(objective, params, unit(layered), lrs, best).items():
             if key == "best_heldout":
                 out[f"layerwise/{key}"] = held
         return {f"descent/{k}": v for k, v in out.items()}
 
     def _search(
-        self, objective: Objective, params: Params, unit: Tensor, value: float
+        self, objective: Objective, params: Params, along: Tensor, value: float
     ) -> tuple[Tensor, Tensor, float]:
         """The grid, extended while its best is on the edge and refined once; (lrs, drops, edge)."""
         ends = math.log10(self.lr_min), math.log10(self.lr_max)
         lrs = torch.logspace(*ends, self.points, dtype=torch.float64)
-        drops = value - _line(objective, params, unit, lrs)
+        drops = value - line(objective, params, along, lrs)
         per_decade = max(2, round(self.points / (ends[1] - ends[0])))
         for _ in range(self.extend):
             best = int(drops.argmax())
@@ -94,7 +95,7 @@ class Descent:
                 break
             steps = torch.arange(1, per_decade + 1, dtype=torch.float64) / per_decade
             more = lrs[best] * 10 ** (steps if best else -steps.flip(0))
-            gained = value - _line(objective, params, unit, more)
+            gained = value - line(objective, params, along, more)
             lrs = torch.cat([lrs, more] if best else [more, lrs])
             drops = torch.cat([drops, gained] if best else [gained, drops])
         best = int(drops.argmax())
@@ -105,17 +106,17 @@ class Descent:
         )
         fine = torch.cat([fine[1:4], fine[5:8]])
         lrs = torch.cat([lrs, fine])
-        drops = torch.cat([drops, value - _line(objective, params, unit, fine)])
+        drops = torch.cat([drops, value - line(objective, params, along, fine)])
         order = lrs.argsort()
         return lrs[order], drops[order], 0.0
 
     def _heldout(
-        self, objective: Objective, params: Params, unit: Tensor, lrs: Tensor, best: int
+        self, objective: Objective, params: Params, along: Tensor, lrs: Tensor, best: int
     ) -> Numbers:
         other = objective.heldout
         if other is None:
             return {}
-        held = float(other.value(params)) - _line(other, params, unit, lrs)
+        held = float(other.value(params)) - line(other, params, along, lrs)
         return {"decrease_heldout": held.tolist(), "best_heldout": float(held[best])}
 
     def _null(
@@ -123,18 +124,11 @@ class Descent:
         generator: torch.Generator,
     ) -> Numbers:  # fmt: skip
         draws = [
-            _unit(
-                torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
-            )
+            unit(torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device))
             for _ in range(self.nulls)
         ]
-        drops = torch.stack([value - _line(objective, params, d, lrs) for d in draws])
+        drops = torch.stack([value - line(objective, params, d, lrs) for d in draws])
         return {"null": drops.mean(0).tolist(), "null_best": float(drops.amax(1).mean())}
-
-
-def _unit(vector: Tensor) -> Tensor:
-    """Of length 1, or 0 where it is 0."""
-    return vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
 
 
 def _window(lrs: Tensor, drops: Tensor, best: int) -> float:
@@ -145,9 +139,3 @@ def _window(lrs: Tensor, drops: Tensor, best: int) -> float:
     first = int(below[below < best].max()) + 1 if (below < best).any() else 0
     last = int(below[below > best].min()) - 1 if (below > best).any() else len(lrs) - 1
     return float((lrs[last] / lrs[first]).log10())
-
-
-def _line(objective: Objective, params: Params, unit: Tensor, lrs: Tensor) -> Tensor:
-    """Losses (len(lrs),) at w - lr * unit, on the CPU."""
-    points = flatten(params) - lrs.to(unit)[:, None] * unit
-    return objective.values(unflatten(points, params)).cpu()

@@ -7,7 +7,9 @@ import torch
 
 from sa.analysis.alignment import Alignment, cosine
 from sa.analysis.descent import Descent
+from sa.analysis.smoothing import Smoothing
 from sa.estimator.cdg import CDG
+from sa.estimator.nes import NES
 from sa.objective import from_function
 from sa.types import Estimate, flatten, unflatten
 
@@ -148,3 +150,21 @@ def test_descent_window_is_around_the_best_and_area_over_the_grid_asked_for():
 def test_descent_refuses(wrong):
     with pytest.raises(ValueError):
         Descent(**wrong)
+
+
+def test_smoothing_of_a_bowl_changes_no_gradient_and_adds_a_constant(bowl):
+    f, point = bowl
+    f.heldout = from_function(lambda p: 2 * p["a"][0], vectorized=True)
+    look = Smoothing(NES(samples=2000), epsilons=(0.1, 1.0), sigmas=(0.1, 0.5), draws=4000)
+    out = look(f, point, estimate(f, point, flatten(point)), gen())
+    assert out["smoothing/box/norm"] == pytest.approx([5.0, 5.0])
+    assert out["smoothing/gaussian/norm"] == pytest.approx([5.0, 5.0], rel=0.05)
+    for kind in ("box", "gaussian"):
+        assert out[f"smoothing/{kind}/best"] == pytest.approx([12.5, 12.5], rel=0.01)
+        # along w/5 the held-out loss falls by 6/5 a unit of length; the best is at 5
+        assert out[f"smoothing/{kind}/heldout"] == pytest.approx([6.0, 6.0], rel=0.1)
+    assert len(out["smoothing/cosine"]) == 4 and min(out["smoothing/cosine"]) > 0.99
+    # E f(w + s e) - f(w) = s^2 D/2, with a standard error of s |w| / sqrt(draws)
+    for sigma, gap in zip((0.1, 0.5), out["smoothing/gaussian/gap"], strict=True):
+        assert gap == pytest.approx(1.5 * sigma**2, abs=4 * sigma * 5 / 4000**0.5)
+    assert out["smoothing/epsilon"] in (0.1, 1.0) and out["smoothing/sigma"] in (0.1, 0.5)

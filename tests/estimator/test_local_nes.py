@@ -153,6 +153,42 @@ def test_a_row_of_zeros_stays_where_it_is(form):
     assert not got["l0"].any()
 
 
+def enumerated(f, point, sigma):
+    """The smoothed loss of a bias-free sign chain with up to two hidden layers, all states."""
+    x, y = f.batch
+    *hidden, last = (point[link.weight] for link in f.structure.links)
+    width = last.shape[1]
+    states = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=width))).double()
+
+    def chances(z, spread):  # (..., width) -> probability of every state (..., 2^width)
+        up = torch.special.ndtr(z / spread).clamp(1e-300, 1)
+        down = torch.special.ndtr(-z / spread).clamp(1e-300, 1)
+        return torch.exp(up.log() @ (states.T > 0).double() + down.log() @ (states.T < 0).double())
+
+    weight = chances(x @ hidden[0].T, sigma * x.norm(dim=1, keepdim=True))  # (rows, states)
+    if len(hidden) == 2:
+        weight = weight @ chances(states @ hidden[1].T, sigma * width**0.5)
+    losses = (states @ last.T - y[:, None]).square().mean(2)  # the last layer's noise: a constant
+    return (weight * losses).sum(1).mean()
+
+
+@pytest.mark.parametrize("form", ["generic", "exact_tail"])
+@pytest.mark.parametrize("sigma", [0.05, 0.2, 1.0])
+def test_bias_at_width_eight_every_layer(sigma, form):
+    """z-scores of the mean of many draws against the gradient by enumerating 2^8 states a layer."""
+    f, point = network(2, SIGN, mse, False, dim=8, rows=16)
+    leaves = {k: v.clone().requires_grad_() for k, v in point.items()}
+    truth = torch.autograd.grad(enumerated(f, leaves, sigma), list(leaves.values()))
+    draws = [run(LocalNES(sigma, 32, form), f, point, s).grad for s in range(400)]
+    for name, exact in zip(leaves, truth, strict=True):
+        got = torch.stack([d[name] for d in draws])
+        error = got.std(0) / len(got) ** 0.5
+        z = (got.mean(0) - exact) / error.clamp(min=1e-12)
+        print(f"sigma {sigma} {form} {name}: rms z {z.square().mean().sqrt():.2f}, "
+              f"largest {z.abs().max():.2f} of {z.numel()}")  # fmt: skip
+        assert z.abs().max() < 5 and z.square().mean().sqrt() < 1.6
+
+
 def toy(**settings):
     slots = Slots(Identity(), Sign())
     model = ToyMLP(quantizer=slots, dim=6, hidden=2, out=6)

@@ -1,0 +1,99 @@
+"""How far to smooth: what the box-smoothed and gaussian-smoothed gradients are worth, by scale."""
+
+import math
+from dataclasses import replace
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt, Len
+from pydantic.dataclasses import dataclass
+
+from sa.analysis._line import line, unit
+from sa.types import (
+    STRICT,
+    Estimate,
+    Estimator,
+    Numbers,
+    Objective,
+    Params,
+    flatten,
+    size,
+    unflatten,
+)
+
+Scales = Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Smoothing:
+    """The gradient smoothed over a box of half-width eps, and over a gaussian of sigma, by scale.
+
+    smoother: an estimator of the gaussian one with a ``sigma`` (local_nes; nes where that cannot).
+    epsilons, sigmas: the scales; every eps comes from one pass of exact differences. points: step
+    lengths tried from lr_min to lr_max. draws: samples of the smoothed loss.
+
+    Curves over eps (``box/``) and over sigma (``gaussian/``): ``norm``; ``best``, the best loss
+    decrease along the direction, and ``heldout``, the held-out decrease at that lr;
+    ``gaussian/agreement``, the cosine between two independent estimates (below 1 the rest is
+    noise); ``gaussian/gap``, E f(w + sigma e) - f(w); ``cosine``, all cosines between the two
+    kinds, sigma by sigma. Numbers: ``epsilon`` and ``sigma``, those that descend furthest held out.
+    """
+
+    smoother: Estimator
+    epsilons: Scales = (0.001, 0.01, 0.1, 1.0)
+    sigmas: Scales = (0.001, 0.01, 0.1, 1.0)
+    lr_min: Annotated[float, Gt(0)] = 1e-3
+    lr_max: Annotated[float, Gt(0)] = 10.0
+    points: Annotated[int, Ge(3)] = 41
+    draws: Annotated[int, Ge(1)] = 32
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers and curves under ``smoothing/``."""
+        value, w = float(estimate.value), flatten(params)
+        boxes = [flatten(g) for g in objective.differences(params, self.epsilons).grads]
+        gaussians, agreement, gaps = [], [], []
+        for sigma in self.sigmas:
+            smoother: Any = replace(self.smoother, sigma=sigma)  # type: ignore[type-var]
+            pair = [flatten(smoother(objective, params, {}, generator).grad) for _ in range(2)]
+            gaussians.append((pair[0] + pair[1]) / 2)
+            agreement.append(float(unit(pair[0]) @ unit(pair[1])))
+            e = torch.randn(
+                self.draws, size(params), generator=generator, dtype=w.dtype, device=w.device
+            )
+            moved = objective.values(unflatten(w + sigma * e, params))
+            gaps.append(float(moved.mean()) - value)
+        out: Numbers = {"gaussian/agreement": agreement, "gaussian/gap": gaps}
+        for kind, scale, scales, grads in (
+            ("box", "epsilon", self.epsilons, boxes),
+            ("gaussian", "sigma", self.sigmas, gaussians),
+        ):
+            best, held = self._descend(objective, params, value, grads)
+            out |= {
+                f"{kind}/{scale}": list(scales),
+                f"{kind}/norm": [float(g.norm()) for g in grads],
+                f"{kind}/best": best,
+            }
+            if held:
+                out[f"{kind}/heldout"] = held
+            told = held or best
+            out[scale] = scales[told.index(max(told))]
+        out["cosine"] = [float(unit(g) @ unit(b)) for g in gaussians for b in boxes]
+        return {f"smoothing/{k}": v for k, v in out.items()}
+
+    def _descend(
+        self, objective: Objective, params: Params, value: float, grads: list[torch.Tensor]
+    ) -> tuple[list[float], list[float]]:
+        """Best decrease along each gradient, and the held-out one at the same lr."""
+        ends = math.log10(self.lr_min), math.log10(self.lr_max)
+        lrs = torch.logspace(*ends, self.points, dtype=torch.float64)
+        other, best, held = objective.heldout, [], []
+        before = float(other.value(params)) if other is not None else 0.0
+        for grad in grads:
+            drops = value - line(objective, params, unit(grad), lrs)
+            at = int(drops.argmax())
+            best.append(float(drops[at]))
+            if other is not None:
+                held.append(before - float(line(other, params, unit(grad), lrs[at : at + 1])[0]))
+        return best, held
