@@ -46,6 +46,9 @@ def ce(outputs: Tensor, targets: Tensor) -> Tensor:
 CACHE, CACHE_ROWS = 1 << 20, 1024
 """Bytes and rows of one chunk of a chain: about a core's second-level cache."""
 
+VIEW = 64 << 20
+"""Most bytes of one view of the exact differences, however large the budget is."""
+
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "ce": ce}
 
 
@@ -176,7 +179,8 @@ class Objective:
         if path == "brute" or s.obstacle:
             evals = 2.0 * size(params) * len(epsilons)
             return Differences([self._brute(params, e) for e in epsilons], evals, "brute")
-        _, rows = self._plan(1, 12 * self.width)  # a view keeps every layer several times
+        # a view keeps every layer several times; beyond VIEW bytes it is no faster, but slower
+        rows = min(self._plan(1, 12 * self.width)[1], max(1, VIEW // (96 * self.width)))
         with torch.no_grad():
             grads, evals, paths = flips.differences(
                 s.links, s.statistics | s.frozen | params, list(params), self.batch, s.criterion,

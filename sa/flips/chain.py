@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sa.types import Batch, Link, Params, Step, blocks
 
-SUFFIX = 1 << 20  # numbers of one layer's pre-activations evaluated together: 8 MiB in float64
+SUFFIX = 1 << 17  # numbers of one layer's pre-activations evaluated together: a core's cache
 
 
 def stepped(z: Tensor, step: Step) -> Tensor:
@@ -97,7 +97,7 @@ class Chain:
         for link in self.links[index:]:
             acts = _through(link, self.params, acts)[-1]
             if link.step:
-                acts = stepped(acts, link.step)
+                acts = step_(acts, link.step)
         return acts
 
     def pieces(self, index: int, count: int) -> Iterator[tuple[int, int]]:
@@ -150,9 +150,9 @@ class Chain:
         return out
 
     def _losses(self, index: int, pre: Tensor, rows: Tensor) -> Tensor:
-        """Losses of the rows given a layer's pre-activations."""
+        """Losses of the rows given a layer's pre-activations, which are used up."""
         step = self.links[index].step
-        outputs = self.rest(index + 1, stepped(pre, step) if step else pre)
+        outputs = self.rest(index + 1, step_(pre, step) if step else pre)
         return self.criterion(outputs, self.targets[rows])
 
 

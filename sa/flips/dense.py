@@ -146,7 +146,7 @@ def _real(x: Tensor, gap: Tensor, gain: Tensor, near: Tensor, eps: Sequence[floa
     """Sums (E, out, in) of sgn(x_j) 1[-eps|x_j| <= gap_i < eps|x_j|] gain_i over the rows."""
     out = x.new_zeros(len(eps), gap.shape[1], x.shape[1])
     rows = near.T.nonzero()[:, 1].split(near.sum(0).tolist())
-    widest = x.abs().amax(1)
+    widest, sizes, signs = x.abs().amax(1), x.abs(), x.sign()
     for i, r in enumerate(rows):
         g = gap[r, i]
         if len(eps) > 1:  # nested prefixes: every eps needs only the rows it can reach
@@ -155,12 +155,11 @@ def _real(x: Tensor, gap: Tensor, gain: Tensor, near: Tensor, eps: Sequence[floa
         # gap >= 0 needs eps|x| > gap, gap < 0 needs eps|x| >= -gap: one comparison serves both
         need = torch.where(g >= 0, torch.nextafter(g, g.new_full((), torch.inf)), -g)
         reach = (need / widest[r]) if len(eps) > 1 else None
-        size, sgn = x[r].abs(), x[r].sign()
-        value = gain[r, i]
+        size, sgn, value = sizes[r], signs[r], gain[r, i]
         for e, epsilon in enumerate(eps):
             # one entry more than the quotient says: its rounding must not cost a tie
             n = len(r) if reach is None else int((reach <= epsilon * (1 + 1e-9)).sum())
-            hit = (size[:n] * epsilon >= need[:n, None]).to(x.dtype).mul_(sgn[:n])
+            hit = (size[:n] * epsilon).ge_(need[:n, None]).mul_(sgn[:n])
             out[e, i] += value[:n] @ hit
     return out
 
