@@ -495,6 +495,14 @@ def state(folder: Path) -> str:
     return "running" if status.get("state") == "running" and alive else "lost"
 
 
+def mark(root: Path | str, run: str, reason: str) -> str:
+    """Note that a run whose process is gone ended without a result; returns the reason."""
+    folder = Path(root).expanduser() / "runs" / run
+    status = {"started": time.time(), **load_status(folder), "state": "failed", "error": reason}
+    write_json(folder / "status.json", status)
+    return reason
+
+
 def sweep_folder(root: Path | str, name: str) -> Path:
     """Where a sweep lies; names are single words, so that none leads out of the root."""
     if not re.fullmatch(r"[\w+=,@%-][\w.+=,@%-]*", name):

@@ -5,18 +5,21 @@ Nothing here computes a run or asks a scheduler; `status` answers for a thousand
 
 import argparse
 import base64
+import contextlib
+import glob
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa import record
+from sa import launch, record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +27,11 @@ if TYPE_CHECKING:
 USAGE = """\
 commands:
   status [NAME]   which points are done, running, failed, lost; without NAME, every sweep
-  collect NAME    one table of all runs: sweeps/NAME/results.parquet
+  collect NAME    one table of all runs, sweeps/NAME/results.parquet, and one over seeds
   retry NAME      run again exactly the points that failed, were lost, interrupted or never began
+  cancel NAME     stop what runs of it, here and on the cluster; finished runs stay
+  logs ID         what a run printed, and how it ended
+  wandb NAME      export finished runs to W&B files from one process; `wandb sync` sends them
   report NAME     table, figures and one self-contained page: sweeps/NAME/report.html;
                   of a single run's id: its curves, runs/ID/figures
 
@@ -72,16 +78,22 @@ def main(argv: list[str] | None = None) -> int:
     )
     commands: dict[str, Callable[..., object]] = {
         "status": status, "collect": collect, "retry": retry, "report": report,
+        "cancel": cancel, "logs": logs, "wandb": wandb,
     }  # fmt: skip
     parser.add_argument("command", metavar="COMMAND", choices=commands, help="|".join(commands))
     parser.add_argument("name", metavar="NAME", nargs="?", help="a sweep, or for report a run")
     parser.add_argument("--root", default=os.environ.get("SA_ROOT") or ".", metavar="DIR")
+    parser.add_argument("--watch", action="store_true", help="status, again and again")
     given = parser.parse_args(argv)
     root = Path(given.root).expanduser()
     if given.name is None and given.command != "status":
         parser.error(f"{given.command} needs a NAME; {record.near(root, '')}")
     try:
-        code = commands[given.command](root, given.name)
+        if given.watch and given.command == "status" and given.name:
+            watch(root, given.name)
+            code: object = 0
+        else:
+            code = commands[given.command](root, given.name)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except record.RecordError as error:
@@ -102,10 +114,44 @@ def status(root: Path, name: str | None = None) -> None:
     """Print how far a sweep is, and every point that is not done with its reason."""
     if name is None:
         _overview(root)
-        return
+    else:
+        print("\n".join(_told(root, name)[0]))
+
+
+def watch(root: Path, name: str) -> None:
+    """The status, written anew every two seconds until nothing is left to wait for."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            lines, over = _told(root, name)
+            room = max(3, console.height - 2)
+            more = [f"... {len(lines) - room} lines more"] if len(lines) > room else []
+            live.update(Text("\n".join([_bar(root, name), *lines[:room], *more])), refresh=True)
+            if over:
+                return
+            time.sleep(2)
+
+
+def _bar(root: Path, name: str) -> str:
+    states = _states(root, record.read_manifest(root, name)[1])
+    done = sum(s in ENDED for s in states) / max(1, len(states))
+    return f"[{'#' * round(40 * done):<40}] {done:.0%}"
+
+
+def _told(root: Path, name: str) -> tuple[list[str], bool]:
+    """The status in lines, and whether nothing of the sweep will change by itself any more."""
     _, points = record.read_manifest(root, name)
     states = _states(root, points)
-    print(f"{name}: {_counts(states)}{_remaining(root, points, states)}")
+    folder = record.sweep_folder(root, name)
+    job_of = {r: j["job"] for j in launch.jobs(folder) for r in j["runs"]}
+    waiting = [job_of.get(p["run_id"]) for p, s in zip(points, states, strict=True) if s in AGAIN]
+    known = launch.queue([j for j in waiting if j])
+    out = [f"{name}: {_counts(states)}{_remaining(root, points, states)}"]
+    queued = 0
     lines = [["index", "run", "state", "step", "last sign", "host", "reason"]]
     for point, state in zip(points, states, strict=True):
         if state in ENDED:
@@ -116,11 +162,78 @@ def status(root: Path, name: str | None = None) -> None:
         reason = (told.get("error") or "").strip().splitlines() if state != "running" else []
         words = reason[-1] if reason else " ".join(point["overrides"])
         host = told.get("host") or "-"
+        job = job_of.get(point["run_id"], "")
+        slurm, why = known.get(job, ("", ""))
+        if state in AGAIN and slurm in launch.LIVE:
+            queued += 1
+            state, words = "queued", f"SLURM: {slurm} ({why}), job {job}"
         lines.append([str(point["index"]), point["run_id"], state, step, seen, host, words])
     if len(lines) > 1:
-        print(_aligned(lines))
-    if set(states) & set(AGAIN) - {"pending"}:
-        print(f"to run these again: python -m sa.sweep retry {name}{_rooted(root)}")
+        out.append(_aligned(lines))
+    if not queued and set(states) & set(AGAIN) - {"pending"}:
+        out.append(f"to run these again: python -m sa.sweep retry {name}{_rooted(root)}")
+    return "\n".join(out).splitlines(), not queued and "running" not in states
+
+
+def cancel(root: Path, name: str) -> None:
+    """Stop the jobs of a sweep that still run or wait, and its processes on this machine."""
+    _, points = record.read_manifest(root, name)
+    jobs = launch.jobs(record.sweep_folder(root, name))
+    known = launch.queue([j["job"] for j in jobs])
+    alive = [j["job"] for j in jobs if known.get(j["job"], ("", ""))[0] in launch.LIVE]
+    launch.cancel(alive)
+    stopped = 0
+    for point, state in zip(points, _states(root, points), strict=True):
+        told = record.load_status(root / "runs" / point["run_id"])
+        here = told.get("host") == os.uname().nodename and not told.get("job")
+        if state == "running" and here:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(int(told["pid"]), signal.SIGTERM)
+                stopped += 1
+    print(f"{name}: {len(alive)} jobs cancelled, {stopped} processes told to stop here")
+
+
+def logs(root: Path, name: str) -> int:
+    """Print what a run wrote while it ran, and how it ended."""
+    found = sorted((root / "runs").glob(f"{glob.escape(name)}*"))
+    if len(found) != 1:
+        what = f"{len(found)} runs begin with" if found else "there is no run"
+        raise record.Missing(f"{what} '{name}' in {root / 'runs'}; runs: {_runs(root)}")
+    text = found[0] / "log.txt"
+    if text.exists():
+        sys.stdout.write(text.read_text(errors="replace"))
+    told = record.load_status(found[0])
+    print(
+        f"{found[0]}: {record.state(found[0])}"
+        + (f"\n{told['error']}" if told.get("error") else "")
+    )
+    return 0
+
+
+def wandb(root: Path, name: str) -> None:
+    """Export every finished run that has no W&B files yet, one after another in this process."""
+    import yaml
+
+    from sa import tracker
+
+    about, points = record.read_manifest(root, name)
+    began, done = time.perf_counter(), 0
+    for point in points:
+        folder = root / "runs" / point["run_id"]
+        result = record.read_result(root, folder.name)
+        if result is None or (folder / "wandb").exists():
+            continue
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        meta = record.read_json(folder / "meta.json") or {}
+        told = tracker.describe(config, meta)
+        mirror = tracker.Wandb(live=False).open(
+            folder.name, folder, config, meta, group=about.get("name") or name, **told
+        )
+        mirror.finish(result, sorted(folder.glob("figures/*.png")))
+        done += 1
+    spent = time.perf_counter() - began
+    print(f"{name}: {done} of {len(points)} runs exported in {spent:.1f} s")
+    print(f"to send them: wandb sync {root / 'runs'}/*/wandb/offline-run-*")
 
 
 def _overview(root: Path) -> None:
@@ -248,7 +361,38 @@ def collect(root: Path, name: str) -> "pd.DataFrame":
 
     _, points = record.read_manifest(root, name)
     settings, results, provenance = gather(root, points)
-    return _written(root, name, pd.DataFrame(settings | results | provenance))
+    table = _written(root, name, pd.DataFrame(settings | results | provenance))
+    over = aggregate(table, list(settings), list(results))
+    path = record.sweep_folder(root, name) / "results_over_seeds.parquet"
+    record.write_atomic(path, lambda temp: over.to_parquet(temp, index=False))
+    print(f"table: {path} ({len(over)} rows: mean, quantiles, 95 % interval of each number)")
+    return table
+
+
+def aggregate(
+    table: "pd.DataFrame", settings: Sequence[str], results: Sequence[str]
+) -> "pd.DataFrame":
+    """One row for what differs in the seed alone: n, and of every number mean, quartiles, median.
+
+    ci95 is the half-width of a 95 % confidence interval of the mean, 1.96 standard errors.
+    """
+    import pandas as pd
+
+    keys = [c for c in settings if c != "seed" and table[c].astype(str).nunique() > 1]
+    numbers = [c for c in results if pd.api.types.is_numeric_dtype(table[c])]
+    rows = []
+    for values, some in table.groupby([table[k].astype(str) for k in keys] or (lambda _: 0)):
+        row: dict[str, Any] = dict(zip(keys, values, strict=True)) if keys else {}
+        row["n"] = len(some)
+        for c in numbers:
+            got = some[c].astype(float)
+            row |= {
+                f"{c}/mean": got.mean(), f"{c}/ci95": 1.96 * float(str(got.sem())),
+                f"{c}/q25": got.quantile(0.25), f"{c}/median": got.median(),
+                f"{c}/q75": got.quantile(0.75),
+            }  # fmt: skip
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _written(root: Path, name: str, table: "pd.DataFrame") -> "pd.DataFrame":

@@ -151,7 +151,7 @@ class Wandb:
                     disable_git=True,
                     disable_code=True,
                     save_code=False,
-                    init_timeout=20,
+                    init_timeout=60,
                     finish_timeout=60,
                     x_disable_stats=True,  # no helper that samples the machine
                     x_disable_meta=True,  # the folder's meta.json has host and versions

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -353,3 +354,73 @@ def test_a_run_is_reported_by_its_curves(mixed, figure, capsys):
     assert figure.rows.to_dict("records") == [{"step": 0, "loss": 1.0}]
     assert sweep.main(["report", ids[4], "--root", str(root)]) == 1
     assert "no rows to draw yet: it is pending" in capsys.readouterr().err
+
+
+# Following, stopping, reading over seeds
+
+
+def test_collect_aggregates_over_seeds(tmp_path, capsys):
+    configs = [config(seed, steps=steps) for steps in (10, 20) for seed in range(4)]
+    plan(tmp_path, "study", configs)
+    for at, one in enumerate(configs):
+        done(tmp_path, one, value=float(at))
+    assert sweep.main(["collect", "study", "--root", str(tmp_path)]) == 0
+    table = pd.read_parquet(tmp_path / "sweeps/study/results_over_seeds.parquet")
+    assert table["n"].tolist() == [4, 4]
+    assert table["value/mean"].tolist() == [1.5, 5.5]
+    assert table["value/median"].tolist() == [1.5, 5.5]
+    assert table["value/q25"].tolist() == [0.75, 4.75]
+    sem = (5 / 3) ** 0.5 / 2  # of 0, 1, 2, 3
+    assert table["value/ci95"].tolist() == pytest.approx([1.96 * sem] * 2)
+    assert table["steps"].tolist() == ["10", "20"]
+
+
+def test_watch_ends_when_nothing_is_left_to_wait_for(tmp_path, capsys):
+    configs = [config(0), config(1)]
+    plan(tmp_path, "study", configs)
+    for one in configs:
+        done(tmp_path, one)
+    assert sweep.main(["status", "study", "--watch", "--root", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "100%" in out and "2 points: 2 done" in out
+
+
+def test_cancel_tells_the_processes_here_to_stop(mixed, capsys, monkeypatch):
+    root, _ = mixed
+    told, kill = [], os.kill
+
+    def instead(pid, number):  # 0 only asks whether the process is there
+        told.append((pid, number)) if number else kill(pid, 0)
+
+    monkeypatch.setattr(os, "kill", instead)
+    assert sweep.main(["cancel", "study", "--root", str(root)]) == 0
+    assert "1 processes told to stop" in capsys.readouterr().out
+    assert told == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_logs_of_a_run_by_the_beginning_of_its_id(mixed, capsys):
+    root, ids = mixed
+    (root / "runs" / ids[2] / "log.txt").write_text("hello\n")
+    assert sweep.main(["logs", ids[2][:6], "--root", str(root)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("hello") and "ValueError: the last line" in out
+    assert sweep.main(["logs", "zzz", "--root", str(root)]) == 2
+    assert "there is no run 'zzz'" in capsys.readouterr().err
+
+
+def test_export_to_wandb_from_one_process(tmp_path, capsys):
+    from test_tracker import offline, read
+
+    configs = [config(0), config(1), config(2)]
+    ids = plan(tmp_path, "study", configs)
+    for one in configs[:2]:
+        done(tmp_path, one, value=0.25)
+    assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 0
+    assert "2 of 3 runs exported" in capsys.readouterr().out
+    for run in ids[:2]:
+        (file,) = offline(tmp_path / "runs" / run)
+        head, _, rows, summary = read(file)
+        assert (head.run_id, head.run_group) == (run, "study")
+        assert rows == record.read_rows(tmp_path / "runs" / run) and summary["value"] == 0.25
+    assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 0
+    assert "0 of 3 runs exported" in capsys.readouterr().out
