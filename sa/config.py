@@ -185,7 +185,7 @@ def build(config: dict[str, Any]) -> Components:
     except Mismatch as error:
         raise UsageError(f"{error.key}: {error}") from error
     except ValueError as error:
-        raise UsageError(_invalid("", config, error)) from error
+        raise UsageError(invalid("", config, error)) from error
     try:
         if hasattr(made["estimator"], "requires"):
             made["estimator"].requires(task.structure())
@@ -242,8 +242,16 @@ def _scalars(config: dict[str, Any]) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UsageError(f"{key}={value}: expected a whole number >= {least}")
-    if not isinstance(config["sweep"].get("dry_run"), bool):
-        raise UsageError(f"sweep.dry_run={config['sweep']['dry_run']}: expected true or false")
+    how = config["sweep"]
+    for key in ("dry_run", "replace", "canary", "wait", "snapshot"):
+        if not isinstance(how.get(key), bool):
+            raise UsageError(f"sweep.{key}={how.get(key)}: expected true or false")
+    most = how["max_failures"]
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise UsageError(f"sweep.max_failures={_typed(most)}: expected a whole number >= 1 or null")
+    for key in ("zip", "points", "exclude"):
+        if not isinstance(how[key], list):
+            raise UsageError(f"sweep.{key}={how[key]}: expected a list, e.g. 'sweep.{key}=[...]'")
     seconds = config["checkpoint_seconds"]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
         raise UsageError(f"checkpoint_seconds={seconds}: expected a number >= 0")
@@ -321,9 +329,9 @@ def _instantiate(key: str, node: Any) -> Any:
         inner = error.__cause__ or error
         at = re.search(r"full_key: ?(\S+)", str(error))
         path = f"{key}.{at.group(1)}" if at else key
-        raise UsageError(_invalid(path, node, inner)) from error
+        raise UsageError(invalid(path, node, inner)) from error
     except (ValueError, TypeError) as error:
-        raise UsageError(_invalid(key, node, error)) from error
+        raise UsageError(invalid(key, node, error)) from error
     for name, value in node.items():  # pydantic takes true for 1
         got = getattr(made, name, value)
         if isinstance(value, bool) and not isinstance(got, bool):
@@ -336,7 +344,7 @@ def _typed(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
-def _invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
+def invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
     """One line a person can act on, from pydantic's or torch's complaint."""
     from pydantic import ValidationError
 

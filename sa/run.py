@@ -1,8 +1,11 @@
 """The composition root, ``python -m sa.run``: from words on a command line to a recorded run."""
 
+import contextlib
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -43,6 +46,8 @@ def main() -> None:
     except settings.UsageError as error:
         _exit(2, str(error))
     except record.Unwritable as error:
+        _exit(2, str(error))
+    except launch.LaunchError as error:
         _exit(2, str(error))
     except (RunFailed, record.RecordError) as error:
         _exit(1, str(error))
@@ -145,47 +150,111 @@ def _notes(config: Config, result: dict[str, Any]) -> Iterator[str]:
         yield f"objective={key} is not among the results, value is returned; there are: {there}"
 
 
-def multirun(configs: list[Config], overrides: list[list[str]], launcher: object) -> None:
+def multirun(
+    configs: list[Config], overrides: list[list[str]], words: list[list[str]], launcher: Any
+) -> None:
     """Plan a sweep, validate every point of it, run what is missing, report."""
-    if type(launcher).__name__ != "Inline":
-        raise settings.UsageError("hydra/launcher: only inline runs sweeps so far")
+    place = _place(launcher)
+    if isinstance(place, launch.Slurm):
+        launch.need_slurm()
     for key in ("root", "sweep", "figure", "description"):
         if any(c[key] != configs[0][key] for c in configs):
             raise settings.UsageError(f"{key}: belongs to the sweep as a whole; give it one value")
-    plan = launch.points(configs, overrides)
+    plan = launch.points(configs, overrides, words)
     for point in plan:
         try:
             settings.build(point.config)
         except settings.UsageError as error:
             raise settings.UsageError(f"point {point.index} ({point.label}): {error}") from error
-    root, name = _root(plan[0].config), launch.sweep_name(plan)
+    root, name, how = _root(plan[0].config), launch.sweep_name(plan), plan[0].config["sweep"]
     try:
         lost = launch.dropped(root, name, plan)
     except record.Missing as error:
         raise settings.UsageError(f"sweep.name={name}: {error}") from error
-    if lost and not plan[0].config["sweep"]["replace"]:
+    if lost and not how["replace"]:
         raise settings.UsageError(
             f"sweep.name={name}: a sweep of this name has {lost} points that this command has not; "
             "take another sweep.name, or sweep.replace=true (the runs themselves are kept)"
         )
     left = launch.todo(root, plan)
-    print(f"{name}: {len(plan)} points, {len(left)} of {len(plan)} to do", flush=True)
-    if plan[0].config["sweep"]["dry_run"]:
+    each = launch.cost(root, plan)
+    told = f", about {each * len(left):.0f} s of computing" if each and left else ""
+    print(f"{name}: {len(plan)} points, {len(left)} of {len(plan)} to do{told}", flush=True)
+    if how["dry_run"]:
         for point in plan:
             print(f"{point.index:>4}  {point.run_id}  {_state(point.config):<8} {point.label}")
         return
-    launch.freeze(root, name, plan)
-    failed = launch.inline(root, plan, execute)
     folder = root / "sweeps" / name
+    with launch.alone(folder):
+        launch.freeze(root, name, plan)
+        if how["snapshot"]:
+            here = Path(__file__).resolve().parent
+            launch.snapshot(folder, [here, settings.CONF, here.parent / "hydra_plugins"])
+    if how["canary"] and len(left) > 1:
+        print(f"the canary comes first: {left[0].label}", flush=True)
+        if _launch(root, left[:1], place, launcher, folder, None):
+            raise RunFailed("the canary failed, no other point was started; see above")
+    failed = _launch(root, plan, place, launcher, folder, how)
+    if failed is None:
+        print(f"submitted; to follow: python -m sa.sweep status {name} --watch", flush=True)
+        return
     code = launch.report(root, name)
     print(f"sweep: {folder}", flush=True)
     if failed:
+        rest = len(launch.todo(root, plan)) - len(failed)
+        more = f" and {rest} were not started (sweep.max_failures)" if rest else ""
         raise RunFailed(
-            f"{len(failed)} of {len(plan)} points failed; `python -m sa.sweep status {name}` says "
-            "which and why; repeat the command to try them again"
+            f"{len(failed)} of {len(plan)} points failed{more}; `python -m sa.sweep status {name}` "
+            "says which and why; repeat the command to try them again"
         )
     if code:
         raise RunFailed("every run is done, but the report could not be written; see above")
+
+
+def _place(launcher: Any) -> launch.Place | None:
+    """Where points run; None for a launcher of Hydra's own, which composes and runs them itself."""
+    from pydantic import TypeAdapter, ValidationError
+
+    kind = getattr(launcher, "kind", None)
+    if kind is None:
+        return None
+    try:
+        return TypeAdapter(getattr(launch, kind)).validate_python(launcher.settings)
+    except ValidationError as error:
+        raise settings.UsageError(
+            settings.invalid("hydra.launcher", launcher.settings, error)
+        ) from error
+
+
+def _launch(
+    root: Path,
+    plan: list[launch.Point],
+    place: launch.Place | None,
+    launcher: Any,
+    folder: Path,
+    how: Config | None,
+) -> dict[str, str] | None:
+    """Run the missing points; run id -> what failed, or None where nobody waits for them."""
+    most = how["max_failures"] if how else None
+    match place:
+        case launch.Inline():
+            return launch.inline(root, plan, execute, most)
+        case launch.Local():
+            return launch.local(root, plan, place, folder, most)
+        case launch.Slurm():
+            with launch.alone(folder):
+                flying = launch.flying(folder)
+                left = [p for p in launch.todo(root, plan) if p.run_id not in flying]
+                if left:
+                    work = launch.chunks(root, plan, left, place.points_per_job, 200)
+                    launch.submit(folder, root, place, work)
+            if how is not None and not how["wait"]:
+                return None
+            return launch.follow(root, plan, folder, most)
+    left = launch.todo(root, plan)
+    if left:
+        launcher.launch([p.words for p in left], initial_job_idx=0)
+    return {p.run_id: "no result" for p in launch.todo(root, plan)}
 
 
 def frozen(folders: list[Path]) -> None:
@@ -201,14 +270,71 @@ def frozen(folders: list[Path]) -> None:
                 f"--frozen {folder}: no frozen run there ({error})"
             ) from error
         config["root"] = str(folder.resolve().parent.parent)
-        try:
-            execute(config, tell=True)
-            print(f"run: {folder}", flush=True)
-        except Exception as error:
-            failed.append(folder.name)
-            print(f"sa: {folder.name}: {error}", file=sys.stderr)
+        with _logged(folder / "log.txt"):
+            try:
+                execute(config, tell=True)
+                print(f"run: {folder}", flush=True)
+            except Exception as error:
+                failed.append(folder.name)
+                print(f"sa: {folder.name}: {error}", file=sys.stderr)
     if failed:
         raise RunFailed(f"{len(failed)} of {len(folders)} runs failed: {', '.join(failed)}")
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """What the process prints, libraries and all, also goes nowhere but to this file's end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, place in zip(kept, (1, 2), strict=True):
+            os.dup2(fd, place)
+            os.close(fd)
+
+
+class _Signals:
+    """SIGTERM and SIGUSR2 while a run computes.
+
+    Under SLURM both mean: save at the next step. The scheduler kills what it wants to be gone, so
+    the run goes on until then; on USR2, sent before the time limit, it also asks to be requeued.
+    Elsewhere SIGTERM ends the run as interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self.slurm = os.environ.get("SLURM_JOB_ID")
+
+    def __enter__(self) -> "_Signals":
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR2):
+                self.before[number] = signal.signal(number, self._came)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _came(self, number: int, _: object) -> None:
+        if not self.slurm:
+            raise Stopped(f"stopped by {signal.Signals(number).name}")
+        self.wanted = True
+        if number == signal.SIGUSR2 and os.environ.get("SA_REQUEUE") == "1":
+            import subprocess
+
+            subprocess.Popen(["scontrol", "requeue", self.slurm])
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to end."""
 
 
 def execute(
@@ -222,13 +348,18 @@ def execute(
     done = record.read_result(root, key)
     if done is not None:
         return done
-    start = _parent(config, tell)
+    try:
+        start = _parent(config, tell)
+    except RunFailed as error:
+        record.freeze(root, config)
+        record.mark(root, key, str(error))
+        raise
     with record.Record.open(root, config, _meta(config)) as kept:
         try:
             made = components or settings.build(config)
             return _compute(config, made, kept, start, tell)
-        except KeyboardInterrupt:
-            kept.fail("interrupted from the keyboard", state="interrupted")
+        except KeyboardInterrupt as error:
+            kept.fail(str(error) or "interrupted from the keyboard", state="interrupted")
             raise
         except record.RecordError as error:
             kept.fail(str(error))
@@ -281,14 +412,16 @@ def _compute(
         kept.save(lambda path: torch.save(progress.pack() | {"seconds": spent}, path))
 
     try:
-        for row, progress in rows:
-            kept.append(row)
-            mirror.log(row)
-            latest |= row
-            watch.row(row)
-            if config["steps"] and time.perf_counter() - saved_at >= config["checkpoint_seconds"]:
-                save(progress)
-                saved_at = time.perf_counter()
+        with _Signals() as told:
+            for row, progress in rows:
+                kept.append(row)
+                mirror.log(row)
+                latest |= row
+                watch.row(row)
+                due = time.perf_counter() - saved_at >= config["checkpoint_seconds"]
+                if config["steps"] and (due or told.wanted):
+                    save(progress)
+                    saved_at, told.wanted = time.perf_counter(), False
     except BaseException:
         mirror.abort()
         raise
@@ -389,7 +522,8 @@ def _meta(config: Config) -> dict[str, Any]:
             return None
 
     names = ("torch", "numpy", "hydra-core", "sa-lab")
-    slurm = {k: v for k, v in os.environ.items() if k in ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID")}
+    kept = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_CPUS_PER_TASK")
+    slurm = {k: v for k, v in os.environ.items() if k in kept}
     return {
         **_commit(),
         "host": platform.node(),

@@ -14,7 +14,7 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 from sa import config as settings
-from sa import record, run
+from sa import record, run, tracker
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["dim=4", "dataset.n=128", "tracker=none"]
@@ -25,6 +25,7 @@ def sa(monkeypatch, capfd, tmp_path):
     """Type a command in an empty folder: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SA_ROOT", raising=False)
+    monkeypatch.setattr(tracker, "_BROKEN", [])
 
     def typed(*words):
         GlobalHydra.instance().clear()
@@ -283,6 +284,88 @@ def test_a_reader_that_leaves_early_stops_nothing(tmp_path):
     assert json.loads((kept / "status.json").read_text())["state"] == "done"
 
 
+def test_zipped_listed_and_excluded_points(sa):
+    words = ["-m", *SMALL, "sweep.dry_run=true"]
+    _, out, _ = sa(*words, "seed=0,1", "dim=4,5", "sweep.zip=[seed,dim]")
+    assert [x.split("pending ")[1].split() for x in out.splitlines()[1:]] == [
+        ["seed=0", "dim=4"],
+        ["seed=1", "dim=5"],
+    ]
+    _, out, _ = sa(*words, "sweep.points=['estimator=cdg','estimator=nes dim=5']", "seed=0,1")
+    assert "4 points" in out and out.count("estimator=nes dim=5") == 2
+    _, out, _ = sa(*words, "seed=0,1", "dim=4,5", "sweep.exclude=['dim=5 seed=1']")
+    assert "3 points" in out and "seed=1 dim=5" not in out
+
+
+def test_a_bounded_pool_computes_what_one_process_does(sa):
+    words = ["-m", *SMALL, "analysis=[]", "estimator=nes", "estimator.samples=5"]
+    code, out, err = sa(*words, "seed=0,1,2", "sweep.name=pool", "hydra/launcher=local",
+                        "hydra.launcher.workers=2")  # fmt: skip
+    assert code == 0, err
+    pooled = {p.name: json.loads((p / "result.json").read_text()) for p in Path("runs").iterdir()}
+    code, _, err = sa(*words, "seed=0,1,2", "sweep.name=alone", "root=other")
+    assert code == 0, err
+    for name, one in pooled.items():
+        here = json.loads((Path("other/runs") / name / "result.json").read_text())
+        assert here | {"seconds": 0} == one | {"seconds": 0}
+        assert "run: " in (Path("runs") / name / "log.txt").read_text()
+
+
+FAILS = [
+    "init=ste_500",
+    "init.batch_size=null",
+    "init.steps=2",
+    "init.optimizer.lr=1e300",
+    "analysis=[]",
+]
+
+
+def test_a_pool_tells_failures_and_stops_after_enough_of_them(sa):
+    words = ["-m", *SMALL, *FAILS, "seed=0,1,2,3,4,5", "hydra/launcher=local"]
+    words += ["hydra.launcher.workers=1", "hydra.launcher.points_per_job=1", "sweep.name=bad"]
+    code, out, err = sa(*words, "sweep.max_failures=2")
+    assert code == 1 and out.count("FAILED") == 2 and "4 were not started" in err, (out, err)
+    assert "the parent run" in out
+    code, out, err = sa("-m", *SMALL, *FAILS, "seed=0,1,2", "sweep.canary=true", "sweep.name=yell")
+    assert code == 1 and "the canary failed, no other point was started" in err
+    assert out.count("FAILED") == 1
+
+
+def test_a_snapshot_is_what_runs(sa):
+    words = ["-m", *SMALL, "analysis=[]", "seed=0,1", "sweep.name=snap", "sweep.snapshot=true"]
+    code, _, err = sa(*words, "hydra/launcher=local")
+    assert code == 0, err
+    code_ = Path("sweeps/snap/code")
+    assert (code_ / "sa/run.py").read_bytes() == (ROOT / "sa/run.py").read_bytes()
+    assert (code_ / "conf/config.yaml").exists()
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_hydras_own_launchers_keep_working(sa, launcher):
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    words = ["-m", *SMALL, "analysis=[]", "seed=0,1", f"sweep.name={launcher}"]
+    code, out, err = sa(*words, f"hydra/launcher={launcher}")
+    assert code == 0, (out, err)
+    assert "0 of 2 to do" in sa(*words)[1]
+
+
+def test_sigterm_ends_a_training_as_interrupted(sa, tmp_path):
+    words = "-m sa.run experiment=digits_ste steps=100000 tracker=none figure=[]".split()
+    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.DEVNULL)  # fmt: skip
+    for _ in range(600):
+        time.sleep(0.1)
+        kept = list(Path("runs").glob("*"))
+        if kept and record.read_rows(kept[0]):
+            break
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "repeat the command" in err
+    told = record.load_status(kept[0])
+    assert told["state"] == "interrupted" and "SIGTERM" in told["error"]
+
+
 # What it refuses: a message of one screen, before any work, and nothing written
 
 REFUSED = [
@@ -343,10 +426,16 @@ REFUSED = [
     (["-m", "seed=range(0,0)"], ["seed", "no values"]),
     (["-m", "seed=0,1", "root=a,b"], ["root", "one value"]),
     (["-m", "seed=0,1", "sweep.name=a,b"], ["sweep", "one value"]),
-    (["-m", "seed=0,1", "hydra/launcher=basic"], ["hydra/launcher"]),
     (["-m", "experiment=digits_ste,descent_dims", "dataset.n=9"], ["dataset=digits has: size"]),
     (["-m", "estimator=nes,cdg", "estimator.samples=9"], ["estimator=cdg has: epsilon, path"]),
     (["seed=0,1"], ["seed=0,1", "write -m"]),
+    (["-m", "seed=0,1", "sweep.zip=[seed,dim]"], ["sweep.zip", "dim is not swept"]),
+    (["-m", "seed=0,1", "dim=3,4,5", "sweep.zip=[seed,dim]"], ["seed has 2", "dim has 3"]),
+    (["-m", "sweep.points=[dim]", "seed=0,1"], ["KEY=VALUE"]),
+    (["-m", "seed=0,1", "sweep.exclude=['seed=0','seed=1']"], ["leaves none of the 2"]),
+    (["-m", "seed=0,1", "sweep.max_failures=0"], ["sweep.max_failures=0", ">= 1"]),
+    (["-m", "seed=0,1", "hydra/launcher=local", "hydra.launcher.workers=0"], ["workers=0"]),
+    (["-m", "seed=0,1", "hydra/launcher=slrm"], ["there is no such", "slurm"]),
     (["+foo=1"], ["foo: there is no such setting"]),
     (["init=ste_500", "+init.dim=16"], ["init.dim", "batch_size, batchnorm"]),
     (["estimator=nes", "estimator.samples=true"], ["estimator.samples=true", "number"]),

@@ -25,7 +25,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "task": {"types", "flips", "objective"},
     "train": {"types", "task"},
     "launch": {"record"},
-    "sweep": {"record", "figure"},
+    "sweep": {"record", "figure", "launch", "tracker"},
     "config": {"task"},
     "run": {"config", "launch", "record", "run", "tracker", "train", "types"},
 }

@@ -1,6 +1,5 @@
 """The shim between Hydra's -m and `sa.launch`: compose every point once, then plan and run."""
 
-import itertools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -34,27 +33,29 @@ class Plan(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Compose all points and hand them to `sa.run.multirun`."""
         from sa import config as settings
-        from sa import run
+        from sa import launch, run
 
         sys.argv[1:] = settings.TYPED or sys.argv[1:]
         words = [f"{k}={v}" for k, v in self.params.items()] + arguments + settings.HELD
-        swept: dict[str, list[str]] = {}
+        swept: dict[str, list[tuple[str, ...]]] = {}
+        shape: dict[str, Any] = {"zip": [], "points": [], "exclude": []}
         for override in OverridesParser.create(self.loader).parse_overrides(words):
             key = override.get_key_element()
             if not override.is_sweep_override():
-                swept[key] = [f"{key}={override.get_value_element_as_str()}"]
+                swept[key] = [(f"{key}={override.get_value_element_as_str()}",)]
+                if key.removeprefix("sweep.") in shape:
+                    shape[key.removeprefix("sweep.")] = override.value() or []
             elif override.is_discrete_sweep():
-                swept[key] = [f"{key}={v}" for v in override.sweep_string_iterator()]
+                swept[key] = [(f"{key}={v}",) for v in override.sweep_string_iterator()]
             else:
                 raise HydraException(f"{key}: a plan needs listed values, not an interval")
         for key, values in swept.items():
             if not values:
                 raise settings.UsageError(f"{key}: no values to sweep over")
-        points = [list(p) for p in itertools.product(*swept.values())]
-        fixed = {v[0] for v in swept.values() if len(v) == 1}
+        points = launch.shape(swept, **shape)
+        fixed = {v[0][0] for v in swept.values() if len(v) == 1 and len(v[0]) == 1}
         told = [[w for w in p if w not in fixed] for p in points]
-        configs = self._compose(points)
-        return run.multirun(configs, told, self.launcher)
+        return run.multirun(self._compose(points), told, points, self.launcher)
 
     def _compose(self, points: list[list[str]]) -> list[dict[str, Any]]:
         """Full composition once a combination of group choices; plain values are set on it."""
@@ -90,8 +91,8 @@ class Plan(Sweeper):
         return not (special or key.startswith("hydra") or self.loader.get_group_options(key))
 
 
-class Inline(Launcher):
-    """One point after another in this process; the default."""
+class _Place(Launcher):
+    """A launcher whose settings say where `sa.launch` runs the frozen configurations."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -99,5 +100,29 @@ class Inline(Launcher):
         """Hydra's hook; nothing to keep."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-        """Never called: `sa.launch.inline` runs the frozen configurations instead."""
-        raise HydraException("hydra/launcher=inline works with hydra/sweeper=plan only")
+        """Never called: `sa.run.multirun` reads ``settings`` and ``kind`` instead."""
+        raise HydraException("this launcher works with hydra/sweeper=plan only")
+
+
+class Inline(_Place):
+    """One point after another in this process; the default."""
+
+    kind = "Inline"
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}
+
+
+class Local(_Place):
+    """A bounded pool of processes; settings of `sa.launch.Local`."""
+
+    kind = "Local"
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+
+class Slurm(Local):
+    """Arrays of SLURM jobs; settings of `sa.launch.Slurm`."""
+
+    kind = "Slurm"
