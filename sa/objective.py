@@ -141,15 +141,19 @@ class Objective:
                 out[low:high] += _column_losses(z, targets, s)
         return out / batch.rows
 
-    def value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
-        """Loss and gradient, back-propagated through the surrogate in force (none: the truth)."""
+    def value_and_grad(self, params: Params, rows: RowLoss | None = None) -> tuple[Tensor, Params]:
+        """Loss and gradient, back-propagated through the surrogate in force (none: the truth).
+
+        rows: row losses to average instead of the objective's own, e.g. weighted ones.
+        """
+        each = rows or self.rows
         leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
         total = torch.zeros((), dtype=torch.float64, device=self.batch.inputs.device)
         grads = {k: torch.zeros_like(v) for k, v in params.items()}
-        _, rows = self._plan(1, 2 * self.width)
+        _, chunk = self._plan(1, 2 * self.width)
         with torch.enable_grad():
-            for p in blocks(self.batch.rows, rows):
-                loss = self.rows(leaves, self.batch.part(*p)).double().sum() / self.batch.rows
+            for p in blocks(self.batch.rows, chunk):
+                loss = each(leaves, self.batch.part(*p)).double().sum() / self.batch.rows
                 total += loss.detach()
                 if not loss.requires_grad:  # a function that cuts the graph: its derivative is 0
                     continue

@@ -3,9 +3,12 @@
 ``step(x, fn)`` computes fn(x) and back-propagates the rule in force when it ran: by default the
 truth, zero. An estimator puts a rule m in force for one backward, ``with backward(m): ...``, and
 then dL/dx = m(x) dL/dfn. A hidden straight-through cannot sneak into a black-box estimate.
+
+Units that are random in training, ``bernoulli(logits)``, take the states that ``with
+sampling(unit): ...`` gives them; outside it they are at their most probable state, a sign.
 """
 
-import math
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +19,13 @@ from torch import Tensor
 
 Rule = Callable[[Tensor], Tensor]
 
+"""Multiplier m(a) of dL/da = m(a) dL/ds for a step s of height 2, from -1 to +1, at a = 0."""
+
+Unit = Callable[[int, Tensor], Tensor]
+"""(k, logits) -> the states, in [-1, 1], of the k-th layer of random units of a forward."""
+
 _RULE: ContextVar[Rule | None] = ContextVar("rule", default=None)
+_UNIT: ContextVar[tuple[Unit, Iterator[int]] | None] = ContextVar("unit", default=None)
 
 
 @contextmanager
@@ -66,51 +75,37 @@ def sign(x: Tensor) -> Tensor:
     return step(x, hard_sign)
 
 
-# Multipliers m(a) of dL/da = m(a) dL/ds, s = sign(a). Boundaries are explicit masks:
-# torch.clamp and hardtanh disagree at the border.
+def rounded(x: Tensor) -> Tensor:
+    """The nearest whole number, halves up; through the seam.
+
+    Around its nearest threshold a rounding is a step of height 1: the rule sees the distance to
+    it in half steps, a = 2 (x - floor(x)) - 1 in [-1, 1), so that slopes repeat with x.
+    """
+    if not torch.is_grad_enabled():
+        return torch.floor(x + 0.5)
+    rule = _RULE.get()
+    local = None if rule is None else lambda u: rule(2 * (u - torch.floor(u)) - 1)
+    return _Step.apply(x, lambda u: torch.floor(u + 0.5), local)
 
 
-def identity(a: Tensor, scale: float) -> Tensor:
-    """1 (Hinton 2012; Bengio et al. 2013); scale is not used."""
-    return torch.ones_like(a)
+@contextmanager
+def sampling(unit: Unit) -> Iterator[None]:
+    """For one forward: every layer of random units inside is ``unit(k, logits)``, k = 0, 1, ..."""
+    token = _UNIT.set((unit, itertools.count()))
+    try:
+        yield
+    finally:
+        _UNIT.reset(token)
 
 
-def clipped(a: Tensor, scale: float) -> Tensor:
-    """1 where |a| <= scale, else 0 (Courbariaux et al. 2016)."""
-    return (a.abs() <= scale).to(a.dtype)
+def bernoulli(logits: Tensor, x: Tensor | None = None) -> Tensor:
+    """Random units: +1 with probability 1/(1 + exp(-logits)), else -1, elementwise.
 
-
-def tanh(a: Tensor, scale: float) -> Tensor:
-    """Slope of the hyperbolic tangent of k a, k = scale."""
-    return scale * (1 - torch.tanh(scale * a) ** 2)
-
-
-def poly(a: Tensor, scale: float) -> Tensor:
-    """max(0, 2 - 2 |a| / scale) / scale: ApproxSign (Bi-Real Net, Liu et al. 2018)."""
-    return (2 - 2 * a.abs() / scale).clamp(min=0) / scale
-
-
-def swish(a: Tensor, scale: float) -> Tensor:
-    """B (2 - b a tanh(b a / 2)) / (1 + cosh(b a)), b = scale: SwishSign (BNN+ 2018)."""
-    # cosh overflows for |b a| > 700 in float64, 88 in float32, where m is 0 to all digits
-    u = (scale * a).clamp(-80, 80)
-    return scale * (2 - u * torch.tanh(u / 2)) / (1 + torch.cosh(u))
-
-
-SURROGATES: dict[str, tuple[Callable[[Tensor, float], Tensor], float]] = {
-    "identity": (identity, 1.0),
-    "clipped": (clipped, 1.0),
-    "tanh": (tanh, 1.0),
-    "poly": (poly, 1.0),
-    "swish": (swish, 5.0),
-}
-"""Name -> (multiplier, the scale the field uses by default)."""
-
-
-def rule(name: str, scale: float | None = None) -> Rule:
-    """The named multiplier as a rule; scale > 0, None for the field's default."""
-    multiplier, default = SURROGATES[name]
-    value = default if scale is None else scale
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"surrogate scale is {value}; it must be a finite number > 0")
-    return lambda a: multiplier(a, value)
+    States that carry a gradient (a relaxation) keep it; hard states are a step of x (default: the
+    logits), which back-propagates the rule in force. Outside ``sampling``: the sign of the logits.
+    """
+    taken = _UNIT.get()
+    states = hard_sign(logits) if taken is None else taken[0](next(taken[1]), logits)
+    if states.requires_grad:
+        return states
+    return step(logits if x is None else x, lambda _: states)

@@ -275,18 +275,21 @@ def _place(batch: Batch, device: str) -> Batch:
 
 
 def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) -> Structure:
+    quantizers = (getattr(m, "quantize", None) for m in network.modules())
+    stochastic = any(getattr(q, "stochastic", False) for q in quantizers)
     norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
     if norms and batchnorm == "batch":
-        return Structure(
-            obstacle=f"layer '{norms[0]}' (BatchNorm) normalises by the batch, which couples its "
-            "rows; set batchnorm=running"
+        obstacle = (
+            f"layer '{norms[0]}' (BatchNorm) normalises by the batch, which couples its rows; set "
+            "batchnorm=running"
         )
+        return Structure(stochastic=stochastic, obstacle=obstacle)
     try:
         links = network.links()  # type: ignore[operator]
     except (AttributeError, ValueError) as error:
-        return Structure(obstacle=str(error))
+        return Structure(stochastic=stochastic, obstacle=str(error))
     return Structure(
-        links, frozen, dict(network.named_buffers()), CRITERIA[kind], kind == "mse",
+        links, frozen, dict(network.named_buffers()), CRITERIA[kind], kind == "mse", stochastic,
         chain.obstacle(links),
     )  # fmt: skip
 

@@ -75,8 +75,9 @@ def loop(
         batch = problem.batch(step)
         objective = problem.objective(batch)
         before = Progress(step, params, problem.buffers, stepper.state_dict(), state, evals)
+        told = state | {"progress": step / steps if steps else 0.0}  # for what has a schedule
         estimate = estimator(
-            objective, params, state, stream(seed, "estimator", step, device=device)
+            objective, params, told, stream(seed, "estimator", step, device=device)
         )
         state, evals = estimate.state, evals + estimate.evals
         norm = float(flatten(estimate.grad).double().norm())

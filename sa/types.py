@@ -116,7 +116,8 @@ class Structure:
 
     frozen: the chain's parameters that do not move. statistics: its running statistics. criterion:
     (outputs, targets) -> row losses; quadratic: whether it is the squared error averaged over
-    outputs.
+    outputs. stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None where
+    nobody knows.
     """
 
     links: Sequence[Link] = ()
@@ -124,6 +125,7 @@ class Structure:
     statistics: Params = field(default_factory=dict)
     criterion: Callable[[Tensor, Tensor], Tensor] = _no_criterion
     quadratic: bool = False
+    stochastic: bool | None = None
     obstacle: str | None = "the loss is a plain function"
 
     @property
@@ -153,6 +155,11 @@ class Objective(Protocol):
     structure: Structure
 
     @property
+    def rows(self) -> "RowLoss":
+        """Row losses (rows,) of a part of the batch at a point."""
+        ...
+
+    @property
     def heldout(self) -> "Objective | None":
         """The same loss on rows the estimator does not see, if there are any."""
         ...
@@ -165,8 +172,13 @@ class Objective(Protocol):
         """Losses at K points: (K,) float64; stack has a leading K, base fills missing names."""
         ...
 
-    def value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
-        """Loss and back-propagated gradient with the surrogate in force (none: the truth, 0)."""
+    def value_and_grad(
+        self, params: Params, rows: "RowLoss | None" = None
+    ) -> tuple[Tensor, Params]:
+        """Loss and back-propagated gradient with the surrogate in force (none: the truth, 0).
+
+        rows: row losses to average instead of the objective's own.
+        """
         ...
 
     def differences(

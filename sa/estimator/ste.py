@@ -7,6 +7,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa import surrogate
+from sa.estimator import _slopes
 from sa.types import STRICT, Estimate, Objective, Params, State
 
 
@@ -38,6 +39,6 @@ class STE:
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         """1F + 1B: 3 evals; draws nothing."""
-        with surrogate.backward(surrogate.rule(self.surrogate, self.scale)):
+        with surrogate.backward(_slopes.rule(self.surrogate, self.scale)):
             value, grad = objective.value_and_grad(params)
         return Estimate(value, grad, 3.0)

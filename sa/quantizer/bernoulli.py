@@ -1,0 +1,29 @@
+"""Random binary units: the stochastic binary network (Williams 1992; Bengio et al. 2013)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sa import surrogate
+from sa.types import Step
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """q(a) = +1 with probability 1/(1 + exp(-a)), else -1, while an estimator samples.
+
+    Elsewhere, in evaluation and under estimators that do not sample, it is at its most probable
+    state, +1 where a >= 0, else -1. E q(a) = tanh(a / 2).
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    @property
+    def step(self) -> Step:
+        """The most probable state as thresholds and levels, for the exact fast differences."""
+        return Step((0.0,), (-1.0, 1.0))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Binarize logits x, any shape, elementwise."""
+        return surrogate.bernoulli(x)
