@@ -209,17 +209,19 @@ def cost(root: Path, plan: Sequence[Point]) -> float | None:
     return sum(spent) / len(spent) if spent else None
 
 
-def chunks(root: Path, plan: Sequence[Point], left: Sequence[Point], size: int | None, jobs: int
-           ) -> list[list[Point]]:  # fmt: skip
-    """The points a job computes in turn, in order.
+def chunks(
+    root: Path, plan: Sequence[Point], left: Sequence[Point], size: int | None, jobs: int
+) -> list[list[Point]]:
+    """The points a job computes in turn, in order; size None chooses.
 
-    Chosen so that a job takes five minutes where the cost is known, else for at most ``jobs`` jobs.
+    A job pays some four seconds before its first point. Where points of the plan have ended, and
+    their cost is known, it gets two minutes of work, but there are 16 jobs if there can be; else
+    the points are spread over ``jobs``.
     """
     if size is None:
         each = cost(root, plan)
-        # a job pays some four seconds before its first point; spread over the jobs there can be
-        size = math.ceil(len(left) / jobs) if each is None else int(300 / max(each, 0.05)) or 1
-        size = max(1, min(size, math.ceil(len(left) / jobs)))
+        most = math.ceil(len(left) / (jobs if each is None else 16))
+        size = most if each is None else max(1, min(most, int(120 / max(each, 0.01))))
     return [list(left[i : i + size]) for i in range(0, len(left), size)]
 
 

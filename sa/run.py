@@ -246,7 +246,9 @@ def _launch(
                 flying = launch.flying(folder)
                 left = [p for p in launch.todo(root, plan) if p.run_id not in flying]
                 if left:
-                    work = launch.chunks(root, plan, left, place.points_per_job, 200)
+                    probes = all(p.config["steps"] == 0 for p in left)  # seconds each
+                    jobs = 16 if probes else len(left)
+                    work = launch.chunks(root, plan, left, place.points_per_job, jobs)
                     launch.submit(folder, root, place, work)
             if how is not None and not how["wait"]:
                 return None
