@@ -21,7 +21,9 @@ from sa.types import (
     Batch,
     Differences,
     Estimator,
+    Forget,
     Params,
+    Partial,
     RowLoss,
     Structure,
     blocks,
@@ -61,6 +63,7 @@ class Objective:
     work of many seconds says on stderr how far it is. vectorized: whether
     ``torch.func.vmap`` may run over points. coupled: row losses depend on the other rows (batch
     statistics), so rows are never split. double: makes the float64 twin, if there is one.
+    partial: keeps what long work has done so far.
     """
 
     rows: RowLoss
@@ -73,6 +76,7 @@ class Objective:
     vectorized: bool = True
     coupled: bool = False
     double: "Callable[[], Objective] | None" = None
+    partial: Partial = field(default_factory=Forget)
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
 
     def _plan(self, points: int, width: int) -> tuple[int, int]:
@@ -183,6 +187,9 @@ class Objective:
         if path == "brute" or s.obstacle:
             evals = 2.0 * size(params) * len(epsilons)
             return Differences([self._brute(params, e) for e in epsilons], evals, "brute")
+        number, kept = self.partial.take()
+        if kept:
+            return Differences(kept["grads"], kept["evals"], "fast", kept["paths"])
         # a view keeps every layer several times; beyond VIEW bytes it is no faster, but slower
         rows = min(self._plan(1, 12 * self.width)[1], max(1, VIEW // (96 * self.width)))
         with torch.no_grad():
@@ -190,6 +197,7 @@ class Objective:
                 s.links, s.statistics | s.frozen | params, list(params), self.batch, s.criterion,
                 s.quadratic, epsilons, rows, self.memory // 24,
             )  # fmt: skip
+        self.partial.keep(number, {"grads": grads, "evals": evals, "paths": paths})
         return Differences(grads, evals, "fast", paths)
 
     @torch.no_grad()
@@ -214,14 +222,22 @@ class Objective:
 
     @torch.no_grad()
     def _brute(self, params: Params, epsilon: float) -> Params:
-        grads = {}
+        number, kept = self.partial.take()
+        grads: Params = {k: g.to(params[k]) for k, g in kept.get("grads", {}).items()}
+        at_name, first, begun = kept.get("at", ("", 0, None))
         why = f" ({self.structure.obstacle})" if self.structure.obstacle else ""
         told = _Progress(f"brute-force differences, eps {epsilon:g}{why}", size(params))
-        done = 0
+        done = sum(g.numel() for g in grads.values()) + first
         for name, p in params.items():
-            out = torch.empty(p.numel(), dtype=torch.float64, device=p.device)
+            if name in grads:
+                continue
+            out = torch.zeros(p.numel(), dtype=torch.float64, device=p.device)
+            ahead = first if name == at_name else 0
+            if ahead:
+                out[:ahead] = begun[:ahead]
             chunk, _ = self._plan(2 * p.numel(), self.width + p.numel() // self.batch.rows)
-            for start, stop in blocks(p.numel(), max(1, chunk // 2)):
+            for start, stop in blocks(p.numel() - ahead, max(1, chunk // 2)):
+                start, stop = start + ahead, stop + ahead
                 n, at = stop - start, torch.arange(start, stop, device=p.device)
                 flat = p.flatten().expand(2 * n, -1).clone()
                 # set, never add and subtract in place: (w + eps) - eps is not w
@@ -232,7 +248,9 @@ class Objective:
                 done += n
                 if self.progress:
                     told(done)
+                self.partial.keep(number, {"grads": grads, "at": (name, stop, out)})
             grads[name] = out.view(p.shape).to(p.dtype)
+            self.partial.keep(number, {"grads": grads})
         return grads
 
     def reference(self, estimator: Estimator, params: Params) -> Params:

@@ -336,10 +336,10 @@ class Record:
         path = self.folder / "checkpoint.pt"
         return path if path.exists() else None
 
-    def save(self, write: Callable[[Path], object]) -> None:
+    def save(self, write: Callable[[Path], object], name: str = "checkpoint.pt") -> None:
         """Replace the checkpoint by what ``write`` puts at the path it is given, or keep it."""
         self._check()
-        path = self.folder / "checkpoint.pt"
+        path = self.folder / name
         os.fsync(self._rows.fileno())  # a checkpoint never outlives the rows before it
         try:
             write_atomic(path, write)

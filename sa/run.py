@@ -388,15 +388,16 @@ def _compute(
 
     torch.set_num_threads(config["threads"])
     problem = made.task.prepare(config["seed"])
-    parent = _load(start) if start else None
+    parent = _load(start, _CHECKPOINT) if start else None
     progress, seconds = train.start(problem, parent), 0.0
     if kept.checkpoint is not None:
-        saved = _load(kept.checkpoint)
+        saved = _load(kept.checkpoint, _CHECKPOINT)
         seconds = saved.pop("seconds")
         progress = train.Progress(**saved)
         kept.rewind(progress.step - 1)
         if tell:
             print(f"going on from step {progress.step} of {config['steps']}", flush=True)
+    problem.partial = partial = _Partial(kept, config["checkpoint_seconds"], progress.step)
     latest: dict[str, Any] = {}
     for row in kept.rows():
         latest |= row
@@ -417,6 +418,7 @@ def _compute(
         with _Signals() as told:
             for row, progress in rows:
                 kept.append(row)
+                partial.begin(progress.step + 1)
                 mirror.log(row)
                 latest |= row
                 watch.row(row)
@@ -444,12 +446,48 @@ def _compute(
     return result
 
 
-def _load(path: Path) -> dict[str, Any]:
+_CHECKPOINT = {"step", "params", "buffers", "optimizer", "estimator"}
+
+
+class _Partial:
+    """The computations of one row in ``partial.pt``: kept when so many seconds have passed.
+
+    What it holds of another step is of no use, and it goes when its row is written.
+    """
+
+    def __init__(self, kept: record.Record, seconds: float, step: int):
+        self.path, self.save = kept.folder / "partial.pt", kept.save
+        self.seconds, self.step = seconds, step
+        saved: Config = _load(self.path, {"step", "parts"}) if self.path.exists() else {}
+        self.parts: dict[int, Any] = saved["parts"] if saved.get("step") == step else {}
+        self.number, self.saved_at = -1, time.monotonic()
+
+    def begin(self, step: int) -> None:
+        """A row is written: nothing of the next one is done yet."""
+        self.step, self.parts, self.number = step, {}, -1
+        self.path.unlink(missing_ok=True)
+        self.saved_at = time.monotonic()
+
+    def take(self) -> tuple[int, dict[str, Any]]:
+        self.number += 1
+        return self.number, self.parts.get(self.number, {})
+
+    def keep(self, number: int, state: Config) -> None:
+        if time.monotonic() - self.saved_at >= self.seconds:
+            import torch
+
+            self.parts[number] = state
+            parts = {"step": self.step, "parts": self.parts}
+            self.save(lambda path: torch.save(parts, path), self.path.name)
+            self.saved_at = time.monotonic()
+
+
+def _load(path: Path, needs: set[str]) -> dict[str, Any]:
     import torch
 
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        assert {"step", "params", "buffers", "optimizer", "estimator"} <= set(saved)
+        assert needs <= set(saved)
         return saved
     except Exception as error:  # torch raises a dozen kinds for a damaged file
         raise record.RecordError(

@@ -5,7 +5,7 @@ import fnmatch
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass as plain
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Annotated, Literal
 
 import torch
@@ -17,7 +17,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sa.flips import chain
 from sa.objective import CRITERIA, Objective
-from sa.types import STRICT, Batch, Dataset, Model, Params, Splits, Structure, blocks, stream
+from sa.types import (
+    STRICT,
+    Batch,
+    Dataset,
+    Forget,
+    Model,
+    Params,
+    Partial,
+    Splits,
+    Structure,
+    blocks,
+    stream,
+)
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -159,6 +171,7 @@ class Problem:
     norms: list[_BatchNorm]
     width: int
     seed: int
+    partial: Partial = field(default_factory=Forget)
 
     @property
     def buffers(self) -> Params:
@@ -194,6 +207,7 @@ class Problem:
             width=self.width,
             memory=self.task.memory,
             progress=self.task.progress,
+            partial=self.partial,
             coupled=bool(self.norms) and self.task.batchnorm == "batch",
             double=None
             if self.task.dtype == "float64"

@@ -148,11 +148,39 @@ class Differences:
     paths: dict[str, str] = field(default_factory=dict)
 
 
+class Partial(Protocol):
+    """What long computations of one row have done so far, kept now and then on disk.
+
+    A killed run then loses seconds of them. The computations of a row come in the same order
+    whenever it is computed, so their numbers say which is which.
+    """
+
+    def take(self) -> tuple[int, State]:
+        """The number of the next computation, and what was kept of it: {} where nothing was."""
+        ...
+
+    def keep(self, number: int, state: State) -> None:
+        """Keep the state, of tensors and numbers, if it is time to."""
+        ...
+
+
+class Forget:
+    """A Partial that keeps nothing."""
+
+    def take(self) -> tuple[int, State]:
+        """Nothing was kept."""
+        return 0, {}
+
+    def keep(self, number: int, state: State) -> None:
+        """Keep nothing."""
+
+
 class Objective(Protocol):
     """The loss as a function of the parameters that move, in every way it can be evaluated."""
 
     batch: Batch
     structure: Structure
+    partial: Partial
 
     @property
     def rows(self) -> "RowLoss":

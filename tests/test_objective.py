@@ -1,5 +1,7 @@
 """Every way of evaluating the loss gives the same loss."""
 
+import copy
+
 import pytest
 import torch
 from conftest import component, options
@@ -219,3 +221,39 @@ def test_a_reference_is_computed_once_a_point_and_again_where_the_point_moved():
     assert f.reference(CDG(0.1), point) is one
     point["w"] += 1
     assert float(f.reference(CDG(0.1), point)["w"]) == pytest.approx(8)
+
+
+class Kept:
+    """A Partial in memory that keeps everything; ``until`` stops the work after so many times."""
+
+    def __init__(self, parts=None, until=None):
+        self.parts, self.until, self.number = parts or {}, until, -1
+
+    def take(self):
+        self.number += 1
+        return self.number, self.parts.get(self.number, {})
+
+    def keep(self, number, state):
+        self.parts[number] = copy.deepcopy(state)
+        self.until = self.until and self.until - 1
+        if self.until == 0:
+            raise KeyboardInterrupt
+
+
+def test_long_differences_go_on_from_what_was_kept():
+    p = problem("cnn", memory=20_000_000)  # batch statistics: by brute force
+    f = p.objective(p.batch(0).part(0, 20))
+    whole = f.differences(p.params, [0.1, 0.01])
+    assert whole.path == "brute"
+    f.partial = Kept(until=9)
+    with pytest.raises(KeyboardInterrupt):
+        f.differences(p.params, [0.1, 0.01])
+    spent, values = [], f.values
+    f.values = lambda stack, base: (
+        spent.append(len(next(iter(stack.values())))) or values(stack, base)
+    )
+    f.partial = Kept(f.partial.parts)
+    again = f.differences(p.params, [0.1, 0.01])
+    for mine, theirs in zip(again.grads, whole.grads, strict=True):
+        assert all(torch.equal(mine[k], theirs[k]) for k in p.params)
+    assert 0 < sum(spent) < whole.evals

@@ -569,6 +569,29 @@ def test_killed_half_way_and_repeated_ends_with_the_same_numbers(tmp_path):
         assert torch.equal(value, theirs["params"][name])
 
 
+def test_a_killed_probe_goes_on_in_the_middle_of_its_differences(tmp_path):
+    words = ["-m", "sa.run", "model=cnn", "dataset=digits", "estimator=cdg", "analysis=[]"]
+    words += ["model.channels=[4,8]", "tracker=none"]  # batch statistics: by brute force
+    calm = python(*words, env=os.environ | {"SA_ROOT": str(tmp_path / "a")})
+    assert calm.returncode == 0, calm.stderr
+    words += ["checkpoint_seconds=0"]
+    env = os.environ | {"SA_ROOT": str(tmp_path / "b")}
+    killed = subprocess.Popen([sys.executable, *words], env=env, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while time.time() < deadline and not list((tmp_path / "b").glob("runs/*/partial.pt")):
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    kept = next((tmp_path / "b" / "runs").iterdir())
+    assert (kept / "partial.pt").exists() and not (kept / "result.json").exists()
+    again = python(*words, env=env)
+    assert again.returncode == 0, again.stderr
+    results = [json.loads((tmp_path / k / "runs" / kept.name / "result.json").read_text())
+               for k in "ab"]  # fmt: skip
+    assert {**results[0], "seconds": 0} == {**results[1], "seconds": 0}
+    assert not (kept / "partial.pt").exists()
+
+
 def test_digits_ste_reaches_ninety_percent(tmp_path):
     done = python("-m", "sa.run", "experiment=digits_ste", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
