@@ -1,11 +1,9 @@
 """How well an estimate points along a reference gradient, in direction and in scale."""
 
-import math
-
 import torch
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
+from sa.analysis._line import cosine
 from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten
 
 
@@ -41,13 +39,6 @@ class Alignment:
                     other = flatten(objective.heldout.reference(reference, params))
                     out["ceiling"] = cosine(target, other)
         return {f"alignment/{k}": v for k, v in out.items()}
-
-
-def cosine(a: Tensor, b: Tensor) -> float:
-    """<a, b>/(|a||b|) of two vectors, nan where one is 0."""
-    a, b = a.double(), b.double()
-    norms = float(a.norm() * b.norm())
-    return float(a @ b) / norms if norms > 0 else math.nan
 
 
 def _details(grad: Params, truth: Params) -> Numbers:

@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge, Gt, Len
 from pydantic.dataclasses import dataclass
 
-from sa.analysis._line import line, unit
+from sa.analysis._line import descend, unit
 from sa.types import (
     STRICT,
     Estimate,
@@ -88,12 +88,5 @@ class Smoothing:
         """Best decrease along each gradient, and the held-out one at the same lr."""
         ends = math.log10(self.lr_min), math.log10(self.lr_max)
         lrs = torch.logspace(*ends, self.points, dtype=torch.float64)
-        other, best, held = objective.heldout, [], []
-        before = float(other.value(params)) if other is not None else 0.0
-        for grad in grads:
-            drops = value - line(objective, params, unit(grad), lrs)
-            at = int(drops.argmax())
-            best.append(float(drops[at]))
-            if other is not None:
-                held.append(before - float(line(other, params, unit(grad), lrs[at : at + 1])[0]))
-        return best, held
+        found = [descend(objective, params, grad, value, lrs) for grad in grads]
+        return [best for best, _, _ in found], [h for *_, h in found if h is not None]

@@ -1,0 +1,82 @@
+"""How an estimate's error splits into bias and variance, over replicates at one point."""
+
+import math
+import time
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.analysis._line import cosine, unit
+from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten
+
+
+@dataclass(frozen=True, config=STRICT)
+class BiasVariance:
+    """R replicates g_r of an estimator against a reference g* that has no variance of its own.
+
+    estimator: the one the run studies; each replicate starts from the state the run's own call
+    left. reference: the truth, of the same target; where targets differ the bias holds the
+    difference between them, and ``across`` is 1.
+
+    ``bias2`` |mean g - g*|^2 - V/R, unbiased for the squared bias, and ``variance`` V, the trace
+    of the covariance, both over |g*|^2. ``snr`` the squared mean over V. ``z_rms``, ``z_max``,
+    ``z_outside``: per coordinate z = (mean - g*) sqrt(R)/std; unbiased ones give about 1, and 5 %
+    outside +-1.96. ``reliability`` r, the cosine of the means of two halves, and
+    ``reliability_mean`` sqrt(2 r/(1 + r)), that of the whole mean with what it tends to: a high one
+    without descent is a wrong target, a low one is noise. ``cosine`` and ``scale`` of one
+    replicate, means with ``_ci95`` half-widths. ``evals`` and ``seconds`` of one.
+    """
+
+    estimator: Estimator
+    reference: Estimator
+    replicates: Annotated[int, Ge(4)] = 32
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers under ``bias_variance/``."""
+        truth = flatten(objective.reference(self.reference, params)).double()
+        began, evals, draws = time.perf_counter(), 0.0, []
+        for _ in range(self.replicates):
+            got = self.estimator(objective, params, estimate.state, generator)
+            draws.append(flatten(got.grad).double())
+            evals += got.evals
+        seconds = time.perf_counter() - began
+        out = split(torch.stack(draws), truth)
+        out["across"] = float(self.estimator.target != self.reference.target)
+        out |= {"evals": evals / self.replicates, "seconds": seconds / self.replicates}
+        return {f"bias_variance/{k}": v for k, v in out.items()}
+
+
+def split(draws: Tensor, truth: Tensor) -> Numbers:
+    """The numbers of `BiasVariance` from draws (R, D) and the truth (D,)."""
+    count, mean, norm = len(draws), draws.mean(0), float(truth @ truth)
+    variance = float(draws.var(0).sum())
+    halves = draws[0::2].mean(0), draws[1::2].mean(0)
+    r = cosine(*halves)
+    error = draws.std(0) / math.sqrt(count)
+    # what varies by rounding alone has no z
+    tiny = 1e-12 * float(draws.abs().max())
+    z = ((mean - truth) / error)[error > tiny]
+    cosines = (unit(truth) * draws / draws.norm(dim=1, keepdim=True).clamp(min=1e-300)).sum(1)
+    scales = draws @ truth / norm if norm else torch.full((count,), math.nan)
+    out: Numbers = {
+        "bias2": (float((mean - truth) @ (mean - truth)) - variance / count) / norm,
+        "variance": variance / norm,
+        "snr": (float(mean @ mean) - variance / count) / variance if variance else math.nan,
+        "reliability": r,
+        "reliability_mean": math.sqrt(2 * r / (1 + r)) if r > 0 else 0.0,
+    } if norm else {}  # fmt: skip
+    if len(z):
+        out |= {
+            "z_rms": float(z.square().mean().sqrt()),
+            "z_max": float(z.abs().max()),
+            "z_outside": float((z.abs() > 1.96).double().mean()),
+        }
+    for name, values in (("cosine", cosines), ("scale", scales)):
+        out[name] = float(values.mean())
+        out[f"{name}_ci95"] = 1.96 * float(values.std()) / math.sqrt(count)
+    return out

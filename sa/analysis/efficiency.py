@@ -1,0 +1,85 @@
+"""What an estimator is worth at equal cost: in forward-equivalents, and in seconds."""
+
+import math
+import time
+from typing import Annotated
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+
+from sa.analysis._line import cosine, descend
+from sa.types import (
+    STRICT,
+    Estimate,
+    Estimator,
+    Numbers,
+    Objective,
+    Params,
+    flatten,
+    size,
+)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Efficiency:
+    """The mean of as many estimates as a budget buys, at least one, as their number doubles.
+
+    estimator: the one the run studies. evals: the budget in forward-equivalents; seconds: the one
+    in wall time of the estimator alone, which no two machines repeat. most: calls at most, enough
+    where further ones change little; one whose repetition changes nothing is called once.
+
+    Curves over calls: ``evals``, ``seconds``, ``cosine`` to the reference, ``decrease`` (best
+    along the mean, relative to the loss) and ``heldout`` (at that lr). Numbers at the budget of
+    evals: ``at_evals/cosine``, ``/decrease``, ``/heldout``, ``/calls``, and ``/n_eff``
+    D c^2/(1 - c^2), the random directions a linear loss would need for that cosine c; the same at
+    the budget of seconds, ``at_seconds/``. ``over`` is 1 where one call costs more than the
+    budget of evals.
+    """
+
+    estimator: Estimator
+    reference: Estimator
+    evals: Annotated[float, Gt(0)] = 5000
+    seconds: Annotated[float, Gt(0)] = 0.2
+    most: Annotated[int, Gt(0)] = 256
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers and curves under ``efficiency/``."""
+        truth = flatten(objective.reference(self.reference, params))
+        total, first, state = torch.zeros_like(truth), None, estimate.state
+        evals = seconds = 0.0
+        rows: list[dict[str, float]] = []
+        for calls in range(1, self.most + 1):
+            began = time.perf_counter()
+            got = self.estimator(objective, params, state, generator)
+            spent, mine = time.perf_counter() - began, flatten(got.grad)
+            within = evals + got.evals <= self.evals or seconds + spent <= self.seconds
+            if calls > 1 and (not within or torch.equal(mine, first)):  # type: ignore[arg-type]
+                break
+            first, state = mine if first is None else first, got.state
+            total, evals, seconds = total + mine, evals + got.evals, seconds + spent
+            now = {"calls": float(calls), "evals": evals, "seconds": seconds}
+            if calls & (calls - 1) == 0:  # a power of two
+                rows.append(now | self._worth(objective, params, total, truth))
+        if rows[-1]["calls"] < now["calls"]:
+            rows.append(now | self._worth(objective, params, total, truth))
+        out: Numbers = {k: [r[k] for r in rows] for k in rows[0]}
+        for key, budget in (("evals", self.evals), ("seconds", self.seconds)):
+            bought = [r for r in rows if r[key] <= budget] or rows[:1]
+            told = {k: v for k, v in bought[-1].items() if k not in ("evals", "seconds")}
+            c2 = told["cosine"] ** 2
+            told["n_eff"] = size(params) * c2 / (1 - c2) if c2 < 1 - 1e-9 else math.inf
+            out |= {f"at_{key}/{k}": v for k, v in told.items()}
+        out["over"] = float(rows[0]["evals"] > self.evals)
+        return {f"efficiency/{k}": v for k, v in out.items()}
+
+    def _worth(
+        self, objective: Objective, params: Params, along: torch.Tensor, truth: torch.Tensor
+    ) -> dict[str, float]:
+        value = float(objective.value(params))
+        lrs = torch.logspace(-3, 1, 41, dtype=torch.float64)
+        best, _, held = descend(objective, params, along, value, lrs)
+        told = {"cosine": cosine(along, truth), "decrease": best / value if value else best}
+        return told if held is None else told | {"heldout": held / value if value else held}

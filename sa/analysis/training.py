@@ -1,0 +1,89 @@
+"""A short training by an estimator from the point under study, its step length tuned."""
+
+import math
+from typing import Annotated
+
+import torch
+from annotated_types import Gt
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+
+from sa.types import (
+    STRICT,
+    Estimate,
+    Estimator,
+    Numbers,
+    Objective,
+    Params,
+    flatten,
+    unflatten,
+)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """Plain gradient descent on the run's batch, w -= lr g/|g_0|, for each lr of a log grid.
+
+    |g_0| is the norm of the first gradient, so lr is the first step's length whatever an
+    estimator's scale; it falls linearly to 0. All lrs see the same draws. evals:
+    forward-equivalents a training may spend: estimators that cost more a step make fewer; steps:
+    at most so many.
+
+    ``loss`` the final loss, at the lr where it is lowest, ``ratio`` its share of the first,
+    ``heldout`` the held-out loss there, ``lr`` that lr, ``edge`` 1 where it is the grid's first or
+    last, ``steps`` the steps the budget bought; ``losses``, the final loss by lr.
+    """
+
+    estimator: Estimator
+    evals: Annotated[float, Gt(0)] = 3000
+    steps: Annotated[int, Gt(0)] = 50
+    lr_min: Annotated[float, Gt(0)] = 0.003
+    lr_max: Annotated[float, Gt(0)] = 3.0
+    points: Annotated[int, Gt(1)] = 7
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Training":
+        if self.lr_min >= self.lr_max:
+            raise ValueError(f"lr_min={self.lr_min} must be below lr_max={self.lr_max}")
+        return self
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers and a curve under ``training/``."""
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        ends = math.log10(self.lr_min), math.log10(self.lr_max)
+        lrs = torch.logspace(*ends, self.points, dtype=torch.float64).tolist()
+        steps = max(1, min(self.steps, int(self.evals // estimate.evals)))
+        runs = [self._descend(objective, params, seed, lr, steps) for lr in lrs]
+        at = min(range(len(lrs)), key=lambda i: runs[i][0])
+        loss, point = runs[at]
+        out: Numbers = {
+            "loss": loss,
+            "ratio": loss / float(estimate.value) if estimate.value else math.nan,
+            "lr": lrs[at],
+            "steps": float(steps),
+            "edge": float(at in (0, len(lrs) - 1)),
+            "losses": [x for x, _ in runs],
+        }
+        if objective.heldout is not None:
+            out["heldout"] = float(objective.heldout.value(point))
+        return {f"training/{k}": v for k, v in out.items()}
+
+    def _descend(
+        self, objective: Objective, params: Params, seed: int, lr: float, steps: int
+    ) -> tuple[float, Params]:
+        """The final loss, infinity where it left the numbers, and where."""
+        generator = torch.Generator(objective.batch.inputs.device).manual_seed(seed)
+        point, state, length = params, self.estimator.init(params), 0.0
+        for step in range(steps):
+            told = state | {"progress": step / steps}
+            got = self.estimator(objective, point, told, generator)
+            grad, state = flatten(got.grad), got.state
+            length = length or float(grad.norm())
+            if not length or not math.isfinite(length):
+                break
+            rate = lr * (1 - step / steps) / length
+            point = unflatten(flatten(point) - rate * grad, params)
+        loss = float(objective.value(point))
+        return loss if math.isfinite(loss) else math.inf, point
