@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from sa import ranking
+
 PANEL = 3.35  # inches: a column of a two-column paper
 STYLE = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
@@ -181,6 +183,59 @@ def calibration(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     return figure, tidy
 
 
+def variants(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Every estimator by every activation: what one step says, and a short training.
+
+    Means over seeds, estimators in the order of their mean final loss; the tidy table is the
+    ranking.
+    """
+    _need(table, ranking.TRUTH)
+    tidy = ranking.means(table)
+    shown = {
+        "alignment/cosine": ("cosine to CDG", "viridis", 0.0, 1.0),
+        "efficiency/at_evals/heldout": ("held-out decrease,\nequal evals", "viridis", 0.0, None),
+        ranking.TRUTH: ("loss after training\n/ loss before", "viridis_r", None, 1.0),
+    }
+    shown = {k: v for k, v in shown.items() if k in tidy}
+    order = tidy.groupby("label")[ranking.TRUTH].mean().sort_values().index
+    columns = list(dict.fromkeys(tidy["activation"]))
+    height = 1.2 + 0.17 * len(order)
+    figure = Figure(figsize=(2.6 + 0.62 * len(columns) * len(shown), height), dpi=200)
+    axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    for axis, (column, (title, colours, low, high)) in zip(axes, shown.items(), strict=True):
+        grid = tidy.pivot(index="label", columns="activation", values=column)
+        sns.heatmap(
+            grid.reindex(index=order, columns=columns), ax=axis, cmap=colours, vmin=low, vmax=high,
+            annot=True, fmt=".2f", annot_kws={"size": 5.5}, cbar=False, linewidths=0.3,
+        )  # fmt: skip
+        axis.set(xlabel="", ylabel="", title=title)
+        axis.tick_params(length=0, labelsize=6)
+    return figure, tidy
+
+
+def prediction(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Final loss of a short training against each figure of one step, with Kendall's tau."""
+    _need(table, ranking.TRUTH)
+    rows = ranking.means(table)
+    tidy = ranking.judged(rows)
+    kept = [(c, n) for c, n in ranking.ONE_STEP.items() if c in rows and rows[c].notna().any()]
+    figure = Figure(figsize=(0.62 * PANEL * max(2, len(kept)), 0.9 * PANEL), dpi=200)
+    axes = figure.subplots(1, max(1, len(kept)), squeeze=False, sharey=True)[0]
+    activations = list(dict.fromkeys(rows["activation"]))
+    colours = dict(zip(activations, sns.color_palette("colorblind"), strict=False))
+    for axis, (column, name) in zip(axes, kept, strict=False):
+        for activation, colour in colours.items():
+            mine = rows[rows["activation"] == activation]
+            found = tidy[(tidy["activation"] == activation) & (tidy["figure"] == name)]
+            tau = f"  τ = {found['tau'].iloc[0]:.2f}" if len(found) else ""
+            axis.plot(mine[column], mine[ranking.TRUTH], "o", ms=3, color=colour,
+                      alpha=0.8, label=f"{activation}{tau}")  # fmt: skip
+        axis.set_xlabel(name)
+        axis.legend(frameon=False, fontsize=6, handletextpad=0.1)
+    axes[0].set_ylabel("loss after training / loss before")
+    return figure, tidy
+
+
 def _curves(rows: pd.DataFrame, title: str) -> tuple[Figure, pd.DataFrame]:
     if len(rows) < 2:
         raise ValueError("one row: a probe has no curves")
@@ -216,7 +271,8 @@ def _curves(rows: pd.DataFrame, title: str) -> tuple[Figure, pd.DataFrame]:
 
 
 KINDS: dict[str, Callable[[pd.DataFrame], tuple[Figure, pd.DataFrame]]] = {
-    f.__name__: f for f in (lr_decrease, best_decrease, alignment, calibration)
+    f.__name__: f
+    for f in (lr_decrease, best_decrease, alignment, calibration, variants, prediction)
 }
 
 
@@ -291,6 +347,7 @@ def _has(row: Any, name: str) -> bool:
 
 def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a ``label`` a run: the estimator, and the settings that vary within it."""
+    table = _activated(table)
     if "label" in table or "estimator._target_" not in table:
         return table.assign(label=table.get("label", "run"), seed=table.get("seed", 0))
     names = table["estimator._target_"].str.split(".").str[-1].str.replace("Random", "random")
@@ -309,6 +366,18 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
             )
             labels.loc[rows.index] += told
     return table.assign(label=labels, seed=table.get("seed", 0))
+
+
+def _activated(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an ``activation`` a run, by the name the field gives it."""
+    column = "quantizer.activation._target_"
+    if "activation" in table or column not in table:
+        return table.assign(activation=table.get("activation", "network"))
+    names = table[column].str.split(".").str[-1].str.lower().replace("bernoulli", "sign")
+    levels = _numbers(table, "quantizer.activation.levels")
+    known = {3: "ternary", 4: "2-bit", 8: "3-bit", 16: "4-bit"}
+    told = levels.map(lambda n: known.get(n, f"{n:g} levels"))
+    return table.assign(activation=names.where(levels.isna(), told))
 
 
 def _short(value: Any) -> str:

@@ -7,6 +7,7 @@ its command goes on. Whether a run is good is read from its folder, never from a
 import builtins
 import contextlib
 import fcntl
+import fnmatch
 import itertools
 import json
 import math
@@ -122,7 +123,8 @@ def shape(
 
     swept: by key, its words. zip: keys that go together, of equal lengths. points: listed points,
     words in one string or a mapping each, crossed with the rest. exclude: likewise, points that
-    have all of the words are left out. Raises LaunchError for what does not fit.
+    have all of the words are left out; * in a word stands for anything. Raises LaunchError for
+    what does not fit.
     """
     unknown = [k for k in zip if k not in swept]
     if unknown:
@@ -137,8 +139,10 @@ def shape(
     if points:
         axes.append([tuple(_words(p)) for p in points])
     made = [[w for some in product for w in some] for product in itertools.product(*axes)]
-    left_out = [set(_words(e)) for e in exclude]
-    kept = [p for p in made if not any(e <= set(p) for e in left_out)]
+    left_out = [_words(e) for e in exclude]
+    kept = [
+        p for p in made if not any(all(w in p or fnmatch.filter(p, w) for w in e) for e in left_out)
+    ]
     if not kept:
         raise LaunchError(f"sweep.exclude leaves none of the {len(made)} points")
     return kept

@@ -29,6 +29,9 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "descent/best_heldout": 0.9 * drop.max(), "descent/null_best": 0.01,
                         "alignment/cosine": at / 3, "alignment/ceiling": 0.95,
                         "cosine_expected": 0.5 if name == "NES" else np.nan,
+                        "quantizer.activation._target_": "sa.quantizer.levels.Levels",
+                        "quantizer.activation.levels": 3.0 + (seed > 0),
+                        "training/ratio": 1 - at / 5, "efficiency/at_evals/heldout": at / 9,
                         "smoothing/box/epsilon": [0.1, 1.0],
                         "smoothing/box/best": [0.2, 0.3], "smoothing/box/heldout": [0.1, 0.2],
                         "smoothing/gaussian/sigma": [0.01, 0.1, 1.0],
@@ -160,3 +163,16 @@ def test_curves(tmp_path):
 def test_a_probe_has_no_curves(tmp_path):
     with pytest.raises(ValueError, match="one row"):
         figure.curves(rows(1), tmp_path)
+
+
+def test_variants_are_ranked_within_an_activation(tmp_path):
+    tidy = pd.read_csv(figure.draw("variants", table(dims=(8,)), tmp_path)[2])
+    assert set(tidy["activation"]) == {"ternary", "2-bit"}
+    mine = tidy[tidy["activation"] == "ternary"]
+    assert mine["label"].tolist() == ["random", "NES", "CDG", "STE clipped"]
+    assert mine["rank"].tolist() == [1, 2, 3, 4]
+
+
+def test_prediction_tells_how_well_each_figure_orders(tmp_path):
+    tidy = pd.read_csv(figure.draw("prediction", table(dims=(8,)), tmp_path)[2])
+    assert set(tidy["activation"]) == {"ternary", "2-bit"} and (tidy["tau"] == 1).all()

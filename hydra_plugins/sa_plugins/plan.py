@@ -38,7 +38,9 @@ class Plan(Sweeper):
         sys.argv[1:] = settings.TYPED or sys.argv[1:]
         words = [f"{k}={v}" for k, v in self.params.items()] + arguments + settings.HELD
         swept: dict[str, list[tuple[str, ...]]] = {}
-        shape: dict[str, Any] = {"zip": [], "points": [], "exclude": []}
+        how = OmegaConf.to_container(self.master.sweep)
+        assert isinstance(how, dict)
+        shape: dict[str, Any] = {k: how[k] for k in ("zip", "points", "exclude")}
         for override in OverridesParser.create(self.loader).parse_overrides(words):
             key = override.get_key_element()
             if not override.is_sweep_override():

@@ -1,0 +1,91 @@
+"""Does a figure measured in one step order estimators as their trainings do? Tables in, tables out.
+
+Everything here takes means over seeds first: a rank of single runs is a rank of noise.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+ONE_STEP = {
+    "alignment/cosine": "cosine to CDG",
+    "efficiency/at_evals/cosine": "cosine, equal evals",
+    "efficiency/at_evals/decrease": "best decrease, equal evals",
+    "efficiency/at_evals/heldout": "held-out decrease, equal evals",
+}
+"""Figures of one step that higher is better of, by column."""
+
+TRUTH = "training/ratio"
+"""What they are to predict, lower is better: the loss after a short training over the first."""
+
+
+def means(table: pd.DataFrame) -> pd.DataFrame:
+    """One row an estimator and activation: means over seeds, the number of runs, the final rank.
+
+    table: runs with a ``label`` and an ``activation``. The spread of the truth is the standard
+    error over seeds, ``training/ratio/sem``; ``rank`` 1 is the lowest final loss.
+    """
+    keys = ["activation", "label"]
+    plain = ("value", "alignment/scale", "evals", "seconds", "training/heldout", "training/steps")
+    columns = [c for c in (*ONE_STEP, *plain, TRUTH) if c in table]
+    numbers = table[keys].join(table[columns].apply(pd.to_numeric, errors="coerce"))
+    grouped = numbers.groupby(keys, sort=False)
+    out = grouped[columns].mean()
+    out["runs"] = grouped.size()
+    if TRUTH in out:
+        out[f"{TRUTH}/sem"] = grouped[TRUTH].sem()
+        out["rank"] = out.groupby("activation")[TRUTH].rank()
+        out = out.sort_values(["activation", TRUTH], kind="stable")
+    return out.reset_index()
+
+
+def kendall(predicted: pd.Series, truth: pd.Series) -> float:
+    """Kendall's tau-b (Kendall 1945) of two orders, ties counted; nan below three pairs.
+
+    >>> kendall(pd.Series([1, 2, 3, 4]), pd.Series([1, 2, 4, 3]))
+    0.6666666666666666
+    """
+    both = pd.concat([predicted, truth], axis=1).dropna().to_numpy(float)
+    if len(both) < 3:
+        return math.nan
+    upper = np.triu_indices(len(both), 1)
+    x, y = (np.sign(np.subtract.outer(c, c))[upper] for c in both.T)
+    pairs = np.abs(x).sum() * np.abs(y).sum()
+    return float((x * y).sum() / math.sqrt(pairs)) if pairs else math.nan
+
+
+def precision(predicted: pd.Series, truth: pd.Series, k: int) -> float:
+    """Share of the k that are truly best (lowest truth) among the k predicted best (highest)."""
+    return len(set(predicted.nlargest(k).index) & set(truth.nsmallest(k).index)) / k
+
+
+def best_rank(predicted: pd.Series, truth: pd.Series, k: int) -> int:
+    """The best true rank among the k predicted best (N@K, 1 is perfect)."""
+    return int(truth.rank(method="min").loc[predicted.nlargest(k).index].min())
+
+
+def judged(rows: pd.DataFrame, k: int = 5) -> pd.DataFrame:
+    """For each activation and one-step figure: how well it orders the estimators of `means`.
+
+    Columns: tau (1: the same order), ``precision@k``, ``best@k``, n, and best_so_far, the lowest
+    truth among the first 1, 2, ... estimators in the predicted order.
+    """
+    out = []
+    for activation, mine in rows.groupby("activation", sort=False):
+        for column, name in ONE_STEP.items():
+            if column not in mine or mine[column].notna().sum() < 3:
+                continue
+            some = mine.dropna(subset=[column, TRUTH])
+            best = some.sort_values(column, ascending=False)[TRUTH].cummin()
+            few = min(k, len(some))
+            out.append(
+                {
+                    "activation": activation, "figure": name, "n": len(some),
+                    "tau": kendall(some[column], -some[TRUTH]),
+                    f"precision@{k}": precision(some[column], some[TRUTH], few),
+                    f"best@{k}": best_rank(some[column], some[TRUTH], few),
+                    "best_so_far": best.round(4).tolist(),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(out)
