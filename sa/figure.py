@@ -226,8 +226,7 @@ def prediction(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for axis, (column, name) in zip(axes, kept, strict=False):
         for activation, colour in colours.items():
             mine = rows[rows["activation"] == activation]
-            found = tidy[(tidy["activation"] == activation) & (tidy["figure"] == name)]
-            tau = f"  τ = {found['tau'].iloc[0]:.2f}" if len(found) else ""
+            tau = f"  τ = {ranking.kendall(mine[column], -mine[ranking.TRUTH]):.2f}"
             axis.plot(mine[column], mine[ranking.TRUTH], "o", ms=3, color=colour,
                       alpha=0.8, label=f"{activation}{tau}")  # fmt: skip
         axis.set_xlabel(name)
