@@ -69,6 +69,70 @@ def options(group: str) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class Member:
+    """What the catalogue says of an estimator: all of it read from its YAML and its docstrings.
+
+    about: one line with source and year. target, evals: of the class' ``target`` and ``__call__``.
+    theorem: the first sentence of the class.
+    """
+
+    about: str
+    target: str
+    evals: str
+    theorem: str
+
+
+def estimators() -> dict[str, Member]:
+    """Every option of ``estimator=``, from the folders; nothing of them is imported."""
+    import ast
+
+    found = {}
+    for name, about in options("estimator").items():
+        text = (CONF / "estimator" / f"{name}.yaml").read_text()
+        _, _, file, cls = re.search(r"^_target_: (\S+)$", text, re.M).group(1).split(".")  # type: ignore[union-attr]
+        body = ast.parse((_HERE / "estimator" / f"{file}.py").read_text()).body
+        (node,) = (x for x in body if isinstance(x, ast.ClassDef) and x.name == cls)
+        docs = {x.name: _sentence(x) for x in node.body if isinstance(x, ast.FunctionDef)}
+        fixed = [
+            x.value.value
+            for x in node.body
+            if isinstance(x, ast.AnnAssign)
+            and isinstance(x.target, ast.Name)
+            and x.target.id == "target"
+            and isinstance(x.value, ast.Constant)
+        ]
+        target = str(fixed[0]) if fixed else docs["target"].removeprefix("What it estimates: ")
+        found[name] = Member(about, target, docs["__call__"], _sentence(node))
+    return found
+
+
+def _sentence(node: Any) -> str:
+    """The first paragraph of a docstring, up to the end of its first sentence."""
+    import ast
+
+    first = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+    return re.split(r"(?<=\.)\s+(?=[A-Z])|; (?=draws)", first)[0].rstrip(".")
+
+
+def page() -> str:
+    """The catalogue of estimators as Markdown."""
+    lines = [
+        "# Estimators",
+        "",
+        "Made by `python -m sa.run --catalogue`, from `conf/estimator/` and the docstrings of",
+        "`sa/estimator/`. Evals are forward-equivalents, a backward counts 2; N is `samples`, D",
+        "the number of parameters that move. Estimates of different targets are different gradients.",
+        "",
+        "| `estimator=` | what it is | target | evals | theorem |",
+        "|---|---|---|---|---|",
+    ]
+    for name, m in estimators().items():
+        cells = (f"`{name}`", m.about, m.target, m.evals, m.theorem)
+        lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    return "\n".join(lines)
+
+
 def figures() -> list[str]:
     """The figure kinds: the public functions of figure.py that draw, read without importing it."""
     text = (_HERE / "figure.py").read_text()
@@ -80,6 +144,11 @@ def catalogue() -> str:
     out = [USAGE]
     for group in _GROUPS:
         out.append(f"{group}=")
+        if group == "estimator":
+            for name, m in estimators().items():
+                out.append(f"  {name:<18} {m.about}")
+                out.append(f"  {'':<18}   target: {m.target}; {m.evals}")
+            continue
         for name, about in options(group).items():
             out.append(f"  {name:<18} {about}")
     out.append("\nsettings (KEY=VALUE), with their defaults:")

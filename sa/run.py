@@ -29,6 +29,9 @@ def main() -> None:
     if "--help" in argv or "-h" in argv:
         print(settings.catalogue())
         return
+    if argv == ["--catalogue"]:
+        print(settings.page())
+        return
     # Hydra prints and swallows errors unless told otherwise; here they get their own messages.
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
