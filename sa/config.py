@@ -27,6 +27,7 @@ _GROUPS = (
     "quantizer",
     "quantizer/weight",
     "quantizer/activation",
+    "quantizer/gradient",
     "analysis",
     "optimizer",
     "init",
@@ -121,8 +122,8 @@ def page() -> str:
         "# Estimators",
         "",
         "Made by `python -m sa.run --catalogue`, from `conf/estimator/` and the docstrings of",
-        "`sa/estimator/`. Evals are forward-equivalents, a backward counts 2; N is `samples`, D",
-        "the number of parameters that move. Estimates of different targets are different gradients.",
+        "`sa/estimator/`. Evals are forward-equivalents, a backward counts 2; N is `samples`,",
+        "D the parameters that move. Estimates of different targets are different gradients.",
         "",
         "| `estimator=` | what it is | target | evals | theorem |",
         "|---|---|---|---|---|",
@@ -256,14 +257,26 @@ def build(config: dict[str, Any]) -> Components:
     except ValueError as error:
         raise UsageError(invalid("", config, error)) from error
     try:
+        structure = task.structure()
+        if structure.gradients and not _backpropagates(made["estimator"]):
+            raise ValueError(
+                "it back-propagates nothing that quantizer.gradient could quantize; set "
+                "quantizer/gradient=none, or take an estimator of the straight-through family"
+            )
         if hasattr(made["estimator"], "requires"):
-            made["estimator"].requires(task.structure())
+            made["estimator"].requires(structure)
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error
     if config.get("init"):
         _parent(config)
     tracker = _make("tracker", config["tracker"])
     return Components(task, made["estimator"], made["optimizer"], analyses, tracker)
+
+
+def _backpropagates(estimator: Any) -> bool:
+    return estimator.target in ("surrogate", "stochastic") or bool(
+        getattr(estimator, "surrogate", None)
+    )
 
 
 def parent(config: dict[str, Any]) -> dict[str, Any] | None:

@@ -289,23 +289,28 @@ def _place(batch: Batch, device: str) -> Batch:
 
 
 def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) -> Structure:
-    quantizers = (getattr(m, "quantize", None) for m in network.modules())
-    stochastic = any(getattr(q, "stochastic", False) for q in quantizers)
+    modules = list(network.modules())
+    base = Structure(
+        stochastic=any(getattr(getattr(m, "quantize", None), "stochastic", False) for m in modules),
+        gradients=any(getattr(m, "gradient", None) is not None for m in modules),
+    )
     norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
     if norms and batchnorm == "batch":
-        obstacle = (
-            f"layer '{norms[0]}' (BatchNorm) normalises by the batch, which couples its rows; set "
-            "batchnorm=running"
-        )
-        return Structure(stochastic=stochastic, obstacle=obstacle)
+        why = f"layer '{norms[0]}' (BatchNorm) normalises by the batch, which couples its rows"
+        return replace(base, obstacle=f"{why}; set batchnorm=running")
     try:
         links = network.links()  # type: ignore[operator]
     except (AttributeError, ValueError) as error:
-        return Structure(stochastic=stochastic, obstacle=str(error))
-    return Structure(
-        links, frozen, dict(network.named_buffers()), CRITERIA[kind], kind == "mse", stochastic,
-        chain.obstacle(links),
-    )  # fmt: skip
+        return replace(base, obstacle=str(error))
+    return replace(
+        base,
+        links=links,
+        frozen=frozen,
+        statistics=dict(network.named_buffers()),
+        criterion=CRITERIA[kind],
+        quadratic=kind == "mse",
+        obstacle=chain.obstacle(links),
+    )
 
 
 @torch.no_grad()

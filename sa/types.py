@@ -29,10 +29,14 @@ Quantizer = Callable[[Tensor], Tensor]
 
 @component(frozen=True, config=STRICT)
 class Slots:
-    """What a model quantizes with: one quantizer for weights, one for activations."""
+    """What a model quantizes with: weights, activations, and what is back-propagated to them.
+
+    gradient: quantizes dL/dy of every activation y; None for full precision.
+    """
 
     weight: Quantizer
     activation: Quantizer
+    gradient: Quantizer | None = None
 
 
 class Batch(NamedTuple):
@@ -117,7 +121,7 @@ class Structure:
     frozen: the chain's parameters that do not move. statistics: its running statistics. criterion:
     (outputs, targets) -> row losses; quadratic: whether it is the squared error averaged over
     outputs. stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None where
-    nobody knows.
+    nobody knows. gradients: whether what is back-propagated is quantized.
     """
 
     links: Sequence[Link] = ()
@@ -126,6 +130,7 @@ class Structure:
     criterion: Callable[[Tensor, Tensor], Tensor] = _no_criterion
     quadratic: bool = False
     stochastic: bool | None = None
+    gradients: bool = False
     obstacle: str | None = "the loss is a plain function"
 
     @property

@@ -445,6 +445,7 @@ REFUSED = [
     (["~analysis"], ["analysis", "analysis=[]"]),
     (["sweep.dry_run=maybe"], ["sweep.dry_run=maybe", "true or false"]),
     (["batch_size=100000"], ["16384", "batch_size=null"]),
+    (["estimator=nes", "quantizer/gradient=uniform"], ["back-propagates nothing", "gradient=none"]),
     (["optimizer._target_=torch.optim.LBFGS"], ["~optimizer.momentum"]),
 ]
 

@@ -61,15 +61,19 @@ class Conv(nn.Module):
 
 
 class Activation(nn.Module):
-    """The activation quantizer as a layer."""
+    """The activation quantizer as a layer, and the quantizer of the gradient that reaches it."""
 
-    def __init__(self, quantize: Quantizer):
+    def __init__(self, quantize: Quantizer, gradient: Quantizer | None = None):
         super().__init__()
         self.quantize = quantize
+        self.gradient = None if getattr(gradient, "identity", False) else gradient
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize x, any shape."""
-        return self.quantize(x)
+        y = self.quantize(x)
+        if self.gradient is not None and y.requires_grad:
+            y.register_hook(self.gradient)
+        return y
 
 
 class Network(nn.Sequential):

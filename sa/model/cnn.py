@@ -55,7 +55,7 @@ class CNN:
                 height, breadth = height // 2, breadth // 2
             if self.norm == "batch":
                 layers[f"norm{i}"] = nn.BatchNorm2d(channels, dtype=torch.float64)
-            layers[f"act{i}"] = Activation(self.quantizer.activation)
+            layers[f"act{i}"] = Activation(self.quantizer.activation, self.quantizer.gradient)
             width = channels
         if self.head == "average":
             layers["mean"] = nn.AdaptiveAvgPool2d(1)

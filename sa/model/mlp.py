@@ -39,7 +39,7 @@ class MLP:
             layers[f"fc{i}"] = Linear(width, units, generator, self.norm == "none", weight)
             if self.norm == "batch":
                 layers[f"norm{i}"] = nn.BatchNorm1d(units, dtype=torch.float64)
-            layers[f"act{i}"] = Activation(self.quantizer.activation)
+            layers[f"act{i}"] = Activation(self.quantizer.activation, self.quantizer.gradient)
             width = units
         layers["head"] = Linear(width, self.outputs, generator)
         return Network(layers)

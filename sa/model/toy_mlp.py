@@ -43,6 +43,6 @@ class ToyMLP:
         for i in range(1, self.hidden + 1):
             weight = slots.weight if i > 1 else None
             layers[f"fc{i}"] = Linear(self.dim, self.dim, generator, False, weight)
-            layers[f"act{i}"] = Activation(slots.activation)
+            layers[f"act{i}"] = Activation(slots.activation, slots.gradient)
         layers["head"] = Linear(self.dim, self.out, generator, False)
         return Network(layers)

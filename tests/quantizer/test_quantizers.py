@@ -7,7 +7,9 @@ from conftest import component, options
 from sa import surrogate
 from sa.estimator import _slopes
 
-MEMBERS = [(slot, n) for slot in ("weight", "activation") for n in options(f"quantizer/{slot}")]
+MEMBERS = [
+    (slot, n) for slot in ("weight", "activation", "gradient") for n in options(f"quantizer/{slot}")
+]
 
 
 def make(slot, name, **settings):
@@ -114,3 +116,23 @@ def test_xnor_of_zeros_is_finite():
     out = make("weight", "xnor")(w)
     out.sum().backward()
     assert not out.any() and w.grad.isfinite().all()
+
+
+def test_uniform_has_equal_steps_and_keeps_its_ends(x):
+    q = make("gradient", "uniform", bits=3)
+    scale = float(x.abs().max()) / 3
+    steps = q(x) / scale
+    torch.testing.assert_close(steps, steps.round())
+    assert (q(x) - x).abs().max() <= scale / 2 * (1 + 1e-12)
+    assert float(q(x).abs().max()) == pytest.approx(float(x.abs().max()))
+    assert not q(torch.zeros(3)).any()
+
+
+def test_a_gradient_quantizer_acts_on_what_reaches_the_activation():
+    from sa.model._layers import Activation
+    from sa.quantizer.none import Identity
+
+    x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    layer = Activation(Identity(), make("gradient", "uniform", bits=2))
+    (layer(x * 2) * torch.tensor([1.0, 0.4, -0.9])).sum().backward()
+    assert x.grad.tolist() == [2.0, 0.0, -2.0]  # 2 times the gradient rounded to -1, 0, 1
