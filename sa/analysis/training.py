@@ -1,7 +1,8 @@
 """A short training by an estimator from the point under study, its step length tuned."""
 
 import math
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
@@ -27,7 +28,8 @@ class Training:
     |g_0| is the norm of the first gradient, so lr is the first step's length whatever an
     estimator's scale; it falls linearly to 0. All lrs see the same draws. evals:
     forward-equivalents a training may spend: estimators that cost more a step make fewer; steps:
-    at most so many.
+    at most so many. samples: of estimators that have them, a step; None for their own. Many small
+    steps are a better use of a budget than one exact one.
 
     ``loss`` the final loss, at the lr where it is lowest, ``ratio`` its share of the first,
     ``heldout`` the held-out loss there, ``lr`` that lr, ``edge`` 1 where it is the grid's first or
@@ -40,6 +42,7 @@ class Training:
     lr_min: Annotated[float, Gt(0)] = 0.003
     lr_max: Annotated[float, Gt(0)] = 3.0
     points: Annotated[int, Gt(1)] = 7
+    samples: Annotated[int, Gt(0)] | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> "Training":
@@ -54,8 +57,13 @@ class Training:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         ends = math.log10(self.lr_min), math.log10(self.lr_max)
         lrs = torch.logspace(*ends, self.points, dtype=torch.float64).tolist()
-        steps = max(1, min(self.steps, int(self.evals // estimate.evals)))
-        runs = [self._descend(objective, params, seed, lr, steps) for lr in lrs]
+        mine: Any = self.estimator
+        if self.samples is not None and hasattr(mine, "samples"):
+            mine = replace(mine, samples=self.samples)
+        generator = torch.Generator(generator.device).manual_seed(seed)
+        cost = mine(objective, params, mine.init(params), generator).evals
+        steps = max(1, min(self.steps, int(self.evals // cost)))
+        runs = [self._descend(mine, objective, params, seed, lr, steps) for lr in lrs]
         at = min(range(len(lrs)), key=lambda i: runs[i][0])
         loss, point = runs[at]
         out: Numbers = {
@@ -71,14 +79,20 @@ class Training:
         return {f"training/{k}": v for k, v in out.items()}
 
     def _descend(
-        self, objective: Objective, params: Params, seed: int, lr: float, steps: int
+        self,
+        mine: Estimator,
+        objective: Objective,
+        params: Params,
+        seed: int,
+        lr: float,
+        steps: int,
     ) -> tuple[float, Params]:
         """The final loss, infinity where it left the numbers, and where."""
         generator = torch.Generator(objective.batch.inputs.device).manual_seed(seed)
-        point, state, length = params, self.estimator.init(params), 0.0
+        point, state, length = params, mine.init(params), 0.0
         for step in range(steps):
             told = state | {"progress": step / steps}
-            got = self.estimator(objective, point, told, generator)
+            got = mine(objective, point, told, generator)
             grad, state = flatten(got.grad), got.state
             length = length or float(grad.norm())
             if not length or not math.isfinite(length):

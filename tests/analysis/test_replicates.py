@@ -133,3 +133,11 @@ def test_a_training_without_a_gradient_stays_where_it_is():
     f.heldout = f
     out = Training(Random())(f, point, Estimate(f.value(point), point, 1.0), gen())
     assert out["training/heldout"] == 2.0
+
+
+def test_a_training_takes_the_samples_a_step_it_is_given(slope):
+    f, point, _ = slope
+    own = measure(Training(NES(samples=500), evals=2002), f, point)
+    few = measure(Training(NES(samples=500), evals=2002, samples=20), f, point)
+    assert (own["training/steps"], few["training/steps"]) == (2, 48)
+    assert few["training/loss"] < own["training/loss"]
