@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 Rule = Callable[[Tensor], Tensor]
-
 """Multiplier m(a) of dL/da = m(a) dL/ds for a step s of height 2, from -1 to +1, at a = 0."""
 
 Unit = Callable[[int, Tensor], Tensor]
@@ -75,6 +74,11 @@ def sign(x: Tensor) -> Tensor:
     return step(x, hard_sign)
 
 
+def _nearest(x: Tensor) -> Tensor:
+    low = torch.floor(x)  # floor(x + 1/2) takes the number just below 1/2 up
+    return low + (x - low >= 0.5).to(x.dtype)
+
+
 def rounded(x: Tensor) -> Tensor:
     """The nearest whole number, halves up; through the seam.
 
@@ -82,10 +86,10 @@ def rounded(x: Tensor) -> Tensor:
     it in half steps, a = 2 (x - floor(x)) - 1 in [-1, 1), so that slopes repeat with x.
     """
     if not torch.is_grad_enabled():
-        return torch.floor(x + 0.5)
+        return _nearest(x)
     rule = _RULE.get()
     local = None if rule is None else lambda u: rule(2 * (u - torch.floor(u)) - 1)
-    return _Step.apply(x, lambda u: torch.floor(u + 0.5), local)
+    return _Step.apply(x, _nearest, local)
 
 
 @contextmanager

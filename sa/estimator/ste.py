@@ -1,9 +1,10 @@
 """Straight-through estimators: back-propagate a chosen slope where the step's own is zero."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from sa import surrogate
@@ -15,8 +16,15 @@ from sa.types import STRICT, Estimate, Objective, Params, State
 class STE:
     """dL/da = m(a) dL/ds for every step s of a (Hinton 2012; Bengio, Leonard & Courville 2013).
 
-    surrogate: the multiplier m: ``identity`` 1; ``clipped`` 1[|a| <= scale]; ``tanh``; ``poly``
-    (ApproxSign); ``swish`` (SwishSign). scale: its c, k or beta; None for the field's default.
+    surrogate: the multiplier m, as published. scale: its one number; None for the field's default.
+
+    - no scale: ``identity`` 1; ``relu`` 1[a > 0]; ``clipped_relu`` 1[0 < a < 1]
+    - half-width of the window: ``clipped`` (1), ``steep`` of height 2 (0.5), ``poly`` (1)
+    - steepness: ``tanh`` (1), ``sigmoid`` (1), ``swish`` (5), ``dspike`` (3), ``atan`` (2),
+      ``fast_sigmoid`` (25); ``dsq`` (0.4): alpha < 1, small is steep
+    - where its schedule ends: ``ede`` (t to 10), ``reste`` (o to 3)
+
+    A schedule follows ``state["progress"]``, the share of the training done, which the loop sets.
     One forward and one backward, no variance, unknown bias: no loss has this gradient, except that
     of the layers after the last step, where it is exact.
 
@@ -28,8 +36,13 @@ class STE:
     """
 
     target: ClassVar[str] = "surrogate"
-    surrogate: Literal["identity", "clipped", "tanh", "poly", "swish"] = "identity"
+    surrogate: _slopes.Name = "identity"
     scale: Annotated[float, Gt(0)] | None = None
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> "STE":
+        _slopes.rule(self.surrogate, self.scale)
+        return self
 
     def init(self, params: Params) -> State:
         """No state."""
@@ -39,6 +52,7 @@ class STE:
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         """1F + 1B: 3 evals; draws nothing."""
-        with surrogate.backward(_slopes.rule(self.surrogate, self.scale)):
+        rule = _slopes.rule(self.surrogate, self.scale, state.get("progress", 0.0))
+        with surrogate.backward(rule):
             value, grad = objective.value_and_grad(params)
         return Estimate(value, grad, 3.0)

@@ -18,13 +18,16 @@ class ToyMLP:
 
     With hidden 3, out 1 it has 3 dim^2 + dim parameters. On data without targets the task builds
     a second network of this shape, the *target*, and the loss is the squared error between them.
-    Weights start uniform in +-1/sqrt(dim). The first and last layers keep full-precision weights.
+    Weights start uniform in +-gain/sqrt(dim); with gain sqrt(3) a layer keeps the scale of its
+    inputs, which activations with levels in [0, 1] need. The first and last layers keep
+    full-precision weights.
     """
 
     quantizer: Slots
     dim: Annotated[int, Gt(0)] = 3
     hidden: Annotated[int, Ge(0)] = 3
     out: Annotated[int, Gt(0)] = 1
+    gain: Annotated[float, Gt(0)] = 1.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,4 +48,7 @@ class ToyMLP:
             layers[f"fc{i}"] = Linear(self.dim, self.dim, generator, False, weight)
             layers[f"act{i}"] = Activation(slots.activation, slots.gradient)
         layers["head"] = Linear(self.dim, self.out, generator, False)
+        for layer in layers.values():
+            if isinstance(layer, Linear):
+                layer.weight.data.mul_(self.gain)
         return Network(layers)

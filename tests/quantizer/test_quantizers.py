@@ -5,7 +5,15 @@ import torch
 from conftest import component, options
 
 from sa import surrogate
+from sa.dataset.gaussian import Gaussian
 from sa.estimator import _slopes
+from sa.estimator.cdg import CDG
+from sa.flips.chain import stepped
+from sa.model.toy_mlp import ToyMLP
+from sa.quantizer.levels import Levels
+from sa.quantizer.none import Identity
+from sa.task import Task
+from sa.types import Slots, Step
 
 MEMBERS = [
     (slot, n) for slot in ("weight", "activation", "gradient") for n in options(f"quantizer/{slot}")
@@ -56,8 +64,6 @@ def test_sign_levels_and_zero(x):
 
 
 def test_sign_is_its_own_step(x):
-    from sa.flips.chain import stepped
-
     q = make("activation", "sign")
     assert torch.equal(stepped(x, q.step), q(x))
 
@@ -136,3 +142,71 @@ def test_a_gradient_quantizer_acts_on_what_reaches_the_activation():
     layer = Activation(Identity(), make("gradient", "uniform", bits=2))
     (layer(x * 2) * torch.tensor([1.0, 0.4, -0.9])).sum().backward()
     assert x.grad.tolist() == [2.0, 0.0, -2.0]  # 2 times the gradient rounded to -1, 0, 1
+
+
+def test_levels_of_the_presets():
+    assert make("activation", "ternary").step == Step((0.25, 0.75), (0.0, 0.5, 1.0))
+    bits2 = make("activation", "bits2").step
+    assert bits2.levels == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert bits2.thresholds == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        Levels(1)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4, 5, 8, 16, 256])
+def test_levels_are_their_own_step_and_idempotent(levels, generator):
+    q = Levels(levels)
+    x = 2 * torch.rand(20_000, generator=generator, dtype=torch.float64) - 0.5
+    out = q(x)
+    assert out.unique().tolist() == list(q.step.levels)  # exactly: the fast differences compare
+    assert torch.equal(q(out), out)
+    law = torch.floor((levels - 1) * x.clamp(0, 1) + 0.5) / (levels - 1)
+    assert torch.equal(out, law) and torch.equal(stepped(x, q.step), out)
+
+
+def test_levels_clip_is_closed():
+    x = torch.tensor([-1e-12, 0.0, 0.3, 1.0, 1 + 1e-12], dtype=torch.float64, requires_grad=True)
+    with surrogate.backward(_slopes.rule("identity")):
+        Levels(3)(x).sum().backward()
+    assert x.grad.tolist() == [0, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["poly", "tanh", "relu"])
+def test_levels_slope_repeats_around_each_threshold(name):
+    x = torch.tensor([0.1, 0.25, 0.4, 0.6, 0.75, 0.9], dtype=torch.float64, requires_grad=True)
+    rule = _slopes.rule(name)
+    with surrogate.backward(rule):
+        Levels(3)(x).sum().backward()
+    halves = torch.tensor([-0.6, 0, 0.6, -0.6, 0, 0.6], dtype=torch.float64)  # (x - t) / (1/4)
+    torch.testing.assert_close(x.grad, rule(halves))
+
+
+def test_t10_ternary_is_two_binary_units():
+    # round(2 clip(x, 0, 1)) / 2 = [b(x + 1/4) + b(x - 1/4)] / 2, b = 1[x > 1/2], off the thresholds
+    x = torch.linspace(-1, 2, 30_000, dtype=torch.float64)
+    assert not ((x == 0.25) | (x == 0.75)).any()
+    pair = ((x + 0.25 > 0.5).double() + (x - 0.25 > 0.5).double()) / 2
+    assert torch.equal(Levels(3)(x), pair)
+    b = Levels(2)  # and the binary units are two levels
+    assert torch.equal(pair, (b(x + 0.25) + b(x - 0.25)) / 2)
+    assert not torch.equal(pair, (b(x + 0.3) + b(x - 0.3)) / 2)  # another shift would not do
+
+
+@pytest.mark.parametrize("name", ["ternary", "bits2"])
+@pytest.mark.parametrize("out", [1, 3])
+def test_t8_fast_cdg_of_levels_is_the_brute_one(name, out):
+    slots = Slots(Identity(), make("activation", name))
+    p = Task(model=ToyMLP(quantizer=slots, dim=5, out=out), dataset=Gaussian(dim=5, n=200)).prepare(
+        0
+    )
+    f = p.objective(p.batch(0))
+    point = {k: 2 * v for k, v in p.params.items()}  # so that the third layer is not silent
+    for epsilon in (0.01, 0.1, 1.0):
+        fast, brute = (
+            CDG(epsilon, path)(f, point, {}, torch.Generator()) for path in ("fast", "brute")
+        )
+        assert fast.info["path"] == "fast"
+        assert epsilon < 0.1 or all(g.any() for g in brute.grad.values())
+        for k in point:
+            atol = 1e-12 * max(1e-3 / epsilon, float(brute.grad[k].abs().max()))
+            torch.testing.assert_close(fast.grad[k], brute.grad[k], rtol=0, atol=atol)

@@ -1,0 +1,86 @@
+"""The random proxy: straight-through with a slope that is drawn anew at every call."""
+
+import math
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa import surrogate
+from sa.estimator import _slopes
+from sa.surrogate import Rule
+from sa.types import STRICT, Estimate, Objective, Params, State
+
+
+@dataclass(frozen=True, config=STRICT)
+class STERandom:
+    """dL/da = m(a) dL/ds for every step s of a, one random m for all steps of a backward.
+
+    surrogates: m is one of these named slopes of ``ste``, with their default scales, all equally
+    likely; a name given twice is twice as likely. clip: also 0 where |a| > c, c uniform in
+    (0, clip); over such windows the identity averages to max(0, 1 - |a| / clip). noise: m is
+    multiplied by 1 + noise sqrt(2) cos(u a + v), u standard normal, v uniform in (0, 2 pi): mean 1,
+    standard deviation noise, and equal a have equal factors, so that no batching changes it.
+    samples: backwards to average.
+
+    No loss has this gradient; its mean is not the gradient of the mean slope either, since every
+    step multiplies by the same m. With one slope, no clip and no noise it is ``ste``.
+
+    >>> from sa.objective import from_function
+    >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())
+    >>> at = {"w": torch.tensor([0.5, -3.0])}
+    >>> STERandom(("clipped",))(f, at, {}, torch.Generator()).grad["w"]
+    tensor([1., 0.])
+    """
+
+    target: ClassVar[str] = "surrogate"
+    surrogates: tuple[_slopes.Name, ...] = ("clipped", "tanh", "poly", "swish")
+    clip: Annotated[float, Gt(0)] | None = None
+    noise: Annotated[float, Ge(0)] = 0.0
+    samples: Annotated[int, Gt(0)] = 1
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> "STERandom":
+        if not self.surrogates:
+            raise ValueError(
+                "surrogates is empty; name slopes to draw from, e.g. "
+                f"'estimator.surrogates=[clipped,poly]'; there are: {', '.join(_slopes.SURROGATES)}"
+            )
+        return self
+
+    def init(self, params: Params) -> State:
+        """No state."""
+        return {}
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """1F + 1B a sample: 3 evals each."""
+        grad = {k: torch.zeros_like(v) for k, v in params.items()}
+        for _ in range(self.samples):
+            with surrogate.backward(self._draw(state.get("progress", 0.0), generator)):
+                value, one = objective.value_and_grad(params)
+            for name, g in one.items():
+                grad[name] += g / self.samples
+        return Estimate(value, grad, 3.0 * self.samples)
+
+    def _draw(self, progress: float, generator: torch.Generator) -> Rule:
+        device = generator.device
+        which, c, v = torch.rand(
+            3, generator=generator, dtype=torch.float64, device=device
+        ).tolist()
+        u = float(torch.randn((), generator=generator, dtype=torch.float64, device=device))
+        slope = _slopes.rule(self.surrogates[int(which * len(self.surrogates))], None, progress)
+
+        def rule(a: Tensor) -> Tensor:
+            m = slope(a)
+            if self.clip is not None:
+                m = m * (a.abs() <= c * self.clip)
+            if self.noise:
+                m = m * (1 + self.noise * math.sqrt(2) * torch.cos(u * a + 2 * math.pi * v))
+            return m
+
+        return rule

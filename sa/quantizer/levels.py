@@ -1,0 +1,41 @@
+"""Evenly spaced levels on [0, 1]: DoReFa-Net's k-bit and BinaryDuo's ternary activations."""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa import surrogate
+from sa.types import STRICT, Step
+
+
+@dataclass(frozen=True, config=STRICT)
+class Levels:
+    """q(x) = round((L - 1) clip(x, 0, 1)) / (L - 1), halves up, L = levels.
+
+    L = 2^k is DoReFa-Net's k-bit activation (Zhou et al. 2016), L = 3 BinaryDuo's ternary one (Kim
+    et al., ICLR 2020), L = 2 the step 1[x >= 1/2]. With m the rule in force the derivative is m(a)
+    on the closed interval [0, 1] and 0 outside, where a in [-1, 1) is the distance to the nearest
+    threshold in half steps.
+
+    >>> Levels(3)(torch.tensor([-1.0, 0.2, 0.25, 0.7, 2.0]))
+    tensor([0.0000, 0.0000, 0.5000, 0.5000, 1.0000])
+    """
+
+    levels: Annotated[int, Ge(2)] = 3
+
+    @property
+    def step(self) -> Step:
+        """The same function as thresholds and levels, for the exact fast differences."""
+        n = self.levels - 1
+        return Step(
+            tuple((k + 0.5) / n for k in range(n)), tuple(k / n for k in range(self.levels))
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Quantize x, any shape, elementwise."""
+        inside = (x >= 0) & (x <= 1)  # closed; clamp's derivative at the border is a convention
+        clipped = torch.where(inside, x, (x > 1).to(x.dtype))
+        return surrogate.rounded((self.levels - 1) * clipped) / (self.levels - 1)

@@ -1,0 +1,85 @@
+"""The random proxy: what it averages to, and that nothing but the generator moves it."""
+
+import pytest
+import torch
+from test_laws import problem, run
+
+from sa import surrogate
+from sa.estimator import _slopes
+from sa.estimator.ste import STE
+from sa.estimator.ste_random import STERandom
+from sa.objective import from_function
+from sa.types import flatten
+
+A = torch.tensor([-2.3, -0.9, -0.1, 0.0, 0.4, 0.4, 1.2], dtype=torch.float64)
+LOSS = from_function(lambda p: surrogate.sign(p["a"]).sum())
+
+
+def draws(estimator, count=3000, seed=0):
+    """Slopes m(A), (count, 7), of as many calls."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.stack([estimator(LOSS, {"a": A}, {}, g).grad["a"] for _ in range(count)])
+
+
+def assert_mean(m, law):
+    error = m.std(0) / len(m) ** 0.5
+    assert ((m.mean(0) - law).abs() <= 4 * error + 1e-12).all()
+
+
+def test_each_draw_is_a_slope_of_the_set_and_their_mean_the_mean():
+    names = ("clipped", "poly", "relu")
+    m = draws(STERandom(names))
+    slopes = torch.stack([_slopes.rule(n)(A) for n in names])
+    hits = (m[:, None] == slopes).all(2)  # (draws, slopes)
+    assert hits.any(1).all() and hits.any(0).all()
+    assert_mean(m, slopes.mean(0))
+
+
+def test_random_windows_average_to_a_triangle():
+    m = draws(STERandom(("identity",), clip=2.0))
+    assert set(m.unique().tolist()) == {0.0, 1.0}
+    assert_mean(m, (1 - A.abs() / 2).clamp(min=0))
+
+
+def test_noise_has_mean_1_and_its_own_size_and_equal_a_have_equal_factors():
+    m = draws(STERandom(("identity",), noise=0.5))
+    assert_mean(m, torch.ones_like(A))
+    assert_mean((m - 1) ** 2, torch.full_like(A, 0.25))
+    assert torch.equal(m[:, 4], m[:, 5]) and not torch.equal(m[:, 3], m[:, 4])
+
+
+@pytest.mark.parametrize("name", ["tanh", "ede"])
+def test_one_slope_and_nothing_random_is_ste(name):
+    p = problem()
+    f, state = p.objective(p.batch(0)), {"progress": 0.7}
+    one, two = (
+        e(f, p.params, state, torch.Generator()).grad for e in (STERandom((name,)), STE(name))
+    )
+    assert torch.equal(flatten(one), flatten(two))
+
+
+def test_samples_are_averaged():
+    settings = {"surrogates": ("clipped", "poly"), "clip": 3.0, "noise": 0.3}
+    g = torch.Generator().manual_seed(3)
+    each = [STERandom(**settings)(LOSS, {"a": A}, {}, g).grad["a"] for _ in range(5)]
+    got = run(STERandom(**settings, samples=5), LOSS, {"a": A}, seed=3)
+    torch.testing.assert_close(got.grad["a"], torch.stack(each).mean(0))
+    assert got.evals == 15 and not torch.equal(each[0], each[1])
+
+
+def test_chunks_change_nothing_however_random():
+    grads = []
+    for memory in (1 << 26, 20_000):
+        p = problem(memory=memory)
+        e = STERandom(("tanh", "poly"), clip=1.5, noise=0.5, samples=3)
+        grads.append(flatten(run(e, p.objective(p.batch(0)), p.params).grad))
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
+
+
+def test_an_empty_set_is_refused_with_what_to_type():
+    with pytest.raises(
+        ValueError, match=r"estimator.surrogates=\[clipped,poly\].*there are: ident"
+    ):
+        STERandom(())
+    with pytest.raises(ValueError, match="'clipped'"):
+        STERandom(("cliped",))
