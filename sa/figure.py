@@ -198,7 +198,7 @@ def variants(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     }
     shown = {k: v for k, v in shown.items() if k in tidy}
     order = tidy.groupby("label")[ranking.TRUTH].mean().sort_values().index
-    columns = list(dict.fromkeys(tidy["activation"]))
+    columns = _activations(tidy)
     height = 1.2 + 0.17 * len(order)
     figure = Figure(figsize=(2.6 + 0.62 * len(columns) * len(shown), height), dpi=200)
     axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
@@ -221,8 +221,7 @@ def prediction(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     kept = [(c, n) for c, n in ranking.ONE_STEP.items() if c in rows and rows[c].notna().any()]
     figure = Figure(figsize=(0.62 * PANEL * max(2, len(kept)), 0.9 * PANEL), dpi=200)
     axes = figure.subplots(1, max(1, len(kept)), squeeze=False, sharey=True)[0]
-    activations = list(dict.fromkeys(rows["activation"]))
-    colours = dict(zip(activations, sns.color_palette("colorblind"), strict=False))
+    colours = dict(zip(_activations(rows), sns.color_palette("colorblind"), strict=False))
     for axis, (column, name) in zip(axes, kept, strict=False):
         for activation, colour in colours.items():
             mine = rows[rows["activation"] == activation]
@@ -379,6 +378,13 @@ def _activated(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(activation=names.where(levels.isna(), told))
 
 
+def _activations(table: pd.DataFrame) -> list[str]:
+    """The activations of a table, coarse ones first."""
+    order = ["sign", "ternary", "2-bit", "3-bit", "4-bit"]
+    there = set(table["activation"])
+    return [a for a in order if a in there] + sorted(there - set(order))
+
+
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -388,7 +394,10 @@ def _targets(table: pd.DataFrame) -> str:
     if "target" not in table or table["target"].nunique() < 2:
         return ""
     pairs = table.groupby("target")["label"].agg(lambda s: ", ".join(sorted(set(s))))
-    told = "; ".join(f"{who}: {what}" for what, who in pairs.items())
+    if table["label"].nunique() > 12:
+        told = ", ".join(f"{who.count(', ') + 1} estimators {what}" for what, who in pairs.items())
+    else:
+        told = "; ".join(f"{who}: {what}" for what, who in pairs.items())
     return f"targets differ: {told}"
 
 

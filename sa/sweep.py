@@ -54,6 +54,7 @@ DIGEST = (
     "descent/best_heldout",
     "smoothing/epsilon",
     "smoothing/sigma",
+    "training/ratio",
     "train/loss",
     "test/accuracy",
     "evals",
