@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from sa import launch, record
 
@@ -59,6 +59,17 @@ DIGEST = (
     "evals",
 )
 """The results the terminal's table shows, where a sweep has them."""
+
+SERIES = (
+    "loss train/loss test/loss train/accuracy test/accuracy alignment/cosine descent/best"
+).split()
+"""What the page draws over the steps of a training when its row is opened."""
+
+PICTURES = 12
+"""The most figures of one kind in the page."""
+
+POINTS = 200, 150_000
+"""The most points of one series in the page, and of all of them together (some 2 MB)."""
 
 
 def _reason(error: Exception) -> str:
@@ -463,7 +474,8 @@ def report(root: Path, name: str) -> None:
     folder = record.sweep_folder(root, name)
     figures, problems = _draw(root, about | {"name": name}, points, table)
     page = _page(about, points, table, list(settings), list(results))
-    page |= {"title": name, "figures": figures, "problems": problems}
+    curves, unread = _series(root, points)
+    page |= {"title": name, "figures": figures, "problems": problems + unread, "curves": curves}
     for point, row in zip(points, page["rows"], strict=True):
         reason = record.load_status(root / "runs" / point["run_id"]).get("error")
         row["detail"] += f"\n\n{reason}" if reason else ""
@@ -517,6 +529,48 @@ def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path) -> list[
     return paths
 
 
+def _series(root: Path, points: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """By run id, the series [steps, values] of each training, evenly thinned; and what is unread.
+
+    An open row of the page draws them: they are all that it holds of metrics.jsonl.
+    """
+    curves: dict[str, Any] = {}
+    unread = []
+    for point in points:
+        try:
+            rows = record.read_rows(root / "runs" / point["run_id"])
+        except record.RecordError as error:  # one run must not cost the page
+            unread.append(f"curves of {point['run_id']}: {error}")
+            print(f"note: {unread[-1]}")
+            continue
+        if len(rows) > 1:
+            found = {k: _thinned(_numbers(rows, k), POINTS[0]) for k in SERIES}
+            kept = {k: v for k, v in found.items() if len(v) > 1}
+            curves[point["run_id"]] = {"rows": len(rows), "series": kept}
+    most = POINTS[1] // max(1, sum(len(c["series"]) for c in curves.values()))
+    for run in curves.values():
+        short = {k: _thinned(v, max(2, most)) for k, v in run["series"].items()}
+        run["series"] = {k: list(zip(*v, strict=True)) for k, v in short.items()}
+    return {run: c for run, c in curves.items() if c["series"]}, unread
+
+
+def _numbers(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(step, value) wherever a row has both, to the four digits that a curve can show."""
+    pairs = [(row.get("step"), row.get(key)) for row in rows]
+    return [(x, float(f"{y:.4g}")) for x, y in pairs if _is_number(x) and _is_number(y)]
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return _kind(value) == "number"
+
+
+def _thinned(values: list[Any], most: int) -> list[Any]:
+    """At most so many of them, evenly, the first and the last among them."""
+    if len(values) <= most:
+        return values
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+
+
 def _runs(root: Path) -> str:
     there = sorted(p.name for p in root.glob("runs/*") if p.is_dir())
     more = f" and {len(there) - 8} more" if len(there) > 8 else ""
@@ -544,10 +598,15 @@ def _draw(
             problems.append(f"figure {kind}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")
             continue
-        for path in (p for p in paths if p.suffix == ".png"):
+        pictures = [p for p in paths if p.suffix == ".png"]
+        for path in pictures:
             print(f"figure: {path}")
+        for path in pictures[:PICTURES]:
             picture = base64.b64encode(path.read_bytes()).decode()
             figures.append({"kind": kind, "uri": f"data:image/png;base64,{picture}"})
+        if len(pictures) > PICTURES:
+            more = f"{kind}: {PICTURES} of {len(pictures)} figures are shown, all are in {folder}"
+            problems.append(more)
     return figures, problems
 
 
@@ -575,7 +634,8 @@ def _page(
         detail = "\n".join(f"{k}: {_text(v, 10)}" for k, v in named if _text(v))
         hidden = ", ".join(k for k in results if k in lists and isinstance(row[k], list))
         detail += f"\n\nlists, in results.parquet: {hidden}" if hidden else ""
-        rows.append({"cells": [_text(v[i]) for v in shown.values()], "detail": detail})
+        cells = [_text(v[i]) for v in shown.values()]
+        rows.append({"cells": cells, "detail": detail, "run": row["run_id"]})
     expected = about.get("expectations") or []
     return {
         "description": about.get("description"),
@@ -606,6 +666,7 @@ def _rendered(page: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.from_string(source).render(page)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import sa
 from sa import record, sweep
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c6364f8ffbf1e0005840280a4c5a0d20000000049454e44ae426082"
@@ -324,7 +326,7 @@ def test_the_page_stands_alone(mixed, figure, capsys):
     assert "figure bad: bad needs the column &lt;dim&gt;" in page
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
     assert "a &amp; b &lt;i&gt;" in page and "cosine &gt; 0.8" in page and "today" in page
-    assert page.count("<tbody>") == 6 and page.count("<script>") == 1
+    assert page.count('<tr class="row">') == 6 and page.count("<script>") == 1
     head = re.findall(r"<th><button>(.*?)</button>", page)
     assert head == ["seed", "value", "seconds", "status"]
     assert "estimator.sigma: 0.1" in page and ids[0] in page
@@ -343,6 +345,101 @@ def test_the_page_of_a_plan_without_overrides_shows_what_varies(tmp_path, figure
     head = re.findall(r"<th><button>(.*?)</button>", page)
     assert head == ["seed", "dim", "value", "seconds", "status"]
     assert "7.75" not in page and "lists, in results.parquet: profile" in page
+
+
+def opened(page: Path, address: str = "", script: str = "") -> str:
+    """The page as a browser makes it, after a script of the reader's."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser here; any of {', '.join(BROWSERS)} would do")
+    copy = page.with_name("opened.html")
+    copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    told = subprocess.run(
+        [found, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+         f"--user-data-dir={page.parent / 'browser'}", copy.as_uri() + address],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+def shown(dom: str) -> list[str]:
+    """Run ids of the rows a reader sees, in their order."""
+    return re.findall(r'<tbody id="(\w+)">', dom)
+
+
+@pytest.fixture
+def trained(tmp_path, figure):
+    """Three trainings of 1,001 rows and their page; the loss of one is not finite after 500."""
+    configs = [config(seed, steps=1000) for seed in (0, 1, 10)]
+    ids = plan(tmp_path, "study", configs)
+    points = record.read_manifest(tmp_path, "study")[1]
+    record.write_manifest(tmp_path, "study", points, {"objective": "test/accuracy"})
+    for at, one in enumerate(configs):
+        with record.Record.open(tmp_path, one, {"commit": "c0ffee"}) as run:
+            for step in range(1001):
+                lost = at == 1 and step > 500
+                row = {"step": step, "loss": float("nan") if lost else 1 / (step + 1)}
+                split = {"train/accuracy": 0.5, "test/accuracy": step / 2000}
+                run.append(row | (split if step % 100 == 0 else {}))
+            best = {"test/accuracy": 0.5 + at / 10}
+            run.finish({"value": 1.0, "status": "done", "target": "loss", "seconds": 1.0} | best)
+    sweep.report(tmp_path, "study")
+    return tmp_path / "sweeps/study/report.html", ids
+
+
+def test_the_page_holds_the_curves_thinned(trained, monkeypatch, capsys):
+    page, ids = trained
+
+    def held():
+        text = re.search(r'<script id="curves"[^>]*>(.*?)</script>', page.read_text()).group(1)
+        return json.loads(text)
+
+    first, second, _ = (held()[run] for run in ids)
+    assert first["rows"] == 1001 and set(first["series"]) == {
+        "loss", "train/accuracy", "test/accuracy"
+    }  # fmt: skip
+    steps, losses = first["series"]["loss"]
+    assert len(steps) == 200 and (steps[0], steps[-1]) == (0, 1000)
+    assert losses == [float(f"{1 / (s + 1):.4g}") for s in steps]
+    assert first["series"]["test/accuracy"] == [[*range(0, 1001, 100)], [s / 20 for s in range(11)]]
+    assert second["series"]["loss"][0][-1] == 500  # what is not finite is left out
+    monkeypatch.setattr(sweep, "POINTS", (200, 90))  # nine series share them
+    (page.parents[2] / "runs" / ids[2] / "metrics.jsonl").write_text('{"step"\n{"step": 1}\n')
+    sweep.report(page.parents[2], "study")
+    assert f"note: curves of {ids[2]}: " in capsys.readouterr().out
+    assert "line 1: not a line of JSON" in page.read_text()
+    assert set(held()) == set(ids[:2])
+    assert sum(len(x) for c in held().values() for x, _ in c["series"].values()) <= 90
+
+
+@pytest.mark.slow
+def test_a_browser_sorts_filters_and_draws(trained):
+    page, (zero, one, ten) = trained
+    assert shown(opened(page)) == [zero, one, ten]
+    assert shown(opened(page, "#sort=-test/accuracy")) == [ten, one, zero]
+    assert shown(opened(page, "#filter=seed%3D1%20done")) == [one]  # and not seed=10
+    clicks = f"""
+        const head = [...document.querySelectorAll("th button")];
+        const named = name => head.find(b => b.textContent === name);
+        named("test/accuracy").click();
+        named("test/accuracy").click();
+        document.querySelector("[id='{one}'] button").click();
+        filter.value = "seed=1";
+        filter.dispatchEvent(new Event("input"));
+        document.title = location.hash;
+    """
+    clicked = opened(page, script=clicks)
+    (address,) = re.findall("<title>(.*?)</title>", clicked)
+    assert address == f"#filter=seed%3D1&amp;sort=-test%2Faccuracy&amp;open={one}"
+    for dom in (clicked, opened(page, address.replace("&amp;", "&"))):
+        assert shown(dom) == [one] and 'aria-sort="descending"' in dom and "1 shown" in dom
+        panels = re.findall(r'<svg[^>]*aria-label="(\w+) over steps (\d+) to (\d+)"', dom)
+        assert panels == [("loss", "0", "500"), ("accuracy", "0", "1000")]
+        assert "200 of 1001 rows are drawn" in dom
+        (curve,) = re.findall(r'<path class="test" d="M([^"]*L[^"]*)"', dom)  # 0 to 0.5
+        ends = [tuple(map(float, p.split())) for p in curve.split("L")]
+        assert len(ends) == 11 and ends[0] == (50, 150) and ends[-1] == (410, 30)
 
 
 def test_a_run_is_reported_by_its_curves(mixed, figure, capsys):
