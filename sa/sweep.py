@@ -8,6 +8,7 @@ import base64
 import contextlib
 import glob
 import json
+import math
 import os
 import shlex
 import signal
@@ -16,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -23,10 +25,12 @@ from sa import launch, record
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.text import Text
 
 USAGE = """\
 commands:
-  status [NAME]   which points are done, running, failed, lost; without NAME, every sweep
+  status [NAME]   which points are done, running, failed, lost; without NAME, every sweep;
+                  with --watch, until nothing is left to wait for
   collect NAME    one table of all runs, sweeps/NAME/results.parquet, and one over seeds
   retry NAME      run again exactly the points that failed, were lost, interrupted or never began
   cancel NAME     stop what runs of it, here and on the cluster; finished runs stay
@@ -42,6 +46,7 @@ examples:
 """
 ENDED = ("done", "diverged")
 AGAIN = ("failed", "lost", "interrupted", "pending")
+FAILED = ("failed", "lost", "interrupted", "skipped")
 KEY_NUMBERS = (
     "value alignment/cosine alignment/scale descent/best descent/ratio train/loss train/accuracy "
     "test/loss test/accuracy evals seconds"
@@ -94,13 +99,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", metavar="COMMAND", choices=commands, help="|".join(commands))
     parser.add_argument("name", metavar="NAME", nargs="?", help="a sweep, or for report a run")
     parser.add_argument("--root", default=os.environ.get("SA_ROOT") or ".", metavar="DIR")
-    parser.add_argument("--watch", action="store_true", help="status, again and again")
+    parser.add_argument("--watch", action="store_true", help="status NAME, every two seconds")
     given = parser.parse_args(argv)
     root = Path(given.root).expanduser()
     if given.name is None and given.command != "status":
         parser.error(f"{given.command} needs a NAME; {record.near(root, '')}")
+    if given.watch and (given.command != "status" or given.name is None):
+        parser.error(f"--watch is for `status NAME`; {record.near(root, '')}")
     try:
-        if given.watch and given.command == "status" and given.name:
+        if given.watch:
             watch(root, given.name)
             code: object = 0
         else:
@@ -126,64 +133,100 @@ def status(root: Path, name: str | None = None) -> None:
     if name is None:
         _overview(root)
     else:
-        print("\n".join(_told(root, name)[0]))
+        told = _told(root, name)
+        rows = _aligned(told.table) if len(told.table) > 1 else ""
+        print("\n".join(filter(None, (told.head, rows, told.hint))))
 
 
 def watch(root: Path, name: str) -> None:
     """The status, written anew every two seconds until nothing is left to wait for."""
     from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
     console = Console()
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            lines, over = _told(root, name)
-            room = max(3, console.height - 2)
-            more = [f"... {len(lines) - room} lines more"] if len(lines) > room else []
-            live.update(Text("\n".join([_bar(root, name), *lines[:room], *more])), refresh=True)
-            if over:
+            told = _told(root, name)
+            live.update(_frame(told, console.width, console.height), refresh=True)
+            if told.over:
                 return
             time.sleep(2)
 
 
-def _bar(root: Path, name: str) -> str:
-    states = _states(root, record.read_manifest(root, name)[1])
-    done = sum(s in ENDED for s in states) / max(1, len(states))
-    return f"[{'#' * round(40 * done):<40}] {done:.0%}"
+def _frame(told: "_Told", width: int, height: int) -> "Text":
+    """One screen: bar, counts, what runs or failed before what only waits, what to type."""
+    from rich.text import Text
+
+    colours = {"running": "green", "pending": "dim", "queued": "dim"}
+    length, at, bar = min(width, 80) - 12, 0, [("[", "")]
+    parts = [("#", ENDED, "green"), (">", ("running",), "cyan"), ("x", FAILED, "red")]
+    for sign, states, colour in parts:
+        share = sum(s in states for s in told.states) / max(1, len(told.states))
+        upto = min(length, at + math.ceil(share * length))
+        bar.append((sign * (upto - at), colour))
+        at = upto
+    done = sum(s in ENDED for s in told.states) / max(1, len(told.states))
+    bar += [("." * (length - at), "dim"), (f"] {done:.0%} done", "")]
+    lines = [Text.assemble(*bar, end=""), Text(told.head)]
+    head, *rows = _aligned(told.table).splitlines()
+    shown = list(zip(rows, (row[2] for row in told.table[1:]), strict=True))
+    room = max(1, height - 6)
+    if len(shown) > room:  # those that wait go first, there is nothing to see in them
+        shown.sort(key=lambda line: line[1] in ("pending", "queued"))
+        left = Counter(state for _, state in shown[room:])
+        more = ", ".join(f"{n} {state}" for state, n in left.most_common())
+        shown = [*shown[:room], (f"... and {more}", "pending")]
+    if shown:
+        lines += [Text(head, "bold"), *(Text(x, colours.get(s, "red")) for x, s in shown)]
+    lines += [Text(told.hint)] if told.hint else []
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return Text("\n").join(lines)
 
 
-def _told(root: Path, name: str) -> tuple[list[str], bool]:
-    """The status in lines, and whether nothing of the sweep will change by itself any more."""
+@dataclass(frozen=True)
+class _Told:
+    """The status of a sweep, ready to be printed; over: nothing of it changes by itself any more.
+
+    states: of all points. table: a heading, and a line for each that has not ended.
+    """
+
+    states: list[str]
+    head: str
+    table: list[list[str]]
+    hint: str
+    over: bool
+
+
+def _told(root: Path, name: str) -> _Told:
     _, points = record.read_manifest(root, name)
     states = _states(root, points)
     folder = record.sweep_folder(root, name)
     job_of = {r: j["job"] for j in launch.jobs(folder) for r in j["runs"]}
     waiting = [job_of.get(p["run_id"]) for p, s in zip(points, states, strict=True) if s in AGAIN]
     known = launch.queue([j for j in waiting if j])
-    out = [f"{name}: {_counts(states)}{_remaining(root, points, states)}"]
+    head = f"{name}: {_counts(states)}{_remaining(root, points, states)}"
     queued = 0
-    lines = [["index", "run", "state", "step", "last sign", "host", "reason"]]
+    table = [["index", "run", "state", "step", "last sign", "host", "reason"]]
     for point, state in zip(points, states, strict=True):
         if state in ENDED:
             continue
         told = record.load_status(root / "runs" / point["run_id"])
         step = f"{_or(told.get('step'), 0)}/{_or(told.get('total'), '?')}" if told else "-"
-        seen = f"{_time(time.time() - told['heartbeat'])} ago" if told.get("heartbeat") else "-"
-        reason = (told.get("error") or "").strip().splitlines() if state != "running" else []
-        words = reason[-1] if reason else " ".join(point["overrides"])
-        host = told.get("host") or "-"
+        beat = told.get("heartbeat")
+        seen = f"{_time(time.time() - beat)} ago" if _is_number(beat) else "-"
+        reason = str(told.get("error") or "").strip().splitlines() if state != "running" else []
+        words = reason[-1] if reason else " ".join(map(str, point["overrides"]))
+        host = str(told.get("host") or "-")
         job = job_of.get(point["run_id"], "")
         slurm, why = known.get(job, ("", ""))
         if state in AGAIN and slurm in launch.LIVE:
             queued += 1
             state, words = "queued", f"SLURM: {slurm} ({why}), job {job}"
-        lines.append([str(point["index"]), point["run_id"], state, step, seen, host, words])
-    if len(lines) > 1:
-        out.append(_aligned(lines))
-    if not queued and set(states) & set(AGAIN) - {"pending"}:
-        out.append(f"to run these again: python -m sa.sweep retry {name}{_rooted(root)}")
-    return "\n".join(out).splitlines(), not queued and "running" not in states
+        table.append([str(point["index"]), point["run_id"], state, step, seen, host, words])
+    again = not queued and set(states) & set(AGAIN) - {"pending"}
+    hint = f"to run these again: python -m sa.sweep retry {name}{_rooted(root)}" if again else ""
+    return _Told(states, head, table, hint, not queued and "running" not in states)
 
 
 def cancel(root: Path, name: str) -> None:

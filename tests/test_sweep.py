@@ -482,6 +482,29 @@ def test_watch_ends_when_nothing_is_left_to_wait_for(tmp_path, capsys):
     assert "100%" in out and "2 points: 2 done" in out
 
 
+def test_one_screen_of_a_long_sweep(mixed):
+    root, ids = mixed
+    points = record.read_manifest(root, "study")[1]
+    later = [{"index": i, "run_id": f"x{i}", "overrides": [f"seed={i}"]} for i in range(6, 46)]
+    record.write_manifest(root, "study", points + later, {})
+    status = root / "runs" / ids[2] / "status.json"
+    record.write_json(status, record.read_json(status) | {"error": "word " * 100})
+    screen = sweep._frame(sweep._told(root, "study"), 100, 20).plain.splitlines()
+    assert len(screen) <= 19 and max(map(len, screen)) <= 100
+    assert re.fullmatch(r"\[###>>xxx\.+\] 4% done", screen[0])
+    assert screen[1].startswith("study: 46 points: 41 pending, 1 done, 1 diverged")
+    assert [line.split()[2] for line in screen[3:6]] == ["failed", "lost", "running"]
+    assert screen[3].endswith("…") and screen[-2] == "... and 30 pending"
+    assert screen[-1].startswith("to run these again: python -m sa.sweep retry study")
+
+
+def test_watch_is_for_one_sweep(mixed, capsys):
+    for words in (["status", "--watch"], ["collect", "study", "--watch"]):
+        with pytest.raises(SystemExit, match="2"):
+            sweep.main([*words, "--root", str(mixed[0])])
+        assert "--watch is for `status NAME`; there are: study" in capsys.readouterr().err
+
+
 def test_cancel_tells_the_processes_here_to_stop(mixed, capsys, monkeypatch):
     root, _ = mixed
     told, kill = [], os.kill
