@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -266,8 +267,6 @@ def logs(root: Path, name: str) -> int:
 
 def wandb(root: Path, name: str) -> None:
     """Export every finished run that has no W&B files yet, one after another in this process."""
-    import yaml
-
     from sa import tracker
 
     about, points = record.read_manifest(root, name)
@@ -277,13 +276,18 @@ def wandb(root: Path, name: str) -> None:
         result = record.read_result(root, folder.name)
         if result is None or (folder / "wandb").exists():
             continue
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = _config(folder)
         meta = record.read_json(folder / "meta.json") or {}
         told = tracker.describe(config, meta)
         mirror = tracker.Wandb(live=False).open(
             folder.name, folder, config, meta, group=about.get("name") or name, **told
         )
-        mirror.finish(result, sorted(folder.glob("figures/*.png")))
+        if not mirror.finish(result, sorted(folder.glob("figures/*.png"))):
+            shutil.rmtree(folder / "wandb", ignore_errors=True)  # half a copy counts as none
+            raise record.RecordError(
+                f"the export broke at run {folder.name}, see above; {done} runs before it are "
+                "exported: repeat the command to go on"
+            )
         done += 1
     spent = time.perf_counter() - began
     print(f"{name}: {done} of {len(points)} runs exported in {spent:.1f} s")
@@ -354,25 +358,18 @@ def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, Columns]:
     """The columns of a sweep's table, a value a point: configuration, results, provenance."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     configs, results = [], []
     provenance: Columns = {"run_id": [], "status": [], "commit": []}
     for point in points:
         folder = root / "runs" / point["run_id"]
-        try:
-            config = yaml.load((folder / "config.yaml").read_bytes(), loader) or {}
-        except FileNotFoundError:
-            config = {}
-        except yaml.YAMLError as error:
-            remedy = f"delete {folder} and repeat the -m command of the sweep"
-            raise record.RecordError(f"{folder / 'config.yaml'}: not YAML; {remedy}") from error
+        config = _config(folder)
         kept = {k: v for k, v in config.items() if k not in record.BOOKKEEPING}
         configs.append(dict(leaves(kept)))
         results.append(record.read_result(root, folder.name) or {})
         meta = record.read_json(folder / "meta.json") or {}
-        commits = [c for c in meta.get("commits") or [meta.get("commit")] if c]
+        several = meta.get("commits")
+        several = several if isinstance(several, list) else [meta.get("commit")]
+        commits = [str(c) for c in several if c]
         provenance["run_id"].append(folder.name)
         provenance["status"].append(record.state(folder))
         provenance["commit"].append("+".join(commits) or None)  # resumed on another: both
@@ -381,6 +378,24 @@ def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, 
     taken = outcomes.keys() | provenance.keys()
     settings = {f"config.{k}" if k in taken else k: v for k, v in settings.items()}
     return settings, outcomes, provenance
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run; empty where there is none."""
+    import yaml
+
+    path = folder / "config.yaml"
+    remedy = f"delete {folder} and repeat the -m command of the sweep"
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        config = yaml.load(path.read_bytes(), loader) or {}
+    except FileNotFoundError:
+        return {}
+    except yaml.YAMLError as error:
+        raise record.RecordError(f"{path}: not YAML; {remedy}") from error
+    if not isinstance(config, dict):
+        raise record.RecordError(f"{path}: not settings by their names; {remedy}")
+    return config
 
 
 def _transposed(rows: list[dict[str, Any]], skip: Iterable[str] = ()) -> Columns:
@@ -550,11 +565,16 @@ def _curves(run: Path) -> None:
 
     from sa import figure
 
-    rows = record.read_rows(run)
+    rows = _steps(run)
     if not rows:
         raise record.RecordError(f"{run} has no rows to draw yet: it is {record.state(run)}")
     for path in figure.curves(pd.DataFrame(rows), run / "figures", title=run.name):
         print(f"figure: {path}")
+
+
+def _steps(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run that say their step, as all of today's do."""
+    return [row for row in record.read_rows(run) if _is_number(row.get("step"))]
 
 
 def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path) -> list[Path]:
@@ -565,7 +585,7 @@ def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path) -> list[
 
     paths: list[Path] = []
     for point in points:
-        rows = record.read_rows(root / "runs" / point["run_id"])
+        rows = _steps(root / "runs" / point["run_id"])
         if len(rows) > 1:
             title = " ".join(point["overrides"]) or point["run_id"]
             paths += figure.curves(pd.DataFrame(rows), folder / point["run_id"], title)

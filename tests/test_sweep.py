@@ -1,5 +1,6 @@
 """Reading sweeps: status, one table of unlike runs, retry of exactly the right ones, the page."""
 
+import errno
 import json
 import os
 import re
@@ -544,3 +545,163 @@ def test_export_to_wandb_from_one_process(tmp_path, capsys):
         assert rows == record.read_rows(tmp_path / "runs" / run) and summary["value"] == 0.25
     assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 0
     assert "0 of 3 runs exported" in capsys.readouterr().out
+
+
+def test_an_export_that_breaks_says_where_and_goes_on_when_repeated(tmp_path, capsys, monkeypatch):
+    import wandb as library
+    from test_tracker import offline
+
+    from sa import tracker
+
+    configs = [config(seed) for seed in range(3)]
+    ids = plan(tmp_path, "study", configs)
+    for one in configs:
+        done(tmp_path, one)
+    begun, real = [], library.init
+
+    def full(**settings):
+        begun.append(settings["id"])
+        if len(begun) == 2:
+            (settings["dir"] / "wandb").mkdir()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(**settings)
+
+    monkeypatch.setattr(tracker, "_BROKEN", [])
+    monkeypatch.setattr(library, "init", full)
+    assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "No space left" in told and f"the export broke at run {ids[1]}" in told
+    assert begun == ids[:2] and not (tmp_path / "runs" / ids[1] / "wandb").exists()
+    monkeypatch.setattr(tracker, "_BROKEN", [])
+    assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 0
+    assert "2 of 3 runs exported" in capsys.readouterr().out
+    assert all(len(offline(tmp_path / "runs" / run)) == 1 for run in ids)
+
+
+# Files that somebody else wrote
+
+
+READERS = ["status", "collect", "retry", "report", "cancel", "wandb"]
+
+
+def typed(command: str, root: Path, capsys) -> tuple[int, str, str]:
+    code = sweep.main([command, "study", "--root", str(root)])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_manifest_edited_by_hand_is_one_line(mixed, command, capsys):
+    root, ids = mixed
+    path = root / "sweeps/study/manifest.jsonl"
+    whole = path.read_text()
+    for line in (
+        "garbage",
+        '{"index": 6}',
+        f'{{"index": 6, "run_id": "{ids[0]}", "overrides": []}}',
+    ):
+        path.write_text(f"{whole}{line}\n")
+        code, out, err = typed(command, root, capsys)
+        assert (code, out) == (1, "") and len(err.splitlines()) == 1
+        assert "manifest.jsonl, line 7: " in err and "it writes the manifest anew" in err
+
+
+def test_a_run_that_is_nowhere_is_pending(tmp_path, figure, capsys):
+    plan(tmp_path, "study", [config(0)])
+    done(tmp_path, config(0))
+    _, points = record.read_manifest(tmp_path, "study")
+    gone = {"index": 1, "run_id": "feedbeef00", "overrides": ["seed=7"]}
+    record.write_manifest(tmp_path, "study", [*points, gone], {})
+    assert "2 points: 1 done, 1 pending" in typed("status", tmp_path, capsys)[1]
+    for command in ("collect", "report"):
+        code, out, _ = typed(command, tmp_path, capsys)
+        assert code == 0 and "note: not every run is done: 1 pending" in out
+    assert "no config.yaml: repeat the -m command" in typed("retry", tmp_path, capsys)[1]
+    assert not (tmp_path / "runs/feedbeef00").exists()
+
+
+@pytest.mark.parametrize("text", ["a: [1", "[1, 2]", "words"])
+@pytest.mark.parametrize("command", ["collect", "report", "wandb"])
+def test_a_configuration_that_is_none_is_named(tmp_path, figure, text, command, capsys):
+    (run,) = plan(tmp_path, "study", [config(0)])
+    done(tmp_path, config(0))
+    (tmp_path / "runs" / run / "config.yaml").write_text(text)
+    code, out, err = typed(command, tmp_path, capsys)
+    assert code == 1 and len(err.splitlines()) == 1
+    assert f"{run}/config.yaml: not " in err and "repeat the -m command of the sweep" in err
+    assert sorted(p.name for p in (tmp_path / "sweeps/study").iterdir()) == [
+        "manifest.jsonl", "sweep.json",
+    ]  # fmt: skip
+
+
+def test_runs_of_an_older_schema_are_read_as_far_as_they_go(tmp_path, figure, capsys, monkeypatch):
+    from sa import tracker
+
+    monkeypatch.setattr(tracker, "_BROKEN", [])
+    ids = plan(tmp_path, "study", [config(0), config(1), config(2)])
+    _, points = record.read_manifest(tmp_path, "study")
+    record.write_manifest(tmp_path, "study", points, {"figure": "curves"})
+    done(tmp_path, config(0))
+    old, odd = (tmp_path / "runs" / run for run in ids[1:])
+    (old / "config.yaml").write_text("seed: 1\n")
+    (old / "metrics.jsonl").write_text('{"loss": 1.0}\n{"loss": 0.5}\n')
+    record.write_json(old / "result.json", {"value": 0.5})
+    record.write_json(old / "meta.json", {"commit": "older"})
+    told = {"state": "running", "host": os.uname().nodename, "heartbeat": "soon", "error": 5}
+    record.write_json(odd / "status.json", told)
+    record.write_json(odd / "meta.json", {"commits": "text", "commit": 3})
+    code, out, _ = typed("status", tmp_path, capsys)
+    assert code == 0 and "3 points: 2 done, 1 lost" in out
+    code, out, err = typed("report", tmp_path, capsys)
+    assert (code, err) == (0, "")
+    note = "the runs come from 3 commits of the code: 3, c0ffee, older"
+    page = (tmp_path / "sweeps/study/report.html").read_text()
+    assert f"note: {note}" in out and f'<p class="note">{note}</p>' in page
+    table = pd.read_parquet(tmp_path / "sweeps/study/results.parquet")
+    assert table["value"].tolist()[:2] == [1.0, 0.5]
+    assert table["estimator.sigma"].isna().tolist() == [False, True, False]
+    assert typed("wandb", tmp_path, capsys)[0] == 0
+    assert sweep.main(["report", ids[1], "--root", str(tmp_path)]) == 1
+    assert "has no rows to draw yet: it is done" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["collect", "report"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_sweep_folder_that_takes_nothing_keeps_what_it_had(
+    tmp_path, figure, command, code, capsys, monkeypatch
+):
+    plan(tmp_path, "study", [config(0)])
+    done(tmp_path, config(0))
+    assert typed(command, tmp_path, capsys)[0] == 0
+    folder = tmp_path / "sweeps/study"
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    def half(table, path, index):
+        if code == errno.ENOSPC:
+            path.write_bytes(b"half")
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", half)
+    got, out, err = typed(command, tmp_path, capsys)
+    assert (got, out) == (1, "") and len(err.splitlines()) == 1
+    remedy = "free some space" if code == errno.ENOSPC else "make it writable"
+    assert f"results.parquet: {os.strerror(code)}" in err and remedy in err
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(mixed, figure, capsys, monkeypatch):
+    root, _ = mixed
+    assert typed("report", root, capsys)[0] == 0
+    folder = root / "sweeps/study"
+    page, write = (folder / "report.html").read_bytes(), Path.write_bytes
+
+    def full(path, data):
+        if "report.html" in path.name:
+            write(path, data[:9])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, err = typed("report", root, capsys)
+    assert code == 1 and "report.html: No space left" in err and "free some space" in err
+    assert (folder / "report.html").read_bytes() == page
+    assert not list(folder.glob(".tmp-*"))
