@@ -316,8 +316,11 @@ def _save(figure: Figure, tidy: pd.DataFrame, path: Path) -> list[Path]:
         ("csv", lambda p: tidy.to_csv(p, index=False)),
     ):
         temp = path.with_name(f".tmp-{os.getpid()}-{path.name}.{end}")
-        write(temp)
-        made.append(temp.replace(path.with_suffix(f".{end}")))
+        try:
+            write(temp)
+            made.append(temp.replace(path.with_suffix(f".{end}")))
+        finally:
+            temp.unlink(missing_ok=True)
     return made
 
 

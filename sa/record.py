@@ -551,6 +551,7 @@ def _entries(points: list[dict[str, Any]], where: str) -> None:
     for number, point in enumerate(points, 1):
         index, key, words = (point.get(k) for k in ("index", "run_id", "overrides"))
         right = isinstance(index, int) and isinstance(words, list)
+        right = right and all(isinstance(word, str) for word in words or [])
         if not (right and isinstance(key, str) and re.fullmatch(r"\w+", key)):
             wanted = 'expected {"index": 0, "run_id": "0123456789", "overrides": ["key=value"]}'
             raise RecordError(f"{where}, line {number}: {wanted}. {_ANEW}")

@@ -8,25 +8,30 @@ import base64
 import contextlib
 import glob
 import json
+import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from sa import launch, record
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.text import Text
 
 USAGE = """\
 commands:
-  status [NAME]   which points are done, running, failed, lost; without NAME, every sweep
+  status [NAME]   which points are done, running, failed, lost; without NAME, every sweep;
+                  with --watch, until nothing is left to wait for
   collect NAME    one table of all runs, sweeps/NAME/results.parquet, and one over seeds
   retry NAME      run again exactly the points that failed, were lost, interrupted or never began
   cancel NAME     stop what runs of it, here and on the cluster; finished runs stay
@@ -42,6 +47,7 @@ examples:
 """
 ENDED = ("done", "diverged")
 AGAIN = ("failed", "lost", "interrupted", "pending")
+FAILED = ("failed", "lost", "interrupted", "skipped")
 KEY_NUMBERS = (
     "value alignment/cosine alignment/scale descent/best descent/ratio train/loss train/accuracy "
     "test/loss test/accuracy evals seconds"
@@ -60,6 +66,17 @@ DIGEST = (
     "evals",
 )
 """The results the terminal's table shows, where a sweep has them."""
+
+SERIES = (
+    "loss train/loss test/loss train/accuracy test/accuracy alignment/cosine descent/best"
+).split()
+"""What the page draws over the steps of a training when its row is opened."""
+
+PICTURES = 12
+"""The most figures of one kind in the page."""
+
+POINTS = 200, 150_000
+"""The most points of one series in the page, and of all of them together (some 2 MB)."""
 
 
 def _reason(error: Exception) -> str:
@@ -84,13 +101,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", metavar="COMMAND", choices=commands, help="|".join(commands))
     parser.add_argument("name", metavar="NAME", nargs="?", help="a sweep, or for report a run")
     parser.add_argument("--root", default=os.environ.get("SA_ROOT") or ".", metavar="DIR")
-    parser.add_argument("--watch", action="store_true", help="status, again and again")
+    parser.add_argument("--watch", action="store_true", help="status NAME, every two seconds")
     given = parser.parse_args(argv)
     root = Path(given.root).expanduser()
     if given.name is None and given.command != "status":
         parser.error(f"{given.command} needs a NAME; {record.near(root, '')}")
+    if given.watch and (given.command != "status" or given.name is None):
+        parser.error(f"--watch is for `status NAME`; {record.near(root, '')}")
     try:
-        if given.watch and given.command == "status" and given.name:
+        if given.watch:
             watch(root, given.name)
             code: object = 0
         else:
@@ -116,64 +135,100 @@ def status(root: Path, name: str | None = None) -> None:
     if name is None:
         _overview(root)
     else:
-        print("\n".join(_told(root, name)[0]))
+        told = _told(root, name)
+        rows = _aligned(told.table) if len(told.table) > 1 else ""
+        print("\n".join(filter(None, (told.head, rows, told.hint))))
 
 
 def watch(root: Path, name: str) -> None:
     """The status, written anew every two seconds until nothing is left to wait for."""
     from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
     console = Console()
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            lines, over = _told(root, name)
-            room = max(3, console.height - 2)
-            more = [f"... {len(lines) - room} lines more"] if len(lines) > room else []
-            live.update(Text("\n".join([_bar(root, name), *lines[:room], *more])), refresh=True)
-            if over:
+            told = _told(root, name)
+            live.update(_frame(told, console.width, console.height), refresh=True)
+            if told.over:
                 return
             time.sleep(2)
 
 
-def _bar(root: Path, name: str) -> str:
-    states = _states(root, record.read_manifest(root, name)[1])
-    done = sum(s in ENDED for s in states) / max(1, len(states))
-    return f"[{'#' * round(40 * done):<40}] {done:.0%}"
+def _frame(told: "_Told", width: int, height: int) -> "Text":
+    """One screen: bar, counts, what runs or failed before what only waits, what to type."""
+    from rich.text import Text
+
+    colours = {"running": "green", "pending": "dim", "queued": "dim"}
+    length, at, bar = min(width, 80) - 12, 0, [("[", "")]
+    parts = [("#", ENDED, "green"), (">", ("running",), "cyan"), ("x", FAILED, "red")]
+    for sign, states, colour in parts:
+        share = sum(s in states for s in told.states) / max(1, len(told.states))
+        upto = min(length, at + math.ceil(share * length))
+        bar.append((sign * (upto - at), colour))
+        at = upto
+    done = sum(s in ENDED for s in told.states) / max(1, len(told.states))
+    bar += [("." * (length - at), "dim"), (f"] {done:.0%} done", "")]
+    lines = [Text.assemble(*bar, end=""), Text(told.head)]
+    head, *rows = _aligned(told.table).splitlines()
+    shown = list(zip(rows, (row[2] for row in told.table[1:]), strict=True))
+    room = max(1, height - 6)
+    if len(shown) > room:  # those that wait go first, there is nothing to see in them
+        shown.sort(key=lambda line: line[1] in ("pending", "queued"))
+        left = Counter(state for _, state in shown[room:])
+        more = ", ".join(f"{n} {state}" for state, n in left.most_common())
+        shown = [*shown[:room], (f"... and {more}", "pending")]
+    if shown:
+        lines += [Text(head, "bold"), *(Text(x, colours.get(s, "red")) for x, s in shown)]
+    lines += [Text(told.hint)] if told.hint else []
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return Text("\n").join(lines)
 
 
-def _told(root: Path, name: str) -> tuple[list[str], bool]:
-    """The status in lines, and whether nothing of the sweep will change by itself any more."""
+@dataclass(frozen=True)
+class _Told:
+    """The status of a sweep, ready to be printed; over: nothing of it changes by itself any more.
+
+    states: of all points. table: a heading, and a line for each that has not ended.
+    """
+
+    states: list[str]
+    head: str
+    table: list[list[str]]
+    hint: str
+    over: bool
+
+
+def _told(root: Path, name: str) -> _Told:
     _, points = record.read_manifest(root, name)
     states = _states(root, points)
     folder = record.sweep_folder(root, name)
     job_of = {r: j["job"] for j in launch.jobs(folder) for r in j["runs"]}
     waiting = [job_of.get(p["run_id"]) for p, s in zip(points, states, strict=True) if s in AGAIN]
     known = launch.queue([j for j in waiting if j])
-    out = [f"{name}: {_counts(states)}{_remaining(root, points, states)}"]
+    head = f"{name}: {_counts(states)}{_remaining(root, points, states)}"
     queued = 0
-    lines = [["index", "run", "state", "step", "last sign", "host", "reason"]]
+    table = [["index", "run", "state", "step", "last sign", "host", "reason"]]
     for point, state in zip(points, states, strict=True):
         if state in ENDED:
             continue
         told = record.load_status(root / "runs" / point["run_id"])
         step = f"{_or(told.get('step'), 0)}/{_or(told.get('total'), '?')}" if told else "-"
-        seen = f"{_time(time.time() - told['heartbeat'])} ago" if told.get("heartbeat") else "-"
-        reason = (told.get("error") or "").strip().splitlines() if state != "running" else []
-        words = reason[-1] if reason else " ".join(point["overrides"])
-        host = told.get("host") or "-"
+        beat = told.get("heartbeat")
+        seen = f"{_time(time.time() - beat)} ago" if _is_number(beat) else "-"
+        reason = str(told.get("error") or "").strip().splitlines() if state != "running" else []
+        words = reason[-1] if reason else " ".join(map(str, point["overrides"]))
+        host = str(told.get("host") or "-")
         job = job_of.get(point["run_id"], "")
         slurm, why = known.get(job, ("", ""))
         if state in AGAIN and slurm in launch.LIVE:
             queued += 1
             state, words = "queued", f"SLURM: {slurm} ({why}), job {job}"
-        lines.append([str(point["index"]), point["run_id"], state, step, seen, host, words])
-    if len(lines) > 1:
-        out.append(_aligned(lines))
-    if not queued and set(states) & set(AGAIN) - {"pending"}:
-        out.append(f"to run these again: python -m sa.sweep retry {name}{_rooted(root)}")
-    return "\n".join(out).splitlines(), not queued and "running" not in states
+        table.append([str(point["index"]), point["run_id"], state, step, seen, host, words])
+    again = not queued and set(states) & set(AGAIN) - {"pending"}
+    hint = f"to run these again: python -m sa.sweep retry {name}{_rooted(root)}" if again else ""
+    return _Told(states, head, table, hint, not queued and "running" not in states)
 
 
 def cancel(root: Path, name: str) -> None:
@@ -213,8 +268,6 @@ def logs(root: Path, name: str) -> int:
 
 def wandb(root: Path, name: str) -> None:
     """Export every finished run that has no W&B files yet, one after another in this process."""
-    import yaml
-
     from sa import tracker
 
     about, points = record.read_manifest(root, name)
@@ -224,13 +277,18 @@ def wandb(root: Path, name: str) -> None:
         result = record.read_result(root, folder.name)
         if result is None or (folder / "wandb").exists():
             continue
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = _config(folder)
         meta = record.read_json(folder / "meta.json") or {}
         told = tracker.describe(config, meta)
         mirror = tracker.Wandb(live=False).open(
             folder.name, folder, config, meta, group=about.get("name") or name, **told
         )
-        mirror.finish(result, sorted(folder.glob("figures/*.png")))
+        if not mirror.finish(result, sorted(folder.glob("figures/*.png"))):
+            shutil.rmtree(folder / "wandb", ignore_errors=True)  # half a copy counts as none
+            raise record.RecordError(
+                f"the export broke at run {folder.name}, see above; {done} runs before it are "
+                "exported: repeat the command to go on"
+            )
         done += 1
     spent = time.perf_counter() - began
     print(f"{name}: {done} of {len(points)} runs exported in {spent:.1f} s")
@@ -301,25 +359,18 @@ def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, Columns]:
     """The columns of a sweep's table, a value a point: configuration, results, provenance."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     configs, results = [], []
     provenance: Columns = {"run_id": [], "status": [], "commit": []}
     for point in points:
         folder = root / "runs" / point["run_id"]
-        try:
-            config = yaml.load((folder / "config.yaml").read_bytes(), loader) or {}
-        except FileNotFoundError:
-            config = {}
-        except yaml.YAMLError as error:
-            remedy = f"delete {folder} and repeat the -m command of the sweep"
-            raise record.RecordError(f"{folder / 'config.yaml'}: not YAML; {remedy}") from error
+        config = _config(folder)
         kept = {k: v for k, v in config.items() if k not in record.BOOKKEEPING}
         configs.append(dict(leaves(kept)))
         results.append(record.read_result(root, folder.name) or {})
         meta = record.read_json(folder / "meta.json") or {}
-        commits = [c for c in meta.get("commits") or [meta.get("commit")] if c]
+        several = meta.get("commits")
+        several = several if isinstance(several, list) else [meta.get("commit")]
+        commits = [str(c) for c in several if c]
         provenance["run_id"].append(folder.name)
         provenance["status"].append(record.state(folder))
         provenance["commit"].append("+".join(commits) or None)  # resumed on another: both
@@ -328,6 +379,24 @@ def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, 
     taken = outcomes.keys() | provenance.keys()
     settings = {f"config.{k}" if k in taken else k: v for k, v in settings.items()}
     return settings, outcomes, provenance
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run; empty where there is none."""
+    import yaml
+
+    path = folder / "config.yaml"
+    remedy = f"delete {folder} and repeat the -m command of the sweep"
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        config = yaml.load(path.read_bytes(), loader) or {}
+    except FileNotFoundError:
+        return {}
+    except yaml.YAMLError as error:
+        raise record.RecordError(f"{path}: not YAML; {remedy}") from error
+    if not isinstance(config, dict):
+        raise record.RecordError(f"{path}: not settings by their names; {remedy}")
+    return config
 
 
 def _transposed(rows: list[dict[str, Any]], skip: Iterable[str] = ()) -> Columns:
@@ -464,7 +533,8 @@ def report(root: Path, name: str) -> None:
     folder = record.sweep_folder(root, name)
     figures, problems = _draw(root, about | {"name": name}, points, table)
     page = _page(about, points, table, list(settings), list(results))
-    page |= {"title": name, "figures": figures, "problems": problems}
+    curves, unread = _series(root, points)
+    page |= {"title": name, "figures": figures, "problems": problems + unread, "curves": curves}
     for point, row in zip(points, page["rows"], strict=True):
         reason = record.load_status(root / "runs" / point["run_id"]).get("error")
         row["detail"] += f"\n\n{reason}" if reason else ""
@@ -496,11 +566,16 @@ def _curves(run: Path) -> None:
 
     from sa import figure
 
-    rows = record.read_rows(run)
+    rows = _steps(run)
     if not rows:
         raise record.RecordError(f"{run} has no rows to draw yet: it is {record.state(run)}")
     for path in figure.curves(pd.DataFrame(rows), run / "figures", title=run.name):
         print(f"figure: {path}")
+
+
+def _steps(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run that say their step, as all of today's do."""
+    return [row for row in record.read_rows(run) if _is_number(row.get("step"))]
 
 
 def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path) -> list[Path]:
@@ -511,11 +586,53 @@ def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path) -> list[
 
     paths: list[Path] = []
     for point in points:
-        rows = record.read_rows(root / "runs" / point["run_id"])
+        rows = _steps(root / "runs" / point["run_id"])
         if len(rows) > 1:
             title = " ".join(point["overrides"]) or point["run_id"]
             paths += figure.curves(pd.DataFrame(rows), folder / point["run_id"], title)
     return paths
+
+
+def _series(root: Path, points: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """By run id, the series [steps, values] of each training, evenly thinned; and what is unread.
+
+    An open row of the page draws them: they are all that it holds of metrics.jsonl.
+    """
+    curves: dict[str, Any] = {}
+    unread = []
+    for point in points:
+        try:
+            rows = record.read_rows(root / "runs" / point["run_id"])
+        except record.RecordError as error:  # one run must not cost the page
+            unread.append(f"curves of {point['run_id']}: {error}")
+            print(f"note: {unread[-1]}")
+            continue
+        if len(rows) > 1:
+            found = {k: _thinned(_numbers(rows, k), POINTS[0]) for k in SERIES}
+            kept = {k: v for k, v in found.items() if len(v) > 1}
+            curves[point["run_id"]] = {"rows": len(rows), "series": kept}
+    most = POINTS[1] // max(1, sum(len(c["series"]) for c in curves.values()))
+    for run in curves.values():
+        short = {k: _thinned(v, max(2, most)) for k, v in run["series"].items()}
+        run["series"] = {k: list(zip(*v, strict=True)) for k, v in short.items()}
+    return {run: c for run, c in curves.items() if c["series"]}, unread
+
+
+def _numbers(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(step, value) wherever a row has both, to the four digits that a curve can show."""
+    pairs = [(row.get("step"), row.get(key)) for row in rows]
+    return [(x, float(f"{y:.4g}")) for x, y in pairs if _is_number(x) and _is_number(y)]
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return _kind(value) == "number"
+
+
+def _thinned(values: list[Any], most: int) -> list[Any]:
+    """At most so many of them, evenly, the first and the last among them."""
+    if len(values) <= most:
+        return values
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
 def _runs(root: Path) -> str:
@@ -545,10 +662,15 @@ def _draw(
             problems.append(f"figure {kind}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")
             continue
-        for path in (p for p in paths if p.suffix == ".png"):
+        pictures = [p for p in paths if p.suffix == ".png"]
+        for path in pictures:
             print(f"figure: {path}")
+        for path in pictures[:PICTURES]:
             picture = base64.b64encode(path.read_bytes()).decode()
             figures.append({"kind": kind, "uri": f"data:image/png;base64,{picture}"})
+        if len(pictures) > PICTURES:
+            more = f"{kind}: {PICTURES} of {len(pictures)} figures are shown, all are in {folder}"
+            problems.append(more)
     return figures, problems
 
 
@@ -576,7 +698,8 @@ def _page(
         detail = "\n".join(f"{k}: {_text(v, 10)}" for k, v in named if _text(v))
         hidden = ", ".join(k for k in results if k in lists and isinstance(row[k], list))
         detail += f"\n\nlists, in results.parquet: {hidden}" if hidden else ""
-        rows.append({"cells": [_text(v[i]) for v in shown.values()], "detail": detail})
+        cells = [_text(v[i]) for v in shown.values()]
+        rows.append({"cells": cells, "detail": detail, "run": row["run_id"]})
     expected = about.get("expectations") or []
     return {
         "description": about.get("description"),
@@ -607,6 +730,7 @@ def _rendered(page: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.from_string(source).render(page)
 
 

@@ -40,9 +40,12 @@ class Mirror:
         if self._run is not None:
             self._guard(lambda: self._log(row))
 
-    def finish(self, result: Mapping[str, Any], figures: Iterable[Path] = ()) -> None:
-        """Export the rows if that was left for now, set the summary, add the figures, close."""
-        self._guard(lambda: self._finish(result, figures))
+    def finish(self, result: Mapping[str, Any], figures: Iterable[Path] = ()) -> bool:
+        """Export the rows if that was left for now, set the summary, add the figures, close.
+
+        False where that broke.
+        """
+        return self._guard(lambda: self._finish(result, figures))
 
     def abort(self) -> None:
         """Close a run that failed; W&B shows it as such."""
@@ -60,7 +63,7 @@ class Mirror:
     def _log(self, row: Mapping[str, Any]) -> None:
         lists = {k: v for k, v in row.items() if isinstance(v, list | tuple)}
         self._lists |= lists
-        self._step = row["step"]
+        self._step = row.get("step", self._step)
         self._run.log({k: v for k, v in row.items() if k not in lists}, step=self._step)
 
     def _finish(self, result: Mapping[str, Any], figures: Iterable[Path]) -> None:
@@ -79,9 +82,10 @@ class Mirror:
         self._run.finish()
         self._begin = self._run = None
 
-    def _guard(self, act: Callable[[], object]) -> None:
+    def _guard(self, act: Callable[[], object]) -> bool:
         try:
             act()
+            return True
         except Exception as error:  # wandb raises anything: usage, network, broken pipes
             run, self._begin, self._run = self._run, None, None
             with contextlib.suppress(Exception):
@@ -94,6 +98,7 @@ class Mirror:
                     "without it, tracker.mode=offline needs no network and no key",
                     file=sys.stderr,
                 )
+            return False
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

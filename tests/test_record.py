@@ -516,6 +516,7 @@ def test_a_name_leads_nowhere_else(tmp_path, name):
         ('{"index": 1, "run_id": "aaaa", "overrides": []}', "aaaa is on line 1 already"),
         ('{"index": 0, "run_id": "bbbb", "overrides": []}', "0 is on line 1 already"),
         ('{"index": 1, "run_id": "bbbb"}', "expected .*overrides"),
+        ('{"index": 1, "run_id": "bbbb", "overrides": [3]}', "expected .*overrides"),
         ('{"index": 1, "run_id": "../bbbb", "overrides": []}', "expected .*run_id"),
     ],
 )

@@ -340,6 +340,29 @@ def test_a_snapshot_is_what_runs(sa):
     assert (code_ / "conf/config.yaml").exists()
 
 
+@pytest.mark.slow
+def test_a_search_by_optuna_maximises_the_objective_and_resumes(tmp_path):
+    pytest.importorskip(
+        "hydra_plugins.hydra_optuna_sweeper", reason="needs pip install -e '.[optuna]'"
+    )
+    words = [*SMALL, "estimator=cdg", "estimator.epsilon=tag(log,interval(0.01,1))"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "SA_ROOT": str(tmp_path), "PATH": path, "PYTHONPATH": str(ROOT)}
+    found = {}
+    for trials in ("2", "3"):
+        told = subprocess.run(
+            [ROOT / "launchers/optuna.sh", *words], env=env | {"TRIALS": trials},
+            capture_output=True, text=True, timeout=120, cwd=tmp_path,
+        )  # fmt: skip
+        assert told.returncode == 0, told.stderr
+        kept, found = found, {p: p.stat().st_mtime for p in tmp_path.glob("runs/*/result.json")}
+        assert len(found) == int(trials) and kept.items() <= found.items()
+        best = yaml.safe_load((tmp_path / "sweeps/optuna/optimization_results.yaml").read_text())
+        results = [json.loads(p.read_text())["descent/best"] for p in found]
+        assert best["best_value"] == max(results)
+        assert 0.01 <= best["best_params"]["estimator.epsilon"] <= 1
+
+
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_hydras_own_launchers_keep_working(sa, launcher):
     if launcher != "basic":

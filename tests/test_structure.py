@@ -14,6 +14,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "surrogate": set(),
     "record": set(),
     "tracker": set(),
+    "dashboard": set(),
     "ranking": set(),
     "figure": {"ranking"},
     "flips": {"types", "flips"},
@@ -31,7 +32,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "run": {"config", "launch", "record", "run", "tracker", "train", "types"},
 }
 HYDRA = {"config", "run"}  # the only modules that know it
-NO_TORCH = {"record", "tracker", "launch", "sweep", "figure", "ranking"}
+NO_TORCH = {"record", "tracker", "dashboard", "launch", "sweep", "figure", "ranking"}
 
 
 def modules():

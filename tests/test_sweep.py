@@ -1,8 +1,10 @@
 """Reading sweeps: status, one table of unlike runs, retry of exactly the right ones, the page."""
 
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 import sa
 from sa import record, sweep
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c6364f8ffbf1e0005840280a4c5a0d20000000049454e44ae426082"
@@ -324,7 +327,7 @@ def test_the_page_stands_alone(mixed, figure, capsys):
     assert "figure bad: bad needs the column &lt;dim&gt;" in page
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
     assert "a &amp; b &lt;i&gt;" in page and "cosine &gt; 0.8" in page and "today" in page
-    assert page.count("<tbody>") == 6 and page.count("<script>") == 1
+    assert page.count('<tr class="row">') == 6 and page.count("<script>") == 1
     head = re.findall(r"<th><button>(.*?)</button>", page)
     assert head == ["seed", "value", "seconds", "status"]
     assert "estimator.sigma: 0.1" in page and ids[0] in page
@@ -343,6 +346,101 @@ def test_the_page_of_a_plan_without_overrides_shows_what_varies(tmp_path, figure
     head = re.findall(r"<th><button>(.*?)</button>", page)
     assert head == ["seed", "dim", "value", "seconds", "status"]
     assert "7.75" not in page and "lists, in results.parquet: profile" in page
+
+
+def opened(page: Path, address: str = "", script: str = "") -> str:
+    """The page as a browser makes it, after a script of the reader's."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser here; any of {', '.join(BROWSERS)} would do")
+    copy = page.with_name("opened.html")
+    copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    told = subprocess.run(
+        [found, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+         f"--user-data-dir={page.parent / 'browser'}", copy.as_uri() + address],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+def shown(dom: str) -> list[str]:
+    """Run ids of the rows a reader sees, in their order."""
+    return re.findall(r'<tbody id="(\w+)">', dom)
+
+
+@pytest.fixture
+def trained(tmp_path, figure):
+    """Three trainings of 1,001 rows and their page; the loss of one is not finite after 500."""
+    configs = [config(seed, steps=1000) for seed in (0, 1, 10)]
+    ids = plan(tmp_path, "study", configs)
+    points = record.read_manifest(tmp_path, "study")[1]
+    record.write_manifest(tmp_path, "study", points, {"objective": "test/accuracy"})
+    for at, one in enumerate(configs):
+        with record.Record.open(tmp_path, one, {"commit": "c0ffee"}) as run:
+            for step in range(1001):
+                lost = at == 1 and step > 500
+                row = {"step": step, "loss": float("nan") if lost else 1 / (step + 1)}
+                split = {"train/accuracy": 0.5, "test/accuracy": step / 2000}
+                run.append(row | (split if step % 100 == 0 else {}))
+            best = {"test/accuracy": 0.5 + at / 10}
+            run.finish({"value": 1.0, "status": "done", "target": "loss", "seconds": 1.0} | best)
+    sweep.report(tmp_path, "study")
+    return tmp_path / "sweeps/study/report.html", ids
+
+
+def test_the_page_holds_the_curves_thinned(trained, monkeypatch, capsys):
+    page, ids = trained
+
+    def held():
+        text = re.search(r'<script id="curves"[^>]*>(.*?)</script>', page.read_text()).group(1)
+        return json.loads(text)
+
+    first, second, _ = (held()[run] for run in ids)
+    assert first["rows"] == 1001 and set(first["series"]) == {
+        "loss", "train/accuracy", "test/accuracy"
+    }  # fmt: skip
+    steps, losses = first["series"]["loss"]
+    assert len(steps) == 200 and (steps[0], steps[-1]) == (0, 1000)
+    assert losses == [float(f"{1 / (s + 1):.4g}") for s in steps]
+    assert first["series"]["test/accuracy"] == [[*range(0, 1001, 100)], [s / 20 for s in range(11)]]
+    assert second["series"]["loss"][0][-1] == 500  # what is not finite is left out
+    monkeypatch.setattr(sweep, "POINTS", (200, 90))  # nine series share them
+    (page.parents[2] / "runs" / ids[2] / "metrics.jsonl").write_text('{"step"\n{"step": 1}\n')
+    sweep.report(page.parents[2], "study")
+    assert f"note: curves of {ids[2]}: " in capsys.readouterr().out
+    assert "line 1: not a line of JSON" in page.read_text()
+    assert set(held()) == set(ids[:2])
+    assert sum(len(x) for c in held().values() for x, _ in c["series"].values()) <= 90
+
+
+@pytest.mark.slow
+def test_a_browser_sorts_filters_and_draws(trained):
+    page, (zero, one, ten) = trained
+    assert shown(opened(page)) == [zero, one, ten]
+    assert shown(opened(page, "#sort=-test/accuracy")) == [ten, one, zero]
+    assert shown(opened(page, "#filter=seed%3D1%20done")) == [one]  # and not seed=10
+    clicks = f"""
+        const head = [...document.querySelectorAll("th button")];
+        const named = name => head.find(b => b.textContent === name);
+        named("test/accuracy").click();
+        named("test/accuracy").click();
+        document.querySelector("[id='{one}'] button").click();
+        filter.value = "seed=1";
+        filter.dispatchEvent(new Event("input"));
+        document.title = location.hash;
+    """
+    clicked = opened(page, script=clicks)
+    (address,) = re.findall("<title>(.*?)</title>", clicked)
+    assert address == f"#filter=seed%3D1&amp;sort=-test%2Faccuracy&amp;open={one}"
+    for dom in (clicked, opened(page, address.replace("&amp;", "&"))):
+        assert shown(dom) == [one] and 'aria-sort="descending"' in dom and "1 shown" in dom
+        panels = re.findall(r'<svg[^>]*aria-label="(\w+) over steps (\d+) to (\d+)"', dom)
+        assert panels == [("loss", "0", "500"), ("accuracy", "0", "1000")]
+        assert "200 of 1001 rows are drawn" in dom
+        (curve,) = re.findall(r'<path class="test" d="M([^"]*L[^"]*)"', dom)  # 0 to 0.5
+        ends = [tuple(map(float, p.split())) for p in curve.split("L")]
+        assert len(ends) == 11 and ends[0] == (50, 150) and ends[-1] == (410, 30)
 
 
 def test_a_run_is_reported_by_its_curves(mixed, figure, capsys):
@@ -385,6 +483,29 @@ def test_watch_ends_when_nothing_is_left_to_wait_for(tmp_path, capsys):
     assert "100%" in out and "2 points: 2 done" in out
 
 
+def test_one_screen_of_a_long_sweep(mixed):
+    root, ids = mixed
+    points = record.read_manifest(root, "study")[1]
+    later = [{"index": i, "run_id": f"x{i}", "overrides": [f"seed={i}"]} for i in range(6, 46)]
+    record.write_manifest(root, "study", points + later, {})
+    status = root / "runs" / ids[2] / "status.json"
+    record.write_json(status, record.read_json(status) | {"error": "word " * 100})
+    screen = sweep._frame(sweep._told(root, "study"), 100, 20).plain.splitlines()
+    assert len(screen) <= 19 and max(map(len, screen)) <= 100
+    assert re.fullmatch(r"\[###>>xxx\.+\] 4% done", screen[0])
+    assert screen[1].startswith("study: 46 points: 41 pending, 1 done, 1 diverged")
+    assert [line.split()[2] for line in screen[3:6]] == ["failed", "lost", "running"]
+    assert screen[3].endswith("…") and screen[-2] == "... and 30 pending"
+    assert screen[-1].startswith("to run these again: python -m sa.sweep retry study")
+
+
+def test_watch_is_for_one_sweep(mixed, capsys):
+    for words in (["status", "--watch"], ["collect", "study", "--watch"]):
+        with pytest.raises(SystemExit, match="2"):
+            sweep.main([*words, "--root", str(mixed[0])])
+        assert "--watch is for `status NAME`; there are: study" in capsys.readouterr().err
+
+
 def test_cancel_tells_the_processes_here_to_stop(mixed, capsys, monkeypatch):
     root, _ = mixed
     told, kill = [], os.kill
@@ -424,3 +545,163 @@ def test_export_to_wandb_from_one_process(tmp_path, capsys):
         assert rows == record.read_rows(tmp_path / "runs" / run) and summary["value"] == 0.25
     assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 0
     assert "0 of 3 runs exported" in capsys.readouterr().out
+
+
+def test_an_export_that_breaks_says_where_and_goes_on_when_repeated(tmp_path, capsys, monkeypatch):
+    import wandb as library
+    from test_tracker import offline
+
+    from sa import tracker
+
+    configs = [config(seed) for seed in range(3)]
+    ids = plan(tmp_path, "study", configs)
+    for one in configs:
+        done(tmp_path, one)
+    begun, real = [], library.init
+
+    def full(**settings):
+        begun.append(settings["id"])
+        if len(begun) == 2:
+            (settings["dir"] / "wandb").mkdir()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(**settings)
+
+    monkeypatch.setattr(tracker, "_BROKEN", [])
+    monkeypatch.setattr(library, "init", full)
+    assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "No space left" in told and f"the export broke at run {ids[1]}" in told
+    assert begun == ids[:2] and not (tmp_path / "runs" / ids[1] / "wandb").exists()
+    monkeypatch.setattr(tracker, "_BROKEN", [])
+    assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 0
+    assert "2 of 3 runs exported" in capsys.readouterr().out
+    assert all(len(offline(tmp_path / "runs" / run)) == 1 for run in ids)
+
+
+# Files that somebody else wrote
+
+
+READERS = ["status", "collect", "retry", "report", "cancel", "wandb"]
+
+
+def typed(command: str, root: Path, capsys) -> tuple[int, str, str]:
+    code = sweep.main([command, "study", "--root", str(root)])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_manifest_edited_by_hand_is_one_line(mixed, command, capsys):
+    root, ids = mixed
+    path = root / "sweeps/study/manifest.jsonl"
+    whole = path.read_text()
+    for line in (
+        "garbage",
+        '{"index": 6}',
+        f'{{"index": 6, "run_id": "{ids[0]}", "overrides": []}}',
+    ):
+        path.write_text(f"{whole}{line}\n")
+        code, out, err = typed(command, root, capsys)
+        assert (code, out) == (1, "") and len(err.splitlines()) == 1
+        assert "manifest.jsonl, line 7: " in err and "it writes the manifest anew" in err
+
+
+def test_a_run_that_is_nowhere_is_pending(tmp_path, figure, capsys):
+    plan(tmp_path, "study", [config(0)])
+    done(tmp_path, config(0))
+    _, points = record.read_manifest(tmp_path, "study")
+    gone = {"index": 1, "run_id": "feedbeef00", "overrides": ["seed=7"]}
+    record.write_manifest(tmp_path, "study", [*points, gone], {})
+    assert "2 points: 1 done, 1 pending" in typed("status", tmp_path, capsys)[1]
+    for command in ("collect", "report"):
+        code, out, _ = typed(command, tmp_path, capsys)
+        assert code == 0 and "note: not every run is done: 1 pending" in out
+    assert "no config.yaml: repeat the -m command" in typed("retry", tmp_path, capsys)[1]
+    assert not (tmp_path / "runs/feedbeef00").exists()
+
+
+@pytest.mark.parametrize("text", ["a: [1", "[1, 2]", "words"])
+@pytest.mark.parametrize("command", ["collect", "report", "wandb"])
+def test_a_configuration_that_is_none_is_named(tmp_path, figure, text, command, capsys):
+    (run,) = plan(tmp_path, "study", [config(0)])
+    done(tmp_path, config(0))
+    (tmp_path / "runs" / run / "config.yaml").write_text(text)
+    code, out, err = typed(command, tmp_path, capsys)
+    assert code == 1 and len(err.splitlines()) == 1
+    assert f"{run}/config.yaml: not " in err and "repeat the -m command of the sweep" in err
+    assert sorted(p.name for p in (tmp_path / "sweeps/study").iterdir()) == [
+        "manifest.jsonl", "sweep.json",
+    ]  # fmt: skip
+
+
+def test_runs_of_an_older_schema_are_read_as_far_as_they_go(tmp_path, figure, capsys, monkeypatch):
+    from sa import tracker
+
+    monkeypatch.setattr(tracker, "_BROKEN", [])
+    ids = plan(tmp_path, "study", [config(0), config(1), config(2)])
+    _, points = record.read_manifest(tmp_path, "study")
+    record.write_manifest(tmp_path, "study", points, {"figure": "curves"})
+    done(tmp_path, config(0))
+    old, odd = (tmp_path / "runs" / run for run in ids[1:])
+    (old / "config.yaml").write_text("seed: 1\n")
+    (old / "metrics.jsonl").write_text('{"loss": 1.0}\n{"loss": 0.5}\n')
+    record.write_json(old / "result.json", {"value": 0.5})
+    record.write_json(old / "meta.json", {"commit": "older"})
+    told = {"state": "running", "host": os.uname().nodename, "heartbeat": "soon", "error": 5}
+    record.write_json(odd / "status.json", told)
+    record.write_json(odd / "meta.json", {"commits": "text", "commit": 3})
+    code, out, _ = typed("status", tmp_path, capsys)
+    assert code == 0 and "3 points: 2 done, 1 lost" in out
+    code, out, err = typed("report", tmp_path, capsys)
+    assert (code, err) == (0, "")
+    note = "the runs come from 3 commits of the code: 3, c0ffee, older"
+    page = (tmp_path / "sweeps/study/report.html").read_text()
+    assert f"note: {note}" in out and f'<p class="note">{note}</p>' in page
+    table = pd.read_parquet(tmp_path / "sweeps/study/results.parquet")
+    assert table["value"].tolist()[:2] == [1.0, 0.5]
+    assert table["estimator.sigma"].isna().tolist() == [False, True, False]
+    assert typed("wandb", tmp_path, capsys)[0] == 0
+    assert sweep.main(["report", ids[1], "--root", str(tmp_path)]) == 1
+    assert "has no rows to draw yet: it is done" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["collect", "report"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_sweep_folder_that_takes_nothing_keeps_what_it_had(
+    tmp_path, figure, command, code, capsys, monkeypatch
+):
+    plan(tmp_path, "study", [config(0)])
+    done(tmp_path, config(0))
+    assert typed(command, tmp_path, capsys)[0] == 0
+    folder = tmp_path / "sweeps/study"
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    def half(table, path, index):
+        if code == errno.ENOSPC:
+            path.write_bytes(b"half")
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", half)
+    got, out, err = typed(command, tmp_path, capsys)
+    assert (got, out) == (1, "") and len(err.splitlines()) == 1
+    remedy = "free some space" if code == errno.ENOSPC else "make it writable"
+    assert f"results.parquet: {os.strerror(code)}" in err and remedy in err
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(mixed, figure, capsys, monkeypatch):
+    root, _ = mixed
+    assert typed("report", root, capsys)[0] == 0
+    folder = root / "sweeps/study"
+    page, write = (folder / "report.html").read_bytes(), Path.write_bytes
+
+    def full(path, data):
+        if "report.html" in path.name:
+            write(path, data[:9])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, err = typed("report", root, capsys)
+    assert code == 1 and "report.html: No space left" in err and "free some space" in err
+    assert (folder / "report.html").read_bytes() == page
+    assert not list(folder.glob(".tmp-*"))

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from hydra._internal.core_plugins import basic_launcher
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -103,16 +104,17 @@ class _Place(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Never called: `sa.run.multirun` reads ``settings`` and ``kind`` instead."""
-        raise HydraException("this launcher works with hydra/sweeper=plan only")
+        raise HydraException(
+            "this launcher works with hydra/sweeper=plan only; beside another sweeper take "
+            "hydra/launcher=inline or one of Hydra's own, such as joblib"
+        )
 
 
-class Inline(_Place):
-    """One point after another in this process; the default."""
+class Inline(basic_launcher.BasicLauncher):
+    """One point after another in this process; the default, and for every sweeper."""
 
     kind = "Inline"
-
-    def __init__(self) -> None:
-        self.settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
 
 
 class Local(_Place):

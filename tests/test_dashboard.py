@@ -1,0 +1,66 @@
+"""The W&B workspace: built offline, the same as the snapshot, and saved by nobody without a key."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sa import dashboard, sweep
+
+SNAPSHOT = Path(__file__).with_name("dashboard.json")
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")
+COMMAND = f"python -m sa.dashboard json > tests/{SNAPSHOT.name}"
+
+
+@pytest.fixture(autouse=True)
+def keyless(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_ENTITY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def library():
+    pytest.importorskip("wandb_workspaces", reason="needs pip install -e '.[dashboard]'")
+
+
+def test_the_workspace_is_the_snapshot(library, capsys):
+    assert dashboard.main(["json"]) == 0
+    told = capsys.readouterr().out
+    assert json.loads(told) == json.loads(SNAPSHOT.read_text()), f"meant? then: {COMMAND}"
+
+
+def test_its_panels_show_what_runs_record(library):
+    bank = dashboard.document("me", "sa")["spec"]["section"]["panelBankConfig"]
+    names = [s["name"] for s in bank["sections"]]
+    assert names == ["probes", "trainings over step", "trainings over evals"]
+    known = {*sweep.KEY_NUMBERS, *sweep.DIGEST, *sweep.SERIES, "step"}
+    for panel in (p["config"] for s in bank["sections"] for p in s["panels"]):
+        axes = [panel.get(k, "") for k in ("xAxis", "yAxis")] + panel.get("metrics", [])
+        shown = {a.removeprefix("summary:") for a in axes if a and not a.startswith("config:")}
+        assert shown <= known, panel["chartTitle"]
+
+
+def test_without_a_key_it_says_so(library, capsys):
+    assert dashboard.main(["push"]) == 2
+    assert "no API key of W&B: type `wandb login`" in capsys.readouterr().err
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    assert dashboard.main(["json"]) == 2
+    assert "pip install -c constraints.txt -e '.[dashboard]'" in capsys.readouterr().err
+
+
+def test_what_wandb_refuses_is_one_line(library, monkeypatch, capsys):
+    import wandb
+    import wandb_workspaces.workspaces as ws
+
+    def refused(self):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(wandb, "login", lambda prompt: True)
+    monkeypatch.setattr(ws.Workspace, "save", refused)
+    assert dashboard.main(["push", "--entity", "me"]) == 1
+    assert capsys.readouterr().err == "sa: push: PermissionError: not yours\n"
