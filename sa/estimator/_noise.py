@@ -28,12 +28,15 @@ class Noise:
         self.layers = 0
         self._streams: dict[tuple[int, int, str], torch.Generator] = {}
         self._drawn: dict[tuple[int, int, str], Tensor] = {}
+        self._rows = 0
+        self._counted: set[tuple[int, int]] = set()
         self._units = self._flipped = 0.0
 
     def begin(self, rows: int) -> None:
         """The next part of the rows starts: forget what the last one drew."""
         self._rows = rows
         self._drawn.clear()
+        self._counted.clear()
 
     def draw(self, k: int, phi: Tensor, use: str = "state") -> Tensor:
         """Noise of the shape of layer k's logits phi."""
@@ -53,9 +56,9 @@ class Noise:
 
     def states(self, k: int, phi: Tensor) -> Tensor:
         """Sampled states, -1 or +1, of layer k; they carry no gradient."""
-        known = (self.sample, k, "state") in self._drawn
         states = surrogate.hard_sign(phi.detach() + self.draw(k, phi))
-        if not known:
+        if (self.sample, k) not in self._counted:
+            self._counted.add((self.sample, k))
             self.layers = max(self.layers, k + 1)
             self._units += phi.numel()
             self._flipped += float((states != surrogate.hard_sign(phi)).sum())

@@ -1,5 +1,6 @@
 """Random binary units whose chance of +1 is the normalised activation: stochastic rounding."""
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -81,8 +82,7 @@ class RelaxedBernoulli:
 def _quantile(x: Tensor, q: float, kept: int | None) -> Tensor:
     """The smallest entry that is at least a share q of all; torch.quantile is limited in size."""
     rows = x.reshape(1, -1) if kept is None else x.movedim(kept, 0).reshape(x.shape[kept], -1)
-    place = max(1, -int(-q * rows.shape[1] // 1))
-    found = rows.kthvalue(place, dim=1).values
+    found = rows.kthvalue(math.ceil(q * rows.shape[1]), dim=1).values
     shape = [1] * x.dim()
     if kept is not None:
         shape[kept] = -1
