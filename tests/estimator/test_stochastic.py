@@ -260,7 +260,7 @@ def test_coupled_rows_answer_for_each_other(name):
     def drawn(coupled):
         f = Objective(rows, Batch(torch.zeros(2, 1), torch.zeros(2, 1)), coupled=coupled)
         e = component("estimator", name, samples=4)
-        return torch.stack([run(e, f, {"phi": phi}, s).grad["phi"].flatten() for s in range(300)])
+        return torch.stack([run(e, f, {"phi": phi}, s).grad["phi"].flatten() for s in range(160)])
 
     assert z_scores(drawn(True), truth).max() < 4.5
     if name in ("reinforce", "disarm"):  # told otherwise, they are wrong
@@ -336,24 +336,21 @@ def test_noise_does_not_know_the_chunks(width, dtype):
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])
 def test_t9_frequency_is_p_at_every_temperature(temperature):
-    a = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    a, count = torch.linspace(-2, 2, 9, dtype=torch.float64), 20_000
     p = (a / 2 + 1) / 2
-    seen = []
+    noise = Noise(torch.Generator().manual_seed(1))
+    noise.begin(count)
 
     def unit(k, phi):
-        noise.begin(1)
         y = torch.sigmoid((phi + noise.draw(k, phi)) / temperature)
         assert torch.equal(noise.states(k, phi), surrogate.hard_sign(y - 0.5))
         return noise.states(k, phi)
 
-    noise = Noise(torch.Generator().manual_seed(1))
-    for _ in range(2000):
-        with surrogate.sampling(unit):
-            seen.append(RelaxedBernoulli()(a))
-    up = (torch.stack(seen) > 0).double().mean(0)
-    assert ((up - p).abs() <= 4.5 * (p * (1 - p) / 2000).sqrt() + 1e-5).all()
+    with surrogate.sampling(unit):
+        up = (RelaxedBernoulli()(a.expand(count, -1)) > 0).double().mean(0)
+    assert ((up - p).abs() <= 4.5 * (p * (1 - p) / count).sqrt() + 1e-5).all()
     flips = torch.where(a >= 0, 1 - p, p).mean()
-    assert noise.info["flip_rate"] == pytest.approx(float(flips), abs=0.02)
+    assert noise.info["flip_rate"] == pytest.approx(float(flips), abs=0.005)
 
 
 def test_a_temperature_that_cannot_act_is_refused():
