@@ -145,16 +145,19 @@ class Objective:
                 out[low:high] += _column_losses(z, targets, s)
         return out / batch.rows
 
-    def value_and_grad(self, params: Params, rows: RowLoss | None = None) -> tuple[Tensor, Params]:
+    def value_and_grad(
+        self, params: Params, rows: RowLoss | None = None, passes: int = 1
+    ) -> tuple[Tensor, Params]:
         """Loss and gradient, back-propagated through the surrogate in force (none: the truth).
 
-        rows: row losses to average instead of the objective's own, e.g. weighted ones.
+        rows: row losses to average instead of the objective's own, e.g. weighted ones. passes: how
+        many forwards they keep alive at once, for the chunk plan.
         """
         each = rows or self.rows
         leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
         total = torch.zeros((), dtype=torch.float64, device=self.batch.inputs.device)
         grads = {k: torch.zeros_like(v) for k, v in params.items()}
-        _, chunk = self._plan(1, 2 * self.width)
+        _, chunk = self._plan(1, 2 * passes * self.width)
         with torch.enable_grad():
             for p in blocks(self.batch.rows, chunk):
                 loss = each(leaves, self.batch.part(*p)).double().sum() / self.batch.rows

@@ -101,10 +101,11 @@ class Task:
         """Refuse a memory budget too small for one point."""
         width = _width(network, torch.zeros(1, *self.model.shape, dtype=torch.float64))
         least, what, instead = 8 * 12 * width, "one row of this network", ""
-        if self.batchnorm == "batch" and any(isinstance(m, _BatchNorm) for m in network.modules()):
+        who, other = _coupling(network, self.batchnorm)
+        if who:
             rows = min(self.batch_size or self.dataset.rows, self.dataset.rows)
-            least, what = 8 * width * rows, f"the {rows} rows that BatchNorm normalises together"
-            instead = " or more, a smaller batch_size, or batchnorm=running"
+            least, what = 8 * width * rows, f"the {rows} rows that {who} normalises together"
+            instead = f" or more, a smaller batch_size, or {other}"
         if self.memory < least:
             raise Mismatch(
                 "memory", f"{self.memory} bytes are too few for {what}; set memory={least}{instead}"
@@ -208,7 +209,7 @@ class Problem:
             memory=self.task.memory,
             progress=self.task.progress,
             partial=self.partial,
-            coupled=bool(self.norms) and self.task.batchnorm == "batch",
+            coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
             double=None
             if self.task.dtype == "float64"
             else lambda: self._double()._objective(batch.to(torch.float64)),
@@ -286,6 +287,17 @@ def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
 
 def _place(batch: Batch, device: str) -> Batch:
     return Batch(batch.inputs.to(device), batch.targets.to(device))
+
+
+def _coupling(network: nn.Module, batchnorm: str) -> tuple[str, str]:
+    """Who makes a row's loss depend on the other rows, '' if nobody, and what does not."""
+    if batchnorm == "batch" and any(isinstance(m, _BatchNorm) for m in network.modules()):
+        return "BatchNorm", "batchnorm=running"
+    for m in network.modules():
+        quantize = getattr(m, "quantize", None)
+        if getattr(quantize, "coupled", False):
+            return type(quantize).__name__, "granularity=sample"
+    return "", ""
 
 
 def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) -> Structure:

@@ -186,6 +186,7 @@ class Objective(Protocol):
     batch: Batch
     structure: Structure
     partial: Partial
+    coupled: bool
 
     @property
     def rows(self) -> "RowLoss":
@@ -206,11 +207,12 @@ class Objective(Protocol):
         ...
 
     def value_and_grad(
-        self, params: Params, rows: "RowLoss | None" = None
+        self, params: Params, rows: "RowLoss | None" = None, passes: int = 1
     ) -> tuple[Tensor, Params]:
         """Loss and back-propagated gradient with the surrogate in force (none: the truth, 0).
 
-        rows: row losses to average instead of the objective's own.
+        rows: row losses to average instead of the objective's own; passes: how many forwards they
+        keep alive at once.
         """
         ...
 

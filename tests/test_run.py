@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import component
 from hydra.core.global_hydra import GlobalHydra
 
 from sa import config as settings
@@ -90,6 +91,10 @@ def test_cdg_agrees_with_itself(sa):
 def test_every_option_of_every_group_runs(sa):
     for estimator in settings.options("estimator"):
         words = ["estimator.samples=8"] if estimator.startswith("nes") else []
+        if component("estimator", estimator).target == "stochastic":
+            code, _, err = sa(*SMALL, f"estimator={estimator}")
+            assert code == 2 and "sa: estimator: this estimator samples random units" in err
+            words = ["quantizer=sr_act"] if estimator.startswith("sr") else ["quantizer=sba"]
         code, out, err = sa(*SMALL, f"estimator={estimator}", *words)
         assert code == 0, (estimator, err)
     for quantizer in settings.options("quantizer"):

@@ -210,3 +210,76 @@ def test_t8_fast_cdg_of_levels_is_the_brute_one(name, out):
         for k in point:
             atol = 1e-12 * max(1e-3 / epsilon, float(brute.grad[k].abs().max()))
             torch.testing.assert_close(fast.grad[k], brute.grad[k], rtol=0, atol=atol)
+
+
+def logits(q, x):
+    """What a random unit is asked with."""
+    seen = []
+    with surrogate.sampling(lambda k, phi: seen.append(phi) or surrogate.hard_sign(phi)):
+        q(x)
+    return seen[0]
+
+
+def smallest(x, share, dims):
+    """The smallest entry that at least this share of all do not exceed, by counting."""
+    rows = x.reshape(1, -1) if len(dims) == 2 else x.movedim(1 - dims[0], 0)
+    found = [min(v for v in row if (row <= v).double().mean() >= share) for row in rows]
+    return torch.stack(found).view([1 if d in dims else -1 for d in (0, 1)])
+
+
+SCALES = {  # |t| = |x| / scale of a (rows, channels) x along the dimensions dims
+    "max": lambda x, dims: torch.where(x > 0, x.amax(dims, True), -x.amin(dims, True)),
+    "quantile": lambda x, dims: smallest(x.abs(), 0.75, dims),
+    "k_sigma": lambda x, dims: 0.75 * x.square().mean(dims, True).sqrt(),
+    "fixed": lambda x, dims: torch.tensor(0.75),
+}
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "sample"])
+@pytest.mark.parametrize("normaliser", list(SCALES))
+def test_relaxed_bernoulli_is_the_normalised_activation_on_average(normaliser, granularity, x):
+    x = x[:, :5]
+    scale = None if normaliser == "max" else 0.75
+    q = make("activation", "relaxed_bernoulli", normaliser=normaliser, scale=scale,
+             granularity=granularity)  # fmt: skip
+    dims = {"tensor": (0, 1), "channel": (0,), "sample": (1,)}[granularity]
+    t = (x / SCALES[normaliser](x, dims)).clamp(-1, 1)
+    torch.testing.assert_close(torch.tanh(logits(q, x) / 2), t, atol=3e-6, rtol=0)  # 2 p - 1
+    assert torch.equal(q(x), surrogate.hard_sign(x))  # its most probable state
+    assert q.coupled == (normaliser != "fixed" and granularity != "sample")
+    alone = torch.cat([logits(q, row) for row in x.split(1)])
+    assert torch.allclose(alone, logits(q, x)) != q.coupled
+
+
+def test_relaxed_bernoulli_of_zeros_and_of_the_maximum_is_finite():
+    q = make("activation", "relaxed_bernoulli")
+    for x in (torch.zeros(3, 2), torch.ones(3, 2), torch.tensor([[1e-30, -1e30]])):
+        leaf = x.clone().requires_grad_()
+        phi = logits(q, leaf)
+        phi.sum().backward()
+        assert phi.isfinite().all() and leaf.grad.isfinite().all()
+
+
+def test_relaxed_bernoulli_scales_carry_no_gradient(x):
+    leaf = x.clone().requires_grad_()
+    q = make("activation", "relaxed_bernoulli")
+    (got,) = torch.autograd.grad(logits(q, leaf)[1, 1], leaf)
+    t = x[1, 1] / (x.max() if x[1, 1] > 0 else -x.min())
+    law = torch.zeros_like(x)
+    law[1, 1] = 2 / (1 - t * t) * t / x[1, 1]
+    torch.testing.assert_close(got, law)
+
+
+def test_relaxed_bernoulli_flips_more_the_more_rows(generator):
+    """The maximum grows with the sample: about 39 % of signs at 256 rows, 43 % at 640,000."""
+    q = make("activation", "relaxed_bernoulli")
+    few, many = (torch.randn(n, 8, generator=generator) for n in (256, 640_000))
+    rates = [float(torch.sigmoid(-logits(q, a).abs()).mean()) for a in (few, many)]
+    assert rates[0] == pytest.approx(0.39, abs=0.01) and rates[1] == pytest.approx(0.43, abs=0.01)
+
+
+def test_relaxed_bernoulli_settings_that_mean_nothing_are_refused():
+    with pytest.raises(Exception, match="normaliser=max takes no scale"):
+        make("activation", "relaxed_bernoulli", scale=2.0)
+    with pytest.raises(Exception, match="must be in"):
+        make("activation", "relaxed_bernoulli", normaliser="quantile", scale=2.0)

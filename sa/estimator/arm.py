@@ -1,0 +1,48 @@
+"""ARM: antithetic pairs of uniforms for the gradient of the expected loss."""
+
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa import surrogate
+from sa.estimator import _layers, _noise
+from sa.types import STRICT, Estimate, Objective, Params, State, Structure
+
+
+@dataclass(frozen=True, config=STRICT)
+class ARM:
+    """(f(b1) - f(b2)) (u - 1/2), b1 = 1[u > sig(-phi)], b2 = 1[u < sig(phi)] (Yin & Zhou 2019).
+
+    Augment, REINFORCE, merge: unbiased for the gradient of E f, blind to a constant. Layer by
+    layer: earlier states held, deeper ones sampled on the same noise in both. Averaged over
+    ``samples``.
+    """
+
+    target: ClassVar[str] = "stochastic"
+    samples: Annotated[int, Gt(0)] = 1
+
+    def init(self, params: Params) -> State:
+        """No state."""
+        return {}
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where no unit is random."""
+        _noise.requires(structure)
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """(3 + layers) a sample + 1 evals."""
+        grad, noise = _layers.layerwise(objective, params, generator, self.samples, _gain)
+        evals = (3.0 + noise.layers) * self.samples + 1
+        return Estimate(objective.value(params), grad, evals, info=noise.info)
+
+
+@torch.no_grad()
+def _gain(layer: _layers.Layer) -> Tensor:
+    e = layer.drawn
+    other = layer.again(surrogate.hard_sign(layer.logits - e))  # 1 - u in the place of u
+    return layer.answer(layer.losses - other) * (torch.sigmoid(e) - 0.5)

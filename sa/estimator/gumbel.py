@@ -1,0 +1,51 @@
+"""Gumbel-softmax for binary units: back-propagation through a relaxed sample."""
+
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.estimator import _noise
+from sa.types import STRICT, Estimate, Objective, Params, State, Structure
+
+
+@dataclass(frozen=True, config=STRICT)
+class Gumbel:
+    """y = sigmoid((phi + logit u)/temperature), states 2 y - 1 (Jang 2017; Maddison 2017).
+
+    The unbiased gradient of the relaxed network, which is another one: biased for the network of
+    hard states, less as the temperature falls, while the variance grows like 1/temperature. hard:
+    the forward takes the hard state 1[y > 1/2], the backward stays that of y (straight-through
+    Gumbel). Averaged over ``samples``.
+    """
+
+    target: ClassVar[str] = "stochastic"
+    samples: Annotated[int, Gt(0)] = 1
+    temperature: Annotated[float, Gt(0)] = 1.0
+    hard: bool = False
+
+    def init(self, params: Params) -> State:
+        """No state."""
+        return {}
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where no unit is random."""
+        _noise.requires(structure)
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """3 a sample + 1 evals."""
+        rows = _noise.sampled(self._unit, objective.rows)
+        grad, noise = _noise.average(objective, params, generator, self.samples, rows)
+        evals = 3.0 * self.samples + 1
+        return Estimate(objective.value(params), grad, evals, info=noise.info)
+
+    def _unit(self, k: int, phi: Tensor, noise: _noise.Noise) -> Tensor:
+        states = noise.states(k, phi)
+        y = torch.sigmoid((phi + noise.draw(k, phi)) / self.temperature)
+        if not self.hard:
+            return 2 * y - 1
+        return _noise.straight(states, phi, 2 * y * (1 - y) / self.temperature)

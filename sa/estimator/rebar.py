@@ -1,0 +1,52 @@
+"""REBAR: REINFORCE with the relaxed network as its control variate."""
+
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.estimator import _layers, _noise, _relaxation
+from sa.types import STRICT, Estimate, Objective, Params, State, Structure
+
+
+@dataclass(frozen=True, config=STRICT)
+class Rebar:
+    """[f(b) - eta f(y~)] d log p(b) + eta df(y) - eta df(y~) (Tucker et al. 2017).
+
+    y = sigmoid(z/temperature) is the relaxed sample, b = 1[z > 0], and y~ the same from z drawn
+    anew given b. Unbiased for the gradient of E f at any temperature and eta, blind to a constant
+    at eta = 1 only; both are fixed here (`relax` learns them). Layer by layer: earlier states held,
+    deeper ones sampled for f(b) and relaxed on the same noise for f(y) and f(y~). Averaged over
+    ``samples``.
+    """
+
+    target: ClassVar[str] = "stochastic"
+    samples: Annotated[int, Gt(0)] = 1
+    temperature: Annotated[float, Gt(0)] = 0.5
+    eta: float = 1.0
+
+    def init(self, params: Params) -> State:
+        """No state."""
+        return {}
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where no unit is random."""
+        _noise.requires(structure)
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """(3 + 6 layers) a sample + 1 evals."""
+        grad, noise = _layers.layerwise(
+            objective, params, generator, self.samples, self._gain, passes=3
+        )
+        evals = (3.0 + 6 * noise.layers) * self.samples + 1
+        return Estimate(objective.value(params), grad, evals, info=noise.info)
+
+    def _gain(self, layer: _layers.Layer) -> Tensor:
+        def variate(z: Tensor) -> Tensor:
+            return self.eta * _relaxation.relaxed_losses(layer, z, self.temperature)
+
+        return _relaxation.gain(layer, variate)

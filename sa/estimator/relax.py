@@ -1,0 +1,105 @@
+"""RELAX: REINFORCE with a learned control variate on the relaxed network."""
+
+import math
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.estimator import _layers, _noise, _relaxation
+from sa.types import STRICT, Estimate, Objective, Params, State, Structure, stream
+
+
+@dataclass(frozen=True, config=STRICT)
+class Relax:
+    """[f(b) - c(z~)] d log p(b) + dc(z) - dc(z~), c learned (Grathwohl et al., ICLR 2018).
+
+    c(z) = eta f(sigmoid(z/T)) + v' tanh(U z + t), one for each layer of random units. It starts as
+    REBAR's with eta = 1, T = ``temperature``; after each call one step of Adam at rate ``lr`` along
+    the unbiased gradient of the estimate's own variance, row by row. Unbiased for the gradient of
+    E f whatever c is. ``state`` holds c and Adam's moments. hidden: rows of U, 0 for none. Layer
+    by layer as REBAR; averaged over ``samples``.
+    """
+
+    target: ClassVar[str] = "stochastic"
+    samples: Annotated[int, Gt(0)] = 1
+    temperature: Annotated[float, Gt(0)] = 0.5
+    hidden: Annotated[int, Ge(0)] = 8
+    lr: Annotated[float, Ge(0)] = 0.01
+
+    def init(self, params: Params) -> State:
+        """Nothing learned yet: the first call sees how wide the layers are."""
+        return {}
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where no unit is random."""
+        _noise.requires(structure)
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """(3 + 6 layers) a sample + 1 evals, (3 + 18 layers) where c learns, lr > 0."""
+        learned: Params = dict(state.get("variate", {}))
+        slopes: Params = {}
+        rows = objective.batch.rows * self.samples
+
+        def gain(layer: _layers.Layer) -> Tensor:
+            own = f"{layer.index}/"
+            if own + "eta" not in learned:
+                learned.update(self._start(own, layer))
+            c = {k: v.requires_grad_(self.lr > 0) for k, v in _mine(learned, own).items()}
+
+            def variate(z: Tensor) -> Tensor:
+                temperature = c["log_temperature"].exp()
+                losses = _relaxation.relaxed_losses(layer, z, temperature)
+                inner = torch.tanh(z.reshape(layer.rows, -1) @ c["in"].T + c["bias"])
+                return c["eta"] * losses + inner @ c["out"]
+
+            got = _relaxation.gain(layer, variate, create_graph=self.lr > 0)
+            if self.lr > 0:
+                spread = got.square().sum() / rows
+                grads = torch.autograd.grad(spread, list(c.values()), materialize_grads=True)
+                for name, g in zip(c, grads, strict=True):
+                    slopes[own + name] = slopes.get(own + name, 0) + g
+            return got.detach()
+
+        alive = 9 if self.lr > 0 else 3
+        grad, noise = _layers.layerwise(objective, params, generator, self.samples, gain, alive)
+        after = _adam(state, learned, slopes, self.lr) if self.lr > 0 else {"variate": learned}
+        evals = (3.0 + (18 if self.lr > 0 else 6) * noise.layers) * self.samples + 1
+        info = noise.info
+        for k in range(noise.layers):
+            info[f"eta/{k}"] = float(learned[f"{k}/eta"])
+            info[f"temperature/{k}"] = math.exp(float(learned[f"{k}/log_temperature"]))
+        return Estimate(objective.value(params), grad, evals, after, info)
+
+    def _start(self, own: str, layer: _layers.Layer) -> Params:
+        like, units = layer.logits, layer.logits.numel() // layer.rows
+        u = torch.randn(
+            self.hidden, units, generator=stream(layer.noise.seed, "variate", layer.index)
+        )
+        return {
+            own + "log_temperature": like.new_tensor(math.log(self.temperature)),
+            own + "eta": like.new_tensor(1.0),
+            own + "in": u.to(like) / units**0.5,
+            own + "bias": like.new_zeros(self.hidden),
+            own + "out": like.new_zeros(self.hidden),
+        }
+
+
+def _mine(learned: Params, own: str) -> Params:
+    return {k.removeprefix(own): v.detach() for k, v in learned.items() if k.startswith(own)}
+
+
+def _adam(state: State, point: Params, slopes: Params, lr: float) -> State:
+    """The state after one step of Adam (Kingma & Ba 2015)."""
+    step = state.get("step", 0) + 1
+    mean, square, after = {}, {}, {}
+    for name, g in slopes.items():
+        mean[name] = 0.9 * state.get("mean", {}).get(name, 0) + 0.1 * g
+        square[name] = 0.999 * state.get("square", {}).get(name, 0) + 0.001 * g.square()
+        scale = (square[name] / (1 - 0.999**step)).sqrt() + 1e-8
+        after[name] = point[name] - lr * mean[name] / (1 - 0.9**step) / scale
+    return {"variate": after, "mean": mean, "square": square, "step": step}

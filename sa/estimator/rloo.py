@@ -1,0 +1,53 @@
+"""REINFORCE with the leave-one-out baseline: samples judged against one another."""
+
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.estimator import _noise
+from sa.types import STRICT, Batch, Estimate, Objective, Params, State, Structure
+
+
+@dataclass(frozen=True, config=STRICT)
+class RLOO:
+    """(1/(K - 1)) sum_k (f(b_k) - mean f) d log p(b_k) + mean df/dw (Kool et al. 2019).
+
+    Each of the K = ``samples`` samples has the mean of the others as its baseline (Salimans &
+    Knowles 2014; Mnih & Rezende 2016), row by row: unbiased for the gradient of E f, blind to a
+    constant. For K = 2 a unit gets (f(b_1) - f(b_2)) (b_1 - b_2) / 2.
+    """
+
+    target: ClassVar[str] = "stochastic"
+    samples: Annotated[int, Ge(2)] = 2
+
+    def init(self, params: Params) -> State:
+        """No state."""
+        return {}
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where no unit is random."""
+        _noise.requires(structure)
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """3 a sample + 1 evals."""
+        count = self.samples
+
+        def rows(point: Params, part: Batch, noise: _noise.Noise) -> Tensor:
+            losses, scores = [], []
+            for noise.sample in range(count):
+                loss, score = _noise.scored(objective, point, part, noise)
+                losses.append(loss)
+                scores.append(score)
+            f = torch.stack(losses)  # (samples, rows)
+            g = torch.stack([_noise.owed(x.detach(), objective.coupled) for x in losses])
+            gain = (g - g.mean(0)) * (count / (count - 1))
+            return (f + gain * torch.stack(scores)).mean(0)
+
+        grad, noise = _noise.average(objective, params, generator, 1, rows, count)
+        evals = 3.0 * count + 1
+        return Estimate(objective.value(params), grad, evals, info=noise.info)

@@ -1,0 +1,69 @@
+"""Stochastic rounding with a straight-through backward, averaged over samples."""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from annotated_types import Gt
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa import surrogate
+from sa.estimator import _noise, _slopes
+from sa.types import STRICT, Estimate, Objective, Params, State, Structure
+
+
+@dataclass(frozen=True, config=STRICT)
+class SRSTE:
+    """Sampled states forward, a straight-through backward, mean over ``samples`` (Bengio 2013).
+
+    Meant for the activation `relaxed_bernoulli`; any random unit goes. backward: ``surrogate``
+    back-propagates the multiplier m(A) named by ``surrogate`` and ``scale``, as `ste` does, at the
+    pre-activation A; ``relaxed`` that of the relaxed sample y = sigmoid((logit p + logit u)/T), T =
+    ``temperature`` (straight-through Gumbel). The temperature acts there only: P(y > 1/2) = p for
+    every T, so that the states do not know it. Biased for the gradient of the expected loss.
+    """
+
+    target: ClassVar[str] = "stochastic"
+    samples: Annotated[int, Gt(0)] = 1
+    backward: Literal["surrogate", "relaxed"] = "surrogate"
+    surrogate: Literal["identity", "clipped", "tanh", "poly", "swish"] = "clipped"
+    scale: Annotated[float, Gt(0)] | None = None
+    temperature: Annotated[float, Gt(0)] | None = None
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> "SRSTE":
+        if self.backward == "surrogate" and self.temperature is not None:
+            raise ValueError(
+                f"temperature={self.temperature:g} cannot change anything under "
+                "backward=surrogate: P(y > 1/2) = p for every temperature, so the states are the "
+                "same, and the surrogate does not see y; set temperature=null or backward=relaxed"
+            )
+        if self.backward == "relaxed" and self.temperature is None:
+            raise ValueError("backward=relaxed needs a temperature > 0, e.g. temperature=1")
+        return self
+
+    def init(self, params: Params) -> State:
+        """No state."""
+        return {}
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where no unit is random."""
+        _noise.requires(structure)
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """3 a sample + 1 evals."""
+        rows = _noise.sampled(self._unit, objective.rows)
+        with surrogate.backward(_slopes.rule(self.surrogate, self.scale)):
+            grad, noise = _noise.average(objective, params, generator, self.samples, rows)
+        evals = 3.0 * self.samples + 1
+        return Estimate(objective.value(params), grad, evals, info=noise.info)
+
+    def _unit(self, k: int, phi: Tensor, noise: _noise.Noise) -> Tensor:
+        states = noise.states(k, phi)
+        if self.temperature is None:
+            return states
+        y = torch.sigmoid((phi + noise.draw(k, phi)) / self.temperature)
+        return _noise.straight(states, phi, 2 * y * (1 - y) / self.temperature)

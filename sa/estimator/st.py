@@ -1,0 +1,47 @@
+"""The straight-through estimator of a network whose units are random."""
+
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.estimator import _noise
+from sa.types import STRICT, Estimate, Objective, Params, State, Structure
+
+
+@dataclass(frozen=True, config=STRICT)
+class ST:
+    """Sampled states s forward, m = dE[s]/da = 2 F'(a) backward (Shekhovtsov & Yanush, GCPR 2021).
+
+    s = +1 with probability F(a), F logistic; the slope is derived, not chosen. Exact where the
+    loss is linear in each unit's state; on a quadratic it takes E f' for the secant, so that it is
+    exact at a = 0 only. Biased elsewhere, and through more than one layer. Averaged over
+    ``samples``.
+    """
+
+    target: ClassVar[str] = "stochastic"
+    samples: Annotated[int, Gt(0)] = 1
+
+    def init(self, params: Params) -> State:
+        """No state."""
+        return {}
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where no unit is random."""
+        _noise.requires(structure)
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """3 a sample + 1 evals."""
+        rows = _noise.sampled(_unit, objective.rows)
+        grad, noise = _noise.average(objective, params, generator, self.samples, rows)
+        evals = 3.0 * self.samples + 1
+        return Estimate(objective.value(params), grad, evals, info=noise.info)
+
+
+def _unit(k: int, phi: Tensor, noise: _noise.Noise) -> Tensor:
+    p = torch.sigmoid(phi)
+    return _noise.straight(noise.states(k, phi), phi, 2 * p * (1 - p))
