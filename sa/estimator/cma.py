@@ -38,7 +38,7 @@ class CMA:
     def __call__(
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
-        """Generations times samples, + 1 evals."""
+        """At most generations times samples, + 1 evals."""
         search = _oracle.Search(objective, params, self.rho)
         w, dim = search.at, len(search.at)
         n = _oracle.population(self.samples, dim)
@@ -56,6 +56,8 @@ class CMA:
         m, s, c = torch.zeros_like(w), 0.3 * self.rho / math.sqrt(dim), torch.ones_like(w)
         path, track = torch.zeros_like(w), torch.zeros_like(w)
         for generation in range(1, self.generations + 1):
+            if s * float(c.max().sqrt()) < 100 * torch.finfo(w.dtype).eps * self.rho:
+                break  # points are no longer told apart
             z = torch.randn(n, dim, generator=generator, dtype=w.dtype, device=w.device)
             moves = search.inside(m + s * c.sqrt() * z)
             z = ((moves - m) / (s * c.sqrt()))[search(moves)][: len(weights)]

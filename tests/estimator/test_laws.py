@@ -22,7 +22,10 @@ ORACLES = {"snes", "xnes", "cma"}
 # minus the displacement to the best point found: it has a length of its own, whatever the loss's
 # slope is, so there is no scale to be right and no mean to be a gradient's
 DISPLACEMENTS = BEST_OF | ORACLES | {"discrete_gradient"}
-STRUCTURED = {"local_nes"}  # needs the network itself; its own tests hold it to the same laws
+STRUCTURED = {
+    "local_nes",
+    "discrete_gradient",
+}  # need the network itself; own tests hold them to the laws
 RANDOM_UNITS = {e for e in ESTIMATORS if component("estimator", e).target == "stochastic"}
 FREE = sorted(set(ESTIMATORS) - STRUCTURED - RANDOM_UNITS)  # work on any function
 
