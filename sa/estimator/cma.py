@@ -42,7 +42,7 @@ class CMA:
         search = _oracle.Search(objective, params, self.rho)
         w, dim = search.at, len(search.at)
         n = _oracle.population(self.samples, dim)
-        weights = math.log((n + 1) / 2) - torch.arange(1, n // 2 + 1).log()
+        weights = math.log((n + 1) / 2) - torch.arange(1.0, n // 2 + 1, dtype=torch.float64).log()
         weights = (weights / weights.sum()).to(w)
         mu = 1 / float(weights.square().sum())
         hold = (mu + 2) / (dim + mu + 5)  # of the step's path
