@@ -7,7 +7,7 @@ whatever the batch or the number of points is.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from sa.types import (
     Forget,
     Params,
     Partial,
+    Profile,
     RowLoss,
     Structure,
     blocks,
@@ -220,6 +221,27 @@ class Objective:
         _, rows = self._plan(1, 8 * self.width)
         return flips.profile(
             s.links, s.statistics | s.frozen | params, name, at, self.batch, s.criterion,
+            s.quadratic, reach, rows,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def profiles(self, params: Params, reach: float) -> Iterator[Profile]:
+        """The loss along every coordinate that has a profile, layer by layer, exactly.
+
+        Those are the coordinates of fully connected layers followed by a step. In float64 where
+        there is a twin. One layer's flip effects serve all its coordinates, which makes it some ten
+        times faster than a `profile` each. Raises ValueError where there is no fast path.
+        """
+        if self.double is not None and any(p.dtype != torch.float64 for p in params.values()):
+            exact = {k: p.double() for k, p in params.items()}
+            yield from self.double().profiles(exact, reach)
+            return
+        s = self.structure
+        if s.obstacle:
+            raise ValueError(f"there are no exact profiles: {s.obstacle}")
+        _, rows = self._plan(1, 8 * self.width)
+        yield from flips.profiles(
+            s.links, s.statistics | s.frozen | params, list(params), self.batch, s.criterion,
             s.quadratic, reach, rows,
         )  # fmt: skip
 

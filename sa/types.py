@@ -153,6 +153,21 @@ class Differences:
     paths: dict[str, str] = field(default_factory=dict)
 
 
+class Profile(NamedTuple):
+    """The loss as params[name][at] moves by a shift: a piecewise constant.
+
+    shifts (c,), ascending: where it jumps; losses (c + 1,): losses[k] between shifts[k - 1] and
+    shifts[k]. Jumps at or below 0 have happened at shift 0. evals: forward-equivalents spent since
+    the last profile of a series.
+    """
+
+    name: str
+    at: tuple[int, ...]
+    shifts: Tensor
+    losses: Tensor
+    evals: float
+
+
 class Partial(Protocol):
     """What long computations of one row have done so far, kept now and then on disk.
 
@@ -220,6 +235,10 @@ class Objective(Protocol):
         self, params: Params, epsilons: Sequence[float], path: str = "auto"
     ) -> Differences:
         """Exact central differences along every coordinate, for every eps."""
+        ...
+
+    def profiles(self, params: Params, reach: float) -> Iterator[Profile]:
+        """The exact loss along every coordinate that has such a profile."""
         ...
 
     def reference(self, estimator: "Estimator", params: Params) -> Params:

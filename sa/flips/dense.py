@@ -164,26 +164,37 @@ def _real(x: Tensor, gap: Tensor, gain: Tensor, near: Tensor, eps: Sequence[floa
     return out
 
 
-def profile(
-    view: Chain, index: int, unit: int, speed: Tensor, reach: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Where one unit's rows cross thresholds within reach, and by how much their losses jump.
+def jumps(view: Chain, index: int, widest: Tensor) -> tuple[Tensor, Tensor]:
+    """How far every unit is from every threshold, and by how much its row's loss jumps there.
 
-    speed (rows,): how fast the unit moves in each row. Returns shifts and jumps (c,), unsorted, and
-    whether each crossing has happened at shift 0.
+    widest (rows, out): jumps are wanted where the distance is at most that. Returns gaps and flip
+    effects (rows, out, thresholds).
     """
     layer = view.layers[index]
     step = layer.link.step
     assert step is not None
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for t, low, high in zip(step.thresholds, step.levels[:-1], step.levels[1:], strict=True):
-        gap = layer.pre[:, unit] - t
-        hit = (gap.abs() <= reach * speed.abs()) & (speed != 0)
-        near = torch.zeros_like(layer.pre, dtype=torch.bool)
-        near[:, unit] = hit
-        gain, gap, rate = effect(view, index, low, high, near)[hit, unit], gap[hit], speed[hit]
-        # moving up the unit crosses at gap = 0, moving down just after
-        happened = torch.where(rate > 0, gap >= 0, gap < 0)
-        found.append((-gap / rate, gain * rate.sign(), happened))
-    where, by, happened = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return where, by, happened
+    gaps = layer.pre.unsqueeze(2) - layer.pre.new_tensor(step.thresholds)
+    gains = [
+        effect(view, index, low, high, gaps[..., t].abs() <= widest)
+        for t, (low, high) in enumerate(zip(step.levels[:-1], step.levels[1:], strict=True))
+    ]
+    return gaps, torch.stack(gains, 2)
+
+
+def crossings(
+    gap: Tensor, gain: Tensor, speed: Tensor, reach: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where one unit's rows cross thresholds within reach, and by how much their losses jump.
+
+    gap, gain (rows, thresholds): of the unit. speed (rows,): how fast it moves in each row. Returns
+    shifts and jumps (c,), unsorted, and whether each crossing has happened at shift 0: those that
+    have lie at or below 0, the others above.
+    """
+    rate = speed.unsqueeze(1).expand_as(gap)
+    hit = (gap.abs() <= reach * rate.abs()) & (rate != 0)
+    gap, gain, rate = gap[hit], gain[hit], rate[hit]
+    # moving up the unit crosses at gap = 0, moving down just after
+    happened = torch.where(rate > 0, gap >= 0, gap < 0)
+    where = -gap / rate
+    where = torch.where(happened, where, where.clamp(min=torch.finfo(where.dtype).tiny))
+    return where, gain * rate.sign(), happened

@@ -1,12 +1,13 @@
-"""Exact differences of a whole chain: along every coordinate, and the profile along one."""
+"""Exact differences and loss profiles of a whole chain, along its coordinates."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from sa.flips import chain, dense, maps
-from sa.types import Batch, Link, Params, blocks
+from sa.types import Batch, Link, Params, Profile, blocks
 
 
 def differences(
@@ -77,19 +78,80 @@ def profile(
         view = chain.run(links, params, batch.part(start, stop), criterion, quadratic)
         layer = view.layers[index]
         total += float(view.losses.sum())
-        if name == link.weight:
-            speed = layer.inputs[:, at[1]]
-            if layer.scale is not None:
-                speed = speed * layer.scale[at[0]]
-        else:
-            like = {name: params[name]}
-            speed = layer.speeds(params, like)[name].expand_as(layer.pre)[:, at[0]]
-        found.append(dense.profile(view, index, at[0], speed, reach))
+        speed = _speeds(layer, params, name)(*at)
+        widest = torch.full_like(layer.pre, -1.0)  # no other unit's jumps are wanted
+        widest[:, at[0]] = reach * speed.abs()
+        gaps, gains = dense.jumps(view, index, widest)
+        found.append(dense.crossings(gaps[:, at[0]], gains[:, at[0]], speed, reach))
     where, by, happened = (torch.cat(parts) for parts in zip(*found, strict=True))
-    first = total - by[happened].sum()  # the loss left of every crossing, from the one at shift 0
+    return _along(where, by, happened, total, batch.rows)
+
+
+def profiles(
+    links: Sequence[Link],
+    params: Params,
+    moving: Sequence[str],
+    batch: Batch,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    quadratic: bool,
+    reach: float,
+    rows: int,
+) -> Iterator[Profile]:
+    """The profile of every coordinate of the fully connected step layers: see Objective.profiles.
+
+    One unit's jumps serve all its coordinates, so they are found once a layer.
+    """
+    n = batch.rows
+    for index, link in enumerate(links):
+        names = [k for k in moving if k in _names(link)]
+        if not names or link.step is None or link.padding is not None:
+            continue
+        layers, found, total, work = [], [], 0.0, 0.0
+        for start, stop in blocks(n, rows):
+            view = chain.run(links, params, batch.part(start, stop), criterion, quadratic)
+            layer = view.layers[index]
+            layers.append(layer)
+            found.append(dense.jumps(view, index, reach * _widest(layer, params, names)))
+            total += float(view.losses.sum())
+            work += (stop - start + view.suffix_rows) / n
+        gaps, gains = (torch.cat(parts) for parts in zip(*found, strict=True))
+        for name in names:
+            speeds = [_speeds(x, params, name) for x in layers]
+            for at in itertools.product(*map(range, params[name].shape)):
+                speed = torch.cat([s(*at) for s in speeds])
+                met = dense.crossings(gaps[:, at[0]], gains[:, at[0]], speed, reach)
+                yield Profile(name, at, *_along(*met, total, n), work)
+                work = 0.0
+
+
+def _speeds(layer: chain.Layer, params: Params, name: str) -> Callable[..., Tensor]:
+    """(unit, input) of a weight, (unit) of another name -> its speeds (rows,) with that number."""
+    if name != layer.link.weight:
+        own = layer.speeds(params, {name: params[name]})[name].expand_as(layer.pre)
+        return lambda i: own[:, i]
+    x, scale = layer.inputs, layer.scale
+    return lambda i, j: x[:, j] if scale is None else x[:, j] * scale[i]
+
+
+def _widest(layer: chain.Layer, params: Params, names: Sequence[str]) -> Tensor:
+    """The fastest each unit moves in each row (rows, out) with any of its own numbers."""
+    speeds = list(layer.speeds(params, {k: params[k] for k in names}).values())
+    if layer.link.weight in names:
+        x = layer.inputs.abs().amax(1, keepdim=True)
+        speeds.append(x if layer.scale is None else x * layer.scale)
+    fastest = torch.zeros_like(layer.pre)
+    for speed in speeds:
+        fastest = torch.maximum(fastest, speed.abs())
+    return fastest
+
+
+def _along(
+    where: Tensor, by: Tensor, happened: Tensor, total: float, rows: int
+) -> tuple[Tensor, Tensor]:
+    """Sorted shifts and the losses between them, from crossings and the sum of losses at 0."""
+    first = total - by[happened].sum()  # the loss left of every crossing
     where, order = where.sort()
-    losses = torch.cat([first.view(1), first + by[order].cumsum(0)]) / batch.rows
-    return where, losses
+    return where, torch.cat([first.view(1), first + by[order].cumsum(0)]) / rows
 
 
 def _names(link: Link) -> set[str]:

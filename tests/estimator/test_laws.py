@@ -17,7 +17,15 @@ ESTIMATORS = options("estimator")
 TARGETS = {"true", "box", "gaussian", "ball", "stochastic", "surrogate", "none"}
 NO_BASELINE = {"nes_vanilla"}  # the designed negative control
 BLIND = {"random"}  # ignores the loss
-STRUCTURED = {"local_nes"}  # needs the network itself; its own tests hold it to the same laws
+BEST_OF = {"best_of", "best_of_ste", "best_of_span"}
+ORACLES = {"snes", "xnes", "cma"}
+# minus the displacement to the best point found: it has a length of its own, whatever the loss's
+# slope is, so there is no scale to be right and no mean to be a gradient's
+DISPLACEMENTS = BEST_OF | ORACLES | {"discrete_gradient"}
+STRUCTURED = {
+    "local_nes",
+    "discrete_gradient",
+}  # need the network itself; own tests hold them to the laws
 RANDOM_UNITS = {e for e in ESTIMATORS if component("estimator", e).target == "stochastic"}
 FREE = sorted(set(ESTIMATORS) - STRUCTURED - RANDOM_UNITS)  # work on any function
 
@@ -60,7 +68,10 @@ def test_same_seed_same_gradient_and_nothing_touched(name):
     assert one.value.dtype == torch.float64 and one.value.shape == ()
 
 
-@pytest.mark.parametrize("name", sorted(set(FREE) - BLIND))
+# guided_es, orthonormal_probe and fogzo are biased in general (tests/estimator/test_guided.py has
+# their means); here there is no step, so their guide is the gradient itself and they must not be.
+# sges is in its warm-up.
+@pytest.mark.parametrize("name", sorted(set(FREE) - BLIND - DISPLACEMENTS))
 def test_unbiased_and_rightly_scaled_on_a_quadratic(name, quadratic):
     # smoothing a quadratic adds a constant, so every mean is exactly Hw + b
     estimator, f = component("estimator", name), from_function(quadratic, vectorized=True)
@@ -83,7 +94,7 @@ def test_homogeneous(name):
     scaled.rows = lambda params, batch: 3.0 * rows(params, batch)
     scaled.structure = type(f.structure)()  # the fast path knows its own criterion only
     one, three = run(estimator, f, p.params), run(estimator, scaled, p.params)
-    factor = 1.0 if name in BLIND else 3.0
+    factor = 1.0 if name in BLIND | DISPLACEMENTS else 3.0
     torch.testing.assert_close(
         flatten(three.grad), factor * flatten(one.grad), rtol=1e-9, atol=1e-9
     )

@@ -1,0 +1,60 @@
+"""Surrogate gradients as guides: directions believed good, and the subspace the last ones span."""
+
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator
+from torch import Tensor
+
+from sa import surrogate
+from sa.estimator import _slopes
+from sa.types import Objective, Params, State, flatten, unflatten
+
+
+def _known(name: str) -> str:
+    if name not in _slopes.SURROGATES:
+        raise ValueError(f"no surrogate '{name}'; there are {', '.join(_slopes.SURROGATES)}")
+    return name
+
+
+Slope = Annotated[str, AfterValidator(_known)]
+"""The name of a surrogate slope."""
+
+
+def gradient(objective: Objective, params: Params, slope: str) -> tuple[Tensor, Tensor]:
+    """The loss and the straight-through gradient (D,) of a slope at its default scale; 3 evals."""
+    with surrogate.backward(_slopes.rule(slope)):
+        value, grad = objective.value_and_grad(params)
+    return value, flatten(grad)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Rows (..., D) of length 1; rows of 0 stay 0."""
+    return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
+
+
+def orthonormal(rows: Tensor) -> Tensor:
+    """Orthonormal rows (k', D) with the span of rows (k, D), in order (Gram-Schmidt, twice).
+
+    Rows that add less than a millionth of their length to those before them are left out.
+    """
+    basis, count = torch.zeros_like(rows), 0
+    for row in unit(rows):
+        for _ in range(2):
+            row = row - (basis[:count] @ row) @ basis[:count]
+        if row.norm() > 1e-6:
+            basis[count], count = unit(row), count + 1
+    return basis[:count]
+
+
+def recent(state: State, vector: Tensor, k: int) -> Tensor:
+    """The last k vectors (at most k, D), ``vector`` the last of them; the rest from the state."""
+    before = state.get("recent", vector.new_zeros(0, len(vector)))
+    return torch.cat([before, vector[None]])[-k:]
+
+
+def ends(objective: Objective, params: Params, moves: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses (n,) at w + e and at w - e, for each of the moves (n, D)."""
+    w, n = flatten(params), len(moves)
+    losses = objective.values(unflatten(torch.cat([w + moves, w - moves]), params))
+    return losses[:n], losses[n:]

@@ -1,0 +1,61 @@
+"""Guided ES: antithetic pairs drawn mostly from the span of recent surrogate gradients."""
+
+import math
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt, Le
+from pydantic.dataclasses import dataclass
+
+from sa.estimator import _directions, _guide
+from sa.types import STRICT, Estimate, Objective, Params, State, flatten, size, unflatten
+
+
+@dataclass(frozen=True, config=STRICT)
+class GuidedES:
+    """beta/(2 P sigma^2) sum (f(w + e) - f(w - e)) e (Maheswaranathan et al., 2018; ICML 2019).
+
+    e ~ N(0, sigma^2 S), S = (alpha/D) I + ((1 - alpha)/k) U U', the k rows of U' an orthonormal
+    basis of the last k surrogate gradients, the current one included; S has trace 1, so sigma is
+    the root mean square *length* of e, not its size a coordinate. On a locally linear loss with
+    gradient g the mean is beta S g: biased, a preconditioned gradient. With c^2 = |U'g|^2/|g|^2 its
+    projection on g, <mean, g>/|g|^2, is beta (alpha/D + (1 - alpha) c^2/k).
+
+    surrogate: the slope. samples: P. alpha: 1 for plain evolution strategies, 0 for the subspace
+    alone. k: its dimension. beta: the scale; None for 1/(alpha/D + (1 - alpha)/k), with which the
+    mean within the subspace is g's, so the projection is 1 where the guides are right (c = 1) and
+    below elsewhere; beta = D makes it 1 on average over random guides.
+    """
+
+    target: ClassVar[str] = "gaussian"
+    surrogate: _guide.Slope = "clipped"
+    sigma: Annotated[float, Gt(0)] = 0.1
+    samples: Annotated[int, Gt(0)] = 50
+    alpha: Annotated[float, Ge(0), Le(1)] = 0.5
+    k: Annotated[int, Gt(0)] = 1
+    beta: Annotated[float, Gt(0)] | None = None
+
+    def init(self, params: Params) -> State:
+        """No surrogate gradients yet."""
+        return {"recent": flatten(params).new_zeros(0, size(params))}
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """2P + 3 evals."""
+        value, guide = _guide.gradient(objective, params, self.surrogate)
+        recent = _guide.recent(state, guide, self.k)
+        basis, dim = _guide.orthonormal(recent), len(guide)
+        k, alpha = len(basis), self.alpha if len(basis) else 1.0
+        across = alpha / dim  # eigenvalues of S: off the subspace, and in it
+        within = across + (1 - alpha) / max(k, 1)
+        total = torch.zeros_like(guide)
+        for z in _directions.gaussian(self.samples, dim, generator, guide):
+            e = math.sqrt(across) * z
+            e += (math.sqrt(within) - math.sqrt(across)) * (z @ basis.T) @ basis
+            up, down = _guide.ends(objective, params, self.sigma * e)
+            total += ((up - down) / (2 * self.sigma)).to(e.dtype) @ e
+        beta = 1 / within if self.beta is None else self.beta
+        grad = unflatten(total * (beta / self.samples), params)
+        evals = 2.0 * self.samples + 3
+        return Estimate(value, grad, evals, {"recent": recent}, {"subspace": float(k)})

@@ -1,0 +1,53 @@
+"""The gradient in the span of a surrogate gradient and random directions, measured."""
+
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt
+from pydantic.dataclasses import dataclass
+
+from sa.estimator import _directions, _guide
+from sa.types import STRICT, Estimate, Objective, Params, State, blocks, unflatten
+
+
+@dataclass(frozen=True, config=STRICT)
+class OrthonormalProbe:
+    """sum_i [f(w + sigma q_i) - f(w - sigma q_i)]/(2 sigma) q_i (Meier et al., 2019).
+
+    The q are orthonormal: the surrogate gradient's direction and k random ones (Past Descent
+    Directions, with the surrogate gradient where they take the last estimate). On a locally linear
+    loss this is the gradient's projection on their span: with c0 the cosine of the surrogate
+    gradient, cos^2 has mean c0^2 + (1 - c0^2) k/(D - 1), never below c0^2; exact at k + 1 = D.
+    Its scale, the projection on the gradient, is cos^2 as well: a part of it, never rescaled.
+
+    surrogate: the slope. sigma: the length of a probe. samples: k; k + 1 <= D.
+    """
+
+    target: ClassVar[str] = "ball"
+    surrogate: _guide.Slope = "clipped"
+    sigma: Annotated[float, Gt(0)] = 0.1
+    samples: Annotated[int, Ge(0)] = 4
+
+    def init(self, params: Params) -> State:
+        """No state."""
+        return {}
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """2 (k + 1) + 3 evals; 2 k + 3 where the surrogate gradient is 0."""
+        dim = sum(p.numel() for p in params.values())
+        if self.samples + 1 > dim:
+            raise ValueError(
+                f"samples={self.samples} and the surrogate gradient are {self.samples + 1} "
+                f"directions, but only {dim} parameters move; set samples <= {dim - 1}"
+            )
+        value, guide = _guide.gradient(objective, params, self.surrogate)
+        draws = _directions.gaussian(self.samples, dim, generator, guide)
+        basis = _guide.orthonormal(torch.cat([guide[None], *draws]))
+        total = torch.zeros_like(guide)
+        for start, stop in blocks(len(basis), _directions.BLOCK):
+            q = basis[start:stop]
+            up, down = _guide.ends(objective, params, self.sigma * q)
+            total += ((up - down) / (2 * self.sigma)).to(q.dtype) @ q
+        return Estimate(value, unflatten(total, params), 2.0 * len(basis) + 3)

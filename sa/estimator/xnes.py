@@ -1,0 +1,63 @@
+"""An oracle: the best decrease within a ball that exponential NES finds."""
+
+import math
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt
+from pydantic.dataclasses import dataclass
+
+from sa.estimator import _oracle
+from sa.types import STRICT, Estimate, Objective, Params, State
+
+MOST = 4096
+"""Most parameters: the covariance's root has their square."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class XNES:
+    """-d, d the lowest point with |d| <= rho that xNES finds (Glasmachers et al., GECCO 2010).
+
+    Points m + A z, z ~ N(0, I), of a mean m and a full root A of their covariance: with utilities
+    u of their ranks, m += A sum u z and A = A exp(eta/2 sum u (z z' - I)), eta = 3 (3 + log D)/
+    (5 D sqrt D). As the utilities sum to 0, the exponent has the rank of the population. Points,
+    and the mean, outside the trust region are projected onto it. An optimiser used as a yardstick,
+    like ``snes`` (target ``none``), that also learns how coordinates go together, slowly: in some
+    D^1.5 generations.
+
+    rho: the radius, in the units of the weights; A starts at 0.3 rho/sqrt D times I. samples:
+    points a generation, None for 4 + floor(3 log D).
+    """
+
+    target: ClassVar[str] = "none"
+    rho: Annotated[float, Gt(0)] = 0.1
+    generations: Annotated[int, Gt(0)] = 200
+    samples: Annotated[int, Ge(2)] | None = None
+
+    def init(self, params: Params) -> State:
+        """No state: every call searches anew."""
+        return {}
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """Generations times samples, + 1 evals."""
+        search = _oracle.Search(objective, params, self.rho)
+        w, dim = search.at, len(search.at)
+        if dim > MOST:
+            raise ValueError(
+                f"xnes keeps a matrix of D x D numbers; D={dim} is above {MOST}: use snes or cma"
+            )
+        n = _oracle.population(self.samples, dim)
+        u, eta = _oracle.utilities(n, w), 0.6 * (3 + math.log(dim)) / dim**1.5
+        m = torch.zeros_like(w)
+        a = 0.3 * self.rho / math.sqrt(dim) * torch.eye(dim, dtype=w.dtype, device=w.device)
+        for _ in range(self.generations):
+            z = torch.randn(n, dim, generator=generator, dtype=w.dtype, device=w.device)
+            z = z[search(m + z @ a.T)]
+            m = search.inside(m + a @ (u @ z))
+            q, r = torch.linalg.qr(z.T)  # sum u z z' = q (r diag(u) r') q'
+            grow, turn = torch.linalg.eigh(eta / 2 * (r * u) @ r.T)
+            q = q @ turn
+            a = a + (a @ q * torch.expm1(grow)) @ q.T
+        return search.estimate()
