@@ -63,8 +63,9 @@ def choose(
 ) -> tuple[float, float, float]:
     """The largest sigma before the smoothing gap first leaves +-share of the loss; gap; evals.
 
-    gap: (E f(w + sigma e) - f(w))/|f(w)| over antithetic pairs of the directions e (k, D), the
-    same for every sigma. Where even the smallest sigma is beyond, it is taken and its gap tells.
+    gap: (E f(w + sigma e) - f(w))/|f(w)|, undivided where f(w) is 0, over antithetic pairs of the
+    directions e (k, D), the same for every sigma. Where even the smallest sigma is beyond, it is
+    taken and its gap tells.
     """
     w, here, evals = flatten(params), float(value), 0.0
     _, space, _ = _spacing(params, None)
@@ -74,8 +75,8 @@ def choose(
         points = torch.cat([w + sigma * e, w - sigma * e])
         moved = float(objective.values(unflatten(points, params)).mean()) - here
         evals += len(points)
-        gap = moved / abs(here) if here else math.copysign(math.inf, moved) if moved else 0.0
-        beyond = not abs(moved) <= share * abs(here)
+        gap = moved / abs(here) if here else moved
+        beyond = not abs(moved) <= share * abs(here)  # not: nan is beyond
         if not beyond or math.isnan(best[0]):
             best = sigma, gap
         if beyond:
