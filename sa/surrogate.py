@@ -111,6 +111,8 @@ def bernoulli(logits: Tensor, x: Tensor | None = None) -> Tensor:
     logits), which back-propagates the rule in force. Outside ``sampling``: the sign of the logits.
     """
     taken = _UNIT.get()
+    if taken is None and x is None:  # nothing closed over: forward mode can go through
+        return step(logits, hard_sign)
     states = hard_sign(logits) if taken is None else taken[0](next(taken[1]), logits)
     if states.requires_grad:
         return states

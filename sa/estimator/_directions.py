@@ -98,7 +98,7 @@ def pairs(
 
 
 def weighed(
-    blocks: Callable[[torch.Generator], Iterator[Tensor]], generator: torch.Generator,
+    draw: Draw, count: int, w: Tensor, generator: torch.Generator,
     measure: Callable[[Tensor], Tensor], weigh: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Sum of u_n e_n (D,) where the weights u (N,) need all the losses, and these losses.
@@ -108,10 +108,10 @@ def weighed(
     """
     again = torch.Generator(generator.device)
     again.set_state(generator.get_state())
-    seen = torch.cat([measure(e) for e in blocks(generator)], -1)
-    weights, total, at = weigh(seen), torch.zeros(()), 0
-    for e in blocks(again):
-        total = total.to(e) + weights[at : at + len(e)].to(e.dtype) @ e
+    seen = torch.cat([measure(e) for e in draw(count, len(w), generator, w)], -1)
+    weights, total, at = weigh(seen).to(w.dtype), torch.zeros_like(w), 0
+    for e in draw(count, len(w), again, w):
+        total += weights[at : at + len(e)] @ e
         at += len(e)
     return total, seen
 

@@ -1,7 +1,6 @@
 """Augmented random search: the most telling directions, in units of their own spread."""
 
 import math
-from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -56,8 +55,8 @@ class ARS:
                 out[best] = (seen[0] - seen[1])[best] / (b * spread)
             return out
 
-        draw = partial(_directions.gaussian, n, dim, like=w)
-        total, seen = _directions.weighed(lambda g: draw(generator=g), generator, measure, weigh)
+        draw = _directions.gaussian
+        total, seen = _directions.weighed(draw, n, w, generator, measure, weigh)
         h = b * _kept(b / n)
         info: Numbers = {
             "flat": float((seen[0] == seen[1]).double().mean()),

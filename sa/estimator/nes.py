@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -84,18 +83,15 @@ class NES:
         value = objective.value(params)
         sigma, searched, info = self._sigma(objective, params, value, state, generator)
         draw = _directions.orthogonal if self.orthogonal else _directions.gaussian
-        blocks = partial(draw, n, dim, like=w)
 
         def measure(e: Tensor) -> Tensor:  # losses (2, k) of pairs, or (1, k)
             ends = [w + sigma * e, w - sigma * e] if self.antithetic else [w + sigma * e]
             return torch.stack([_directions.losses(objective, params, x) for x in ends])
 
         if self.shaping == "none":
-            total, flat = self._sum(blocks(generator=generator), measure, value, w)
+            total, flat = self._sum(draw(n, dim, generator, w), measure, value, w)
         else:
-            total, seen = _directions.weighed(
-                lambda g: blocks(generator=g), generator, measure, self._weights
-            )
+            total, seen = _directions.weighed(draw, n, w, generator, measure, self._weights)
             flat = _flat(seen, value)
         info |= {"flat": flat / n} | self._law(dim)
         evals = (2 if self.antithetic else 1) * n + 1 + searched

@@ -164,9 +164,10 @@ def test_forward_gradient_goes_through_the_seam():
     assert (ForwardGradient().target, ForwardGradient(1, "tanh").target) == ("true", "surrogate")
 
 
-def test_forward_mode_uses_the_backward_s_multiplier():
+@pytest.mark.parametrize("unit", [surrogate.sign, surrogate.bernoulli])
+def test_forward_mode_uses_the_backward_s_multiplier(unit):
     at_ = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(0))}
-    f = lambda p: surrogate.rounded(2 * surrogate.sign(p["w"]) @ p["w"].T).square().mean()  # noqa: E731
+    f = lambda p: surrogate.rounded(2 * unit(p["w"]) @ p["w"].T).square().mean()  # noqa: E731
     v = {"w": torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(1))}
     for vectorized in (True, False):
         loss = from_function(f, vectorized=vectorized)
