@@ -23,7 +23,9 @@ def _positive_or_auto(value: Any) -> Any:
         number = math.nan
     if value == "auto" or 0 < number < math.inf:
         return value if value == "auto" else number
-    raise ValueError("expected a number > 0, in the units of the weights, or auto")
+    raise ValueError(
+        "expected a finite number greater than 0, in the units of the weights, or auto"
+    )
 
 
 Sigma = Annotated[float | Literal["auto"], PlainValidator(_positive_or_auto)]
