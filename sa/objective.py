@@ -170,6 +170,30 @@ class Objective:
                     grads[name] += g
         return total, grads
 
+    def directional(self, params: Params, stack: Params) -> Tensor:
+        """Derivatives (K,) float64 along K directions, forward mode, surrogate in force as above.
+
+        Nothing is kept for a backward; the stack has a leading K.
+        """
+        points = len(next(iter(stack.values())))
+        out = torch.zeros(points, dtype=torch.float64, device=self.batch.inputs.device)
+        chunk, rows = self._plan(points, 2 * self.width)
+
+        def along(one: Params, part: Batch) -> Tensor:
+            total = lambda at: self.rows(at, part).double().sum()  # noqa: E731
+            return torch.func.jvp(total, (params,), (one,))[1]
+
+        with torch.enable_grad():  # else steps would not look for a rule
+            for p in blocks(self.batch.rows, rows):
+                part = self.batch.part(*p)
+                for start, stop in blocks(points, chunk if self.vectorized else 1):
+                    some = {k: v[start:stop] for k, v in stack.items()}
+                    if self.vectorized:
+                        out[start:stop] += torch.vmap(along, in_dims=(0, None))(some, part)
+                    else:
+                        out[start] += along({k: v[0] for k, v in some.items()}, part)
+        return out / self.batch.rows
+
     def differences(
         self, params: Params, epsilons: Sequence[float], path: str = "auto"
     ) -> Differences:

@@ -49,12 +49,18 @@ class _Step(torch.autograd.Function):
         # The rule is kept from the forward: CUDA runs backwards in threads of its own,
         # which do not see this thread's context.
         ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
         ctx.rule = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         return (torch.zeros_like(grad) if ctx.rule is None else grad * ctx.rule(x)), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (x,) = ctx.saved_tensors  # the same multiplier in forward mode
+        return torch.zeros_like(tangent) if ctx.rule is None else tangent * ctx.rule(x)
 
 
 def step(x: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
@@ -109,6 +115,8 @@ def bernoulli(logits: Tensor, x: Tensor | None = None) -> Tensor:
     logits), which back-propagates the rule in force. Outside ``sampling``: the sign of the logits.
     """
     taken = _UNIT.get()
+    if taken is None and x is None:  # nothing closed over: forward mode can go through
+        return step(logits, hard_sign)
     states = hard_sign(logits) if taken is None else taken[0](next(taken[1]), logits)
     if states.requires_grad:
         return states

@@ -231,6 +231,10 @@ class Objective(Protocol):
         """
         ...
 
+    def directional(self, params: Params, stack: Params) -> Tensor:
+        """Derivatives (K,) along K directions with the surrogate in force, in forward mode."""
+        ...
+
     def differences(
         self, params: Params, epsilons: Sequence[float], path: str = "auto"
     ) -> Differences:
@@ -252,12 +256,14 @@ class Estimator(Protocol):
 
     ``target`` says what it estimates: the gradient of the loss itself (true), of the loss smoothed
     over a box, a gaussian or a ball, of a stochastic network's expected loss, or of none: a
-    surrogate, or nothing (none).
+    surrogate, or nothing (none): a null, or a step direction that is no gradient. Box: coordinate i
+    is the derivative of the loss smoothed along i alone; cube: with every other coordinate moved at
+    random by about sigma too.
     """
 
     @property
     def target(self) -> str:
-        """true, box, gaussian, ball, stochastic, surrogate or none."""
+        """true, box, cube, gaussian, ball, stochastic, surrogate or none."""
         ...
 
     def init(self, params: Params) -> State:

@@ -1,9 +1,6 @@
 """Surrogate gradients as guides: directions believed good, and the subspace the last ones span."""
 
-from typing import Annotated
-
 import torch
-from pydantic import AfterValidator
 from torch import Tensor
 
 from sa import surrogate
@@ -11,17 +8,7 @@ from sa.estimator import _slopes
 from sa.types import Objective, Params, State, flatten, unflatten
 
 
-def _known(name: str) -> str:
-    if name not in _slopes.SURROGATES:
-        raise ValueError(f"no surrogate '{name}'; there are {', '.join(_slopes.SURROGATES)}")
-    return name
-
-
-Slope = Annotated[str, AfterValidator(_known)]
-"""The name of a surrogate slope."""
-
-
-def gradient(objective: Objective, params: Params, slope: str) -> tuple[Tensor, Tensor]:
+def gradient(objective: Objective, params: Params, slope: _slopes.Name) -> tuple[Tensor, Tensor]:
     """The loss and the straight-through gradient (D,) of a slope at its default scale; 3 evals."""
     with surrogate.backward(_slopes.rule(slope)):
         value, grad = objective.value_and_grad(params)

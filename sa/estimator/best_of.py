@@ -9,7 +9,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.estimator import _directions, _guide
+from sa.estimator import _directions, _guide, _slopes
 from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, flatten, size, unflatten
 
 
@@ -32,7 +32,7 @@ class BestOf:
     target: ClassVar[str] = "none"
     rho: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Gt(0)] = 500
-    surrogates: tuple[_guide.Slope, ...] = ()
+    surrogates: tuple[_slopes.Name, ...] = ()
     kappa: Annotated[float, Gt(0)] = 1.0
 
     @model_validator(mode="after")

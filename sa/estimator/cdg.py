@@ -6,6 +6,7 @@ import torch
 from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
+from sa.estimator import _scale
 from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, Structure, size
 
 
@@ -44,6 +45,7 @@ class CDG:
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         """2D + 1 evals by brute force, far fewer on the fast path; draws nothing."""
+        _scale.require("epsilon", self.epsilon, params, state, torch.float64)
         got = objective.differences(params, [self.epsilon], self.path)
         info: Numbers = {"path": got.path, "evals_brute": 2.0 * size(params) + 1}
         info |= {f"path/{name}": way for name, way in got.paths.items()}

@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 
-from sa.estimator import _directions, _guide
+from sa.estimator import _directions, _guide, _slopes
 from sa.types import STRICT, Estimate, Objective, Params, State, size, unflatten
 
 
@@ -34,7 +34,7 @@ class FOGZO:
     for other slopes are not offered; where the surrogate gradient is 0 beta is 0, our reading.
     """
 
-    surrogate: _guide.Slope = "clipped"
+    surrogate: _slopes.Name = "clipped"
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Gt(0)] = 1
     beta: Annotated[float, Ge(0), Le(1)] = 0.999

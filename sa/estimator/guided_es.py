@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 
-from sa.estimator import _directions, _guide
+from sa.estimator import _directions, _guide, _slopes
 from sa.types import STRICT, Estimate, Objective, Params, State, flatten, size, unflatten
 
 
@@ -28,7 +28,7 @@ class GuidedES:
     """
 
     target: ClassVar[str] = "gaussian"
-    surrogate: _guide.Slope = "clipped"
+    surrogate: _slopes.Name = "clipped"
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Gt(0)] = 50
     alpha: Annotated[float, Ge(0), Le(1)] = 0.5

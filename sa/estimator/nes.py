@@ -1,6 +1,7 @@
 """Natural evolution strategies: the gradient of the gaussian-smoothed loss from loss values."""
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
 import torch
@@ -9,8 +10,8 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.estimator import _directions
-from sa.types import STRICT, Estimate, Objective, Params, State, flatten, size, unflatten
+from sa.estimator import _directions, _scale, _shaping
+from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, flatten, size, unflatten
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -23,19 +24,30 @@ class NES:
     linear loss the relative variance is (D + 1)/N and the expected cosine sqrt(N/(N + D + 1)).
     baseline (not antithetic): ``none`` (a negative control: its variance carries f(w)^2 D/sigma^2),
     ``loss`` subtracts f(w), ``mean`` the sample mean times N/(N - 1), which is the leave-one-out
-    baseline exactly. orthogonal: directions of length sqrt(D), orthogonal in blocks of D.
+    baseline exactly. orthogonal: directions of length sqrt(D), orthogonal in sets of D, the last
+    set cut where D does not divide N (info ``cut``: its directions, r).
     They estimate another gradient, that of f smoothed over the ball of radius sigma sqrt(D) (target
     ``ball``), which tends to the gaussian one as D grows; on a linear loss cosine sqrt(N/D), exact
-    at N = D.
+    at N = D, and N/sqrt(N^2 + r (D - r)) beyond.
 
-    sigma: > 0, in the units of the weights. samples: N; pairs where antithetic.
+    shaping: ``ranks`` (centred, Salimans 2017) or ``utilities`` (Wierstra 2008) put the order of
+    the losses in their place: no outlier dominates, the loss' scale is lost, and no fixed loss has
+    this gradient (target ``none``). On a linear loss ranks have, for large N, the mean
+    g/(|g| sigma 2 sqrt(pi)) and the expected cosine sqrt(N/(N + pi D/3 + 2/sqrt(3) - 1)).
+
+    sigma: > 0, in the units of the weights, or ``auto``: at the first call the largest of a grid
+    (1e-4 to 1) whose smoothing gap |f_sigma - f| stays below ``gap`` times |f|, 64 evals a value
+    tried; then kept in the state. samples: N; pairs where antithetic. Info ``flat``: the share of
+    directions without any difference.
     """
 
-    sigma: Annotated[float, Gt(0)] = 0.1
+    sigma: _scale.Sigma = 0.1
     samples: Annotated[int, Gt(0)] = 500
     antithetic: bool = True
     baseline: Literal["none", "loss", "mean"] = "none"
     orthogonal: bool = False
+    shaping: Literal["none", "ranks", "utilities"] = "none"
+    gap: Annotated[float, Gt(0)] = 0.02
 
     @model_validator(mode="after")
     def _meaningful(self) -> "NES":
@@ -46,50 +58,101 @@ class NES:
             )
         if self.baseline == "mean" and self.samples < 2:
             raise ValueError("baseline=mean needs samples >= 2")
+        if self.shaping != "none" and self.baseline != "none":
+            raise ValueError(f"shaping={self.shaping} is centred already; set baseline=none")
+        if self.shaping != "none" and self.samples < 2:
+            raise ValueError(f"shaping={self.shaping} needs samples >= 2")
         return self
 
     @property
     def target(self) -> str:
-        """What it estimates: ``gaussian``, or ``ball`` with orthogonal directions."""
+        """``gaussian``, ``ball`` with orthogonal directions, ``none`` where the loss is shaped."""
+        if self.shaping != "none":
+            return "none"
         return "ball" if self.orthogonal else "gaussian"
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """No state before the first call."""
         return {}
 
     def __call__(
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         """2N + 1 evals antithetic, else N + 1. Memory holds one block of directions."""
-        dim, w = size(params), flatten(params)
+        dim, w, n = size(params), flatten(params), self.samples
         value = objective.value(params)
+        sigma, searched, info = self._sigma(objective, params, value, state, generator)
         draw = _directions.orthogonal if self.orthogonal else _directions.gaussian
+
+        def measure(e: Tensor) -> Tensor:  # losses (2, k) of pairs, or (1, k)
+            ends = [w + sigma * e, w - sigma * e] if self.antithetic else [w + sigma * e]
+            return torch.stack([_directions.losses(objective, params, x) for x in ends])
+
+        if self.shaping == "none":
+            total, flat = self._sum(draw(n, dim, generator, w), measure, value, w)
+        else:
+            total, seen = _directions.weighed(draw, n, w, generator, measure, self._weights)
+            flat = _flat(seen, value)
+        info |= {"flat": flat / n} | self._law(dim)
+        evals = (2 if self.antithetic else 1) * n + 1 + searched
+        kept = {"sigma": sigma} if self.sigma == "auto" else {}
+        return Estimate(value, unflatten(total / (n * sigma), params), evals, kept, info)
+
+    def _sum(
+        self, blocks: Iterable[Tensor], measure: Callable[[Tensor], Tensor], value: Tensor,
+        w: Tensor,
+    ) -> tuple[Tensor, int]:  # fmt: skip
+        """Sum of loss * e (D,), less the baseline's, and how many directions saw no difference."""
         total, plain = torch.zeros_like(w), torch.zeros_like(w)  # sums of loss * e and of e
-        seen = 0.0  # sum of losses
-        for e in draw(self.samples, dim, generator, w):
-            up = self._losses(objective, params, w + self.sigma * e)
+        seen, flat, n = 0.0, 0, self.samples  # seen: sum of losses
+        for e in blocks:
+            at = measure(e)
+            flat += _flat(at, value)
             if self.antithetic:
-                up = (up - self._losses(objective, params, w - self.sigma * e)) / 2
-            elif self.baseline != "none":  # for the mean baseline this only saves digits
-                up = up - value
+                up = (at[0] - at[1]) / 2
+            else:  # for the mean baseline this only saves digits
+                up = at[0] - value if self.baseline != "none" else at[0]
             total += up.to(w.dtype) @ e
             plain += e.sum(0)
             seen += float(up.sum())
-        n = self.samples
         if self.baseline == "mean":  # sum (f - mean) e / (N - 1) = the leave-one-out estimate
             total = (total - seen / n * plain) * (n / (n - 1))
-        grad = unflatten(total / (n * self.sigma), params)
-        evals = (2 if self.antithetic else 1) * n + 1
-        return Estimate(value, grad, float(evals), info=self._law(dim))
+        return total, flat
 
-    def _losses(self, objective: Objective, params: Params, points: Tensor) -> Tensor:
-        return objective.values(unflatten(points, params))
+    def _weights(self, seen: Tensor) -> Tensor:
+        """Shaped over all losses (2, N) or (1, N), then halved differences where antithetic."""
+        u = _shaping.SHAPINGS[self.shaping](seen.flatten()).view_as(seen)
+        return (u[0] - u[1]) / 2 if self.antithetic else u[0]
 
-    def _law(self, dim: int) -> dict[str, float | str | list[float]]:
+    def _sigma(
+        self, objective: Objective, params: Params, value: Tensor, state: State,
+        generator: torch.Generator,
+    ) -> tuple[float, float, Numbers]:  # fmt: skip
+        """The smoothing length, the evals its choice cost, and what there is to tell."""
+        if self.sigma != "auto":
+            _scale.require("sigma", self.sigma, params, state)
+            return self.sigma, 0.0, {}
+        if "sigma" in state:
+            return state["sigma"], 0.0, {"sigma": state["sigma"]}
+        w = flatten(params)
+        e = next(_directions.gaussian(_scale.DRAWS, len(w), generator, w))
+        sigma, gap, evals = _scale.choose(objective, params, value, self.gap, e)
+        return sigma, evals, {"sigma": sigma, "gap": gap}
+
+    def _law(self, dim: int) -> Numbers:
         """The cosine a linear loss would give, where a law is known without the loss' scale."""
-        if not self.antithetic:
-            return {}
-        n = self.samples
+        n, rest = self.samples, self.samples % dim
+        cut: Numbers = {"cut": float(rest)} if self.orthogonal and n > dim and rest else {}
+        if self.shaping == "ranks" and not self.orthogonal:
+            return {"cosine_expected": math.sqrt(n / (n + math.pi * dim / 3 + 2 / 3**0.5 - 1))}
+        if not self.antithetic or self.shaping != "none":
+            return cut
         if self.orthogonal:
-            return {"cosine_expected": math.sqrt(min(n, dim) / dim)} if n <= dim else {}
+            return {"cosine_expected": n / math.sqrt(n * n + rest * (dim - rest))} | cut
         return {"cosine_expected": math.sqrt(n / (n + dim + 1))}
+
+
+def _flat(losses: Tensor, value: Tensor) -> int:
+    """How many directions saw no difference: between the ends of a pair, or to the point."""
+    other = losses[1] if len(losses) == 2 else value
+    return int((losses[0] == other).sum())

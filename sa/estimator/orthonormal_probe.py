@@ -6,7 +6,7 @@ import torch
 from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
-from sa.estimator import _directions, _guide
+from sa.estimator import _directions, _guide, _slopes
 from sa.types import STRICT, Estimate, Objective, Params, State, blocks, unflatten
 
 
@@ -24,7 +24,7 @@ class OrthonormalProbe:
     """
 
     target: ClassVar[str] = "ball"
-    surrogate: _guide.Slope = "clipped"
+    surrogate: _slopes.Name = "clipped"
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Ge(0)] = 4
 

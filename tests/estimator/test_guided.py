@@ -188,5 +188,5 @@ def test_state_survives_a_checkpoint(name, quadratic):
 def test_refuses(wrong):
     with pytest.raises(ValidationError):
         wrong()
-    with pytest.raises(ValidationError, match="no surrogate 'clip'; there are identity, clipped"):
+    with pytest.raises(ValidationError, match="should be .identity., .clipped."):
         GuidedES("clip")

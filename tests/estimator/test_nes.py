@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from sa import surrogate
+from sa.estimator import _scale, _shaping
 from sa.estimator.nes import NES
 from sa.objective import from_function
 from sa.types import flatten
@@ -139,6 +140,7 @@ def test_t4_one_sign_unit():
     "wrong",
     [
         {"sigma": 0}, {"sigma": -1}, {"sigma": "abc"}, {"sigma": math.nan}, {"sigma": math.inf},
+        {"shaping": "ranks", "antithetic": False, "baseline": "mean"}, {"gap": 0},
         {"samples": 0}, {"samples": 1.5}, {"baseline": "mean"}, {"unknown": 1},
         {"baseline": "mean", "antithetic": False, "samples": 1},
     ],
@@ -157,3 +159,65 @@ def test_orthogonal_directions_smooth_over_a_ball():
         got = nes(f, at, {}, torch.Generator().manual_seed(0)).grad["w"]
         assert float(got) == pytest.approx(slope)
     assert (nes.target, NES().target) == ("ball", "gaussian")
+
+
+def test_ranks_have_their_own_law():
+    dim, n, sigma, count = 10, 400, 0.2, 120
+    g = torch.randn(dim, generator=torch.Generator().manual_seed(10**6), dtype=torch.float64)
+    for antithetic in (True, False):
+        nes = NES(samples=n, sigma=sigma, shaping="ranks", antithetic=antithetic)
+        got = draws(nes, lambda p: p["w"] @ g + 7.0, zeros(dim), count)
+        along, law = got @ g / g.norm(), 1 / (2 * math.sqrt(math.pi) * sigma)
+        assert float(along.mean()) == pytest.approx(law, rel=0.01)
+        relative = ((got - law * g / g.norm()) ** 2).sum(1) / law**2 * n
+        theory = math.pi * dim / 3 + 2 / math.sqrt(3) - 1
+        assert abs(float(relative.mean()) - theory) <= 4 * float(relative.std()) / count**0.5
+    assert nes.target == "none"
+
+
+def test_utilities_prefer_the_better_half():
+    g, loss = linear(3)
+    e = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)[:6]
+    nes = NES(samples=6, sigma=0.5, shaping="utilities", antithetic=False)
+    got = nes(from_function(loss), zeros(3), {}, torch.Generator().manual_seed(0)).grad["w"]
+    raw = [max(0.0, math.log(4) - math.log(k)) for k in range(1, 7)]
+    u = [r / sum(raw) - 1 / 6 for r in raw]  # best first
+    order = (e @ g).argsort()
+    naive = -sum(u[k] * e[order[k]] for k in range(6)) / 0.5
+    torch.testing.assert_close(got, naive, rtol=1e-10, atol=1e-12)
+
+
+def test_equal_losses_share_a_rank():
+    got = _shaping.ranks(torch.tensor([3.0, 1.0, 3.0, 2.0, 3.0], dtype=torch.float64))
+    torch.testing.assert_close(got * 4 + 2, torch.tensor([3.0, 0, 3, 1, 3], dtype=torch.float64))
+
+
+def test_auto_takes_the_sigma_of_the_smoothing_gap():
+    """f_sigma - f = sigma^2 tr(A)/2 = sigma^2 D on f = |w|^2 + c: the largest below 2 % of f."""
+    f = from_function(lambda p: p["w"].square().sum() + 1.0, vectorized=True)
+    # 4 sigma^2 < 0.02: sigma < 0.0707, of the grid 0.05; with a gap of 0.2, 0.2
+    for gap, sigma in ((0.02, 0.05), (0.2, 0.2)):
+        got = NES("auto", gap=gap)(f, zeros(4), {}, torch.Generator().manual_seed(0))
+        assert got.state == {"sigma": sigma} and got.info["sigma"] == sigma
+        assert got.info["gap"] == pytest.approx(4 * sigma**2, rel=0.3)
+        tried = 2 + list(_scale.GRID).index(sigma)
+        assert got.evals == 1001 + 64 * tried
+        again = NES("auto", gap=gap)(f, zeros(4), got.state, torch.Generator().manual_seed(0))
+        assert again.evals == 1001 and again.state == got.state and "gap" not in again.info
+
+
+def test_auto_survives_a_zero_loss():
+    f = from_function(lambda p: p["w"].abs().sum(), vectorized=True)
+    got = NES("auto", samples=4)(f, zeros(2), {}, torch.Generator().manual_seed(0))
+    assert got.state["sigma"] == _scale.GRID[0] and math.isfinite(got.info["gap"])
+
+
+def test_orthogonal_sets_beyond_the_dimension_say_that_the_last_is_cut():
+    dim, n = 12, 30
+    g, loss = linear(dim)
+    got = draws(NES(samples=n, orthogonal=True), loss, zeros(dim), 400, start=1000)
+    square = (got**2).sum(1) / (g @ g)
+    info = NES(samples=n, orthogonal=True)(from_function(loss), zeros(dim), {}, torch.Generator())
+    law = info.info["cosine_expected"]
+    assert law == pytest.approx(30 / math.sqrt(30**2 + 6 * 6)) and info.info["cut"] == 6
+    assert float(square.mean()) == pytest.approx(1 / law**2, abs=4 * float(square.std()) / 20)

@@ -1,0 +1,86 @@
+"""The smoothing length: what it may be, when rounding swallows it, and how to choose one."""
+
+import math
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import PlainValidator
+from torch import Tensor
+
+from sa.types import Objective, Params, State, flatten, unflatten
+
+GRID = (*(m * 10.0**k for k in range(-4, 0) for m in (1, 2, 5)), 1.0)
+"""The sigmas that ``auto`` tries, from below."""
+
+DRAWS = 32
+"""Antithetic pairs that it measures a smoothing gap with, the same ones for every sigma."""
+
+
+def _positive_or_auto(value: Any) -> Any:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if value == "auto" or 0 < number < math.inf:
+        return value if value == "auto" else number
+    raise ValueError(
+        "expected a finite number greater than 0, in the units of the weights, or auto"
+    )
+
+
+Sigma = Annotated[float | Literal["auto"], PlainValidator(_positive_or_auto)]
+"""A smoothing length > 0, or ``auto``."""
+
+
+def _spacing(params: Params, dtype: torch.dtype | None) -> tuple[float, float, torch.dtype]:
+    """The largest |w|, the spacing of numbers there in a dtype (None: its own), and the dtype."""
+    at, largest, kind = 0.0, 0.0, torch.float64
+    for p in params.values():
+        top = float(p.abs().max()) if p.numel() else 0.0
+        space = torch.finfo(dtype or p.dtype).eps * top
+        if space > at:  # never true of nan
+            at, largest, kind = space, top, dtype or p.dtype
+    return largest, at, kind
+
+
+def require(
+    name: str, sigma: float, params: Params, state: State, dtype: torch.dtype | None = None
+) -> None:
+    """Raise ValueError where w + sigma is w for the largest weight: differences are then 0.
+
+    Only before training starts: a point that outgrows sigma later has diverged, and the loop
+    records that. dtype: in which the loss is evaluated, None for that of the weights.
+    """
+    largest, space, kind = _spacing(params, dtype)
+    if state.get("progress", 0.0) == 0.0 and sigma < space < math.inf:
+        raise ValueError(
+            f"{name}={sigma:g} is lost in rounding: numbers of {kind} near the largest weight, "
+            f"{largest:.3g}, are {space:.2g} apart; take {name} >= "
+            f"{100 * space:.1g}, where rounding takes 1 %"
+        )
+
+
+def choose(
+    objective: Objective, params: Params, value: Tensor, share: float, e: Tensor
+) -> tuple[float, float, float]:
+    """The largest sigma before the smoothing gap first leaves +-share of the loss; gap; evals.
+
+    gap: (E f(w + sigma e) - f(w))/|f(w)|, undivided where f(w) is 0, over antithetic pairs of the
+    directions e (k, D), the same for every sigma. Where even the smallest sigma is beyond, it is
+    taken and its gap tells.
+    """
+    w, here, evals = flatten(params), float(value), 0.0
+    _, space, _ = _spacing(params, None)
+    grid = [s for s in GRID if s >= 100 * space] or [GRID[-1]]
+    best = math.nan, math.nan
+    for sigma in grid:
+        points = torch.cat([w + sigma * e, w - sigma * e])
+        moved = float(objective.values(unflatten(points, params)).mean()) - here
+        evals += len(points)
+        gap = moved / abs(here) if here else moved
+        beyond = not abs(moved) <= share * abs(here)  # not: nan is beyond
+        if not beyond or math.isnan(best[0]):
+            best = sigma, gap
+        if beyond:
+            break
+    return *best, evals

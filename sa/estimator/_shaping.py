@@ -1,0 +1,40 @@
+"""Losses replaced by their ranks: what is left when only the order of the losses counts."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def ranks(losses: Tensor) -> Tensor:
+    """Centred ranks in [-1/2, 1/2], the largest loss highest (Salimans et al. 2017)."""
+    table = torch.linspace(-0.5, 0.5, len(losses), dtype=losses.dtype, device=losses.device)
+    return _by_order(losses, table if len(losses) > 1 else table * 0)
+
+
+def utilities(losses: Tensor) -> Tensor:
+    """The fitness shaping of Wierstra et al. (2008, 2014), negated since a loss goes down.
+
+    The k-th smallest of n has utility n max(0, log(n/2 + 1) - log k)/sum - 1; the better half only.
+    """
+    n = len(losses)
+    k = torch.arange(1, n + 1, dtype=losses.dtype, device=losses.device)
+    raw = (torch.log(torch.full_like(k, n / 2 + 1)) - k.log()).clamp(min=0)
+    return _by_order(losses, 1 - n * raw / raw.sum())
+
+
+SHAPINGS: dict[str, Callable[[Tensor], Tensor]] = {"ranks": ranks, "utilities": utilities}
+"""Name -> losses (n,) to weights (n,) of mean 0."""
+
+
+def _by_order(losses: Tensor, table: Tensor) -> Tensor:
+    """table[k] for the k-th smallest loss; equal losses share the mean of their entries.
+
+    Without that the order of evaluation would decide between equal losses, which step functions
+    are full of, and a flat loss would give a random walk.
+    """
+    values, group, count = torch.unique(losses, return_inverse=True, return_counts=True)
+    placed = torch.empty_like(table)
+    placed[torch.argsort(losses)] = table
+    mean = torch.zeros_like(values).index_add_(0, group, placed) / count
+    return mean[group]

@@ -1,0 +1,72 @@
+"""Augmented random search: the most telling directions, in units of their own spread."""
+
+import math
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Gt, Le
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.estimator import _directions, _scale
+from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, flatten, size, unflatten
+
+
+@dataclass(frozen=True, config=STRICT)
+class ARS:
+    """(1/(b s)) sum_b (f(w + sigma e) - f(w - sigma e)) e over the best pairs (Mania et al. 2018).
+
+    Best: of the smallest min(f+, f-), as rewards are ranked by the larger of the two. s: standard
+    deviation of these 2b losses. A step direction, not an estimate of a gradient (target ``none``):
+    of degree 0 in the loss, which s measures. On a linear loss with N directions, b = p N, q the
+    normal quantile of 1 - p/2 and h = 1 + 2 q phi(q)/p, which is E z^2 where |z| > q, the length
+    along any g is 2 sqrt(h) and the expected cosine sqrt(b h/(b h + D - 1)); b = N is best, but
+    half the pairs keep 93 % of b h.
+
+    sigma: their nu, > 0, in the units of the weights. samples: N, pairs. top: the share p kept.
+    """
+
+    target: ClassVar[str] = "none"
+    sigma: Annotated[float, Gt(0)] = 0.1
+    samples: Annotated[int, Gt(0)] = 500
+    top: Annotated[float, Gt(0), Le(1)] = 0.5
+
+    def init(self, params: Params) -> State:
+        """No state."""
+        return {}
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """2N + 1 evals. Memory holds one block of directions."""
+        _scale.require("sigma", self.sigma, params, state)
+        dim, w, n = size(params), flatten(params), self.samples
+        b = math.ceil(self.top * n)
+
+        def measure(e: Tensor) -> Tensor:
+            ends = (w + self.sigma * e, w - self.sigma * e)
+            return torch.stack([_directions.losses(objective, params, x) for x in ends])
+
+        def weigh(seen: Tensor) -> Tensor:  # (2, N)
+            best = seen.amin(0).argsort(stable=True)[:b]
+            spread = seen[:, best].std(correction=0)
+            out = torch.zeros_like(seen[0])
+            if spread > 0:
+                out[best] = (seen[0] - seen[1])[best] / (b * spread)
+            return out
+
+        draw = _directions.gaussian
+        total, seen = _directions.weighed(draw, n, w, generator, measure, weigh)
+        h = b * _kept(b / n)
+        info: Numbers = {
+            "flat": float((seen[0] == seen[1]).double().mean()),
+            "cosine_expected": math.sqrt(h / (h + dim - 1)),
+        }
+        grad = unflatten(total, params)
+        return Estimate(objective.value(params), grad, 2.0 * n + 1, info=info)
+
+
+def _kept(p: float) -> float:
+    """E[z^2 | |z| > q] of a normal z, q such that the share p is beyond it."""
+    q = float(torch.special.ndtri(torch.tensor(1 - p / 2, dtype=torch.float64)))
+    return 1 + 2 * q * math.exp(-q * q / 2) / math.sqrt(2 * math.pi) / p

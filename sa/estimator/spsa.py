@@ -1,0 +1,40 @@
+"""Simultaneous perturbation: all coordinates move at once, each by +sigma or -sigma."""
+
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+
+from sa.estimator import _directions
+from sa.types import STRICT, Estimate, Objective, Params, State
+
+
+@dataclass(frozen=True, config=STRICT)
+class SPSA:
+    """(1/(2 N sigma)) sum_n (f(w + sigma e_n) - f(w - sigma e_n)) e_n, e_i = +-1 (Spall 1992).
+
+    Mean of component i, exactly: the derivative of f smoothed over a box of half-width sigma along
+    i while every other coordinate is at w_j +- sigma at random (target ``cube``; in one dimension
+    CDG). Different components belong to different smoothed losses. On a linear loss the relative
+    variance is (D - 1)/N, the smallest of all independent entries, the expected cosine
+    sqrt(N/(N + D - 1)).
+
+    sigma: Spall's c, > 0, in the units of the weights. samples: N, pairs.
+    """
+
+    target: ClassVar[str] = "cube"
+    sigma: Annotated[float, Gt(0)] = 0.1
+    samples: Annotated[int, Gt(0)] = 500
+
+    def init(self, params: Params) -> State:
+        """No state."""
+        return {}
+
+    def __call__(
+        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+    ) -> Estimate:
+        """2N + 1 evals. Memory holds one block of directions."""
+        return _directions.pairs(
+            objective, params, state, generator, _directions.two_point, self.samples, self.sigma, 1
+        )
