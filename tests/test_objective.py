@@ -240,6 +240,27 @@ class Kept:
             raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("name", ["nes", "nes_baseline", "nes_orthogonal", "spsa"])
+def test_long_sums_over_directions_go_on_from_what_was_kept(name):
+    p = problem()
+    f = p.objective(p.batch(0).part(0, 20))
+    estimator = component("estimator", name, samples=1600)
+
+    def run():
+        return estimator(f, p.params, {}, torch.Generator().manual_seed(0))
+
+    whole = run()
+    f.partial = Kept(until=2 if name == "nes_orthogonal" else 20)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    spent, values = [], f.values
+    f.values = lambda stack: spent.append(len(next(iter(stack.values())))) or values(stack)
+    f.partial = Kept(f.partial.parts)
+    again = run()
+    assert all(torch.equal(again.grad[k], whole.grad[k]) for k in p.params)
+    assert again.info == whole.info and 0 < sum(spent) < 0.6 * whole.evals
+
+
 def test_long_differences_go_on_from_what_was_kept():
     p = problem("cnn", memory=20_000_000)  # batch statistics: by brute force
     f = p.objective(p.batch(0).part(0, 20))

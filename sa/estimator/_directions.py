@@ -67,6 +67,27 @@ def orthogonal(count: int, dim: int, generator: torch.Generator, like: Tensor) -
         yield block[: count - start]
 
 
+def kept(
+    draw: Draw, count: int, w: Tensor, generator: torch.Generator, objective: Objective,
+    sums: dict[str, Tensor],
+) -> Iterator[Tensor]:  # fmt: skip
+    """The blocks of a draw, for long sums: a killed run goes on behind the last block it kept.
+
+    sums: what the caller adds to in place for each block.
+    """
+    number, before = objective.partial.take()
+    done = before.get("done", 0)
+    if before:
+        generator.set_state(before["generator"])
+        for name, total in sums.items():
+            total.copy_(before[name])
+    for e in draw(count - done, len(w), generator, w):
+        yield e
+        done += len(e)
+        now = {"done": done, "generator": generator.get_state()}
+        objective.partial.keep(number, now | sums)
+
+
 def losses(objective: Objective, params: Params, points: Tensor) -> Tensor:
     """Losses (k,) float64 at points (k, D)."""
     return objective.values(unflatten(points, params))
@@ -85,12 +106,13 @@ def pairs(
     """
     _scale.require("sigma", sigma, params, state)
     dim, w = size(params), flatten(params)
-    total, flat = torch.zeros_like(w), 0
-    for e in draw(samples, dim, generator, w):
+    total, flat = torch.zeros_like(w), torch.zeros((), dtype=torch.int64)
+    sums = {"total": total, "flat": flat}
+    for e in kept(draw, samples, w, generator, objective, sums):
         gap = losses(objective, params, w + sigma * e) - losses(objective, params, w - sigma * e)
         total += gap.to(w.dtype) @ e
         flat += int((gap == 0).sum())
-    info: Numbers = {"flat": flat / samples}
+    info: Numbers = {"flat": int(flat) / samples}
     if kurtosis is not None:
         info["cosine_expected"] = math.sqrt(samples / (samples + dim + kurtosis - 2))
     grad = unflatten(total / (2 * samples * sigma), params)

@@ -1,7 +1,7 @@
 """Natural evolution strategies: the gradient of the gaussian-smoothed loss from loss values."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -89,7 +89,7 @@ class NES:
             return torch.stack([_directions.losses(objective, params, x) for x in ends])
 
         if self.shaping == "none":
-            total, flat = self._sum(draw(n, dim, generator, w), measure, value, w)
+            total, flat = self._sum(draw, measure, objective, value, w, generator)
         else:
             total, seen = _directions.weighed(draw, n, w, generator, measure, self._weights)
             flat = _flat(seen, value)
@@ -99,13 +99,15 @@ class NES:
         return Estimate(value, unflatten(total / (n * sigma), params), evals, kept, info)
 
     def _sum(
-        self, blocks: Iterable[Tensor], measure: Callable[[Tensor], Tensor], value: Tensor,
-        w: Tensor,
+        self, draw: _directions.Draw, measure: Callable[[Tensor], Tensor], objective: Objective,
+        value: Tensor, w: Tensor, generator: torch.Generator,
     ) -> tuple[Tensor, int]:  # fmt: skip
         """Sum of loss * e (D,), less the baseline's, and how many directions saw no difference."""
         total, plain = torch.zeros_like(w), torch.zeros_like(w)  # sums of loss * e and of e
-        seen, flat, n = 0.0, 0, self.samples  # seen: sum of losses
-        for e in blocks:
+        seen = torch.zeros((), dtype=torch.float64)  # sum of losses
+        flat, n = torch.zeros((), dtype=torch.int64), self.samples
+        sums = {"total": total, "plain": plain, "seen": seen, "flat": flat}
+        for e in _directions.kept(draw, n, w, generator, objective, sums):
             at = measure(e)
             flat += _flat(at, value)
             if self.antithetic:
@@ -116,8 +118,8 @@ class NES:
             plain += e.sum(0)
             seen += float(up.sum())
         if self.baseline == "mean":  # sum (f - mean) e / (N - 1) = the leave-one-out estimate
-            total = (total - seen / n * plain) * (n / (n - 1))
-        return total, flat
+            total = (total - float(seen) / n * plain) * (n / (n - 1))
+        return total, int(flat)
 
     def _weights(self, seen: Tensor) -> Tensor:
         """Shaped over all losses (2, N) or (1, N), then halved differences where antithetic."""
