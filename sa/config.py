@@ -117,7 +117,9 @@ def _sentence(node: Any) -> str:
 
 
 def page() -> str:
-    """The catalogue of estimators as Markdown."""
+    """The catalogue of estimators as Markdown; makes each of them, to ask it for its target."""
+    import yaml
+
     lines = [
         "# Estimators",
         "",
@@ -129,7 +131,9 @@ def page() -> str:
         "|---|---|---|---|---|",
     ]
     for name, m in estimators().items():
-        cells = (f"`{name}`", m.about, m.target, m.evals, m.theorem)
+        node = yaml.safe_load((CONF / "estimator" / f"{name}.yaml").read_text())
+        target = _make("estimator", node).target
+        cells = (f"`{name}`", m.about, target, m.evals, m.theorem)
         lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
     return "\n".join(lines)
 

@@ -162,3 +162,10 @@ def test_no_path_of_a_machine():
         ROOT / "Makefile",
     ]:
         assert not pattern.search(path.read_text()), path
+
+
+def test_the_page_of_estimators_is_what_the_code_says():
+    from sa import config
+
+    page = (ROOT / "dev" / "estimators.md").read_text()
+    assert page == config.page() + "\n", "python -m sa.run --catalogue > dev/estimators.md"
