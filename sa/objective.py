@@ -64,7 +64,8 @@ class Objective:
     work of many seconds says on stderr how far it is. vectorized: whether
     ``torch.func.vmap`` may run over points. coupled: row losses depend on the other rows (batch
     statistics), so rows are never split. double: makes the float64 twin, if there is one.
-    partial: keeps what long work has done so far.
+    partial: keeps what long work has done so far. states: the quantized activations (rows, ...) of
+    a batch at a point, layer by layer, if there are any.
     """
 
     rows: RowLoss
@@ -78,6 +79,7 @@ class Objective:
     coupled: bool = False
     double: "Callable[[], Objective] | None" = None
     partial: Partial = field(default_factory=Forget)
+    states: Callable[[Params, Batch], list[Tensor]] | None = None
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
 
     def _plan(self, points: int, width: int) -> tuple[int, int]:
@@ -301,6 +303,19 @@ class Objective:
             grads[name] = out.view(p.shape).to(p.dtype)
             self.partial.keep(number, {"grads": grads})
         return grads
+
+    @torch.no_grad()
+    def flip_rate(self, params: Params, other: Params) -> float | None:
+        """Share of the activations' states that differ between two points; None without any."""
+        if self.states is None:
+            return None
+        _, chunk = self._plan(1, 2 * self.width)
+        flipped = total = 0
+        for p in blocks(self.batch.rows, chunk):
+            part = self.batch.part(*p)
+            for a, b in zip(self.states(params, part), self.states(other, part), strict=True):
+                flipped, total = flipped + int((a != b).sum()), total + a.numel()
+        return flipped / total if total else None
 
     def reference(self, estimator: Estimator, params: Params) -> Params:
         """The gradient a deterministic estimator gives at params, computed once per point."""

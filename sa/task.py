@@ -209,6 +209,7 @@ class Problem:
             memory=self.task.memory,
             progress=self.task.progress,
             partial=self.partial,
+            states=self._states,
             coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
             double=None
             if self.task.dtype == "float64"
@@ -232,6 +233,21 @@ class Problem:
     def _forward(self, params: Params, inputs: Tensor, use: str) -> Tensor:
         with _statistics(self.norms, use):
             return functional_call(self.network, self.frozen | params, (inputs,))
+
+    def _states(self, params: Params, batch: Batch) -> list[Tensor]:
+        """What every activation quantizer puts out, in the order of the forward."""
+        found: list[Tensor] = []
+        hooks = [
+            m.register_forward_hook(lambda module, args, out: found.append(out))
+            for m in self.network.modules()
+            if hasattr(m, "quantize") and not hasattr(m, "weight")
+        ]
+        try:
+            self._forward(params, batch.inputs, self.task.batchnorm)
+        finally:
+            for h in hooks:
+                h.remove()
+        return found
 
     @torch.no_grad()
     def evaluate(self, params: Params) -> dict[str, float]:

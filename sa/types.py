@@ -245,6 +245,10 @@ class Objective(Protocol):
         """The exact loss along every coordinate that has such a profile."""
         ...
 
+    def flip_rate(self, params: Params, other: Params) -> float | None:
+        """Share of the activations' states that differ between two points; None without any."""
+        ...
+
     def reference(self, estimator: "Estimator", params: Params) -> Params:
         """The gradient a deterministic estimator gives at params, computed once per point."""
         ...

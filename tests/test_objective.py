@@ -278,3 +278,16 @@ def test_long_differences_go_on_from_what_was_kept():
     for mine, theirs in zip(again.grads, whole.grads, strict=True):
         assert all(torch.equal(mine[k], theirs[k]) for k in p.params)
     assert 0 < sum(spent) < whole.evals
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_flip_rate_counts_states_that_differ(name):
+    p = problem(name, batchnorm="running")
+    f = p.objective(p.batch(0).part(0, 50))
+    assert f.flip_rate(p.params, p.params) == 0.0
+    first = next(iter(p.params))
+    turned = p.params | {first: -p.params[first]}  # signs of the first layer turn, biases are 0
+    rate = f.flip_rate(p.params, turned)
+    layers = f.states(p.params, f.batch)
+    assert rate >= layers[0].numel() / sum(a.numel() for a in layers) * 0.99
+    assert from_function(lambda q: q["w"].sum()).flip_rate({}, {}) is None

@@ -35,8 +35,10 @@ class Smoothing:
     Curves over eps (``box/``) and over sigma (``gaussian/``): ``norm``; ``best``, the best loss
     decrease along the direction, and ``heldout``, the held-out decrease at that lr;
     ``gaussian/agreement``, the cosine between two independent estimates (below 1 the rest is
-    noise); ``gaussian/gap``, E f(w + sigma e) - f(w); ``cosine``, all cosines between the two
-    kinds, sigma by sigma. Numbers: ``epsilon`` and ``sigma``, those that descend furthest held out.
+    noise); ``gap``, E f(w + s e) - f(w) with e normal (gaussian) or uniform in the cube (box);
+    ``flips``, the share of activations' states that the best step changes; ``cosine``, all cosines
+    between the two kinds, sigma by sigma. Numbers: ``epsilon`` and ``sigma``, those that descend
+    furthest held out.
     """
 
     smoother: Estimator
@@ -53,23 +55,25 @@ class Smoothing:
         """Flat numbers and curves under ``smoothing/``."""
         value, w = float(estimate.value), flatten(params)
         boxes = [flatten(g) for g in objective.differences(params, self.epsilons).grads]
-        gaussians, agreement, gaps = [], [], []
+        gaussians, agreement = [], []
+        shape = self.draws, size(params)
+        like: Any = {"generator": generator, "dtype": w.dtype, "device": w.device}
+        normal, cube = torch.randn(shape, **like), 2 * torch.rand(shape, **like) - 1
         for sigma in self.sigmas:
             smoother: Any = replace(self.smoother, sigma=sigma)  # type: ignore[type-var]
             pair = [flatten(smoother(objective, params, {}, generator).grad) for _ in range(2)]
             gaussians.append((pair[0] + pair[1]) / 2)
             agreement.append(float(unit(pair[0]) @ unit(pair[1])))
-            e = torch.randn(
-                self.draws, size(params), generator=generator, dtype=w.dtype, device=w.device
-            )
-            moved = objective.values(unflatten(w + sigma * e, params))
-            gaps.append(float(moved.mean()) - value)
-        out: Numbers = {"gaussian/agreement": agreement, "gaussian/gap": gaps}
-        for kind, scale, scales, grads in (
-            ("box", "epsilon", self.epsilons, boxes),
-            ("gaussian", "sigma", self.sigmas, gaussians),
+        out: Numbers = {"gaussian/agreement": agreement}
+        for kind, scale, scales, grads, e in (
+            ("box", "epsilon", self.epsilons, boxes, cube),
+            ("gaussian", "sigma", self.sigmas, gaussians, normal),
         ):
-            best, held = self._descend(objective, params, value, grads)
+            best, held, flips = self._descend(objective, params, value, grads)
+            moved = [objective.values(unflatten(w + s * e, params)) for s in scales]
+            out[f"{kind}/gap"] = [float(m.mean()) - value for m in moved]
+            if flips:
+                out[f"{kind}/flips"] = flips
             out |= {
                 f"{kind}/{scale}": list(scales),
                 f"{kind}/norm": [float(g.norm()) for g in grads],
@@ -84,9 +88,18 @@ class Smoothing:
 
     def _descend(
         self, objective: Objective, params: Params, value: float, grads: list[torch.Tensor]
-    ) -> tuple[list[float], list[float]]:
-        """Best decrease along each gradient, and the held-out one at the same lr."""
+    ) -> tuple[list[float], list[float], list[float]]:
+        """Best decrease along each gradient; held out, and states flipped, at the same lr."""
         ends = math.log10(self.lr_min), math.log10(self.lr_max)
         lrs = torch.logspace(*ends, self.points, dtype=torch.float64)
-        found = [descend(objective, params, grad, value, lrs) for grad in grads]
-        return [best for best, _, _ in found], [h for *_, h in found if h is not None]
+        best, held, flips = [], [], []
+        for grad in grads:
+            drop, lr, other = descend(objective, params, grad, value, lrs)
+            best.append(drop)
+            if other is not None:
+                held.append(other)
+            there = unflatten(flatten(params) - lr * unit(grad), params)
+            rate = objective.flip_rate(params, there)
+            if rate is not None:
+                flips.append(rate)
+        return best, held, flips
