@@ -398,7 +398,7 @@ def test_sigterm_ends_a_training_as_interrupted(sa, tmp_path):
 # What it refuses: a message of one screen, before any work, and nothing written
 
 REFUSED = [
-    (["estimator=ness"], ["estimator=ness", "did you mean estimator=nes?", "cdg"]),
+    (["estimator=nees"], ["estimator=nees", "did you mean estimator=nes?", "cdg"]),
     (["estimator.sgima=1"], ["estimator.sgima", "'sigma' is a setting of estimator="]),
     (["estimator=nes", "estimator.sgima=1"], ["did you mean estimator.sigma?"]),
     (["estimator=cdg", "estimator.sigma=1"], ["estimator=cdg has: epsilon, path"]),
