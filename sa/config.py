@@ -237,8 +237,11 @@ def _top() -> frozenset[str]:
     return frozenset({*whole, *groups, "experiment"} - {"defaults", "hydra", "_self_"})
 
 
-def build(config: dict[str, Any]) -> Components:
-    """Validate a resolved configuration and make its components; UsageError, no side effects."""
+def build(config: dict[str, Any], here: bool = True) -> Components:
+    """Validate a resolved configuration and make its components; UsageError, no side effects.
+
+    here: whether it will run on this machine.
+    """
     for key in config:
         if key not in _top():
             close = _close(key, _top())
@@ -255,7 +258,7 @@ def build(config: dict[str, Any]) -> Components:
     keys = "criterion moving batch_size batchnorm dtype device memory progress".split()
     try:
         task = Task(model=made["model"], dataset=made["dataset"], **{k: config[k] for k in keys})
-        task.check()
+        task.check(here)
     except Mismatch as error:
         raise UsageError(f"{error.key}: {error}") from error
     except ValueError as error:
@@ -272,7 +275,7 @@ def build(config: dict[str, Any]) -> Components:
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error
     if config.get("init"):
-        _parent(config)
+        _parent(config, here)
     tracker = _make("tracker", config["tracker"])
     return Components(task, made["estimator"], made["optimizer"], analyses, tracker)
 
@@ -302,7 +305,7 @@ _REPLACES = {
 """What ``init`` may say of the parent: no setting that others are made from, as dim is."""
 
 
-def _parent(config: dict[str, Any]) -> None:
+def _parent(config: dict[str, Any], here: bool) -> None:
     unknown = sorted(set(config["init"]) - _REPLACES)
     if unknown:
         known = ", ".join(sorted(_REPLACES))
@@ -312,7 +315,7 @@ def _parent(config: dict[str, Any]) -> None:
     if made["steps"] == 0:
         raise UsageError("init.steps=0: a parent run has to train; set init.steps to 1 or more")
     try:
-        build(made)
+        build(made, here)
     except UsageError as error:
         raise UsageError(f"init (the parent run): {error}") from error
 

@@ -166,7 +166,7 @@ def multirun(
     plan = launch.points(configs, overrides, words)
     for point in plan:
         try:
-            settings.build(point.config)
+            settings.build(point.config, here=not isinstance(place, launch.Slurm))
         except settings.UsageError as error:
             raise settings.UsageError(f"point {point.index} ({point.label}): {error}") from error
     root, name, how = _root(plan[0].config), launch.sweep_name(plan), plan[0].config["sweep"]
@@ -204,7 +204,7 @@ def multirun(
     code = launch.report(root, name)
     print(f"sweep: {folder}", flush=True)
     if failed:
-        rest = len(launch.todo(root, plan)) - len(failed)
+        rest = sum(p.run_id not in failed for p in launch.todo(root, plan))
         more = f" and {rest} were not started (sweep.max_failures)" if rest else ""
         raise RunFailed(
             f"{len(failed)} of {len(plan)} points failed{more}; `python -m sa.sweep status {name}` "
@@ -241,9 +241,10 @@ def _launch(
     most = how["max_failures"] if how else None
     match place:
         case launch.Inline():
-            return launch.inline(root, plan, execute, most)
+            return launch.inline(root, plan, execute, folder, most)
         case launch.Local():
-            return launch.local(root, plan, place, folder, most)
+            with _Signals():  # SIGTERM ends the driver as Ctrl-C does: with its workers
+                return launch.local(root, plan, place, folder, most)
         case launch.Slurm():
             with launch.alone(folder):
                 flying = launch.flying(folder)
@@ -253,7 +254,7 @@ def _launch(
                     jobs = 16 if probes else len(left)
                     work = launch.chunks(root, plan, left, place.points_per_job, jobs)
                     launch.submit(folder, root, place, work)
-            if how is not None and not how["wait"]:
+            if how is not None and not how["wait"] and (left or flying):
                 return None
             return launch.follow(root, plan, folder, most)
     left = launch.todo(root, plan)
@@ -266,8 +267,9 @@ def frozen(folders: list[Path]) -> None:
     """The worker: run the configurations frozen in run folders, one after another."""
     import yaml
 
-    failed = []
-    for folder in folders:
+    failed, queue = [], list(folders)
+    while queue:
+        folder = queue.pop(0)
         try:
             config = yaml.safe_load((folder / "config.yaml").read_text())
         except OSError as error:
@@ -279,6 +281,9 @@ def frozen(folders: list[Path]) -> None:
             try:
                 execute(config, tell=True)
                 print(f"run: {folder}", flush=True)
+            except record.Busy:  # another process computes it: it, or we after it
+                queue.append(folder)
+                time.sleep(launch.POLL)
             except Exception as error:
                 failed.append(folder.name)
                 print(f"sa: {folder.name}: {error}", file=sys.stderr)

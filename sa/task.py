@@ -65,8 +65,11 @@ class Task:
     memory: Annotated[int, Gt(0)] = 128 << 20
     progress: bool = False
 
-    def check(self) -> None:
-        """Refuse what does not fit, before any work: raises Mismatch naming both sides."""
+    def check(self, here: bool = True) -> None:
+        """Refuse what does not fit, before any work: raises Mismatch naming both sides.
+
+        here: whether the run will be on this machine, which then needs its device.
+        """
         model, data = self.model, self.dataset
         if tuple(model.shape) != tuple(data.shape):
             raise Mismatch(
@@ -94,7 +97,7 @@ class Task:
         network = model.build(stream(0, "init")).eval()  # names and widths are the network's
         _moving(self.moving, network, [k for k, _ in network.named_parameters()])
         self._enough(network)
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
+        if here and self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
 
     def _enough(self, network: nn.Module) -> None:

@@ -395,6 +395,59 @@ def test_sigterm_ends_a_training_as_interrupted(sa, tmp_path):
     assert told["state"] == "interrupted" and "SIGTERM" in told["error"]
 
 
+def test_two_local_drivers_share_a_sweep(tmp_path):
+    env = os.environ | {"SA_ROOT": str(tmp_path)}
+    words = [*SMALL, "steps=500", "evaluate_every=null", "sweep.name=both", "seed=range(4)"]
+    words += ["hydra/launcher=local", "hydra.launcher.workers=2"]
+    command = [sys.executable, "-m", "sa.run", "-m", *words]
+    drivers = [
+        subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for driver in drivers:
+        out, err = driver.communicate(timeout=120)
+        assert driver.returncode == 0 and "FAILED" not in out, (out, err)
+    points = record.read_manifest(tmp_path, "both")[1]
+    assert all(record.load_status(tmp_path / "runs" / p["run_id"])["restarts"] == 0 for p in points)
+
+
+@pytest.mark.parametrize("how", ["cancel", "SIGTERM"])
+def test_a_cancelled_local_driver_takes_its_workers_with_it(tmp_path, how):
+    env = os.environ | {"SA_ROOT": str(tmp_path)}
+    words = [*SMALL, "steps=5000000", "sweep.name=long", "seed=range(4)", "hydra/launcher=local"]
+    command = [sys.executable, "-m", "sa.run", "-m", *words, "hydra.launcher.workers=1"]
+    driver = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.time() + 60
+    while time.time() < deadline:
+        if any(p.stat().st_size > 1000 for p in tmp_path.glob("runs/*/metrics.jsonl")):
+            break
+        time.sleep(0.05)
+    if how == "cancel":
+        done = python("-m", "sa.sweep", "cancel", "long", env=env)
+        assert "1 processes told to stop" in done.stdout, done
+    else:
+        driver.terminate()
+    driver.communicate(timeout=60)
+    assert driver.returncode in (2, 130)
+    states = [record.state(p) for p in (tmp_path / "runs").iterdir()]
+    assert sorted(states) == ["interrupted", "pending", "pending", "pending"]
+
+
+def test_an_edited_manifest_is_said_and_the_command_writes_it_anew(sa):
+    words = ["-m", *SMALL, "seed=0,1", "sweep.name=edited"]
+    sa(*words)
+    path = Path("sweeps/edited/manifest.jsonl")
+    for damage in ("garbage", path.read_text().replace("seed=0", "seed=9")):
+        path.write_text(damage)
+        with pytest.raises(record.RecordError, match="writes the manifest anew"):
+            record.read_manifest(".", "edited")
+        code, out, err = sa(*words)
+        assert code == 0 and "0 of 2 to do" in out, err
+        assert len(record.read_manifest(".", "edited")[1]) == 2
+
+
 # What it refuses: a message of one screen, before any work, and nothing written
 
 REFUSED = [
@@ -458,10 +511,14 @@ REFUSED = [
     (["-m", "experiment=digits_ste,descent_dims", "dataset.n=9"], ["dataset=digits has: size"]),
     (["-m", "estimator=nes,cdg", "estimator.samples=9"], ["estimator=cdg has: epsilon, path"]),
     (["seed=0,1"], ["seed=0,1", "write -m"]),
-    (["-m", "seed=0,1", "sweep.zip=[seed,dim]"], ["sweep.zip", "dim is not swept"]),
+    (
+        ["-m", "seed=0,1", "sweep.zip=[seed,dim]"],
+        ["dim is not swept; swept are: seed"],
+    ),
     (["-m", "seed=0,1", "dim=3,4,5", "sweep.zip=[seed,dim]"], ["seed has 2", "dim has 3"]),
     (["-m", "sweep.points=[dim]", "seed=0,1"], ["KEY=VALUE"]),
     (["-m", "seed=0,1", "sweep.exclude=['seed=0','seed=1']"], ["leaves none of the 2"]),
+    (["-m", "seed=0,1", "sweep.exclude=['sede=0']"], ["sweep.exclude", "sede is not swept: seed"]),
     (["-m", "seed=0,1", "sweep.max_failures=0"], ["sweep.max_failures=0", ">= 1"]),
     (["-m", "seed=0,1", "hydra/launcher=local", "hydra.launcher.workers=0"], ["workers=0"]),
     (["-m", "seed=0,1", "hydra/launcher=slrm"], ["there is no such", "slurm"]),
