@@ -68,7 +68,10 @@ class Task:
     progress: bool = False
 
     def check(self) -> None:
-        """Refuse what does not fit, before any work: raises Mismatch naming both sides."""
+        """Refuse what does not fit, before any work: raises Mismatch naming both sides.
+
+        Raises MissingData where the dataset's files are not on this machine.
+        """
         model, data = self.model, self.dataset
         if tuple(model.shape) != tuple(data.shape):
             raise Mismatch(
@@ -112,6 +115,8 @@ class Task:
         self._enough(network, width)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
+        if hasattr(data, "check"):
+            data.check()
 
     def _enough(self, network: nn.Module, width: int) -> None:
         """Refuse a memory budget too small for one point."""
