@@ -291,7 +291,7 @@ def test_long_differences_go_on_from_what_was_kept():
     assert 0 < sum(spent) < whole.evals
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_flip_rate_counts_states_that_differ(name):
     p = problem(name, batchnorm="running")
     f = p.objective(p.batch(0).part(0, 50))
