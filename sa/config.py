@@ -58,6 +58,10 @@ class UsageError(Exception):
     """Something typed that cannot run: what was wrong, what was expected, what to type."""
 
 
+class NoData(UsageError):
+    """The files of the dataset are not on this machine."""
+
+
 def options(group: str) -> dict[str, str]:
     """Name -> one line of description, of every option of a group, from the folder."""
     found = {}
@@ -252,6 +256,7 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
         if key.rsplit(".", 1)[-1] == "_target_":
             _allowed(key, value)
     from sa.task import Mismatch, Task
+    from sa.types import MissingData
 
     made = {k: _make(k, config[k]) for k in ("model", "dataset", "estimator", "optimizer")}
     analyses = {k: _make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
@@ -261,6 +266,8 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
         task.check(here)
     except Mismatch as error:
         raise UsageError(f"{error.key}: {error}") from error
+    except MissingData as error:
+        raise NoData(f"dataset: {error}") from error
     except ValueError as error:
         raise UsageError(invalid("", config, error)) from error
     try:

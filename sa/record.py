@@ -22,9 +22,9 @@ from typing import Any
 
 BOOKKEEPING = frozenset(
     "root tracker sweep figure checkpoint_seconds threads memory progress objective hydra "
-    "experiment description".split()
+    "experiment description dataset.root".split()
 )
-"""Top-level settings that change no number of a result, and so are no part of a run's id."""
+"""Settings that change no number of a result, and so are no part of a run's id."""
 
 STALE = 120.0  # seconds without a sign of life after which a process counts as dead
 BEAT = 5.0  # seconds between two signs of life
@@ -65,7 +65,8 @@ def run_id(config: dict[str, Any]) -> str:
 
 def _canonical(value: Any, key: str) -> Any:
     if isinstance(value, dict):
-        return {str(k): _canonical(v, f"{key}.{k}") for k, v in value.items()}
+        named = ((str(k), f"{key}.{k}", v) for k, v in value.items())
+        return {k: _canonical(v, path) for k, path, v in named if path not in BOOKKEEPING}
     if isinstance(value, list | tuple):
         return [_canonical(v, key) for v in value]
     if isinstance(value, float) and value.is_integer():
@@ -273,7 +274,7 @@ class Record:
         commits = list(dict.fromkeys([*commits, meta.get("commit")]))
         hashed = identity(config)
         self.meta = {**meta, "commits": commits, "schema": SCHEMA, "hashed": hashed}
-        _write_config(folder, config)
+        write_text(folder / "config.yaml", _text(config), sync=False)
         write_json(folder / "meta.json", self.meta)
         before = load_status(folder)
         self.status: dict[str, Any] = {
@@ -434,21 +435,25 @@ class Record:
 
 
 def freeze(root: Path | str, config: dict[str, Any]) -> Path:
-    """Put the configuration of a run that is still to come into its folder; the folder."""
+    """Put the configuration of a run that is still to come into its folder; the folder.
+
+    One frozen before, with other bookkeeping (where the data lie), is replaced.
+    """
     folder = Path(root).expanduser() / "runs" / run_id(config)
     _make(folder, root)
-    if not (folder / "config.yaml").exists():
-        _write_config(folder, config)
+    path, text = folder / "config.yaml", _text(config)
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_text(path, text, sync=False)
     return folder
 
 
-def _write_config(folder: Path, config: dict[str, Any]) -> None:
+def _text(config: dict[str, Any]) -> str:
     import yaml
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     plain = json.loads(json.dumps(config))  # no tuples, and no object twice: no YAML anchors
-    text = yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True)
-    write_text(folder / "config.yaml", text, sync=False)
+    text: str = yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _make(folder: Path, root: Path | str) -> None:

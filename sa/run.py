@@ -360,9 +360,10 @@ def execute(
         return done
     try:
         start = _parent(config, tell)
-    except RunFailed as error:
+    except (RunFailed, settings.NoData) as error:
         record.freeze(root, config)
-        record.mark(root, key, str(error))
+        skipped = isinstance(error, settings.NoData)
+        record.mark(root, key, str(error), "skipped" if skipped else "failed")
         raise
     with record.Record.open(root, config, _meta(config)) as kept:
         try:
@@ -375,7 +376,8 @@ def execute(
             kept.fail(str(error))
             raise RunFailed(str(error)) from error
         except settings.UsageError as error:
-            kept.fail(str(error))
+            skipped = isinstance(error, settings.NoData)
+            kept.fail(str(error), "skipped" if skipped else "failed")
             raise
         except Exception as error:
             kept.fail(traceback.format_exc())
@@ -392,10 +394,13 @@ def _compute(
     import torch
 
     from sa import train
-    from sa.types import size
+    from sa.types import MissingData, size
 
     torch.set_num_threads(config["threads"])
-    problem = made.task.prepare(config["seed"])
+    try:
+        problem = made.task.prepare(config["seed"])
+    except MissingData as error:
+        raise settings.NoData(f"dataset: {error}") from error
     parent = _load(start, _CHECKPOINT) if start else None
     progress, seconds = train.start(problem, parent), 0.0
     if kept.checkpoint is not None:
@@ -518,6 +523,8 @@ def _parent(config: Config, tell: bool) -> Path | None:
             break
         except record.Busy:
             time.sleep(1.0)
+        except settings.NoData:
+            raise
         except (RunFailed, settings.UsageError) as error:
             raise RunFailed(f"the parent run {folder.name} failed: {error}") from error
     if result["status"] == "diverged":

@@ -376,7 +376,7 @@ def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, 
         folder = root / "runs" / point["run_id"]
         config = _config(folder)
         kept = {k: v for k, v in config.items() if k not in record.BOOKKEEPING}
-        configs.append(dict(leaves(kept)))
+        configs.append({k: v for k, v in leaves(kept) if k not in record.BOOKKEEPING})
         results.append(record.read_result(root, folder.name) or {})
         meta = record.read_json(folder / "meta.json") or {}
         several = meta.get("commits")

@@ -5,7 +5,8 @@ import fnmatch
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass as plain
-from dataclasses import field, replace
+from dataclasses import field, fields, is_dataclass, replace
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import torch
@@ -46,8 +47,9 @@ class Mismatch(ValueError):
 class Task:
     """What is studied.
 
-    criterion: ``ce``, ``mse``, or ``auto`` (ce for classes, else mse). moving: ``all``, or a list
-    of name patterns (``fc1.*``) and 1-based numbers of quantized layers (negative from the end).
+    criterion: ``ce``, ``mse``, ``value`` (the output itself, of a model that is a loss) or ``auto``
+    (value for such a model, ce for classes, else mse). moving: ``all``, or a list of name patterns
+    (``fc1.*``) and 1-based numbers of quantized layers (negative from the end).
     batch_size: rows a step, None for the full batch. batchnorm: ``batch`` (statistics of the batch
     itself) or ``running`` (evaluation statistics); neither updates the running ones.
     memory: bytes one evaluation may use for intermediate results. progress: whether long work
@@ -56,7 +58,7 @@ class Task:
 
     model: Model
     dataset: Dataset
-    criterion: Literal["auto", "mse", "ce"] = "auto"
+    criterion: Literal["auto", "mse", "ce", "value"] = "auto"
     moving: Literal["all"] | tuple[str | int, ...] = "all"
     batch_size: Annotated[int, Gt(0)] | None = None
     batchnorm: Literal["batch", "running"] = "batch"
@@ -68,15 +70,15 @@ class Task:
     def check(self, here: bool = True) -> None:
         """Refuse what does not fit, before any work: raises Mismatch naming both sides.
 
-        here: whether the run will be on this machine, which then needs its device.
+        Raises MissingData where the dataset's files are not on this machine. here: whether the run
+        will be on this machine, which then needs its device.
         """
         model, data = self.model, self.dataset
         if tuple(model.shape) != tuple(data.shape):
             raise Mismatch(
                 "model",
                 f"{type(model).__name__} takes inputs of shape {tuple(model.shape)}, "
-                f"{type(data).__name__} yields {tuple(data.shape)}; set the model's shape to the "
-                "dataset's, or take another (toy_mlp fits gaussian; mlp and cnn fit images)",
+                f"{type(data).__name__} yields {tuple(data.shape)}; {_fitting(model, data)}",
             )
         if data.classes and model.outputs < data.classes:
             raise Mismatch(
@@ -84,25 +86,41 @@ class Task:
                 f"{type(model).__name__} has {model.outputs} outputs, {type(data).__name__} has "
                 f"{data.classes} classes; give the model {data.classes} outputs",
             )
+        width = getattr(data, "outputs", None)
+        if width is not None and model.outputs != width:
+            raise Mismatch(
+                "model",
+                f"{type(model).__name__} has {model.outputs} outputs, {type(data).__name__} has "
+                f"{width} targets a row; set model.outputs={width}",
+            )
         if self.batch_size is not None and self.batch_size > data.rows:
             raise Mismatch(
                 "batch_size",
                 f"{self.batch_size} rows a step, and {type(data).__name__} has {data.rows}; "
                 "batch_size=null is all of them",
             )
+        demanded = getattr(model, "criterion", None)
+        if demanded != self._kind and "value" in (demanded, self.criterion):
+            who = f"{type(model).__name__} is {'a loss itself' if demanded else 'none'}"
+            raise Mismatch(
+                "criterion",
+                f"{self.criterion}: value is for models that are a loss themselves, and {who}; "
+                "use criterion=auto",
+            )
         if self.criterion == "ce" and not data.classes:
             raise Mismatch(
                 "criterion", f"ce needs classes, {type(data).__name__} has none; use mse"
             )
-        network = model.build(stream(0, "init")).eval()  # names and widths are the network's
+        network, width = _sample(model)  # type: ignore[arg-type]
         _moving(self.moving, network, [k for k, _ in network.named_parameters()])
-        self._enough(network)
+        self._enough(network, width)
         if here and self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
+        if hasattr(data, "check"):
+            data.check()
 
-    def _enough(self, network: nn.Module) -> None:
+    def _enough(self, network: nn.Module, width: int) -> None:
         """Refuse a memory budget too small for one point."""
-        width = _width(network, torch.zeros(1, *self.model.shape, dtype=torch.float64))
         least, what, instead = 8 * 12 * width, "one row of this network", ""
         who, other = _coupling(network, self.batchnorm)
         if who:
@@ -118,11 +136,12 @@ class Task:
     def _kind(self) -> str:
         if self.criterion != "auto":
             return self.criterion
-        return "ce" if self.dataset.classes else "mse"
+        demanded: str | None = getattr(self.model, "criterion", None)
+        return demanded or ("ce" if self.dataset.classes else "mse")
 
     def structure(self) -> Structure:
         """The network's structure, before any data is loaded: what an estimator may require."""
-        network = self.model.build(stream(0, "init"))
+        network, _ = _sample(self.model)  # type: ignore[arg-type]
         named = {k: p.detach() for k, p in network.named_parameters()}
         moving = _moving(self.moving, network, list(named))
         frozen = {k: p for k, p in named.items() if k not in moving}
@@ -134,10 +153,11 @@ class Task:
         dtype = DTYPES[self.dtype]
         data = self.dataset.load(stream(seed, "data"))
         network = self.model.build(stream(seed, "init")).eval()
-        if data.train.targets.shape[1:] == (0,):  # no targets: a second network sets them
+        kind = self._kind
+        unlabelled = kind != "value" and data.train.targets.shape[1:] == (0,)
+        if unlabelled:  # a second network sets the targets
             teacher = self.model.build(stream(seed, "target")).eval()
             data = Splits(*(Batch(b.inputs, _outputs(teacher, b.inputs)) for b in data))
-        kind = self._kind
         if kind == "mse" and self.dataset.classes:
             hot = [torch.eye(self.model.outputs, dtype=torch.float64)[b.targets] for b in data]
             data = Splits(*(Batch(b.inputs, h) for b, h in zip(data, hot, strict=True)))
@@ -296,6 +316,26 @@ class Problem:
         for h in hooks:
             h.remove()
         return found[0] if found else "the gradient"
+
+
+@lru_cache(maxsize=4)
+def _sample(model: Model) -> tuple[nn.Module, int]:
+    """A network of the model and its width: what settings are checked against, built once."""
+    network = model.build(stream(0, "init")).eval()
+    return network, _width(network, torch.zeros(1, *model.shape, dtype=torch.float64))
+
+
+def _fitting(model: Model, data: Dataset) -> str:
+    """What to type where the shapes of a model and a dataset differ."""
+    if getattr(model, "criterion", None) == "value":
+        return "it is a loss itself: use dataset=point"
+    settings: list[str] = [f.name for f in fields(model)] if is_dataclass(model) else []
+    if "shape" in settings and len(model.shape) == len(data.shape):
+        return f"set model.shape=[{','.join(map(str, data.shape))}]"
+    return (
+        "set the model's shape to the dataset's, or take another (toy_mlp fits gaussian; mlp and "
+        "cnn fit images; mlp_relu fits functions)"
+    )
 
 
 def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -292,6 +292,10 @@ class Analysis(Protocol):
         ...
 
 
+class MissingData(Exception):
+    """Files of a data set that are not on this machine; the message says what to do."""
+
+
 class Splits(NamedTuple):
     """Rows to learn from and rows kept away; targets may be empty (0 columns): ask the task."""
 
@@ -301,7 +305,11 @@ class Splits(NamedTuple):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Yields its rows; says the shape of one input and how many classes (None: regression)."""
+    """Yields its rows; says the shape of one input and how many classes (None: regression).
+
+    One that reads files has a ``check()``, which raises MissingData. One whose targets are numbers
+    of its own says how many a row has: ``outputs``.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -28,11 +28,12 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "train": {"types", "task"},
     "launch": {"record"},
     "sweep": {"record", "figure", "launch", "tracker"},
-    "config": {"task"},
+    "config": {"task", "types"},
+    "data": {"dataset"},
     "run": {"config", "launch", "record", "run", "tracker", "train", "types"},
 }
 HYDRA = {"config", "run"}  # the only modules that know it
-NO_TORCH = {"record", "tracker", "dashboard", "launch", "sweep", "figure", "ranking"}
+NO_TORCH = {"data", "record", "tracker", "dashboard", "launch", "sweep", "figure", "ranking"}
 
 
 def modules():
