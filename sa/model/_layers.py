@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sa import surrogate
 from sa.types import Link, Norm, Quantizer
 
 
@@ -15,6 +16,11 @@ def uniform(shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:
     bound = 1 / math.sqrt(math.prod(shape[1:]))
     draw = torch.rand(shape, generator=generator, dtype=torch.float64)
     return nn.Parameter((2 * draw - 1) * bound)
+
+
+def made(quantize: Quantizer, like: Tensor | None = None) -> Quantizer:
+    """The quantizer of one layer: what it builds for it, where it keeps something per layer."""
+    return quantize.build(like) if hasattr(quantize, "build") else quantize
 
 
 class Linear(nn.Module):
@@ -31,11 +37,12 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = uniform((outputs, inputs), generator)
         self.bias = nn.Parameter(torch.zeros(outputs, dtype=torch.float64)) if bias else None
-        self.quantize = quantize
+        self.quantize = made(quantize, self.weight) if quantize else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map."""
-        return F.linear(x, self.quantize(self.weight) if self.quantize else self.weight, self.bias)
+        w = surrogate.weights(self.quantize, self.weight) if self.quantize else self.weight
+        return F.linear(x, w, self.bias)
 
 
 class Conv(nn.Module):
@@ -52,11 +59,11 @@ class Conv(nn.Module):
         super().__init__()
         self.weight = uniform((outputs, inputs, kernel, kernel), generator)
         self.padding = kernel // 2
-        self.quantize = quantize
+        self.quantize = made(quantize, self.weight) if quantize else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""
-        w = self.quantize(self.weight) if self.quantize else self.weight
+        w = surrogate.weights(self.quantize, self.weight) if self.quantize else self.weight
         return F.conv2d(x, w, padding=self.padding)
 
 
@@ -65,14 +72,19 @@ class Activation(nn.Module):
 
     def __init__(self, quantize: Quantizer, gradient: Quantizer | None = None):
         super().__init__()
-        self.quantize = quantize
+        self.quantize = made(quantize)
         self.gradient = None if getattr(gradient, "identity", False) else gradient
+        if gradient is not None and made(gradient) is not gradient:
+            raise ValueError(
+                f"quantizer.gradient={gradient}: what is back-propagated has no stored range and "
+                "no parameters; set train=auto and eval=auto"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize x, any shape."""
         y = self.quantize(x)
         if self.gradient is not None and y.requires_grad:
-            y.register_hook(self.gradient)
+            y.register_hook(surrogate.hook(self.gradient))
         return y
 
 
