@@ -341,7 +341,7 @@ def _coupling(network: nn.Module, batchnorm: str) -> tuple[str, str]:
     if batchnorm == "batch" and any(isinstance(m, _BatchNorm) for m in network.modules()):
         return "BatchNorm", "batchnorm=running"
     for m in network.modules():
-        if hasattr(m, "weight"):  # weights are of no row
+        if getattr(m, "slot", None) == "weight":  # of no row
             continue
         for slot in ("quantize", "gradient"):
             q = getattr(m, slot, None)
@@ -356,11 +356,11 @@ def quantized(network: nn.Module) -> dict[str, str]:
     """``layer.slot`` -> how it is quantized, of what is not in full precision."""
     found = {}
     for name, m in network.named_modules():
-        slots = {"weight" if hasattr(m, "weight") else "activation": "quantize"}
-        for slot, attribute in (slots | {"gradient": "gradient"}).items():
-            q = getattr(m, attribute, None)
-            if callable(q) and not getattr(q, "identity", False):
-                found[f"{name}.{slot}"] = repr(getattr(q, "spec", q))
+        if hasattr(m, "slot"):
+            for slot, attribute in ((m.slot, "quantize"), ("gradient", "gradient")):
+                q = getattr(m, attribute, None)
+                if q is not None and not getattr(q, "identity", False):
+                    found[f"{name}.{slot}"] = repr(getattr(q, "spec", q))
     return found
 
 

@@ -26,6 +26,8 @@ def made(quantize: Quantizer, like: Tensor | None = None) -> Quantizer:
 class Linear(nn.Module):
     """y = x q(W)' + b: (n, inputs) -> (n, outputs); quantize None keeps full precision."""
 
+    slot = "weight"
+
     def __init__(
         self,
         inputs: int,
@@ -48,6 +50,8 @@ class Linear(nn.Module):
 class Conv(nn.Module):
     """A square convolution without bias, padded to keep the size: (n, c, h, w) -> (n, o, h, w)."""
 
+    slot = "weight"
+
     def __init__(
         self,
         inputs: int,
@@ -69,6 +73,8 @@ class Conv(nn.Module):
 
 class Activation(nn.Module):
     """The activation quantizer as a layer, and the quantizer of the gradient that reaches it."""
+
+    slot = "activation"
 
     def __init__(self, quantize: Quantizer, gradient: Quantizer | None = None):
         super().__init__()

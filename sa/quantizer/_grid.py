@@ -156,7 +156,7 @@ class Stored(nn.Module):
             )
         some = torch.zeros(1, dtype=torch.float64) if like is None else like.detach()
         self.register_buffer("limits", spec.limits(some))
-        self.register_buffer("seen", torch.tensor(like is not None))
+        self.register_buffer("seen", torch.tensor(False))
         self.limits: Tensor
         self.seen: Tensor
 

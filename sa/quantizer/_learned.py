@@ -37,9 +37,9 @@ class Parametric(Protocol):
 class Learned(nn.Module):
     """y = spec(x, **parameters), where they belong to the layer and move as parameters do.
 
-    like: the layer's weights, from which they start; None (activations): they start from the
-    first tensor observed, which ``observing`` allows, once at the start. ``group`` is what their
-    optimizer group sets: a learning rate and a weight decay of their own.
+    They start from the first tensor observed, which ``observing`` allows, once at the start; until
+    then from ``like``, the layer's weights, if any. ``group`` is what their optimizer group sets: a
+    learning rate and a weight decay of their own.
     """
 
     def __init__(self, spec: Parametric, like: Tensor | None, **given: Any):
@@ -49,7 +49,7 @@ class Learned(nn.Module):
         self.names = list(start := spec.start(some))
         for name, value in start.items():
             self.register_parameter(name, nn.Parameter(value.reshape(1)))
-        self.register_buffer("seen", torch.tensor(like is not None))
+        self.register_buffer("seen", torch.tensor(False))
         self.seen: Tensor
 
     @property

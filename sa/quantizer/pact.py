@@ -38,7 +38,7 @@ class Pact:
 
     def build(self, like: Tensor | None) -> Learned:
         """The quantizer of one layer."""
-        return Learned(self, torch.ones(1, dtype=torch.float64) if like is None else like)
+        return Learned(self, like)
 
     def start(self, x: Tensor) -> dict[str, Tensor]:
         """Alpha to begin with."""
