@@ -617,7 +617,7 @@ def summarise(config: Config, made: settings.Components, result: dict[str, Any])
     rows = [
         ("estimator", f"{name}  {'  '.join(own)}"),
         ("estimates", f"target: {result['target']}, {result['parameters']} parameters"),
-        ("quantized", result["quantized"]),
+        ("quantized", result.get("quantized", "not told")),
         *_told(result),
     ]
     for label, words in rows:
