@@ -452,6 +452,7 @@ def _compute(
         "status": "diverged" if "diverged" in latest else "done",
         "target": made.estimator.target,
         "parameters": size(problem.params),
+        "quantized": _quantized(problem.structure.quantized),
         "seconds": seconds + time.perf_counter() - began,
     }
     result = kept.finish(result) or result
@@ -628,10 +629,19 @@ def summarise(config: Config, made: settings.Components, result: dict[str, Any])
     rows = [
         ("estimator", f"{name}  {'  '.join(own)}"),
         ("estimates", f"target: {result['target']}, {result['parameters']} parameters"),
+        ("quantized", result.get("quantized", "not told")),
         *_told(result),
     ]
     for label, words in rows:
         print(f"{label:<14} {words}")
+
+
+def _quantized(layers: dict[str, str]) -> str:
+    """Which layers are quantized and how, those of one kind together."""
+    kinds: dict[str, list[str]] = {}
+    for name, how in layers.items():
+        kinds.setdefault(how, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {how}" for how, names in kinds.items()) or "nothing"
 
 
 def _told(result: dict[str, Any]) -> list[tuple[str, str]]:

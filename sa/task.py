@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass as plain
 from dataclasses import field, fields, is_dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Gt
@@ -157,6 +157,8 @@ class Task:
         unlabelled = kind != "value" and data.train.targets.shape[1:] == (0,)
         if unlabelled:  # a second network sets the targets
             teacher = self.model.build(stream(seed, "target")).eval()
+            with _observing(teacher):  # its quantizers start from the first inputs
+                _outputs(teacher, data.train.inputs[: 1 << 16])
             data = Splits(*(Batch(b.inputs, _outputs(teacher, b.inputs)) for b in data))
         if kind == "mse" and self.dataset.classes:
             hot = [torch.eye(self.model.outputs, dtype=torch.float64)[b.targets] for b in data]
@@ -165,7 +167,7 @@ class Task:
         network = network.to(self.device, dtype)
         named = {k: p.detach() for k, p in network.named_parameters()}
         moving = _moving(self.moving, network, list(named))
-        return Problem(
+        problem = Problem(
             task=self,
             network=network,
             kind=kind,
@@ -179,6 +181,8 @@ class Task:
             width=_width(network, data.train.inputs[:1]),
             seed=seed,
         )
+        problem.observe()
+        return problem
 
 
 @plain
@@ -221,7 +225,7 @@ class Problem:
 
     def _objective(self, batch: Batch) -> Objective:
         def rows(params: Params, part: Batch) -> Tensor:
-            outputs = self._forward(params, part.inputs, self.task.batchnorm)
+            outputs = self._forward(params, part.inputs, "train")
             return CRITERIA[self.kind](outputs, part.targets)
 
         return Objective(
@@ -254,7 +258,9 @@ class Problem:
         )
 
     def _forward(self, params: Params, inputs: Tensor, use: str) -> Tensor:
-        with _statistics(self.norms, use):
+        """Outputs, for ``train`` (a loss that is studied), ``eval`` or ``track`` (updates)."""
+        norms = {"train": self.task.batchnorm, "eval": "running"}.get(use, use)
+        with _statistics(self.norms, norms), _settings(self.network, use == "train"):
             return functional_call(self.network, self.frozen | params, (inputs,))
 
     def _states(self, params: Params, batch: Batch) -> list[Tensor]:
@@ -280,7 +286,7 @@ class Problem:
             loss = hits = 0.0
             for start, stop in blocks(batch.rows, 4096):
                 part = batch.part(start, stop)
-                outputs = self._forward(params, part.inputs, "running")
+                outputs = self._forward(params, part.inputs, "eval")
                 loss += float(CRITERIA[self.kind](outputs, part.targets).double().sum())
                 if self.task.dataset.classes:
                     truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
@@ -292,9 +298,34 @@ class Problem:
 
     @torch.no_grad()
     def track(self, params: Params, batch: Batch) -> None:
-        """Let BatchNorm's running statistics see a batch: one forward, only if there are any."""
-        if self.norms:
-            self._forward(params, batch.inputs, "track")
+        """Let running statistics and ranges see a batch: one forward, only if there are any."""
+        with _observing(self.network) as observers:
+            if self.norms or observers:
+                self._forward(params, batch.inputs, "track")
+
+    @torch.no_grad()
+    def observe(self) -> None:
+        """Let what starts from data (ranges, step sizes) see the first batch, once."""
+        with _observing(self.network) as observers:
+            if observers:
+                self._forward(self.params, self.batch(0).inputs, "train")
+
+    def groups(self, params: Params) -> list[Tensor] | list[dict[str, Any]]:
+        """The parameters as an optimizer takes them: quantizers' own in groups of their own."""
+        own = {
+            f"{name}.{k}": module.group
+            for name, module in self.network.named_modules()
+            if isinstance(getattr(module, "group", None), dict)
+            for k, _ in module.named_parameters(recurse=False)
+        }
+        groups: dict[str, dict[str, Any]] = {"rest": {"params": []}}
+        for name, p in params.items():
+            settings = own.get(name)
+            key = "rest" if settings is None else repr(settings)
+            groups.setdefault(key, {"params": [], **(settings or {})})["params"].append(p)
+        if len(groups) == 1:
+            return list(params.values())
+        return [g for g in groups.values() if g["params"]]
 
     @torch.no_grad()
     def first_bad(self, params: Params, batch: Batch) -> str:
@@ -312,7 +343,7 @@ class Problem:
             return look
 
         hooks = [m.register_forward_hook(hook(k)) for k, m in self.network.named_modules() if k]
-        self._forward(params, batch.inputs, self.task.batchnorm)
+        self._forward(params, batch.inputs, "train")
         for h in hooks:
             h.remove()
         return found[0] if found else "the gradient"
@@ -353,16 +384,38 @@ def _coupling(network: nn.Module, batchnorm: str) -> tuple[str, str]:
     if batchnorm == "batch" and any(isinstance(m, _BatchNorm) for m in network.modules()):
         return "BatchNorm", "batchnorm=running"
     for m in network.modules():
-        quantize = getattr(m, "quantize", None)
-        if getattr(quantize, "coupled", False):
-            return type(quantize).__name__, "granularity=sample"
+        if getattr(m, "slot", None) == "weight":  # of no row
+            continue
+        for slot in ("quantize", "gradient"):
+            q = getattr(m, slot, None)
+            if getattr(q, "coupled", False):
+                q = getattr(q, "spec", q)
+                rows = "granularity=sample" if hasattr(q, "normaliser") else "train=fixed"
+                return type(q).__name__, rows if slot == "quantize" else f"quantizer/{slot}=none"
     return "", ""
+
+
+def quantized(network: nn.Module) -> dict[str, str]:
+    """``layer.slot`` -> how it is quantized, of what is not in full precision."""
+    found = {}
+    for name, m in network.named_modules():
+        if hasattr(m, "slot"):
+            for slot, attribute in ((m.slot, "quantize"), ("gradient", "gradient")):
+                q = getattr(m, attribute, None)
+                if q is not None and not getattr(q, "identity", False):
+                    found[f"{name}.{slot}"] = repr(getattr(q, "spec", q))
+    return found
 
 
 def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) -> Structure:
     modules = list(network.modules())
     base = Structure(
-        stochastic=any(getattr(getattr(m, "quantize", None), "stochastic", False) for m in modules),
+        stochastic=any(
+            getattr(getattr(m, slot, None), "stochastic", False)
+            for m in modules
+            for slot in ("quantize", "gradient")
+        ),
+        quantized=quantized(network),
         gradients=any(getattr(m, "gradient", None) is not None for m in modules),
     )
     norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
@@ -395,7 +448,7 @@ def _width(network: nn.Module, row: Tensor) -> int:
         if isinstance(weight, Tensor) and weight.dim() == 4:
             total.append(weight[0].numel() * out[0, 0].numel())
 
-    leaves = [m for m in network.modules() if not list(m.children())]
+    leaves = [m for m in network.modules() if hasattr(m, "quantize") or not list(m.children())]
     hooks = [m.register_forward_hook(count) for m in leaves]
     network(row)
     for h in hooks:
@@ -428,6 +481,32 @@ def _moving(wanted: str | tuple[str | int, ...], network: nn.Module, names: list
             )
         chosen.update(hits)
     return [k for k in names if k in chosen]
+
+
+@contextmanager
+def _settings(network: nn.Module, train: bool) -> Iterator[None]:
+    """Quantizers of layers use their settings of training, or those of evaluation."""
+    mine = [m for m in network.modules() if hasattr(m, "observing")]
+    for m in mine:
+        m.training = train
+    try:
+        yield
+    finally:
+        for m in mine:
+            m.training = False
+
+
+@contextmanager
+def _observing(network: nn.Module) -> Iterator[list[nn.Module]]:
+    """Quantizers of layers that keep something from data do so; yields them."""
+    mine = [m for m in network.modules() if getattr(m, "observes", False)]
+    for m in mine:
+        setattr(m, "observing", True)  # noqa: B010
+    try:
+        yield mine
+    finally:
+        for m in mine:
+            setattr(m, "observing", False)  # noqa: B010
 
 
 @contextmanager

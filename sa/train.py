@@ -66,7 +66,7 @@ def loop(
     params = {k: v.clone() for k, v in progress.params.items()}
     for name, buffer in problem.buffers.items():
         buffer.copy_(progress.buffers[name])
-    stepper = optimizer(list(params.values()))
+    stepper = optimizer(problem.groups(params))
     if progress.optimizer:
         stepper.load_state_dict(progress.optimizer)
     state = progress.estimator or estimator.init(params)

@@ -21,7 +21,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "objective": {"types", "flips"},
     "dataset": {"types"},
     "quantizer": {"types", "surrogate"},
-    "model": {"types"},
+    "model": {"types", "surrogate"},
     "estimator": {"types", "surrogate"},
     "analysis": {"types"},
     "task": {"types", "flips", "objective"},

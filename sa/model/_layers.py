@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sa import surrogate
 from sa.types import Link, Norm, Quantizer
 
 
@@ -40,11 +41,18 @@ SMOOTH: dict[str, type[nn.Module]] = {
 Smooth = Literal["relu", "elu", "tanh", "hardtanh", "softplus", "linear"]
 
 
+def made(quantize: Quantizer, like: Tensor | None = None) -> Quantizer:
+    """The quantizer of one layer: what it builds for it, where it keeps something per layer."""
+    return quantize.build(like) if hasattr(quantize, "build") else quantize
+
+
 class Linear(nn.Module):
     """y = x q(W)' + b: (n, inputs) -> (n, outputs); quantize None keeps full precision.
 
     spread: biases start uniform in +-1/sqrt(inputs), as torch's do, instead of at 0.
     """
+
+    slot = "weight"
 
     def __init__(
         self,
@@ -59,11 +67,12 @@ class Linear(nn.Module):
         self.weight = uniform((outputs, inputs), generator)
         zero = nn.Parameter(torch.zeros(outputs, dtype=torch.float64)) if bias else None
         self.bias = _spread((outputs,), inputs, generator) if spread else zero
-        self.quantize = quantize
+        self.quantize = made(quantize, self.weight) if quantize else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map."""
-        return F.linear(x, self.quantize(self.weight) if self.quantize else self.weight, self.bias)
+        w = surrogate.weights(self.quantize, self.weight) if self.quantize else self.weight
+        return F.linear(x, w, self.bias)
 
 
 class Conv(nn.Module):
@@ -71,6 +80,8 @@ class Conv(nn.Module):
 
     bias: there is one, and it starts uniform like the weights.
     """
+
+    slot = "weight"
 
     def __init__(
         self,
@@ -86,11 +97,11 @@ class Conv(nn.Module):
         self.weight = uniform((outputs, inputs, kernel, kernel), generator)
         self.bias = _spread((outputs,), inputs * kernel**2, generator) if bias else None
         self.padding, self.stride = kernel // 2, stride
-        self.quantize = quantize
+        self.quantize = made(quantize, self.weight) if quantize else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""
-        w = self.quantize(self.weight) if self.quantize else self.weight
+        w = surrogate.weights(self.quantize, self.weight) if self.quantize else self.weight
         return F.conv2d(x, w, self.bias, self.stride, self.padding)
 
 
@@ -114,16 +125,23 @@ class Residual(nn.Module):
 class Activation(nn.Module):
     """The activation quantizer as a layer, and the quantizer of the gradient that reaches it."""
 
+    slot = "activation"
+
     def __init__(self, quantize: Quantizer, gradient: Quantizer | None = None):
         super().__init__()
-        self.quantize = quantize
+        self.quantize = made(quantize)
         self.gradient = None if getattr(gradient, "identity", False) else gradient
+        if gradient is not None and made(gradient) is not gradient:
+            raise ValueError(
+                f"quantizer.gradient={gradient}: what is back-propagated has no stored range and "
+                "no parameters; set train=auto and eval=auto"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize x, any shape."""
         y = self.quantize(x)
         if self.gradient is not None and y.requires_grad:
-            y.register_hook(self.gradient)
+            y.register_hook(surrogate.hook(self.gradient))
         return y
 
 
