@@ -362,9 +362,7 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
             values = rows[column].dropna().astype(str).unique()
             if key == "_target_" or (len(values) < 2 and key != "surrogate"):
                 continue
-            told = table.loc[rows.index, column].map(
-                lambda v, shown=shown: "" if pd.isna(v) else f" {shown}{_short(v)}"
-            )
+            told = table.loc[rows.index, column].map(lambda v, shown=shown: _setting(shown, v))
             labels.loc[rows.index] += told
     return table.assign(label=labels, seed=table.get("seed", 0))
 
@@ -388,8 +386,16 @@ def _activations(table: pd.DataFrame) -> list[str]:
     return [a for a in order if a in there] + sorted(there - set(order))
 
 
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _setting(shown: str, value: Any) -> str:
+    """A setting as a label tells it: nothing where it is off, its name alone where it is on."""
+    if pd.isna(value) or value in (False, "False", "none", "[]"):
+        return ""
+    if value in (True, "True"):
+        return f" {shown.rstrip('=')}"
+    if isinstance(value, str) and value.startswith("["):  # a list: how many
+        several = value.count(",") + 1
+        return f" {value.strip('[]').strip(chr(34))}" if several == 1 else f" {shown}{several}"
+    return f" {shown}{value:g}" if isinstance(value, float) else f" {shown}{value}"
 
 
 def _targets(table: pd.DataFrame) -> str:
