@@ -134,12 +134,13 @@ def _again(argv):
 def told(name):
     from sa import sweep
 
-    return "\n".join(sweep._told(Path("."), name)[0])
+    status = sweep._told(Path("."), name)
+    return "\n".join([status.head, *(" ".join(row) for row in status.table), status.hint])
 
 
 @pytest.mark.slow
 def test_preempted_and_requeued_runs_end_with_the_numbers_of_undisturbed_ones(sa, cluster):
-    words = [*TRAIN, "steps=14000", "seed=0,1", "sweep.name=pre"]
+    words = [*TRAIN, "steps=8000", "seed=0,1", "sweep.name=pre"]
     driver = sa(*slurm(*words))
     runs = until(lambda: Path("sweeps/pre/manifest.jsonl").exists() and by_label("pre"))
     first, second = runs["seed=0"], runs["seed=1"]
@@ -152,7 +153,7 @@ def test_preempted_and_requeued_runs_end_with_the_numbers_of_undisturbed_ones(sa
     subprocess.run(other, env=cluster, check=True, capture_output=True)
     code, out, err = ended(driver, 240)
     assert code == 0, (out, err)
-    calm = [sa(*TRAIN, "steps=14000", f"seed={seed}", "root=calm") for seed in (0, 1)]
+    calm = [sa(*TRAIN, "steps=8000", f"seed={seed}", "root=calm") for seed in (0, 1)]
     assert [ended(c)[0] for c in calm] == [0, 0]
     for folder in (first, second):
         assert record.load_status(folder)["restarts"] >= 1
