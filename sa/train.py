@@ -31,13 +31,25 @@ class Progress:
 
 
 def start(problem: Problem, parent: Mapping[str, Any] | None = None) -> Progress:
-    """The beginning of a run: the problem's own point, or where a parent's checkpoint ended."""
+    """The beginning of a run: the problem's own point, or where a parent's checkpoint ended.
+
+    What does not move is the parent's too. Raises ValueError where the parent is another network.
+    """
     if parent is None:
         return Progress(0, problem.params, problem.buffers, {}, {})
-    for name, p in problem.params.items():
-        if name not in parent["params"] or parent["params"][name].shape != p.shape:
-            raise ValueError(f"the parent's checkpoint has no '{name}' of shape {tuple(p.shape)}")
-    return Progress(0, dict(parent["params"]), dict(parent["buffers"]), {}, {})
+    whole = {"params": problem.params | problem.frozen, "buffers": problem.buffers}
+    for kind, mine in whole.items():
+        for name, p in mine.items():
+            there = parent[kind].get(name)
+            if there is None or there.shape != p.shape:
+                raise ValueError(
+                    f"the parent's checkpoint has no '{name}' of shape {tuple(p.shape)}: it is of "
+                    "another network"
+                )
+    for name, p in problem.frozen.items():
+        p.copy_(parent["params"][name])
+    params = {k: parent["params"][k] for k in problem.params}
+    return Progress(0, params, {k: parent["buffers"][k] for k in problem.buffers}, {}, {})
 
 
 def loop(
@@ -63,7 +75,7 @@ def loop(
     the first bad parameter or layer.
     """
     seed, device = problem.seed, problem.task.device
-    params = {k: v.clone() for k, v in progress.params.items()}
+    params = {k: v.to(device, copy=True) for k, v in progress.params.items()}
     for name, buffer in problem.buffers.items():
         buffer.copy_(progress.buffers[name])
     stepper = optimizer(list(params.values()))

@@ -119,8 +119,22 @@ def test_a_parent_gives_its_point_and_must_fit():
     assert child.step == 0
     assert torch.equal(child.params["fc1.weight"], trained["params"]["fc1.weight"])
     del trained["params"]["fc1.weight"]
-    with pytest.raises(ValueError, match="fc1.weight"):
+    with pytest.raises(ValueError, match="fc1.weight.*another network"):
         train.start(problem(), trained)
+
+
+def test_of_a_parent_only_what_moves_moves_and_the_rest_is_the_parents_too():
+    trained = rows(problem("cnn"), STE("clipped"), ADAM, 3)[-1][1]
+    p = problem("cnn", moving=("head.*",))
+    got = rows(p, STE("clipped"), ADAM, 2, train.start(p, trained))
+    assert set(got[-1][1]["params"]) == {"head.weight", "head.bias"}
+    assert torch.equal(p.frozen["conv1.weight"], trained["params"]["conv1.weight"])
+    whole = problem("cnn")
+    start = train.start(whole, trained)
+    assert got[0][0]["loss"] == rows(whole, STE("clipped"), ADAM, 2, start)[0][0]["loss"]
+    del trained["buffers"]["norm1.running_mean"]
+    with pytest.raises(ValueError, match="norm1.running_mean"):
+        train.start(p, trained)
 
 
 def test_training_learns():
