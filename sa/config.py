@@ -12,13 +12,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sa.record import LATER
+
 _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "config.yaml").is_file())
 """The folder of every knob: inside the package in a wheel, beside it in a checkout."""
 
 ROOMS = ("dataset", "model", "quantizer", "estimator", "analysis")
 _COMPONENT = re.compile(rf"sa\.(?:{'|'.join(ROOMS)})\.[a-z][a-z0-9_]*\.[A-Z]\w*")
-_OTHERS = ("sa.types.Slots", "sa.tracker.Wandb")
+_OTHERS = (
+    "sa.types.Slots",
+    "sa.tracker.Wandb",
+    "sa.schedule.Annealed",
+    "sa.schedule.Stairs",
+    "sa.average.Average",
+)
 _GROUPS = (
     "experiment",
     "estimator",
@@ -30,6 +38,8 @@ _GROUPS = (
     "quantizer/gradient",
     "analysis",
     "optimizer",
+    "schedule",
+    "average",
     "init",
     "tracker",
     "hydra/launcher",
@@ -189,6 +199,7 @@ class Components:
     task: Any
     estimator: Any
     optimizer: Callable[..., Any]
+    recipe: Any
     analyses: dict[str, Any]
     tracker: Any
 
@@ -273,8 +284,51 @@ def build(config: dict[str, Any]) -> Components:
         raise UsageError(f"estimator: {error}") from error
     if config.get("init"):
         _parent(config)
+    recipe = _recipe(config, task)
     tracker = _make("tracker", config["tracker"])
-    return Components(task, made["estimator"], made["optimizer"], analyses, tracker)
+    return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
+
+
+def _recipe(config: Config, task: Any) -> Any:
+    """What the training has beside its optimizer, and whether this network and budget have it."""
+    from sa.train import Recipe
+
+    keys = "until recalibrate clip decay_all quantizer_lr".split()
+    plain: Config = {k: config[k] for k in keys if config.get(k) is not None}
+    made = {k: _make(k, config[k]) for k in ("schedule", "average") if config.get(k)}
+    try:
+        recipe = Recipe(**plain, **made)
+        recipe.check(config["steps"])
+        if recipe.clip and not task.latent():
+            raise ValueError("clip: no layer has quantized weights; take e.g. quantizer=bwba")
+        if any(k.endswith("accuracy") for k in recipe.until or {}) and not task.dataset.classes:
+            raise ValueError("until: accuracies need classes; take train/loss or test/loss")
+    except ValueError as error:
+        raise UsageError(invalid("", config, error).removeprefix(": ")) from error
+    if recipe.until and not (config["steps"] and config["evaluate_every"]):
+        raise UsageError(
+            "until: goals are looked at when a training is evaluated: set steps or epochs, the "
+            "most it may take, and evaluate_every"
+        )
+    if config.get("init_average") and not (config.get("init") or {}).get("average"):
+        raise UsageError("init_average: the parent averages nothing; set init.average")
+    return recipe
+
+
+def resolve(config: Config) -> Config:
+    """The configuration with ``epochs`` told in ``steps``: all that the rest looks at."""
+    epochs, rows = config.get("epochs"), config.get("batch_size")
+    if epochs is None:
+        return config
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise UsageError(f"epochs={_typed(epochs)}: expected a whole number >= 1")
+    steps = epochs * max(1, _make("dataset", config["dataset"]).rows // rows if rows else 1)
+    if config["steps"] not in (0, steps):
+        raise UsageError(
+            f"epochs={epochs} is {steps} steps and steps={config['steps']} is another budget; "
+            f"give one of them: steps=0 epochs={epochs}, or epochs=null"
+        )
+    return {**config, "steps": steps}
 
 
 def _backpropagates(estimator: Any) -> bool:
@@ -293,12 +347,14 @@ def parent(config: dict[str, Any]) -> dict[str, Any] | None:
     if not init:
         return None
     loop: Config = {"analysis": {}, "analyse_every": None, "evaluate_every": None, "moving": "all"}
+    loop |= dict.fromkeys((*LATER, "epochs"))
     return {**config, **loop, "init": None, "figure": [], **init}
 
 
 _REPLACES = {
-    "batch_size", "batchnorm", "criterion", "estimator", "moving", "optimizer", "seed", "steps"
-}  # fmt: skip
+    "batch_size", "batchnorm", "criterion", "estimator", "evaluate_every", "moving", "optimizer",
+    "seed", "steps",
+} | LATER - {"init_average"}  # fmt: skip
 """What ``init`` may say of the parent: no setting that others are made from, as dim is."""
 
 
@@ -335,6 +391,9 @@ def _scalars(config: dict[str, Any]) -> None:
     most = how["max_failures"]
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise UsageError(f"sweep.max_failures={_typed(most)}: expected a whole number >= 1 or null")
+    for key in ("recalibrate", "decay_all", "init_average"):
+        if config.get(key) not in (True, False, None):
+            raise UsageError(f"{key}={config[key]}: expected true or false")
     for key in ("zip", "points", "exclude"):
         if not isinstance(how[key], list):
             raise UsageError(f"sweep.{key}={how[key]}: expected a list, e.g. 'sweep.{key}=[...]'")

@@ -2,6 +2,7 @@
 
 import copy
 import fnmatch
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass as plain
@@ -32,6 +33,9 @@ from sa.types import (
 )
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Mismatch(ValueError):
@@ -116,6 +120,10 @@ class Task:
         if self.criterion != "auto":
             return self.criterion
         return "ce" if self.dataset.classes else "mse"
+
+    def latent(self) -> list[str]:
+        """The weights that a quantizer stands before, by name."""
+        return _latent(self.model.build(stream(0, "init")))
 
     def structure(self) -> Structure:
         """The network's structure, before any data is loaded: what an estimator may require."""
@@ -249,15 +257,24 @@ class Problem:
                 h.remove()
         return found
 
+    @property
+    def latent(self) -> list[str]:
+        """The weights that a quantizer stands before, by name."""
+        return _latent(self.network)
+
     @torch.no_grad()
-    def evaluate(self, params: Params) -> dict[str, float]:
-        """Loss, and accuracy for classes, of both splits in evaluation mode."""
+    def evaluate(self, params: Params, buffers: Params | None = None) -> dict[str, float]:
+        """Loss, and accuracy for classes, of both splits in evaluation mode.
+
+        buffers: running statistics instead of the network's own.
+        """
         out = {}
+        point = params | (buffers or {})
         for split, batch in zip(("train", "test"), self.data, strict=True):
             loss = hits = 0.0
             for start, stop in blocks(batch.rows, 4096):
                 part = batch.part(start, stop)
-                outputs = self._forward(params, part.inputs, "running")
+                outputs = self._forward(point, part.inputs, "running")
                 loss += float(CRITERIA[self.kind](outputs, part.targets).double().sum())
                 if self.task.dataset.classes:
                     truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
@@ -272,6 +289,29 @@ class Problem:
         """Let BatchNorm's running statistics see a batch: one forward, only if there are any."""
         if self.norms:
             self._forward(params, batch.inputs, "track")
+
+    @torch.no_grad()
+    def recalibrate(self, params: Params) -> Params:
+        """The buffers with BatchNorm's statistics at params: their mean over the training rows.
+
+        In equal parts of at most 4,096 rows, each normalised by itself; the network's own stay.
+        """
+        fresh = {k: b.clone() for k, b in self.buffers.items()}
+        momenta = [m.momentum for m in self.norms]
+        for name, m in self.network.named_modules():
+            for kind in _RUNNING if isinstance(m, _BatchNorm) else ():
+                fresh[f"{name}.{kind}"].fill_(kind == "running_var")
+        try:
+            for m in self.norms:
+                m.momentum = None  # the plain mean of what it has seen
+            if self.norms:
+                inputs = self.data.train.inputs
+                for part in inputs.tensor_split(math.ceil(len(inputs) / 4096)):
+                    self._forward(params | fresh, part, "track")
+        finally:
+            for m, momentum in zip(self.norms, momenta, strict=True):
+                m.momentum = momentum
+        return fresh
 
     @torch.no_grad()
     def first_bad(self, params: Params, batch: Batch) -> str:
@@ -293,6 +333,12 @@ class Problem:
         for h in hooks:
             h.remove()
         return found[0] if found else "the gradient"
+
+
+def _latent(network: nn.Module) -> list[str]:
+    layers = [(k, m) for k, m in network.named_modules() if hasattr(m, "weight")]
+    found = [(k, getattr(m, "quantize", None)) for k, m in layers]
+    return [f"{k}.weight" for k, q in found if q and not getattr(q, "identity", False)]
 
 
 def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
