@@ -54,7 +54,8 @@ class Task:
     of name patterns (``fc1.*``) and 1-based numbers of quantized layers (negative from the end).
     batch_size: rows a step, None for the full batch. batchnorm: ``batch`` (statistics of the batch
     itself) or ``running`` (evaluation statistics); neither updates the running ones.
-    memory: bytes one evaluation may use for intermediate results. progress: whether long work
+    memory: bytes one evaluation may use for intermediate results; a larger batch is summed over
+    parts, to the same loss and gradient. progress: whether long work
     says how far it is.
     """
 
@@ -270,9 +271,10 @@ class Problem:
         """
         out = {}
         point = params | (buffers or {})
+        most = min(4096, max(1, self.task.memory // (8 * self.width)))
         for split, batch in zip(("train", "test"), self.data, strict=True):
             loss = hits = 0.0
-            for start, stop in blocks(batch.rows, 4096):
+            for start, stop in blocks(batch.rows, most):
                 part = batch.part(start, stop)
                 outputs = self._forward(point, part.inputs, "running")
                 loss += float(CRITERIA[self.kind](outputs, part.targets).double().sum())
@@ -286,7 +288,10 @@ class Problem:
 
     @torch.no_grad()
     def track(self, params: Params, batch: Batch) -> None:
-        """Let BatchNorm's running statistics see a batch: one forward, only if there are any."""
+        """Let BatchNorm's running statistics see a batch: one forward, only if there are any.
+
+        Of the whole batch whatever ``memory`` is: its statistics are no sums over parts.
+        """
         if self.norms:
             self._forward(params, batch.inputs, "track")
 

@@ -15,7 +15,7 @@ from sa.dataset.digits import Digits
 from sa.estimator.nes import NES
 from sa.estimator.ste import STE
 from sa.schedule import Annealed, Stairs
-from sa.task import Task
+from sa.task import Problem, Task
 from sa.types import Estimate
 
 ADAM = partial(torch.optim.Adam, lr=0.003)
@@ -322,3 +322,25 @@ def test_what_cannot_happen_is_refused():
             recipe.check(8)
     with pytest.raises(ValueError, match="rise"):
         Stairs(at=(0.5, 0.25))
+
+
+def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):
+    most = 1 + 2 * 8 * 10 * problem(dtype="float64").width  # ten rows with their backward
+    seen, forward = [], Problem._forward
+
+    def counted(self, params, inputs, use):
+        seen.append(len(inputs))
+        return forward(self, params, inputs, use)
+
+    monkeypatch.setattr(Problem, "_forward", counted)
+    got = {}
+    for memory in (128 << 20, most):
+        seen.clear()
+        p = problem(batch_size=None, dtype="float64", memory=memory)
+        got[memory] = rows(p, STE("clipped"), ADAM, 3, evaluate_every=1)
+        assert max(seen) == (1437 if memory > most else 20)  # an evaluation keeps no backward
+    for (a, x), (b, y) in zip(*got.values(), strict=True):
+        assert a.pop("stopped", "") == b.pop("stopped", "")
+        assert b == pytest.approx(a, rel=1e-12)
+        for k in x["params"]:
+            torch.testing.assert_close(x["params"][k], y["params"][k], rtol=1e-9, atol=1e-12)
