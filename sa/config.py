@@ -285,6 +285,8 @@ def build(config: dict[str, Any]) -> Components:
     if config.get("init"):
         _parent(config)
     recipe = _recipe(config, task)
+    if config.get("replicas") is not None:
+        _replicas(config, made["estimator"])
     tracker = _make("tracker", config["tracker"])
     return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
 
@@ -313,6 +315,27 @@ def _recipe(config: Config, task: Any) -> Any:
     if config.get("init_average") and not (config.get("init") or {}).get("average"):
         raise UsageError("init_average: the parent averages nothing; set init.average")
     return recipe
+
+
+_COUPLED = ("Adafactor", "LBFGS", "Muon")
+"""Optimizers whose step of one number depends on the others': not for stacked networks."""
+
+
+def _replicas(config: Config, estimator: Any) -> None:
+    """Refuse what is not, for networks trained together, what it is for each alone."""
+    if not (estimator.target == "surrogate" and hasattr(estimator, "surrogate")):
+        raise UsageError(
+            "replicas: they are trained by one back-propagation through all of them; take "
+            "estimator=ste, ste_clipped or another slope, or sweep over seed instead"
+        )
+    for key, instead in (("analysis", "analysis=[]"), ("init", "init=none")):
+        if config.get(key):
+            raise UsageError(f"replicas: {key} looks at one network; set {instead}")
+    if not config["steps"]:
+        raise UsageError("replicas: they are for trainings; set steps or epochs")
+    name = str(config["optimizer"]["_target_"]).rpartition(".")[2]
+    if name in _COUPLED:
+        raise UsageError(f"replicas: {name} does not step element by element; take sgd or adam")
 
 
 def resolve(config: Config) -> Config:
@@ -354,7 +377,7 @@ def parent(config: dict[str, Any]) -> dict[str, Any] | None:
 _REPLACES = {
     "batch_size", "batchnorm", "criterion", "estimator", "evaluate_every", "moving", "optimizer",
     "seed", "steps",
-} | LATER - {"init_average"}  # fmt: skip
+} | LATER - {"init_average", "replicas"}  # fmt: skip
 """What ``init`` may say of the parent: no setting that others are made from, as dim is."""
 
 
@@ -376,11 +399,12 @@ def _parent(config: dict[str, Any]) -> None:
 def _scalars(config: dict[str, Any]) -> None:
     ranges = {
         "dim": 1, "seed": 0, "steps": 0, "threads": 1, "memory": 1, "batch_size": 1,
-        "evaluate_every": 1, "analyse_every": 1,
+        "evaluate_every": 1, "analyse_every": 1, "replicas": 1,
     }  # fmt: skip
+    free = ("batch_size", "evaluate_every", "analyse_every", "replicas")
     for key, least in ranges.items():
-        value = config[key]
-        if value is None and key in ("batch_size", "evaluate_every", "analyse_every"):
+        value = config.get(key)
+        if value is None and key in free:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UsageError(f"{key}={value}: expected a whole number >= {least}")

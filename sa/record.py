@@ -30,7 +30,7 @@ BOOKKEEPING = frozenset(
 """
 
 LATER = frozenset(
-    "until schedule average recalibrate clip decay_all quantizer_lr init_average".split()
+    "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas".split()
 )
 """Settings younger than the first runs: at null, false or {} they are no part of an id."""
 

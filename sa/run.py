@@ -388,11 +388,14 @@ def _compute(
 ) -> dict[str, Any]:
     import torch
 
-    from sa import train
+    from sa import replicas, train
     from sa.types import size
 
     torch.set_num_threads(config["threads"])
-    problem = made.task.prepare(config["seed"])
+    if config.get("replicas") is None:
+        problem = made.task.prepare(config["seed"])
+    else:
+        problem = replicas.prepare(made.task, config["seed"], config["replicas"])
     parent = _load(start, _CHECKPOINT) if start else None
     progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
     seconds = 0.0
@@ -542,8 +545,8 @@ class _Watch:
             words = f"loss {row['loss']:.4f}"
             self.bar.update(self.task, completed=row["step"], description=words)
         elif self.on and any(k.startswith("test/") for k in row):
-            scores = ("train/", "test/", "ema/", "swa/")
-            told = "  ".join(f"{k} {row[k]:.4f}" for k in row if k.startswith(scores))
+            scores = [k for k in row if k.endswith(("train/loss", "test/loss", "/accuracy"))]
+            told = "  ".join(f"{k} {row[k]:.4f}" for k in scores)
             print(f"step {row['step']}/{self.total}  {told}", flush=True)
 
     def close(self) -> None:
@@ -660,7 +663,11 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
         if f"{split}/loss" in result:
             hits = result.get(f"{split}/accuracy")
             told = f"loss {_number(result[f'{split}/loss'])}"
-            out.append((split, told + (f", accuracy {hits:.2%}" if hits is not None else "")))
+            told += f", accuracy {hits:.2%}" if hits is not None else ""
+            if f"{split}/accuracy/low" in result:  # of replicas
+                ends = [f"{result[f'{split}/accuracy/{x}']:.2%}" for x in ("low", "high")]
+                told += f" on average, {' to '.join(ends)} of nine in ten"
+            out.append((split, told))
     path = f" ({result['path']} path)" if "path" in result else ""
     out.append(("evals", f"{result['evals']:g} forward-equivalents{path}"))
     out.append(("seconds", f"{result['seconds']:.2f}"))

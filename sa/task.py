@@ -24,6 +24,7 @@ from sa.types import (
     Dataset,
     Forget,
     Model,
+    Numbers,
     Params,
     Partial,
     Splits,
@@ -34,6 +35,9 @@ from sa.types import (
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
+
+PART = 4096
+"""The most rows that are evaluated together outside of a step."""
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -134,11 +138,14 @@ class Task:
         frozen = {k: p for k, p in named.items() if k not in moving}
         return _structure(network, frozen, self._kind, self.batchnorm)
 
-    def prepare(self, seed: int) -> "Problem":
-        """Build the network and load the data, each from its own stream of the seed."""
+    def prepare(self, seed: int, data: Splits | None = None) -> "Problem":
+        """Build the network and load the data, each from its own stream of the seed.
+
+        data: what the dataset loads, where it has been loaded.
+        """
         self.check()
         dtype = DTYPES[self.dtype]
-        data = self.dataset.load(stream(seed, "data"))
+        data = data or self.dataset.load(stream(seed, "data"))
         network = self.model.build(stream(seed, "init")).eval()
         if data.train.targets.shape[1:] == (0,):  # no targets: a second network sets them
             teacher = self.model.build(stream(seed, "target")).eval()
@@ -169,7 +176,10 @@ class Task:
 
 @plain
 class Problem:
-    """A task made concrete: the network, its data, and the point where the study starts."""
+    """A task made concrete: the network, its data, and the point where the study starts.
+
+    replicas: of how many networks every tensor is a stack (`sa.replicas`); None of one.
+    """
 
     task: Task
     network: nn.Module
@@ -182,6 +192,7 @@ class Problem:
     width: int
     seed: int
     partial: Partial = field(default_factory=Forget)
+    replicas: int | None = None
 
     @property
     def buffers(self) -> Params:
@@ -195,8 +206,14 @@ class Problem:
         if rows is None or rows >= n:
             return train
         epoch, at = divmod(step, n // rows)
-        order = torch.randperm(n, generator=stream(self.seed, "batches", epoch))
-        index = order[at * rows : (at + 1) * rows].to(train.inputs.device)
+        return self._picked(self._order(epoch)[at * rows : (at + 1) * rows])
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(self.data.train.rows, generator=stream(self.seed, "batches", epoch))
+
+    def _picked(self, index: Tensor) -> Batch:
+        train = self.data.train
+        index = index.to(train.inputs.device)
         return Batch(train.inputs[index], train.targets[index])
 
     def objective(self, batch: Batch) -> Objective:
@@ -208,7 +225,7 @@ class Problem:
     def _objective(self, batch: Batch) -> Objective:
         def rows(params: Params, part: Batch) -> Tensor:
             outputs = self._forward(params, part.inputs, self.task.batchnorm)
-            return CRITERIA[self.kind](outputs, part.targets)
+            return self._losses(outputs, part.targets)
 
         return Objective(
             rows,
@@ -224,6 +241,9 @@ class Problem:
             if self.task.dtype == "float64"
             else lambda: self._double()._objective(batch.to(torch.float64)),
         )
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return CRITERIA[self.kind](outputs, targets)
 
     def _double(self) -> "Problem":
         """The same problem in float64, for differences of nearly equal losses."""
@@ -264,14 +284,14 @@ class Problem:
         return _latent(self.network)
 
     @torch.no_grad()
-    def evaluate(self, params: Params, buffers: Params | None = None) -> dict[str, float]:
+    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
         """Loss, and accuracy for classes, of both splits in evaluation mode.
 
         buffers: running statistics instead of the network's own.
         """
-        out = {}
+        out: Numbers = {}
         point = params | (buffers or {})
-        most = min(4096, max(1, self.task.memory // (8 * self.width)))
+        most = max(1, min(PART, self.task.memory // (8 * self.width)))
         for split, batch in zip(("train", "test"), self.data, strict=True):
             loss = hits = 0.0
             for start, stop in blocks(batch.rows, most):
@@ -299,7 +319,7 @@ class Problem:
     def recalibrate(self, params: Params) -> Params:
         """The buffers with BatchNorm's statistics at params: their mean over the training rows.
 
-        In equal parts of at most 4,096 rows, each normalised by itself; the network's own stay.
+        In equal parts of at most PART rows, each normalised by itself; the network's own stay.
         """
         fresh = {k: b.clone() for k, b in self.buffers.items()}
         momenta = [m.momentum for m in self.norms]
@@ -307,11 +327,11 @@ class Problem:
             for kind in _RUNNING if isinstance(m, _BatchNorm) else ():
                 fresh[f"{name}.{kind}"].fill_(kind == "running_var")
         try:
-            for m in self.norms:
-                m.momentum = None  # the plain mean of what it has seen
             if self.norms:
                 inputs = self.data.train.inputs
-                for part in inputs.tensor_split(math.ceil(len(inputs) / 4096)):
+                for i, part in enumerate(inputs.tensor_split(math.ceil(len(inputs) / PART)), 1):
+                    for m in self.norms:
+                        m.momentum = 1 / i  # the plain mean of what it has seen
                     self._forward(params | fresh, part, "track")
         finally:
             for m, momentum in zip(self.norms, momenta, strict=True):

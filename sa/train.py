@@ -149,7 +149,8 @@ def loop(
     params = {k: v.to(device, copy=True) for k, v in progress.params.items()}
     for name, buffer in problem.buffers.items():
         buffer.copy_(progress.buffers[name])
-    stepper = _stepper(optimizer, params, recipe)
+    many = problem.replicas
+    stepper = _stepper(optimizer, params, recipe, stacked=many is not None)
     rates = [group["lr"] for group in stepper.param_groups]
     if progress.optimizer:
         stepper.load_state_dict(progress.optimizer)
@@ -165,7 +166,8 @@ def loop(
         )
         state, evals = estimate.state, evals + estimate.evals
         norm = float(flatten(estimate.grad).double().norm())
-        row: Numbers = {"step": step, "loss": float(estimate.value), "grad_norm": norm}
+        row: Numbers = {"step": step, "loss": float(estimate.value) / (many or 1)}
+        row["grad_norm"] = norm / math.sqrt(many or 1)  # of replicas: means
         row |= {"evals": evals} | estimate.info
         factor = recipe.schedule(step, steps) if recipe.schedule else 1.0
         if steps:
@@ -206,7 +208,10 @@ def loop(
 
 
 def _stepper(
-    optimizer: Callable[..., torch.optim.Optimizer], params: Params, recipe: Recipe
+    optimizer: Callable[..., torch.optim.Optimizer],
+    params: Params,
+    recipe: Recipe,
+    stacked: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimizer, with parameters in groups where they differ in rate or in decay."""
     alike = optimizer(list(params.values()))
@@ -214,7 +219,8 @@ def _stepper(
     groups: dict[tuple[float, float], list[torch.Tensor]] = {}
     for name, p in params.items():
         quantizes = ".quantize." in f".{name}"
-        decays = recipe.decay_all or (p.dim() > 1 and not quantizes)  # biases, norms are vectors
+        vector = p.dim() <= 1 + stacked  # as biases and norms are
+        decays = recipe.decay_all or not (vector or quantizes)
         mine = rate * (recipe.quantizer_lr or 1) if quantizes else rate
         groups.setdefault((mine, decay if decays else 0), []).append(p)
     if set(groups) == {(rate, decay)}:

@@ -136,6 +136,16 @@ def test_epochs_are_steps_and_a_goal_may_come_sooner(sa):
     assert got["stopped"] == "test/accuracy >= 0.3" and got["step"] in (10, 20, 30)
 
 
+def test_replicas_are_the_runs_of_their_seeds(sa):
+    words = [*SMALL, "analysis=[]", "steps=20", "batch_size=16"]
+    code, out, err = sa(*words, "replicas=3", "seed=4")
+    assert code == 0, err
+    got = result(out)
+    alone = [result(sa(*words, f"seed={s}")[1]) for s in (4, 5, 6)]
+    assert got["test/loss/each"] == pytest.approx([r["test/loss"] for r in alone], rel=1e-9)
+    assert got["parameters"] == 3 * alone[0]["parameters"]
+
+
 def test_settings_younger_than_a_run_leave_its_id(sa):
     kept = folder(sa(*SMALL)[1])
     config = yaml.safe_load((kept / "config.yaml").read_text())
@@ -517,6 +527,10 @@ REFUSED = [
     (["steps=9", "evaluate_every=1", "until={test/accuracy:1}"], ["accuracies need classes"]),
     (["steps=9", "until={train/loss:1}"], ["until", "evaluate_every"]),
     (["steps=9", "evaluate_every=1", "until={ema/test/loss:1}"], ["set average=ema"]),
+    (["replicas=0"], ["replicas=0", ">= 1"]),
+    (["replicas=3", "steps=9"], ["replicas", "analysis=[]"]),
+    (["replicas=3", "analysis=[]"], ["replicas", "steps or epochs"]),
+    (["replicas=3", "steps=9", "analysis=[]", "estimator=nes"], ["estimator=ste", "seed"]),
     (["quantizer_lr=0"], ["quantizer_lr=0", "greater than 0"]),
     (["recalibrate=maybe"], ["recalibrate=maybe", "true or false"]),
     (["init=ste_500", "init_average=true"], ["init_average", "init.average"]),

@@ -31,7 +31,8 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "launch": {"record"},
     "sweep": {"record", "figure", "launch", "tracker"},
     "config": {"record", "task", "train"},
-    "run": {"config", "launch", "record", "run", "tracker", "train", "types"},
+    "replicas": {"types", "objective", "task"},
+    "run": {"config", "launch", "record", "replicas", "run", "tracker", "train", "types"},
 }
 HYDRA = {"config", "run"}  # the only modules that know it
 NO_TORCH = {"record", "tracker", "dashboard", "launch", "sweep", "figure", "ranking"}

@@ -2,13 +2,14 @@
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from conftest import component
 
-from sa import train
+from sa import replicas, train
 from sa.analysis.descent import Descent
 from sa.average import Average
 from sa.dataset.digits import Digits
@@ -242,7 +243,7 @@ def test_a_child_may_start_from_the_average():
         train.start(problem(), parent | {"average": {}}, averaged=True)
 
 
-def test_recalibrated_statistics_are_those_of_all_training_rows():
+def test_recalibrated_statistics_are_those_of_all_training_rows(monkeypatch):
     p = problem("cnn", dtype="float64")
     own = {k: b.clone() for k, b in p.buffers.items()}
     got = p.recalibrate(p.params)
@@ -256,6 +257,11 @@ def test_recalibrated_statistics_are_those_of_all_training_rows():
     batch = float(p.objective(p.data.train).value(p.params))  # a sign sees the mean alone
     assert scores["train/loss"] == pytest.approx(batch, rel=1e-9)
     assert p.evaluate(p.params)["train/loss"] != pytest.approx(batch, rel=1e-5)
+    monkeypatch.setattr("sa.task.PART", 500)  # three parts of 479 rows
+    got = p.recalibrate(p.params)
+    torch.testing.assert_close(got["norm1.running_mean"], maps.mean((0, 2, 3)))
+    each = maps.view(3, 479, *maps.shape[1:]).transpose(1, 2).flatten(2).var(2).mean(0)
+    torch.testing.assert_close(got["norm1.running_var"], each)
 
 
 @pytest.mark.parametrize("all_", [False, True])
@@ -344,3 +350,60 @@ def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):
         assert b == pytest.approx(a, rel=1e-12)
         for k in x["params"]:
             torch.testing.assert_close(x["params"][k], y["params"][k], rtol=1e-9, atol=1e-12)
+
+
+# Many networks at once
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("batch_size", [718, None])  # two steps an epoch, one
+def test_each_replica_is_the_run_of_its_seed(name, batch_size):
+    recipe = replace(EVERYTHING, recalibrate=name == "cnn")
+    adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1)
+    task = problem(name, True, batch_size=batch_size, dtype="float64").task
+    how = {"evaluate_every": 2, "recipe": recipe}
+    many = rows(replicas.prepare(task, 3, 3), STE("clipped"), adam, 4, **how)
+    alone = [rows(task.prepare(seed), STE("clipped"), adam, 4, **how) for seed in (3, 4, 5)]
+    for i, (row, progress) in enumerate(many):
+        each = [rows_[i] for rows_ in alone]
+        assert row["loss"] == pytest.approx(sum(r["loss"] for r, _ in each) / 3, rel=1e-12)
+        square = sum(r["grad_norm"] ** 2 for r, _ in each) / 3
+        assert row["grad_norm"] == pytest.approx(square**0.5, rel=1e-9)
+        assert row["evals"] == each[0][0]["evals"]
+        for kind in ("params", "buffers"):
+            for k, v in progress[kind].items():
+                theirs = torch.stack([p[kind][k] for _, p in each])
+                torch.testing.assert_close(v, theirs, rtol=1e-8, atol=1e-12)
+    last = many[-1][0]
+    for key in ("test/accuracy", "ema/train/loss"):
+        theirs = [run[-1][0][key] for run in alone]
+        assert last[f"{key}/each"] == pytest.approx(theirs, rel=1e-9)
+        assert last[key] == pytest.approx(sum(theirs) / 3)
+        assert last[f"{key}/median"] == pytest.approx(sorted(theirs)[1])
+        assert last[f"{key}/low"] <= last[f"{key}/median"] <= last[f"{key}/high"]
+    assert len({tuple(v.flatten().tolist()) for v in many[0][1]["params"]["head.weight"]}) == 3
+
+
+def test_replicas_resume_exactly_and_say_who_diverged():
+    task = problem("cnn").task
+    whole = rows(replicas.prepare(task, 0, 3), STE("clipped"), ADAM, 4, evaluate_every=2)
+    progress = train.Progress(**whole[3][1])
+    again = rows(replicas.prepare(task, 0, 3), STE("clipped"), ADAM, 4, progress, evaluate_every=2)
+    assert [r for r, _ in again] == [r for r, _ in whole[3:]]
+    p = replicas.prepare(problem().task, 5, 3)
+    p.params["fc1.weight"][2, 0, 0] = torch.nan
+    assert rows(p, STE("clipped"), SGD, 5)[0][0]["diverged"] == "fc1.weight of seed 7"
+
+
+def test_replicas_draw_their_own_data_where_the_dataset_draws():
+    from sa.dataset.gaussian import Gaussian
+
+    task = Task(model=component("model", "toy_mlp", dim=4), dataset=Gaussian(4, 64))
+    p = replicas.prepare(task, 0, 2)
+    for seed in (0, 1):
+        one = task.prepare(seed).data
+        assert torch.equal(p.data.train.inputs[:, seed], one.train.inputs)
+        assert torch.equal(p.data.test.targets[:, seed], one.test.targets)
+    assert problem().data.train.inputs.shape[0] == 1437
+    shared = replicas.prepare(problem().task, 0, 2).data.train.inputs
+    assert shared.stride(1) == 0  # held once
