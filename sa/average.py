@@ -48,4 +48,5 @@ class Average:
 
 @torch.no_grad()
 def _lerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    a = a.to(b.device)  # a checkpoint's is on the CPU
     return a + share * (b - a) if b.is_floating_point() else b.clone()
