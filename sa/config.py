@@ -68,6 +68,10 @@ class UsageError(Exception):
     """Something typed that cannot run: what was wrong, what was expected, what to type."""
 
 
+class NoData(UsageError):
+    """The files of the dataset are not on this machine."""
+
+
 def options(group: str) -> dict[str, str]:
     """Name -> one line of description, of every option of a group, from the folder."""
     found = {}
@@ -248,8 +252,11 @@ def _top() -> frozenset[str]:
     return frozenset({*whole, *groups, "experiment"} - {"defaults", "hydra", "_self_"})
 
 
-def build(config: dict[str, Any]) -> Components:
-    """Validate a resolved configuration and make its components; UsageError, no side effects."""
+def build(config: dict[str, Any], here: bool = True) -> Components:
+    """Validate a resolved configuration and make its components; UsageError, no side effects.
+
+    here: whether it will run on this machine.
+    """
     for key in config:
         if key not in _top():
             close = _close(key, _top())
@@ -260,15 +267,18 @@ def build(config: dict[str, Any]) -> Components:
         if key.rsplit(".", 1)[-1] == "_target_":
             _allowed(key, value)
     from sa.task import Mismatch, Task
+    from sa.types import MissingData
 
     made = {k: _make(k, config[k]) for k in ("model", "dataset", "estimator", "optimizer")}
     analyses = {k: _make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
     keys = "criterion moving batch_size batchnorm dtype device memory progress".split()
     try:
         task = Task(model=made["model"], dataset=made["dataset"], **{k: config[k] for k in keys})
-        task.check()
+        task.check(here)
     except Mismatch as error:
         raise UsageError(f"{error.key}: {error}") from error
+    except MissingData as error:
+        raise NoData(f"dataset: {error}") from error
     except ValueError as error:
         raise UsageError(invalid("", config, error)) from error
     try:
@@ -283,10 +293,10 @@ def build(config: dict[str, Any]) -> Components:
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error
     if config.get("init"):
-        _parent(config)
+        _parent(config, here)
     recipe = _recipe(config, task)
     if config.get("replicas") is not None:
-        _replicas(config, made["estimator"])
+        _replicas(config, task, made["estimator"])
     tracker = _make("tracker", config["tracker"])
     return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
 
@@ -321,7 +331,7 @@ _COUPLED = ("Adafactor", "LBFGS", "Muon")
 """Optimizers whose step of one number depends on the others': not for stacked networks."""
 
 
-def _replicas(config: Config, estimator: Any) -> None:
+def _replicas(config: Config, task: Any, estimator: Any) -> None:
     """Refuse what is not, for networks trained together, what it is for each alone."""
     if not (estimator.target == "surrogate" and hasattr(estimator, "surrogate")):
         raise UsageError(
@@ -333,6 +343,11 @@ def _replicas(config: Config, estimator: Any) -> None:
             raise UsageError(f"replicas: {key} looks at one network; set {instead}")
     if not config["steps"]:
         raise UsageError("replicas: they are for trainings; set steps or epochs")
+    if task.keeps():
+        raise UsageError(
+            "replicas: a quantizer of this network keeps a range or levels from the data, for one "
+            "network at a time; take another quantizer, or sweep over seed instead"
+        )
     name = str(config["optimizer"]["_target_"]).rpartition(".")[2]
     if name in _COUPLED:
         raise UsageError(f"replicas: {name} does not step element by element; take sgd or adam")
@@ -381,7 +396,7 @@ _REPLACES = {
 """What ``init`` may say of the parent: no setting that others are made from, as dim is."""
 
 
-def _parent(config: dict[str, Any]) -> None:
+def _parent(config: dict[str, Any], here: bool) -> None:
     unknown = sorted(set(config["init"]) - _REPLACES)
     if unknown:
         known = ", ".join(sorted(_REPLACES))
@@ -391,7 +406,7 @@ def _parent(config: dict[str, Any]) -> None:
     if made["steps"] == 0:
         raise UsageError("init.steps=0: a parent run has to train; set init.steps to 1 or more")
     try:
-        build(made)
+        build(made, here)
     except UsageError as error:
         raise UsageError(f"init (the parent run): {error}") from error
 

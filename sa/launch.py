@@ -85,9 +85,9 @@ class Slurm:
 
     time: minutes a job may take. cpus, gpus, memory_gb: of one job. parallel: jobs of one array at
     once. points_per_job: points a job computes in turn; None chooses. signal_seconds: how long
-    before the time limit a job is told to save and requeue itself; requeue: whether it does, and
-    whether SLURM may requeue it after a preemption. setup: shell lines before it.
-    extra: any other option of sbatch, e.g. {nodelist: n1}.
+    before the time limit a job is told to save and requeue itself, at most a third of it; requeue:
+    whether it does, and whether SLURM may requeue it after a preemption. setup: shell lines before
+    it. extra: any other option of sbatch, e.g. {nodelist: n1}.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -126,9 +126,10 @@ def shape(
     have all of the words are left out; * in a word stands for anything. Raises LaunchError for
     what does not fit.
     """
+    varied = ", ".join(k for k, values in swept.items() if len(values) > 1) or "none"
     unknown = [k for k in zip if k not in swept]
     if unknown:
-        raise LaunchError(f"sweep.zip: {unknown[0]} is not swept; there are: {', '.join(swept)}")
+        raise LaunchError(f"sweep.zip: {unknown[0]} is not swept; swept are: {varied}")
     lengths = {k: len(swept[k]) for k in zip}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{k} has {n}" for k, n in lengths.items())
@@ -143,6 +144,10 @@ def shape(
     kept = [
         p for p in made if not any(all(w in p or fnmatch.filter(p, w) for w in e) for e in left_out)
     ]
+    there = {w.split("=")[0] for p in made for w in p}
+    for word in (w for words in left_out for w in words):
+        if word.split("=")[0] not in there:
+            raise LaunchError(f"sweep.exclude: {word}: {word.split('=')[0]} is not swept: {varied}")
     if not kept:
         raise LaunchError(f"sweep.exclude leaves none of the {len(made)} points")
     return kept
@@ -182,10 +187,16 @@ def todo(root: Path, plan: Sequence[Point]) -> list[Point]:
 
 
 def dropped(root: Path, name: str, plan: Sequence[Point]) -> int:
-    """How many points a sweep of that name has that the plan has not; 0 where there is none."""
+    """How many points a sweep of that name has that the plan has not; 0 where there is none.
+
+    A damaged manifest has none either: the plan replaces it.
+    """
     if not (record.sweep_folder(root, name) / "manifest.jsonl").exists():
         return 0
-    _, there = record.read_manifest(root, name)
+    try:
+        _, there = record.read_manifest(root, name)
+    except record.RecordError:
+        return 0
     return len({p["run_id"] for p in there} - {p.run_id for p in plan})
 
 
@@ -282,6 +293,7 @@ def inline(
     root: Path,
     plan: Sequence[Point],
     execute: Callable[[dict[str, Any]], dict[str, Any]],
+    folder: Path,
     most: int | None = None,
 ) -> dict[str, str]:
     """Run the missing points one after another; run id -> what failed. Never raises for a point.
@@ -290,9 +302,10 @@ def inline(
     after so many failures.
     """
     queue = todo(root, plan)
-    board = Board(len(queue))
+    board, began = Board(len(queue)), time.time()
     with board.bar:
         while queue and not _enough(board, most):
+            _stop_if_cancelled(folder, began)
             point = queue.pop(0)
             try:
                 board.ended(point, execute(point.config))
@@ -302,6 +315,16 @@ def inline(
             except Exception as error:  # a point's failure is recorded and the sweep goes on
                 board.ended(point, None, str(error) or repr(error))
     return board.failed
+
+
+CANCELLED = "cancelled"
+"""The file in a sweep's folder that tells its drivers to stop: touched by `sa.sweep cancel`."""
+
+
+def _stop_if_cancelled(folder: Path, began: float) -> None:
+    mark = folder / CANCELLED
+    if mark.exists() and mark.stat().st_mtime > began:
+        raise LaunchError("cancelled by `sa.sweep cancel`; repeat the command to go on")
 
 
 def _enough(board: Board, most: int | None) -> bool:
@@ -318,9 +341,11 @@ def local(
     size = place.points_per_job
     queue = chunks(root, plan, left, size, max(workers, min(4 * workers, len(left))))
     board, alive = Board(len(left)), dict[subprocess.Popen, list[Point]]()
+    began = time.time()
     with board.bar:
         try:
             while queue or alive:
+                _stop_if_cancelled(folder, began)
                 while queue and len(alive) < workers and not _enough(board, most):
                     some = queue.pop(0)
                     alive[_worker(root, some, folder, threads)] = some
@@ -362,7 +387,7 @@ def command(root: Path, some: Sequence[Point]) -> list[str]:
 def _why(root: Path, point: Point, code: int | None) -> str:
     """Why a point of a process that ended has no result, in its record too."""
     status = record.load_status(root / "runs" / point.run_id)
-    if status.get("state") in ("failed", "skipped"):
+    if status.get("state") in ("failed", "skipped", "interrupted"):
         return str(status.get("error"))
     how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"code {code}"
     return record.mark(root, point.run_id, f"its process ended with {how} before a result")
@@ -403,8 +428,12 @@ def snapshot(folder: Path, packages: Sequence[Path]) -> None:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One driver at a time plans and submits a sweep; the others wait for it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".driver").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".driver").open("w")
+    except OSError as error:
+        raise record.unrooted(folder.parent.parent, error) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -467,7 +496,7 @@ def submit(folder: Path, root: Path, place: Slurm, work: Sequence[Sequence[Point
     logs.mkdir(parents=True, exist_ok=True)
     most = _array_limit()
     made: list[dict[str, Any]] = []
-    before = dict(os.environ)
+    before, there = dict(os.environ), set(logs.iterdir())
     os.environ.clear()
     own = {"OMP_NUM_THREADS": str(place.cpus), "SA_REQUEUE": str(int(place.requeue))}
     os.environ.update(scrubbed(before) | _paths(folder) | own)
@@ -484,8 +513,13 @@ def submit(folder: Path, root: Path, place: Slurm, work: Sequence[Sequence[Point
     except Exception as error:  # submitit's and SLURM's: a wrong partition, a full queue
         if made:
             cancel([str(m["job"]) for m in made])
-        words = [x for x in str(error).splitlines() if x.strip() and "subprocess" not in x]
-        raise LaunchError(f"hydra/launcher=slurm: {' '.join(words[-2:])}") from error
+        for left in set(logs.iterdir()) - there:
+            left.unlink()
+        said = (x for x in str(error).splitlines() if x.strip() and "subprocess" not in x)
+        words = list(dict.fromkeys(said))
+        raise LaunchError(
+            f"hydra/launcher=slurm: {' '.join(words[-2:])}; {_hint(words)}"
+        ) from error
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -493,8 +527,22 @@ def submit(folder: Path, root: Path, place: Slurm, work: Sequence[Sequence[Point
         file.writelines(json.dumps(m) + "\n" for m in made)
 
 
+def _hint(words: Sequence[str]) -> str:
+    """What to type instead of what SLURM refused."""
+    if any("partition" in x for x in words):
+        told = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True)
+        known = ", ".join(dict.fromkeys(told.stdout.split()))
+        return f"hydra.launcher.partition=NAME; there are: {known}"
+    return (
+        "settings: hydra.launcher.{partition,account,qos,time,cpus,gpus,memory_gb}; "
+        "hydra/launcher=local runs the same sweep in a pool here; `launchers/one_node_slurm.sh up "
+        "DIR` starts a private one-node SLURM"
+    )
+
+
 def _become(words: list[str]) -> None:
     """Replace the job's process: signals and the exit code are the worker's own."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # until the worker listens to it
     os.execv(words[0], words)
 
 
@@ -511,7 +559,7 @@ def _parameters(place: Slurm, name: str) -> dict[str, Any]:
         "ntasks_per_node": 1,
         "cpus_per_task": place.cpus,
         "array_parallelism": place.parallel,
-        "signal_delay_s": place.signal_seconds,
+        "signal_delay_s": min(place.signal_seconds, 20 * place.time),
         "setup": list(place.setup),
         "additional_parameters": {
             "requeue" if place.requeue else "no-requeue": True,
@@ -560,7 +608,7 @@ def follow(
                     if gone[key] < 3:  # the last files may still be on their way
                         continue
                 del left[key]
-                error = None if result else _lost(root, key, job_of[key], state, reason)
+                error = None if result else _lost(root, key, job_of[key], state, reason, folder)
                 board.ended(point, result, error)
             if _enough(board, most) and not stopped:
                 cancel([job_of[k]["job"] for k in left])
@@ -569,14 +617,19 @@ def follow(
     return board.failed
 
 
-def _lost(root: Path, key: str, job: dict[str, Any], state: str, reason: str) -> str:
+def _lost(root: Path, key: str, job: dict[str, Any], state: str, reason: str, folder: Path) -> str:
     """Why a point whose job is over has no result; noted in its record where that says nothing."""
     status = record.load_status(root / "runs" / key)
     fresh = float(status.get("started") or 0) >= job["submitted"] - 5
-    if fresh and status.get("state") in ("failed", "skipped"):
+    if fresh and status.get("state") in ("failed", "skipped", "interrupted"):
         return str(status.get("error"))
     told = f"SLURM: {state}" + (f" ({reason})" if reason not in ("", "None") else "")
-    return record.mark(root, key, f"{told}, job {job['job']}")
+    told += f", job {job['job']}"
+    for path in (folder / "slurm").glob(f"{job['job']}_*_log.err"):  # before the worker began
+        said = [x for x in path.read_text(errors="replace").splitlines() if x.strip()]
+        if said and not fresh:
+            told += f"; {path}: {said[-1]}"
+    return record.mark(root, key, told)
 
 
 # The report

@@ -46,13 +46,22 @@ def ce(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
+def value(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Row losses (n,): the outputs (n, 1) themselves, of a model that is a loss."""
+    return outputs[:, 0]
+
+
 CACHE, CACHE_ROWS = 1 << 20, 1024
 """Bytes and rows of one chunk of a chain: about a core's second-level cache."""
 
 VIEW = 64 << 20
 """Most bytes of one view of the exact differences, however large the budget is."""
 
-CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "ce": ce}
+CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": mse,
+    "ce": ce,
+    "value": value,
+}
 
 
 @dataclass

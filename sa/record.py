@@ -22,9 +22,9 @@ from typing import Any
 
 BOOKKEEPING = frozenset(
     "root tracker sweep figure checkpoint_seconds threads memory progress objective hydra "
-    "experiment description epochs".split()
+    "experiment description dataset.root epochs".split()
 )
-"""Top-level settings that change no number of a result, and so are no part of a run's id.
+"""Settings that change no number of a result, and so are no part of a run's id.
 
 ``epochs`` is another way to say ``steps``, which is.
 """
@@ -38,6 +38,9 @@ STALE = 120.0  # seconds without a sign of life after which a process counts as 
 BEAT = 5.0  # seconds between two signs of life
 _TEMP = ".tmp-"
 _OVER = ("failed", "skipped", "interrupted")
+SCHEMA = 1
+"""Of what a run folder holds; written to its meta.json."""
+
 _ANEW = "Repeat the `python -m sa.run -m ...` command of this sweep: it writes the manifest anew"
 
 
@@ -71,7 +74,8 @@ def run_id(config: dict[str, Any]) -> str:
 
 def _canonical(value: Any, key: str) -> Any:
     if isinstance(value, dict):
-        return {str(k): _canonical(v, f"{key}.{k}") for k, v in value.items()}
+        named = ((str(k), f"{key}.{k}", v) for k, v in value.items())
+        return {k: _canonical(v, path) for k, path, v in named if path not in BOOKKEEPING}
     if isinstance(value, list | tuple):
         return [_canonical(v, key) for v in value]
     if isinstance(value, float) and value.is_integer():
@@ -278,8 +282,8 @@ class Record:
         commits = ((read_json(folder / "meta.json") or {}).get("commits") or []) if good else []
         commits = list(dict.fromkeys([*commits, meta.get("commit")]))
         hashed = identity(config)
-        self.meta = {**meta, "commits": commits, "schema": 1, "hashed": hashed}
-        _write_config(folder, config)
+        self.meta = {**meta, "commits": commits, "schema": SCHEMA, "hashed": hashed}
+        write_text(folder / "config.yaml", _text(config), sync=False)
         write_json(folder / "meta.json", self.meta)
         before = load_status(folder)
         self.status: dict[str, Any] = {
@@ -302,7 +306,7 @@ class Record:
         try:
             lock = _acquire(folder)
         except OSError as error:
-            raise _unrooted(root, error) from error
+            raise unrooted(root, error) from error
         try:
             return cls(folder, config, meta, lock)
         except BaseException as error:
@@ -440,31 +444,36 @@ class Record:
 
 
 def freeze(root: Path | str, config: dict[str, Any]) -> Path:
-    """Put the configuration of a run that is still to come into its folder; the folder."""
+    """Put the configuration of a run that is still to come into its folder; the folder.
+
+    One frozen before, with other bookkeeping (where the data lie), is replaced.
+    """
     folder = Path(root).expanduser() / "runs" / run_id(config)
     _make(folder, root)
-    if not (folder / "config.yaml").exists():
-        _write_config(folder, config)
+    path, text = folder / "config.yaml", _text(config)
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_text(path, text, sync=False)
     return folder
 
 
-def _write_config(folder: Path, config: dict[str, Any]) -> None:
+def _text(config: dict[str, Any]) -> str:
     import yaml
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     plain = json.loads(json.dumps(config))  # no tuples, and no object twice: no YAML anchors
-    text = yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True)
-    write_text(folder / "config.yaml", text, sync=False)
+    text: str = yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _make(folder: Path, root: Path | str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unrooted(root, error) from error
+        raise unrooted(root, error) from error
 
 
-def _unrooted(root: Path | str, error: OSError) -> Unwritable:
+def unrooted(root: Path | str, error: OSError) -> Unwritable:
+    """The error to raise where nothing can be written below a root."""
     return Unwritable(
         f"root={root}: cannot write there ({error.strerror}). Name a folder that can be written "
         "to: root=DIR on the command line, or SA_ROOT=DIR in the environment"
@@ -504,10 +513,10 @@ def state(folder: Path) -> str:
     return "running" if status.get("state") == "running" and alive else "lost"
 
 
-def mark(root: Path | str, run: str, reason: str) -> str:
+def mark(root: Path | str, run: str, reason: str, state: str = "failed") -> str:
     """Note that a run whose process is gone ended without a result; returns the reason."""
     folder = Path(root).expanduser() / "runs" / run
-    status = {"started": time.time(), **load_status(folder), "state": "failed", "error": reason}
+    status = {"started": time.time(), **load_status(folder), "state": state, "error": reason}
     write_json(folder / "status.json", status)
     return reason
 
@@ -532,8 +541,9 @@ def write_manifest(
     folder = sweep_folder(root, name)
     _entries(points, f"sweep {name}")
     _make(folder, root)
-    write_json(folder / "sweep.json", about)
-    write_text(folder / "manifest.jsonl", b"".join(map(_line, points)).decode())
+    lines = b"".join(map(_line, points))
+    write_json(folder / "sweep.json", {**about, "digest": hashlib.sha256(lines).hexdigest()})
+    write_text(folder / "manifest.jsonl", lines.decode())
 
 
 def read_manifest(root: Path | str, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -543,7 +553,13 @@ def read_manifest(root: Path | str, name: str) -> tuple[dict[str, Any], list[dic
         raise Missing(f"there is no sweep '{name}' in {path.parent.parent}; {near(root, name)}")
     points, _ = _jsonl(path, _ANEW)
     _entries(points, str(path))
-    return read_json(path.with_name("sweep.json")) or {}, points
+    for _ in range(3):  # the two files are written one after the other
+        about = read_json(path.with_name("sweep.json")) or {}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if about.get("digest", digest) == digest:
+            return about, points
+        time.sleep(0.1)
+    raise RecordError(f"{path} is not the plan that was written: it was edited. {_ANEW}")
 
 
 def near(root: Path | str, name: str) -> str:

@@ -53,7 +53,8 @@ class Replicas(Problem):
         same = inputs.stride(1) == 0  # one matrix product serves all
         dims = (0, None) if same else (0, 1)
         x = inputs[:, 0] if same else inputs
-        with _statistics(self.norms, use):
+        norms = {"train": self.task.batchnorm, "eval": "running"}.get(use, use)
+        with _statistics(self.norms, norms):
             return torch.vmap(one, dims, out_dims=1)(self.frozen | self.running | params, x)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ class Replicas(Problem):
             sums: dict[str, Tensor | float] = {"loss": 0.0}
             for start, stop in blocks(batch.rows, most):
                 part = batch.part(start, stop)
-                got = self._forward(params | (buffers or {}), part.inputs, "running")
+                got = self._forward(params | (buffers or {}), part.inputs, "eval")
                 sums["loss"] += self._each(got, part.targets).double().sum(0)
                 if self.task.dataset.classes:
                     truth = part.targets.argmax(2) if self.kind == "mse" else part.targets
@@ -93,7 +94,7 @@ class Replicas(Problem):
             bad = (~p.isfinite()).flatten(1).any(1)
             if bad.any():
                 return f"{name} of seed {self.seed + int(bad.nonzero()[0])}"
-        outputs = self._forward(params, batch.inputs, self.task.batchnorm)
+        outputs = self._forward(params, batch.inputs, "train")
         bad = ~self._each(outputs, batch.targets).isfinite().all(0)
         return (
             f"the loss of seed {self.seed + int(bad.nonzero()[0])}" if bad.any() else "a gradient"

@@ -168,7 +168,7 @@ def multirun(
     plan = launch.points(configs, overrides, words)
     for point in plan:
         try:
-            settings.build(point.config)
+            settings.build(point.config, here=not isinstance(place, launch.Slurm))
         except settings.UsageError as error:
             raise settings.UsageError(f"point {point.index} ({point.label}): {error}") from error
     root, name, how = _root(plan[0].config), launch.sweep_name(plan), plan[0].config["sweep"]
@@ -206,7 +206,7 @@ def multirun(
     code = launch.report(root, name)
     print(f"sweep: {folder}", flush=True)
     if failed:
-        rest = len(launch.todo(root, plan)) - len(failed)
+        rest = sum(p.run_id not in failed for p in launch.todo(root, plan))
         more = f" and {rest} were not started (sweep.max_failures)" if rest else ""
         raise RunFailed(
             f"{len(failed)} of {len(plan)} points failed{more}; `python -m sa.sweep status {name}` "
@@ -243,9 +243,10 @@ def _launch(
     most = how["max_failures"] if how else None
     match place:
         case launch.Inline():
-            return launch.inline(root, plan, execute, most)
+            return launch.inline(root, plan, execute, folder, most)
         case launch.Local():
-            return launch.local(root, plan, place, folder, most)
+            with _Signals():  # SIGTERM ends the driver as Ctrl-C does: with its workers
+                return launch.local(root, plan, place, folder, most)
         case launch.Slurm():
             with launch.alone(folder):
                 flying = launch.flying(folder)
@@ -255,7 +256,7 @@ def _launch(
                     jobs = 16 if probes else len(left)
                     work = launch.chunks(root, plan, left, place.points_per_job, jobs)
                     launch.submit(folder, root, place, work)
-            if how is not None and not how["wait"]:
+            if how is not None and not how["wait"] and (left or flying):
                 return None
             return launch.follow(root, plan, folder, most)
     left = launch.todo(root, plan)
@@ -268,8 +269,9 @@ def frozen(folders: list[Path]) -> None:
     """The worker: run the configurations frozen in run folders, one after another."""
     import yaml
 
-    failed = []
-    for folder in folders:
+    failed, queue = [], list(folders)
+    while queue:
+        folder = queue.pop(0)
         try:
             config = yaml.safe_load((folder / "config.yaml").read_text())
         except OSError as error:
@@ -281,6 +283,9 @@ def frozen(folders: list[Path]) -> None:
             try:
                 execute(config, tell=True)
                 print(f"run: {folder}", flush=True)
+            except record.Busy:  # another process computes it: it, or we after it
+                queue.append(folder)
+                time.sleep(launch.POLL)
             except Exception as error:
                 failed.append(folder.name)
                 print(f"sa: {folder.name}: {error}", file=sys.stderr)
@@ -357,9 +362,10 @@ def execute(
         return done
     try:
         start = _parent(config, tell)
-    except RunFailed as error:
+    except (RunFailed, settings.NoData) as error:
         record.freeze(root, config)
-        record.mark(root, key, str(error))
+        skipped = isinstance(error, settings.NoData)
+        record.mark(root, key, str(error), "skipped" if skipped else "failed")
         raise
     with record.Record.open(root, config, _meta(config)) as kept:
         try:
@@ -372,7 +378,8 @@ def execute(
             kept.fail(str(error))
             raise RunFailed(str(error)) from error
         except settings.UsageError as error:
-            kept.fail(str(error))
+            skipped = isinstance(error, settings.NoData)
+            kept.fail(str(error), "skipped" if skipped else "failed")
             raise
         except Exception as error:
             kept.fail(traceback.format_exc())
@@ -389,13 +396,17 @@ def _compute(
     import torch
 
     from sa import replicas, train
-    from sa.types import size
+    from sa.types import MissingData, size
 
     torch.set_num_threads(config["threads"])
-    if config.get("replicas") is None:
-        problem = made.task.prepare(config["seed"])
-    else:
-        problem = replicas.prepare(made.task, config["seed"], config["replicas"])
+    many = config.get("replicas")
+    try:
+        if many is None:
+            problem = made.task.prepare(config["seed"])
+        else:
+            problem = replicas.prepare(made.task, config["seed"], many)
+    except MissingData as error:
+        raise settings.NoData(f"dataset: {error}") from error
     parent = _load(start, _CHECKPOINT) if start else None
     progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
     seconds = 0.0
@@ -449,6 +460,7 @@ def _compute(
         "status": "diverged" if "diverged" in latest else "done",
         "target": made.estimator.target,
         "parameters": size(problem.params),
+        "quantized": _quantized(problem.structure.quantized),
         "seconds": seconds + time.perf_counter() - began,
     }
     result = kept.finish(result) or result
@@ -520,6 +532,8 @@ def _parent(config: Config, tell: bool) -> Path | None:
             break
         except record.Busy:
             time.sleep(1.0)
+        except settings.NoData:
+            raise
         except (RunFailed, settings.UsageError) as error:
             raise RunFailed(f"the parent run {folder.name} failed: {error}") from error
     if result["status"] == "diverged":
@@ -624,10 +638,19 @@ def summarise(config: Config, made: settings.Components, result: dict[str, Any])
     rows = [
         ("estimator", f"{name}  {'  '.join(own)}"),
         ("estimates", f"target: {result['target']}, {result['parameters']} parameters"),
+        ("quantized", result.get("quantized", "not told")),
         *_told(result),
     ]
     for label, words in rows:
         print(f"{label:<14} {words}")
+
+
+def _quantized(layers: dict[str, str]) -> str:
+    """Which layers are quantized and how, those of one kind together."""
+    kinds: dict[str, list[str]] = {}
+    for name, how in layers.items():
+        kinds.setdefault(how, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {how}" for how, names in kinds.items()) or "nothing"
 
 
 def _told(result: dict[str, Any]) -> list[tuple[str, str]]:

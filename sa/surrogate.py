@@ -21,10 +21,13 @@ Rule = Callable[[Tensor], Tensor]
 """Multiplier m(a) of dL/da = m(a) dL/ds for a step s of height 2, from -1 to +1, at a = 0."""
 
 Unit = Callable[[int, Tensor], Tensor]
-"""(k, logits) -> the states, in [-1, 1], of the k-th layer of random units of a forward."""
+"""(k, logits) -> the states, in [-1, 1], of the k-th layer of random units of a forward.
+
+k < 0: units that belong to no row, of weights or gradients."""
 
 _RULE: ContextVar[Rule | None] = ContextVar("rule", default=None)
-_UNIT: ContextVar[tuple[Unit, Iterator[int]] | None] = ContextVar("unit", default=None)
+_Units = tuple[Unit, Iterator[int], Iterator[int]]
+_UNIT: ContextVar[_Units | None] = ContextVar("unit", default=None)
 
 
 @contextmanager
@@ -85,12 +88,20 @@ def _nearest(x: Tensor) -> Tensor:
     return low + (x - low >= 0.5).to(x.dtype)
 
 
-def rounded(x: Tensor) -> Tensor:
+def rounded(x: Tensor, stochastic: bool = False) -> Tensor:
     """The nearest whole number, halves up; through the seam.
 
     Around its nearest threshold a rounding is a step of height 1: the rule sees the distance to
     it in half steps, a = 2 (x - floor(x)) - 1 in [-1, 1), so that slopes repeat with x.
+
+    stochastic: inside ``sampling`` floor(x) + b, b a random unit, 0 or 1, of mean x - floor(x):
+    mean x, variance f (1 - f) with f = x - floor(x).
     """
+    if stochastic and _UNIT.get() is not None:
+        low = torch.floor(x).detach()
+        share = x - low
+        up = bernoulli(logit(share), 2 * share - 1)
+        return low + (up + 1) / 2
     if not torch.is_grad_enabled():
         return _nearest(x)
     rule = _RULE.get()
@@ -98,14 +109,69 @@ def rounded(x: Tensor) -> Tensor:
     return _Step.apply(x, _nearest, local)
 
 
+def _ternary(u: Tensor) -> Tensor:
+    return (u > 1).to(u.dtype) - (u < -1).to(u.dtype)
+
+
+def ternary(x: Tensor, threshold: Tensor) -> Tensor:
+    """The sign of x where |x| > threshold, else 0; through the seam.
+
+    Two steps of height 1: the rule m sees the distance to the one on x's side in thresholds, a =
+    (x -+ threshold)/threshold, and dL/dx = m(a) dL/dt.
+    """
+    u = x.detach() / torch.where(threshold == 0, 1.0, threshold)
+    if not torch.is_grad_enabled():
+        return _ternary(u)
+    rule = _RULE.get()
+    local = None if rule is None else lambda u: rule(u - hard_sign(u))
+    return _Step.apply(u + (x - x.detach()), _ternary, local)  # in thresholds, of x's derivative
+
+
+def logit(p: Tensor) -> Tensor:
+    """log(p / (1 - p)), finite: p is kept a rounding error away from 0 and 1."""
+    return torch.logit(p, torch.finfo(p.dtype).eps)
+
+
 @contextmanager
 def sampling(unit: Unit) -> Iterator[None]:
-    """For one forward: every layer of random units inside is ``unit(k, logits)``, k = 0, 1, ..."""
-    token = _UNIT.set((unit, itertools.count()))
+    """For one forward: every layer of random units inside is ``unit(k, logits)``, k = 0, 1, ...
+
+    Units of weights and of back-propagated gradients are no layers of rows: k = -1, -2, ...
+    """
+    token = _UNIT.set((unit, itertools.count(), itertools.count(-1, -1)))
     try:
         yield
     finally:
         _UNIT.reset(token)
+
+
+def weights(quantize: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
+    """quantize(w), whose random units all rows share."""
+    taken = _UNIT.get()
+    if taken is None:
+        return quantize(w)
+    token = _UNIT.set((taken[0], taken[2], taken[2]))
+    try:
+        return quantize(w)
+    finally:
+        _UNIT.reset(token)
+
+
+def hook(quantize: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``quantize`` for the backward of what runs now, with the random units in force now.
+
+    A backward may run later, and on CUDA in a thread that does not see this one's context.
+    """
+    taken = _UNIT.get()
+    if taken is None:
+        return quantize
+    k = next(taken[2])
+
+    def late(g: Tensor) -> Tensor:
+        with sampling(lambda _, logits: hard_sign(taken[0](k, logits))):
+            return quantize(g)
+
+    return late
 
 
 def bernoulli(logits: Tensor, x: Tensor | None = None) -> Tensor:

@@ -205,10 +205,19 @@ def _told(root: Path, name: str) -> _Told:
     states = _states(root, points)
     folder = record.sweep_folder(root, name)
     job_of = {r: j["job"] for j in launch.jobs(folder) for r in j["runs"]}
-    waiting = [job_of.get(p["run_id"]) for p, s in zip(points, states, strict=True) if s in AGAIN]
-    known = launch.queue([j for j in waiting if j])
-    head = f"{name}: {_counts(states)}{_remaining(root, points, states)}"
-    queued = 0
+    open_ = [job_of.get(p["run_id"]) for p, s in zip(points, states, strict=True) if s not in ENDED]
+    silent = ""
+    try:
+        known = launch.queue([j for j in open_ if j])
+    except (launch.LaunchError, subprocess.SubprocessError) as error:
+        known, silent = {}, f"\nSLURM does not answer, the states are those of the files: {error}"
+    for at, point in enumerate(points):
+        slurm, _ = known.get(job_of.get(point["run_id"], ""), ("", ""))
+        asleep = states[at] == "running" and slurm in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
+        if asleep or (states[at] in AGAIN and slurm in launch.LIVE):
+            states[at] = "queued"
+    queued = states.count("queued")
+    head = f"{name}: {_counts(states)}{_remaining(root, points, states)}{silent}"
     table = [["index", "run", "state", "step", "last sign", "host", "reason"]]
     for point, state in zip(points, states, strict=True):
         if state in ENDED:
@@ -221,10 +230,8 @@ def _told(root: Path, name: str) -> _Told:
         words = reason[-1] if reason else " ".join(map(str, point["overrides"]))
         host = str(told.get("host") or "-")
         job = job_of.get(point["run_id"], "")
-        slurm, why = known.get(job, ("", ""))
-        if state in AGAIN and slurm in launch.LIVE:
-            queued += 1
-            state, words = "queued", f"SLURM: {slurm} ({why}), job {job}"
+        if state == "queued":
+            words = "SLURM: {} ({}), job {}".format(*known[job], job)
         table.append([str(point["index"]), point["run_id"], state, step, seen, host, words])
     again = not queued and set(states) & set(AGAIN) - {"pending"}
     hint = f"to run these again: python -m sa.sweep retry {name}{_rooted(root)}" if again else ""
@@ -236,8 +243,12 @@ def cancel(root: Path, name: str) -> None:
     _, points = record.read_manifest(root, name)
     jobs = launch.jobs(record.sweep_folder(root, name))
     known = launch.queue([j["job"] for j in jobs])
-    alive = [j["job"] for j in jobs if known.get(j["job"], ("", ""))[0] in launch.LIVE]
-    launch.cancel(alive)
+    alive = {j["job"] for j in jobs if known.get(j["job"], ("", ""))[0] in launch.LIVE}
+    (record.sweep_folder(root, name) / launch.CANCELLED).touch()  # drivers start nothing more
+    launch.cancel(sorted(alive))
+    for run in (r for j in jobs if j["job"] in alive for r in j["runs"]):
+        if record.read_result(root, run) is None:
+            record.mark(root, run, "cancelled by sa.sweep cancel", state="interrupted")
     stopped = 0
     for point, state in zip(points, _states(root, points), strict=True):
         told = record.load_status(root / "runs" / point["run_id"])
@@ -365,12 +376,14 @@ def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, 
         folder = root / "runs" / point["run_id"]
         config = _config(folder)
         kept = {k: v for k, v in config.items() if k not in record.BOOKKEEPING}
-        configs.append(dict(leaves(kept)))
+        configs.append({k: v for k, v in leaves(kept) if k not in record.BOOKKEEPING})
         results.append(record.read_result(root, folder.name) or {})
         meta = record.read_json(folder / "meta.json") or {}
         several = meta.get("commits")
         several = several if isinstance(several, list) else [meta.get("commit")]
         commits = [str(c) for c in several if c]
+        if meta.get("schema", record.SCHEMA) != record.SCHEMA:  # its numbers may mean other things
+            commits.append(f"schema {meta['schema']}")
         provenance["run_id"].append(folder.name)
         provenance["status"].append(record.state(folder))
         provenance["commit"].append("+".join(commits) or None)  # resumed on another: both
@@ -444,20 +457,23 @@ def aggregate(
 ) -> "pd.DataFrame":
     """One row for what differs in the seed alone: n, and of every number mean, quartiles, median.
 
-    ci95 is the half-width of a 95 % confidence interval of the mean, 1.96 standard errors.
+    n counts the runs that have ended. ci95 is the half-width of a 95 % confidence interval of the
+    mean, by Student's t of its numbers; nan for one.
     """
     import pandas as pd
+    from scipy import stats
 
     keys = [c for c in settings if c != "seed" and table[c].astype(str).nunique() > 1]
     numbers = [c for c in results if pd.api.types.is_numeric_dtype(table[c])]
     rows = []
     for values, some in table.groupby([table[k].astype(str) for k in keys] or (lambda _: 0)):
         row: dict[str, Any] = dict(zip(keys, values, strict=True)) if keys else {}
-        row["n"] = len(some)
+        row["n"] = int(some["status"].isin(ENDED).sum())
         for c in numbers:
-            got = some[c].astype(float)
+            got = some[c].astype(float).dropna()
+            width = stats.t.ppf(0.975, len(got) - 1) * float(str(got.sem()))
             row |= {
-                f"{c}/mean": got.mean(), f"{c}/ci95": 1.96 * float(str(got.sem())),
+                f"{c}/mean": got.mean(), f"{c}/ci95": width,
                 f"{c}/q25": got.quantile(0.25), f"{c}/median": got.median(),
                 f"{c}/q75": got.quantile(0.75),
             }  # fmt: skip
@@ -492,8 +508,16 @@ def cautions(table: "pd.DataFrame") -> list[str]:
 
 
 def retry(root: Path, name: str) -> int:
-    """Run the points without a result again, those another process has excepted."""
-    _, points = record.read_manifest(root, name)
+    """Run the points without a result again, those another process has excepted.
+
+    Here, one after another; a sweep that went to SLURM is submitted there again, by its command.
+    """
+    about, points = record.read_manifest(root, name)
+    if launch.jobs(record.sweep_folder(root, name)):
+        words = [str(w) for w in about.get("argv") or []]
+        print(f"repeating: python -m sa.run {shlex.join(words)}", flush=True)
+        command = [sys.executable, "-m", "sa.run", *words]
+        return subprocess.run(command, env=os.environ | {"SA_ROOT": str(root)}).returncode
     folders = []
     for point, state in zip(points, _states(root, points), strict=True):
         folder = root / "runs" / point["run_id"]
@@ -556,7 +580,8 @@ def _digest(points: list[dict[str, Any]], table: "pd.DataFrame") -> str:
             got = table[key].iloc[places].dropna().astype(float)
             spread = f" ({got.min():.3g} ... {got.max():.3g})" if got.nunique() > 1 else ""
             cells.append(f"{got.mean():.4g}{spread}" if len(got) else "")
-        lines.append([label, str(len(places)), *cells])
+        ended = int(table["status"].iloc[places].isin(ENDED).sum())
+        lines.append([label, str(ended), *cells])
     more = f"\n... and {len(groups) - 40} more in the page" if len(groups) > 40 else ""
     return "\n" + _aligned(lines) + more + "\n"
 

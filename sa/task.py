@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass as plain
-from dataclasses import field, replace
-from typing import Annotated, Literal
+from dataclasses import field, fields, is_dataclass, replace
+from functools import lru_cache
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Gt
@@ -54,8 +55,9 @@ class Mismatch(ValueError):
 class Task:
     """What is studied.
 
-    criterion: ``ce``, ``mse``, or ``auto`` (ce for classes, else mse). moving: ``all``, or a list
-    of name patterns (``fc1.*``) and 1-based numbers of quantized layers (negative from the end).
+    criterion: ``ce``, ``mse``, ``value`` (the output itself, of a model that is a loss) or ``auto``
+    (value for such a model, ce for classes, else mse). moving: ``all``, or a list of name patterns
+    (``fc1.*``) and 1-based numbers of quantized layers (negative from the end).
     batch_size: rows a step, None for the full batch. batchnorm: ``batch`` (statistics of the batch
     itself) or ``running`` (evaluation statistics); neither updates the running ones.
     memory: bytes one evaluation may use for intermediate results; a larger batch is summed over
@@ -65,7 +67,7 @@ class Task:
 
     model: Model
     dataset: Dataset
-    criterion: Literal["auto", "mse", "ce"] = "auto"
+    criterion: Literal["auto", "mse", "ce", "value"] = "auto"
     moving: Literal["all"] | tuple[str | int, ...] = "all"
     batch_size: Annotated[int, Gt(0)] | None = None
     batchnorm: Literal["batch", "running"] = "batch"
@@ -74,15 +76,18 @@ class Task:
     memory: Annotated[int, Gt(0)] = 128 << 20
     progress: bool = False
 
-    def check(self) -> None:
-        """Refuse what does not fit, before any work: raises Mismatch naming both sides."""
+    def check(self, here: bool = True) -> None:
+        """Refuse what does not fit, before any work: raises Mismatch naming both sides.
+
+        Raises MissingData where the dataset's files are not on this machine. here: whether the run
+        will be on this machine, which then needs its device.
+        """
         model, data = self.model, self.dataset
         if tuple(model.shape) != tuple(data.shape):
             raise Mismatch(
                 "model",
                 f"{type(model).__name__} takes inputs of shape {tuple(model.shape)}, "
-                f"{type(data).__name__} yields {tuple(data.shape)}; set the model's shape to the "
-                "dataset's, or take another (toy_mlp fits gaussian; mlp and cnn fit images)",
+                f"{type(data).__name__} yields {tuple(data.shape)}; {_fitting(model, data)}",
             )
         if data.classes and model.outputs < data.classes:
             raise Mismatch(
@@ -90,25 +95,41 @@ class Task:
                 f"{type(model).__name__} has {model.outputs} outputs, {type(data).__name__} has "
                 f"{data.classes} classes; give the model {data.classes} outputs",
             )
+        width = getattr(data, "outputs", None)
+        if width is not None and model.outputs != width:
+            raise Mismatch(
+                "model",
+                f"{type(model).__name__} has {model.outputs} outputs, {type(data).__name__} has "
+                f"{width} targets a row; set model.outputs={width}",
+            )
         if self.batch_size is not None and self.batch_size > data.rows:
             raise Mismatch(
                 "batch_size",
                 f"{self.batch_size} rows a step, and {type(data).__name__} has {data.rows}; "
                 "batch_size=null is all of them",
             )
+        demanded = getattr(model, "criterion", None)
+        if demanded != self._kind and "value" in (demanded, self.criterion):
+            who = f"{type(model).__name__} is {'a loss itself' if demanded else 'none'}"
+            raise Mismatch(
+                "criterion",
+                f"{self.criterion}: value is for models that are a loss themselves, and {who}; "
+                "use criterion=auto",
+            )
         if self.criterion == "ce" and not data.classes:
             raise Mismatch(
                 "criterion", f"ce needs classes, {type(data).__name__} has none; use mse"
             )
-        network = model.build(stream(0, "init")).eval()  # names and widths are the network's
+        network, width = _sample(model)  # type: ignore[arg-type]
         _moving(self.moving, network, [k for k, _ in network.named_parameters()])
-        self._enough(network)
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
+        self._enough(network, width)
+        if here and self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
+        if hasattr(data, "check"):
+            data.check()
 
-    def _enough(self, network: nn.Module) -> None:
+    def _enough(self, network: nn.Module, width: int) -> None:
         """Refuse a memory budget too small for one point."""
-        width = _width(network, torch.zeros(1, *self.model.shape, dtype=torch.float64))
         least, what, instead = 8 * 12 * width, "one row of this network", ""
         who, other = _coupling(network, self.batchnorm)
         if who:
@@ -124,15 +145,21 @@ class Task:
     def _kind(self) -> str:
         if self.criterion != "auto":
             return self.criterion
-        return "ce" if self.dataset.classes else "mse"
+        demanded: str | None = getattr(self.model, "criterion", None)
+        return demanded or ("ce" if self.dataset.classes else "mse")
 
     def latent(self) -> list[str]:
         """The weights that a quantizer stands before, by name."""
-        return _latent(self.model.build(stream(0, "init")))
+        return _latent(_sample(self.model)[0])  # type: ignore[arg-type]
+
+    def keeps(self) -> bool:
+        """Whether quantizers of the network keep anything from data, or learn."""
+        network, _ = _sample(self.model)  # type: ignore[arg-type]
+        return any(hasattr(m, "observing") for m in network.modules())
 
     def structure(self) -> Structure:
         """The network's structure, before any data is loaded: what an estimator may require."""
-        network = self.model.build(stream(0, "init"))
+        network, _ = _sample(self.model)  # type: ignore[arg-type]
         named = {k: p.detach() for k, p in network.named_parameters()}
         moving = _moving(self.moving, network, list(named))
         frozen = {k: p for k, p in named.items() if k not in moving}
@@ -147,10 +174,13 @@ class Task:
         dtype = DTYPES[self.dtype]
         data = data or self.dataset.load(stream(seed, "data"))
         network = self.model.build(stream(seed, "init")).eval()
-        if data.train.targets.shape[1:] == (0,):  # no targets: a second network sets them
-            teacher = self.model.build(stream(seed, "target")).eval()
-            data = Splits(*(Batch(b.inputs, _outputs(teacher, b.inputs)) for b in data))
         kind = self._kind
+        unlabelled = kind != "value" and data.train.targets.shape[1:] == (0,)
+        if unlabelled:  # a second network sets the targets
+            teacher = self.model.build(stream(seed, "target")).eval()
+            with _observing(teacher):  # its quantizers start from the first inputs
+                _outputs(teacher, data.train.inputs[: 1 << 16])
+            data = Splits(*(Batch(b.inputs, _outputs(teacher, b.inputs)) for b in data))
         if kind == "mse" and self.dataset.classes:
             hot = [torch.eye(self.model.outputs, dtype=torch.float64)[b.targets] for b in data]
             data = Splits(*(Batch(b.inputs, h) for b, h in zip(data, hot, strict=True)))
@@ -158,7 +188,7 @@ class Task:
         network = network.to(self.device, dtype)
         named = {k: p.detach() for k, p in network.named_parameters()}
         moving = _moving(self.moving, network, list(named))
-        return Problem(
+        problem = Problem(
             task=self,
             network=network,
             kind=kind,
@@ -172,6 +202,8 @@ class Task:
             width=_width(network, data.train.inputs[:1]),
             seed=seed,
         )
+        problem.observe()
+        return problem
 
 
 @plain
@@ -224,7 +256,7 @@ class Problem:
 
     def _objective(self, batch: Batch) -> Objective:
         def rows(params: Params, part: Batch) -> Tensor:
-            outputs = self._forward(params, part.inputs, self.task.batchnorm)
+            outputs = self._forward(params, part.inputs, "train")
             return self._losses(outputs, part.targets)
 
         return Objective(
@@ -260,7 +292,9 @@ class Problem:
         )
 
     def _forward(self, params: Params, inputs: Tensor, use: str) -> Tensor:
-        with _statistics(self.norms, use):
+        """Outputs, for ``train`` (a loss that is studied), ``eval`` or ``track`` (updates)."""
+        norms = {"train": self.task.batchnorm, "eval": "running"}.get(use, use)
+        with _statistics(self.norms, norms), _settings(self.network, use == "train"):
             return functional_call(self.network, self.frozen | params, (inputs,))
 
     def _states(self, params: Params, batch: Batch) -> list[Tensor]:
@@ -296,7 +330,7 @@ class Problem:
             loss = hits = 0.0
             for start, stop in blocks(batch.rows, most):
                 part = batch.part(start, stop)
-                outputs = self._forward(point, part.inputs, "running")
+                outputs = self._forward(point, part.inputs, "eval")
                 loss += float(CRITERIA[self.kind](outputs, part.targets).double().sum())
                 if self.task.dataset.classes:
                     truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
@@ -308,12 +342,41 @@ class Problem:
 
     @torch.no_grad()
     def track(self, params: Params, batch: Batch) -> None:
-        """Let BatchNorm's running statistics see a batch: one forward, only if there are any.
+        """Let running statistics and ranges see a batch: one forward, only if there are any.
 
         Of the whole batch whatever ``memory`` is: its statistics are no sums over parts.
         """
-        if self.norms:
-            self._forward(params, batch.inputs, "track")
+        with _observing(self.network) as observers:
+            if self.norms or observers:
+                self._forward(params, batch.inputs, "track")
+
+    @torch.no_grad()
+    def observe(self) -> None:
+        """Let what starts from data (ranges, step sizes) see the first batch, once."""
+        with _observing(self.network) as observers:
+            if observers:
+                self._forward(self.params, self.batch(0).inputs, "train")
+
+    def own(self) -> dict[str, dict[str, float]]:
+        """What quantizers say of their own parameters' optimizer group, by parameter."""
+        return {
+            f"{name}.{k}": module.group
+            for name, module in self.network.named_modules()
+            if isinstance(getattr(module, "group", None), dict)
+            for k, _ in module.named_parameters(recurse=False)
+        }
+
+    def groups(self, params: Params) -> list[Tensor] | list[dict[str, Any]]:
+        """The parameters as an optimizer takes them: quantizers' own in groups of their own."""
+        own = self.own()
+        groups: dict[str, dict[str, Any]] = {"rest": {"params": []}}
+        for name, p in params.items():
+            settings = own.get(name)
+            key = "rest" if settings is None else repr(settings)
+            groups.setdefault(key, {"params": [], **(settings or {})})["params"].append(p)
+        if len(groups) == 1:
+            return list(params.values())
+        return [g for g in groups.values() if g["params"]]
 
     @torch.no_grad()
     def recalibrate(self, params: Params) -> Params:
@@ -354,7 +417,7 @@ class Problem:
             return look
 
         hooks = [m.register_forward_hook(hook(k)) for k, m in self.network.named_modules() if k]
-        self._forward(params, batch.inputs, self.task.batchnorm)
+        self._forward(params, batch.inputs, "train")
         for h in hooks:
             h.remove()
         return found[0] if found else "the gradient"
@@ -364,6 +427,26 @@ def _latent(network: nn.Module) -> list[str]:
     layers = [(k, m) for k, m in network.named_modules() if hasattr(m, "weight")]
     found = [(k, getattr(m, "quantize", None)) for k, m in layers]
     return [f"{k}.weight" for k, q in found if q and not getattr(q, "identity", False)]
+
+
+@lru_cache(maxsize=4)
+def _sample(model: Model) -> tuple[nn.Module, int]:
+    """A network of the model and its width: what settings are checked against, built once."""
+    network = model.build(stream(0, "init")).eval()
+    return network, _width(network, torch.zeros(1, *model.shape, dtype=torch.float64))
+
+
+def _fitting(model: Model, data: Dataset) -> str:
+    """What to type where the shapes of a model and a dataset differ."""
+    if getattr(model, "criterion", None) == "value":
+        return "it is a loss itself: use dataset=point"
+    settings: list[str] = [f.name for f in fields(model)] if is_dataclass(model) else []
+    if "shape" in settings and len(model.shape) == len(data.shape):
+        return f"set model.shape=[{','.join(map(str, data.shape))}]"
+    return (
+        "set the model's shape to the dataset's, or take another (toy_mlp fits gaussian; mlp and "
+        "cnn fit images; mlp_relu fits functions)"
+    )
 
 
 def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
@@ -381,16 +464,38 @@ def _coupling(network: nn.Module, batchnorm: str) -> tuple[str, str]:
     if batchnorm == "batch" and any(isinstance(m, _BatchNorm) for m in network.modules()):
         return "BatchNorm", "batchnorm=running"
     for m in network.modules():
-        quantize = getattr(m, "quantize", None)
-        if getattr(quantize, "coupled", False):
-            return type(quantize).__name__, "granularity=sample"
+        if getattr(m, "slot", None) == "weight":  # of no row
+            continue
+        for slot in ("quantize", "gradient"):
+            q = getattr(m, slot, None)
+            if getattr(q, "coupled", False):
+                q = getattr(q, "spec", q)
+                rows = "granularity=sample" if hasattr(q, "normaliser") else "train=fixed"
+                return type(q).__name__, rows if slot == "quantize" else f"quantizer/{slot}=none"
     return "", ""
+
+
+def quantized(network: nn.Module) -> dict[str, str]:
+    """``layer.slot`` -> how it is quantized, of what is not in full precision."""
+    found = {}
+    for name, m in network.named_modules():
+        if hasattr(m, "slot"):
+            for slot, attribute in ((m.slot, "quantize"), ("gradient", "gradient")):
+                q = getattr(m, attribute, None)
+                if q is not None and not getattr(q, "identity", False):
+                    found[f"{name}.{slot}"] = repr(getattr(q, "spec", q))
+    return found
 
 
 def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) -> Structure:
     modules = list(network.modules())
     base = Structure(
-        stochastic=any(getattr(getattr(m, "quantize", None), "stochastic", False) for m in modules),
+        stochastic=any(
+            getattr(getattr(m, slot, None), "stochastic", False)
+            for m in modules
+            for slot in ("quantize", "gradient")
+        ),
+        quantized=quantized(network),
         gradients=any(getattr(m, "gradient", None) is not None for m in modules),
     )
     norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
@@ -423,7 +528,7 @@ def _width(network: nn.Module, row: Tensor) -> int:
         if isinstance(weight, Tensor) and weight.dim() == 4:
             total.append(weight[0].numel() * out[0, 0].numel())
 
-    leaves = [m for m in network.modules() if not list(m.children())]
+    leaves = [m for m in network.modules() if hasattr(m, "quantize") or not list(m.children())]
     hooks = [m.register_forward_hook(count) for m in leaves]
     network(row)
     for h in hooks:
@@ -456,6 +561,32 @@ def _moving(wanted: str | tuple[str | int, ...], network: nn.Module, names: list
             )
         chosen.update(hits)
     return [k for k in names if k in chosen]
+
+
+@contextmanager
+def _settings(network: nn.Module, train: bool) -> Iterator[None]:
+    """Quantizers of layers use their settings of training, or those of evaluation."""
+    mine = [m for m in network.modules() if hasattr(m, "observing")]
+    for m in mine:
+        m.training = train
+    try:
+        yield
+    finally:
+        for m in mine:
+            m.training = False
+
+
+@contextmanager
+def _observing(network: nn.Module) -> Iterator[list[nn.Module]]:
+    """Quantizers of layers that keep something from data do so; yields them."""
+    mine = [m for m in network.modules() if getattr(m, "observes", False)]
+    for m in mine:
+        setattr(m, "observing", True)  # noqa: B010
+    try:
+        yield mine
+    finally:
+        for m in mine:
+            setattr(m, "observing", False)  # noqa: B010
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def loop(
     for name, buffer in problem.buffers.items():
         buffer.copy_(progress.buffers[name])
     many = problem.replicas
-    stepper = _stepper(optimizer, params, recipe, stacked=many is not None)
+    stepper = _stepper(optimizer, problem, params, recipe)
     rates = [group["lr"] for group in stepper.param_groups]
     if progress.optimizer:
         stepper.load_state_dict(progress.optimizer)
@@ -209,21 +209,30 @@ def loop(
 
 def _stepper(
     optimizer: Callable[..., torch.optim.Optimizer],
+    problem: Problem,
     params: Params,
     recipe: Recipe,
-    stacked: bool = False,
 ) -> torch.optim.Optimizer:
-    """The optimizer, with parameters in groups where they differ in rate or in decay."""
-    alike = optimizer(list(params.values()))
-    rate, decay = alike.defaults["lr"], alike.defaults.get("weight_decay", 0)
+    """The optimizer, with parameters in groups where they differ in rate or in decay.
+
+    What a quantizer says of its own parameters holds; else they have no decay, nor have vectors.
+    """
+    alike, own = optimizer(problem.groups(params)), problem.own()
+    names, stacked = {id(p): k for k, p in params.items()}, problem.replicas is not None
     groups: dict[tuple[float, float], list[torch.Tensor]] = {}
-    for name, p in params.items():
-        quantizes = ".quantize." in f".{name}"
-        vector = p.dim() <= 1 + stacked  # as biases and norms are
-        decays = recipe.decay_all or not (vector or quantizes)
-        mine = rate * (recipe.quantizer_lr or 1) if quantizes else rate
-        groups.setdefault((mine, decay if decays else 0), []).append(p)
-    if set(groups) == {(rate, decay)}:
+    same = True
+    for group in alike.param_groups:
+        rate, decay = group["lr"], group.get("weight_decay", 0)
+        for p in group["params"]:
+            name = names[id(p)]
+            quantizes = ".quantize." in f".{name}"
+            vector = p.dim() <= 1 + stacked  # as biases and norms are
+            decays = recipe.decay_all or name in own or not (vector or quantizes)
+            factor = recipe.quantizer_lr if quantizes and "lr" not in own.get(name, {}) else None
+            mine = rate * (factor or 1), decay if decays else 0
+            same &= mine == (rate, decay)
+            groups.setdefault(mine, []).append(p)
+    if same:
         return alike
     return optimizer(
         [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()]

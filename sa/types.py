@@ -24,7 +24,11 @@ STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=
 
 
 Quantizer = Callable[[Tensor], Tensor]
-"""x -> q(x), same shape; steps go through `sa.surrogate.step`."""
+"""x -> q(x), same shape; steps go through `sa.surrogate.step`.
+
+One that keeps something for every layer (learned levels, a stored range) also offers
+``build(like) -> nn.Module``, like the layer's weights, None for activations; layers call it.
+"""
 
 
 @component(frozen=True, config=STRICT)
@@ -121,7 +125,8 @@ class Structure:
     frozen: the chain's parameters that do not move. statistics: its running statistics. criterion:
     (outputs, targets) -> row losses; quadratic: whether it is the squared error averaged over
     outputs. stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None where
-    nobody knows. gradients: whether what is back-propagated is quantized.
+    nobody knows. gradients: whether what is back-propagated is quantized. quantized: what is
+    quantized, ``layer.slot``, and how.
     """
 
     links: Sequence[Link] = ()
@@ -131,6 +136,7 @@ class Structure:
     quadratic: bool = False
     stochastic: bool | None = None
     gradients: bool = False
+    quantized: Mapping[str, str] = field(default_factory=dict)
     obstacle: str | None = "the loss is a plain function"
 
     @property
@@ -292,6 +298,10 @@ class Analysis(Protocol):
         ...
 
 
+class MissingData(Exception):
+    """Files of a data set that are not on this machine; the message says what to do."""
+
+
 class Splits(NamedTuple):
     """Rows to learn from and rows kept away; targets may be empty (0 columns): ask the task."""
 
@@ -301,7 +311,11 @@ class Splits(NamedTuple):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Yields its rows; says the shape of one input and how many classes (None: regression)."""
+    """Yields its rows; says the shape of one input and how many classes (None: regression).
+
+    One that reads files has a ``check()``, which raises MissingData. One whose targets are numbers
+    of its own says how many a row has: ``outputs``.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:

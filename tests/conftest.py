@@ -1,7 +1,9 @@
 """What tests share: rooms read from the folders, and closed-form losses."""
 
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -27,6 +29,19 @@ def component(group: str, name: str, **overrides):
     root = OmegaConf.create({"dim": 3, "quantizer": slots, "it": node})
     made = OmegaConf.to_container(root, resolve=True)["it"] | overrides
     return instantiate(made, _convert_="all")
+
+
+def cifar(root: Path, rows: int = 12, seed: int = 0) -> Path:
+    """A cifar-10-batches-py below root, whose files have a few rows each."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(seed)
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        images = draw.integers(0, 256, (rows, 3072), dtype=np.uint8)
+        labels = [int(x) for x in draw.permutation(np.arange(rows) % 10)]
+        content = {b"batch_label": name.encode(), b"labels": labels, b"data": images}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    return folder
 
 
 @pytest.fixture

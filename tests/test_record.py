@@ -489,7 +489,8 @@ POINTS = [
 
 def test_a_manifest_is_read_as_written(tmp_path):
     record.write_manifest(tmp_path, "study", POINTS, {"figure": ["curves"]})
-    assert record.read_manifest(tmp_path, "study") == ({"figure": ["curves"]}, POINTS)
+    about, points = record.read_manifest(tmp_path, "study")
+    assert about.pop("digest") and (about, points) == ({"figure": ["curves"]}, POINTS)
     assert record.sweeps(tmp_path) == ["study"]
     assert temporaries(tmp_path / "sweeps" / "study") == []
 

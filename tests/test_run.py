@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import component
+from conftest import cifar, component
 from hydra.core.global_hydra import GlobalHydra
 
 from sa import config as settings
@@ -433,6 +434,134 @@ def test_sigterm_ends_a_training_as_interrupted(sa, tmp_path):
     assert told["state"] == "interrupted" and "SIGTERM" in told["error"]
 
 
+def test_two_local_drivers_share_a_sweep(tmp_path):
+    env = os.environ | {"SA_ROOT": str(tmp_path)}
+    words = [*SMALL, "steps=500", "evaluate_every=null", "sweep.name=both", "seed=range(4)"]
+    words += ["hydra/launcher=local", "hydra.launcher.workers=2"]
+    command = [sys.executable, "-m", "sa.run", "-m", *words]
+    drivers = [
+        subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for driver in drivers:
+        out, err = driver.communicate(timeout=120)
+        assert driver.returncode == 0 and "FAILED" not in out, (out, err)
+    points = record.read_manifest(tmp_path, "both")[1]
+    assert all(record.load_status(tmp_path / "runs" / p["run_id"])["restarts"] == 0 for p in points)
+
+
+@pytest.mark.parametrize("how", ["cancel", "SIGTERM"])
+def test_a_cancelled_local_driver_takes_its_workers_with_it(tmp_path, how):
+    env = os.environ | {"SA_ROOT": str(tmp_path)}
+    words = [*SMALL, "steps=5000000", "sweep.name=long", "seed=range(4)", "hydra/launcher=local"]
+    command = [sys.executable, "-m", "sa.run", "-m", *words, "hydra.launcher.workers=1"]
+    driver = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.time() + 60
+    while time.time() < deadline:
+        if any(p.stat().st_size > 1000 for p in tmp_path.glob("runs/*/metrics.jsonl")):
+            break
+        time.sleep(0.05)
+    if how == "cancel":
+        done = python("-m", "sa.sweep", "cancel", "long", env=env)
+        assert "1 processes told to stop" in done.stdout, done
+    else:
+        driver.terminate()
+    driver.communicate(timeout=60)
+    assert driver.returncode in (2, 130)
+    states = [record.state(p) for p in (tmp_path / "runs").iterdir()]
+    assert sorted(states) == ["interrupted", "pending", "pending", "pending"]
+
+
+def test_an_edited_manifest_is_said_and_the_command_writes_it_anew(sa):
+    words = ["-m", *SMALL, "seed=0,1", "sweep.name=edited"]
+    sa(*words)
+    path = Path("sweeps/edited/manifest.jsonl")
+    for damage in ("garbage", path.read_text().replace("seed=0", "seed=9")):
+        path.write_text(damage)
+        with pytest.raises(record.RecordError, match="writes the manifest anew"):
+            record.read_manifest(".", "edited")
+        code, out, err = sa(*words)
+        assert code == 0 and "0 of 2 to do" in out, err
+        assert len(record.read_manifest(".", "edited")[1]) == 2
+
+
+# Data that lie in files
+
+
+def test_cifar10_from_a_folder_whose_place_is_no_part_of_the_run(sa, monkeypatch, tmp_path):
+    words = ["dataset=cifar10", "dataset.n=20", "model=cnn_relu", "analysis=[]", "tracker=none"]
+    for place in ("here", "there"):
+        cifar(tmp_path / place, rows=5)
+    code, out, err = sa(*words, "dataset.root=here", "steps=2")
+    assert code == 0, err
+    assert {"train/accuracy", "test/accuracy"} <= set(result(out))
+    first = folder(out)
+    monkeypatch.setenv("SA_DATA", str(tmp_path / "there" / "cifar-10-batches-py"))
+    assert folder(sa(*words, "steps=2")[1]) == first
+    assert folder(sa(*words, "steps=2", "dataset.n=10")[1]) != first
+
+
+def test_a_sweep_without_its_data_starts_nothing_and_a_worker_skips(sa, tmp_path):
+    words = ["-m", "dataset=cifar10", "dataset.n=20,10", "model=cnn_relu", "analysis=[]"]
+    words += ["tracker=none", "sweep.name=pictures"]
+    code, _, err = sa(*words)
+    assert code == 2 and "cifar-10-batches-py" in err and not Path("sweeps").exists()
+    cifar(tmp_path / "data", rows=5)
+    code, _, err = sa(*words)
+    assert code == 0, err
+    folders = sorted(Path("runs").iterdir())
+    for kept in folders:  # as if frozen by the driver on a machine that has the data
+        for path in kept.iterdir():
+            if path.name != "config.yaml":
+                path.unlink()
+    (tmp_path / "data").rename("elsewhere")
+    code, _, err = sa("--frozen", *map(str, folders))
+    assert code == 1 and "use dataset=digits" in err
+    for kept in folders:
+        assert record.state(kept) == "skipped"
+        assert "cifar-10-batches-py" in record.load_status(kept)["error"]
+    code, _, err = sa(*words, "dataset.root=elsewhere")  # the frozen place is replaced
+    assert code == 0, err
+    assert sa("--frozen", *map(str, folders))[0] == 0
+    assert [record.state(kept) for kept in folders] == ["done", "done"]
+
+
+def test_a_run_whose_parent_lacks_data_is_skipped_too(sa, tmp_path):
+    cifar(tmp_path / "data", rows=5)
+    words = ["dataset=cifar10", "dataset.n=20", "model=cnn_relu", "analysis=[]", "tracker=none"]
+    code, out, err = sa(*words, "init=ste_500", "init.steps=1", "init.batch_size=10")
+    assert code == 0, err
+    config = yaml.safe_load((folder(out) / "config.yaml").read_text())
+    shutil.rmtree("runs")
+    shutil.rmtree("data")
+    with pytest.raises(settings.NoData):
+        run.execute(config)
+    assert [record.state(kept) for kept in Path("runs").iterdir()] == ["skipped", "skipped"]
+
+
+def test_a_thin_xnor_resnet_is_probed_and_trained(sa):
+    words = ["model=xnor_resnet18", "model.init_channels=8", "model.shape=[1,8,8]"]
+    words += ["dataset=digits", "batch_size=32", "tracker=none"]
+    code, out, err = sa(*words, "moving=[1,8,-2]", "analysis=[]")
+    assert code == 0, err
+    assert result(out)["parameters"] == 9 * (8 * 8 + 16 * 16 + 64 * 64)
+    words += ["quantizer=bwba", "steps=3", "analysis=[]", "dtype=float32"]
+    code, out, err = sa(*words)
+    assert code == 0, err
+    assert result(out)["parameters"] == 176_418 - 9 * 8 * 2  # one channel in, not three
+
+
+def test_a_formula_is_a_run(sa):
+    words = ["model=quadratic", "dataset=point", "estimator=cdg", "tracker=none"]
+    got = result(sa(*words)[1])
+    assert got["parameters"] == 8 and got["alignment/cosine"] == pytest.approx(1)
+    got = result(sa(*words, "steps=50", "optimizer.lr=1", "optimizer.momentum=0")[1])
+    assert got["value"] == got["train/loss"] == got["test/loss"] > 0
+    assert got["value"] < 0.3 * result(sa(*words)[1])["value"]
+
+
 # What it refuses: a message of one screen, before any work, and nothing written
 
 REFUSED = [
@@ -456,6 +585,12 @@ REFUSED = [
         ["estimator=cdg", "estimator.path=fast", "model=cnn", "dataset=digits"],
         ["norm1", "batchnorm=running", "brute"],
     ),
+    (["dataset=cifar10", "model=fc_tanh"], ["dataset=digits to run offline", "c58f30108f718f92"]),
+    (["-m", "dataset=digits,cifar10_1k", "model=resnet32"], ["point 0", "model.shape=[1,8,8]"]),
+    (["model=rosenbrock"], ["Rosenbrock", "dataset=point"]),
+    (["model=rosenbrock", "dataset=point", "criterion=mse"], ["criterion: mse", "criterion=auto"]),
+    (["model=mlp", "dataset=digits", "criterion=value"], ["criterion: value", "MLP is none"]),
+    (["model=mlp_relu", "dataset=digits"], ["FC", "(1,)", "(1, 8, 8)"]),
     (["memory=100"], ["memory: 100", "one row", "set memory=5472"]),
     (
         ["memory=100000", "model=cnn", "dataset=digits"],
@@ -496,10 +631,14 @@ REFUSED = [
     (["-m", "experiment=digits_ste,descent_dims", "dataset.n=9"], ["dataset=digits has: size"]),
     (["-m", "estimator=nes,cdg", "estimator.samples=9"], ["estimator=cdg has: epsilon, path"]),
     (["seed=0,1"], ["seed=0,1", "write -m"]),
-    (["-m", "seed=0,1", "sweep.zip=[seed,dim]"], ["sweep.zip", "dim is not swept"]),
+    (
+        ["-m", "seed=0,1", "sweep.zip=[seed,dim]"],
+        ["dim is not swept; swept are: seed"],
+    ),
     (["-m", "seed=0,1", "dim=3,4,5", "sweep.zip=[seed,dim]"], ["seed has 2", "dim has 3"]),
     (["-m", "sweep.points=[dim]", "seed=0,1"], ["KEY=VALUE"]),
     (["-m", "seed=0,1", "sweep.exclude=['seed=0','seed=1']"], ["leaves none of the 2"]),
+    (["-m", "seed=0,1", "sweep.exclude=['sede=0']"], ["sweep.exclude", "sede is not swept: seed"]),
     (["-m", "seed=0,1", "sweep.max_failures=0"], ["sweep.max_failures=0", ">= 1"]),
     (["-m", "seed=0,1", "hydra/launcher=local", "hydra.launcher.workers=0"], ["workers=0"]),
     (["-m", "seed=0,1", "hydra/launcher=slrm"], ["there is no such", "slurm"]),
@@ -531,6 +670,10 @@ REFUSED = [
     (["replicas=3", "steps=9"], ["replicas", "analysis=[]"]),
     (["replicas=3", "analysis=[]"], ["replicas", "steps or epochs"]),
     (["replicas=3", "steps=9", "analysis=[]", "estimator=nes"], ["estimator=ste", "seed"]),
+    (
+        ["replicas=3", "steps=9", "analysis=[]", "dim=3", "quantizer/weight=lsq"],
+        ["replicas", "keeps a range or levels"],
+    ),
     (["quantizer_lr=0"], ["quantizer_lr=0", "greater than 0"]),
     (["recalibrate=maybe"], ["recalibrate=maybe", "true or false"]),
     (["init=ste_500", "init_average=true"], ["init_average", "init.average"]),

@@ -21,7 +21,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "objective": {"types", "flips"},
     "dataset": {"types"},
     "quantizer": {"types", "surrogate"},
-    "model": {"types"},
+    "model": {"types", "surrogate"},
     "estimator": {"types", "surrogate"},
     "analysis": {"types"},
     "task": {"types", "flips", "objective"},
@@ -30,12 +30,13 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "train": {"types", "task", "schedule", "average"},
     "launch": {"record"},
     "sweep": {"record", "figure", "launch", "tracker"},
-    "config": {"record", "task", "train"},
+    "config": {"record", "task", "train", "types"},
+    "data": {"dataset"},
     "replicas": {"types", "objective", "task"},
     "run": {"config", "launch", "record", "replicas", "run", "tracker", "train", "types"},
 }
 HYDRA = {"config", "run"}  # the only modules that know it
-NO_TORCH = {"record", "tracker", "dashboard", "launch", "sweep", "figure", "ranking"}
+NO_TORCH = {"data", "record", "tracker", "dashboard", "launch", "sweep", "figure", "ranking"}
 
 
 def modules():

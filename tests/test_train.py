@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -277,7 +278,8 @@ def test_decay_only_where_meant(all_):
     params = {k: torch.ones(s, dtype=torch.float64) for k, s in shapes.items()}
     recipe = train.Recipe(decay_all=all_, quantizer_lr=factor)
     sgd = partial(torch.optim.SGD, lr=lr, weight_decay=decay)
-    stepper = train._stepper(sgd, params, recipe)
+    alone = SimpleNamespace(groups=lambda p: list(p.values()), own=dict, replicas=None)
+    stepper = train._stepper(sgd, alone, params, recipe)
     for p in params.values():
         p.grad = p.clone()
     stepper.step()
@@ -285,7 +287,7 @@ def test_decay_only_where_meant(all_):
         rate = lr * factor if "quantize" in name else lr
         decays = decay if all_ or name == "fc1.weight" else 0.0
         assert p.flatten()[0] == pytest.approx(1 - rate * (1 + decays)), name
-    one = train._stepper(partial(torch.optim.SGD, lr=lr), params, train.Recipe())
+    one = train._stepper(partial(torch.optim.SGD, lr=lr), alone, params, train.Recipe())
     assert len(one.param_groups) == 1  # as checkpoints without groups have it
 
 

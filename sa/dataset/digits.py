@@ -1,11 +1,14 @@
 """Handwritten digits: 1,797 real 8x8 images that ship with scikit-learn; works offline."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
+from sa.dataset._corrupt import Corruption, corrupt
 from sa.types import STRICT, Batch, Splits
 
 
@@ -14,11 +17,23 @@ class Digits:
     """Stratified split of 1,437 training and 360 test images, standardised by training pixels.
 
     size: 8, or 16 or 32 by bilinear resizing. The split is always the same one, so test figures
-    of different seeds compare. Source: UCI Optical Recognition of Handwritten Digits (Alpaydin
-    & Kaynak 1998).
+    of different seeds compare. corruption, fraction: of the training split alone, see `_corrupt`;
+    random_labels: short for corruption=random. Source: UCI Optical Recognition of Handwritten
+    Digits (Alpaydin & Kaynak 1998).
     """
 
     size: Literal[8, 16, 32] = 8
+    corruption: Corruption = "none"
+    fraction: Annotated[float, Ge(0), Le(1)] = 0.5
+    random_labels: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Digits":
+        if self.random_labels and self.corruption not in ("none", "random"):
+            raise ValueError(
+                f"random_labels=true and corruption={self.corruption}: set one of them"
+            )
+        return self
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,4 +65,6 @@ class Digits:
             x = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
         mean, std = x[train].mean(), x[train].std()
         x = (x - mean) / std
-        return Splits(Batch(x[train], y[train]), Batch(x[test], y[test]))
+        kind: Corruption = "random" if self.random_labels else self.corruption
+        kept = corrupt(Batch(x[train], y[train]), kind, self.fraction, 10, generator)
+        return Splits(kept, Batch(x[test], y[test]))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sa import surrogate
-from sa.estimator._noise import Noise, average, owed
+from sa.estimator._noise import Noise, average, of_rows, owed
 from sa.types import Batch, Objective, Params
 
 
@@ -75,7 +75,7 @@ def layerwise(
 
         def record(k: int, phi: Tensor) -> Tensor:
             live.append(phi)
-            states.append(noise.states(k, phi))
+            states.append(noise.states(of_rows(k), phi))
             return states[-1]
 
         def forward(unit: surrogate.Unit) -> Tensor:

@@ -42,12 +42,12 @@ class Noise:
         """Noise of the shape of layer k's logits phi."""
         key = (self.sample, k, use)
         if key not in self._drawn:
-            if phi.shape[:1] != (self._rows,) and self._rows > 1:
+            if k >= 0 and phi.shape[:1] != (self._rows,) and self._rows > 1:
                 raise ValueError(
                     f"random units need logits of shape (rows, ...): layer {k} has "
                     f"{tuple(phi.shape)} for {self._rows} rows"
                 )
-            if key not in self._streams:
+            if k < 0 or key not in self._streams:  # no rows: every part draws the same
                 self._streams[key] = stream(self.seed, *key)
             # on the CPU, where numbers come in order; on a GPU they depend on the shape asked for
             u = torch.rand(phi.shape, generator=self._streams[key], dtype=phi.dtype)
@@ -59,7 +59,7 @@ class Noise:
         states = surrogate.hard_sign(phi.detach() + self.draw(k, phi))
         if (self.sample, k) not in self._counted:
             self._counted.add((self.sample, k))
-            self.layers = max(self.layers, k + 1)
+            self.layers = max(self.layers, k + 1)  # of rows
             self._units += phi.numel()
             self._flipped += float((states != surrogate.hard_sign(phi)).sum())
         return states
@@ -68,6 +68,22 @@ class Noise:
     def info(self) -> Numbers:
         """flip_rate: the share of states drawn that differ from the most probable ones."""
         return {"flip_rate": self._flipped / self._units}
+
+    @property
+    def sampled(self) -> bool:
+        """Whether any unit was."""
+        return self._units > 0
+
+
+def of_rows(k: int) -> int:
+    """k, the number of a layer whose units are rows'; raises ValueError for others."""
+    if k < 0:
+        raise ValueError(
+            "weights or back-propagated gradients are rounded at random here, and this estimator "
+            "takes random units of rows only; use estimator=sr_ste, st, gumbel or reinmax, or "
+            "rounding=nearest"
+        )
+    return k
 
 
 def requires(structure: Structure) -> None:
@@ -105,7 +121,7 @@ def average(
         _, grad = objective.value_and_grad(params, part_losses, passes)
         for name, g in grad.items():
             grads[name] += g / samples
-    if not noise.layers:
+    if not noise.sampled:
         raise ValueError(
             "the loss asked for no random unit: call sa.surrogate.bernoulli(logits) in it, or use "
             "a network with quantizer/activation=bernoulli"
@@ -138,7 +154,7 @@ def scored(
     scores: list[Tensor] = []
 
     def unit(k: int, phi: Tensor) -> Tensor:
-        states = noise.states(k, phi)
+        states = noise.states(of_rows(k), phi)
         scores.append(F.logsigmoid(states * phi).reshape(part.rows, -1).sum(1))
         return states
 

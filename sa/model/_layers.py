@@ -2,23 +2,57 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sa import surrogate
 from sa.types import Link, Norm, Quantizer
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:
     """Torch's default start: uniform in +-1/sqrt(fan_in), float64, from the generator alone."""
-    bound = 1 / math.sqrt(math.prod(shape[1:]))
+    return _spread(shape, math.prod(shape[1:]), generator)
+
+
+def _spread(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> nn.Parameter:
     draw = torch.rand(shape, generator=generator, dtype=torch.float64)
-    return nn.Parameter((2 * draw - 1) * bound)
+    return nn.Parameter((2 * draw - 1) / math.sqrt(fan_in))
+
+
+def he(shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:
+    """He's start of a convolution (o, i, k, k): N(0, 2/(k^2 o)), its fan-out (He et al. 2015)."""
+    std = math.sqrt(2 / (shape[0] * math.prod(shape[2:])))
+    return nn.Parameter(std * torch.randn(shape, generator=generator, dtype=torch.float64))
+
+
+SMOOTH: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "tanh": nn.Tanh,
+    "hardtanh": nn.Hardtanh,
+    "softplus": nn.Softplus,
+    "linear": nn.Identity,
+}
+"""The activations of full-precision networks, by name."""
+
+Smooth = Literal["relu", "elu", "tanh", "hardtanh", "softplus", "linear"]
+
+
+def made(quantize: Quantizer, like: Tensor | None = None) -> Quantizer:
+    """The quantizer of one layer: what it builds for it, where it keeps something per layer."""
+    return quantize.build(like) if hasattr(quantize, "build") else quantize
 
 
 class Linear(nn.Module):
-    """y = x q(W)' + b: (n, inputs) -> (n, outputs); quantize None keeps full precision."""
+    """y = x q(W)' + b: (n, inputs) -> (n, outputs); quantize None keeps full precision.
+
+    spread: biases start uniform in +-1/sqrt(inputs), as torch's do, instead of at 0.
+    """
+
+    slot = "weight"
 
     def __init__(
         self,
@@ -27,19 +61,27 @@ class Linear(nn.Module):
         generator: torch.Generator,
         bias: bool = True,
         quantize: Quantizer | None = None,
+        spread: bool = False,
     ):
         super().__init__()
         self.weight = uniform((outputs, inputs), generator)
-        self.bias = nn.Parameter(torch.zeros(outputs, dtype=torch.float64)) if bias else None
-        self.quantize = quantize
+        zero = nn.Parameter(torch.zeros(outputs, dtype=torch.float64)) if bias else None
+        self.bias = _spread((outputs,), inputs, generator) if spread else zero
+        self.quantize = made(quantize, self.weight) if quantize else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map."""
-        return F.linear(x, self.quantize(self.weight) if self.quantize else self.weight, self.bias)
+        w = surrogate.weights(self.quantize, self.weight) if self.quantize else self.weight
+        return F.linear(x, w, self.bias)
 
 
 class Conv(nn.Module):
-    """A square convolution without bias, padded to keep the size: (n, c, h, w) -> (n, o, h, w)."""
+    """A square convolution, padded: (n, c, h, w) -> (n, o, h / stride, w / stride), rounded up.
+
+    bias: there is one, and it starts uniform like the weights.
+    """
+
+    slot = "weight"
 
     def __init__(
         self,
@@ -48,31 +90,58 @@ class Conv(nn.Module):
         kernel: int,
         generator: torch.Generator,
         quantize: Quantizer | None = None,
+        stride: int = 1,
+        bias: bool = False,
     ):
         super().__init__()
         self.weight = uniform((outputs, inputs, kernel, kernel), generator)
-        self.padding = kernel // 2
-        self.quantize = quantize
+        self.bias = _spread((outputs,), inputs * kernel**2, generator) if bias else None
+        self.padding, self.stride = kernel // 2, stride
+        self.quantize = made(quantize, self.weight) if quantize else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""
-        w = self.quantize(self.weight) if self.quantize else self.weight
-        return F.conv2d(x, w, padding=self.padding)
+        w = surrogate.weights(self.quantize, self.weight) if self.quantize else self.weight
+        return F.conv2d(x, w, self.bias, self.stride, self.padding)
+
+
+def batchnorm(channels: int) -> nn.BatchNorm2d:
+    """BatchNorm of maps (n, channels, h, w) (Ioffe & Szegedy 2015): gain 1, shift 0, float64."""
+    return nn.BatchNorm2d(channels, dtype=torch.float64)
+
+
+class Residual(nn.Module):
+    """y = body(x) + shortcut(x): (n, c, h, w) -> (n, o, h', w') (He et al. 2016)."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None):
+        super().__init__()
+        self.body, self.shortcut = body, shortcut or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply both ways and add."""
+        return self.body(x) + self.shortcut(x)
 
 
 class Activation(nn.Module):
     """The activation quantizer as a layer, and the quantizer of the gradient that reaches it."""
 
+    slot = "activation"
+
     def __init__(self, quantize: Quantizer, gradient: Quantizer | None = None):
         super().__init__()
-        self.quantize = quantize
+        self.quantize = made(quantize)
         self.gradient = None if getattr(gradient, "identity", False) else gradient
+        if gradient is not None and made(gradient) is not gradient:
+            raise ValueError(
+                f"quantizer.gradient={gradient}: what is back-propagated has no stored range and "
+                "no parameters; set train=auto and eval=auto"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize x, any shape."""
         y = self.quantize(x)
         if self.gradient is not None and y.requires_grad:
-            y.register_hook(self.gradient)
+            y.register_hook(surrogate.hook(self.gradient))
         return y
 
 
@@ -84,16 +153,21 @@ class Network(nn.Sequential):
 
         Raises ValueError naming the first layer that does not fit.
         """
+        for name, layer in self.named_modules():
+            if isinstance(layer, Residual):
+                raise ValueError(f"block '{name}' adds its input to its output: no chain")
         links: list[Link] = []
         average = False  # whether maps were averaged since the last affine map
         for name, layer in self.named_children():
             open_ = bool(links) and links[-1].step is None  # pooling, norm and step may follow
             match layer:
+                case Conv() if layer.stride != 1:
+                    raise ValueError(f"layer '{name}' has stride {layer.stride}")
                 case Linear() | Conv():
                     quantize = layer.quantize
                     if quantize is not None and not getattr(quantize, "identity", False):
                         raise ValueError(f"the weights of layer '{name}' are quantized")
-                    bias = f"{name}.bias" if getattr(layer, "bias", None) is not None else None
+                    bias = f"{name}.bias" if layer.bias is not None else None
                     padding = layer.padding if isinstance(layer, Conv) else None
                     links.append(Link(f"{name}.weight", bias, None, padding, average=average))
                     average = False

@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
+from sa.quantizer._grid import Rounding
 from sa.types import STRICT, Step
 
 
@@ -18,13 +19,20 @@ class Levels:
     L = 2^k is DoReFa-Net's k-bit activation (Zhou et al. 2016), L = 3 BinaryDuo's ternary one (Kim
     et al., ICLR 2020), L = 2 the step 1[x >= 1/2]. With m the rule in force the derivative is m(a)
     on the closed interval [0, 1] and 0 outside, where a in [-1, 1) is the distance to the nearest
-    threshold in half steps.
+    threshold in half steps. rounding: ``stochastic`` goes to the level above with the chance that
+    keeps the mean, while an estimator samples.
 
     >>> Levels(3)(torch.tensor([-1.0, 0.2, 0.25, 0.7, 2.0]))
     tensor([0.0000, 0.0000, 0.5000, 0.5000, 1.0000])
     """
 
     levels: Annotated[int, Ge(2)] = 3
+    rounding: Rounding = "nearest"
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it is random while an estimator samples."""
+        return self.rounding == "stochastic"
 
     @property
     def step(self) -> Step:
@@ -38,4 +46,5 @@ class Levels:
         """Quantize x, any shape, elementwise."""
         inside = (x >= 0) & (x <= 1)  # closed; clamp's derivative at the border is a convention
         clipped = torch.where(inside, x, (x > 1).to(x.dtype))
-        return surrogate.rounded((self.levels - 1) * clipped) / (self.levels - 1)
+        n = self.levels - 1
+        return surrogate.rounded(n * clipped, self.stochastic) / n

@@ -1,31 +1,106 @@
 """Uniform quantization: equal steps over a range read from the tensor (Jacob et al. 2018)."""
 
-from typing import Annotated
+from typing import Literal
 
-from annotated_types import Ge, Le
+import torch
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
+from sa.quantizer import _grid
+from sa.quantizer._grid import Bits, Granularity, Mode, Positive, Range, Rounding, Share
 from sa.types import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
 class Uniform:
-    """q(x) = s round(x/s), s = max |x| / (2^(bits - 1) - 1): symmetric, one scale a tensor.
+    """Symmetric: q(x) = s round(clip(x/s, -n, n)), s = S/n, n = 2^(bits - 1) - 1, range [-S, S].
 
-    s is detached: the slope is that of the rounding, which the rule in force gives. As a gradient
-    quantizer x is what is back-propagated. A tensor of zeros stays.
+    Affine: q(x) = s round(clip(x/s, -z, n - z)), s = (high - low)/n, z = round(-low/s), n =
+    2^bits - 1, of a range [low, high] that holds 0, so that 0 is a level. Clips, then rounds,
+    halves up. The range is detached: with m the rule in force the slope is m in the range and 0
+    outside. As a gradient quantizer x is what is back-propagated. Zeros stay.
 
-    >>> import torch
+    granularity: a range for the ``tensor``, each ``channel`` (dimension ``axis``: 0 of weights, 1
+    of activations) or each ``group:n`` of n elements of a channel. range: of the elements x,
+    ``max``, the largest; or a smaller one that clips:
+    ``quantile``, ``k_sigma`` (``reach``: the share, by default 0.999; the root mean squares, 3), or
+    ``mse``: of 64 fractions of the largest that of least squared error.
+
+    train, eval: ``auto``, the range of the tensor itself; ``fixed``, the layer's stored one;
+    ``none``, full precision. ema: the share of the stored range that stays at every step.
+
     >>> Uniform(bits=2)(torch.tensor([-2.0, 0.6, 1.4]))
     tensor([-2.,  0.,  2.])
     """
 
-    bits: Annotated[int, Ge(2), Le(16)] = 8
+    bits: Bits = 8
+    scheme: Literal["symmetric", "affine"] = "symmetric"
+    granularity: Granularity = "tensor"
+    axis: Literal[0, 1] = 0
+    range: Range = "max"
+    reach: Positive | None = None
+    rounding: Rounding = "nearest"
+    train: Mode = "auto"
+    eval: Mode = "auto"
+    ema: Share = 0.9
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Quantize x, any shape."""
-        scale = x.detach().abs().amax() / (2 ** (self.bits - 1) - 1)
-        scale = scale + (scale == 0)  # of zeros: any
-        return surrogate.rounded(x / scale) * scale
+    @model_validator(mode="after")
+    def _meaningful(self) -> "Uniform":
+        if self.scheme == "symmetric" and self.bits == 1:
+            raise ValueError("bits is 1; symmetric levels need 2 or more: -s, 0, s of 2 bits")
+        _grid.check_reach(self.range, self.reach)
+        return self
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it is random while an estimator samples."""
+        return self.rounding == "stochastic"
+
+    @property
+    def coupled(self) -> bool:
+        """Whether a row of activations depends on the other rows."""
+        return self.train == "auto"
+
+    def build(self, like: Tensor | None) -> "_grid.Scaled | _grid.Stored":
+        """The quantizer of one layer: this one, unless a range is to be stored."""
+        return _grid.built(self, like)
+
+    def limits(self, x: Tensor) -> Tensor:
+        """The range (2, groups, 1) of x."""
+        rows = _grid.split(x.detach(), self.granularity, self.axis)
+        with torch.no_grad():
+            if self.scheme == "symmetric":
+                half = _grid.size(rows, self.range, self.reach)
+                found = torch.stack([-half, half])
+            else:
+                found = torch.stack(_grid.ends(rows, self.range, self.reach))
+            if self.range != "mse":
+                return found
+            shares = [k / _grid.FRACTIONS for k in range(_grid.FRACTIONS, 0, -1)]
+            return _grid.best(rows, [k * found for k in shares], self._quantize)
+
+    def __call__(self, x: Tensor, limits: Tensor | None = None) -> Tensor:
+        """Quantize x, any shape; limits: instead of x's own."""
+        if limits is None:
+            if self.train == "none":
+                return x
+            limits = self.limits(x)
+        rows = _grid.split(x, self.granularity, self.axis)
+        out = self._quantize(rows, limits, self.stochastic)
+        return _grid.join(out, x, self.granularity, self.axis)
+
+    def _quantize(self, rows: Tensor, limits: Tensor, stochastic: bool = False) -> Tensor:
+        low, high = limits
+        if self.scheme == "symmetric":
+            n = 2 ** (self.bits - 1) - 1
+            s = _grid.nonzero(high / n)
+            least, most = torch.full_like(s, -n), torch.full_like(s, n)
+        else:
+            n = 2**self.bits - 1
+            s = _grid.nonzero((high - low) / n)
+            least = -surrogate.rounded(-low / s).detach()
+            most = n + least
+        u = _grid.clip(rows / s, (rows >= low) & (rows <= high), least, most)
+        return s * surrogate.rounded(u, stochastic)

@@ -1,15 +1,26 @@
 """Every data set in the folder yields what it says, from its stream."""
 
+import math
+import subprocess
+import sys
+
 import pytest
 import torch
-from conftest import component, options
+from conftest import cifar, component, options
+from hydra.errors import InstantiationException
 
-from sa.types import stream
+from sa.dataset._corrupt import corrupt
+from sa.dataset.sinc import Sinc
+from sa.task import Mismatch, Task
+from sa.types import Batch, stream
 
 
 @pytest.mark.parametrize("name", options("dataset"))
-def test_yields_what_it_says(name):
-    data = component("dataset", name)
+def test_yields_what_it_says(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("SA_DATA", str(tmp_path))
+    if name.startswith("cifar10"):
+        cifar(tmp_path)
+    data = component("dataset", name, **({"n": 40} if name.startswith("cifar10") else {}))
     one, two = data.load(stream(0, "data")), data.load(stream(0, "data"))
     for a, b in zip(one, two, strict=True):
         assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
@@ -44,3 +55,142 @@ def test_digits_resize(size):
     data = component("dataset", "digits", size=size)
     assert data.shape == (1, size, size)
     assert data.load(stream(0)).train.inputs.shape == (1437, 1, size, size)
+
+
+def test_a_million_gaussian_rows_take_little_more_than_their_size():
+    code = """
+import resource
+from sa.dataset.gaussian import Gaussian
+from sa.model.toy_mlp import ToyMLP
+from sa.quantizer.none import Identity
+from sa.quantizer.sign import Sign
+from sa.task import Task
+from sa.types import Slots
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+model = ToyMLP(quantizer=Slots(Identity(), Sign()), dim=8)
+Task(model=model, dataset=Gaussian(dim=8, n=1000)).prepare(0)
+before = peak()
+data = Task(model=model, dataset=Gaussian(dim=8, n=1_000_000)).prepare(0).data
+size = sum(t.numel() * t.element_size() for b in data for t in b)
+print(size, peak() - before)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    size, taken = map(int, told.stdout.split())
+    assert size == 2 * 8 * 9_000_000 and taken < 2 * size, (size, taken)
+
+
+@pytest.mark.parametrize(("name", "k"), [("sinc", 5), ("sinc_pi", 5 * math.pi)])
+def test_sinc(name, k):
+    train, test = component("dataset", name, n=201).load(stream(0))
+    x = train.inputs
+    assert (float(x[0]), float(x[-1])) == (-1, 1)
+    torch.testing.assert_close(train.targets, (k * x).sin() / (k * x))
+    three = component("dataset", name, n=3).load(stream(0)).train
+    assert three.inputs[1] == 0 and three.targets[1] == 1  # the limit
+    torch.testing.assert_close(test.inputs, x[:-1] + 0.005)  # between the points
+    torch.testing.assert_close(test.targets, (k * test.inputs).sin() / (k * test.inputs))
+    wide = component("dataset", name, low=-3, high=4, n=8).load(stream(0)).train.inputs
+    assert wide.flatten().tolist() == [-3, -2, -1, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("degree", [0, 1, 3, 4, 5])
+def test_chebyshev(degree):
+    train, test = component("dataset", "chebyshev", degree=degree).load(stream(0))
+    assert train.inputs.shape == train.targets.shape == (20, 1)
+    for batch in (train, test):
+        torch.testing.assert_close(batch.targets, (degree * batch.inputs.acos()).cos())
+
+
+def test_linear_inputs_are_white_and_targets_linear():
+    train, test = component("dataset", "linear").load(stream(0))
+    assert train.inputs.shape == train.targets.shape == (50, 50)
+    gram = train.inputs.T @ train.inputs
+    torch.testing.assert_close(gram, 50 * torch.eye(50, dtype=torch.float64))
+    a = torch.linalg.lstsq(train.inputs, train.targets).solution
+    torch.testing.assert_close(test.inputs @ a, test.targets)
+    assert abs(float(a.std()) - 1) < 4 / 2500**0.5 / 2**0.5
+
+
+# Training sets spoilt on purpose
+
+
+def spoilt(**settings):
+    clean = component("dataset", "digits").load(stream(0))
+    got = component("dataset", "digits", **settings).load(stream(0))
+    assert torch.equal(got.test.inputs, clean.test.inputs)  # the test split is not touched
+    assert torch.equal(got.test.targets, clean.test.targets)
+    return clean.train, got.train
+
+
+@pytest.mark.parametrize("settings", [{"corruption": "random"}, {"random_labels": True}])
+def test_random_labels(settings):
+    clean, got = spoilt(**settings)
+    assert torch.equal(got.inputs, clean.inputs)
+    kept = float((got.targets == clean.targets).double().mean())
+    assert abs(kept - 0.1) < 4 * (0.09 / 1437) ** 0.5
+    other = component("dataset", "digits", **settings).load(stream(1)).train
+    assert not torch.equal(other.targets, got.targets)
+
+
+def test_partial_labels():
+    clean, got = spoilt(corruption="partial", fraction=0.3)
+    kept = float((got.targets == clean.targets).double().mean())
+    assert abs(kept - (0.7 + 0.03)) < 4 * (0.73 * 0.27 / 1437) ** 0.5
+    clean, got = spoilt(corruption="partial", fraction=0)
+    assert torch.equal(got.targets, clean.targets)
+
+
+def test_shuffled_labels_keep_their_counts():
+    clean, got = spoilt(corruption="shuffled")
+    assert torch.equal(torch.bincount(got.targets), torch.bincount(clean.targets))
+    assert float((got.targets == clean.targets).double().mean()) < 0.15
+
+
+def test_shuffled_pixels_are_one_permutation_and_random_ones_many():
+    clean, got = spoilt(corruption="shuffled_pixels")
+    old, new = clean.inputs.flatten(1), got.inputs.flatten(1)
+    moved = [(new[:, [j]] == old).all(0) for j in range(64)]
+    sources = [m.nonzero().flatten().tolist() for m in moved]
+    assert all(sources) and sum(j in s for j, s in enumerate(sources)) < 16
+    clean, got = spoilt(corruption="random_pixels")
+    old, new = clean.inputs.flatten(1), got.inputs.flatten(1)
+    assert torch.equal(new.sort(1).values, old.sort(1).values)
+    assert sum(bool((new[:, [j]] == old).all(0).any()) for j in range(64)) == 0
+    assert torch.equal(got.targets, clean.targets)
+
+
+@pytest.mark.parametrize("kind", ["shuffled_pixels", "random_pixels"])
+def test_channels_of_a_pixel_stay_together(kind):
+    x = torch.arange(2 * 3 * 4).double().view(2, 3, 2, 2)
+    got = corrupt(Batch(x, torch.zeros(2)), kind, 0.5, 10, stream(0)).inputs
+    assert torch.equal(got[:, 1] - got[:, 0], x[:, 1] - x[:, 0])
+    assert torch.equal(got[:, 2] - got[:, 0], x[:, 2] - x[:, 0])
+
+
+def test_gaussian_inputs_match_two_moments():
+    clean, got = spoilt(corruption="gaussian")
+    n = got.inputs.numel()
+    assert abs(float(got.inputs.mean() - clean.inputs.mean())) < 4 / n**0.5
+    assert abs(float(got.inputs.std() - clean.inputs.std())) < 4 / n**0.5
+    kurtosis = float(got.inputs.pow(4).mean()) - 3
+    assert abs(kurtosis) < 4 * (24 / n) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "told"),
+    [
+        ("digits", {"random_labels": True, "corruption": "gaussian"}, "set one of them"),
+        ("digits", {"fraction": 1.5}, "fraction"), ("digits", {"corruption": "x"}, "shuffled"),
+        ("cifar10", {"n": 50_001}, "n"), ("cifar10", {"normalise": "row"}, "pixel"),
+        ("sinc", {"low": 1, "high": 1}, "less than high"), ("linear", {"n": 49}, "as many rows"),
+    ],
+)  # fmt: skip
+def test_refuses(name, wrong, told):
+    with pytest.raises(InstantiationException) as caught:
+        component("dataset", name, **wrong)
+    assert told in str(caught.value.__cause__)
+
+
+def test_targets_of_another_width_are_refused():
+    with pytest.raises(Mismatch, match="model.outputs=1"):
+        Task(model=component("model", "mlp_relu", outputs=2), dataset=Sinc()).check()

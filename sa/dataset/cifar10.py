@@ -1,0 +1,99 @@
+"""CIFAR-10: 60,000 small colour images in ten classes (Krizhevsky 2009), from local files."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.dataset import _cifar
+from sa.dataset._corrupt import Corruption, corrupt
+from sa.types import STRICT, Batch, MissingData, Splits, blocks
+
+
+@dataclass(frozen=True, config=STRICT)
+class CIFAR10:
+    """The first ``n`` training images and all test images, normalised, in the files' order.
+
+    root: where cifar-10-batches-py lies, or that folder itself; it is no part of a run's identity.
+    normalise: by mean and standard deviation of every ``pixel`` (of each channel), or of every
+    ``channel``, over all training images whatever n is (Cohen et al., ICLR 2021). corruption,
+    fraction: of the training split alone, see `_corrupt`; random_labels: short for
+    corruption=random.
+    """
+
+    root: str = "data"
+    n: Annotated[int, Gt(0), Le(50_000)] = 50_000
+    normalise: Literal["pixel", "channel"] = "pixel"
+    corruption: Corruption = "none"
+    fraction: Annotated[float, Ge(0), Le(1)] = 0.5
+    random_labels: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> "CIFAR10":
+        if self.random_labels and self.corruption not in ("none", "random"):
+            raise ValueError(
+                f"random_labels=true and corruption={self.corruption}: set one of them"
+            )
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(3, 32, 32)."""
+        return (3, 32, 32)
+
+    @property
+    def classes(self) -> int:
+        """Ten."""
+        return 10
+
+    @property
+    def rows(self) -> int:
+        """The ``n`` that was asked for."""
+        return self.n
+
+    def check(self) -> None:
+        """Raises MissingData where the files are not there."""
+        if _cifar.find(self.root) is None:
+            raise MissingData(_cifar.missing(self.root))
+
+    def load(self, generator: torch.Generator) -> Splits:
+        """Both splits: inputs (n, 3, 32, 32) float64, targets (n,) int64."""
+        self.check()
+        folder = _cifar.find(self.root)
+        assert folder is not None
+        parts = [_read(folder, name) for name in _cifar.TRAIN]
+        images, labels = (torch.cat(x) for x in zip(*parts, strict=True))
+        if len(images) < self.n:
+            raise ValueError(f"n={self.n}: {folder} holds {len(images)} training images")
+        mean, std = _moments(images, self.normalise)
+        train, test = (
+            Batch(x.double().sub_(mean).div_(std), y)
+            for x, y in ((images[: self.n], labels[: self.n]), _read(folder, _cifar.TEST))
+        )
+        kind: Corruption = "random" if self.random_labels else self.corruption
+        return Splits(corrupt(train, kind, self.fraction, 10, generator), test)
+
+
+def _read(folder: Path, name: str) -> tuple[Tensor, Tensor]:
+    """Images (n, 3, 32, 32) uint8 and labels (n,) int64 of one file."""
+    images, labels = _cifar.read(folder / name)
+    return torch.from_numpy(images).view(-1, 3, 32, 32), torch.from_numpy(labels)
+
+
+def _moments(images: Tensor, per: str) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of uint8 images, from exact whole-number sums."""
+    total = torch.zeros(images.shape[1:], dtype=torch.int64)
+    squares, n = torch.zeros_like(total), len(images)
+    for start, stop in blocks(len(images), 4096):
+        part = images[start:stop].int()
+        total += part.sum(0)
+        squares += part.square_().sum(0)
+    if per == "channel":
+        n *= total[0].numel()
+        total, squares = (x.sum((1, 2), keepdim=True) for x in (total, squares))
+    std = (n * squares - total.square()).double().sqrt() / n
+    return total.double() / n, torch.where(std > 0, std, 1.0)  # a constant pixel: 0

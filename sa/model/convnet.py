@@ -1,0 +1,72 @@
+"""Full-precision convolutional networks: Cohen et al. (ICLR 2021), and wide, deep, shallow ones."""
+
+from collections import OrderedDict
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Gt, Len
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from sa.model._layers import SMOOTH, Conv, Linear, Network, Smooth, batchnorm
+from sa.types import STRICT
+
+Positive = Annotated[int, Gt(0)]
+POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+
+
+@dataclass(frozen=True, config=STRICT)
+class ConvNet:
+    """[Conv, activation, pool] for each of ``channels``, then a Linear head on all that is left.
+
+    shape: (channels, height, width) of one input. kernel: odd side of the convolutions, padded to
+    keep the size. norm: BatchNorm ``before`` the activation, ``after`` it, or ``none``. pooling:
+    2x2, by ``max`` or ``average``, after the convolutions of the numbers in ``pooled`` (from 1).
+    Weights and biases start uniform in +-1/sqrt(fan_in), torch's default.
+    """
+
+    shape: tuple[Positive, Positive, Positive] = (3, 32, 32)
+    channels: Annotated[tuple[Positive, ...], Len(1)] = (32, 32)
+    kernel: Literal[1, 3, 5, 7] = 3
+    outputs: Positive = 10
+    activation: Smooth = "relu"
+    norm: Literal["none", "before", "after"] = "none"
+    pooling: Literal["max", "average"] = "max"
+    pooled: tuple[Positive, ...] = (1, 2)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ConvNet":
+        if len(set(self.pooled)) < len(self.pooled) or max(self.pooled, default=0) > len(
+            self.channels
+        ):
+            raise ValueError(
+                f"pooled={list(self.pooled)}: expected numbers of convolutions, each once, from 1 "
+                f"to {len(self.channels)}"
+            )
+        least = 2 ** len(self.pooled)
+        if min(self.shape[1:]) < least:
+            raise ValueError(
+                f"{len(self.pooled)} poolings halve images of {self.shape[1]}x{self.shape[2]} "
+                f"below one pixel; use images of at least {least}x{least} or pool less"
+            )
+        return self
+
+    def build(self, generator: torch.Generator) -> Network:
+        """The network; layers are named conv1, norm1, act1, pool1, ..., flat, head."""
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        width, height, breadth = self.shape
+        for i, channels in enumerate(self.channels, 1):
+            layers[f"conv{i}"] = Conv(width, channels, self.kernel, generator, bias=True)
+            if self.norm == "before":
+                layers[f"norm{i}"] = batchnorm(channels)
+            layers[f"act{i}"] = SMOOTH[self.activation]()
+            if self.norm == "after":
+                layers[f"norm{i}"] = batchnorm(channels)
+            if i in self.pooled:
+                layers[f"pool{i}"] = POOLS[self.pooling](2)
+                height, breadth = height // 2, breadth // 2
+            width = channels
+        layers["flat"] = nn.Flatten()
+        layers["head"] = Linear(width * height * breadth, self.outputs, generator, spread=True)
+        return Network(layers)

@@ -1,0 +1,40 @@
+"""The fully connected networks of the edge-of-stability study (Cohen et al., ICLR 2021)."""
+
+import math
+from collections import OrderedDict
+from typing import Annotated
+
+import torch
+from annotated_types import Gt, Len
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from sa.model._layers import SMOOTH, Linear, Network, Smooth
+from sa.types import STRICT
+
+Positive = Annotated[int, Gt(0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class FC:
+    """Flatten, then [Linear, activation] for each width in ``hidden``, then a Linear head.
+
+    shape: of one input. Full precision throughout. Weights and biases start uniform in
+    +-1/sqrt(fan_in), torch's default.
+    """
+
+    shape: Annotated[tuple[Positive, ...], Len(1)] = (3, 32, 32)
+    hidden: tuple[Positive, ...] = (200, 200)
+    outputs: Positive = 10
+    activation: Smooth = "tanh"
+
+    def build(self, generator: torch.Generator) -> Network:
+        """The network; layers are named flat, fc1, act1, ..., head."""
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
+        width = math.prod(self.shape)
+        for i, units in enumerate(self.hidden, 1):
+            layers[f"fc{i}"] = Linear(width, units, generator, spread=True)
+            layers[f"act{i}"] = SMOOTH[self.activation]()
+            width = units
+        layers["head"] = Linear(width, self.outputs, generator, spread=True)
+        return Network(layers)

@@ -1,0 +1,73 @@
+"""ResNet-32 for CIFAR (He et al., CVPR 2016), as the edge-of-stability study has it."""
+
+from collections import OrderedDict
+from typing import Annotated
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from sa.model._layers import Conv, Linear, Network, Residual, batchnorm, he
+from sa.types import STRICT
+
+Positive = Annotated[int, Gt(0)]
+
+
+class Shortcut(nn.Module):
+    """Every second pixel, BatchNorm, zeros for the new channels: (n, c, h, w) -> (n, 2 c, ...)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = batchnorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it."""
+        y: Tensor = self.norm(x[:, :, ::2, ::2])
+        return torch.cat((y, torch.zeros_like(y)), 1)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ResNet32:
+    """Conv, three stages of five basic blocks of widths 16, 32 and 64, the mean, a Linear head.
+
+    A block is ReLU(x + BN(conv(ReLU(BN(conv(x)))))) with 3x3 convolutions without bias; the first
+    of stages 2 and 3 has stride 2 and a shortcut of its own. A block's last BatchNorm starts at
+    gain 0, so that the block starts as the identity (Goyal et al. 2017). Convolutions start at
+    N(0, 2/(9 o)), the head at torch's default. shape: (channels, height, width) of one input.
+    """
+
+    shape: tuple[Positive, Positive, Positive] = (3, 32, 32)
+    outputs: Positive = 10
+
+    def build(self, generator: torch.Generator) -> Network:
+        """The network; layers are named conv, norm, act, block1, act1, ..., mean, flat, head."""
+
+        def conv(inputs: int, outputs: int, stride: int = 1) -> Conv:
+            made = Conv(inputs, outputs, 3, generator, stride=stride)
+            made.weight = he((outputs, inputs, 3, 3), generator)
+            return made
+
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["conv"] = conv(self.shape[0], 16)
+        layers["norm"], layers["act"] = batchnorm(16), nn.ReLU()
+        width = 16
+        for i in range(15):
+            channels = 16 * 2 ** (i // 5)
+            new = channels > width
+            body = nn.Sequential(
+                OrderedDict(
+                    conv1=conv(width, channels, 2 if new else 1),
+                    norm1=batchnorm(channels),
+                    act=nn.ReLU(),
+                    conv2=conv(channels, channels),
+                    norm2=batchnorm(channels),
+                )
+            )
+            nn.init.zeros_(body.norm2.weight)  # type: ignore[union-attr, arg-type]
+            layers[f"block{i + 1}"] = Residual(body, Shortcut(width) if new else None)
+            layers[f"act{i + 1}"] = nn.ReLU()
+            width = channels
+        layers["mean"], layers["flat"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        layers["head"] = Linear(width, self.outputs, generator, spread=True)
+        return Network(layers)

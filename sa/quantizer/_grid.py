@@ -1,0 +1,202 @@
+"""What quantizers with a scale share: groups of elements, their ranges, clipping, stored ranges."""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Literal, Protocol
+
+import torch
+from annotated_types import Ge, Gt, Le
+from pydantic import StringConstraints
+from torch import Tensor, nn
+
+Bits = Annotated[int, Ge(1), Le(32)]
+Granularity = Annotated[str, StringConstraints(pattern=r"^(tensor|channel|group:[1-9]\d*)$")]
+Range = Literal["max", "k_sigma", "quantile", "mse"]
+Mode = Literal["auto", "fixed", "none"]
+Rounding = Literal["nearest", "stochastic"]
+Share = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
+
+REACH = {"k_sigma": 3.0, "quantile": 0.999}
+"""What a range takes where ``reach`` is null: root mean squares, share of the elements."""
+
+FRACTIONS = 64
+"""Into how many parts the search for the range of least squared error cuts the largest one."""
+
+
+def check_reach(how: Range, reach: float | None) -> None:
+    """Refuse a reach that the range does not take."""
+    if reach is not None and how not in REACH:
+        raise ValueError(f"range={how} takes no reach (got {reach:g}); set reach=null")
+    if how == "quantile" and reach is not None and reach > 1:
+        raise ValueError(f"the quantile is {reach:g}; it must be in (0, 1]")
+
+
+def split(x: Tensor, granularity: str, axis: int) -> Tensor:
+    """The elements of x as (groups, n), a row for every range."""
+    if granularity == "tensor":
+        return x.reshape(1, -1)
+    rows = x.movedim(axis, 0).reshape(x.shape[axis], -1)
+    if granularity == "channel":
+        return rows
+    size = int(granularity.partition(":")[2])
+    if rows.shape[1] % size:
+        raise ValueError(
+            f"granularity={granularity}: a channel of {tuple(x.shape)} has {rows.shape[1]} "
+            f"elements, which {size} does not divide"
+        )
+    return rows.reshape(-1, size)
+
+
+def join(rows: Tensor, like: Tensor, granularity: str, axis: int) -> Tensor:
+    """The inverse of split: the shape of ``like``."""
+    if granularity == "tensor":
+        return rows.reshape(like.shape)
+    return rows.reshape(like.movedim(axis, 0).shape).movedim(0, axis)
+
+
+def size(rows: Tensor, how: Range, reach: float | None) -> Tensor:
+    """The half-width (groups, 1) of a range around 0, of (groups, n); ``mse`` starts from max."""
+    reach = REACH.get(how, 0.0) if reach is None else reach
+    match how:
+        case "k_sigma":
+            return reach * rows.square().mean(1, keepdim=True).sqrt()
+        case "quantile":
+            at = math.ceil(reach * rows.shape[1]) - 1
+            return rows.abs().sort(dim=1).values[:, at : at + 1]
+        case _:
+            return rows.abs().amax(1, keepdim=True)
+
+
+def ends(rows: Tensor, how: Range, reach: float | None) -> tuple[Tensor, Tensor]:
+    """Both ends (groups, 1) of a range that holds 0, of (groups, n); ``mse`` starts from max."""
+    reach = REACH.get(how, 0.0) if reach is None else reach
+    match how:
+        case "k_sigma":
+            mean = rows.mean(1, keepdim=True)
+            far = reach * (rows - mean).square().mean(1, keepdim=True).sqrt()
+            low, high = mean - far, mean + far
+        case "quantile":
+            sorted_, at = rows.sort(dim=1).values, math.ceil(reach * rows.shape[1]) - 1
+            low, high = sorted_[:, -1 - at].unsqueeze(1), sorted_[:, at].unsqueeze(1)
+        case _:
+            low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+    return low.clamp(max=0), high.clamp(min=0)
+
+
+def best(rows: Tensor, tries: list[Tensor], quantize: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Of several limits (..., groups, 1), for each group, those of least squared error."""
+    kept, least = tries[0], torch.full_like(rows[:, :1], math.inf)
+    for limits in tries:
+        error = (quantize(rows, limits) - rows).square().sum(1, keepdim=True)
+        kept = torch.where(error < least, limits, kept)
+        least = torch.minimum(error, least)
+    return kept
+
+
+def clip(x: Tensor, inside: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """The values of x between low and high, with derivative 1 where ``inside`` and 0 elsewhere."""
+    clipped = torch.clamp(x.detach(), torch.as_tensor(low), torch.as_tensor(high))
+    return torch.where(inside, x + (clipped - x.detach()), clipped)
+
+
+def nonzero(scale: Tensor) -> Tensor:
+    """The scale, 1 where it is 0: whatever is divided by it is 0 then."""
+    return torch.where(scale == 0, 1.0, scale)
+
+
+class Scaled(Protocol):
+    """A quantizer whose range is read from a tensor, or given."""
+
+    @property
+    def train(self) -> Mode:
+        """Where the range comes from while a loss is studied."""
+        ...
+
+    @property
+    def eval(self) -> Mode:
+        """Where it comes from in evaluation."""
+        ...
+
+    @property
+    def ema(self) -> float:
+        """The share of a stored range that stays at every step."""
+        ...
+
+    @property
+    def granularity(self) -> str:
+        """What has a range of its own."""
+        ...
+
+    def limits(self, x: Tensor) -> Tensor:
+        """The range (ends, groups, 1) of x."""
+        ...
+
+    def __call__(self, x: Tensor, limits: Tensor | None = None) -> Tensor:
+        """Quantize x, by its own range or by the one given."""
+        ...
+
+
+class Stored(nn.Module):
+    """A quantizer with a range of its layer's: ``limits`` (ends, groups, 1), a buffer.
+
+    The range is that of the first tensor observed, then limits <- ema limits + (1 - ema) that of
+    each tensor observed. Only while ``observing`` is anything observed: once at the start, and
+    after every step of training; no other forward changes a buffer. Uses the settings ``train``
+    or ``eval``, by ``training``.
+    """
+
+    def __init__(self, spec: Scaled, like: Tensor | None):
+        super().__init__()
+        self.spec, self.observing = spec, False
+        if like is None and spec.granularity != "tensor":
+            raise ValueError(
+                f"granularity={spec.granularity}: a stored range of activations is one a tensor; "
+                "set granularity=tensor, or train=auto and eval=auto"
+            )
+        some = torch.zeros(1, dtype=torch.float64) if like is None else like.detach()
+        self.register_buffer("limits", spec.limits(some))
+        self.register_buffer("seen", torch.tensor(False))
+        self.limits: Tensor
+        self.seen: Tensor
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it is random while an estimator samples."""
+        return getattr(self.spec, "stochastic", False)
+
+    @property
+    def coupled(self) -> bool:
+        """Whether a row's output depends on the other rows."""
+        return self.spec.train == "auto"
+
+    @property
+    def observes(self) -> bool:
+        """Whether there is anything to see yet."""
+        used = "fixed" in (self.spec.train, self.spec.eval)
+        return used and (self.spec.ema < 1 or not self.seen)
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return repr(self.spec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize x, any shape."""
+        if self.observing:
+            now = self.spec.limits(x.detach())
+            share = torch.where(self.seen, self.spec.ema, 0.0)
+            self.limits.copy_(share * self.limits + (1 - share) * now)
+            self.seen.fill_(True)
+        match self.spec.train if self.training else self.spec.eval:
+            case "none":
+                return x
+            case "auto":
+                return self.spec(x)
+            case "fixed":
+                return self.spec(x, self.limits)
+
+
+def built(spec: Scaled, like: Tensor | None) -> Scaled | Stored:
+    """The quantizer of one layer: itself where it needs no stored range and is always the same."""
+    plain = spec.train == spec.eval != "fixed"
+    return spec if plain else Stored(spec, like)

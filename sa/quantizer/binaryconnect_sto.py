@@ -1,0 +1,30 @@
+"""Signs drawn with the chance a hard sigmoid gives (BinaryConnect; Courbariaux et al. 2015)."""
+
+from typing import ClassVar
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa import surrogate
+from sa.types import STRICT, Step
+
+
+@dataclass(frozen=True, config=STRICT)
+class BinaryConnectSto:
+    """P(q(x) = +1) = clip((x + 1)/2, 0, 1) while an estimator samples: E q(x) = clip(x, -1, 1).
+
+    Elsewhere q(x) = +1 where x >= 0, else -1. The paper's backward is the rule 1[|x| <= 1].
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    @property
+    def step(self) -> Step:
+        """The most probable state as thresholds and levels, for the exact fast differences."""
+        return Step((0.0,), (-1.0, 1.0))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Binarize x, any shape, elementwise."""
+        most = 1 - torch.finfo(x.dtype).eps  # so that logits are finite
+        return surrogate.bernoulli(2 * torch.atanh(x.clamp(-most, most)), x)

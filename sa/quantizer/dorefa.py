@@ -1,0 +1,41 @@
+"""Low-bit weights through a hyperbolic tangent (DoReFa-Net; Zhou et al. 2016)."""
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa import surrogate
+from sa.quantizer._grid import Bits, Rounding, nonzero
+from sa.types import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class Dorefa:
+    """q(w) = 2 q_k(tanh(w) / (2 M) + 1/2) - 1, q_k(r) = round(n r)/n, M = max |tanh w|.
+
+    k = bits, n = 2^k - 1; one bit is mean |w| sign(w) over the layer instead. The 2^k levels are
+    evenly spaced on [-1, 1]. M and the mean are constants: dq/dw = m (1 - tanh(w)^2)/M, or mean
+    |w| m(w), with m the rule in force.
+    """
+
+    bits: Bits = 2
+    rounding: Rounding = "nearest"
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it is random while an estimator samples."""
+        return self.rounding == "stochastic" and self.bits > 1
+
+    def scale(self, w: Tensor) -> Tensor:
+        """M, or the mean magnitude for one bit."""
+        w = w.detach()
+        return w.abs().mean() if self.bits == 1 else torch.tanh(w).abs().amax()
+
+    def __call__(self, w: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Quantize weights w, any shape; scale: instead of w's own."""
+        scale = self.scale(w) if scale is None else scale
+        if self.bits == 1:
+            return scale * surrogate.sign(w)
+        n = 2**self.bits - 1
+        r = torch.tanh(w) / (2 * nonzero(scale)) + 0.5
+        return 2 * surrogate.rounded(n * r, self.stochastic) / n - 1

@@ -1,0 +1,40 @@
+"""Low-bit back-propagated gradients, rounded at random (DoReFa-Net; Zhou et al. 2016)."""
+
+from typing import ClassVar
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa import surrogate
+from sa.quantizer._grid import Bits, Rounding, nonzero
+from sa.types import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class DorefaGradient:
+    """q(g) = 2 M [q_k(g/(2 M) + 1/2 + N) - 1/2], M = max |g| of the row, q_k(r) = round(n r)/n.
+
+    k = bits, n = 2^k - 1, N uniform in +-1/(2 n): round(n r + n N) is floor(n r + U), U uniform in
+    [0, 1), so that E q(g) = g. N is drawn while an estimator samples; elsewhere, and with
+    ``rounding`` nearest, N = 0, and a gradient of 0 becomes M/n: no level is 0. A row of zeros
+    stays.
+    """
+
+    coupled: ClassVar[bool] = False
+    bits: Bits = 6
+    rounding: Rounding = "stochastic"
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it is random while an estimator samples."""
+        return self.rounding == "stochastic"
+
+    def scale(self, g: Tensor) -> Tensor:
+        """M of each row (rows, 1, ...)."""
+        return g.detach().abs().amax(tuple(range(1, g.dim())), keepdim=True)
+
+    def __call__(self, g: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Quantize gradients g (rows, ...); scale: M instead of g's own."""
+        scale, n = self.scale(g) if scale is None else scale, 2**self.bits - 1
+        r = g / (2 * nonzero(scale)) + 0.5
+        return 2 * scale * (surrogate.rounded(n * r, self.stochastic) / n - 0.5)

@@ -1,0 +1,89 @@
+"""Two's-complement fixed point: a range that is a power of two (Courbariaux et al. 2014)."""
+
+from typing import Literal
+
+import torch
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa import surrogate
+from sa.quantizer import _grid
+from sa.quantizer._grid import Bits, Granularity, Mode, Positive, Range, Rounding, Share
+from sa.types import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class FixedPoint:
+    """q(x) = d round(clip(x/d, -n, n - 1)), d = S/n, n = 2^(bits - 1), S a power of two.
+
+    Clips, then rounds, halves up: with m the rule in force the slope is m where -S <= x <= S - d
+    and 0 where x is clipped. As a gradient quantizer x is what is back-propagated. Zeros stay.
+
+    granularity: a range for the ``tensor``, each ``channel`` (dimension ``axis``: 0 of weights, 1
+    of activations) or each ``group:n`` of n elements of a channel. range: of the elements x,
+    rounded up to a power of two: ``max``, the largest; or a smaller one that clips:
+    ``quantile``, ``k_sigma`` (``reach``: the share, by default 0.999; the root mean squares, 3), or
+    ``mse``: of the powers of two at or below the largest that of least squared error.
+
+    train, eval: ``auto``, the range of the tensor itself; ``fixed``, the layer's stored one;
+    ``none``, full precision. ema: the share of the stored range that stays at every step.
+    """
+
+    bits: Bits = 8
+    granularity: Granularity = "tensor"
+    axis: Literal[0, 1] = 0
+    range: Range = "mse"
+    reach: Positive | None = None
+    rounding: Rounding = "nearest"
+    train: Mode = "auto"
+    eval: Mode = "auto"
+    ema: Share = 0.9
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> "FixedPoint":
+        _grid.check_reach(self.range, self.reach)
+        return self
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it is random while an estimator samples."""
+        return self.rounding == "stochastic"
+
+    @property
+    def coupled(self) -> bool:
+        """Whether a row of activations depends on the other rows."""
+        return self.train == "auto"
+
+    def build(self, like: Tensor | None) -> "_grid.Scaled | _grid.Stored":
+        """The quantizer of one layer: this one, unless a range is to be stored."""
+        return _grid.built(self, like)
+
+    def limits(self, x: Tensor) -> Tensor:
+        """The range (1, groups, 1), S of x."""
+        rows = _grid.split(x.detach(), self.granularity, self.axis)
+        with torch.no_grad():
+            half = _grid.size(rows, self.range, self.reach)
+            found = torch.where(half > 0, torch.exp2(torch.ceil(torch.log2(half))), 0.0)[None]
+            if self.range != "mse":
+                return found
+            tries = [found / 2**k for k in range(min(self.bits, 8) + 1)]
+            return _grid.best(rows, tries, self._quantize)
+
+    def __call__(self, x: Tensor, limits: Tensor | None = None) -> Tensor:
+        """Quantize x, any shape; limits: instead of x's own."""
+        if limits is None:
+            if self.train == "none":
+                return x
+            limits = self.limits(x)
+        rows = _grid.split(x, self.granularity, self.axis)
+        out = self._quantize(rows, limits, self.stochastic)
+        return _grid.join(out, x, self.granularity, self.axis)
+
+    def _quantize(self, rows: Tensor, limits: Tensor, stochastic: bool = False) -> Tensor:
+        # a stored average of powers of two is none: the nearest one
+        half = torch.exp2(torch.round(torch.log2(_grid.nonzero(limits[0]))))
+        n = 2 ** (self.bits - 1)
+        d = half / n
+        u = _grid.clip(rows / d, (rows >= -half) & (rows <= half - d), -n, n - 1)
+        return d * surrogate.rounded(u, stochastic)

@@ -1,0 +1,54 @@
+"""Activations clipped at a learned level (PACT; Choi et al. 2018)."""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa import surrogate
+from sa.quantizer._grid import Bits, Rounding
+from sa.quantizer._learned import Decay, Learned, Rate, positive
+from sa.types import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class Pact:
+    """q(x) = round(clip(x, 0, alpha) n/alpha) alpha/n, n = 2^bits - 1.
+
+    alpha is a parameter of the layer, which starts at ``start_at`` (the paper: 10; 6 to 10). With
+    g = dL/dq and m the rule in force: dL/dx = m g where 0 < x < alpha, else 0, and dL/dalpha = sum
+    of g where x >= alpha: the spacing alpha/n is a constant.
+
+    lr, decay: the learning rate and weight decay of alpha; null: those of the other parameters, as
+    the paper's L2 penalty on alpha.
+    """
+
+    bits: Bits = 4
+    start_at: Annotated[float, Gt(0)] = 6.0
+    rounding: Rounding = "nearest"
+    lr: Rate = None
+    decay: Decay = None
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it is random while an estimator samples."""
+        return self.rounding == "stochastic"
+
+    def build(self, like: Tensor | None) -> Learned:
+        """The quantizer of one layer."""
+        return Learned(self, like)
+
+    def start(self, x: Tensor) -> dict[str, Tensor]:
+        """Alpha to begin with."""
+        return {"alpha": torch.full((), self.start_at, dtype=x.dtype, device=x.device)}
+
+    def __call__(self, x: Tensor, alpha: Tensor) -> Tensor:
+        """Quantize activations x, any shape."""
+        alpha = positive(alpha)
+        unit = alpha.detach() / (2**self.bits - 1)
+        inside = torch.where((x > 0) & (x < alpha), x, 0.0)
+        return torch.where(
+            x >= alpha, alpha, surrogate.rounded(inside / unit, self.stochastic) * unit
+        )

@@ -1,0 +1,47 @@
+"""Ternary weights with learned levels (TTQ; Zhu, Han, Mao & Dally, ICLR 2017)."""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Gt, Lt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa import surrogate
+from sa.quantizer._learned import Decay, Learned, Rate
+from sa.types import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class TTQ:
+    """q(w) = Wp where w > Delta, -Wn where w < -Delta, else 0; Delta = threshold max |w|.
+
+    Wp and Wn are parameters of the layer, named ``positive`` and ``negative``; they start as the
+    mean magnitude of the weights they stand for. With g = dL/dq and m the rule in force at
+    a = (w -+ Delta)/Delta: dL/dw = m g times Wp, 1, Wn on the three sets, dL/dWp = sum of g over
+    the positive set, dL/dWn = minus its sum over the negative one.
+
+    lr, decay: the learning rate and weight decay of Wp and Wn; null: those of the other parameters.
+    """
+
+    threshold: Annotated[float, Gt(0), Lt(1)] = 0.05
+    lr: Rate = None
+    decay: Decay = 0.0
+
+    def build(self, like: Tensor | None) -> Learned:
+        """The quantizer of one layer."""
+        return Learned(self, like)
+
+    def start(self, w: Tensor) -> dict[str, Tensor]:
+        """Wp and Wn to begin with."""
+        t = surrogate.ternary(w.detach(), self._delta(w)).detach()
+        means = [(w.abs() * (t == s)).sum() / (t == s).sum().clamp(min=1) for s in (1, -1)]
+        return {"positive": means[0], "negative": means[1]}
+
+    def _delta(self, w: Tensor) -> Tensor:
+        return self.threshold * w.detach().abs().amax()
+
+    def __call__(self, w: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Quantize weights w, any shape."""
+        t = surrogate.ternary(w, self._delta(w))
+        return torch.where(t > 0, positive * t, torch.where(t < 0, negative * t, t))

@@ -1,0 +1,117 @@
+"""Losses that are formulas: values, gradients and differences against the closed forms."""
+
+import pytest
+import torch
+from conftest import component
+
+from sa.dataset.digits import Digits
+from sa.dataset.point import Point
+from sa.estimator.nes import NES
+from sa.task import Mismatch, Task
+from sa.types import stream
+
+
+def problem(name, **settings):
+    p = Task(model=component("model", name, **settings), dataset=Point()).prepare(0)
+    return p, p.objective(p.batch(0)), p.params["point"]
+
+
+def valley(w, form, a, b):
+    """The value of Rosenbrock's function, its gradient, and the x of every pair (0 elsewhere)."""
+    first = range(0, len(w) - 1, 2 if form == "pairs" else 1)
+    value, grad, x = 0.0, torch.zeros_like(w), torch.zeros_like(w)
+    for i in first:
+        gap = w[i + 1] - w[i] ** 2
+        value += (a - w[i]) ** 2 + b * gap**2
+        grad[i] += -2 * (a - w[i]) - 4 * b * w[i] * gap
+        grad[i + 1] += 2 * b * gap
+        x[i] = w[i]
+    return value, grad, x
+
+
+@pytest.mark.parametrize("form", ["pairs", "chain"])
+def test_rosenbrock_and_its_exact_differences(form):
+    p, f, w = problem("rosenbrock", size=6, form=form, a=1.5, b=20.0)
+    value, grad, x = valley(w, form, 1.5, 20.0)
+    assert float(f.value(p.params)) == pytest.approx(float(value), rel=1e-12)
+    torch.testing.assert_close(f.value_and_grad(p.params)[1]["point"], grad)
+    for eps in (0.1, 0.5):
+        got = f.differences(p.params, [eps])
+        assert got.path == "brute"
+        torch.testing.assert_close(got.grads[0]["point"], grad + 4 * 20 * eps**2 * x)
+
+
+def test_rosenbrock_at_rest():
+    p, f, _ = problem("rosenbrock", size=4, form="chain")
+    assert float(f.value({"point": torch.ones(4, dtype=torch.float64)})) == 0
+    # where the differences of eps 0.1 vanish: x = a / (1 + 2 b eps^2), y = x^2
+    p, f, _ = problem("rosenbrock")
+    x = 1 / 3
+    at = {"point": torch.tensor([x, x * x], dtype=torch.float64)}
+    assert float(f.differences(at, [0.1]).grads[0]["point"].abs().max()) < 1e-9
+
+
+def test_rosenbrock_smoothed_by_nes():
+    p, f, w = problem("rosenbrock")
+    _, grad, x = valley(w, "pairs", 1.0, 100.0)
+    sigma = 0.3
+    expected = (
+        grad + torch.tensor([12 * 100 * sigma**2, 0]) * x - torch.tensor([0, 2 * 100 * sigma**2])
+    )
+    draws = torch.stack([
+        NES(sigma=sigma, samples=2000)(f, p.params, {}, stream(0, i)).grad["point"]
+        for i in range(40)
+    ])  # fmt: skip
+    error = draws.std(0) / 40**0.5
+    assert ((draws.mean(0) - expected).abs() < 4 * error).all()
+
+
+def test_quadratic_has_the_spectrum_it_says():
+    p, f, w = problem("quadratic", size=6, condition=50.0, rank=4)
+    a, c = p.buffers["matrix"], p.buffers["centre"]
+    torch.testing.assert_close(f.value_and_grad(p.params)[1]["point"], a @ (w - c))
+    expected = torch.tensor([1, 50 ** (-1 / 3), 50 ** (-2 / 3), 1 / 50, 0, 0])
+    got = torch.linalg.eigvalsh(a).flip(0)
+    torch.testing.assert_close(got, expected.double(), rtol=1e-6, atol=1e-12)
+    assert float(f.value({"point": c})) == 0
+    torch.testing.assert_close(f.differences(p.params, [0.7]).grads[0]["point"], a @ (w - c))
+
+
+def test_linear_form_is_one():
+    p, f, w = problem("linear_form", size=5, norm=3.0, offset=2.0)
+    g = p.buffers["slope"]
+    assert float(f.value(p.params)) == 2.0 and not w.any()
+    assert float(g.norm()) == pytest.approx(3.0)
+    torch.testing.assert_close(f.value_and_grad(p.params)[1]["point"], g)
+
+
+def test_values_of_many_points_and_both_precisions():
+    model = component("model", "quadratic", size=5)
+    p = Task(model=model, dataset=Point(), dtype="float32").prepare(0)
+    f = p.objective(p.batch(0))
+    stack = torch.randn(4, 5, generator=stream(3))
+    looped = torch.stack([f.value({"point": w}) for w in stack])
+    torch.testing.assert_close(f.values({"point": stack}), looped)
+    exact = f.differences(p.params, [1e-6]).grads[0]["point"]  # in float64: no cancellation
+    torch.testing.assert_close(f.value_and_grad(p.params)[1]["point"], exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "criterion", "told"),
+    [
+        ("rosenbrock", Point(), "mse", "Rosenbrock is a loss itself; use criterion=auto"),
+        ("rosenbrock", Point(), "ce", "Rosenbrock is a loss itself"),
+        ("mlp", Digits(), "value", "MLP is none"),
+        ("rosenbrock", Digits(), "auto", "dataset=point"),
+        ("mlp", Point(), "auto", r"\(0,\)"),
+    ],
+)
+def test_refuses_what_makes_no_sense(model, data, criterion, told):
+    task = Task(model=component("model", model), dataset=data, criterion=criterion)
+    with pytest.raises(Mismatch, match=told):
+        task.check()
+
+
+def test_a_formula_is_no_chain():
+    p, _, _ = problem("quadratic")
+    assert "formula" in p.structure.obstacle

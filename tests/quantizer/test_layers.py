@@ -1,0 +1,284 @@
+"""Quantizers in networks: what layers keep of their own, what moves, what is random, patching."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import component
+from test_quantizers import make
+from torch import nn
+from torch.func import functional_call
+
+from sa import surrogate, train
+from sa.dataset.gaussian import Gaussian
+from sa.estimator import _slopes
+from sa.estimator.rloo import RLOO
+from sa.estimator.sr_ste import SRSTE
+from sa.estimator.ste import STE
+from sa.model._patch import Rule, apply_quantizers
+from sa.model.toy_mlp import ToyMLP
+from sa.quantizer.levels import Levels
+from sa.quantizer.lsq import LSQ
+from sa.quantizer.none import Identity
+from sa.quantizer.pact import Pact
+from sa.quantizer.sign import Sign
+from sa.quantizer.terngrad import TernGrad
+from sa.quantizer.ttq import TTQ
+from sa.quantizer.uniform import Uniform
+from sa.task import Task, quantized
+from sa.types import Slots, stream
+
+
+def problem(weight=None, activation=None, gradient=None, **settings):
+    slots = Slots(weight or Identity(), activation or Sign(), gradient)
+    model = ToyMLP(quantizer=slots, dim=4, gain=math.sqrt(3))
+    return Task(model=model, dataset=Gaussian(dim=4, n=64), **settings).prepare(0)
+
+
+def affine(**settings):
+    return make("activation", "uniform", bits=3, **settings)
+
+
+def grad(p, estimator, seed=0):
+    f = p.objective(p.batch(0))
+    return estimator(f, p.params, estimator.init(p.params), stream(seed)).grad
+
+
+KEEPERS = {
+    "learned": lambda **k: problem(TTQ(threshold=0.2, lr=0.5), LSQ(signed=False), **k),
+    "pact": lambda **k: problem(LSQ(), Pact(start_at=1.0), **k),
+    "stored": lambda **k: problem(
+        make("weight", "fixed_point", train="fixed"), affine(), **k
+    ),
+}  # fmt: skip
+
+
+def test_what_a_layer_keeps_has_a_recognisable_name():
+    names = list(KEEPERS["learned"]().params)
+    assert "fc2.quantize.positive" in names and "act1.quantize.s" in names
+    assert not any(n.startswith(("fc1.quantize", "head.quantize")) for n in names)
+    assert "act1.quantize.alpha" in KEEPERS["pact"]().params
+    assert {"act1.quantize.limits", "fc2.quantize.limits"} <= set(KEEPERS["stored"]().buffers)
+
+
+def test_activations_start_from_the_first_batch_of_the_layers_before():
+    p = problem(None, LSQ(bits=3, signed=False))
+    x = p.batch(0).inputs
+    for i in (1, 2, 3):
+        x = x @ p.params[f"fc{i}.weight"].T
+        s = p.params[f"act{i}.quantize.s"]
+        torch.testing.assert_close(s, (2 * x.abs().mean() / 7**0.5).view(1))
+        x = s * torch.floor((x / s).clamp(0, 7) + 0.5)
+
+
+@pytest.mark.parametrize("name", list(KEEPERS))
+def test_a_probe_changes_nothing(name):
+    p = KEEPERS[name]()
+    before = {k: v.clone() for k, v in (p.params | p.buffers).items()}
+    grad(p, STE())
+    p.objective(p.batch(0)).differences(p.params, [0.1])
+    p.evaluate(p.params)
+    assert all(torch.equal(v, before[k]) for k, v in (p.params | p.buffers).items())
+
+
+def test_a_step_moves_what_is_learned_and_the_running_ranges_only():
+    p = KEEPERS["stored"]()
+    before = {k: v.clone() for k, v in p.buffers.items()}
+    p.track(p.params, p.batch(0))
+    same = {k: torch.allclose(v, before[k]) for k, v in p.buffers.items()}
+    assert all(same.values())  # the average of a range with itself
+    moved = {k: 2 * v for k, v in p.params.items()}
+    p.track(moved, p.batch(0))
+    now = p.buffers
+    x = p.batch(0).inputs @ moved["fc1.weight"].T
+    law = 0.9 * before["act1.quantize.limits"] + 0.1 * affine().limits(x)
+    torch.testing.assert_close(now["act1.quantize.limits"], law)
+    assert not torch.equal(now["fc2.quantize.limits"], before["fc2.quantize.limits"])
+
+
+@pytest.mark.parametrize("name", list(KEEPERS))
+def test_going_on_from_a_checkpoint_is_exact(name):
+    def rows(progress=None):
+        p = KEEPERS[name](batch_size=16)
+        sgd = lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9)  # noqa: E731
+        return train.loop(p, STE(), sgd, {}, steps=6, progress=progress or train.start(p))
+
+    whole, kept = [], None
+    for row, at in rows():
+        whole.append(row)
+        if row["step"] == 3:
+            kept = copy.deepcopy(at)
+    assert [r for r, _ in rows(kept)] == whole[3:]
+    assert len({r["loss"] for r in whole}) > 1
+
+
+def test_learned_levels_form_optimizer_groups_of_their_own():
+    p = KEEPERS["learned"]()
+    rest, *own = torch.optim.SGD(p.groups(p.params), lr=0.1, weight_decay=0.01).param_groups
+    assert (rest["lr"], rest["weight_decay"]) == (0.1, 0.01)
+    assert sorted((g["lr"], g["weight_decay"], len(g["params"])) for g in own) == [
+        (0.1, 0.0, 3), (0.5, 0.0, 4),
+    ]  # fmt: skip
+    assert sum(len(g["params"]) for g in [rest, *own]) == len(p.params)
+    pact = KEEPERS["pact"]()
+    sgd = torch.optim.SGD(pact.groups(pact.params), lr=0.1, weight_decay=0.01)
+    decay = {id(q): g["weight_decay"] for g in sgd.param_groups for q in g["params"]}
+    assert decay[id(pact.params["act1.quantize.alpha"])] == 0.01  # the paper's L2 penalty
+    assert decay[id(pact.params["fc2.quantize.s"])] == 0.0
+    ours = train._stepper(
+        lambda params: torch.optim.SGD(params, lr=0.1, weight_decay=0.01),
+        pact, pact.params, train.Recipe(quantizer_lr=0.5),
+    )  # fmt: skip
+    told = {id(q): (g["lr"], g["weight_decay"]) for g in ours.param_groups for q in g["params"]}
+    assert told[id(pact.params["act1.quantize.alpha"])] == (0.05, 0.01)
+    assert told[id(pact.params["fc2.quantize.s"])] == (0.05, 0.0)
+    assert told[id(pact.params["fc1.weight"])] == (0.1, 0.01)
+    plain = problem()
+    groups = plain.groups(plain.params)
+    assert all(a is b for a, b in zip(groups, plain.params.values(), strict=True))
+
+
+def test_ranges_of_the_batch_couple_its_rows_and_stored_ones_do_not():
+    auto = problem(None, affine(train="auto"))
+    f = auto.objective(auto.batch(0))
+    assert f.coupled and not problem(Uniform(3), affine()).objective(auto.batch(0)).coupled
+    rows = f.rows(auto.params, f.batch)
+    assert not torch.allclose(rows[:8], f.rows(auto.params, f.batch.part(0, 8)))
+    with pytest.raises(ValueError, match="the 64 rows that Uniform normalises.*train=fixed"):
+        problem(None, affine(train="auto"), memory=4000)
+
+
+def test_evaluation_has_settings_of_its_own():
+    p = problem(None, affine(eval="none"))
+    loss = float(p.objective(p.batch(0)).value(p.params))
+    other = p.evaluate(p.params)["train/loss"]
+    outputs = p.batch(0).inputs
+    for k in ("fc1", "fc2", "fc3", "head"):
+        outputs = outputs @ p.params[f"{k}.weight"].T
+    law = float((outputs - p.batch(0).targets).square().mean())
+    assert other == pytest.approx(law) and loss != pytest.approx(law)
+
+
+# Randomness: in force while an estimator samples, from its generator.
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [
+        {"weight": make("weight", "binaryconnect_sto")},
+        {"weight": Uniform(3, rounding="stochastic")},
+        {"activation": Levels(3, "stochastic")},
+        {"gradient": TernGrad()},
+        {"gradient": make("gradient", "dorefa", bits=2)},
+    ],
+    ids=["binaryconnect", "weights", "activations", "terngrad", "dorefa"],
+)
+def test_noise_is_the_estimators(slots):
+    p, e = problem(**slots), SRSTE(surrogate="identity")
+    one, same, other = grad(p, e), grad(p, e), grad(p, e, seed=1)
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert any(not torch.equal(one[k], other[k]) for k in one)
+    still = [grad(p, STE(), seed=s) for s in (0, 1)]  # an estimator that does not sample
+    assert all(torch.equal(still[0][k], still[1][k]) for k in one)
+
+
+def test_all_rows_share_random_weights_however_they_are_split():
+    make_ = lambda **k: problem(make("weight", "binaryconnect_sto"), **k)  # noqa: E731
+    whole, split = make_(), make_(memory=10_000)
+    calls = []
+    f = split.objective(split.batch(0))
+    one = grad(whole, SRSTE())
+    rows, f.rows = f.rows, lambda *a: calls.append(1) or rows(*a)
+    other = SRSTE()(f, split.params, {}, stream(0)).grad
+    assert len(calls) > 2
+    for k in one:
+        torch.testing.assert_close(one[k], other[k])
+
+
+def test_random_gradients_are_unbiased():
+    slots = {"gradient": make("gradient", "dorefa", bits=2)}
+    p, plain = problem(**slots), problem()
+    n, name = 400, "fc3.weight"  # one quantizer above it: beyond, a mean of products
+    draws = torch.stack([grad(p, SRSTE(surrogate="identity"), s)[name] for s in range(n)])
+    law = grad(plain, STE())[name]
+    error = draws.std(0) / math.sqrt(n)
+    assert ((draws.mean(0) - law).abs() <= 5 * error + 1e-12).all() and (error > 0).sum() > 8
+    assert not torch.allclose(grad(p, STE())[name], law, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    "slots", [{"weight": make("weight", "binaryconnect_sto")}, {"gradient": TernGrad()}]
+)
+def test_estimators_by_rows_refuse_units_of_no_row(slots):
+    p = problem(activation=make("activation", "bernoulli"), **slots)
+    with pytest.raises(ValueError, match="random units of rows only; use estimator=sr_ste"):
+        grad(p, RLOO())
+
+
+def test_what_is_quantized_is_told():
+    told = problem(Uniform(4), Sign(), Uniform(8)).structure.quantized
+    assert list(told) == [
+        "act1.activation", "act1.gradient", "fc2.weight", "act2.activation", "act2.gradient",
+        "fc3.weight", "act3.activation", "act3.gradient",
+    ] and "bits=4" in told["fc2.weight"] and "bits=8" in told["act2.gradient"]  # fmt: skip
+    assert problem(None, Identity()).structure.quantized == {}
+    assert "LSQ(bits=4" in problem(LSQ()).structure.quantized["fc2.weight"]
+
+
+def test_a_stored_range_of_gradients_is_refused():
+    with pytest.raises(ValueError, match="quantizer.gradient.*train=auto"):
+        problem(gradient=make("gradient", "uniform", train="fixed"))
+
+
+# Patching.
+
+
+def network():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 5), nn.ReLU(),
+              nn.Linear(5, 2)]  # fmt: skip
+    return nn.Sequential(*layers).double()
+
+
+def test_patched_layers_compute_with_quantized_weights_and_outputs(generator):
+    x = torch.randn(7, 1, 4, 4, generator=generator, dtype=torch.float64)
+    plain = network()
+    rules = [
+        Rule("*", weight=Uniform(4)), Rule("0", weight=Uniform(8)), Rule("5", weight=Identity()),
+        Rule("4", activation=Levels(4), gradient=Uniform(2)),
+    ]  # fmt: skip
+    patched = apply_quantizers(network(), rules)
+    h = torch.relu(torch.conv2d(x, Uniform(8)(plain[0].weight), plain[0].bias)).flatten(1)
+    h = Levels(4)(torch.relu(h @ Uniform(4)(plain[3].weight).T + plain[3].bias))
+    torch.testing.assert_close(patched(x), plain[5](h))
+    with surrogate.backward(_slopes.rule("identity")):
+        patched(x).square().sum().backward()
+    assert patched[3].parametrizations.weight.original.grad.any()
+    moved = {k: 2 * v.detach() for k, v in patched.named_parameters()}
+    assert not torch.allclose(functional_call(patched, moved, (x,)), patched(x))
+
+
+def test_patched_layers_learn_levels_of_their_own():
+    patched = apply_quantizers(network(), [Rule("[35]", weight=LSQ(4))])
+    names = [k for k, _ in patched.named_parameters()]
+    assert "3.parametrizations.weight.0.quantize.s" in names and len(names) == 8
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    with pytest.raises(ValueError, match="'conv.*'; there are: 0, 3, 5"):
+        apply_quantizers(network(), [Rule("conv*", weight=Uniform(4))])
+    with pytest.raises(ValueError, match="'act.*'; there are: 0, 1, 2, 3, 4, 5"):
+        apply_quantizers(network(), [Rule("act*", activation=Sign())])
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_first_and_last_layers_stay_full_precision(name):
+    slots = {
+        "_target_": "sa.types.Slots",
+        "weight": {"_target_": "sa.quantizer.fixed_point.FixedPoint"},
+        "activation": {"_target_": "sa.quantizer.sign.Sign"},
+    }
+    told = quantized(component("model", name, quantizer=slots).build(stream(0)))
+    weights = [k for k in told if k.endswith(".weight")]
+    assert weights == (["fc2.weight"] if name == "mlp" else ["conv2.weight"])
