@@ -12,13 +12,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sa.record import LATER
+
 _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "config.yaml").is_file())
 """The folder of every knob: inside the package in a wheel, beside it in a checkout."""
 
 ROOMS = ("dataset", "model", "quantizer", "estimator", "analysis")
 _COMPONENT = re.compile(rf"sa\.(?:{'|'.join(ROOMS)})\.[a-z][a-z0-9_]*\.[A-Z]\w*")
-_OTHERS = ("sa.types.Slots", "sa.tracker.Wandb")
+_OTHERS = (
+    "sa.types.Slots",
+    "sa.tracker.Wandb",
+    "sa.schedule.Annealed",
+    "sa.schedule.Stairs",
+    "sa.average.Average",
+)
 _GROUPS = (
     "experiment",
     "estimator",
@@ -30,6 +38,8 @@ _GROUPS = (
     "quantizer/gradient",
     "analysis",
     "optimizer",
+    "schedule",
+    "average",
     "init",
     "tracker",
     "hydra/launcher",
@@ -193,6 +203,7 @@ class Components:
     task: Any
     estimator: Any
     optimizer: Callable[..., Any]
+    recipe: Any
     analyses: dict[str, Any]
     tracker: Any
 
@@ -283,8 +294,79 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
         raise UsageError(f"estimator: {error}") from error
     if config.get("init"):
         _parent(config, here)
+    recipe = _recipe(config, task)
+    if config.get("replicas") is not None:
+        _replicas(config, task, made["estimator"])
     tracker = _make("tracker", config["tracker"])
-    return Components(task, made["estimator"], made["optimizer"], analyses, tracker)
+    return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
+
+
+def _recipe(config: Config, task: Any) -> Any:
+    """What the training has beside its optimizer, and whether this network and budget have it."""
+    from sa.train import Recipe
+
+    keys = "until recalibrate clip decay_all quantizer_lr".split()
+    plain: Config = {k: config[k] for k in keys if config.get(k) is not None}
+    made = {k: _make(k, config[k]) for k in ("schedule", "average") if config.get(k)}
+    try:
+        recipe = Recipe(**plain, **made)
+        recipe.check(config["steps"])
+        if recipe.clip and not task.latent():
+            raise ValueError("clip: no layer has quantized weights; take e.g. quantizer=bwba")
+        if any(k.endswith("accuracy") for k in recipe.until or {}) and not task.dataset.classes:
+            raise ValueError("until: accuracies need classes; take train/loss or test/loss")
+    except ValueError as error:
+        raise UsageError(invalid("", config, error).removeprefix(": ")) from error
+    if recipe.until and not (config["steps"] and config["evaluate_every"]):
+        raise UsageError(
+            "until: goals are looked at when a training is evaluated: set steps or epochs, the "
+            "most it may take, and evaluate_every"
+        )
+    if config.get("init_average") and not (config.get("init") or {}).get("average"):
+        raise UsageError("init_average: the parent averages nothing; set init.average")
+    return recipe
+
+
+_COUPLED = ("Adafactor", "LBFGS", "Muon")
+"""Optimizers whose step of one number depends on the others': not for stacked networks."""
+
+
+def _replicas(config: Config, task: Any, estimator: Any) -> None:
+    """Refuse what is not, for networks trained together, what it is for each alone."""
+    if not (estimator.target == "surrogate" and hasattr(estimator, "surrogate")):
+        raise UsageError(
+            "replicas: they are trained by one back-propagation through all of them; take "
+            "estimator=ste, ste_clipped or another slope, or sweep over seed instead"
+        )
+    for key, instead in (("analysis", "analysis=[]"), ("init", "init=none")):
+        if config.get(key):
+            raise UsageError(f"replicas: {key} looks at one network; set {instead}")
+    if not config["steps"]:
+        raise UsageError("replicas: they are for trainings; set steps or epochs")
+    if task.keeps():
+        raise UsageError(
+            "replicas: a quantizer of this network keeps a range or levels from the data, for one "
+            "network at a time; take another quantizer, or sweep over seed instead"
+        )
+    name = str(config["optimizer"]["_target_"]).rpartition(".")[2]
+    if name in _COUPLED:
+        raise UsageError(f"replicas: {name} does not step element by element; take sgd or adam")
+
+
+def resolve(config: Config) -> Config:
+    """The configuration with ``epochs`` told in ``steps``: all that the rest looks at."""
+    epochs, rows = config.get("epochs"), config.get("batch_size")
+    if epochs is None:
+        return config
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise UsageError(f"epochs={_typed(epochs)}: expected a whole number >= 1")
+    steps = epochs * max(1, _make("dataset", config["dataset"]).rows // rows if rows else 1)
+    if config["steps"] not in (0, steps):
+        raise UsageError(
+            f"epochs={epochs} is {steps} steps and steps={config['steps']} is another budget; "
+            f"give one of them: steps=0 epochs={epochs}, or epochs=null"
+        )
+    return {**config, "steps": steps}
 
 
 def _backpropagates(estimator: Any) -> bool:
@@ -303,12 +385,14 @@ def parent(config: dict[str, Any]) -> dict[str, Any] | None:
     if not init:
         return None
     loop: Config = {"analysis": {}, "analyse_every": None, "evaluate_every": None, "moving": "all"}
+    loop |= dict.fromkeys((*LATER, "epochs"))
     return {**config, **loop, "init": None, "figure": [], **init}
 
 
 _REPLACES = {
-    "batch_size", "batchnorm", "criterion", "estimator", "moving", "optimizer", "seed", "steps"
-}  # fmt: skip
+    "batch_size", "batchnorm", "criterion", "estimator", "evaluate_every", "moving", "optimizer",
+    "seed", "steps",
+} | LATER - {"init_average", "replicas"}  # fmt: skip
 """What ``init`` may say of the parent: no setting that others are made from, as dim is."""
 
 
@@ -330,11 +414,12 @@ def _parent(config: dict[str, Any], here: bool) -> None:
 def _scalars(config: dict[str, Any]) -> None:
     ranges = {
         "dim": 1, "seed": 0, "steps": 0, "threads": 1, "memory": 1, "batch_size": 1,
-        "evaluate_every": 1, "analyse_every": 1,
+        "evaluate_every": 1, "analyse_every": 1, "replicas": 1,
     }  # fmt: skip
+    free = ("batch_size", "evaluate_every", "analyse_every", "replicas")
     for key, least in ranges.items():
-        value = config[key]
-        if value is None and key in ("batch_size", "evaluate_every", "analyse_every"):
+        value = config.get(key)
+        if value is None and key in free:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UsageError(f"{key}={value}: expected a whole number >= {least}")
@@ -345,6 +430,9 @@ def _scalars(config: dict[str, Any]) -> None:
     most = how["max_failures"]
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise UsageError(f"sweep.max_failures={_typed(most)}: expected a whole number >= 1 or null")
+    for key in ("recalibrate", "decay_all", "init_average"):
+        if config.get(key) not in (True, False, None):
+            raise UsageError(f"{key}={config[key]}: expected true or false")
     for key in ("zip", "points", "exclude"):
         if not isinstance(how[key], list):
             raise UsageError(f"sweep.{key}={how[key]}: expected a list, e.g. 'sweep.{key}=[...]'")

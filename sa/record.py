@@ -22,9 +22,17 @@ from typing import Any
 
 BOOKKEEPING = frozenset(
     "root tracker sweep figure checkpoint_seconds threads memory progress objective hydra "
-    "experiment description dataset.root".split()
+    "experiment description dataset.root epochs".split()
 )
-"""Settings that change no number of a result, and so are no part of a run's id."""
+"""Settings that change no number of a result, and so are no part of a run's id.
+
+``epochs`` is another way to say ``steps``, which is.
+"""
+
+LATER = frozenset(
+    "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas".split()
+)
+"""Settings younger than the first runs: at null, false or {} they are no part of an id."""
 
 STALE = 120.0  # seconds without a sign of life after which a process counts as dead
 BEAT = 5.0  # seconds between two signs of life
@@ -54,7 +62,8 @@ class Unwritable(RecordError):
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes a run itself: the config minus bookkeeping, 1.0 = 1, tuples = lists."""
-    return {str(k): _canonical(v, str(k)) for k, v in config.items() if k not in BOOKKEEPING}
+    unset = BOOKKEEPING | {k for k in LATER if not config.get(k)}
+    return {str(k): _canonical(v, str(k)) for k, v in config.items() if k not in unset}
 
 
 def run_id(config: dict[str, Any]) -> str:

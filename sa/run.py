@@ -120,6 +120,7 @@ def _compose() -> None:
 
 def one(config: Config) -> float:
     """Validate, run (or find the finished result), tell, and return the objective."""
+    config = settings.resolve(config)
     components = settings.build(config)
     if config["sweep"]["dry_run"]:
         print(f"valid; run id {record.run_id(config)}: {_state(config)}")
@@ -158,6 +159,7 @@ def multirun(
 ) -> None:
     """Plan a sweep, validate every point of it, run what is missing, report."""
     place = _place(launcher)
+    configs = [settings.resolve(c) for c in configs]
     if isinstance(place, launch.Slurm):
         launch.need_slurm()
     for key in ("root", "sweep", "figure", "description"):
@@ -393,16 +395,21 @@ def _compute(
 ) -> dict[str, Any]:
     import torch
 
-    from sa import train
+    from sa import replicas, train
     from sa.types import MissingData, size
 
     torch.set_num_threads(config["threads"])
+    many = config.get("replicas")
     try:
-        problem = made.task.prepare(config["seed"])
+        if many is None:
+            problem = made.task.prepare(config["seed"])
+        else:
+            problem = replicas.prepare(made.task, config["seed"], many)
     except MissingData as error:
         raise settings.NoData(f"dataset: {error}") from error
     parent = _load(start, _CHECKPOINT) if start else None
-    progress, seconds = train.start(problem, parent), 0.0
+    progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
+    seconds = 0.0
     if kept.checkpoint is not None:
         saved = _load(kept.checkpoint, _CHECKPOINT)
         seconds = saved.pop("seconds")
@@ -420,6 +427,7 @@ def _compute(
         problem, made.estimator, made.optimizer, made.analyses,
         steps=config["steps"], progress=progress,
         evaluate_every=config["evaluate_every"], analyse_every=config["analyse_every"],
+        recipe=made.recipe,
     )  # fmt: skip
     watch = _Watch(config, tell)
 
@@ -551,7 +559,8 @@ class _Watch:
             words = f"loss {row['loss']:.4f}"
             self.bar.update(self.task, completed=row["step"], description=words)
         elif self.on and any(k.startswith("test/") for k in row):
-            told = "  ".join(f"{k} {row[k]:.4f}" for k in row if k.startswith(("train/", "test/")))
+            scores = [k for k in row if k.endswith(("train/loss", "test/loss", "/accuracy"))]
+            told = "  ".join(f"{k} {row[k]:.4f}" for k in scores)
             print(f"step {row['step']}/{self.total}  {told}", flush=True)
 
     def close(self) -> None:
@@ -671,11 +680,17 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
             out.append(("  against CDG", f"x {ratio:.2f}"))
         if "descent/null_best" in result:
             out.append(("  null", f"{_number(result['descent/null_best'])} (random directions)"))
-    for split in ("train", "test"):
+    if result.get("stopped", "steps") != "steps":
+        out.append(("stopped", f"at step {result['step']}: {result['stopped']}"))
+    for split in ("train", "test", "ema/test", "swa/test"):
         if f"{split}/loss" in result:
             hits = result.get(f"{split}/accuracy")
             told = f"loss {_number(result[f'{split}/loss'])}"
-            out.append((split, told + (f", accuracy {hits:.2%}" if hits is not None else "")))
+            told += f", accuracy {hits:.2%}" if hits is not None else ""
+            if f"{split}/accuracy/low" in result:  # of replicas
+                ends = [f"{result[f'{split}/accuracy/{x}']:.2%}" for x in ("low", "high")]
+                told += f" on average, {' to '.join(ends)} of nine in ten"
+            out.append((split, told))
     path = f" ({result['path']} path)" if "path" in result else ""
     out.append(("evals", f"{result['evals']:g} forward-equivalents{path}"))
     out.append(("seconds", f"{result['seconds']:.2f}"))

@@ -2,6 +2,7 @@
 
 import copy
 import fnmatch
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass as plain
@@ -24,6 +25,7 @@ from sa.types import (
     Dataset,
     Forget,
     Model,
+    Numbers,
     Params,
     Partial,
     Splits,
@@ -33,6 +35,12 @@ from sa.types import (
 )
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+PART = 4096
+"""The most rows that are evaluated together outside of a step."""
+
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Mismatch(ValueError):
@@ -52,7 +60,8 @@ class Task:
     (``fc1.*``) and 1-based numbers of quantized layers (negative from the end).
     batch_size: rows a step, None for the full batch. batchnorm: ``batch`` (statistics of the batch
     itself) or ``running`` (evaluation statistics); neither updates the running ones.
-    memory: bytes one evaluation may use for intermediate results. progress: whether long work
+    memory: bytes one evaluation may use for intermediate results; a larger batch is summed over
+    parts, to the same loss and gradient. progress: whether long work
     says how far it is.
     """
 
@@ -139,6 +148,15 @@ class Task:
         demanded: str | None = getattr(self.model, "criterion", None)
         return demanded or ("ce" if self.dataset.classes else "mse")
 
+    def latent(self) -> list[str]:
+        """The weights that a quantizer stands before, by name."""
+        return _latent(_sample(self.model)[0])  # type: ignore[arg-type]
+
+    def keeps(self) -> bool:
+        """Whether quantizers of the network keep anything from data, or learn."""
+        network, _ = _sample(self.model)  # type: ignore[arg-type]
+        return any(hasattr(m, "observing") for m in network.modules())
+
     def structure(self) -> Structure:
         """The network's structure, before any data is loaded: what an estimator may require."""
         network, _ = _sample(self.model)  # type: ignore[arg-type]
@@ -147,11 +165,14 @@ class Task:
         frozen = {k: p for k, p in named.items() if k not in moving}
         return _structure(network, frozen, self._kind, self.batchnorm)
 
-    def prepare(self, seed: int) -> "Problem":
-        """Build the network and load the data, each from its own stream of the seed."""
+    def prepare(self, seed: int, data: Splits | None = None) -> "Problem":
+        """Build the network and load the data, each from its own stream of the seed.
+
+        data: what the dataset loads, where it has been loaded.
+        """
         self.check()
         dtype = DTYPES[self.dtype]
-        data = self.dataset.load(stream(seed, "data"))
+        data = data or self.dataset.load(stream(seed, "data"))
         network = self.model.build(stream(seed, "init")).eval()
         kind = self._kind
         unlabelled = kind != "value" and data.train.targets.shape[1:] == (0,)
@@ -187,7 +208,10 @@ class Task:
 
 @plain
 class Problem:
-    """A task made concrete: the network, its data, and the point where the study starts."""
+    """A task made concrete: the network, its data, and the point where the study starts.
+
+    replicas: of how many networks every tensor is a stack (`sa.replicas`); None of one.
+    """
 
     task: Task
     network: nn.Module
@@ -200,6 +224,7 @@ class Problem:
     width: int
     seed: int
     partial: Partial = field(default_factory=Forget)
+    replicas: int | None = None
 
     @property
     def buffers(self) -> Params:
@@ -213,8 +238,14 @@ class Problem:
         if rows is None or rows >= n:
             return train
         epoch, at = divmod(step, n // rows)
-        order = torch.randperm(n, generator=stream(self.seed, "batches", epoch))
-        index = order[at * rows : (at + 1) * rows].to(train.inputs.device)
+        return self._picked(self._order(epoch)[at * rows : (at + 1) * rows])
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(self.data.train.rows, generator=stream(self.seed, "batches", epoch))
+
+    def _picked(self, index: Tensor) -> Batch:
+        train = self.data.train
+        index = index.to(train.inputs.device)
         return Batch(train.inputs[index], train.targets[index])
 
     def objective(self, batch: Batch) -> Objective:
@@ -226,7 +257,7 @@ class Problem:
     def _objective(self, batch: Batch) -> Objective:
         def rows(params: Params, part: Batch) -> Tensor:
             outputs = self._forward(params, part.inputs, "train")
-            return CRITERIA[self.kind](outputs, part.targets)
+            return self._losses(outputs, part.targets)
 
         return Objective(
             rows,
@@ -242,6 +273,9 @@ class Problem:
             if self.task.dtype == "float64"
             else lambda: self._double()._objective(batch.to(torch.float64)),
         )
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return CRITERIA[self.kind](outputs, targets)
 
     def _double(self) -> "Problem":
         """The same problem in float64, for differences of nearly equal losses."""
@@ -278,15 +312,25 @@ class Problem:
                 h.remove()
         return found
 
+    @property
+    def latent(self) -> list[str]:
+        """The weights that a quantizer stands before, by name."""
+        return _latent(self.network)
+
     @torch.no_grad()
-    def evaluate(self, params: Params) -> dict[str, float]:
-        """Loss, and accuracy for classes, of both splits in evaluation mode."""
-        out = {}
+    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
+        """Loss, and accuracy for classes, of both splits in evaluation mode.
+
+        buffers: running statistics instead of the network's own.
+        """
+        out: Numbers = {}
+        point = params | (buffers or {})
+        most = max(1, min(PART, self.task.memory // (8 * self.width)))
         for split, batch in zip(("train", "test"), self.data, strict=True):
             loss = hits = 0.0
-            for start, stop in blocks(batch.rows, 4096):
+            for start, stop in blocks(batch.rows, most):
                 part = batch.part(start, stop)
-                outputs = self._forward(params, part.inputs, "eval")
+                outputs = self._forward(point, part.inputs, "eval")
                 loss += float(CRITERIA[self.kind](outputs, part.targets).double().sum())
                 if self.task.dataset.classes:
                     truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
@@ -298,7 +342,10 @@ class Problem:
 
     @torch.no_grad()
     def track(self, params: Params, batch: Batch) -> None:
-        """Let running statistics and ranges see a batch: one forward, only if there are any."""
+        """Let running statistics and ranges see a batch: one forward, only if there are any.
+
+        Of the whole batch whatever ``memory`` is: its statistics are no sums over parts.
+        """
         with _observing(self.network) as observers:
             if self.norms or observers:
                 self._forward(params, batch.inputs, "track")
@@ -310,14 +357,18 @@ class Problem:
             if observers:
                 self._forward(self.params, self.batch(0).inputs, "train")
 
-    def groups(self, params: Params) -> list[Tensor] | list[dict[str, Any]]:
-        """The parameters as an optimizer takes them: quantizers' own in groups of their own."""
-        own = {
+    def own(self) -> dict[str, dict[str, float]]:
+        """What quantizers say of their own parameters' optimizer group, by parameter."""
+        return {
             f"{name}.{k}": module.group
             for name, module in self.network.named_modules()
             if isinstance(getattr(module, "group", None), dict)
             for k, _ in module.named_parameters(recurse=False)
         }
+
+    def groups(self, params: Params) -> list[Tensor] | list[dict[str, Any]]:
+        """The parameters as an optimizer takes them: quantizers' own in groups of their own."""
+        own = self.own()
         groups: dict[str, dict[str, Any]] = {"rest": {"params": []}}
         for name, p in params.items():
             settings = own.get(name)
@@ -326,6 +377,29 @@ class Problem:
         if len(groups) == 1:
             return list(params.values())
         return [g for g in groups.values() if g["params"]]
+
+    @torch.no_grad()
+    def recalibrate(self, params: Params) -> Params:
+        """The buffers with BatchNorm's statistics at params: their mean over the training rows.
+
+        In equal parts of at most PART rows, each normalised by itself; the network's own stay.
+        """
+        fresh = {k: b.clone() for k, b in self.buffers.items()}
+        momenta = [m.momentum for m in self.norms]
+        for name, m in self.network.named_modules():
+            for kind in _RUNNING if isinstance(m, _BatchNorm) else ():
+                fresh[f"{name}.{kind}"].fill_(kind == "running_var")
+        try:
+            if self.norms:
+                inputs = self.data.train.inputs
+                for i, part in enumerate(inputs.tensor_split(math.ceil(len(inputs) / PART)), 1):
+                    for m in self.norms:
+                        m.momentum = 1 / i  # the plain mean of what it has seen
+                    self._forward(params | fresh, part, "track")
+        finally:
+            for m, momentum in zip(self.norms, momenta, strict=True):
+                m.momentum = momentum
+        return fresh
 
     @torch.no_grad()
     def first_bad(self, params: Params, batch: Batch) -> str:
@@ -347,6 +421,12 @@ class Problem:
         for h in hooks:
             h.remove()
         return found[0] if found else "the gradient"
+
+
+def _latent(network: nn.Module) -> list[str]:
+    layers = [(k, m) for k, m in network.named_modules() if hasattr(m, "weight")]
+    found = [(k, getattr(m, "quantize", None)) for k, m in layers]
+    return [f"{k}.weight" for k, q in found if q and not getattr(q, "identity", False)]
 
 
 @lru_cache(maxsize=4)

@@ -1,21 +1,82 @@
 """The one loop: estimate, analyse, step. Probing a gradient is the loop with no steps."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass as plain
+from dataclasses import field
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Gt
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
 
+from sa.average import Average
+from sa.schedule import Schedule
 from sa.task import Problem
-from sa.types import Analysis, Estimator, Numbers, Params, State, flatten, stream
+from sa.types import STRICT, Analysis, Estimator, Numbers, Params, State, flatten, stream
+
+_GOAL = re.compile(r"((ema|swa)/)?(train|test)/(loss|accuracy)")
 
 
-@dataclass
+@dataclass(frozen=True, config=STRICT)
+class Recipe:
+    """What a training has beside its optimizer; the defaults add nothing.
+
+    until: goals that end it, whichever is reached first, when both splits are evaluated: a loss at
+    or below its number, an accuracy at or above. schedule: of the rate. average: of the points,
+    evaluated beside them. recalibrate: whether evaluations re-estimate BatchNorm's statistics over
+    the training rows. clip: latent weights of quantized layers stay in [-clip, clip] (Courbariaux
+    et al. 2015). decay_all: weight decay also for biases, norms and quantizers, not for weights
+    alone. quantizer_lr: the rate of quantizers' own parameters, as a factor.
+    """
+
+    until: dict[str, float] | None = None
+    schedule: Schedule | None = None
+    average: Average | None = None
+    recalibrate: bool = False
+    clip: Annotated[float, Gt(0)] | None = None
+    decay_all: bool = False
+    quantizer_lr: Annotated[float, Gt(0)] | None = None
+
+    @model_validator(mode="after")
+    def _goals(self) -> "Recipe":
+        for key in self.until or {}:
+            if not _GOAL.fullmatch(key):
+                raise ValueError(
+                    f"until: '{key}' is no goal; expected train/loss, test/loss, train/accuracy or "
+                    "test/accuracy, of an average with ema/ or swa/ before, and a number"
+                )
+        return self
+
+    def check(self, steps: int) -> None:
+        """Refuse what cannot happen in so many steps: ValueError."""
+        warmup = self.schedule.warmup if self.schedule else 0
+        if steps and warmup > steps:
+            raise ValueError(
+                f"schedule.warmup={warmup}: it is longer than the training of {steps} steps"
+            )
+        prefixes = {k.split("/")[0] for k in self.until or {}} - {"train", "test"}
+        if prefixes - ({self.average.name} if self.average else set()):
+            name = min(prefixes)
+            raise ValueError(f"until: {name}/ needs averaged weights; set average={name}")
+
+    def reached(self, row: Mapping[str, Any]) -> str | None:
+        """The goal a row has reached, in words."""
+        for key, goal in (self.until or {}).items():
+            got = row.get(key)
+            if got is not None and (got <= goal if key.endswith("loss") else got >= goal):
+                return f"{key} {'<=' if key.endswith('loss') else '>='} {goal:g}"
+        return None
+
+
+@plain
 class Progress:
     """Everything a checkpoint holds: tensors, numbers and dicts of them, nothing else.
 
-    step: optimizer steps taken. evals: forward-equivalents spent so far.
+    step: optimizer steps taken. evals: forward-equivalents spent so far. average: the mean of the
+    points so far.
     """
 
     step: int
@@ -24,20 +85,40 @@ class Progress:
     optimizer: dict[str, Any]
     estimator: State
     evals: float = 0.0
+    average: State = field(default_factory=dict)
 
     def pack(self) -> dict[str, Any]:
         """As a plain dict, for torch.save."""
         return dict(vars(self))
 
 
-def start(problem: Problem, parent: Mapping[str, Any] | None = None) -> Progress:
-    """The beginning of a run: the problem's own point, or where a parent's checkpoint ended."""
+def start(
+    problem: Problem, parent: Mapping[str, Any] | None = None, averaged: bool = False
+) -> Progress:
+    """The beginning of a run: the problem's own point, or where a parent's checkpoint ended.
+
+    What does not move is the parent's too. averaged: the mean of its points instead. Raises
+    ValueError where the parent is another network, or has averaged nothing.
+    """
     if parent is None:
         return Progress(0, problem.params, problem.buffers, {}, {})
-    for name, p in problem.params.items():
-        if name not in parent["params"] or parent["params"][name].shape != p.shape:
-            raise ValueError(f"the parent's checkpoint has no '{name}' of shape {tuple(p.shape)}")
-    return Progress(0, dict(parent["params"]), dict(parent["buffers"]), {}, {})
+    if averaged:
+        parent = parent.get("average")
+        if not parent:
+            raise ValueError("the parent's checkpoint has no averaged weights")
+    whole = {"params": problem.params | problem.frozen, "buffers": problem.buffers}
+    for kind, mine in whole.items():
+        for name, p in mine.items():
+            there = parent[kind].get(name)
+            if there is None or there.shape != p.shape:
+                raise ValueError(
+                    f"the parent's checkpoint has no '{name}' of shape {tuple(p.shape)}: it is of "
+                    "another network"
+                )
+    for name, p in problem.frozen.items():
+        p.copy_(parent["params"][name])
+    params = {k: parent["params"][k] for k in problem.params}
+    return Progress(0, params, {k: parent["buffers"][k] for k in problem.buffers}, {}, {})
 
 
 def loop(
@@ -50,56 +131,122 @@ def loop(
     progress: Progress,
     evaluate_every: int | None = None,
     analyse_every: int | None = None,
+    recipe: Recipe = Recipe(),  # noqa: B008
 ) -> Iterator[tuple[Numbers, Progress]]:
     """Yield (row, progress) for each step from ``progress.step`` to ``steps``, inclusive.
 
-    A row holds step, loss, grad_norm, evals and the estimator's info; analyses run where
-    analyse_every divides the step and at the last one, evaluation of both splits likewise (None:
-    at the last step only; a probe, steps = 0, is not evaluated). The row of the last step is at
-    the final point and takes no step after it. Randomness is keyed by (seed, use, step), so going
-    on from a yielded progress gives the same rows, and an analysis changes no other number.
+    A row holds step, loss, grad_norm, evals, the estimator's info and, of a training, lr; analyses
+    run where analyse_every divides the step and at the last one, evaluation of both splits likewise
+    (None: at the last step only; a probe, steps = 0, is not evaluated). The row of the last step is
+    at the final point, takes no step after it, and says why it is the last (``stopped``).
+    Randomness is keyed by (seed, use, step), so going on from a yielded progress gives the same
+    rows, and an analysis changes no other number.
 
     A point, loss or gradient that is not finite ends the loop with ``diverged`` in the row, naming
     the first bad parameter or layer.
     """
     seed, device = problem.seed, problem.task.device
-    params = {k: v.clone() for k, v in progress.params.items()}
+    params = {k: v.to(device, copy=True) for k, v in progress.params.items()}
     for name, buffer in problem.buffers.items():
         buffer.copy_(progress.buffers[name])
-    stepper = optimizer(problem.groups(params))
+    many = problem.replicas
+    stepper = _stepper(optimizer, problem, params, recipe)
+    rates = [group["lr"] for group in stepper.param_groups]
     if progress.optimizer:
         stepper.load_state_dict(progress.optimizer)
     state = progress.estimator or estimator.init(params)
-    evals = progress.evals
+    evals, mean = progress.evals, progress.average
     for step in range(progress.step, steps + 1):
         batch = problem.batch(step)
         objective = problem.objective(batch)
-        before = Progress(step, params, problem.buffers, stepper.state_dict(), state, evals)
+        before = Progress(step, params, problem.buffers, stepper.state_dict(), state, evals, mean)
         told = state | {"progress": step / steps if steps else 0.0}  # for what has a schedule
         estimate = estimator(
             objective, params, told, stream(seed, "estimator", step, device=device)
         )
         state, evals = estimate.state, evals + estimate.evals
         norm = float(flatten(estimate.grad).double().norm())
-        row: Numbers = {"step": step, "loss": float(estimate.value), "grad_norm": norm}
+        row: Numbers = {"step": step, "loss": float(estimate.value) / (many or 1)}
+        row["grad_norm"] = norm / math.sqrt(many or 1)  # of replicas: means
         row |= {"evals": evals} | estimate.info
+        factor = recipe.schedule(step, steps) if recipe.schedule else 1.0
+        if steps:
+            row["lr"] = factor * rates[0]
         # the point too: a step function of nan is a finite number
         sound = all(bool(p.isfinite().all()) for p in params.values())
         if not (sound and math.isfinite(float(estimate.value)) and math.isfinite(norm)):
             row["diverged"] = problem.first_bad(params, batch)
             yield row, before
             return
-        last = step == steps
+        if recipe.average and steps:
+            mean = recipe.average.look(mean, params, problem.buffers, step, steps)
+            before.average = mean
+        last, scores = step == steps, {}
+        if steps and (last or (evaluate_every and step % evaluate_every == 0)):
+            scores = _evaluate(problem, params, mean, recipe)
+            reached = recipe.reached(scores)
+            last = last or reached is not None
+            if last:
+                scores["stopped"] = reached or "steps"
         if last or (analyse_every and step % analyse_every == 0):
             for name, analysis in analyses.items():
                 generator = stream(seed, "analysis", name, step, device=device)
                 row |= analysis(objective, params, estimate, generator)
-        if steps and (last or (evaluate_every and step % evaluate_every == 0)):
-            row |= problem.evaluate(params)
-        yield row, before
+        yield row | scores, before
         if last:
             return
         for name, p in params.items():
             p.grad = estimate.grad[name]
+        for group, rate in zip(stepper.param_groups, rates, strict=True):
+            group["lr"] = factor * rate
         stepper.step()
+        if recipe.clip:
+            for name in problem.latent:
+                if name in params:
+                    params[name].clamp_(-recipe.clip, recipe.clip)
         problem.track(params, batch)
+
+
+def _stepper(
+    optimizer: Callable[..., torch.optim.Optimizer],
+    problem: Problem,
+    params: Params,
+    recipe: Recipe,
+) -> torch.optim.Optimizer:
+    """The optimizer, with parameters in groups where they differ in rate or in decay.
+
+    What a quantizer says of its own parameters holds; else they have no decay, nor have vectors.
+    """
+    alike, own = optimizer(problem.groups(params)), problem.own()
+    names, stacked = {id(p): k for k, p in params.items()}, problem.replicas is not None
+    groups: dict[tuple[float, float], list[torch.Tensor]] = {}
+    same = True
+    for group in alike.param_groups:
+        rate, decay = group["lr"], group.get("weight_decay", 0)
+        for p in group["params"]:
+            name = names[id(p)]
+            quantizes = ".quantize." in f".{name}"
+            vector = p.dim() <= 1 + stacked  # as biases and norms are
+            decays = recipe.decay_all or name in own or not (vector or quantizes)
+            factor = recipe.quantizer_lr if quantizes and "lr" not in own.get(name, {}) else None
+            mine = rate * (factor or 1), decay if decays else 0
+            same &= mine == (rate, decay)
+            groups.setdefault(mine, []).append(p)
+    if same:
+        return alike
+    return optimizer(
+        [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()]
+    )
+
+
+def _evaluate(problem: Problem, params: Params, mean: State, recipe: Recipe) -> Numbers:
+    """Both splits at the point, and at the mean of the points where there is one."""
+    points: dict[str, tuple[Params, Params]] = {"": (params, {})}
+    if recipe.average and mean:
+        points[f"{recipe.average.name}/"] = mean["params"], mean["buffers"]
+    out: Numbers = {}
+    for prefix, (point, buffers) in points.items():
+        if recipe.recalibrate:
+            buffers = problem.recalibrate(point)
+        out |= {prefix + k: v for k, v in problem.evaluate(point, buffers).items()}
+    return out

@@ -125,6 +125,44 @@ def test_repeating_a_run_computes_nothing(sa):
     assert folder(sa(*SMALL, "seed=1")[1]) != first
 
 
+def test_epochs_are_steps_and_a_goal_may_come_sooner(sa):
+    words = ["experiment=digits_ste", "tracker=none", "figure=[]", "evaluate_every=10"]
+    code, out, err = sa(*words, "steps=0", "epochs=2")
+    assert code == 0, err
+    assert result(out)["step"] == 2 * (1437 // 64) == 44 and result(out)["stopped"] == "steps"
+    assert folder(sa(*words, "steps=44")[1]) == folder(out)  # the same run
+    code, out, err = sa(*words, "until={test/accuracy:0.3}", "average=swa", "average.start=0")
+    assert code == 0 and "stopped" in out and "swa/test" in out, err
+    got = result(out)
+    assert got["stopped"] == "test/accuracy >= 0.3" and got["step"] in (10, 20, 30)
+
+
+def test_replicas_are_the_runs_of_their_seeds(sa):
+    words = [*SMALL, "analysis=[]", "steps=20", "batch_size=16"]
+    code, out, err = sa(*words, "replicas=3", "seed=4")
+    assert code == 0, err
+    got = result(out)
+    alone = [result(sa(*words, f"seed={s}")[1]) for s in (4, 5, 6)]
+    assert got["test/loss/each"] == pytest.approx([r["test/loss"] for r in alone], rel=1e-9)
+    assert got["parameters"] == 3 * alone[0]["parameters"]
+
+
+def test_settings_younger_than_a_run_leave_its_id(sa):
+    kept = folder(sa(*SMALL)[1])
+    config = yaml.safe_load((kept / "config.yaml").read_text())
+    assert set(config) >= record.LATER
+    old = {k: v for k, v in config.items() if k not in record.LATER}
+    assert record.run_id(old) == kept.name != record.run_id(old | {"clip": 1.0})
+    settings.build(old)  # what was frozen before can still be run
+
+
+def test_an_averaged_parent(sa):
+    words = [*SMALL, "init=ste_500", "init.steps=20", "init.batch_size=64", "schedule=cosine"]
+    words += ["+init.average={_target_:sa.average.Average,decay:0.9}"]
+    values = {x: result(sa(*words, f"init_average={x}")[1])["value"] for x in ("true", "false")}
+    assert values["true"] != values["false"] and len(list(Path("runs").iterdir())) == 3
+
+
 def test_root_from_the_environment_and_the_command_line(sa, monkeypatch, tmp_path):
     monkeypatch.setenv("SA_ROOT", str(tmp_path / "there"))
     assert folder(sa(*SMALL)[1]).parent == tmp_path / "there" / "runs"
@@ -615,6 +653,30 @@ REFUSED = [
     (["batch_size=100000"], ["16384", "batch_size=null"]),
     (["estimator=nes", "quantizer/gradient=uniform"], ["back-propagates nothing", "gradient=none"]),
     (["optimizer._target_=torch.optim.LBFGS"], ["~optimizer.momentum"]),
+    (["steps=9", "epochs=2"], ["epochs=2 is 2 steps and steps=9", "steps=0 epochs=2"]),
+    (["epochs=0"], ["epochs=0", ">= 1"]),
+    (["schedule=cosin"], ["did you mean schedule=cosine?"]),
+    (["steps=9", "schedule=warmup"], ["schedule.warmup=100", "the training of 9 steps"]),
+    (["schedule=step", "schedule.at=[0.5,0.2]"], ["at=[0.5, 0.2]", "shares that rise"]),
+    (["average=ema", "average.decay=1"], ["average.decay=1", "less than 1"]),
+    (["average.decay=0.5"], ["average=ema|swa"]),
+    (["clip=1"], ["clip", "quantizer=bwba"]),
+    (["clip=-1", "quantizer=bwba"], ["clip=-1", "greater than 0"]),
+    (["steps=9", "evaluate_every=1", "until={loss:1}"], ["'loss' is no goal", "train/loss"]),
+    (["steps=9", "evaluate_every=1", "until={test/accuracy:1}"], ["accuracies need classes"]),
+    (["steps=9", "until={train/loss:1}"], ["until", "evaluate_every"]),
+    (["steps=9", "evaluate_every=1", "until={ema/test/loss:1}"], ["set average=ema"]),
+    (["replicas=0"], ["replicas=0", ">= 1"]),
+    (["replicas=3", "steps=9"], ["replicas", "analysis=[]"]),
+    (["replicas=3", "analysis=[]"], ["replicas", "steps or epochs"]),
+    (["replicas=3", "steps=9", "analysis=[]", "estimator=nes"], ["estimator=ste", "seed"]),
+    (
+        ["replicas=3", "steps=9", "analysis=[]", "dim=3", "quantizer/weight=lsq"],
+        ["replicas", "keeps a range or levels"],
+    ),
+    (["quantizer_lr=0"], ["quantizer_lr=0", "greater than 0"]),
+    (["recalibrate=maybe"], ["recalibrate=maybe", "true or false"]),
+    (["init=ste_500", "init_average=true"], ["init_average", "init.average"]),
 ]
 
 
@@ -684,6 +746,39 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_there(sa, monkeypatch):
     monkeypatch.setattr(torch, "save", sound)
     code, out, _ = sa(*words)
     assert code == 0 and "going on from step 4" in out
+
+
+def test_stopped_half_way_with_everything_on_and_repeated_ends_with_the_same_numbers(
+    sa, monkeypatch
+):
+    import torch
+
+    words = ["model=cnn", "dataset=digits", "quantizer=bwba", "analysis=[]", "tracker=none"]
+    words += ["epochs=2", "batch_size=128", "evaluate_every=5", "schedule=cosine", "average=ema"]
+    words += ["schedule.warmup=4", "average.decay=0.9", "recalibrate=true", "clip=0.3"]
+    words += ["optimizer=adam", "optimizer.weight_decay=0.1", "until={ema/train/loss:0.01}"]
+    words += ["model.channels=[3,4]", "checkpoint_seconds=0", "dtype=float32"]
+    whole = folder(sa(*words, "root=calm")[1])
+    sound, calls = torch.save, []
+
+    def killed(state, path):
+        calls.append(path)
+        if len(calls) > 8:
+            raise KeyboardInterrupt
+        sound(state, path)
+
+    monkeypatch.setattr(torch, "save", killed)
+    assert sa(*words)[0] == 130
+    monkeypatch.setattr(torch, "save", sound)
+    code, out, err = sa(*words)
+    assert code == 0 and "going on from step 7 of 22" in out, (out, err)
+    again = folder(out)
+    assert (again / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    mine, theirs = (json.loads((p / "result.json").read_text()) for p in (again, whole))
+    assert mine | {"seconds": 0} == theirs | {"seconds": 0}
+    ours, other = (torch.load(p / "checkpoint.pt", weights_only=True) for p in (again, whole))
+    for name, value in ours["average"]["params"].items():
+        assert torch.equal(value, other["average"]["params"][name])
 
 
 # As a newcomer would

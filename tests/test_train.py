@@ -1,25 +1,41 @@
 """The loop: one path for probing and training, resumable at any row, undisturbed by analyses."""
 
 import copy
+import math
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import component
 
-from sa import train
+from sa import replicas, train
 from sa.analysis.descent import Descent
+from sa.average import Average
 from sa.dataset.digits import Digits
 from sa.estimator.nes import NES
 from sa.estimator.ste import STE
-from sa.task import Task
+from sa.schedule import Annealed, Stairs
+from sa.task import Problem, Task
+from sa.types import Estimate
 
 ADAM = partial(torch.optim.Adam, lr=0.003)
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 
-def problem(name="mlp", **settings):
-    small = {"hidden": [12]} if name == "mlp" else {"channels": [3, 4]}
+EVERYTHING = train.Recipe(
+    schedule=Annealed("cosine", end=0.1, warmup=2), average=Average(decay=0.9), recalibrate=True,
+    clip=0.2, until={"ema/train/loss": 0.0}, quantizer_lr=0.5,
+)  # fmt: skip
+
+
+def problem(name="mlp", binary=False, **settings):
+    small = {"hidden": [12, 12]} if binary else {"hidden": [12]}
+    small = small if name == "mlp" else {"channels": [3, 4]}
+    if binary:
+        sign = {"_target_": "sa.quantizer.sign.Sign"}
+        small["quantizer"] = {"_target_": "sa.types.Slots", "weight": sign, "activation": sign}
     settings = {"batch_size": 32, "dtype": "float32"} | settings
     return Task(model=component("model", name, **small), dataset=Digits(), **settings).prepare(0)
 
@@ -47,11 +63,18 @@ def test_plain_sgd_is_w_minus_lr_g():
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize("estimator", [STE("clipped"), NES(samples=4)])
-def test_resume_from_any_row_is_exact(name, estimator):
-    whole = rows(problem(name), estimator, ADAM, 6, evaluate_every=2)
-    for at in (0, 3, 6):
-        progress = train.Progress(**whole[at][1])
-        again = rows(problem(name), estimator, ADAM, 6, progress, evaluate_every=2)
+@pytest.mark.parametrize("recipe", [train.Recipe(), EVERYTHING], ids=["plain", "everything"])
+def test_resume_from_any_row_is_exact(name, estimator, recipe):
+    adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1) if recipe.clip else ADAM
+    how = {"evaluate_every": 2, "recipe": recipe}
+    whole = rows(problem(name, bool(recipe.clip)), estimator, adam, 6, **how)
+    for at in range(7) if recipe.clip else (0, 3, 6):
+        progress = train.Progress(**copy.deepcopy(whole[at][1]))
+        again = rows(problem(name, bool(recipe.clip)), estimator, adam, 6, progress, **how)
+        mean, same = again[-1][1]["average"], whole[-1][1]["average"]
+        assert bool(mean) == bool(recipe.average)
+        for kind in ("params", "buffers") if mean else ():
+            assert all(torch.equal(v, same[kind][k]) for k, v in mean[kind].items())
         assert [r for r, _ in again] == [r for r, _ in whole[at:]]
         for k, v in again[-1][1]["params"].items():
             assert torch.equal(v, whole[-1][1]["params"][k])
@@ -96,8 +119,6 @@ def test_divergence_is_an_outcome_that_names_the_first_bad():
             return {}
 
         def __call__(self, objective, params, state, generator):
-            from sa.types import Estimate
-
             value = objective.value(params)
             return Estimate(value, {k: torch.full_like(v, torch.inf) for k, v in params.items()}, 1)
 
@@ -119,8 +140,22 @@ def test_a_parent_gives_its_point_and_must_fit():
     assert child.step == 0
     assert torch.equal(child.params["fc1.weight"], trained["params"]["fc1.weight"])
     del trained["params"]["fc1.weight"]
-    with pytest.raises(ValueError, match="fc1.weight"):
+    with pytest.raises(ValueError, match="fc1.weight.*another network"):
         train.start(problem(), trained)
+
+
+def test_of_a_parent_only_what_moves_moves_and_the_rest_is_the_parents_too():
+    trained = rows(problem("cnn"), STE("clipped"), ADAM, 3)[-1][1]
+    p = problem("cnn", moving=("head.*",))
+    got = rows(p, STE("clipped"), ADAM, 2, train.start(p, trained))
+    assert set(got[-1][1]["params"]) == {"head.weight", "head.bias"}
+    assert torch.equal(p.frozen["conv1.weight"], trained["params"]["conv1.weight"])
+    whole = problem("cnn")
+    start = train.start(whole, trained)
+    assert got[0][0]["loss"] == rows(whole, STE("clipped"), ADAM, 2, start)[0][0]["loss"]
+    del trained["buffers"]["norm1.running_mean"]
+    with pytest.raises(ValueError, match="norm1.running_mean"):
+        train.start(p, trained)
 
 
 def test_training_learns():
@@ -131,3 +166,246 @@ def test_training_learns():
         > 0.3
         > rows(problem(), STE(), ADAM, 1)[-1][0]["test/accuracy"]
     )
+
+
+# What a training may have beside its optimizer
+
+
+def test_schedules_are_their_formulas():
+    at = (0, 25, 50, 100)
+    assert [Annealed()(t, 100) for t in at] == [1.0, 0.75, 0.5, 0.0]
+    want = [0.2 + 0.8 * (1 + math.cos(math.pi * t / 100)) / 2 for t in at]
+    assert [Annealed("cosine", end=0.2)(t, 100) for t in at] == pytest.approx(want)
+    assert [Annealed(end=1.0, warmup=4)(t, 100) for t in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert Annealed(warmup=50)(75, 100) == 0.5  # its own course starts after the warm-up
+    assert [Stairs()(t, 100) for t in (49, 50, 75)] == pytest.approx([1, 0.1, 0.01])
+    assert Stairs(warmup=2)(0, 100) == 0.5
+
+
+def test_a_schedule_sets_the_step_and_says_it_in_every_row():
+    plan = train.Recipe(schedule=Annealed("cosine", warmup=2))
+    got = rows(problem(), STE("clipped"), SGD, 5, recipe=plan)
+    assert [r["lr"] for r, _ in got] == pytest.approx([0.1 * plan.schedule(t, 5) for t in range(6)])
+    p = problem()
+    for (row, now), (_, then) in zip(got, got[1:], strict=False):
+        _, grad = p.objective(p.batch(row["step"])).value_and_grad(now["params"])
+        w = now["params"]["head.weight"] - row["lr"] * grad["head.weight"]
+        torch.testing.assert_close(then["params"]["head.weight"], w)
+
+
+@pytest.mark.parametrize(
+    ("average", "weights"),
+    [
+        (Average(decay=0.5), [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]),
+        (Average(decay=None), [1, 1, 1, 1, 1]),
+        (Average(decay=None, start=0.5), [0, 0, 1, 1, 1]),
+        (Average(decay=None, start=0.25, every=3), [0, 1, 0, 0, 1]),
+        (Average(decay=0.0), [0, 0, 0, 0, 1]),
+    ],
+)
+def test_an_average_is_its_sum(average, weights):
+    points = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean = {}
+    for step, w in enumerate(points):
+        for _ in range(2):  # a row computed again after a kill counts once
+            mean = average.look(mean, {"w": w}, {"v": 2 * w, "n": torch.tensor(step)}, step, 4)
+    a = torch.tensor(weights, dtype=torch.float64)
+    torch.testing.assert_close(mean["params"]["w"], a @ points / a.sum())
+    torch.testing.assert_close(mean["buffers"]["v"], 2 * a @ points / a.sum())
+    assert mean["buffers"]["n"] == 4
+
+
+def test_an_average_changes_no_other_number_and_is_evaluated_beside_the_point():
+    plain = rows(problem("cnn"), STE("clipped"), ADAM, 4, evaluate_every=2)
+    swa = train.Recipe(average=Average(decay=None, start=0.5))
+    got = rows(problem("cnn"), STE("clipped"), ADAM, 4, evaluate_every=2, recipe=swa)
+    for (a, _), (b, _) in zip(plain, got, strict=True):
+        assert a == {k: b[k] for k in a}
+    assert "swa/test/loss" not in got[0][0] and "swa/test/loss" in got[2][0]
+    p = problem("cnn")
+    three = [progress for _, progress in got[2:]]
+    for k in p.params:
+        mean = torch.stack([t["params"][k] for t in three]).mean(0)
+        torch.testing.assert_close(three[-1]["average"]["params"][k], mean)
+    buffers = {k: torch.stack([t["buffers"][k].float() for t in three]).mean(0) for k in p.buffers}
+    params = three[-1]["average"]["params"]
+    alone = p.evaluate(params, {k: v for k, v in buffers.items() if "num" not in k})
+    assert got[4][0]["swa/test/loss"] == pytest.approx(alone["test/loss"], rel=1e-5)
+    assert alone["test/loss"] != pytest.approx(p.evaluate(params)["test/loss"], rel=1e-3)
+
+
+def test_a_child_may_start_from_the_average():
+    ema = train.Recipe(average=Average(decay=0.9))
+    parent = rows(problem(), STE("clipped"), ADAM, 4, recipe=ema)[-1][1]
+    child = train.start(problem(), parent, averaged=True)
+    assert torch.equal(child.params["head.weight"], parent["average"]["params"]["head.weight"])
+    assert not torch.equal(child.params["head.weight"], parent["params"]["head.weight"])
+    with pytest.raises(ValueError, match="averaged"):
+        train.start(problem(), parent | {"average": {}}, averaged=True)
+
+
+def test_recalibrated_statistics_are_those_of_all_training_rows(monkeypatch):
+    p = problem("cnn", dtype="float64")
+    own = {k: b.clone() for k, b in p.buffers.items()}
+    got = p.recalibrate(p.params)
+    with torch.no_grad():
+        maps = p.network.pool1(p.network.conv1(p.data.train.inputs))
+    torch.testing.assert_close(got["norm1.running_mean"], maps.mean((0, 2, 3)))
+    torch.testing.assert_close(got["norm1.running_var"], maps.transpose(0, 1).flatten(1).var(1))
+    assert all(torch.equal(b, own[k]) for k, b in p.buffers.items())
+    assert all(m.momentum == 0.1 for m in p.norms)
+    scores = train._evaluate(p, p.params, {}, train.Recipe(recalibrate=True))
+    batch = float(p.objective(p.data.train).value(p.params))  # a sign sees the mean alone
+    assert scores["train/loss"] == pytest.approx(batch, rel=1e-9)
+    assert p.evaluate(p.params)["train/loss"] != pytest.approx(batch, rel=1e-5)
+    monkeypatch.setattr("sa.task.PART", 500)  # three parts of 479 rows
+    got = p.recalibrate(p.params)
+    torch.testing.assert_close(got["norm1.running_mean"], maps.mean((0, 2, 3)))
+    each = maps.view(3, 479, *maps.shape[1:]).transpose(1, 2).flatten(2).var(2).mean(0)
+    torch.testing.assert_close(got["norm1.running_var"], each)
+
+
+@pytest.mark.parametrize("all_", [False, True])
+def test_decay_only_where_meant(all_):
+    """f = |w|^2/2 by SGD: w (1 - lr (1 + decay)) where it decays, else w (1 - lr)."""
+    lr, decay, factor = 0.1, 0.5, 0.2
+    shapes = {
+        "fc1.weight": (2, 3),
+        "fc1.bias": (2,),
+        "norm1.weight": (2,),
+        "act1.quantize.a": (1, 1),
+    }
+    params = {k: torch.ones(s, dtype=torch.float64) for k, s in shapes.items()}
+    recipe = train.Recipe(decay_all=all_, quantizer_lr=factor)
+    sgd = partial(torch.optim.SGD, lr=lr, weight_decay=decay)
+    alone = SimpleNamespace(groups=lambda p: list(p.values()), own=dict, replicas=None)
+    stepper = train._stepper(sgd, alone, params, recipe)
+    for p in params.values():
+        p.grad = p.clone()
+    stepper.step()
+    for name, p in params.items():
+        rate = lr * factor if "quantize" in name else lr
+        decays = decay if all_ or name == "fc1.weight" else 0.0
+        assert p.flatten()[0] == pytest.approx(1 - rate * (1 + decays)), name
+    one = train._stepper(partial(torch.optim.SGD, lr=lr), alone, params, train.Recipe())
+    assert len(one.param_groups) == 1  # as checkpoints without groups have it
+
+
+def test_only_latent_weights_are_clipped():
+    for clip, inside in ((0.05, True), (None, False)):
+        p = problem(binary=True)
+        assert p.latent == ["fc2.weight"] == p.task.latent()
+        got = rows(p, STE("clipped"), ADAM, 3, recipe=train.Recipe(clip=clip))[-1][1]["params"]
+        assert (got["fc2.weight"].abs().max() <= 0.05) == inside
+        assert got["head.weight"].abs().max() > 0.05 < got["fc1.weight"].abs().max()
+    assert problem().latent == []
+
+
+def test_a_goal_ends_a_training_and_is_said():
+    how = {"evaluate_every": 5, "analyse_every": None}
+    got = rows(problem(), STE("clipped"), ADAM, 40, **how)
+    assert got[-1][0]["stopped"] == "steps" and len(got) == 41
+    losses = [r["train/loss"] for r, _ in got if "train/loss" in r]
+    first = next(i for i, x in enumerate(losses) if x <= losses[4])
+    goal = train.Recipe(until={"test/accuracy": 1.0, "train/loss": losses[4]})
+    again = rows(problem(), STE("clipped"), ADAM, 40, analyses={"d": Descent()}, recipe=goal, **how)
+    assert len(again) == 5 * first + 1 and again[-1][0]["stopped"] == f"train/loss <= {losses[4]:g}"
+    assert "descent/best" in again[-1][0] and "descent/best" not in again[-2][0]
+    for (a, _), (b, _) in zip(again[:-1], got, strict=False):
+        assert a == b
+
+
+def test_what_cannot_happen_is_refused():
+    for settings, told in (
+        ({"until": {"loss": 1.0}}, "'loss' is no goal"),
+        ({"clip": 0.0}, "greater than 0"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            train.Recipe(**settings)
+    for recipe, told in (
+        (train.Recipe(schedule=Annealed(warmup=9)), "longer than the training of 8 steps"),
+        (train.Recipe(until={"swa/test/loss": 1.0}), "set average=swa"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            recipe.check(8)
+    with pytest.raises(ValueError, match="rise"):
+        Stairs(at=(0.5, 0.25))
+
+
+def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):
+    most = 1 + 2 * 8 * 10 * problem(dtype="float64").width  # ten rows with their backward
+    seen, forward = [], Problem._forward
+
+    def counted(self, params, inputs, use):
+        seen.append(len(inputs))
+        return forward(self, params, inputs, use)
+
+    monkeypatch.setattr(Problem, "_forward", counted)
+    got = {}
+    for memory in (128 << 20, most):
+        seen.clear()
+        p = problem(batch_size=None, dtype="float64", memory=memory)
+        got[memory] = rows(p, STE("clipped"), ADAM, 3, evaluate_every=1)
+        assert max(seen) == (1437 if memory > most else 20)  # an evaluation keeps no backward
+    for (a, x), (b, y) in zip(*got.values(), strict=True):
+        assert a.pop("stopped", "") == b.pop("stopped", "")
+        assert b == pytest.approx(a, rel=1e-12)
+        for k in x["params"]:
+            torch.testing.assert_close(x["params"][k], y["params"][k], rtol=1e-9, atol=1e-12)
+
+
+# Many networks at once
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("batch_size", [718, None])  # two steps an epoch, one
+def test_each_replica_is_the_run_of_its_seed(name, batch_size):
+    recipe = replace(EVERYTHING, recalibrate=name == "cnn")
+    adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1)
+    task = problem(name, True, batch_size=batch_size, dtype="float64").task
+    how = {"evaluate_every": 2, "recipe": recipe}
+    many = rows(replicas.prepare(task, 3, 3), STE("clipped"), adam, 4, **how)
+    alone = [rows(task.prepare(seed), STE("clipped"), adam, 4, **how) for seed in (3, 4, 5)]
+    for i, (row, progress) in enumerate(many):
+        each = [rows_[i] for rows_ in alone]
+        assert row["loss"] == pytest.approx(sum(r["loss"] for r, _ in each) / 3, rel=1e-12)
+        square = sum(r["grad_norm"] ** 2 for r, _ in each) / 3
+        assert row["grad_norm"] == pytest.approx(square**0.5, rel=1e-9)
+        assert row["evals"] == each[0][0]["evals"]
+        for kind in ("params", "buffers"):
+            for k, v in progress[kind].items():
+                theirs = torch.stack([p[kind][k] for _, p in each])
+                torch.testing.assert_close(v, theirs, rtol=1e-8, atol=1e-12)
+    last = many[-1][0]
+    for key in ("test/accuracy", "ema/train/loss"):
+        theirs = [run[-1][0][key] for run in alone]
+        assert last[f"{key}/each"] == pytest.approx(theirs, rel=1e-9)
+        assert last[key] == pytest.approx(sum(theirs) / 3)
+        assert last[f"{key}/median"] == pytest.approx(sorted(theirs)[1])
+        assert last[f"{key}/low"] <= last[f"{key}/median"] <= last[f"{key}/high"]
+    assert len({tuple(v.flatten().tolist()) for v in many[0][1]["params"]["head.weight"]}) == 3
+
+
+def test_replicas_resume_exactly_and_say_who_diverged():
+    task = problem("cnn").task
+    whole = rows(replicas.prepare(task, 0, 3), STE("clipped"), ADAM, 4, evaluate_every=2)
+    progress = train.Progress(**whole[3][1])
+    again = rows(replicas.prepare(task, 0, 3), STE("clipped"), ADAM, 4, progress, evaluate_every=2)
+    assert [r for r, _ in again] == [r for r, _ in whole[3:]]
+    p = replicas.prepare(problem().task, 5, 3)
+    p.params["fc1.weight"][2, 0, 0] = torch.nan
+    assert rows(p, STE("clipped"), SGD, 5)[0][0]["diverged"] == "fc1.weight of seed 7"
+
+
+def test_replicas_draw_their_own_data_where_the_dataset_draws():
+    from sa.dataset.gaussian import Gaussian
+
+    task = Task(model=component("model", "toy_mlp", dim=4), dataset=Gaussian(4, 64))
+    p = replicas.prepare(task, 0, 2)
+    for seed in (0, 1):
+        one = task.prepare(seed).data
+        assert torch.equal(p.data.train.inputs[:, seed], one.train.inputs)
+        assert torch.equal(p.data.test.targets[:, seed], one.test.targets)
+    assert problem().data.train.inputs.shape[0] == 1437
+    shared = replicas.prepare(problem().task, 0, 2).data.train.inputs
+    assert shared.stride(1) == 0  # held once

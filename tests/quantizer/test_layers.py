@@ -126,6 +126,14 @@ def test_learned_levels_form_optimizer_groups_of_their_own():
     decay = {id(q): g["weight_decay"] for g in sgd.param_groups for q in g["params"]}
     assert decay[id(pact.params["act1.quantize.alpha"])] == 0.01  # the paper's L2 penalty
     assert decay[id(pact.params["fc2.quantize.s"])] == 0.0
+    ours = train._stepper(
+        lambda params: torch.optim.SGD(params, lr=0.1, weight_decay=0.01),
+        pact, pact.params, train.Recipe(quantizer_lr=0.5),
+    )  # fmt: skip
+    told = {id(q): (g["lr"], g["weight_decay"]) for g in ours.param_groups for q in g["params"]}
+    assert told[id(pact.params["act1.quantize.alpha"])] == (0.05, 0.01)
+    assert told[id(pact.params["fc2.quantize.s"])] == (0.05, 0.0)
+    assert told[id(pact.params["fc1.weight"])] == (0.1, 0.01)
     plain = problem()
     groups = plain.groups(plain.params)
     assert all(a is b for a, b in zip(groups, plain.params.values(), strict=True))

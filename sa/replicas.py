@@ -1,0 +1,137 @@
+"""Many small networks trained at once: their parameters stacked, their losses summed.
+
+The sum's gradient has every replica's own in its part of the stack, and optimizers that work
+element by element (SGD, Adam) then step each as if it were alone: the loop is the same.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from sa.objective import CRITERIA
+from sa.task import PART, Problem, Task, _statistics
+from sa.types import Batch, Numbers, Params, Splits, Structure, blocks, stream
+
+
+@dataclass
+class Replicas(Problem):
+    """The problems of seeds seed, seed + 1, ... as one.
+
+    Every parameter and buffer has the replicas first, (R, ...), every row of a batch second,
+    (n, R, ...): replica r sees the rows, in the order, that the run of its seed alone would see.
+    """
+
+    running: Params = field(default_factory=dict)
+    _epoch: tuple[int, Tensor] | None = None
+
+    @property
+    def buffers(self) -> Params:
+        """What the networks keep beside parameters, (R, ...)."""
+        return self.running
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._epoch is None or self._epoch[0] != epoch:
+            n, seeds = self.data.train.rows, range(self.seed, self.seed + (self.replicas or 1))
+            each = [torch.randperm(n, generator=stream(s, "batches", epoch)) for s in seeds]
+            self._epoch = epoch, torch.stack(each, 1)
+        return self._epoch[1]  # (n, R)
+
+    def _picked(self, index: Tensor) -> Batch:
+        train = self.data.train
+        index = index.to(train.inputs.device)
+        mine = torch.arange(index.shape[1], device=index.device)
+        return Batch(train.inputs[index, mine], train.targets[index, mine])
+
+    def _forward(self, params: Params, inputs: Tensor, use: str) -> Tensor:
+        """Outputs (n, R, ...)."""
+
+        def one(point: Params, x: Tensor) -> Tensor:
+            return functional_call(self.network, point, (x,))
+
+        same = inputs.stride(1) == 0  # one matrix product serves all
+        dims = (0, None) if same else (0, 1)
+        x = inputs[:, 0] if same else inputs
+        norms = {"train": self.task.batchnorm, "eval": "running"}.get(use, use)
+        with _statistics(self.norms, norms):
+            return torch.vmap(one, dims, out_dims=1)(self.frozen | self.running | params, x)
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._each(outputs, targets).sum(1)
+
+    def _each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = CRITERIA[self.kind](outputs.flatten(0, 1), targets.flatten(0, 1))
+        return losses.view(outputs.shape[:2])
+
+    @torch.no_grad()
+    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
+        """Loss, and accuracy for classes: the mean, the 5th, 50th, 95th percentile, and each."""
+        out: Numbers = {}
+        most = max(1, min(PART, self.task.memory // (8 * self.width)))
+        for split, batch in zip(("train", "test"), self.data, strict=True):
+            sums: dict[str, Tensor | float] = {"loss": 0.0}
+            for start, stop in blocks(batch.rows, most):
+                part = batch.part(start, stop)
+                got = self._forward(params | (buffers or {}), part.inputs, "eval")
+                sums["loss"] += self._each(got, part.targets).double().sum(0)
+                if self.task.dataset.classes:
+                    truth = part.targets.argmax(2) if self.kind == "mse" else part.targets
+                    hits = (got.argmax(2) == truth).double().sum(0)
+                    sums["accuracy"] = sums.get("accuracy", 0.0) + hits
+            for name, total in sums.items():
+                each = torch.as_tensor(total) / batch.rows
+                low, middle, high = each.quantile(each.new_tensor([0.05, 0.5, 0.95])).tolist()
+                key = f"{split}/{name}"
+                out |= {key: float(each.mean()), f"{key}/low": low, f"{key}/median": middle}
+                out |= {f"{key}/high": high, f"{key}/each": each.tolist()}
+        return out
+
+    @torch.no_grad()
+    def first_bad(self, params: Params, batch: Batch) -> str:
+        """The first parameter that is not finite, or the loss or gradient, and whose it is."""
+        for name, p in params.items():
+            bad = (~p.isfinite()).flatten(1).any(1)
+            if bad.any():
+                return f"{name} of seed {self.seed + int(bad.nonzero()[0])}"
+        outputs = self._forward(params, batch.inputs, "train")
+        bad = ~self._each(outputs, batch.targets).isfinite().all(0)
+        return (
+            f"the loss of seed {self.seed + int(bad.nonzero()[0])}" if bad.any() else "a gradient"
+        )
+
+
+def prepare(task: Task, seed: int, replicas: int) -> Replicas:
+    """Stack the problems of so many seeds; data that no seed draws are held once."""
+    drawn = stream(seed, "data")
+    before = drawn.get_state()
+    data = task.dataset.load(drawn)
+    same = torch.equal(before, drawn.get_state())
+    each = [task.prepare(s, data if same else None) for s in range(seed, seed + replicas)]
+    first = each[0]
+
+    def stacked(parts: list[Params]) -> Params:
+        return {k: torch.stack([p[k] for p in parts]) for k in parts[0]}
+
+    def rows(parts: list[Tensor]) -> Tensor:
+        if same:
+            return parts[0].unsqueeze(1).expand(-1, replicas, *parts[0].shape[1:])
+        return torch.stack(parts, 1)
+
+    splits = [
+        Batch(*(rows([p.data[i][k] for p in each]) for k in range(2))) for i in range(2)
+    ]  # train and test, inputs and targets
+    return Replicas(
+        task=task,
+        network=first.network,
+        kind=first.kind,
+        data=Splits(*splits),
+        params=stacked([p.params for p in each]),
+        frozen=stacked([p.frozen for p in each]),
+        structure=Structure(obstacle="replicas are trained together"),
+        norms=first.norms,
+        width=first.width * replicas,
+        seed=seed,
+        replicas=replicas,
+        running=stacked([p.buffers for p in each]),
+    )
