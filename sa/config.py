@@ -64,6 +64,12 @@ Config = dict[str, Any]
 _HELP = "settings and groups: python -m sa.run --help"
 
 
+_TEMPERATURE = (
+    "a temperature cannot change hard states, P(y > 1/2) = p for every one: it acts in a relaxed "
+    "backward only (gumbel, st_gumbel, rebar, sr_ste_relaxed)"
+)
+
+
 class UsageError(Exception):
     """Something typed that cannot run: what was wrong, what was expected, what to type."""
 
@@ -547,6 +553,8 @@ def invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
         if one["type"] == "unexpected_keyword_argument":
             known = [k for k in node if k != "_target_" and k not in names]
             lines.append(f"{path}: no such setting; there are: {', '.join(known) or 'none'}")
+            if path == "estimator.temperature":
+                lines.append(_TEMPERATURE)
         elif names:
             through = " (dim sets it)" if names[-1] == "dim" else ""
             lines.append(f"{path}={_typed(given)}: {told[0].lower()}{told[1:]}{through}")
@@ -628,6 +636,8 @@ def _no_key(key: str, argv: list[str]) -> str:
         lines.append(f"{group}={chosen[group]} has: {', '.join(mine) or 'no settings'}")
         if owners and chosen[group] not in owners:
             lines.append(f"'{meant[0]}' is a setting of {group}={'|'.join(owners)}")
+    if key == "estimator.temperature":
+        lines.append(_TEMPERATURE)
     lines.append(_HELP)
     return "\n".join(lines)
 

@@ -668,7 +668,12 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
         limit = result.get("alignment/ceiling")
         top = f"; two batches' CDG agree to {limit:.3f}" if limit is not None else ""
         out.append(("cosine to CDG", f"{_number(result['alignment/cosine'])}{law}{top}"))
-        out.append(("scale", f"{_number(result['alignment/scale'])} of CDG's (1 is right)"))
+        mine = result["target"]
+        right = (
+            "1 is right" if mine == "box" else f"another target: CDG's is box, this one's {mine}"
+        )
+        out.append(("scale", f"{_number(result['alignment/scale'])} of CDG's ({right})"))
+    out += _replicated(result)
     if "descent/best" in result:
         share = f" ({result['descent/best'] / value:.1%} of the loss)" if value else ""
         edge = "; ON THE GRID'S EDGE" if result.get("descent/edge") else ""
@@ -694,6 +699,37 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
     path = f" ({result['path']} path)" if "path" in result else ""
     out.append(("evals", f"{result['evals']:g} forward-equivalents{path}"))
     out.append(("seconds", f"{result['seconds']:.2f}"))
+    return out
+
+
+def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What replicates, equal budgets, a short training and the calibration say."""
+    got = {k: _number(v) for k, v in result.items() if isinstance(v, int | float) or v is None}
+    out = []
+    if result.get("flat", 0.0) >= 0.5:
+        told = "losses do not differ: rounding, or a step too short to flip anything"
+        out.append(("flat", f"{result['flat']:.0%} of the pairs' {told}"))
+    if "bias_variance/bias2" in got:
+        across = " (of another target)" if result["bias_variance/across"] else ""
+        words = "bias^2 {}{}, variance {} of |g*|^2".format(
+            got["bias_variance/bias2"], across, got["bias_variance/variance"]
+        )
+        out.append(("replicates", f"{words}; reliability {got['bias_variance/reliability']}"))
+    if "efficiency/at_evals/cosine" in got:
+        words = "{} calls: cosine {}, decrease {} of the loss".format(
+            *(got[f"efficiency/at_evals/{k}"] for k in ("calls", "cosine", "decrease"))
+        )
+        over = "; ONE CALL IS ABOVE THE BUDGET" if result["efficiency/over"] else ""
+        out.append(("equal evals", words + over))
+    if "training/ratio" in got:
+        words = "loss x {} in {} steps at lr {}".format(
+            *(got[f"training/{k}"] for k in ("ratio", "steps", "lr"))
+        )
+        over = "; ONE STEP IS ABOVE THE BUDGET" if result["training/over"] else ""
+        out.append(("training", words + over))
+    if "smoothing/sigma" in got:
+        best = f"eps {got['smoothing/epsilon']}, sigma {got['smoothing/sigma']}"
+        out.append(("descend best", best))
     return out
 
 

@@ -553,6 +553,15 @@ def test_a_thin_xnor_resnet_is_probed_and_trained(sa):
     assert result(out)["parameters"] == 176_418 - 9 * 8 * 2  # one channel in, not three
 
 
+def test_an_unbiased_estimator_of_a_random_network_against_its_own_truth(sa):
+    words = [*SMALL, "estimator=reinforce", "quantizer=sba", "analysis=[bias_variance_stochastic]"]
+    code, out, err = sa(*words)
+    assert code == 0 and "replicates" in out, err
+    got = result(out)
+    assert got["bias_variance/across"] == 0
+    assert abs(got["bias_variance/bias2"]) < 0.1 * got["bias_variance/variance"]
+
+
 def test_a_formula_is_a_run(sa):
     words = ["model=quadratic", "dataset=point", "estimator=cdg", "tracker=none"]
     got = result(sa(*words)[1])
@@ -639,6 +648,7 @@ REFUSED = [
     (["-m", "sweep.points=[dim]", "seed=0,1"], ["KEY=VALUE"]),
     (["-m", "seed=0,1", "sweep.exclude=['seed=0','seed=1']"], ["leaves none of the 2"]),
     (["-m", "seed=0,1", "sweep.exclude=['sede=0']"], ["sweep.exclude", "sede is not swept: seed"]),
+    (["estimator=ste", "estimator.temperature=0.5"], ["temperature cannot change hard states"]),
     (["-m", "seed=0,1", "sweep.max_failures=0"], ["sweep.max_failures=0", ">= 1"]),
     (["-m", "seed=0,1", "hydra/launcher=local", "hydra.launcher.workers=0"], ["workers=0"]),
     (["-m", "seed=0,1", "hydra/launcher=slrm"], ["there is no such", "slurm"]),

@@ -33,7 +33,8 @@ class Training:
 
     ``loss`` the final loss, at the lr where it is lowest, ``ratio`` its share of the first,
     ``heldout`` the held-out loss there, ``lr`` that lr, ``edge`` 1 where it is the grid's first or
-    last, ``steps`` the steps the budget bought; ``losses``, the final loss by lr.
+    last, ``steps`` the steps the budget bought for each lr, ``over`` 1 where it is below one step;
+    ``losses``, the final loss by lr.
     """
 
     estimator: Estimator
@@ -71,6 +72,7 @@ class Training:
             "ratio": loss / float(estimate.value) if estimate.value else math.nan,
             "lr": lrs[at],
             "steps": float(steps),
+            "over": float(cost > self.evals),
             "edge": float(at in (0, len(lrs) - 1)),
             "losses": [x for x, _ in runs],
         }

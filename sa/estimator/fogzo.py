@@ -25,8 +25,8 @@ class FOGZO:
     coordinate's size. samples: n. beta: trust in the surrogate. anneal: beta goes linearly from 1
     to its value over a training, as published. noise: ``uniform`` on [-sqrt 3, sqrt 3], the
     smoothing that the identity slope of rounding and the clipped slope of sign stand for, at sigma
-    1/(2 sqrt 3) resp. 1/sqrt 3 quantization steps; or ``gaussian``. It smooths over a cube of half
-    width sigma sqrt 3 (declared as ``box``) or a gaussian.
+    1/(2 sqrt 3) resp. 1/sqrt 3 quantization steps; or ``gaussian``. With beta > 0 the mean leans on
+    the guide: no smoothed loss has this gradient.
 
     Established from the abstract and published notes on the method, the code not being at hand: the
     formulas above, n = 1, beta = 0.999 and its schedule. The random sign the paper gives g^ is left
@@ -43,8 +43,10 @@ class FOGZO:
 
     @property
     def target(self) -> str:
-        """``box`` with uniform noise, ``gaussian`` with gaussian."""
-        return "box" if self.noise == "uniform" else "gaussian"
+        """``none``; at beta = 0 ``cube`` with uniform noise, ``gaussian`` with gaussian."""
+        if self.beta > 0:
+            return "none"
+        return "cube" if self.noise == "uniform" else "gaussian"
 
     def init(self, params: Params) -> State:
         """No state."""

@@ -1,7 +1,7 @@
 """Guided ES: antithetic pairs drawn mostly from the span of recent surrogate gradients."""
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -27,13 +27,17 @@ class GuidedES:
     below elsewhere; beta = D makes it 1 on average over random guides.
     """
 
-    target: ClassVar[str] = "gaussian"
     surrogate: _slopes.Name = "clipped"
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Gt(0)] = 50
     alpha: Annotated[float, Ge(0), Le(1)] = 0.5
     k: Annotated[int, Gt(0)] = 1
     beta: Annotated[float, Gt(0)] | None = None
+
+    @property
+    def target(self) -> str:
+        """``none``: a preconditioned gradient; ``gaussian`` at alpha = 1."""
+        return "gaussian" if self.alpha == 1 else "none"
 
     def init(self, params: Params) -> State:
         """No surrogate gradients yet."""

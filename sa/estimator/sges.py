@@ -31,7 +31,7 @@ class SGES:
     of pairs, which are of the optimiser.
     """
 
-    target: ClassVar[str] = "gaussian"
+    target: ClassVar[str] = "none"
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Gt(0)] = 50
     k: Annotated[int, Gt(0)] = 12

@@ -143,7 +143,9 @@ def test_fogzo_mean(noise):
     estimator = FOGZO(beta=0.6, samples=20, noise=noise)
     got = draws(estimator, {}, 600)
     assert is_mean(got, 0.6 * projector(H) @ G + 0.4 * G) and not is_mean(got, G)
-    assert estimator.target == {"uniform": "box", "gaussian": "gaussian"}[noise]
+    alone = {"uniform": "cube", "gaussian": "gaussian"}[noise]
+    assert estimator.target == ("none" if estimator.beta else alone)
+    assert FOGZO(beta=0, noise=noise).target == alone
 
 
 def test_fogzo_anneals_from_the_surrogate():
