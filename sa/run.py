@@ -474,21 +474,23 @@ _CHECKPOINT = {"step", "params", "buffers", "optimizer", "estimator"}
 class _Partial:
     """The computations of one row in ``partial.pt``: kept when so many seconds have passed.
 
-    What it holds of another step is of no use, and it goes when its row is written.
+    A training goes on from its checkpoint, one row before the last it wrote: what is kept of a
+    later step waits until that step comes, and goes when its row is written.
     """
 
     def __init__(self, kept: record.Record, seconds: float, step: int):
-        self.path, self.save = kept.folder / "partial.pt", kept.save
-        self.seconds, self.step = seconds, step
-        saved: Config = _load(self.path, {"step", "parts"}) if self.path.exists() else {}
-        self.parts: dict[int, Any] = saved["parts"] if saved.get("step") == step else {}
-        self.number, self.saved_at = -1, time.monotonic()
+        self.path, self.save, self.seconds = kept.folder / "partial.pt", kept.save, seconds
+        self.saved: Config = _load(self.path, {"step", "parts"}) if self.path.exists() else {}
+        self.begin(step)
 
     def begin(self, step: int) -> None:
-        """A row is written: nothing of the next one is done yet."""
-        self.step, self.parts, self.number = step, {}, -1
-        self.path.unlink(missing_ok=True)
-        self.saved_at = time.monotonic()
+        """The rows before ``step`` are written: what is kept of them is of no use."""
+        if self.saved and self.saved["step"] < step:
+            self.path.unlink(missing_ok=True)
+            self.saved = {}
+        same = self.saved.get("step") == step
+        self.parts: dict[int, Any] = self.saved["parts"] if same else {}
+        self.step, self.number, self.saved_at = step, -1, time.monotonic()
 
     def take(self) -> tuple[int, dict[str, Any]]:
         self.number += 1
@@ -499,8 +501,8 @@ class _Partial:
             import torch
 
             self.parts[number] = state
-            parts = {"step": self.step, "parts": self.parts}
-            self.save(lambda path: torch.save(parts, path), self.path.name)
+            self.saved = {"step": self.step, "parts": self.parts}
+            self.save(lambda path: torch.save(self.saved, path), self.path.name)
             self.saved_at = time.monotonic()
 
 

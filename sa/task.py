@@ -61,8 +61,7 @@ class Task:
     batch_size: rows a step, None for the full batch. batchnorm: ``batch`` (statistics of the batch
     itself) or ``running`` (evaluation statistics); neither updates the running ones.
     memory: bytes one evaluation may use for intermediate results; a larger batch is summed over
-    parts, to the same loss and gradient. progress: whether long work
-    says how far it is.
+    parts, to the same loss and gradient. progress: whether long work says how far it is.
     """
 
     model: Model

@@ -866,6 +866,25 @@ def test_a_killed_probe_goes_on_in_the_middle_of_its_differences(tmp_path):
     assert not (kept / "partial.pt").exists()
 
 
+def test_what_is_kept_of_a_later_step_waits_for_it(tmp_path):
+    class Kept:
+        folder = tmp_path
+
+        def save(self, write, name):
+            write(tmp_path / name)
+
+    first = run._Partial(Kept(), 0, 3)
+    number, before = first.take()
+    assert before == {}
+    first.keep(number, {"done": 7})
+    again = run._Partial(Kept(), 1e9, 2)  # the checkpoint is of the step before
+    assert again.take() == (0, {})
+    again.begin(3)
+    assert again.take() == (0, {"done": 7}) and again.take() == (1, {})
+    again.begin(4)
+    assert again.take() == (0, {}) and not (tmp_path / "partial.pt").exists()
+
+
 def test_digits_ste_reaches_ninety_percent(tmp_path):
     done = python("-m", "sa.run", "experiment=digits_ste", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
