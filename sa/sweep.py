@@ -562,6 +562,7 @@ def report(root: Path, name: str) -> None:
     page = _page(about, points, table, list(settings), list(results))
     curves, unread = _series(root, points)
     page |= {"title": name, "figures": figures, "problems": problems + unread, "curves": curves}
+    page["expectations"] = _judged(about, points, table, folder)
     for point, row in zip(points, page["rows"], strict=True):
         reason = record.load_status(root / "runs" / point["run_id"]).get("error")
         row["detail"] += f"\n\n{reason}" if reason else ""
@@ -589,15 +590,31 @@ def _digest(points: list[dict[str, Any]], table: "pd.DataFrame") -> str:
     return "\n" + _aligned(lines) + more + "\n"
 
 
+def _judged(
+    about: dict[str, Any], points: list[dict[str, Any]], table: "pd.DataFrame", folder: Path
+) -> list[dict[str, Any]]:
+    """What the study expects with its verdicts, in ``expectations.json`` and on the terminal."""
+    if not about.get("expectations"):
+        return []
+    from sa import expectation
+
+    words = [p["overrides"] for p in points]
+    judged = expectation.judge(expectation.read(about["expectations"]), table, words)
+    record.write_json(folder / "expectations.json", judged)
+    lines = [expectation.line(j) for j in judged]
+    print("expected:\n" + "\n".join(f"  {x}" for x in lines))
+    return [{"verdict": j["verdict"], "line": x} for j, x in zip(judged, lines, strict=True)]
+
+
 def _curves(run: Path) -> None:
     import pandas as pd
 
-    from sa import figure
+    from sa.figure import draw
 
     rows = _steps(run)
     if not rows:
         raise record.RecordError(f"{run} has no rows to draw yet: it is {record.state(run)}")
-    for path in figure.curves(pd.DataFrame(rows), run / "figures", title=run.name):
+    for path in draw.curves(pd.DataFrame(rows), run / "figures", title=run.name):
         print(f"figure: {path}")
 
 
@@ -610,14 +627,14 @@ def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path) -> list[
     """The curves of every training of a sweep, each in a folder of its run's id."""
     import pandas as pd
 
-    from sa import figure
+    from sa.figure import draw
 
     paths: list[Path] = []
     for point in points:
         rows = _steps(root / "runs" / point["run_id"])
         if len(rows) > 1:
             title = " ".join(point["overrides"]) or point["run_id"]
-            paths += figure.curves(pd.DataFrame(rows), folder / point["run_id"], title)
+            paths += draw.curves(pd.DataFrame(rows), folder / point["run_id"], title)
     return paths
 
 
@@ -679,13 +696,13 @@ def _draw(
     ended = table[table["status"].isin(ENDED)]
     for kind in [kinds] if isinstance(kinds, str) else kinds:
         try:
-            from sa import figure
+            from sa.figure import draw
 
             folder.mkdir(parents=True, exist_ok=True)
             if kind == "curves":
                 paths = _all_curves(root, points, folder)
             else:
-                paths = figure.draw(kind, ended, folder)
+                paths = draw.draw(kind, ended, folder)
         except Exception as error:  # one figure must not cost the page
             problems.append(f"figure {kind}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")
@@ -728,14 +745,12 @@ def _page(
         detail += f"\n\nlists, in results.parquet: {hidden}" if hidden else ""
         cells = [_text(v[i]) for v in shown.values()]
         rows.append({"cells": cells, "detail": detail, "run": row["run_id"]})
-    expected = about.get("expectations") or []
     return {
         "description": about.get("description"),
         "command": "python -m sa.run " + shlex.join(map(str, about.get("argv") or [])),
         "created": about.get("created"),
         "counts": _counts(list(table["status"])),
         "commits": sorted({c for both in table["commit"].dropna() for c in both.split("+")}),
-        "expectations": [expected] if isinstance(expected, str) else expected,
         "cautions": cautions(table),
         "columns": list(shown),
         "rows": rows,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import sa
+import sa.figure
 from sa import record, sweep
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -273,7 +273,7 @@ def test_a_point_without_its_configuration_cannot_be_retried(tmp_path, capsys, m
 @pytest.fixture
 def figure(monkeypatch):
     """Figures without matplotlib: `good` draws a pixel, every other kind lacks its columns."""
-    fake = types.ModuleType("sa.figure")
+    fake = types.ModuleType("sa.figure.draw")
 
     def draw(kind, table, folder):
         if kind != "good":
@@ -289,8 +289,8 @@ def figure(monkeypatch):
         return [folder / "curves.png", folder / "curves.svg"]
 
     fake.draw, fake.curves = draw, curves
-    monkeypatch.setitem(sys.modules, "sa.figure", fake)
-    monkeypatch.setattr(sa, "figure", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "sa.figure.draw", fake)
+    monkeypatch.setattr(sa.figure, "draw", fake, raising=False)
     return fake
 
 
@@ -309,9 +309,10 @@ def test_the_page_stands_alone(mixed, figure, capsys):
     root, ids = mixed
     about = {
         "argv": ["-m", "seed=0,1", "<script>alert(1)</script>"], "figure": ["bad", "good"],
-        "description": "a & b <i>", "created": "today", "expectations": ["cosine > 0.8"],
-        "objective": "test/accuracy",
+        "description": "a & b <i>", "created": "today", "objective": "test/accuracy",
     }  # fmt: skip
+    expected = {"id": "cosine > 0.8", "statistic": "value", "predicate": "<=", "value": 0.0}
+    about["expectations"] = [expected | {"source": "a guess"}]
     _, points = record.read_manifest(root, "study")
     record.write_manifest(root, "study", points, about)
     assert sweep.main(["report", "study", "--root", str(root)]) == 0
