@@ -166,7 +166,7 @@ def multirun(
         if any(c[key] != configs[0][key] for c in configs):
             raise settings.UsageError(f"{key}: belongs to the sweep as a whole; give it one value")
     if configs[0]["expectations"]:
-        from sa import expectation
+        from sa.sweep import expectation
 
         try:
             expectation.read(configs[0]["expectations"])
