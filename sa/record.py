@@ -30,7 +30,8 @@ BOOKKEEPING = frozenset(
 """
 
 LATER = frozenset(
-    "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas".split()
+    "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas "
+    "snapshot_every ends".split()
 )
 """Settings younger than the first runs: at null, false or {} they are no part of an id."""
 
@@ -38,6 +39,9 @@ STALE = 120.0  # seconds without a sign of life after which a process counts as 
 BEAT = 5.0  # seconds between two signs of life
 _TEMP = ".tmp-"
 _OVER = ("failed", "skipped", "interrupted")
+SNAPSHOTS = "snapshots"
+"""The folder of a run's kept points, ``<step>.npz``: ``params/NAME``, ``buffers/NAME`` and
+``redundant``, the names of parameters that the loss cannot depend on."""
 SCHEMA = 1
 """Of what a run folder holds; written to its meta.json."""
 
@@ -274,8 +278,9 @@ class Record:
         if read_result(folder.parent.parent, self.id) is not None:
             again = f"to compute it again, delete {folder}"
             raise Busy(f"run {self.id} has just been finished by another process; {again}")
-        for stale in folder.glob(f"{_TEMP}*"):
-            stale.unlink(missing_ok=True)
+        for where in (folder, folder / SNAPSHOTS):
+            for stale in where.glob(f"{_TEMP}*"):
+                stale.unlink(missing_ok=True)
         # Rows go on where a checkpoint does; without one the run starts again from nothing.
         path = folder / "metrics.jsonl"
         good = self._scan()[1] if self.checkpoint else 0
@@ -353,6 +358,7 @@ class Record:
         """Replace the checkpoint by what ``write`` puts at the path it is given, or keep it."""
         self._check()
         path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
         os.fsync(self._rows.fileno())  # a checkpoint never outlives the rows before it
         try:
             write_atomic(path, write)
