@@ -336,9 +336,9 @@ def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):
     most = 1 + 2 * 8 * 10 * problem(dtype="float64").width  # ten rows with their backward
     seen, forward = [], Problem._forward
 
-    def counted(self, params, inputs, use):
+    def counted(self, params, inputs, *how):
         seen.append(len(inputs))
-        return forward(self, params, inputs, use)
+        return forward(self, params, inputs, *how)
 
     monkeypatch.setattr(Problem, "_forward", counted)
     got = {}
