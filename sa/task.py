@@ -3,7 +3,7 @@
 import copy
 import fnmatch
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass as plain
 from dataclasses import field, fields, is_dataclass, replace
@@ -39,6 +39,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 PART = 4096
 """The most rows that are evaluated together outside of a step."""
+
+SPLITS = ("train", "test")
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -248,8 +250,14 @@ class Problem:
         return Batch(train.inputs[index], train.targets[index])
 
     def objective(self, batch: Batch) -> Objective:
-        """The loss on a batch; its held-out twin is the loss on the test split."""
+        """The loss on a batch; its held-out twin is the loss on the test split.
+
+        Of all rows, where training and evaluation are the same forward, it keeps what the network
+        puts out when a gradient is computed.
+        """
         mine = self._objective(batch)
+        if batch is self.data.train and self._steady:
+            mine.outputs = lambda params, part: self._forward(params, part.inputs, "train")
         mine.heldout = self._objective(self.data.test)
         return mine
 
@@ -272,6 +280,13 @@ class Problem:
             if self.task.dtype == "float64"
             else lambda: self._double()._objective(batch.to(torch.float64)),
         )
+
+    @property
+    def _steady(self) -> bool:
+        """Whether outputs are the same in training and in evaluation."""
+        norms = self.norms and self.task.batchnorm == "batch"
+        differ = any(hasattr(m, "observing") for m in self.network.modules())
+        return not (norms or differ or self.structure.stochastic or self.replicas)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return CRITERIA[self.kind](outputs, targets)
@@ -317,26 +332,30 @@ class Problem:
         return _latent(self.network)
 
     @torch.no_grad()
-    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
-        """Loss, and accuracy for classes, of both splits in evaluation mode.
+    def evaluate(
+        self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
+    ) -> Numbers:
+        """Loss, and accuracy for classes, of splits in evaluation mode.
 
         buffers: running statistics instead of the network's own.
         """
         out: Numbers = {}
         point = params | (buffers or {})
         most = max(1, min(PART, self.task.memory // (8 * self.width)))
-        for split, batch in zip(("train", "test"), self.data, strict=True):
-            loss = hits = 0.0
-            for start, stop in blocks(batch.rows, most):
-                part = batch.part(start, stop)
-                outputs = self._forward(point, part.inputs, "eval")
-                loss += float(CRITERIA[self.kind](outputs, part.targets).double().sum())
-                if self.task.dataset.classes:
-                    truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
-                    hits += float((outputs.argmax(1) == truth).sum())
-            out[f"{split}/loss"] = loss / batch.rows
-            if self.task.dataset.classes:
-                out[f"{split}/accuracy"] = hits / batch.rows
+        for split in splits:
+            batch = self.data[SPLITS.index(split)]
+            parts = (batch.part(*p) for p in blocks(batch.rows, most))
+            scores = [self.scores(self._forward(point, p.inputs, "eval"), p) for p in parts]
+            for name in scores[0]:
+                out[f"{split}/{name}"] = sum(s[name] for s in scores) / batch.rows
+        return out
+
+    def scores(self, outputs: Tensor, part: Batch) -> dict[str, float]:
+        """Loss and, for classes, hits (``accuracy``) of rows, summed."""
+        out = {"loss": float(self._losses(outputs, part.targets).double().sum())}
+        if self.task.dataset.classes:
+            truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
+            out["accuracy"] = float((outputs.argmax(1) == truth).sum())
         return out
 
     @torch.no_grad()
@@ -496,6 +515,7 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
         ),
         quantized=quantized(network),
         gradients=any(getattr(m, "gradient", None) is not None for m in modules),
+        criterion=CRITERIA[kind],
     )
     norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
     if norms and batchnorm == "batch":
@@ -510,7 +530,6 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
         links=links,
         frozen=frozen,
         statistics=dict(network.named_buffers()),
-        criterion=CRITERIA[kind],
         quadratic=kind == "mse",
         obstacle=chain.obstacle(links),
     )
