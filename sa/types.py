@@ -201,6 +201,20 @@ class Forget:
         """Keep nothing."""
 
 
+class Trained(Protocol):
+    """A network that other trainings have ended with: what an analysis between runs looks at."""
+
+    ends: Sequence[tuple[Params, Params]]
+
+    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
+        """Loss, and accuracy for classes, of both splits: ``train/loss``, ``test/loss``, ..."""
+        ...
+
+    def recalibrate(self, params: Params) -> Params:
+        """The buffers with BatchNorm's statistics at params, over the training rows."""
+        ...
+
+
 class Objective(Protocol):
     """The loss as a function of the parameters that move, in every way it can be evaluated."""
 
@@ -212,6 +226,15 @@ class Objective(Protocol):
     @property
     def rows(self) -> "RowLoss":
         """Row losses (rows,) of a part of the batch at a point."""
+        ...
+
+    @property
+    def trained(self) -> Trained | None:
+        """The network and where two trainings of it ended, where the run was given them."""
+        ...
+
+    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
+        """What the network puts out for inputs (n, ...) in evaluation mode: (n, outputs)."""
         ...
 
     @property
