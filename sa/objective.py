@@ -22,6 +22,7 @@ from sa.types import (
     Differences,
     Estimator,
     Forget,
+    Network,
     Params,
     Partial,
     Profile,
@@ -75,7 +76,8 @@ class Objective:
     statistics), so rows are never split. double: makes the float64 twin, if there is one.
     partial: keeps what long work has done so far. states: the quantized activations (rows, ...) of
     a batch at a point, layer by layer, if there are any. outputs: of the network, given where they
-    are kept when a gradient is computed (`seen`); rows are then their losses.
+    are kept when a gradient is computed (`seen`); rows are then their losses. network: the network
+    itself, None of a plain function.
     """
 
     rows: RowLoss
@@ -91,6 +93,7 @@ class Objective:
     partial: Partial = field(default_factory=Forget)
     states: Callable[[Params, Batch], list[Tensor]] | None = None
     outputs: Callable[[Params, Batch], Tensor] | None = None
+    network: Network | None = None
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
     _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)
 

@@ -505,6 +505,31 @@ def read_result(root: Path | str, run: str) -> dict[str, Any] | None:
     return read_json(Path(root).expanduser() / "runs" / run / "result.json")
 
 
+def snapshots(folder: Path) -> dict[int, Path]:
+    """Step -> file of every point that a finished run kept; raises RecordError where one is gone.
+
+    Of a run that kept none: empty.
+    """
+    config = read_json(folder / "meta.json") or {}
+    every = (config.get("hashed") or {}).get("snapshot_every")
+    result = read_json(folder / "result.json")
+    if not every:
+        return {}
+    if result is None:
+        raise RecordError(f"run {folder.name} is not done; repeat its command to go on")
+    last = int(result["step"])
+    steps = sorted({*range(0, last + 1, every), *([] if "diverged" in result else [last])})
+    found = {step: folder / SNAPSHOTS / f"{step:09d}.npz" for step in steps}
+    gone = [step for step, path in found.items() if not path.exists()]
+    if gone:
+        told = ", ".join(map(str, gone[:5])) + (", ..." if len(gone) > 5 else "")
+        raise RecordError(
+            f"run {folder.name} lacks {len(gone)} of its {len(steps)} snapshots, of step {told}; "
+            f"delete {folder} and repeat its command to compute it anew"
+        )
+    return found
+
+
 def state(folder: Path) -> str:
     """done, diverged, failed, skipped, interrupted, running, lost (resumable) or pending."""
     result = read_json(folder / "result.json")

@@ -301,6 +301,7 @@ class Problem:
             partial=self.partial,
             states=self._states,
             outputs=outputs if batch is self.data.train and self._steady else None,
+            network=self,
             coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
             double=None
             if self.task.dtype == "float64"
@@ -366,6 +367,11 @@ class Problem:
     def latent(self) -> list[str]:
         """The weights that a quantizer stands before, by name."""
         return _latent(self.network)
+
+    @torch.no_grad()
+    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
+        """What the network puts out for inputs (n, ...) in evaluation mode."""
+        return self._forward(params, inputs, "eval")
 
     @torch.no_grad()
     def evaluate(
@@ -444,8 +450,8 @@ class Problem:
         every = self.frozen | self.params
         before = self._forward(every, inputs, "batch") if self.norms else inputs
         for name in [k for k in self.params if k.endswith("bias")] if self.norms else []:
-            moved = every | {name: every[name] + torch.linspace(0.5, 1.5, len(every[name])).to(before)}
-            after = self._forward(moved, inputs, "batch")
+            by = torch.linspace(0.5, 1.5, len(every[name])).to(before)
+            after = self._forward(every | {name: every[name] + by}, inputs, "batch")
             apart, scale = float((after - before).abs().max()), float(before.abs().max())
             if apart <= 1e4 * torch.finfo(before.dtype).eps * scale:
                 found.append(name)

@@ -201,10 +201,17 @@ class Forget:
         """Keep nothing."""
 
 
-class Trained(Protocol):
-    """A network that other trainings have ended with: what an analysis between runs looks at."""
+class Network(Protocol):
+    """The network behind a loss, in evaluation mode.
+
+    ends: (params, buffers) where trainings of it ended, where the run was given any.
+    """
 
     ends: Sequence[tuple[Params, Params]]
+
+    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
+        """What it puts out for inputs (n, ...): (n, outputs)."""
+        ...
 
     def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
         """Loss, and accuracy for classes, of both splits: ``train/loss``, ``test/loss``, ..."""
@@ -229,12 +236,8 @@ class Objective(Protocol):
         ...
 
     @property
-    def trained(self) -> Trained | None:
-        """The network and where two trainings of it ended, where the run was given them."""
-        ...
-
-    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
-        """What the network puts out for inputs (n, ...) in evaluation mode: (n, outputs)."""
+    def network(self) -> Network | None:
+        """The network; None of a plain function."""
         ...
 
     @property
