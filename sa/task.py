@@ -44,6 +44,9 @@ PART = 4096
 
 SPLITS = ("train", "test")
 
+LABELS = ("random", "partial", "shuffled")
+"""The corruptions of a data set that change labels."""
+
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -190,6 +193,7 @@ class Task:
             torch.compiler.reset()  # it compiles a function for so many networks, then no more
         dtype = DTYPES[self.dtype]
         data = data or self.dataset.load(stream(seed, "data"))
+        spoilt = self._spoilt(data, seed)
         network = self.model.build(stream(seed, "init")).eval()
         kind = self._kind
         unlabelled = kind != "value" and data.train.targets.shape[1:] == (0,)
@@ -218,9 +222,19 @@ class Task:
             norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
             width=_width(network, data.train.inputs[:1]),
             seed=seed,
+            spoilt=None if spoilt is None else spoilt.to(self.device),
         )
         problem.observe()
         return problem
+
+    def _spoilt(self, data: Splits, seed: int) -> Tensor | None:
+        """Which training rows have another label than they would have without a corruption."""
+        clean: Any = {"corruption": "none", "random_labels": False}
+        kinds = {k: getattr(self.dataset, k, v) for k, v in clean.items()}
+        if not kinds["random_labels"] and kinds["corruption"] not in LABELS:
+            return None
+        right = replace(self.dataset, **clean).load(stream(seed, "data"))  # type: ignore[type-var]
+        return (right.train.targets != data.train.targets).nonzero()[:, 0]
 
 
 @plain
@@ -228,7 +242,8 @@ class Problem:
     """A task made concrete: the network, its data, and the point where the study starts.
 
     replicas: of how many networks every tensor is a stack (`sa.replicas`); None of one. ends:
-    (params, buffers) where other trainings of this network ended, for analyses of both.
+    (params, buffers) where other trainings of this network ended, for analyses of both. spoilt: the
+    numbers of the training rows whose labels a corruption changed.
     """
 
     task: Task
@@ -244,6 +259,7 @@ class Problem:
     partial: Partial = field(default_factory=Forget)
     replicas: int | None = None
     ends: Sequence[tuple[Params, Params]] = ()
+    spoilt: Tensor | None = None
 
     @property
     def buffers(self) -> Params:
@@ -379,7 +395,8 @@ class Problem:
     ) -> Numbers:
         """Loss, and accuracy for classes, of splits in evaluation mode.
 
-        buffers: running statistics instead of the network's own.
+        ``train/fitted``: the share of rows with a spoilt label that are given it. buffers: running
+        statistics instead of the network's own.
         """
         out: Numbers = {}
         point = params | (buffers or {})
@@ -390,6 +407,10 @@ class Problem:
             scores = [self.scores(self._forward(point, p.inputs, "eval"), p) for p in parts]
             for name in scores[0]:
                 out[f"{split}/{name}"] = sum(s[name] for s in scores) / batch.rows
+        if self.spoilt is not None and len(self.spoilt) and "train" in splits:
+            some = (self._picked(i) for i in self.spoilt.split(most))
+            hits = [self.scores(self._forward(point, p.inputs, "eval"), p) for p in some]
+            out["train/fitted"] = sum(s["accuracy"] for s in hits) / len(self.spoilt)
         return out
 
     def scores(self, outputs: Tensor, part: Batch) -> dict[str, float]:

@@ -130,7 +130,7 @@ def test_thin_tables_are_drawn(kind, given, tmp_path):
 
 
 def test_unknown_kinds_and_missing_columns_are_said(tmp_path):
-    with pytest.raises(ValueError, match="alignment, best_decrease, calibration"):
+    with pytest.raises(ValueError, match="alignment, bands, best_decrease, calibration"):
         draw.draw("pie", table(), tmp_path)
     with pytest.raises(ValueError, match="no column descent/lr.*sa.sweep collect"):
         draw.draw("lr_decrease", table().drop(columns="descent/lr"), tmp_path)

@@ -55,7 +55,8 @@ class Interpolation:
             if self.recalibrate:
                 statistics = network.recalibrate(point)
             for key, value in network.evaluate(point, statistics).items():
-                curves.setdefault(key, []).append(float(value))
+                assert isinstance(value, float)
+                curves.setdefault(key, []).append(value)
         out: Numbers = {"alpha": alphas, **curves}
         for key, name in (("train/loss", "barrier"), ("test/loss", "barrier/test")):
             inside = [(a, x) for a, x in zip(alphas, curves[key], strict=True) if 0 <= a <= 1]
