@@ -563,7 +563,13 @@ def _ends(config: Config, analyses: Mapping[str, Any], here: bool) -> None:
         raise UsageError(f"{key}: a run that looks at ends is a probe of all of it; set {only}")
     for end in config["ends"]:
         if isinstance(end, dict):
-            _parent({**config, "init": end}, here)
+            try:
+                _parent({**config, "init": end}, here)
+            except UsageError as error:
+                told = re.sub(r"^init(?= \(|\.|:)", "ends", str(error))
+                raise UsageError(
+                    told.replace("init.", "its ").replace("parent run", "training")
+                ) from error
 
 
 _REPLACES = {
