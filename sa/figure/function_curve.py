@@ -38,5 +38,6 @@ def function_curve(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             tidy.append(pd.DataFrame(one))
     axes[0][0].set_ylabel("network's output")
     axes[1][0].set_ylabel("residual")
-    axes[0][0].legend(frameon=False, fontsize=5.5, loc="upper right")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure, pd.concat(tidy, ignore_index=True)
