@@ -342,7 +342,7 @@ def _recipe(config: Config, task: Any) -> Any:
 
     keys = "until recalibrate clip decay_all quantizer_lr".split()
     plain: Config = {k: config[k] for k in keys if config.get(k) is not None}
-    made = {k: _make(k, config[k]) for k in ("schedule", "average") if config.get(k)}
+    made = {k: _make(k, config[k]) for k in ("schedule", "average", "stored") if config.get(k)}
     try:
         recipe = Recipe(**plain, **made)
         recipe.check(config["steps"])
@@ -373,7 +373,8 @@ def _replicas(config: Config, task: Any, estimator: Any) -> None:
             "replicas: they are trained by one back-propagation through all of them; take "
             "estimator=ste, ste_clipped or another slope, or sweep over seed instead"
         )
-    for key, instead in (("analysis", "analysis=[]"), ("init", "init=none")):
+    seen = (("analysis", "analysis=[]"), ("init", "init=none"), ("stored", "stored=null"))
+    for key, instead in seen:
         if config.get(key):
             raise UsageError(f"replicas: {key} looks at one network; set {instead}")
     if not config["steps"]:

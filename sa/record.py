@@ -30,7 +30,8 @@ BOOKKEEPING = frozenset(
 """
 
 LATER = frozenset(
-    "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas".split()
+    "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas "
+    "stored".split()
 )
 """Settings younger than the first runs: at null, false or {} they are no part of an id."""
 
