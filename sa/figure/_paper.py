@@ -60,7 +60,7 @@ def history(table: pd.DataFrame, settings: Sequence[str], *results: str) -> pd.D
 
 
 def references(table: pd.DataFrame) -> dict[str, float]:
-    """id -> the middle of what the study expects there, of expectations that have two ends."""
+    """The middle, by id, of what the study expects, of expectations that have two ends."""
     found = table.attrs.get("expectations") or []
     return {e["id"]: sum(e["value"]) / 2 for e in found if e["predicate"] == "between"}
 
@@ -107,9 +107,9 @@ def activations(table: pd.DataFrame) -> list[str]:
 
 def _setting(shown: str, value: Any) -> str:
     """A setting as a label tells it: nothing where it is off, its name alone where it is on."""
-    if pd.isna(value) or value in (False, "False", "none", "[]"):
+    if pd.isna(value) or str(value) in ("False", "none", "[]"):
         return ""
-    if value in (True, "True"):
+    if str(value) == "True":  # 1 is a number
         return f" {shown.rstrip('=')}"
     if isinstance(value, str) and value.startswith("["):  # a list: how many
         several = value.count(",") + 1

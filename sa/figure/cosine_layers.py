@@ -51,8 +51,8 @@ def cosine_layers(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             )
             for k in ("cosine", "expected")
         }
-        told = [[_told(m, w) for m, w in zip(*both, strict=True)] for both in
-                zip(grids["cosine"].to_numpy(), grids["expected"].to_numpy(), strict=True)]  # fmt: skip
+        both = zip(grids["cosine"].to_numpy(), grids["expected"].to_numpy(), strict=True)
+        told = [[_told(m, w) for m, w in zip(*row, strict=True)] for row in both]
         sns.heatmap(
             grids["cosine"], ax=axis, vmin=0, vmax=1, cmap="viridis", annot=np.array(told), fmt="",
             annot_kws={"size": 6}, cbar=False, linewidths=0.5,
