@@ -18,7 +18,7 @@ def cosine_layers(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     Mean over seeds; in brackets what is expected, the middle of the range of the expectation named
     ``<activation>_<reference>_<layer>``.
     """
-    columns = {c: m.groups() for c in table if (m := _LAYER.fullmatch(str(c)))}
+    columns = {c: m.groups() for c in map(str, table) if (m := _LAYER.fullmatch(c))}
     if not columns:
         need(table, "alignment/eps0.1/cosine")
     names = list(dict.fromkeys((layer or "all").split(".")[0] for _, layer in columns.values()))

@@ -67,7 +67,8 @@ def _tidy(table: pd.DataFrame) -> pd.DataFrame:
     null = numbers(table, "descent/null_best") / numbers(table, "value")
     held = table.get("descent/decrease_heldout", table["descent/decrease"])
     found = []
-    for i, run in table.iterrows():
+    for i in range(len(table)):
+        run = table.iloc[i]
         curve = {"decrease": run["descent/decrease"], "heldout": held[i]}
         curve = {k: np.asarray(v, dtype=float) / run["value"] for k, v in curve.items()}
         line = run["label"] if np.isnan(flips[i]) else run[_NORMALISER]
