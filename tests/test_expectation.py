@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sa import expectation
+from sa.sweep import expectation
 
 
 def table():

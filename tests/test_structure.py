@@ -17,7 +17,6 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "tracker": set(),
     "dashboard": set(),
     "ranking": set(),
-    "expectation": {"ranking"},
     "figure": {"ranking"},
     "flips": {"types", "flips"},
     "objective": {"types", "flips"},
@@ -31,14 +30,15 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "average": {"types"},
     "train": {"types", "surrogate", "task", "schedule", "average"},
     "launch": {"record"},
-    "sweep": {"record", "expectation", "figure", "launch", "tracker"},
+    "sweep": {"record", "figure", "launch", "ranking", "sweep", "tracker"},
     "config": {"record", "task", "train", "types"},
     "data": {"dataset"},
     "replicas": {"types", "objective", "task"},
-    "run": set("config expectation launch record replicas run tracker train types".split()),
+    "ranks": {"types", "objective", "task"},
+    "run": set("config launch ranks record replicas run sweep tracker train types".split()),
 }
 HYDRA = {"config", "run"}  # the only modules that know it
-NO_TORCH = set("data record tracker dashboard launch sweep figure ranking expectation".split())
+NO_TORCH = set("data record tracker dashboard launch sweep figure ranking".split())
 
 
 def modules():
