@@ -30,8 +30,10 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 EVERYTHING = train.Recipe(
     schedule=Annealed("cosine", end=0.1, warmup=2), average=Average(decay=0.9), recalibrate=True,
     clip=0.2, until={"ema/train/loss": 0.0}, quantizer_lr=0.5,
-    stored=FixedPoint(bits=12, rounding="stochastic"),
 )  # fmt: skip
+
+
+STORED = replace(EVERYTHING, stored=FixedPoint(bits=12, rounding="stochastic"))
 
 
 def problem(name="mlp", binary=False, **settings):
@@ -67,7 +69,7 @@ def test_plain_sgd_is_w_minus_lr_g():
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize("estimator", [STE("clipped"), NES(samples=4)])
-@pytest.mark.parametrize("recipe", [train.Recipe(), EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("recipe", [train.Recipe(), STORED], ids=["plain", "everything"])
 def test_resume_from_any_row_is_exact(name, estimator, recipe):
     adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1) if recipe.clip else ADAM
     how = {"evaluate_every": 2, "recipe": recipe}
