@@ -5,7 +5,7 @@ import fnmatch
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass as plain
 from dataclasses import field, fields, is_dataclass, replace
@@ -41,6 +41,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 PART = 4096
 """The most rows that are evaluated together outside of a step."""
+
+SPLITS = ("train", "test")
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -264,7 +266,11 @@ class Problem:
         return Batch(train.inputs[index], train.targets[index])
 
     def objective(self, batch: Batch) -> Objective:
-        """The loss on a batch; its held-out twin is the loss on the test split."""
+        """The loss on a batch; its held-out twin is the loss on the test split.
+
+        Of all rows, where training and evaluation are the same forward, it keeps what the network
+        puts out when a gradient is computed.
+        """
         mine = self._objective(batch)
         mine.heldout = self._objective(self.data.test)
         return mine
@@ -275,10 +281,13 @@ class Problem:
         kind = task.device.partition(":")[0]
         products = torch.autocast(kind, torch.bfloat16) if task.autocast else nullcontext()
 
-        def rows(params: Params, part: Batch) -> Tensor:
+        def outputs(params: Params, part: Batch) -> Tensor:
             with products:
-                outputs = self._forward(params, part.inputs, "train", call)
-            return self._losses(outputs.to(part.inputs.dtype), part.targets)
+                out = self._forward(params, part.inputs, "train", call)
+            return out.to(part.inputs.dtype)
+
+        def rows(params: Params, part: Batch) -> Tensor:
+            return self._losses(outputs(params, part), part.targets)
 
         return Objective(
             rows,
@@ -289,11 +298,20 @@ class Problem:
             progress=self.task.progress,
             partial=self.partial,
             states=self._states,
+            outputs=outputs if batch is self.data.train and self._steady else None,
             coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
             double=None
             if self.task.dtype == "float64"
             else lambda: self._double()._objective(batch.to(torch.float64)),
         )
+
+    @property
+    def _steady(self) -> bool:
+        """Whether outputs are the same in training and in evaluation."""
+        norms = self.norms and self.task.batchnorm == "batch"
+        differ = any(hasattr(m, "observing") for m in self.network.modules())
+        random = self.structure.stochastic
+        return not (norms or differ or random or self.replicas or self.task.autocast)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return CRITERIA[self.kind](outputs, targets)
@@ -348,26 +366,30 @@ class Problem:
         return _latent(self.network)
 
     @torch.no_grad()
-    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
-        """Loss, and accuracy for classes, of both splits in evaluation mode.
+    def evaluate(
+        self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
+    ) -> Numbers:
+        """Loss, and accuracy for classes, of splits in evaluation mode.
 
         buffers: running statistics instead of the network's own.
         """
         out: Numbers = {}
         point = params | (buffers or {})
         most = max(1, min(PART, self.task.memory // (8 * self.width)))
-        for split, batch in zip(("train", "test"), self.data, strict=True):
-            loss = hits = 0.0
-            for start, stop in blocks(batch.rows, most):
-                part = batch.part(start, stop)
-                outputs = self._forward(point, part.inputs, "eval")
-                loss += float(CRITERIA[self.kind](outputs, part.targets).double().sum())
-                if self.task.dataset.classes:
-                    truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
-                    hits += float((outputs.argmax(1) == truth).sum())
-            out[f"{split}/loss"] = loss / batch.rows
-            if self.task.dataset.classes:
-                out[f"{split}/accuracy"] = hits / batch.rows
+        for split in splits:
+            batch = self.data[SPLITS.index(split)]
+            parts = (batch.part(*p) for p in blocks(batch.rows, most))
+            scores = [self.scores(self._forward(point, p.inputs, "eval"), p) for p in parts]
+            for name in scores[0]:
+                out[f"{split}/{name}"] = sum(s[name] for s in scores) / batch.rows
+        return out
+
+    def scores(self, outputs: Tensor, part: Batch) -> dict[str, float]:
+        """Loss and, for classes, hits (``accuracy``) of rows, summed."""
+        out = {"loss": float(self._losses(outputs, part.targets).double().sum())}
+        if self.task.dataset.classes:
+            truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
+            out["accuracy"] = float((outputs.argmax(1) == truth).sum())
         return out
 
     @torch.no_grad()
@@ -539,6 +561,7 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
         ),
         quantized=quantized(network),
         gradients=any(getattr(m, "gradient", None) is not None for m in modules),
+        criterion=CRITERIA[kind],
     )
     norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
     if norms and batchnorm == "batch":
@@ -553,7 +576,6 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
         links=links,
         frozen=frozen,
         statistics=dict(network.named_buffers()),
-        criterion=CRITERIA[kind],
         quadratic=kind == "mse",
         obstacle=chain.obstacle(links),
     )

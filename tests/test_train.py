@@ -20,7 +20,7 @@ from sa.estimator.ste import STE
 from sa.model.quadratic import Quadratic
 from sa.quantizer.fixed_point import FixedPoint
 from sa.schedule import Annealed, Stairs
-from sa.task import Problem, Task
+from sa.task import SPLITS, Problem, Task
 from sa.types import Estimate
 
 ADAM = partial(torch.optim.Adam, lr=0.003)
@@ -500,3 +500,44 @@ def test_without_a_compiler_there_is_no_compiling(monkeypatch):
     monkeypatch.setattr(task, "_compiler", lambda: None)
     with pytest.raises(task.Mismatch, match="no C\\+\\+ compiler"):
         problem(compile=True)
+
+
+@pytest.mark.parametrize("criterion", ["ce", "mse"])
+def test_a_full_batch_step_evaluates_its_rows_with_the_gradient(criterion, monkeypatch):
+    whole = {"batch_size": None, "criterion": criterion, "dtype": "float64"}
+    p = problem("mlp", binary=True, memory=1 << 20, **whole)  # several parts
+    got = rows(p, STE("clipped"), SGD, 3, evaluate_every=2)
+    for row, progress in got:  # every row has the training scores
+        alone = p.evaluate(progress["params"], splits=["train"] if row["step"] % 2 == 1 else SPLITS)
+        assert {k: row[k] for k in alone} == pytest.approx(alone, abs=1e-12)
+        assert ("test/loss" in row) == (row["step"] != 1)
+    lowest = min((row["train/loss"], row["step"]) for row, _ in got)
+    goal = train.Recipe(until={"train/loss": lowest[0]})
+    met = rows(p, STE("clipped"), SGD, 3, recipe=goal)[-1][0]
+    assert met["step"] == lowest[1] and "test/loss" in met
+    assert met["stopped"].startswith("train/loss")
+    seen = []
+    forward = Problem._forward
+    monkeypatch.setattr(
+        Problem, "_forward", lambda self, *a: seen.append(len(a[1])) or forward(self, *a)
+    )
+    rows(p, STE("clipped"), SGD, 0)
+    once = sum(seen)
+    seen.clear()
+    rows(p, STE("clipped"), SGD, 1, evaluate_every=1)
+    assert sum(seen) == 2 * once + 2 * p.data.test.rows
+
+
+def test_outputs_are_known_only_where_the_gradient_was():
+    p = problem(batch_size=None)
+    objective = p.objective(p.batch(0))
+    assert objective.seen(p.params) is None
+    objective.value_and_grad(p.params)
+    assert objective.seen(p.params).shape == (p.data.train.rows, 10)
+    assert objective.seen(dict(p.params)) is None
+    next(iter(p.params.values())).mul_(2)
+    assert objective.seen(p.params) is None
+    normed = problem("cnn", batch_size=None)  # batch statistics: evaluation is another forward
+    objective = normed.objective(normed.batch(0))
+    objective.value_and_grad(normed.params)
+    assert objective.seen(normed.params) is None
