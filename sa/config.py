@@ -349,6 +349,11 @@ def _recipe(config: Config, task: Any) -> Any:
 
     keys = "until recalibrate clip decay_all quantizer_lr".split()
     plain: Config = {k: config[k] for k in keys if config.get(k) is not None}
+    stored = config.get("stored")
+    if stored and not isinstance(stored, Mapping):
+        raise UsageError(
+            f"stored={stored}: expected a quantizer; type +quantizer/weight@stored=fixed_point"
+        )
     made = {k: _make(k, config[k]) for k in ("schedule", "average", "stored") if config.get(k)}
     try:
         recipe = Recipe(**plain, **made)

@@ -673,6 +673,13 @@ REFUSED = [
     (["size=full"], ["size=full, of experiment={", "descent_dims"]),
     (["experiment=digits_ste", "size=full"], ["size=full, of experiment={"]),
     (["experiment=descent_dims", "size=small"], ["size=quick", "size=full"]),
+    (["stored=fixed_point"], ["stored=fixed_point", "+quantizer/weight@stored=fixed_point"]),
+    (["+quantizer/weight@stored=pact"], ["quantizer/weight=pact", "there is no such"]),
+    (["+quantizer/weight@stored=lsq"], ["stored: LSQ keeps something", "train=auto"]),
+    (
+        ["+quantizer/weight@stored=fixed_point", "replicas=2", "steps=2", "analysis=[]"],
+        ["replicas: stored looks at one network; set stored=null"],
+    ),
     (["-m", "seed=0,1", "expectations=[{id: x}]"], ["expectations", "statistic"]),
     (["experiment=digit_ste"], ["did you mean experiment=digits_ste?"]),
     (["quantizer/weight=xnorr"], ["did you mean quantizer/weight=xnor?"]),
