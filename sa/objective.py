@@ -22,6 +22,7 @@ from sa.types import (
     Differences,
     Estimator,
     Forget,
+    Layer,
     Params,
     Partial,
     Profile,
@@ -74,7 +75,7 @@ class Objective:
     ``torch.func.vmap`` may run over points. coupled: row losses depend on the other rows (batch
     statistics), so rows are never split. double: makes the float64 twin, if there is one.
     partial: keeps what long work has done so far. states: the quantized activations (rows, ...) of
-    a batch at a point, layer by layer, if there are any.
+    a batch at a point, layer by layer, if there are any. trace: what each layer does with one.
     """
 
     rows: RowLoss
@@ -89,6 +90,7 @@ class Objective:
     double: "Callable[[], Objective] | None" = None
     partial: Partial = field(default_factory=Forget)
     states: Callable[[Params, Batch], list[Tensor]] | None = None
+    trace: Callable[[Params, Batch], list[Layer]] | None = None
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
 
     def _plan(self, points: int, width: int) -> tuple[int, int]:
@@ -325,6 +327,11 @@ class Objective:
             for a, b in zip(self.states(params, part), self.states(other, part), strict=True):
                 flipped, total = flipped + int((a != b).sum()), total + a.numel()
         return flipped / total if total else None
+
+    @torch.no_grad()
+    def layers(self, params: Params, rows: int) -> list[Layer]:
+        """What each layer did with the batch's first rows; nothing of a plain function."""
+        return self.trace(params, self.batch.part(0, rows)) if self.trace else []
 
     def reference(self, estimator: Estimator, params: Params) -> Params:
         """The gradient a deterministic estimator gives at params, computed once per point."""

@@ -729,6 +729,33 @@ def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
         )
         over = "; ONE STEP IS ABOVE THE BUDGET" if result["training/over"] else ""
         out.append(("training", words + over))
+    if "cost/macs" in got:
+        words = "{:.4g} parameters of {:.3g} bits, {:.4g} MACs, {:.4g} bit operations a row".format(
+            result["cost/parameters"],
+            result["cost/bits"] / max(1.0, result["cost/parameters"]),
+            result["cost/macs"],
+            result["cost/bops"],
+        )
+        out.append(("cost", words))
+    if "quant_error/worst" in result:
+        worst = result["quant_error/worst"]
+        words = "{}: {} dB, {:.0%} of the squared error by clipping".format(
+            worst, got["quant_error/least"], result[f"quant_error/{worst}/clipping"]
+        )
+        out.append(("worst SQNR", words))
+    if "sensitivity_bits/ilp/loss" in got:
+        taus = ", ".join(
+            f"{k} {got[f'sensitivity_bits/kendall/{k}']}"
+            for k in ("gradient", "curvature", "taylor", "error")
+            if f"sensitivity_bits/kendall/{k}" in got
+        )
+        out.append(("sensitivity", f"Kendall tau to the measured rise: {taus}"))
+        for how in ("even", "greedy", "ilp", "anneal"):
+            if f"sensitivity_bits/{how}/loss" in got:
+                bits = "-".join(f"{b:g}" for b in result[f"sensitivity_bits/{how}/bits"])
+                mean = got[f"sensitivity_bits/{how}/spent"]
+                words = f"loss {got[f'sensitivity_bits/{how}/loss']} at {mean} bits: {bits}"
+                out.append((f"  {how}", words))
     if "smoothing/sigma" in got:
         best = f"eps {got['smoothing/epsilon']}, sigma {got['smoothing/sigma']}"
         out.append(("descend best", best))

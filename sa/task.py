@@ -24,6 +24,7 @@ from sa.types import (
     Batch,
     Dataset,
     Forget,
+    Layer,
     Model,
     Numbers,
     Params,
@@ -267,6 +268,7 @@ class Problem:
             progress=self.task.progress,
             partial=self.partial,
             states=self._states,
+            trace=self._trace,
             coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
             double=None
             if self.task.dtype == "float64"
@@ -306,6 +308,37 @@ class Problem:
         ]
         try:
             self._forward(params, batch.inputs, self.task.batchnorm)
+        finally:
+            for h in hooks:
+                h.remove()
+        return found
+
+    def _trace(self, params: Params, batch: Batch) -> list[Layer]:
+        """What every layer with parameters or a quantizer does, in the order of the forward."""
+        found: list[Layer] = []
+
+        def look(name: str):
+            def hook(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
+                q, w = getattr(module, "quantize", None), getattr(module, "weight", None)
+                weight = w if isinstance(w, Tensor) and w.dim() > 1 else None
+                count = sum(p.numel() for p in module.parameters(hasattr(module, "slot")))
+                q = None if getattr(q, "identity", False) else q
+                used = q(weight) if q and weight is not None else weight
+                found.append(Layer(name, args[0], out, q, weight, used, count))
+
+            return hook
+
+        named = dict(self.network.named_modules())
+        hooks = [
+            m.register_forward_hook(look(k))
+            for k, m in named.items()
+            if hasattr(m, "slot") or any(True for _ in m.parameters(recurse=False))
+            if not (
+                k and hasattr(named[k.rpartition(".")[0]], "slot")
+            )  # a quantizer is its layer's
+        ]
+        try:
+            self._forward(params, batch.inputs, "train")
         finally:
             for h in hooks:
                 h.remove()
