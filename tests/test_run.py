@@ -82,6 +82,19 @@ def test_a_probe_has_the_promised_keys_and_summary(sa):
     assert all(not isinstance(v, dict) for v in got.values())
 
 
+def test_what_bits_cost_is_told(sa):
+    digits = ["dataset=digits", "model=mlp", "model.hidden=[8,6]", "tracker=none"]
+    code, out, err = sa(*digits, "quantizer=w2a2", "analysis=[cost,quant_error]")
+    assert code == 0, err
+    got = result(out)
+    assert got["cost/bops"] == 64 * 8 * 32 * 32 + 8 * 6 * 2 * 2 + 6 * 10 * 32 * 2
+    assert got["quant_error/fc2.weight/levels"] == 4 and "worst SQNR" in out
+    code, out, err = sa(*digits, "quantizer=fwba", "analysis=sensitivity_bits")
+    assert code == 0, err
+    got = result(out)
+    assert got["sensitivity_bits/ilp/spent"] <= 4 and "  ilp" in out and "Kendall tau" in out
+
+
 def test_cdg_agrees_with_itself(sa):
     got = result(sa(*SMALL, "estimator=cdg")[1])
     assert got["alignment/cosine"] == pytest.approx(1.0, abs=1e-12)
@@ -707,6 +720,15 @@ REFUSED = [
     ),
     (["quantizer_lr=0"], ["quantizer_lr=0", "greater than 0"]),
     (["recalibrate=maybe"], ["recalibrate=maybe", "true or false"]),
+    (["quantizer=fp", "analysis=quant_error"], ["analysis.quant_error", "quantizer=fixed8"]),
+    (
+        ["quantizer=bwba", "analysis=sensitivity_bits"],
+        ["analysis.sensitivity_bits", "fc2.weight", "quantizer/weight=none"],
+    ),
+    (
+        ["analysis=sensitivity_bits", "analysis.sensitivity_bits.budget=1"],
+        ["no layer has fewer than 2 bits"],
+    ),
     (["init=ste_500", "init_average=true"], ["init_average", "init.average"]),
 ]
 

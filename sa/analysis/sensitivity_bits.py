@@ -52,7 +52,8 @@ class SensitivityBits:
     affine maps, bit operations (``bops``); ``budget`` the mean bits that are paid for. ``even``:
     the most bits for all alike; ``greedy``: on the measured loss; ``ilp``: an integer linear
     program, exact where losses add up; ``anneal``: so many moves from the best of these. Each has
-    ``bits`` by layer, ``loss``, ``heldout``, ``spent``, mean bits. ``points``: losses computed, no
+    ``bits`` by layer, ``loss``, ``heldout``, ``spent``, mean bits. ``gain``: the loss of ``even``
+    less the least of the others. ``points``: losses computed, no
     point twice; ``asked``: how many were wanted.
     """
 
@@ -201,7 +202,8 @@ class SensitivityBits:
             found["anneal"] = _allocation.anneal(
                 losses, table, budget, start, self.anneal, generator
             )
-        out: Numbers = {"budget": self.budget}
+        best = min(losses(c) for k, c in found.items() if k != "even")
+        out: Numbers = {"budget": self.budget, "gain": losses(found["even"]) - best}
         for name, choice in found.items():
             out[f"{name}/bits"] = [float(self.bits[k]) for k in choice]
             out[f"{name}/loss"] = losses(choice)
