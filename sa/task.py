@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass as plain
 from dataclasses import field, fields, is_dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
 import torch
@@ -257,7 +257,7 @@ class Problem:
     def _objective(self, batch: Batch) -> Objective:
         def rows(params: Params, part: Batch) -> Tensor:
             outputs = self._forward(params, part.inputs, "train")
-            return self._losses(outputs, part.targets)
+            return self._losses(outputs, part.targets) + self._owed(params)
 
         return Objective(
             rows,
@@ -277,6 +277,27 @@ class Problem:
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return CRITERIA[self.kind](outputs, targets)
+
+    @cached_property
+    def gates(self) -> dict[str, Any]:
+        """Gates on channels, by the name of their parameter."""
+        return {
+            f"{name}.quantize.alpha": m.quantize.spec
+            for name, m in self.network.named_modules()
+            if hasattr(getattr(getattr(m, "quantize", None), "spec", None), "keep")
+        }
+
+    def _keeps(self, params: Params) -> dict[str, Tensor]:
+        """The share of channels that each layer's gates keep, by its parameter."""
+        every = self.frozen | params
+        return {name: spec.keep(every[name]) for name, spec in self.gates.items()}
+
+    def _owed(self, params: Params) -> Tensor | float:
+        """What is owed beside the loss: channels that are kept beyond a budget."""
+        if not self.gates:
+            return 0.0
+        spec = next(iter(self.gates.values()))
+        return spec.owed(torch.cat(list(self._keeps(params).values())))
 
     def _double(self) -> "Problem":
         """The same problem in float64, for differences of nearly equal losses."""
@@ -351,7 +372,7 @@ class Problem:
 
     @torch.no_grad()
     def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
-        """Loss, and accuracy for classes, of both splits in evaluation mode.
+        """Loss, and accuracy for classes, of both splits in evaluation mode; shares gates keep.
 
         buffers: running statistics instead of the network's own.
         """
@@ -370,6 +391,10 @@ class Problem:
             out[f"{split}/loss"] = loss / batch.rows
             if self.task.dataset.classes:
                 out[f"{split}/accuracy"] = hits / batch.rows
+        kept = {k.removesuffix(".quantize.alpha"): float(v) for k, v in self._keeps(params).items()}
+        if kept:
+            out |= {f"keep/{k}": v for k, v in kept.items()}
+            out["keep"] = sum(kept.values()) / len(kept)
         return out
 
     @torch.no_grad()
@@ -502,7 +527,7 @@ def _coupling(network: nn.Module, batchnorm: str) -> tuple[str, str]:
             q = getattr(m, slot, None)
             if getattr(q, "coupled", False):
                 q = getattr(q, "spec", q)
-                rows = "granularity=sample" if hasattr(q, "normaliser") else "train=fixed"
+                rows = "train=fixed" if hasattr(q, "train") else "granularity=sample"
                 return type(q).__name__, rows if slot == "quantize" else f"quantizer/{slot}=none"
     return "", ""
 

@@ -51,6 +51,8 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "sensitivity_bits/head.weight/error": [1.0, 0.1],
                         "sensitivity_bits/even/loss": 0.5, "sensitivity_bits/even/heldout": 0.6,
                         "sensitivity_bits/ilp/loss": 0.4, "sensitivity_bits/ilp/heldout": 0.5,
+                        "keep": 0.1 * (at + 1), "test/accuracy": 0.9 + at / 100,
+                        "quantizer.activation.budget": 0.2 + dim / 40,
                         "target": "box" if name == "CDG" else "gaussian",
                     }
                 )  # fmt: skip
