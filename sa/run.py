@@ -701,10 +701,15 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
             hits = result.get(f"{split}/accuracy")
             told = f"loss {_number(result[f'{split}/loss'])}"
             told += f", accuracy {hits:.2%}" if hits is not None else ""
+            wrong = result.get(f"{split}/fitted")
+            told += f", {wrong:.2%} of the wrong labels fitted" if wrong is not None else ""
             if f"{split}/accuracy/low" in result:  # of replicas
                 ends = [f"{result[f'{split}/accuracy/{x}']:.2%}" for x in ("low", "high")]
                 told += f" on average, {' to '.join(ends)} of nine in ten"
             out.append((split, told))
+    if "keep" in result:
+        each = [f"{k.removeprefix('keep/')} {v:.1%}" for k, v in result.items() if k[:5] == "keep/"]
+        out.append(("channels kept", f"{result['keep']:.1%} on average: {', '.join(each)}"))
     path = f" ({result['path']} path)" if "path" in result else ""
     out.append(("evals", f"{result['evals']:g} forward-equivalents{path}"))
     out.append(("seconds", f"{result['seconds']:.2f}"))

@@ -370,27 +370,48 @@ class Problem:
         """The weights that a quantizer stands before, by name."""
         return _latent(self.network)
 
+    @cached_property
+    def spoilt(self) -> Tensor | None:
+        """Which training rows have a label that is not their own (rows,); None where none can."""
+        data: Any = self.task.dataset
+        kind = (
+            "random" if getattr(data, "random_labels", False) else getattr(data, "corruption", "")
+        )
+        if kind not in ("random", "partial", "shuffled"):
+            return None
+        clean = replace(data, corruption="none", random_labels=False)
+        own = clean.load(stream(self.seed, "data")).train.targets.to(self.data.train.targets.device)
+        given = self.data.train.targets
+        return own != (given.argmax(1) if self.kind == "mse" else given)
+
     @torch.no_grad()
     def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
-        """Loss, and accuracy for classes, of both splits in evaluation mode; shares gates keep.
+        """Loss, and accuracy for classes, of both splits in evaluation mode.
 
+        Where labels are corrupted also ``train/fitted``, the share of the wrong ones that the
+        network gives; of gates ``keep``, the share of channels they keep, mean and by layer.
         buffers: running statistics instead of the network's own.
         """
         out: Numbers = {}
         point = params | (buffers or {})
         most = max(1, min(PART, self.task.memory // (8 * self.width)))
         for split, batch in zip(("train", "test"), self.data, strict=True):
-            loss = hits = 0.0
+            loss = hits = fitted = 0.0
+            spoilt = self.spoilt if split == "train" else None
             for start, stop in blocks(batch.rows, most):
                 part = batch.part(start, stop)
                 outputs = self._forward(point, part.inputs, "eval")
                 loss += float(CRITERIA[self.kind](outputs, part.targets).double().sum())
                 if self.task.dataset.classes:
                     truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
-                    hits += float((outputs.argmax(1) == truth).sum())
+                    right = outputs.argmax(1) == truth
+                    hits += float(right.sum())
+                    fitted += float(right[spoilt[start:stop]].sum()) if spoilt is not None else 0.0
             out[f"{split}/loss"] = loss / batch.rows
             if self.task.dataset.classes:
                 out[f"{split}/accuracy"] = hits / batch.rows
+            if spoilt is not None and spoilt.any():
+                out[f"{split}/fitted"] = fitted / float(spoilt.sum())
         kept = {k.removesuffix(".quantize.alpha"): float(v) for k, v in self._keeps(params).items()}
         if kept:
             out |= {f"keep/{k}": v for k, v in kept.items()}
