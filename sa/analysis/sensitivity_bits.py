@@ -2,20 +2,17 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from annotated_types import Ge, Gt, Len
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import ranking
-from sa.analysis import _allocation
+from sa.analysis import _allocation, _proxy
 from sa.analysis._allocation import Choice, Losses
 from sa.analysis._bits import prices
 from sa.types import (
@@ -26,8 +23,6 @@ from sa.types import (
     Params,
     Quantizer,
     Structure,
-    flatten,
-    unflatten,
 )
 
 FULL = -1  # in a choice: this layer stays in full precision
@@ -40,9 +35,9 @@ class SensitivityBits:
     Layers are the moving parameters of two or more dimensions; of a formula, all. quantizer: has
     ``bits``. By layer: ``<layer>/loss`` over ``bits``, and what is to predict the rise, with d =
     Q_b(w_l) - w_l: ``gradient`` g.d, g of the run's estimator; ``curvature`` tr(H_ll)/(2 n_l) |d|^2
-    (HAWQ-V2; Dong et al., NeurIPS 2020), the trace by ``probes`` Hutchinson draws of the true
-    Hessian, gradients differenced; ``taylor`` their sum; ``error`` |d|^2. ``kendall/<proxy>`` and
-    ``spearman/<proxy>`` of it with the measured rise, over all layers and widths;
+    (HAWQ-V2; Dong et al., NeurIPS 2020), the trace by ``probes`` Hutchinson draws a layer of the
+    true Hessian, gradients differenced; ``taylor`` their sum; ``error`` |d|^2. ``kendall/<proxy>``
+    and ``spearman/<proxy>`` of it with the measured rise, over all layers and widths;
     ``kendall_layers/<proxy>`` over layers, mean over widths (three layers or more).
 
     ``interaction``: sum over pairs of |rise of both - sum of rises of each| over the sum of those
@@ -53,8 +48,8 @@ class SensitivityBits:
     the most bits for all alike; ``greedy``: on the measured loss; ``ilp``: an integer linear
     program, exact where losses add up; ``anneal``: so many moves from the best of these. Each has
     ``bits`` by layer, ``loss``, ``heldout``, ``spent``, mean bits. ``gain``: the loss of ``even``
-    less the least of the others. ``points``: losses computed, no
-    point twice; ``asked``: how many were wanted.
+    less the least of the others. ``points``: losses computed, no point twice; ``asked``: how many
+    were wanted.
     """
 
     quantizer: Quantizer
@@ -62,7 +57,7 @@ class SensitivityBits:
     budget: Annotated[float, Gt(0)] = 4.0
     price: Literal["weights", "bops"] = "weights"
     pair_bits: int | None = None
-    probes: Annotated[int, Ge(0)] = 8
+    probes: Annotated[int, Ge(0)] = 4
     anneal: Annotated[int, Ge(0)] = 0
 
     @model_validator(mode="after")
@@ -112,7 +107,11 @@ class SensitivityBits:
             [[losses(_only(names, {n: k})) - base for k in range(len(self.bits))] for n in names]
         )
         out: Numbers = {"layers": ",".join(names), "bits": [float(b) for b in self.bits]}
-        out |= self._proxies(objective, params, estimate, low, rises, generator)
+        moved = {
+            n: [(low[n, k] - params[n]).double() for k in range(len(self.bits))] for n in names
+        }
+        traces = _proxy.traces(objective, params, names, self.probes, generator)
+        out |= _proxy.compared(moved, rises, estimate.grad, traces)
         out |= {f"{n}/loss": (base + r).tolist() for n, r in zip(names, rises, strict=True)}
         out |= self._pairs(losses, names, base, rises)
         out |= self._allocate(objective, losses, point, rises, unit, generator)
@@ -141,38 +140,6 @@ class SensitivityBits:
             )
         paid = [told[n.removesuffix(".weight")] for n in names]
         return [float(p.macs) * p.input_bits for p in paid]
-
-    def _proxies(
-        self, objective: Objective, params: Params, estimate: Estimate,
-        low: dict[tuple[str, int], Tensor], rises: np.ndarray, generator: torch.Generator,
-    ) -> Numbers:  # fmt: skip
-        names = list(dict.fromkeys(n for n, _ in low))
-        moved = {key: (q - params[key[0]]).double() for key, q in low.items()}
-
-        def grid(f: Callable[[str, Tensor], float]) -> np.ndarray:
-            return np.array([[f(n, moved[n, k]) for k in range(len(self.bits))] for n in names])
-
-        proxies = {
-            "gradient": grid(lambda n, d: float((estimate.grad[n] * d).sum())),
-            "error": grid(lambda n, d: float(d.square().sum())),
-        }
-        out: Numbers = {}
-        if self.probes:
-            traces = _traces(objective, params, self.probes, generator)
-            mean = {n: traces[n] / params[n].numel() for n in names}
-            proxies["curvature"] = grid(lambda n, d: mean[n] / 2 * float(d.square().sum()))
-            proxies["taylor"] = proxies["gradient"] + proxies["curvature"]
-            out |= {f"{n}/trace": traces[n] for n in names}
-        truth = [pd.Series(column) for column in (rises.ravel(), *rises.T)]
-        for name, guess in proxies.items():
-            out |= {f"{n}/{name}": row.tolist() for n, row in zip(names, guess, strict=True)}
-            columns = [pd.Series(column) for column in (guess.ravel(), *guess.T)]
-            whole, *each = map(ranking.kendall, columns, truth)
-            out[f"kendall/{name}"] = whole
-            out[f"spearman/{name}"] = ranking.spearman(columns[0], truth[0])
-            sound = [t for t in each if not math.isnan(t)]
-            out[f"kendall_layers/{name}"] = sum(sound) / len(sound) if sound else math.nan
-        return out
 
     def _pairs(self, losses: Losses, names: list[str], base: float, rises: np.ndarray) -> Numbers:
         k = self.bits.index(self.pair_bits) if self.pair_bits else 0
@@ -215,22 +182,3 @@ class SensitivityBits:
 
 def _only(names: list[str], some: dict[str, int]) -> Choice:
     return tuple(some.get(n, FULL) for n in names)
-
-
-def _traces(
-    objective: Objective, params: Params, probes: int, generator: torch.Generator
-) -> dict[str, float]:
-    """tr(H_ll) of every parameter, mean of v.Hv over signs v (Hutchinson 1990).
-
-    Hv = [g(w + h v) - g(w - h v)]/(2 h) with true gradients: no straight-through is twice
-    differentiated. Blocks' cross terms have mean 0, so that one v serves all layers.
-    """
-    w, out = flatten(params), dict.fromkeys(params, 0.0)
-    h = torch.finfo(w.dtype).eps ** (1 / 3)
-    for _ in range(probes):
-        v = 2.0 * torch.randint(2, w.shape, generator=generator, device=w.device).to(w.dtype) - 1
-        ends = [objective.value_and_grad(unflatten(w + s * h * v, params))[1] for s in (1, -1)]
-        for name, sign in unflatten(v, params).items():
-            hv = (ends[0][name] - ends[1][name]) / (2 * h)
-            out[name] += float((sign * hv).double().sum()) / probes
-    return out

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sa.analysis import _allocation
+from sa.analysis import _allocation, _proxy
 from sa.analysis.sensitivity_bits import SensitivityBits
 from sa.dataset.digits import Digits
 from sa.dataset.point import Point
@@ -19,7 +19,7 @@ from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.quantizer.uniform import Uniform
 from sa.task import Task
-from sa.types import Batch, Estimate, Slots
+from sa.types import Batch, Estimate, Slots, stream
 
 BITS = (2, 3, 4, 8)
 WEIGHTS = {"a": 1.0, "b": 30.0, "c": 5.0}
@@ -143,6 +143,25 @@ def test_bit_operations_are_paid_by_the_map(generator):
         spent = sum(u * b for u, b in zip(unit, out[f"{how}/bits"], strict=True))
         assert out[f"{how}/spent"] == pytest.approx(spent / sum(unit)) and spent <= 2.2 * sum(unit)
     assert out["greedy/bits"][0] == out["ilp/bits"][0] == 2 and "greedy/heldout" in out
+
+
+def test_the_trace_of_a_sign_network_is_its_heads():
+    """Moving hidden weights flips states: their jumps are no curvature."""
+    task = Task(model=MLP(quantizer=Slots(Identity(), Sign()), hidden=(6, 5)), dataset=Digits())
+    p = task.prepare(0)
+    f = p.objective(p.batch(0))
+    got = _proxy.traces(f, p.params, ["fc2.weight", "head.weight"], 200, stream(0))
+    assert got["fc2.weight"] == 0.0
+
+    def loss(w):
+        return f.rows(p.params | {"head.weight": w}, f.batch).mean()
+
+    head = p.params["head.weight"]
+    hessian = torch.autograd.functional.hessian(loss, head).reshape(head.numel(), -1)
+    off = (hessian - hessian.diag().diag()).square().sum()  # variance of v.Hv is twice this
+    error = 4 * float((2 * off / 200).sqrt())
+    assert got["head.weight"] == pytest.approx(float(hessian.trace()), abs=error)
+    assert error < 0.5 * float(hessian.trace())
 
 
 def test_quantized_weights_are_refused_and_quantized_activations_are_not():
