@@ -31,7 +31,7 @@ def gates(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     ends = [0, float(tidy["budget"].max())]
     right.plot(ends, ends, "--", color="0.4", lw=0.8)
     left.set(xlabel="share of channels kept", ylabel="test accuracy")
-    left.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
+    left.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
     right.set(xlabel="budget", ylabel="share of channels kept")
     legend(figure, left, "budget met")
     return figure, tidy
