@@ -4,6 +4,7 @@ The sum's gradient has every replica's own in its part of the stack, and optimiz
 element by element (SGD, Adam) then step each as if it were alone: the loop is the same.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -44,11 +45,17 @@ class Replicas(Problem):
         mine = torch.arange(index.shape[1], device=index.device)
         return Batch(train.inputs[index, mine], train.targets[index, mine])
 
-    def _forward(self, params: Params, inputs: Tensor, use: str) -> Tensor:
+    def _forward(
+        self,
+        params: Params,
+        inputs: Tensor,
+        use: str,
+        call: Callable[..., Tensor] = functional_call,
+    ) -> Tensor:
         """Outputs (n, R, ...)."""
 
         def one(point: Params, x: Tensor) -> Tensor:
-            return functional_call(self.network, point, (x,))
+            return call(self.network, point, (x,))
 
         same = inputs.stride(1) == 0  # one matrix product serves all
         dims = (0, None) if same else (0, 1)

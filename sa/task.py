@@ -3,8 +3,10 @@
 import copy
 import fnmatch
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass as plain
 from dataclasses import field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
@@ -63,6 +65,8 @@ class Task:
     itself) or ``running`` (evaluation statistics); neither updates the running ones.
     memory: bytes one evaluation may use for intermediate results; a larger batch is summed over
     parts, to the same loss and gradient. progress: whether long work says how far it is.
+    autocast: products of the loss that is back-propagated are taken in bfloat16, its weights and
+    evaluations stay in dtype. compile: that loss goes through torch.compile.
     """
 
     model: Model
@@ -75,6 +79,8 @@ class Task:
     device: str = "cpu"
     memory: Annotated[int, Gt(0)] = 128 << 20
     progress: bool = False
+    autocast: Literal["bfloat16"] | None = None
+    compile: bool = False
 
     def check(self, here: bool = True) -> None:
         """Refuse what does not fit, before any work: raises Mismatch naming both sides.
@@ -125,6 +131,10 @@ class Task:
         self._enough(network, width)
         if here and self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
+        if self.autocast and self.dtype == "float64":
+            raise Mismatch("autocast", f"{self.autocast} products of float64; set dtype=float32")
+        if here and self.compile and self.device == "cpu" and not _compiler():
+            raise Mismatch("compile", "there is no C++ compiler here; compile=false")
         if hasattr(data, "check"):
             data.check()
 
@@ -147,6 +157,10 @@ class Task:
             return self.criterion
         demanded: str | None = getattr(self.model, "criterion", None)
         return demanded or ("ce" if self.dataset.classes else "mse")
+
+    def coupling(self) -> tuple[str, str]:
+        """Who makes a row's loss depend on the other rows, '' if nobody, and what does not."""
+        return _coupling(_sample(self.model)[0], self.batchnorm)  # type: ignore[arg-type]
 
     def latent(self) -> list[str]:
         """The weights that a quantizer stands before, by name."""
@@ -171,6 +185,8 @@ class Task:
         data: what the dataset loads, where it has been loaded.
         """
         self.check()
+        if self.compile:
+            torch.compiler.reset()  # it compiles a function for so many networks, then no more
         dtype = DTYPES[self.dtype]
         data = data or self.dataset.load(stream(seed, "data"))
         network = self.model.build(stream(seed, "init")).eval()
@@ -255,9 +271,15 @@ class Problem:
         return mine
 
     def _objective(self, batch: Batch) -> Objective:
+        task = self.task
+        call = _compiled() if task.compile else functional_call
+        kind = task.device.partition(":")[0]
+        products = torch.autocast(kind, torch.bfloat16) if task.autocast else nullcontext()
+
         def rows(params: Params, part: Batch) -> Tensor:
-            outputs = self._forward(params, part.inputs, "train")
-            return self._losses(outputs, part.targets) + self._owed(params)
+            with products:
+                outputs = self._forward(params, part.inputs, "train", call)
+            return self._losses(outputs.to(part.inputs.dtype), part.targets) + self._owed(params)
 
         return Objective(
             rows,
@@ -306,18 +328,27 @@ class Problem:
         structure = replace(self.structure, frozen=frozen, statistics=dict(network.named_buffers()))
         return replace(
             self,
-            task=replace(self.task, dtype="float64"),
+            task=replace(self.task, dtype="float64", autocast=None, compile=False),
             network=network,
             frozen=frozen,
             structure=structure,
             norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
         )
 
-    def _forward(self, params: Params, inputs: Tensor, use: str) -> Tensor:
-        """Outputs, for ``train`` (a loss that is studied), ``eval`` or ``track`` (updates)."""
+    def _forward(
+        self,
+        params: Params,
+        inputs: Tensor,
+        use: str,
+        call: Callable[..., Tensor] = functional_call,
+    ) -> Tensor:
+        """Outputs, for ``train`` (a loss that is studied), ``eval`` or ``track`` (updates).
+
+        call: torch's ``functional_call``, or what it was compiled to.
+        """
         norms = {"train": self.task.batchnorm, "eval": "running"}.get(use, use)
         with _statistics(self.norms, norms), _settings(self.network, use == "train"):
-            return functional_call(self.network, self.frozen | params, (inputs,))
+            return call(self.network, self.frozen | params, (inputs,))
 
     def _states(self, params: Params, batch: Batch) -> list[Tensor]:
         """What every activation quantizer puts out, in the order of the forward."""
@@ -499,6 +530,18 @@ class Problem:
         for h in hooks:
             h.remove()
         return found[0] if found else "the gradient"
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[..., Tensor]:
+    """``functional_call``, compiled for each network and shape when it comes."""
+    return torch.compile(functional_call)
+
+
+def _compiler() -> str | None:
+    """The C++ compiler that torch.compile would call on a CPU."""
+    names = (os.environ.get("CXX"), "g++", "clang++")
+    return next((path for x in names if x and (path := shutil.which(x))), None)
 
 
 def _latent(network: nn.Module) -> list[str]:
