@@ -164,6 +164,8 @@ def test_accuracy_bits_are_bits_and_percent(tmp_path):
     tidy = pd.read_csv(draw.draw("accuracy_bits", table(), tmp_path)[2])
     assert set(tidy["activations"].round(3)) == {1.585, 2.0}
     assert tidy["accuracy"].max() == pytest.approx(93) and set(tidy["weights"]) == {2, 3, 4, 5}
+
+
 def test_sensitivity_holds_every_layer_and_width(tmp_path):
     given = table(dims=(8,), names=("STE",))
     tidy = pd.read_csv(draw.draw("sensitivity_bits", given, tmp_path)[2])
