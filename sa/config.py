@@ -53,7 +53,7 @@ sa: a laboratory for gradients of networks that have none.
   python -m sa.run experiment=digits_ste                   train on real data
   python -m sa.run -m experiment=descent_dims              a study: many runs, tables, figures
   python -m sa.run -m dim=8,16,32 estimator=cdg,nes seed=0,1,2
-  python -m sa.run -m experiment=descent_dims sweep.dry_run=true
+  python -m sa.run -m experiment=descent_dims size=full sweep.dry_run=true
   python -m sa.sweep status|collect|retry|report NAME      follow and read
 
 -m sweeps over comma-separated values; write it first. `--cfg job` prints the whole configuration.
@@ -159,9 +159,8 @@ def page() -> str:
 
 
 def figures() -> list[str]:
-    """The figure kinds: the public functions of figure.py that draw, read without importing it."""
-    text = (_HERE / "figure.py").read_text()
-    return re.findall(r"^def ([a-z]\w*)\((?:table|rows): ", text, re.M)
+    """The figure kinds: the files of their room, read without importing them."""
+    return sorted({p.stem for p in (_HERE / "figure").glob("[a-z]*.py")} - {"draw"})
 
 
 def catalogue() -> str:
@@ -229,6 +228,7 @@ def hold(argv: list[str]) -> list[str]:
     """
     TYPED[:] = argv
     HELD.clear()
+    argv = sized(argv)
     if not {"-m", "--multirun"} & set(argv):
         return argv
     rest = [x for x in argv if x not in ("-m", "--multirun")]
@@ -239,12 +239,41 @@ def hold(argv: list[str]) -> list[str]:
     return ["-m", *(x for x in rest if own.match(x))]
 
 
-def swept(experiment: str | None) -> list[str]:
-    """The settings that an experiment's own sweep varies."""
+def sized(argv: list[str]) -> list[str]:
+    """The words with ``size=full`` replaced by what the experiment's ``full`` lists.
+
+    A word of its list yields to a typed one of the same key. ``size=quick`` is the experiment as it
+    is. Raises UsageError for another size, or where there is no experiment that has it.
+    """
+    rest = [x for x in argv if not re.match(r"\+*size=", x)]
+    if rest == argv:
+        return argv
+    size = next(x.lstrip("+") for x in reversed(argv) if x not in rest)
+    study = next((x.partition("=")[2] for x in rest if x.startswith("experiment=")), None)
+    if size == "size=quick" and study:
+        return rest
+    if size != "size=full" or not full(study):
+        there = ", ".join(x for x in options("experiment") if full(x))
+        raise UsageError(f"{size}: there are size=quick and size=full, of experiment={{{there}}}")
+    typed = {x.lstrip("+~").partition("=")[0] for x in rest}
+    return [*(w for w in full(study) if w.lstrip("+~").partition("=")[0] not in typed), *rest]
+
+
+def full(experiment: str | None) -> list[str]:
+    """What ``size=full`` types of an experiment; empty where it has one size."""
+    return [str(word) for word in _experiment(experiment).get("full") or []]
+
+
+def _experiment(name: str | None) -> dict[str, Any]:
     import yaml
 
-    path = CONF / "experiment" / f"{experiment}.yaml"
-    node = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    path = CONF / "experiment" / f"{name}.yaml"
+    return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
+
+
+def swept(experiment: str | None) -> list[str]:
+    """The settings that an experiment's own sweep varies."""
+    node = _experiment(experiment)
     return list(((node.get("hydra") or {}).get("sweeper") or {}).get("params") or {})
 
 

@@ -212,6 +212,7 @@ def freeze(root: Path, name: str, plan: Sequence[Point]) -> None:
         "description": first.get("description"),
         "figure": first.get("figure") or [],
         "objective": first.get("objective"),
+        "expectations": first.get("expectations") or [],
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     record.write_manifest(root, name, entries, about)

@@ -22,7 +22,7 @@ from typing import Any
 
 BOOKKEEPING = frozenset(
     "root tracker sweep figure checkpoint_seconds threads memory progress objective hydra "
-    "experiment description dataset.root epochs".split()
+    "experiment description full expectations dataset.root epochs".split()
 )
 """Settings that change no number of a result, and so are no part of a run's id.
 

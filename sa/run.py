@@ -162,9 +162,16 @@ def multirun(
     configs = [settings.resolve(c) for c in configs]
     if isinstance(place, launch.Slurm):
         launch.need_slurm()
-    for key in ("root", "sweep", "figure", "description"):
+    for key in ("root", "sweep", "figure", "description", "expectations"):
         if any(c[key] != configs[0][key] for c in configs):
             raise settings.UsageError(f"{key}: belongs to the sweep as a whole; give it one value")
+    if configs[0]["expectations"]:
+        from sa.sweep import expectation
+
+        try:
+            expectation.read(configs[0]["expectations"])
+        except ValueError as error:
+            raise settings.UsageError(f"expectations: {error}") from error
     plan = launch.points(configs, overrides, words)
     for point in plan:
         try:

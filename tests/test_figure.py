@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sa import figure
+from sa.figure import _paper, draw
 
 LRS = np.geomspace(1e-3, 10, 25)
 
@@ -54,9 +54,9 @@ def nothing_global_changes():
     assert dict(matplotlib.rcParams) == before
 
 
-@pytest.mark.parametrize("kind", list(figure.KINDS))
+@pytest.mark.parametrize("kind", draw.kinds())
 def test_writes_pictures_and_the_table_they_show(kind, tmp_path):
-    made = figure.draw(kind, table(), tmp_path)
+    made = draw.draw(kind, table(), tmp_path)
     assert [p.name for p in made] == [f"{kind}.{end}" for end in ("png", "svg", "csv")]
     assert made[0].read_bytes()[:4] == b"\x89PNG" and made[0].stat().st_size > 10_000
     assert "<svg" in made[1].read_text()[:500]
@@ -65,7 +65,7 @@ def test_writes_pictures_and_the_table_they_show(kind, tmp_path):
 
 def test_best_decrease_is_relative_to_the_loss(tmp_path):
     given = table()
-    tidy = pd.read_csv(figure.draw("best_decrease", given, tmp_path)[2])
+    tidy = pd.read_csv(draw.draw("best_decrease", given, tmp_path)[2])
     np.testing.assert_allclose(tidy["best"], given["descent/best"] / 2)
     np.testing.assert_allclose(tidy["best_heldout"], 0.9 * given["descent/best"] / 2)
     assert set(tidy["label"]) == {"STE clipped", "CDG", "NES", "random"}
@@ -73,7 +73,7 @@ def test_best_decrease_is_relative_to_the_loss(tmp_path):
 
 def test_lr_decrease_holds_every_point(tmp_path):
     given = table()
-    tidy = pd.read_csv(figure.draw("lr_decrease", given, tmp_path)[2])
+    tidy = pd.read_csv(draw.draw("lr_decrease", given, tmp_path)[2])
     assert len(tidy) == len(given) * len(LRS)
     one = tidy[(tidy["label"] == "CDG") & (tidy["dim"] == 16) & (tidy["seed"] == 1)]
     g = 0.5 + 0.16 + 0.1
@@ -81,14 +81,14 @@ def test_lr_decrease_holds_every_point(tmp_path):
 
 
 def test_alignment_keeps_the_law(tmp_path):
-    tidy = pd.read_csv(figure.draw("alignment", table(), tmp_path)[2])
+    tidy = pd.read_csv(draw.draw("alignment", table(), tmp_path)[2])
     assert tidy.loc[tidy["label"] == "NES", "expected"].eq(0.5).all()
     assert tidy.loc[tidy["label"] == "CDG", "expected"].isna().all()
 
 
 def test_calibration_holds_both_kinds_relative_to_the_loss(tmp_path):
     given = table(dims=(8,), names=("STE",))
-    tidy = pd.read_csv(figure.draw("calibration", given, tmp_path)[2])
+    tidy = pd.read_csv(draw.draw("calibration", given, tmp_path)[2])
     last = tidy[(tidy["kind"] == "gaussian") & (tidy["scale"] == 1.0)]
     np.testing.assert_allclose(sorted(last["best"]), [0.2, 0.7])
     assert (tidy["kind"] == "box").sum() == 4
@@ -97,25 +97,25 @@ def test_calibration_holds_both_kinds_relative_to_the_loss(tmp_path):
 def test_labels_tell_what_varies_within_an_estimator():
     one = table(dims=(8,), seeds=(0,), names=("NES",))
     both = pd.concat([one, one.assign(**{"estimator.samples": 5000.0})], ignore_index=True)
-    assert set(figure._labelled(both)["label"]) == {"NES N=500", "NES N=5000"}
-    assert set(figure._labelled(one)["label"]) == {"NES"}
+    assert set(_paper.labelled(both)["label"]) == {"NES N=500", "NES N=5000"}
+    assert set(_paper.labelled(one)["label"]) == {"NES"}
 
 
 def test_different_targets_are_said():
-    told = figure._targets(figure._labelled(table()))
+    told = draw.targets(_paper.labelled(table()))
     assert told.startswith("targets differ") and "CDG: box" in told
-    assert figure._targets(figure._labelled(table(names=("CDG",)))) == ""
+    assert draw.targets(_paper.labelled(table(names=("CDG",)))) == ""
 
 
 def test_colours_of_the_familiar_stay():
     some, all_ = (
-        figure._colours(pd.Series(["NES"])),
-        figure._colours(pd.Series(["CDG", "NES", "A"])),
+        _paper.palette(pd.Series(["NES"])),
+        _paper.palette(pd.Series(["CDG", "NES", "A"])),
     )
     assert some["NES"] == all_["NES"] and len(set(all_.values())) == 3
 
 
-@pytest.mark.parametrize("kind", list(figure.KINDS))
+@pytest.mark.parametrize("kind", draw.kinds())
 @pytest.mark.parametrize(
     "given",
     [
@@ -126,17 +126,17 @@ def test_colours_of_the_familiar_stay():
     ids=["one run", "optional columns missing", "failed runs"],
 )  # fmt: skip
 def test_thin_tables_are_drawn(kind, given, tmp_path):
-    assert figure.draw(kind, given.reset_index(drop=True), tmp_path)[0].stat().st_size > 10_000
+    assert draw.draw(kind, given.reset_index(drop=True), tmp_path)[0].stat().st_size > 10_000
 
 
 def test_unknown_kinds_and_missing_columns_are_said(tmp_path):
-    with pytest.raises(ValueError, match="lr_decrease, best_decrease, alignment"):
-        figure.draw("pie", table(), tmp_path)
+    with pytest.raises(ValueError, match="alignment, best_decrease, calibration"):
+        draw.draw("pie", table(), tmp_path)
     with pytest.raises(ValueError, match="no column descent/lr.*sa.sweep collect"):
-        figure.draw("lr_decrease", table().drop(columns="descent/lr"), tmp_path)
+        draw.draw("lr_decrease", table().drop(columns="descent/lr"), tmp_path)
     empty = table().assign(value=np.nan)
     with pytest.raises(ValueError, match="no run has a result"):
-        figure.draw("best_decrease", empty, tmp_path)
+        draw.draw("best_decrease", empty, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -151,22 +151,22 @@ def rows(n=50):
 
 
 def test_curves(tmp_path):
-    made = figure.curves(rows(), tmp_path, "a run")
+    made = draw.curves(rows(), tmp_path, "a run")
     assert [p.name for p in made] == ["curves.png", "curves.svg", "curves.csv"]
     pd.testing.assert_frame_equal(pd.read_csv(made[2])[list(rows())], rows())
     for column in ("train/accuracy", "loss", "test/loss"):
-        assert figure.curves(rows().drop(columns=column), tmp_path)[0].exists()
+        assert draw.curves(rows().drop(columns=column), tmp_path)[0].exists()
     only = rows()[["step", "loss"]]
-    assert figure.curves(only, tmp_path)[0].exists()
+    assert draw.curves(only, tmp_path)[0].exists()
 
 
 def test_a_probe_has_no_curves(tmp_path):
     with pytest.raises(ValueError, match="one row"):
-        figure.curves(rows(1), tmp_path)
+        draw.curves(rows(1), tmp_path)
 
 
 def test_variants_are_ranked_within_an_activation(tmp_path):
-    tidy = pd.read_csv(figure.draw("variants", table(dims=(8,)), tmp_path)[2])
+    tidy = pd.read_csv(draw.draw("variants", table(dims=(8,)), tmp_path)[2])
     assert set(tidy["activation"]) == {"ternary", "2-bit"}
     mine = tidy[tidy["activation"] == "ternary"]
     assert mine["label"].tolist() == ["random", "NES", "CDG", "STE clipped"]
@@ -174,5 +174,5 @@ def test_variants_are_ranked_within_an_activation(tmp_path):
 
 
 def test_prediction_tells_how_well_each_figure_orders(tmp_path):
-    tidy = pd.read_csv(figure.draw("prediction", table(dims=(8,)), tmp_path)[2])
+    tidy = pd.read_csv(draw.draw("prediction", table(dims=(8,)), tmp_path)[2])
     assert set(tidy["activation"]) == {"ternary", "2-bit"} and (tidy["tau"] == 1).all()

@@ -115,6 +115,23 @@ def test_every_experiment_composes_and_validates(sa, experiment):
         assert not Path("runs").exists() and not Path("sweeps").exists()
 
 
+@pytest.mark.parametrize(
+    "experiment", [x for x in settings.options("experiment") if settings.full(x)]
+)
+def test_every_full_size_composes_and_validates(sa, experiment):
+    code, _, err = sa("-m", f"experiment={experiment}", "size=full", "sweep.dry_run=true")
+    assert code == 0 or "cifar-10-batches-py" in err, (
+        err
+    )  # its files are on nobody's disk by chance
+
+
+def test_the_full_size_yields_to_what_is_typed(sa):
+    words = ["-m", "experiment=descent_dims", "size=full", "dim=4", "sweep.dry_run=true"]
+    code, out, err = sa(*words)
+    assert code == 0 and "20 points" in out and "dim=4" not in out, err
+    assert "seed=4" in out
+
+
 def test_repeating_a_run_computes_nothing(sa):
     first = folder(sa(*SMALL)[1])
     stamp = (first / "result.json").stat().st_mtime_ns
@@ -625,6 +642,10 @@ REFUSED = [
     (["estimator._target_=sa.record.os.system"], ["refused"]),
     (["optimizer._target_=torch.optim.Foo"], ["no such class"]),
     (["expirement=x"], ["did you mean experiment?"]),
+    (["size=full"], ["size=full, of experiment={", "descent_dims"]),
+    (["experiment=digits_ste", "size=full"], ["size=full, of experiment={"]),
+    (["experiment=descent_dims", "size=small"], ["size=quick", "size=full"]),
+    (["-m", "seed=0,1", "expectations=[{id: x}]"], ["expectations", "statistic"]),
     (["experiment=digit_ste"], ["did you mean experiment=digits_ste?"]),
     (["quantizer/weight=xnorr"], ["did you mean quantizer/weight=xnor?"]),
     (["analysis.descent.points=1"], ["analysis.descent.points=1", "greater than or equal to 3"]),

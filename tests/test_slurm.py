@@ -132,9 +132,9 @@ def _again(argv):
 
 
 def told(name):
-    from sa import sweep
+    from sa.sweep.status import _told
 
-    status = sweep._told(Path("."), name)
+    status = _told(Path("."), name)
     return "\n".join([status.head, *(" ".join(row) for row in status.table), status.hint])
 
 

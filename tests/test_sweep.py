@@ -15,8 +15,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import sa
-from sa import record, sweep
+import sa.figure
+from sa import record
+from sa.sweep import page as report
+from sa.sweep import series
+from sa.sweep import status as states
+from sa.sweep import table as tables
+from sa.sweep.command import main
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PIXEL = bytes.fromhex(
@@ -69,7 +74,7 @@ def mixed(tmp_path):
 
 def test_status_counts_and_says_why(mixed, capsys):
     root, ids = mixed
-    assert sweep.main(["status", "study", "--root", str(root)]) == 0
+    assert main(["status", "study", "--root", str(root)]) == 0
     out = capsys.readouterr().out
     first, head, *rows = out.splitlines()
     for told in ("6 points", "1 done", "1 diverged", "1 failed", "1 lost", "1 pending"):
@@ -89,10 +94,10 @@ def test_status_without_a_name_lists_the_sweeps(mixed, capsys):
     root, _ = mixed
     plan(root, "other", [config(9)])
     (root / "sweeps/other/manifest.jsonl").write_text("{")
-    assert sweep.main(["status", "--root", str(root)]) == 0
+    assert main(["status", "--root", str(root)]) == 0
     other, study = capsys.readouterr().out.splitlines()
     assert study.startswith("study  6 points") and "line 1: not a line of JSON" in other
-    assert sweep.main(["status", "--root", str(root / "empty")]) == 0
+    assert main(["status", "--root", str(root / "empty")]) == 0
     assert "no sweeps" in capsys.readouterr().out
 
 
@@ -124,7 +129,7 @@ def test_status_of_a_thousand_runs(tmp_path):
 
 def test_reading_needs_no_heavy_library():
     code = (
-        "import sys, sa.sweep; sa.sweep.main(['status', '--root', '/nowhere']); "
+        "import sys; from sa.sweep.command import main; main(['status', '--root', '/nowhere']); "
         "heavy = 'torch hydra omegaconf pandas pyarrow jinja2 rich yaml numpy matplotlib'.split(); "
         "assert not [m for m in heavy if m in sys.modules], sys.modules.keys()"
     )
@@ -137,36 +142,36 @@ def test_reading_needs_no_heavy_library():
 @pytest.mark.parametrize("command", ["status", "collect", "retry", "report"])
 def test_an_unknown_name_lists_what_there_is(mixed, command, capsys):
     root, _ = mixed
-    assert sweep.main([command, "studi", "--root", str(root)]) == 2
+    assert main([command, "studi", "--root", str(root)]) == 2
     told = capsys.readouterr().err
     assert "no sweep 'studi'" in told and "did you mean 'study'?" in told
     assert ("runs: " in told) == (command == "report")
-    assert sweep.main([command, "../study", "--root", str(root)]) == 2
+    assert main([command, "../study", "--root", str(root)]) == 2
 
 
 def test_a_command_without_its_name(mixed, capsys):
     with pytest.raises(SystemExit, match="2"):
-        sweep.main(["collect", "--root", str(mixed[0])])
+        main(["collect", "--root", str(mixed[0])])
     assert "collect needs a NAME" in capsys.readouterr().err
 
 
 def test_the_root_comes_from_the_environment(mixed, capsys, monkeypatch):
     monkeypatch.setenv("SA_ROOT", str(mixed[0]))
-    assert sweep.main(["status", "study"]) == 0
+    assert main(["status", "study"]) == 0
     assert "--root" not in capsys.readouterr().out
 
 
 def test_help_shows_each_command_in_use(capsys):
     with pytest.raises(SystemExit, match="0"):
-        sweep.main(["--help"])
+        main(["--help"])
     told = capsys.readouterr().out
     for words in ("status [NAME]", "collect NAME", "retry NAME", "report NAME", "examples:"):
         assert words in told
 
 
 def test_an_unexpected_error_is_one_line(mixed, capsys, monkeypatch):
-    monkeypatch.setattr(sweep, "gather", lambda *_: 1 / 0)
-    assert sweep.main(["collect", "study", "--root", str(mixed[0])]) == 1
+    monkeypatch.setattr(tables, "gather", lambda *_: 1 / 0)
+    assert main(["collect", "study", "--root", str(mixed[0])]) == 1
     assert capsys.readouterr().err == "sa: collect: ZeroDivisionError: division by zero\n"
 
 
@@ -182,7 +187,7 @@ def test_collect_makes_one_table_of_unlike_runs(tmp_path, capsys):
     ids = plan(tmp_path, "study", configs)
     done(tmp_path, configs[0], profile=[1, 2.5, None], flag=True, odd=[["a"], 1])
     done(tmp_path, configs[1], commit="beef", profile=[3.0], flag=None, odd="text")
-    table = sweep.collect(tmp_path, "study")
+    table = tables.collect(tmp_path, "study")
     told = capsys.readouterr().out
     path = tmp_path / "sweeps/study/results.parquet"
     assert f"table: {path} (3 rows, {len(table.columns)} columns)" in told
@@ -213,7 +218,7 @@ def test_mixed_targets_are_told(tmp_path, capsys):
     plan(tmp_path, "study", configs)
     done(tmp_path, configs[0])
     done(tmp_path, configs[1], target="smoothed loss")
-    sweep.collect(tmp_path, "study")
+    tables.collect(tmp_path, "study")
     told = capsys.readouterr().out
     assert "a comparison across targets: the estimators estimate loss, smoothed loss" in told
     assert "not every run" not in told and "commits" not in told
@@ -226,7 +231,7 @@ def test_a_run_resumed_on_another_commit_is_told(tmp_path, capsys):
         run.append({"step": 0})
         run.save(lambda path: path.write_text("x"))
     done(tmp_path, made, commit="two")
-    assert sweep.collect(tmp_path, "study")["commit"].tolist() == ["one+two"]
+    assert tables.collect(tmp_path, "study")["commit"].tolist() == ["one+two"]
     assert "2 commits of the code: one, two" in capsys.readouterr().out
 
 
@@ -241,29 +246,29 @@ def test_retry_runs_exactly_the_unfinished(mixed, capsys, monkeypatch):
         commands.append(command)
         return types.SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(sweep.subprocess, "run", run)
-    assert sweep.main(["retry", "study", "--root", str(root)]) == 0
+    monkeypatch.setattr(subprocess, "run", run)
+    assert main(["retry", "study", "--root", str(root)]) == 0
     folders = [str(root / "runs" / ids[i]) for i in (2, 3, 4)]
     assert commands == [[sys.executable, "-m", "sa.run", "--frozen", *folders]]
     told = capsys.readouterr().out
     assert "3 of 6 to run again" in told and f"{ids[3]}  lost" in told
-    monkeypatch.setattr(sweep.subprocess, "run", lambda _: types.SimpleNamespace(returncode=1))
-    assert sweep.main(["retry", "study", "--root", str(root)]) == 1
+    monkeypatch.setattr(subprocess, "run", lambda _: types.SimpleNamespace(returncode=1))
+    assert main(["retry", "study", "--root", str(root)]) == 1
 
 
 def test_nothing_to_retry(tmp_path, capsys, monkeypatch):
     plan(tmp_path, "study", [config(0)])
     done(tmp_path, config(0))
-    monkeypatch.setattr(sweep.subprocess, "run", None)
-    assert sweep.main(["retry", "study", "--root", str(tmp_path)]) == 0
+    monkeypatch.setattr(subprocess, "run", None)
+    assert main(["retry", "study", "--root", str(tmp_path)]) == 0
     assert "nothing to retry" in capsys.readouterr().out
 
 
 def test_a_point_without_its_configuration_cannot_be_retried(tmp_path, capsys, monkeypatch):
     ids = plan(tmp_path, "study", [config(0)])
     (tmp_path / "runs" / ids[0] / "config.yaml").unlink()
-    monkeypatch.setattr(sweep.subprocess, "run", None)
-    assert sweep.main(["retry", "study", "--root", str(tmp_path)]) == 0
+    monkeypatch.setattr(subprocess, "run", None)
+    assert main(["retry", "study", "--root", str(tmp_path)]) == 0
     assert "repeat the -m command" in capsys.readouterr().out
 
 
@@ -273,7 +278,7 @@ def test_a_point_without_its_configuration_cannot_be_retried(tmp_path, capsys, m
 @pytest.fixture
 def figure(monkeypatch):
     """Figures without matplotlib: `good` draws a pixel, every other kind lacks its columns."""
-    fake = types.ModuleType("sa.figure")
+    fake = types.ModuleType("sa.figure.draw")
 
     def draw(kind, table, folder):
         if kind != "good":
@@ -289,8 +294,8 @@ def figure(monkeypatch):
         return [folder / "curves.png", folder / "curves.svg"]
 
     fake.draw, fake.curves = draw, curves
-    monkeypatch.setitem(sys.modules, "sa.figure", fake)
-    monkeypatch.setattr(sa, "figure", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "sa.figure.draw", fake)
+    monkeypatch.setattr(sa.figure, "draw", fake, raising=False)
     return fake
 
 
@@ -299,7 +304,7 @@ def test_the_terminal_table_is_over_seeds():
         {"descent/best": [1.0, 3.0, 5.0], "test/accuracy": [None, None, 0.5], "status": "done"}
     )
     points = [{"overrides": [f"dim={d}", f"seed={s}"]} for d, s in ((4, 0), (4, 1), (8, 0))]
-    told = sweep._digest(points, table).splitlines()
+    told = report._digest(points, table).splitlines()
     assert told[1].split() == "mean (least ... most) runs descent/best test/accuracy".split()
     assert told[2].split() == "dim=4 2 2 (1 ... 3)".split()
     assert told[3].split() == "dim=8 1 5 0.5".split()
@@ -309,12 +314,13 @@ def test_the_page_stands_alone(mixed, figure, capsys):
     root, ids = mixed
     about = {
         "argv": ["-m", "seed=0,1", "<script>alert(1)</script>"], "figure": ["bad", "good"],
-        "description": "a & b <i>", "created": "today", "expectations": ["cosine > 0.8"],
-        "objective": "test/accuracy",
+        "description": "a & b <i>", "created": "today", "objective": "test/accuracy",
     }  # fmt: skip
+    expected = {"id": "cosine > 0.8", "statistic": "value", "predicate": "<=", "value": 0.0}
+    about["expectations"] = [expected | {"source": "a guess"}]
     _, points = record.read_manifest(root, "study")
     record.write_manifest(root, "study", points, about)
-    assert sweep.main(["report", "study", "--root", str(root)]) == 0
+    assert main(["report", "study", "--root", str(root)]) == 0
     out = capsys.readouterr().out.splitlines()
     folder = root / "sweeps/study"
     assert f"figure: {folder / 'figures/good.png'}" in out
@@ -343,7 +349,7 @@ def test_the_page_of_a_plan_without_overrides_shows_what_varies(tmp_path, figure
     points = [{"index": i, "run_id": run, "overrides": []} for i, run in enumerate(ids)]
     record.write_manifest(tmp_path, "study", points, {})
     done(tmp_path, configs[0], profile=[0.125, 7.75])
-    sweep.report(tmp_path, "study")
+    report.report(tmp_path, "study")
     page = (tmp_path / "sweeps/study/report.html").read_text()
     head = re.findall(r"<th><button>(.*?)</button>", page)
     assert head == ["seed", "dim", "value", "seconds", "status"]
@@ -387,7 +393,7 @@ def trained(tmp_path, figure):
                 run.append(row | (split if step % 100 == 0 else {}))
             best = {"test/accuracy": 0.5 + at / 10}
             run.finish({"value": 1.0, "status": "done", "target": "loss", "seconds": 1.0} | best)
-    sweep.report(tmp_path, "study")
+    report.report(tmp_path, "study")
     return tmp_path / "sweeps/study/report.html", ids
 
 
@@ -407,9 +413,9 @@ def test_the_page_holds_the_curves_thinned(trained, monkeypatch, capsys):
     assert losses == [float(f"{1 / (s + 1):.4g}") for s in steps]
     assert first["series"]["test/accuracy"] == [[*range(0, 1001, 100)], [s / 20 for s in range(11)]]
     assert second["series"]["loss"][0][-1] == 500  # what is not finite is left out
-    monkeypatch.setattr(sweep, "POINTS", (200, 90))  # nine series share them
+    monkeypatch.setattr(series, "POINTS", (200, 90))  # nine series share them
     (page.parents[2] / "runs" / ids[2] / "metrics.jsonl").write_text('{"step"\n{"step": 1}\n')
-    sweep.report(page.parents[2], "study")
+    report.report(page.parents[2], "study")
     assert f"note: curves of {ids[2]}: " in capsys.readouterr().out
     assert "line 1: not a line of JSON" in page.read_text()
     assert set(held()) == set(ids[:2])
@@ -447,12 +453,12 @@ def test_a_browser_sorts_filters_and_draws(trained):
 
 def test_a_run_is_reported_by_its_curves(mixed, figure, capsys):
     root, ids = mixed
-    assert sweep.main(["report", ids[0], "--root", str(root)]) == 0
+    assert main(["report", ids[0], "--root", str(root)]) == 0
     folder = root / "runs" / ids[0] / "figures"
     told = capsys.readouterr().out.splitlines()
     assert told == [f"figure: {folder / 'curves.png'}", f"figure: {folder / 'curves.svg'}"]
     assert figure.rows.to_dict("records") == [{"step": 0, "loss": 1.0}]
-    assert sweep.main(["report", ids[4], "--root", str(root)]) == 1
+    assert main(["report", ids[4], "--root", str(root)]) == 1
     assert "no rows to draw yet: it is pending" in capsys.readouterr().err
 
 
@@ -464,7 +470,7 @@ def test_collect_aggregates_over_seeds(tmp_path, capsys):
     plan(tmp_path, "study", configs)
     for at, one in enumerate(configs):
         done(tmp_path, one, value=float(at))
-    assert sweep.main(["collect", "study", "--root", str(tmp_path)]) == 0
+    assert main(["collect", "study", "--root", str(tmp_path)]) == 0
     table = pd.read_parquet(tmp_path / "sweeps/study/results_over_seeds.parquet")
     assert table["n"].tolist() == [4, 4]
     assert table["value/mean"].tolist() == [1.5, 5.5]
@@ -480,7 +486,7 @@ def test_watch_ends_when_nothing_is_left_to_wait_for(tmp_path, capsys):
     plan(tmp_path, "study", configs)
     for one in configs:
         done(tmp_path, one)
-    assert sweep.main(["status", "study", "--watch", "--root", str(tmp_path)]) == 0
+    assert main(["status", "study", "--watch", "--root", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "100%" in out and "2 points: 2 done" in out
 
@@ -492,7 +498,7 @@ def test_one_screen_of_a_long_sweep(mixed):
     record.write_manifest(root, "study", points + later, {})
     status = root / "runs" / ids[2] / "status.json"
     record.write_json(status, record.read_json(status) | {"error": "word " * 100})
-    screen = sweep._frame(sweep._told(root, "study"), 100, 20).plain.splitlines()
+    screen = states._frame(states._told(root, "study"), 100, 20).plain.splitlines()
     assert len(screen) <= 19 and max(map(len, screen)) <= 100
     assert re.fullmatch(r"\[###>>xxx\.+\] 4% done", screen[0])
     assert screen[1].startswith("study: 46 points: 41 pending, 1 done, 1 diverged")
@@ -504,7 +510,7 @@ def test_one_screen_of_a_long_sweep(mixed):
 def test_watch_is_for_one_sweep(mixed, capsys):
     for words in (["status", "--watch"], ["collect", "study", "--watch"]):
         with pytest.raises(SystemExit, match="2"):
-            sweep.main([*words, "--root", str(mixed[0])])
+            main([*words, "--root", str(mixed[0])])
         assert "--watch is for `status NAME`; there are: study" in capsys.readouterr().err
 
 
@@ -516,7 +522,7 @@ def test_cancel_tells_the_processes_here_to_stop(mixed, capsys, monkeypatch):
         told.append((pid, number)) if number else kill(pid, 0)
 
     monkeypatch.setattr(os, "kill", instead)
-    assert sweep.main(["cancel", "study", "--root", str(root)]) == 0
+    assert main(["cancel", "study", "--root", str(root)]) == 0
     assert "1 processes told to stop" in capsys.readouterr().out
     assert told == [(os.getpid(), signal.SIGTERM)]
 
@@ -524,10 +530,10 @@ def test_cancel_tells_the_processes_here_to_stop(mixed, capsys, monkeypatch):
 def test_logs_of_a_run_by_the_beginning_of_its_id(mixed, capsys):
     root, ids = mixed
     (root / "runs" / ids[2] / "log.txt").write_text("hello\n")
-    assert sweep.main(["logs", ids[2][:6], "--root", str(root)]) == 0
+    assert main(["logs", ids[2][:6], "--root", str(root)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("hello") and "ValueError: the last line" in out
-    assert sweep.main(["logs", "zzz", "--root", str(root)]) == 2
+    assert main(["logs", "zzz", "--root", str(root)]) == 2
     assert "there is no run 'zzz'" in capsys.readouterr().err
 
 
@@ -538,14 +544,14 @@ def test_export_to_wandb_from_one_process(tmp_path, capsys):
     ids = plan(tmp_path, "study", configs)
     for one in configs[:2]:
         done(tmp_path, one, value=0.25)
-    assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 0
+    assert main(["wandb", "study", "--root", str(tmp_path)]) == 0
     assert "2 of 3 runs exported" in capsys.readouterr().out
     for run in ids[:2]:
         (file,) = offline(tmp_path / "runs" / run)
         head, _, rows, summary = read(file)
         assert (head.run_id, head.run_group) == (run, "study")
         assert rows == record.read_rows(tmp_path / "runs" / run) and summary["value"] == 0.25
-    assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 0
+    assert main(["wandb", "study", "--root", str(tmp_path)]) == 0
     assert "0 of 3 runs exported" in capsys.readouterr().out
 
 
@@ -570,12 +576,12 @@ def test_an_export_that_breaks_says_where_and_goes_on_when_repeated(tmp_path, ca
 
     monkeypatch.setattr(tracker, "_BROKEN", [])
     monkeypatch.setattr(library, "init", full)
-    assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 1
+    assert main(["wandb", "study", "--root", str(tmp_path)]) == 1
     told = capsys.readouterr().err
     assert "No space left" in told and f"the export broke at run {ids[1]}" in told
     assert begun == ids[:2] and not (tmp_path / "runs" / ids[1] / "wandb").exists()
     monkeypatch.setattr(tracker, "_BROKEN", [])
-    assert sweep.main(["wandb", "study", "--root", str(tmp_path)]) == 0
+    assert main(["wandb", "study", "--root", str(tmp_path)]) == 0
     assert "2 of 3 runs exported" in capsys.readouterr().out
     assert all(len(offline(tmp_path / "runs" / run)) == 1 for run in ids)
 
@@ -587,7 +593,7 @@ READERS = ["status", "collect", "retry", "report", "cancel", "wandb"]
 
 
 def typed(command: str, root: Path, capsys) -> tuple[int, str, str]:
-    code = sweep.main([command, "study", "--root", str(root)])
+    code = main([command, "study", "--root", str(root)])
     return code, *capsys.readouterr()
 
 
@@ -662,7 +668,7 @@ def test_runs_of_an_older_schema_are_read_as_far_as_they_go(tmp_path, figure, ca
     assert table["value"].tolist()[:2] == [1.0, 0.5]
     assert table["estimator.sigma"].isna().tolist() == [False, True, False]
     assert typed("wandb", tmp_path, capsys)[0] == 0
-    assert sweep.main(["report", ids[1], "--root", str(tmp_path)]) == 1
+    assert main(["report", ids[1], "--root", str(tmp_path)]) == 1
     assert "has no rows to draw yet: it is done" in capsys.readouterr().err
 
 

@@ -1,0 +1,143 @@
+"""What all figures share: panels, colours, labels, legends."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+PANEL = 3.35  # inches: a column of a two-column paper
+STYLE = {
+    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.spines.top": False,
+    "axes.spines.right": False, "lines.linewidth": 1.4, "axes.linewidth": 0.7,
+    "svg.fonttype": "none", "figure.constrained_layout.use": True,
+}  # fmt: skip
+ORDER = ("ste", "cdg", "nes", "random")  # the first colours, the same in every figure
+
+
+def panels(count: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """Panels beside each other, none of them known to pyplot, so nothing global is left."""
+    figure = Figure(figsize=(max(4.2, PANEL * count), 3.1), dpi=200)
+    return figure, list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
+
+
+def need(table: pd.DataFrame, *columns: str) -> None:
+    """Raises ValueError where a column is missing, or no run has all of them."""
+    missing = [c for c in columns if c not in table]
+    if missing:
+        raise ValueError(
+            f"the table has no column {', '.join(missing)}; `python -m sa.sweep collect` makes "
+            "them where the runs were analysed (analysis=[alignment,descent])"
+        )
+    if table[list(columns)].dropna().empty:
+        raise ValueError("no run has a result to draw")
+
+
+def numbers(table: pd.DataFrame, column: str) -> pd.Series:
+    """A column as numbers; nan where a run failed, or everywhere where there is no such column."""
+    given = table[column] if column in table else pd.Series(np.nan, index=table.index)
+    return pd.to_numeric(given, errors="coerce").astype(float)
+
+
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a ``label`` a run: the estimator, and the settings that vary within it."""
+    table = _activated(table)
+    if "label" in table or "estimator._target_" not in table:
+        return table.assign(label=table.get("label", "run"), seed=table.get("seed", 0))
+    names = table["estimator._target_"].str.split(".").str[-1].str.replace("Random", "random")
+    labels = names.copy()
+    for column in sorted(str(c) for c in table if str(c).startswith("estimator.")):
+        key = column.removeprefix("estimator.")
+        shown = {"samples": "N=", "sigma": "σ=", "epsilon": "ε=", "surrogate": ""}.get(
+            key, f"{key}="
+        )
+        for _, rows in table.groupby(names):
+            values = rows[column].dropna().astype(str).unique()
+            if key == "_target_" or (len(values) < 2 and key != "surrogate"):
+                continue
+            told = table.loc[rows.index, column].map(lambda v, shown=shown: _setting(shown, v))
+            labels.loc[rows.index] += told
+    return table.assign(label=labels, seed=table.get("seed", 0))
+
+
+def _activated(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an ``activation`` a run, by the name the field gives it."""
+    column = "quantizer.activation._target_"
+    if "activation" in table or column not in table:
+        return table.assign(activation=table.get("activation", "network"))
+    names = table[column].str.split(".").str[-1].str.lower().replace("bernoulli", "sign")
+    levels = numbers(table, "quantizer.activation.levels")
+    known = {3: "ternary", 4: "2-bit", 8: "3-bit", 16: "4-bit"}
+    told = levels.map(lambda n: known.get(n, f"{n:g} levels"))
+    return table.assign(activation=names.where(levels.isna(), told))
+
+
+def activations(table: pd.DataFrame) -> list[str]:
+    """The activations of a table, coarse ones first."""
+    order = ["sign", "ternary", "2-bit", "3-bit", "4-bit"]
+    there = set(table["activation"])
+    return [a for a in order if a in there] + sorted(there - set(order))
+
+
+def _setting(shown: str, value: Any) -> str:
+    """A setting as a label tells it: nothing where it is off, its name alone where it is on."""
+    if pd.isna(value) or value in (False, "False", "none", "[]"):
+        return ""
+    if value in (True, "True"):
+        return f" {shown.rstrip('=')}"
+    if isinstance(value, str) and value.startswith("["):  # a list: how many
+        several = value.count(",") + 1
+        return f" {value.strip('[]').strip(chr(34))}" if several == 1 else f" {shown}{several}"
+    return f" {shown}{value:g}" if isinstance(value, float) else f" {shown}{value}"
+
+
+def palette(labels: pd.Series) -> dict[str, Any]:
+    """Label -> colour: colour-blind safe, the familiar estimators always in their own."""
+    tones = sns.color_palette("colorblind", 10)
+    fixed = dict(zip(ORDER, (tones[0], tones[3], tones[2], (0.45, 0.45, 0.45)), strict=True))
+    spare = [tones[i] for i in (1, 4, 5, 6, 8, 9)]
+    out: dict[str, Any] = {}
+    for label in sorted(set(labels), key=lambda x: (_rank(x), x)):
+        own = fixed.pop(label.split()[0].lower(), None)
+        out[label] = own or spare[len(out) % len(spare)]
+    return out
+
+
+def _rank(label: str) -> int:
+    first = label.split()[0].lower()
+    return ORDER.index(first) if first in ORDER else len(ORDER)
+
+
+def shade_null(axis: Axes, x: Any, height: Any) -> None:
+    """Shade what the best of a random direction reaches."""
+    axis.fill_between(
+        x,
+        0,
+        np.clip(height, 0, None),
+        color="0.87",
+        lw=0,
+        zorder=0,
+        label="null: random directions",
+    )
+
+
+def widths(axis: Axes, dims: pd.Series) -> None:
+    """A logarithmic axis of widths."""
+    there = sorted(dims.unique())
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(there, [f"{d:g}" for d in there])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel("dim (width of the network)")
+
+
+def legend(figure: Figure, axis: Axes, other: str | None, line: str = "--") -> None:
+    """One legend below all panels; other: what lines of this style are."""
+    if other:
+        axis.plot([], [], line, color="0.3", label=other)
+    handles, labels = axis.get_legend_handles_labels()
+    columns = 6 if figure.get_figwidth() > 6 else 3
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)

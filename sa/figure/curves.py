@@ -1,0 +1,48 @@
+"""The curves of one training."""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from sa.figure._paper import panels
+
+
+def curves(rows: pd.DataFrame, title: str) -> tuple[Figure, pd.DataFrame]:
+    """Loss and accuracy over steps; raises ValueError where there is one row."""
+    if len(rows) < 2:
+        raise ValueError("one row: a probe has no curves")
+    kept = [c for c in ("loss", *_splits("loss"), *_splits("accuracy")) if c in rows]
+    tidy = rows[["step", *kept]]
+    ends = [e for e in ("loss", "accuracy") if any(f"{s}/{e}" in rows for s in ("train", "test"))]
+    figure, axes = panels(max(1, len(ends)))
+    colours = dict(zip(("train", "test"), sns.color_palette("colorblind"), strict=False))
+    if "loss" in rows:
+        axes[0].plot(rows["step"], rows["loss"], color="0.85", lw=0.6, label="minibatch", zorder=0)
+    for axis, end in zip(axes, ends or ["loss"], strict=True):
+        for split, colour in colours.items():
+            if f"{split}/{end}" in rows:
+                seen = rows[["step", f"{split}/{end}"]].dropna()
+                axis.plot(seen["step"], seen.iloc[:, 1], color=colour, label=split)
+        axis.set(xlabel="step", ylabel=end)
+    drawn = np.concatenate([line.get_ydata() for line in axes[0].lines])
+    drawn = drawn[np.isfinite(drawn)]
+    if drawn.size and drawn.min() > 0 and drawn.max() > 10 * drawn.min():
+        axes[0].set_yscale("log")
+    axes[0].set_ylabel("loss (mean over rows)")
+    axes[0].legend(frameon=False)
+    if "test/accuracy" in rows and len(axes) > 1:
+        last = rows["test/accuracy"].dropna().iloc[-1]
+        axes[1].axhline(last, color=colours["test"], lw=0.6, ls=":")
+        told = f"test {100 * last:.1f} %"
+        axes[1].annotate(told, (0.98, last), xycoords=("axes fraction", "data"), ha="right",
+                         va="top", xytext=(0, -4), textcoords="offset points")  # fmt: skip
+        axes[1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
+    if title:
+        figure.suptitle(title, fontsize=8.5)
+    return figure, tidy
+
+
+def _splits(end: str) -> tuple[str, str]:
+    return f"train/{end}", f"test/{end}"

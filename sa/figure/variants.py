@@ -1,0 +1,38 @@
+"""Every estimator on every activation."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from sa import ranking
+from sa.figure._paper import activations, need
+
+
+def variants(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Every estimator by every activation: what one step says, and a short training.
+
+    Means over seeds, estimators in the order of their mean final loss; the tidy table is the
+    ranking.
+    """
+    need(table, ranking.TRUTH)
+    tidy = ranking.means(table)
+    shown = {
+        "alignment/cosine": ("cosine to CDG", "viridis", 0.0, 1.0),
+        "efficiency/at_evals/heldout": ("held-out decrease,\nequal evals", "viridis", 0.0, None),
+        ranking.TRUTH: ("loss after training\n/ loss before", "viridis_r", None, 1.0),
+    }
+    shown = {k: v for k, v in shown.items() if k in tidy}
+    order = tidy.groupby("label")[ranking.TRUTH].mean().sort_values().index
+    columns = activations(tidy)
+    height = 1.2 + 0.17 * len(order)
+    figure = Figure(figsize=(2.6 + 0.62 * len(columns) * len(shown), height), dpi=200)
+    axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    for axis, (column, (title, colours, low, high)) in zip(axes, shown.items(), strict=True):
+        grid = tidy.pivot(index="label", columns="activation", values=column)
+        sns.heatmap(
+            grid.reindex(index=order, columns=columns), ax=axis, cmap=colours, vmin=low, vmax=high,
+            annot=True, fmt=".2f", annot_kws={"size": 5.5}, cbar=False, linewidths=0.3,
+        )  # fmt: skip
+        axis.set(xlabel="", ylabel="", title=title)
+        axis.tick_params(length=0, labelsize=6)
+    return figure, tidy

@@ -1,0 +1,161 @@
+"""Commands on sweeps: ``python -m sa.sweep COMMAND NAME``."""
+
+import argparse
+import glob
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sa import launch, record
+from sa.sweep.page import report
+from sa.sweep.status import AGAIN, cancel, counted, runs_there, states_of, status, watch
+from sa.sweep.table import collect, read_config
+
+USAGE = """\
+commands:
+  status [NAME]   which points are done, running, failed, lost; without NAME, every sweep;
+                  with --watch, until nothing is left to wait for
+  collect NAME    one table of all runs, sweeps/NAME/results.parquet, and one over seeds
+  retry NAME      run again exactly the points that failed, were lost, interrupted or never began
+  cancel NAME     stop what runs of it, here and on the cluster; finished runs stay
+  logs ID         what a run printed, and how it ended
+  wandb NAME      export finished runs to W&B files from one process; `wandb sync` sends them
+  report NAME     table, figures and one self-contained page: sweeps/NAME/report.html;
+                  of a single run's id: its curves, runs/ID/figures
+
+examples:
+  python -m sa.sweep status
+  python -m sa.sweep status descent_dims
+  python -m sa.sweep report descent_dims --root /scratch/me
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0: answered; 1: a run or the report failed; 2: there is no sweep or run of that name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sa.sweep",
+        description="Follow and read sweeps.",
+        epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands: dict[str, Callable[..., object]] = {
+        "status": status, "collect": collect, "retry": retry, "report": report,
+        "cancel": cancel, "logs": logs, "wandb": wandb,
+    }  # fmt: skip
+    parser.add_argument("command", metavar="COMMAND", choices=commands, help="|".join(commands))
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a sweep, or for report a run")
+    parser.add_argument("--root", default=os.environ.get("SA_ROOT") or ".", metavar="DIR")
+    parser.add_argument("--watch", action="store_true", help="status NAME, every two seconds")
+    given = parser.parse_args(argv)
+    root = Path(given.root).expanduser()
+    if given.name is None and given.command != "status":
+        parser.error(f"{given.command} needs a NAME; {record.near(root, '')}")
+    if given.watch and (given.command != "status" or given.name is None):
+        parser.error(f"--watch is for `status NAME`; {record.near(root, '')}")
+    try:
+        if given.watch:
+            watch(root, given.name)
+            code: object = 0
+        else:
+            code = commands[given.command](root, given.name)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except record.RecordError as error:
+        print(f"sa: {error}", file=sys.stderr)
+        return 2 if isinstance(error, record.Missing) else 1
+    except BrokenPipeError:  # `status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("sa: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"sa: {given.command}: {_reason(error)}", file=sys.stderr)
+        return 1
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def retry(root: Path, name: str) -> int:
+    """Run the points without a result again, those another process has excepted.
+
+    Here, one after another; a sweep that went to SLURM is submitted there again, by its command.
+    """
+    about, points = record.read_manifest(root, name)
+    if launch.jobs(record.sweep_folder(root, name)):
+        words = [str(w) for w in about.get("argv") or []]
+        print(f"repeating: python -m sa.run {shlex.join(words)}", flush=True)
+        command = [sys.executable, "-m", "sa.run", *words]
+        return subprocess.run(command, env=os.environ | {"SA_ROOT": str(root)}).returncode
+    folders = []
+    for point, state in zip(points, states_of(root, points), strict=True):
+        folder = root / "runs" / point["run_id"]
+        if state not in AGAIN:
+            continue
+        label = f"{point['index']:>4}  {folder.name}  {state:<11}  {' '.join(point['overrides'])}"
+        if (folder / "config.yaml").exists():
+            folders.append(folder)
+            print(label)
+        else:
+            print(f"{label}  (no config.yaml: repeat the -m command of the sweep)")
+    if not folders:
+        print(f"{name}: nothing to retry")
+        return 0
+    print(f"{name}: {len(folders)} of {len(points)} to run again", flush=True)
+    command = [sys.executable, "-m", "sa.run", "--frozen", *map(str, folders)]
+    code = subprocess.run(command).returncode
+    print(f"{name}: {counted(states_of(root, points))}")
+    return 1 if code else 0
+
+
+def logs(root: Path, name: str) -> int:
+    """Print what a run wrote while it ran, and how it ended."""
+    found = sorted((root / "runs").glob(f"{glob.escape(name)}*"))
+    if len(found) != 1:
+        what = f"{len(found)} runs begin with" if found else "there is no run"
+        raise record.Missing(f"{what} '{name}' in {root / 'runs'}; runs: {runs_there(root)}")
+    text = found[0] / "log.txt"
+    if text.exists():
+        sys.stdout.write(text.read_text(errors="replace"))
+    told = record.load_status(found[0])
+    print(
+        f"{found[0]}: {record.state(found[0])}"
+        + (f"\n{told['error']}" if told.get("error") else "")
+    )
+    return 0
+
+
+def wandb(root: Path, name: str) -> None:
+    """Export every finished run that has no W&B files yet, one after another in this process."""
+    from sa import tracker
+
+    about, points = record.read_manifest(root, name)
+    began, done = time.perf_counter(), 0
+    for point in points:
+        folder = root / "runs" / point["run_id"]
+        result = record.read_result(root, folder.name)
+        if result is None or (folder / "wandb").exists():
+            continue
+        config = read_config(folder)
+        meta = record.read_json(folder / "meta.json") or {}
+        told = tracker.describe(config, meta)
+        mirror = tracker.Wandb(live=False).open(
+            folder.name, folder, config, meta, group=about.get("name") or name, **told
+        )
+        if not mirror.finish(result, sorted(folder.glob("figures/*.png"))):
+            shutil.rmtree(folder / "wandb", ignore_errors=True)  # half a copy counts as none
+            raise record.RecordError(
+                f"the export broke at run {folder.name}, see above; {done} runs before it are "
+                "exported: repeat the command to go on"
+            )
+        done += 1
+    spent = time.perf_counter() - began
+    print(f"{name}: {done} of {len(points)} runs exported in {spent:.1f} s")
+    print(f"to send them: wandb sync {root / 'runs'}/*/wandb/offline-run-*")

@@ -1,0 +1,69 @@
+"""The curves of trainings as the page holds them: thinned."""
+
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from sa import record
+
+SERIES = (
+    "loss train/loss test/loss train/accuracy test/accuracy alignment/cosine descent/best"
+).split()
+"""What the page draws over the steps of a training when its row is opened."""
+
+POINTS = 200, 150_000
+"""The most points of one series in the page, and of all of them together (some 2 MB)."""
+
+
+def thin_curves(root: Path, points: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """By run id, the series [steps, values] of each training, evenly thinned; and what is unread.
+
+    An open row of the page draws them: they are all that it holds of metrics.jsonl.
+    """
+    curves: dict[str, Any] = {}
+    unread = []
+    for point in points:
+        try:
+            rows = record.read_rows(root / "runs" / point["run_id"])
+        except record.RecordError as error:  # one run must not cost the page
+            unread.append(f"curves of {point['run_id']}: {error}")
+            print(f"note: {unread[-1]}")
+            continue
+        if len(rows) > 1:
+            found = {k: _thinned(_numbers(rows, k), POINTS[0]) for k in SERIES}
+            kept = {k: v for k, v in found.items() if len(v) > 1}
+            curves[point["run_id"]] = {"rows": len(rows), "series": kept}
+    most = POINTS[1] // max(1, sum(len(c["series"]) for c in curves.values()))
+    for run in curves.values():
+        short = {k: _thinned(v, max(2, most)) for k, v in run["series"].items()}
+        run["series"] = {k: list(zip(*v, strict=True)) for k, v in short.items()}
+    return {run: c for run, c in curves.items() if c["series"]}, unread
+
+
+def _numbers(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(step, value) wherever a row has both, to the four digits that a curve can show."""
+    pairs = [(row.get("step"), row.get(key)) for row in rows]
+    return [(x, float(f"{y:.4g}")) for x, y in pairs if is_number(x) and is_number(y)]
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is one number."""
+    return kind_of(value) == "number"
+
+
+def _thinned(values: list[Any], most: int) -> list[Any]:
+    """At most so many of them, evenly, the first and the last among them."""
+    if len(values) <= most:
+        return values
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+
+
+def kind_of(value: Any) -> str:
+    """What a column of such values is: bool, number, numbers, text or other."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int | float):
+        return "number" if abs(value) < 2**63 or isinstance(value, float) else "other"
+    if isinstance(value, list):
+        simple = all(x is None or kind_of(x) == "number" for x in value)
+        return "numbers" if simple else "other"
+    return "text" if isinstance(value, str) else "other"

@@ -1,0 +1,85 @@
+"""Expectations as data: the verdict is the interval's, and says so where nothing was seen."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sa.sweep import expectation
+
+
+def table():
+    """Two estimators at three dims, four seeds; b is twice a, and falls with dim."""
+    rows = [
+        {"seed": s, "dim": d, "cosine": k * (1 - d / 100) + 0.001 * s}
+        | {"words": [f"dim={d}", f"e={e}"]}
+        for e, k in (("a", 0.4), ("b", 0.8))
+        for d in (8, 16, 32)
+        for s in range(4)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def judged(frame=None, **given):
+    frame = table() if frame is None else frame
+    known = {"id": "x", "statistic": "cosine", "predicate": ">=", "value": 0.5, "source": "paper"}
+    (out,) = expectation.judge(
+        expectation.read([known | given]), frame.drop(columns="words"), list(frame["words"])
+    )
+    return out
+
+
+def test_the_whole_interval_decides():
+    got = judged(where="e=b dim=8")
+    seen = 0.8 * 0.92 + 0.001 * np.arange(4)
+    assert got["observed"] == pytest.approx(seen.mean())
+    reach = 3.182446 * seen.std(ddof=1) / 2  # Student's t at three degrees of freedom
+    assert got["interval"] == pytest.approx([seen.mean() - reach, seen.mean() + reach])
+    assert (got["verdict"], got["n"]) == ("pass", 4)
+    assert judged(where="e=a dim=8")["verdict"] == "fail"
+    assert judged(where="e=a dim=8", predicate="<=")["verdict"] == "pass"
+    assert judged(where="e=b dim=8", value=float(seen.mean()))["verdict"] == "inconclusive"
+    assert judged(where="e=b dim=8", predicate="between", value=[0.7, 0.8])["verdict"] == "pass"
+    assert judged(where="e=b dim=8", predicate="between", value=[0.1, 0.2])["verdict"] == "fail"
+
+
+def test_of_one_run_its_value_decides():
+    got = judged(where="e=b dim=8.0 seed=0")
+    assert got["verdict"] == "pass" and got["interval"] == [got["observed"]] * 2
+
+
+def test_two_selections_are_compared_seed_by_seed():
+    frame = table()
+    ratio = judged(frame, where="e=b", against="e=a", predicate="between", value=[1.9, 2.1])
+    assert ratio["verdict"] == "pass" and ratio["n"] == 4
+    gap = judged(where="e=b", against="e=a", how="difference", predicate="<=", value=0.4)
+    assert gap["observed"] == pytest.approx(0.4 * (1 - 56 / 300)) and gap["verdict"] == "pass"
+
+
+def test_an_order_is_kendalls_tau_a_seed():
+    got = judged(where="e=b", tau="dim", predicate="<=", value=-0.9)
+    assert got["observed"] == -1 and got["n"] == 4 and got["verdict"] == "pass"
+
+
+@pytest.mark.parametrize("given", [{"statistic": "speed"}, {"where": "e=c"}, {"where": "f=1"}])
+def test_what_was_not_seen_is_inconclusive(given):
+    got = judged(**given)
+    assert got["verdict"] == "inconclusive" and got["observed"] is None and got["why"]
+    assert got["why"] in expectation.line(got)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"value": [1, 2]}, "one"), ({"predicate": "between"}, "two values"),
+        ({"predicate": "~"}, "between"), ({"when": 1}, "when"),
+        ({"against": "a=1", "tau": "dim"}, "either"),
+    ],
+)  # fmt: skip
+def test_a_wrong_expectation_is_refused(given, told):
+    with pytest.raises(ValueError, match=told):
+        judged(**given)
+
+
+def test_a_line_tells_all():
+    told = expectation.line(judged(where="e=b dim=8"))
+    assert told.startswith("pass: x: 0.7375 [") and told.endswith("of 4; expected >= 0.5 (paper)")
