@@ -523,7 +523,7 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
 
 
 def _cuts(network: nn.Module, frozen: Params) -> list[Cut]:
-    """The network cut at each kernel, where nothing else moves; ValueError with what prevents it."""
+    """The network cut at each kernel, where nothing else moves; ValueError where it cannot be."""
     who, other = _coupling(network, "running")
     if who:
         raise ValueError(f"{who} couples its rows; set {other}")

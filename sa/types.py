@@ -144,8 +144,8 @@ class Cut:
     before: (params, inputs) -> what goes into the convolution, and what sums behind it take from
     before it. links: the convolution and, where nothing but a norm and a step stand between it and
     another one, that one. kernels: the weights the links multiply by, by name. moves: of quantized
-    weights, how they move with single ones; None: w itself moves. after: what follows the links, in turn; a
-    number adds what ``before`` kept there.
+    weights, how they move with single ones; None: w itself moves. after: what follows the links, in
+    turn; a number adds what ``before`` kept there.
     """
 
     links: tuple[Link, ...]
@@ -153,6 +153,7 @@ class Cut:
     kernels: Callable[[Params], Params]
     moves: Moves | None
     after: tuple[Apply | Block | int, ...]
+
 
 def _no_criterion(outputs: Tensor, targets: Tensor) -> Tensor:
     raise TypeError("a plain function has no criterion")
@@ -163,10 +164,10 @@ class Structure:
     """The network as a chain of affine maps and steps, or ``obstacle``: why it is none.
 
     cuts: of a network that is no chain, and where only kernels move, one for each of them.
-    frozen: the network's parameters that do not move. statistics: its running statistics. criterion:
-    (outputs, targets) -> row losses; quadratic: whether it is the squared error averaged over
-    outputs. stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None where
-    nobody knows. gradients: whether what is back-propagated is quantized. quantized: what is
+    frozen: the network's parameters that do not move. statistics: its running statistics.
+    criterion: (outputs, targets) -> row losses; quadratic: whether it is the squared error averaged
+    over outputs. stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None
+    where nobody knows. gradients: whether what is back-propagated is quantized. quantized: what is
     quantized, ``layer.slot``, and how.
     """
 
@@ -196,7 +197,7 @@ class Structure:
 class Differences:
     """Central differences along every coordinate: a gradient for each eps, and their price.
 
-    path: ``fast`` (exact flips) or ``brute`` (two forwards a coordinate). paths: which way each
+    path: ``fast`` (`sa.flips`) or ``brute`` (two forwards a coordinate). paths: which way each
     layer took, by its weight's name.
     """
 

@@ -17,8 +17,9 @@ class CDG:
     Component i is exactly the derivative of the loss smoothed over a box of half-width eps along
     coordinate i; no sampling variance. path: ``auto`` takes the exact fast path where the network
     is a chain of affine maps, convolutions and steps, or where only kernels of convolutions move
-    (`sa.flips`), and two forwards a coordinate elsewhere; ``fast`` and ``brute`` insist. Differences of networks are taken in
-    float64 whatever their dtype; give a plain function a float64 point.
+    (`sa.flips`), and two forwards a coordinate elsewhere; ``fast`` and ``brute`` insist.
+    Differences of networks are taken in float64 whatever their dtype; give a plain function a
+    float64 point.
 
     >>> from sa.objective import from_function
     >>> f = from_function(lambda p: (p["w"] ** 2).sum())

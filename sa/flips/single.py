@@ -66,13 +66,11 @@ Way = tuple[Tensor | None, Tensor | None, Tensor]
 
 
 def _moves(cut: Cut, weight: Tensor, epsilon: float) -> tuple[Way, Way]:
-    """(shared, a, b) of +eps and -eps, (out, taps) each; no shared where the weight itself moves."""
+    """(shared, a, b) of +eps and -eps, (out, taps) each; None where the weight itself moves."""
     if cut.moves is None:
         b = torch.full_like(weight, epsilon).flatten(1)
         return (None, None, b), (None, None, -b)
-    plus, minus = (
-        tuple(v.flatten(1) for v in cut.moves(weight, e)) for e in (epsilon, -epsilon)
-    )
+    plus, minus = (tuple(v.flatten(1) for v in cut.moves(weight, e)) for e in (epsilon, -epsilon))
     return plus, minus  # type: ignore[return-value]
 
 

@@ -108,7 +108,9 @@ def _stepped(after: list[_Named | int]) -> tuple[Norm | None, Step, tuple[str, C
     if len(layers) == len(after[:3]) == 3 and isinstance(layers[0][1], nn.BatchNorm2d):
         norm = Norm(layers[0][0], layers[0][1].eps)
     match layers[1 if norm else 0 :]:
-        case [(_, Activation() as act), (name, Conv() as conv), *_] if hasattr(act.quantize, "step"):
+        case [(_, Activation() as act), (name, Conv() as conv), *_] if hasattr(
+            act.quantize, "step"
+        ):
             return norm, act.quantize.step, (name, conv), 3 if norm else 2
     return None
 
