@@ -705,7 +705,9 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
                 ends = [f"{result[f'{split}/accuracy/{x}']:.2%}" for x in ("low", "high")]
                 told += f" on average, {' to '.join(ends)} of nine in ten"
             out.append((split, told))
-    path = f" ({result['path']} path)" if "path" in result else ""
+    ways = [f"{k.removeprefix('path/')} {v}" for k, v in result.items() if k.startswith("path/")]
+    told = ": ".join(x for x in (f"{result.get('path')} path", ", ".join(ways)) if x)
+    path = f" ({told})" if "path" in result else ""
     out.append(("evals", f"{result['evals']:g} forward-equivalents{path}"))
     out.append(("seconds", f"{result['seconds']:.2f}"))
     return out

@@ -129,10 +129,13 @@ Apply = Callable[[Params, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Block:
-    """y = body(states(x)) + shortcut(x); ``levels``: all that states(x) can be, ascending."""
+    """y = body(enter(x)) + shortcut(x), where a step comes first in the body.
 
-    states: Apply
-    levels: tuple[float, ...]
+    So the body's output depends only on which ``thresholds`` enter(x) is at or above.
+    """
+
+    enter: Apply
+    thresholds: tuple[float, ...]
     body: Apply
     shortcut: Apply
 

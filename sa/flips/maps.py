@@ -139,7 +139,8 @@ def _alike(
         for sign, state in zip((1, -1), states, strict=True):
             i, k = (state != now).any(1).nonzero(as_tuple=True)
             state = state[i, :, k]
-            first, same = distinct(state, i)
+            above = torch.cat([state > level for level in range(len(levels) - 1)], 1)
+            first, same = distinct(above, i)
             j = i[first]
             change = levels[state[first].long()] - acts[j]
             losses = view.maps(index, rows[j], units[j], at[j], change)[same]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sa.flips import chain, maps
 from sa.flips.distinct import distinct
-from sa.types import Batch, Block, Cut, Params, blocks
+from sa.types import Apply, Batch, Block, Cut, Params, blocks
 
 PIECE = 1 << 19
 """Numbers of one layer's maps that the rest of the network takes together, of ``suffixes``."""
@@ -39,8 +39,13 @@ def differences(
     x, kept = cut.before(params, batch.inputs)
     view = chain.run(
         cut.links, params | cut.kernels(params), Batch(x, batch.targets), criterion, False, room,
-        _rest(cut, params, kept),
+        _rest(cut.after, params, kept),
     )  # fmt: skip
+    if not cut.links[0].step:  # sums come first: add them to the maps, not to each moved one
+        after = list(cut.after)
+        while isinstance(after[0], int):
+            view.layers[0].pre = view.layers[0].pre + kept[after.pop(0)]
+        view.tail = _rest(after, params, kept)
     weight = params[cut.links[0].weight]
     steps = [_moves(cut, weight, epsilon) for epsilon in epsilons]
     act = _patterns if cut.links[0].step else _suffixes
@@ -135,11 +140,11 @@ def _suffixes(
             into[unit] += plus - minus
 
 
-def _rest(cut: Cut, params: Params, kept: list[Tensor]) -> chain.Tail:
+def _rest(after: Sequence[Apply | Block | int], params: Params, kept: list[Tensor]) -> chain.Tail:
     """What follows the links, from what leaves them and the rows that it belongs to."""
 
     def tail(z: Tensor, rows: Tensor) -> Tensor:
-        for piece in cut.after:
+        for piece in after:
             if isinstance(piece, int):
                 z = z + kept[piece][rows]
             elif isinstance(piece, Block):
@@ -153,9 +158,7 @@ def _rest(cut: Cut, params: Params, kept: list[Tensor]) -> chain.Tail:
 
 def _through(block: Block, params: Params, z: Tensor, rows: Tensor) -> Tensor:
     """A block's output; its body runs once for every distinct pattern of a row's states."""
-    states = block.states(params, z)
-    middles = [(low + high) / 2 for low, high in zip(block.levels, block.levels[1:], strict=False)]
-    codes = sum((states >= v).to(torch.uint8) for v in middles)
-    assert isinstance(codes, Tensor)
-    first, same = distinct(codes.flatten(1), rows)
-    return block.body(params, states[first])[same] + block.shortcut(params, z)
+    x = block.enter(params, z)
+    above = torch.cat([(x >= t).flatten(1) for t in block.thresholds], 1)
+    first, same = distinct(above, rows)
+    return block.body(params, x[first])[same].add_(block.shortcut(params, z))

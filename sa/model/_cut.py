@@ -122,8 +122,8 @@ def _piece(name: str, module: nn.Module) -> Apply | Block:
         for i, (_, m) in enumerate(body[:2]):
             if isinstance(m, Activation) and hasattr(m.quantize, "step"):
                 shortcut = _apply(f"{name}.shortcut", module.shortcut)
-                levels = m.quantize.step.levels
-                return Block(_row(body[: i + 1]), levels, _row(body[i + 1 :]), shortcut)
+                thresholds = m.quantize.step.thresholds
+                return Block(_row(body[:i]), thresholds, _row(body[i:]), shortcut)
     return _apply(name, module)
 
 
