@@ -415,7 +415,11 @@ def _compute(
     except MissingData as error:
         raise settings.NoData(f"dataset: {error}") from error
     parent = _load(start, _CHECKPOINT) if start else None
-    progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
+    try:
+        progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
+    except ValueError as error:
+        again = "take the model it was trained with, or delete its folder to train it again"
+        raise ValueError(f"init: {start}: {error}; {again}") from error
     seconds = 0.0
     if kept.checkpoint is not None:
         saved = _load(kept.checkpoint, _CHECKPOINT)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sa.flips import chain, maps
 from sa.flips.distinct import distinct
-from sa.types import Apply, Batch, Block, Cut, Params, blocks
+from sa.types import Batch, Block, Cut, Params, blocks
 
 PIECE = 1 << 19
 """Numbers of one layer's maps that the rest of the network takes together, of ``suffixes``."""
@@ -39,13 +39,8 @@ def differences(
     x, kept = cut.before(params, batch.inputs)
     view = chain.run(
         cut.links, params | cut.kernels(params), Batch(x, batch.targets), criterion, False, room,
-        _rest(cut.after, params, kept),
+        _rest(cut, params, kept),
     )  # fmt: skip
-    if not cut.links[0].step:  # sums come first: add them to the maps, not to each moved one
-        after = list(cut.after)
-        while isinstance(after[0], int):
-            view.layers[0].pre = view.layers[0].pre + kept[after.pop(0)]
-        view.tail = _rest(after, params, kept)
     weight = params[cut.links[0].weight]
     steps = [_moves(cut, weight, epsilon) for epsilon in epsilons]
     act = _patterns if cut.links[0].step else _suffixes
@@ -140,11 +135,11 @@ def _suffixes(
             into[unit] += plus - minus
 
 
-def _rest(after: Sequence[Apply | Block | int], params: Params, kept: list[Tensor]) -> chain.Tail:
+def _rest(cut: Cut, params: Params, kept: list[Tensor]) -> chain.Tail:
     """What follows the links, from what leaves them and the rows that it belongs to."""
 
     def tail(z: Tensor, rows: Tensor) -> Tensor:
-        for piece in after:
+        for piece in cut.after:
             if isinstance(piece, int):
                 z = z + kept[piece][rows]
             elif isinstance(piece, Block):
