@@ -355,6 +355,12 @@ def test_zipped_listed_and_excluded_points(sa):
     ]
     _, out, _ = sa(*words, "sweep.points=['estimator=cdg','estimator=nes dim=5']", "seed=0,1")
     assert "4 points" in out and out.count("estimator=nes dim=5") == 2
+    listed = "sweep.points=['estimator=cdg estimator.epsilon=0.3','estimator=cdg','estimator=nes']"
+    code, out, err = sa(*words, listed, "seed=0,1", "analysis=[]", "sweep.dry_run=false")
+    assert code == 0, err
+    kept = [yaml.safe_load(p.read_text()) for p in Path("runs").glob("*/config.yaml")]
+    eps = sorted(c["estimator"].get("epsilon", 0) for c in kept)
+    assert eps == [0, 0, 0.1, 0.1, 0.3, 0.3]  # what one point sets, another does not have
     _, out, _ = sa(*words, "seed=0,1", "dim=4,5", "sweep.exclude=['dim=5 seed=1']")
     assert "3 points" in out and "seed=1 dim=5" not in out
 

@@ -77,6 +77,10 @@ class Plan(Sweeper):
                         simple[key] = self._is_plain(override)
             plains.append([w for w in words if simple[parsed[w].get_key_element()]])
             groups.append(tuple(w for w in words if not simple[parsed[w].get_key_element()]))
+        named = {tuple(w.partition("=")[0] for w in plain) for plain in plains}
+        if len(named) > 1:  # listed points that set different names: nothing to set in place
+            each = [self._load(g, plain) for g, plain in zip(groups, plains, strict=True)]
+            return [OmegaConf.to_container(c, resolve=True) for c in each]  # type: ignore[misc]
         bases = self._bases(dict(zip(groups, plains, strict=True)))
         out = []
         for choice, plain in zip(groups, plains, strict=True):
