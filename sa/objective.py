@@ -317,7 +317,7 @@ class Objective:
         number, kept = self.partial.take()
         grads: Params = {k: g.to(params[k]) for k, g in kept.get("grads", {}).items()}
         at_name, first, begun = kept.get("at", ("", 0, None))
-        why = f" ({self.structure.obstacle})" if self.structure.obstacle else ""
+        why = f" ({self.structure.slow})" if self.structure.slow else ""
         told = _Progress(f"brute-force differences, eps {epsilon:g}{why}", size(params))
         done = sum(g.numel() for g in grads.values()) + first
         for name, p in params.items():

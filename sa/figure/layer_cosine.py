@@ -34,6 +34,6 @@ def layer_cosine(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             axis.plot(got.index, here["dead"].mean(), ":", color=colour)
         axis.axhline(0, color="0.4", lw=0.6)
         axis.set(xscale="log", title=f"{kind} weights", xlabel="eps", ylim=(-0.1, 1.05))
-    axes[0].set_ylabel("cosine to the straight-through; dead share")
+    axes[0].set_ylabel("cosine to the straight-through")
     legend(figure, axes[0], "share of differences that are 0", ":")
     return figure, tidy
