@@ -38,6 +38,8 @@ def main() -> None:
     try:
         if argv[:1] == ["--frozen"]:
             frozen([Path(a) for a in argv[1:]])
+        elif argv[:1] == ["--rank"]:
+            rank(Path(argv[1]), *map(int, argv[2:]))
         else:
             for word in argv:
                 if re.fullmatch(r"[\w./]+=\{\}", word):
@@ -300,6 +302,28 @@ def frozen(folders: list[Path]) -> None:
         raise RunFailed(f"{len(failed)} of {len(folders)} runs failed: {', '.join(failed)}")
 
 
+def rank(folder: Path, number: int, world: int, port: int) -> None:
+    """One of the processes that share a run's steps (`sa.ranks`); rank 0 started it and ends it."""
+    for told in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # they are rank 0's to answer
+        signal.signal(told, signal.SIG_IGN)
+    from dataclasses import replace
+
+    import torch
+    import yaml
+
+    from sa import ranks
+
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    made = settings.build(config)
+    torch.set_num_threads(config["threads"])
+    device = f"cuda:{number}" if config["device"] == "cuda" else config["device"]
+    problem = replace(made.task, device=device).prepare(config["seed"])
+    try:
+        ranks.serve(problem, made.estimator, config["steps"], ranks.Ring(number, world, port))
+    except RuntimeError as error:  # rank 0 is gone, or says why itself
+        raise RunFailed(f"rank {number}: {error}") from error
+
+
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """What the process prints, libraries and all, also goes nowhere but to this file's end."""
@@ -377,7 +401,8 @@ def execute(
     with record.Record.open(root, config, _meta(config)) as kept:
         try:
             made = components or settings.build(config)
-            return _compute(config, made, kept, start, tell)
+            with _ranks(config, kept.folder) as ring:
+                return _compute(config, made, kept, start, tell, ring)
         except KeyboardInterrupt as error:
             kept.fail(str(error) or "interrupted from the keyboard", state="interrupted")
             raise
@@ -393,16 +418,28 @@ def execute(
             raise RunFailed(f"run {key}: {type(error).__name__}: {error}") from error
 
 
+def _ranks(config: Config, folder: Path) -> contextlib.AbstractContextManager:
+    """The other processes of a run, while it computes; None where it is one."""
+    world = config.get("processes") or 1
+    if world == 1:
+        return contextlib.nullcontext()
+    from sa import ranks
+
+    command = [sys.executable, "-m", "sa.run", "--rank", str(folder.resolve())]
+    return ranks.lead(world, command, config["device"])
+
+
 def _compute(
     config: Config,
     made: settings.Components,
     kept: record.Record,
     start: Path | None,
     tell: bool,
+    ring: Any,
 ) -> dict[str, Any]:
     import torch
 
-    from sa import replicas, train
+    from sa import ranks, replicas, train
     from sa.types import MissingData, size
 
     torch.set_num_threads(config["threads"])
@@ -428,6 +465,9 @@ def _compute(
         kept.rewind(progress.step - 1)
         if tell:
             print(f"going on from step {progress.step} of {config['steps']}", flush=True)
+    if ring is not None:
+        problem = ranks.Shared(**vars(problem), ring=ring)
+        problem.begin()
     problem.partial = partial = _Partial(kept, config["checkpoint_seconds"], progress.step)
     latest: dict[str, Any] = {}
     for row in kept.rows():

@@ -3,8 +3,10 @@
 import copy
 import fnmatch
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass as plain
 from dataclasses import field, fields, is_dataclass, replace
 from functools import lru_cache
@@ -41,6 +43,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PART = 4096
 """The most rows that are evaluated together outside of a step."""
 
+SPLITS = ("train", "test")
+
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -63,6 +67,8 @@ class Task:
     itself) or ``running`` (evaluation statistics); neither updates the running ones.
     memory: bytes one evaluation may use for intermediate results; a larger batch is summed over
     parts, to the same loss and gradient. progress: whether long work says how far it is.
+    autocast: products of the loss that is back-propagated are taken in bfloat16, its weights and
+    evaluations stay in dtype. compile: that loss goes through torch.compile.
     """
 
     model: Model
@@ -75,6 +81,8 @@ class Task:
     device: str = "cpu"
     memory: Annotated[int, Gt(0)] = 128 << 20
     progress: bool = False
+    autocast: Literal["bfloat16"] | None = None
+    compile: bool = False
 
     def check(self, here: bool = True) -> None:
         """Refuse what does not fit, before any work: raises Mismatch naming both sides.
@@ -125,6 +133,10 @@ class Task:
         self._enough(network, width)
         if here and self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
+        if self.autocast and self.dtype == "float64":
+            raise Mismatch("autocast", f"{self.autocast} products of float64; set dtype=float32")
+        if here and self.compile and self.device == "cpu" and not _compiler():
+            raise Mismatch("compile", "there is no C++ compiler here; compile=false")
         if hasattr(data, "check"):
             data.check()
 
@@ -147,6 +159,10 @@ class Task:
             return self.criterion
         demanded: str | None = getattr(self.model, "criterion", None)
         return demanded or ("ce" if self.dataset.classes else "mse")
+
+    def coupling(self) -> tuple[str, str]:
+        """Who makes a row's loss depend on the other rows, '' if nobody, and what does not."""
+        return _coupling(_sample(self.model)[0], self.batchnorm)  # type: ignore[arg-type]
 
     def latent(self) -> list[str]:
         """The weights that a quantizer stands before, by name."""
@@ -171,6 +187,8 @@ class Task:
         data: what the dataset loads, where it has been loaded.
         """
         self.check()
+        if self.compile:
+            torch.compiler.reset()  # it compiles a function for so many networks, then no more
         dtype = DTYPES[self.dtype]
         data = data or self.dataset.load(stream(seed, "data"))
         network = self.model.build(stream(seed, "init")).eval()
@@ -249,15 +267,28 @@ class Problem:
         return Batch(train.inputs[index], train.targets[index])
 
     def objective(self, batch: Batch) -> Objective:
-        """The loss on a batch; its held-out twin is the loss on the test split."""
+        """The loss on a batch; its held-out twin is the loss on the test split.
+
+        Of all rows, where training and evaluation are the same forward, it keeps what the network
+        puts out when a gradient is computed.
+        """
         mine = self._objective(batch)
         mine.heldout = self._objective(self.data.test)
         return mine
 
     def _objective(self, batch: Batch) -> Objective:
+        task = self.task
+        call = _compiled() if task.compile else functional_call
+        kind = task.device.partition(":")[0]
+        products = torch.autocast(kind, torch.bfloat16) if task.autocast else nullcontext()
+
+        def outputs(params: Params, part: Batch) -> Tensor:
+            with products:
+                out = self._forward(params, part.inputs, "train", call)
+            return out.to(part.inputs.dtype)
+
         def rows(params: Params, part: Batch) -> Tensor:
-            outputs = self._forward(params, part.inputs, "train")
-            return self._losses(outputs, part.targets)
+            return self._losses(outputs(params, part), part.targets)
 
         return Objective(
             rows,
@@ -268,11 +299,20 @@ class Problem:
             progress=self.task.progress,
             partial=self.partial,
             states=self._states,
+            outputs=outputs if batch is self.data.train and self._steady else None,
             coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
             double=None
             if self.task.dtype == "float64"
             else lambda: self._double()._objective(batch.to(torch.float64)),
         )
+
+    @property
+    def _steady(self) -> bool:
+        """Whether outputs are the same in training and in evaluation."""
+        norms = self.norms and self.task.batchnorm == "batch"
+        differ = any(hasattr(m, "observing") for m in self.network.modules())
+        random = self.structure.stochastic
+        return not (norms or differ or random or self.replicas or self.task.autocast)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return CRITERIA[self.kind](outputs, targets)
@@ -284,18 +324,27 @@ class Problem:
         structure = replace(self.structure, frozen=frozen, statistics=dict(network.named_buffers()))
         return replace(
             self,
-            task=replace(self.task, dtype="float64"),
+            task=replace(self.task, dtype="float64", autocast=None, compile=False),
             network=network,
             frozen=frozen,
             structure=structure,
             norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
         )
 
-    def _forward(self, params: Params, inputs: Tensor, use: str) -> Tensor:
-        """Outputs, for ``train`` (a loss that is studied), ``eval`` or ``track`` (updates)."""
+    def _forward(
+        self,
+        params: Params,
+        inputs: Tensor,
+        use: str,
+        call: Callable[..., Tensor] = functional_call,
+    ) -> Tensor:
+        """Outputs, for ``train`` (a loss that is studied), ``eval`` or ``track`` (updates).
+
+        call: torch's ``functional_call``, or what it was compiled to.
+        """
         norms = {"train": self.task.batchnorm, "eval": "running"}.get(use, use)
         with _statistics(self.norms, norms), _settings(self.network, use == "train"):
-            return functional_call(self.network, self.frozen | params, (inputs,))
+            return call(self.network, self.frozen | params, (inputs,))
 
     def _states(self, params: Params, batch: Batch) -> list[Tensor]:
         """What every activation quantizer puts out, in the order of the forward."""
@@ -318,26 +367,30 @@ class Problem:
         return _latent(self.network)
 
     @torch.no_grad()
-    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
-        """Loss, and accuracy for classes, of both splits in evaluation mode.
+    def evaluate(
+        self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
+    ) -> Numbers:
+        """Loss, and accuracy for classes, of splits in evaluation mode.
 
         buffers: running statistics instead of the network's own.
         """
         out: Numbers = {}
         point = params | (buffers or {})
         most = max(1, min(PART, self.task.memory // (8 * self.width)))
-        for split, batch in zip(("train", "test"), self.data, strict=True):
-            loss = hits = 0.0
-            for start, stop in blocks(batch.rows, most):
-                part = batch.part(start, stop)
-                outputs = self._forward(point, part.inputs, "eval")
-                loss += float(CRITERIA[self.kind](outputs, part.targets).double().sum())
-                if self.task.dataset.classes:
-                    truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
-                    hits += float((outputs.argmax(1) == truth).sum())
-            out[f"{split}/loss"] = loss / batch.rows
-            if self.task.dataset.classes:
-                out[f"{split}/accuracy"] = hits / batch.rows
+        for split in splits:
+            batch = self.data[SPLITS.index(split)]
+            parts = (batch.part(*p) for p in blocks(batch.rows, most))
+            scores = [self.scores(self._forward(point, p.inputs, "eval"), p) for p in parts]
+            for name in scores[0]:
+                out[f"{split}/{name}"] = sum(s[name] for s in scores) / batch.rows
+        return out
+
+    def scores(self, outputs: Tensor, part: Batch) -> dict[str, float]:
+        """Loss and, for classes, hits (``accuracy``) of rows, summed."""
+        out = {"loss": float(self._losses(outputs, part.targets).double().sum())}
+        if self.task.dataset.classes:
+            truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
+            out["accuracy"] = float((outputs.argmax(1) == truth).sum())
         return out
 
     @torch.no_grad()
@@ -423,6 +476,18 @@ class Problem:
         return found[0] if found else "the gradient"
 
 
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[..., Tensor]:
+    """``functional_call``, compiled for each network and shape when it comes."""
+    return torch.compile(functional_call)
+
+
+def _compiler() -> str | None:
+    """The C++ compiler that torch.compile would call on a CPU."""
+    names = (os.environ.get("CXX"), "g++", "clang++")
+    return next((path for x in names if x and (path := shutil.which(x))), None)
+
+
 def _latent(network: nn.Module) -> list[str]:
     layers = [(k, m) for k, m in network.named_modules() if hasattr(m, "weight")]
     found = [(k, getattr(m, "quantize", None)) for k, m in layers]
@@ -497,6 +562,7 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
         ),
         quantized=quantized(network),
         gradients=any(getattr(m, "gradient", None) is not None for m in modules),
+        criterion=CRITERIA[kind],
     )
     norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
     if norms and batchnorm == "batch":
@@ -506,7 +572,6 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
         base,
         frozen=frozen,
         statistics=dict(network.named_buffers()),
-        criterion=CRITERIA[kind],
         quadratic=kind == "mse",
     )
     try:

@@ -142,8 +142,9 @@ def loop(
 
     A row holds step, loss, grad_norm, evals, the estimator's info and, of a training, lr; analyses
     run where analyse_every divides the step and at the last one, evaluation of both splits likewise
-    (None: at the last step only; a probe, steps = 0, is not evaluated). The row of the last step is
-    at the final point, takes no step after it, and says why it is the last (``stopped``).
+    (None: at the last step only; a probe, steps = 0, is not evaluated). Where a step's gradient is
+    of all training rows, as they are evaluated, every row has their scores. The row of the last
+    step is at the final point, takes no step after it, and says why it is the last (``stopped``).
     Randomness is keyed by (seed, use, step), so going on from a yielded progress gives the same
     rows, and an analysis changes no other number.
 
@@ -186,9 +187,14 @@ def loop(
         if recipe.average and steps:
             mean = recipe.average.look(mean, params, problem.buffers, step, steps)
             before.average = mean
-        last, scores = step == steps, {}
-        if steps and (last or (evaluate_every and step % evaluate_every == 0)):
-            scores = _evaluate(problem, params, mean, recipe)
+        last, seen = step == steps, objective.seen(params)
+        scores: Numbers = {}
+        if steps and seen is not None and not recipe.recalibrate:
+            sums = problem.scores(seen, batch)
+            scores = {f"train/{k}": v / batch.rows for k, v in sums.items()}
+        due = last or recipe.reached(scores) or (evaluate_every and step % evaluate_every == 0)
+        if steps and due:
+            scores = _evaluate(problem, params, mean, recipe, scores)
             reached = recipe.reached(scores)
             last = last or reached is not None
             if last:
@@ -244,8 +250,13 @@ def _stepper(
     )
 
 
-def _evaluate(problem: Problem, params: Params, mean: State, recipe: Recipe) -> Numbers:
-    """Both splits at the point, and at the mean of the points where there is one."""
+def _evaluate(
+    problem: Problem, params: Params, mean: State, recipe: Recipe, known: Numbers | None = None
+) -> Numbers:
+    """Both splits at the point, and at the mean of the points where there is one.
+
+    known: what is known of the training rows at the point already.
+    """
     points: dict[str, tuple[Params, Params]] = {"": (params, {})}
     if recipe.average and mean:
         points[f"{recipe.average.name}/"] = mean["params"], mean["buffers"]
@@ -253,5 +264,8 @@ def _evaluate(problem: Problem, params: Params, mean: State, recipe: Recipe) -> 
     for prefix, (point, buffers) in points.items():
         if recipe.recalibrate:
             buffers = problem.recalibrate(point)
+        elif known and not prefix:
+            out |= known | problem.evaluate(point, buffers, ["test"])
+            continue
         out |= {prefix + k: v for k, v in problem.evaluate(point, buffers).items()}
     return out

@@ -34,7 +34,8 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "config": {"record", "task", "train", "types"},
     "data": {"dataset"},
     "replicas": {"types", "objective", "task"},
-    "run": set("config launch record replicas run sweep tracker train types".split()),
+    "ranks": {"types", "objective", "task"},
+    "run": set("config launch ranks record replicas run sweep tracker train types".split()),
 }
 HYDRA = {"config", "run"}  # the only modules that know it
 NO_TORCH = set("data record tracker dashboard launch sweep figure ranking".split())
