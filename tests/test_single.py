@@ -10,6 +10,7 @@ from sa.flips.distinct import distinct
 from sa.model.cnn import CNN
 from sa.model.xnor_resnet18 import XnorResnet18
 from sa.quantizer.dorefa import Dorefa
+from sa.quantizer.levels import Levels
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.quantizer.xnor import Xnor
@@ -87,11 +88,7 @@ def test_t8_a_chain_whose_weights_are_quantized():
 
 
 def test_t8_a_step_of_three_levels():
-    from sa.quantizer.levels import Levels
-
-    three = Levels(levels=3)
-    p = problem(net(Slots(Identity(), three)), 3)
-    checked(p, 4)
+    checked(problem(net(Slots(Identity(), Levels(3))), 3), 4)
 
 
 def test_maps_with_more_patterns_than_a_table_holds():

@@ -77,6 +77,7 @@ def _moves(cut: Cut, weight: Tensor, epsilon: float) -> tuple[Way, Way]:
 def _patterns(
     view: chain.Chain, steps: list[tuple[Way, Way]], sums: list[Tensor], start: int, stop: int
 ) -> None:
+    """The differences of rows start to stop, where the states of one map are all that moves."""
     layer = view.layers[0]
     seen = maps.patches(layer, start, stop)  # (rows, taps, P)
     by_place = seen.transpose(1, 2).contiguous()
@@ -110,6 +111,7 @@ def _patterns(
 def _suffixes(
     view: chain.Chain, steps: list[tuple[Way, Way]], sums: list[Tensor], start: int, stop: int
 ) -> None:
+    """The same where a map's numbers go on as they are: the rest runs for every moved one."""
     layer, tail = view.layers[0], view.tail
     assert tail is not None
     seen, base, z = maps.patches(layer, start, stop), view.losses, layer.pre
