@@ -22,6 +22,7 @@ from sa.types import (
     Differences,
     Estimator,
     Forget,
+    Layer,
     Params,
     Partial,
     Profile,
@@ -74,8 +75,9 @@ class Objective:
     ``torch.func.vmap`` may run over points. coupled: row losses depend on the other rows (batch
     statistics), so rows are never split. double: makes the float64 twin, if there is one.
     partial: keeps what long work has done so far. states: the quantized activations (rows, ...) of
-    a batch at a point, layer by layer, if there are any. outputs: of the network, given where they
-    are kept when a gradient is computed (`seen`); rows are then their losses.
+    a batch at a point, layer by layer, if there are any. trace: what each layer does with one.
+    outputs: of the network, given where they are kept when a gradient is computed (`seen`); rows
+    are then their losses.
     """
 
     rows: RowLoss
@@ -91,6 +93,7 @@ class Objective:
     partial: Partial = field(default_factory=Forget)
     states: Callable[[Params, Batch], list[Tensor]] | None = None
     outputs: Callable[[Params, Batch], Tensor] | None = None
+    trace: Callable[[Params, Batch], list[Layer]] | None = None
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
     _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)
 
@@ -193,11 +196,11 @@ class Objective:
         self._seen = (params, _versions(params), kept) if kept else None
         return total, grads
 
-    def seen(self, params: Params) -> Tensor | None:
-        """The outputs (rows, ...) that the last gradient saw, if it was at params; else None."""
+    def seen(self, params: Params) -> list[Tensor] | None:
+        """The outputs that the last gradient saw, by parts of the rows, if it was at params."""
         if self._seen is None or self._seen[0] is not params:
             return None
-        return torch.cat(self._seen[2]) if self._seen[1] == _versions(params) else None
+        return self._seen[2] if self._seen[1] == _versions(params) else None
 
     def directional(self, params: Params, stack: Params) -> Tensor:
         """Derivatives (K,) float64 along K directions, forward mode, surrogate in force as above.
@@ -375,6 +378,11 @@ class Objective:
             for a, b in zip(self.states(params, part), self.states(other, part), strict=True):
                 flipped, total = flipped + int((a != b).sum()), total + a.numel()
         return flipped / total if total else None
+
+    @torch.no_grad()
+    def layers(self, params: Params, rows: int) -> list[Layer]:
+        """What each layer did with the batch's first rows; nothing of a plain function."""
+        return self.trace(params, self.batch.part(0, rows)) if self.trace else []
 
     def reference(self, estimator: Estimator, params: Params) -> Params:
         """The gradient a deterministic estimator gives at params, computed once per point."""

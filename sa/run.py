@@ -751,10 +751,15 @@ def _told(result: dict[str, Any], who: str) -> list[tuple[str, str]]:
             hits = result.get(f"{split}/accuracy")
             told = f"loss {_number(result[f'{split}/loss'])}"
             told += f", accuracy {hits:.2%}" if hits is not None else ""
+            wrong = result.get(f"{split}/fitted")
+            told += f", {wrong:.2%} of the wrong labels fitted" if wrong is not None else ""
             if f"{split}/accuracy/low" in result:  # of replicas
                 ends = [f"{result[f'{split}/accuracy/{x}']:.2%}" for x in ("low", "high")]
                 told += f" on average, {' to '.join(ends)} of nine in ten"
             out.append((split, told))
+    if "keep" in result:
+        each = [f"{k.removeprefix('keep/')} {v:.1%}" for k, v in result.items() if k[:5] == "keep/"]
+        out.append(("channels kept", f"{result['keep']:.1%} on average: {', '.join(each)}"))
     ways = [f"{k.removeprefix('path/')} {v}" for k, v in result.items() if k.startswith("path/")]
     told = ": ".join(x for x in (f"{result.get('path')} path", ", ".join(ways)) if x)
     path = f" ({told})" if "path" in result else ""
@@ -788,6 +793,33 @@ def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
         )
         over = "; ONE STEP IS ABOVE THE BUDGET" if result["training/over"] else ""
         out.append(("training", words + over))
+    if "cost/macs" in got:
+        words = "{:.4g} parameters of {:.3g} bits, {:.4g} MACs, {:.4g} bit operations a row".format(
+            result["cost/parameters"],
+            result["cost/bits"] / max(1.0, result["cost/parameters"]),
+            result["cost/macs"],
+            result["cost/bops"],
+        )
+        out.append(("cost", words))
+    if "quant_error/worst" in result:
+        worst = result["quant_error/worst"]
+        words = "{}: {} dB, {:.0%} of the squared error by clipping".format(
+            worst, got["quant_error/least"], result[f"quant_error/{worst}/clipping"]
+        )
+        out.append(("worst SQNR", words))
+    if "sensitivity_bits/ilp/loss" in got:
+        taus = ", ".join(
+            f"{k} {got[f'sensitivity_bits/kendall/{k}']}"
+            for k in ("gradient", "curvature", "taylor", "error")
+            if f"sensitivity_bits/kendall/{k}" in got
+        )
+        out.append(("sensitivity", f"Kendall tau to the measured rise: {taus}"))
+        for how in ("even", "greedy", "ilp", "anneal"):
+            if f"sensitivity_bits/{how}/loss" in got:
+                bits = "-".join(f"{b:g}" for b in result[f"sensitivity_bits/{how}/bits"])
+                mean = got[f"sensitivity_bits/{how}/spent"]
+                words = f"loss {got[f'sensitivity_bits/{how}/loss']} at {mean} bits: {bits}"
+                out.append((f"  {how}", words))
     if "smoothing/sigma" in got:
         best = f"eps {got['smoothing/epsilon']}, sigma {got['smoothing/sigma']}"
         out.append(("descend best", best))

@@ -5,11 +5,11 @@ import fnmatch
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass as plain
 from dataclasses import field, fields, is_dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
 import torch
@@ -27,6 +27,7 @@ from sa.types import (
     Cut,
     Dataset,
     Forget,
+    Layer,
     Model,
     Numbers,
     Params,
@@ -288,7 +289,7 @@ class Problem:
             return out.to(part.inputs.dtype)
 
         def rows(params: Params, part: Batch) -> Tensor:
-            return self._losses(outputs(params, part), part.targets)
+            return self._losses(outputs(params, part), part.targets) + self._owed(params)
 
         return Objective(
             rows,
@@ -300,6 +301,7 @@ class Problem:
             partial=self.partial,
             states=self._states,
             outputs=outputs if batch is self.data.train and self._steady else None,
+            trace=self._trace,
             coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
             double=None
             if self.task.dtype == "float64"
@@ -311,11 +313,32 @@ class Problem:
         """Whether outputs are the same in training and in evaluation."""
         norms = self.norms and self.task.batchnorm == "batch"
         differ = any(hasattr(m, "observing") for m in self.network.modules())
-        random = self.structure.stochastic
-        return not (norms or differ or random or self.replicas or self.task.autocast)
+        other = self.structure.stochastic or self.gates or self.replicas or self.task.autocast
+        return not (norms or differ or other)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return CRITERIA[self.kind](outputs, targets)
+
+    @cached_property
+    def gates(self) -> dict[str, Any]:
+        """Gates on channels, by the name of their parameter."""
+        return {
+            f"{name}.quantize.alpha": m.quantize.spec
+            for name, m in self.network.named_modules()
+            if hasattr(getattr(getattr(m, "quantize", None), "spec", None), "keep")
+        }
+
+    def _keeps(self, params: Params) -> dict[str, Tensor]:
+        """The share of channels that each layer's gates keep, by its parameter."""
+        every = self.frozen | params
+        return {name: spec.keep(every[name]) for name, spec in self.gates.items()}
+
+    def _owed(self, params: Params) -> Tensor | float:
+        """What is owed beside the loss: channels that are kept beyond a budget."""
+        if not self.gates:
+            return 0.0
+        spec = next(iter(self.gates.values()))
+        return spec.owed(torch.cat(list(self._keeps(params).values())))
 
     def _double(self) -> "Problem":
         """The same problem in float64, for differences of nearly equal losses."""
@@ -361,10 +384,55 @@ class Problem:
                 h.remove()
         return found
 
+    def _trace(self, params: Params, batch: Batch) -> list[Layer]:
+        """What every layer with parameters or a quantizer does, in the order of the forward."""
+        found: list[Layer] = []
+
+        def look(name: str):
+            def hook(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
+                q, w = getattr(module, "quantize", None), getattr(module, "weight", None)
+                weight = w if isinstance(w, Tensor) and w.dim() > 1 else None
+                count = sum(p.numel() for p in module.parameters(hasattr(module, "slot")))
+                q = None if getattr(q, "identity", False) else q
+                used = q(weight) if q and weight is not None else weight
+                found.append(Layer(name, args[0], out, q, weight, used, count))
+
+            return hook
+
+        named = dict(self.network.named_modules())
+        hooks = [
+            m.register_forward_hook(look(k))
+            for k, m in named.items()
+            if hasattr(m, "slot") or any(True for _ in m.parameters(recurse=False))
+            if not (
+                k and hasattr(named[k.rpartition(".")[0]], "slot")
+            )  # a quantizer is its layer's
+        ]
+        try:
+            self._forward(params, batch.inputs, "train")
+        finally:
+            for h in hooks:
+                h.remove()
+        return found
+
     @property
     def latent(self) -> list[str]:
         """The weights that a quantizer stands before, by name."""
         return _latent(self.network)
+
+    @cached_property
+    def spoilt(self) -> Tensor | None:
+        """Which training rows have a label that is not their own (rows,); None where none can."""
+        data: Any = self.task.dataset
+        kind = (
+            "random" if getattr(data, "random_labels", False) else getattr(data, "corruption", "")
+        )
+        if kind not in ("random", "partial", "shuffled"):
+            return None
+        clean = replace(data, corruption="none", random_labels=False)
+        own = clean.load(stream(self.seed, "data")).train.targets.to(self.data.train.targets.device)
+        given = self.data.train.targets
+        return own != (given.argmax(1) if self.kind == "mse" else given)
 
     @torch.no_grad()
     def evaluate(
@@ -372,25 +440,43 @@ class Problem:
     ) -> Numbers:
         """Loss, and accuracy for classes, of splits in evaluation mode.
 
+        Where labels are corrupted also ``train/fitted``, the share of the wrong ones that the
+        network gives; of gates ``keep``, the share of channels they keep, mean and by layer.
         buffers: running statistics instead of the network's own.
         """
         out: Numbers = {}
         point = params | (buffers or {})
         most = max(1, min(PART, self.task.memory // (8 * self.width)))
         for split in splits:
-            batch = self.data[SPLITS.index(split)]
-            parts = (batch.part(*p) for p in blocks(batch.rows, most))
-            scores = [self.scores(self._forward(point, p.inputs, "eval"), p) for p in parts]
-            for name in scores[0]:
-                out[f"{split}/{name}"] = sum(s[name] for s in scores) / batch.rows
+            inputs = self.data[SPLITS.index(split)].inputs
+            parts = (inputs[a:b] for a, b in blocks(len(inputs), most))
+            out |= self.scores(split, (self._forward(point, x, "eval") for x in parts))
+        kept = {k.removesuffix(".quantize.alpha"): float(v) for k, v in self._keeps(params).items()}
+        if kept:
+            out |= {f"keep/{k}": v for k, v in kept.items()}
+            out["keep"] = sum(kept.values()) / len(kept)
         return out
 
-    def scores(self, outputs: Tensor, part: Batch) -> dict[str, float]:
-        """Loss and, for classes, hits (``accuracy``) of rows, summed."""
-        out = {"loss": float(self._losses(outputs, part.targets).double().sum())}
+    def scores(self, split: str, outputs: Iterable[Tensor]) -> Numbers:
+        """Loss, for classes accuracy, and ``fitted``, from a split's outputs, part by part."""
+        batch, start = self.data[SPLITS.index(split)], 0
+        spoilt = self.spoilt if split == "train" else None
+        loss = hits = fitted = 0.0
+        for part in outputs:
+            rows = batch.part(start, start + len(part))
+            loss += float(self._losses(part, rows.targets).double().sum())
+            if self.task.dataset.classes:
+                truth = rows.targets.argmax(1) if self.kind == "mse" else rows.targets
+                right = part.argmax(1) == truth
+                hits += float(right.sum())
+                if spoilt is not None:
+                    fitted += float(right[spoilt[start : start + len(part)]].sum())
+            start += len(part)
+        out: Numbers = {f"{split}/loss": loss / batch.rows}
         if self.task.dataset.classes:
-            truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
-            out["accuracy"] = float((outputs.argmax(1) == truth).sum())
+            out[f"{split}/accuracy"] = hits / batch.rows
+        if spoilt is not None and spoilt.any():
+            out[f"{split}/fitted"] = fitted / float(spoilt.sum())
         return out
 
     @torch.no_grad()
@@ -535,7 +621,7 @@ def _coupling(network: nn.Module, batchnorm: str) -> tuple[str, str]:
             q = getattr(m, slot, None)
             if getattr(q, "coupled", False):
                 q = getattr(q, "spec", q)
-                rows = "granularity=sample" if hasattr(q, "normaliser") else "train=fixed"
+                rows = "train=fixed" if hasattr(q, "train") else "granularity=sample"
                 return type(q).__name__, rows if slot == "quantize" else f"quantizer/{slot}=none"
     return "", ""
 

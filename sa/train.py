@@ -190,8 +190,7 @@ def loop(
         last, seen = step == steps, objective.seen(params)
         scores: Numbers = {}
         if steps and seen is not None and not recipe.recalibrate:
-            sums = problem.scores(seen, batch)
-            scores = {f"train/{k}": v / batch.rows for k, v in sums.items()}
+            scores = problem.scores("train", seen)
         due = last or recipe.reached(scores) or (evaluate_every and step % evaluate_every == 0)
         if steps and due:
             scores = _evaluate(problem, params, mean, recipe, scores)

@@ -39,6 +39,21 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "smoothing/gaussian/heldout": [0.1, 0.2, 0.3],
                         "smoothing/cosine": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
                         "moving": "[1]", "estimator.epsilon": 0.1 if name == "CDG" else np.nan,
+                        "quant_error/worst": "fc2.weight", "quant_error/fc2.weight/sqnr": 9.0 + at,
+                        "quant_error/fc2.weight/clipping": 0.25, "quant_error/fc2.weight/bits": 2,
+                        "quant_error/fc2.weight/levels": 3.0 + at,
+                        "quant_error/fc2.weight/needed": [5.0, 6.0 + seed, 8.0],
+                        "sensitivity_bits/layers": "fc1.weight,head.weight",
+                        "sensitivity_bits/bits": [2.0, 4.0], "sensitivity_bits/budget": 3.0,
+                        "sensitivity_bits/base": 0.1, "sensitivity_bits/kendall/error": 0.5,
+                        "sensitivity_bits/fc1.weight/loss": [0.3, 0.2 + seed / 100],
+                        "sensitivity_bits/head.weight/loss": [0.4, 0.1],
+                        "sensitivity_bits/fc1.weight/error": [2.0, 0.2],
+                        "sensitivity_bits/head.weight/error": [1.0, 0.1],
+                        "sensitivity_bits/even/loss": 0.5, "sensitivity_bits/even/heldout": 0.6,
+                        "sensitivity_bits/ilp/loss": 0.4, "sensitivity_bits/ilp/heldout": 0.5,
+                        "keep": 0.1 * (at + 1), "test/accuracy": 0.9 + at / 100,
+                        "quantizer.activation.budget": 0.2 + dim / 40,
                         "target": "box" if name == "CDG" else "gaussian",
                     }
                 )  # fmt: skip
@@ -114,6 +129,24 @@ def test_calibration_holds_both_kinds_relative_to_the_loss(tmp_path):
     last = tidy[(tidy["kind"] == "gaussian") & (tidy["scale"] == 1.0)]
     np.testing.assert_allclose(sorted(last["best"]), [0.2, 0.7])
     assert (tidy["kind"] == "box").sum() == 4
+
+
+def test_sensitivity_holds_every_layer_and_width(tmp_path):
+    given = table(dims=(8,), names=("STE",))
+    tidy = pd.read_csv(draw.draw("sensitivity_bits", given, tmp_path)[2])
+    assert len(tidy) == 2 * 2 * len(given)
+    mine = tidy[(tidy["layer"] == "fc1.weight") & (tidy["seed"] == 1)]
+    np.testing.assert_allclose(mine["rise"], [0.2, 0.11])
+    np.testing.assert_allclose(mine["error"], [2.0, 0.2])
+
+
+def test_quantization_errors_name_their_quantizer(tmp_path):
+    given = table(dims=(8,), seeds=(0,), names=("STE",))
+    given["quantizer.weight._target_"] = "sa.quantizer.uniform.Uniform"
+    given["quantizer.weight.bits"] = 4
+    tidy = pd.read_csv(draw.draw("quant_error", given, tmp_path)[2])
+    assert tidy["quantizer"].tolist() == ["W uniform 4, A levels"]
+    assert tidy["sqnr"].tolist() == [9.0] and tidy["tensor"].tolist() == ["fc2.weight"]
 
 
 def test_labels_tell_what_varies_within_an_estimator():

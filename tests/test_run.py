@@ -83,6 +83,19 @@ def test_a_probe_has_the_promised_keys_and_summary(sa):
     assert all(not isinstance(v, dict) for v in got.values())
 
 
+def test_what_bits_cost_is_told(sa):
+    digits = ["dataset=digits", "model=mlp", "model.hidden=[8,6]", "tracker=none"]
+    code, out, err = sa(*digits, "quantizer=w2a2", "analysis=[cost,quant_error]")
+    assert code == 0, err
+    got = result(out)
+    assert got["cost/bops"] == 64 * 8 * 32 * 32 + 8 * 6 * 2 * 2 + 6 * 10 * 32 * 2
+    assert got["quant_error/fc2.weight/levels"] == 4 and "worst SQNR" in out
+    code, out, err = sa(*digits, "quantizer=fwba", "analysis=sensitivity_bits")
+    assert code == 0, err
+    got = result(out)
+    assert got["sensitivity_bits/ilp/spent"] <= 4 and "  ilp" in out and "Kendall tau" in out
+
+
 def test_cdg_agrees_with_itself(sa):
     got = result(sa(*SMALL, "estimator=cdg")[1])
     assert got["alignment/cosine"] == pytest.approx(1.0, abs=1e-12)
@@ -356,12 +369,10 @@ def test_zipped_listed_and_excluded_points(sa):
     ]
     _, out, _ = sa(*words, "sweep.points=['estimator=cdg','estimator=nes dim=5']", "seed=0,1")
     assert "4 points" in out and out.count("estimator=nes dim=5") == 2
-    listed = "sweep.points=['estimator=cdg estimator.epsilon=0.3','estimator=cdg','estimator=nes']"
-    code, out, err = sa(*words, listed, "seed=0,1", "analysis=[]", "sweep.dry_run=false")
-    assert code == 0, err
-    kept = [yaml.safe_load(p.read_text()) for p in Path("runs").glob("*/config.yaml")]
-    eps = sorted(c["estimator"].get("epsilon", 0) for c in kept)
-    assert eps == [0, 0, 0.1, 0.1, 0.3, 0.3]  # what one point sets, another does not have
+    mine = ["estimator=cdg", "estimator=cdg estimator.epsilon=0.2", "estimator=cdg dim=5"]
+    _, out, _ = sa(*words, f"sweep.points={mine}")  # one's settings do not stay for another
+    alone = [sa(*SMALL, "sweep.dry_run=true", *w.split())[1].split("run id ")[1][:10] for w in mine]
+    assert [x.split()[1] for x in out.splitlines()[1:]] == alone and len(set(alone)) == 3
     _, out, _ = sa(*words, "seed=0,1", "dim=4,5", "sweep.exclude=['dim=5 seed=1']")
     assert "3 points" in out and "seed=1 dim=5" not in out
 
@@ -757,6 +768,15 @@ REFUSED = [
     ),
     (["quantizer_lr=0"], ["quantizer_lr=0", "greater than 0"]),
     (["recalibrate=maybe"], ["recalibrate=maybe", "true or false"]),
+    (["quantizer=fp", "analysis=quant_error"], ["analysis.quant_error", "quantizer=fixed8"]),
+    (
+        ["quantizer=bwba", "analysis=sensitivity_bits"],
+        ["analysis.sensitivity_bits", "fc2.weight", "quantizer/weight=none"],
+    ),
+    (
+        ["analysis=sensitivity_bits", "analysis.sensitivity_bits.budget=1"],
+        ["no layer has fewer than 2 bits"],
+    ),
     (["init=ste_500", "init_average=true"], ["init_average", "init.average"]),
 ]
 

@@ -24,7 +24,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "quantizer": {"types", "surrogate"},
     "model": {"types", "surrogate"},
     "estimator": {"types", "surrogate"},
-    "analysis": {"types"},
+    "analysis": {"types", "ranking"},
     "task": {"types", "flips", "objective"},
     "schedule": {"types"},
     "average": {"types"},

@@ -490,7 +490,7 @@ def test_outputs_are_known_only_where_the_gradient_was():
     objective = p.objective(p.batch(0))
     assert objective.seen(p.params) is None
     objective.value_and_grad(p.params)
-    assert objective.seen(p.params).shape == (p.data.train.rows, 10)
+    assert sum(map(len, objective.seen(p.params))) == p.data.train.rows
     assert objective.seen(dict(p.params)) is None
     next(iter(p.params.values())).mul_(2)
     assert objective.seen(p.params) is None
