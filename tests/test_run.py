@@ -139,6 +139,34 @@ def test_every_full_size_composes_and_validates(sa, experiment):
     )  # its files are on nobody's disk by chance
 
 
+LEAST = {  # studies of low-bit training and of cosines, as small as they can be; one of a pair
+    "cosine_precision": "dim=3 dataset.n=64 seed=0",
+    "stochastic_rounding_pretrained": "dim=3 dataset.n=300 seed=0 init.steps=3 init.batch_size=64",
+    "digits_bits": "epochs=1 batch_size=700 quantizer.weight.bits=1,32 seed=0",
+    "digits_xnor": "epochs=1 batch_size=479 model.init_channels=1 seed=0",
+    "fixed_point": "epochs=1 batch_size=700 quantizer.weight.range=max seed=0",
+    "lr_batch_bits": "epochs=1 batch_size=700 stored.bits=6 optimizer.lr=0.01 seed=0",
+    "ema_underflow": "dim=8 steps=4 stored.bits=8 seed=0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", list(LEAST))
+def test_a_study_ends_with_its_figures_and_verdicts(sa, experiment):
+    words = LEAST[experiment].split()
+    if "stochastic" in experiment:
+        words += ["analysis.descent.points=5", "analysis.descent.nulls=1", "batch_size=256"]
+        words += ["quantizer.activation.normaliser=max"]
+    code, out, err = sa("-m", f"experiment={experiment}", *words, "tracker=none")
+    assert code == 0 and "note: figure" not in out, (out, err)
+    study = folder(out, "sweep")
+    node = yaml.safe_load((ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text())
+    for kind in node["figure"]:
+        assert list(study.glob(f"figures/**/{kind}.png")), kind
+    judged = json.loads((study / "expectations.json").read_text())
+    assert [j["id"] for j in judged] == [e["id"] for e in node["expectations"]]
+    assert any(j["observed"] is not None for j in judged)
+
+
 def test_the_full_size_yields_to_what_is_typed(sa):
     words = ["-m", "experiment=descent_dims", "size=full", "dim=4", "sweep.dry_run=true"]
     code, out, err = sa(*words)
@@ -686,6 +714,13 @@ REFUSED = [
     (["size=full"], ["size=full, of experiment={", "descent_dims"]),
     (["experiment=digits_ste", "size=full"], ["size=full, of experiment={"]),
     (["experiment=descent_dims", "size=small"], ["size=quick", "size=full"]),
+    (["stored=fixed_point"], ["stored=fixed_point", "+quantizer/weight@stored=fixed_point"]),
+    (["+quantizer/weight@stored=pact"], ["quantizer/weight=pact", "there is no such"]),
+    (["+quantizer/weight@stored=lsq"], ["stored: LSQ keeps something", "train=auto"]),
+    (
+        ["+quantizer/weight@stored=fixed_point", "replicas=2", "steps=2", "analysis=[]"],
+        ["replicas: stored looks at one network; set stored=null"],
+    ),
     (["-m", "seed=0,1", "expectations=[{id: x}]"], ["expectations", "statistic"]),
     (["experiment=digit_ste"], ["did you mean experiment=digits_ste?"]),
     (["quantizer/weight=xnorr"], ["did you mean quantizer/weight=xnor?"]),

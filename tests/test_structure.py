@@ -28,7 +28,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "task": {"types", "flips", "objective"},
     "schedule": {"types"},
     "average": {"types"},
-    "train": {"types", "task", "schedule", "average"},
+    "train": {"types", "surrogate", "task", "schedule", "average"},
     "launch": {"record"},
     "sweep": {"record", "figure", "launch", "ranking", "sweep", "tracker"},
     "config": {"record", "task", "train", "types"},
