@@ -455,7 +455,11 @@ def _compute(
     parent = _load(start, _CHECKPOINT) if start else None
     reached = [train.start(problem, _load(end, _CHECKPOINT)) for end in ends]
     problem.ends = [(p.params, p.buffers) for p in reached]
-    progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
+    try:
+        progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
+    except ValueError as error:
+        again = "take the model it was trained with, or delete its folder to train it again"
+        raise ValueError(f"init: {start}: {error}; {again}") from error
     seconds = 0.0
     if kept.checkpoint is not None:
         saved = _load(kept.checkpoint, _CHECKPOINT)
@@ -712,7 +716,7 @@ def summarise(config: Config, made: settings.Components, result: dict[str, Any])
         ("estimator", f"{name}  {'  '.join(own)}"),
         ("estimates", f"target: {result['target']}, {result['parameters']} parameters"),
         ("quantized", result.get("quantized", "not told")),
-        *_told(result),
+        *_told(result, _reference(config)),
     ]
     for label, words in rows:
         print(f"{label:<14} {words}")
@@ -726,7 +730,14 @@ def _quantized(layers: dict[str, str]) -> str:
     return "; ".join(f"{', '.join(names)}: {how}" for how, names in kinds.items()) or "nothing"
 
 
-def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _reference(config: Config) -> str:
+    """The class of the first reference that gradients are aligned with."""
+    node = (config.get("analysis") or {}).get("alignment") or {}
+    first: dict[str, Any] = next(iter(node.get("references", {}).values()), {})
+    return str(first.get("_target_", "CDG")).rpartition(".")[2]
+
+
+def _told(result: dict[str, Any], who: str) -> list[tuple[str, str]]:
     out = []
     if result["status"] == "diverged":
         out.append(("DIVERGED", f"at step {result['step']}; first bad: {result['diverged']}"))
@@ -739,13 +750,12 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
             law = law if result["cosine_expected"] else "; chance gives 0 +- "
             law += "" if result["cosine_expected"] else f"{result['parameters'] ** -0.5:.3f}"
         limit = result.get("alignment/ceiling")
-        top = f"; two batches' CDG agree to {limit:.3f}" if limit is not None else ""
-        out.append(("cosine to CDG", f"{_number(result['alignment/cosine'])}{law}{top}"))
-        mine = result["target"]
-        right = (
-            "1 is right" if mine == "box" else f"another target: CDG's is box, this one's {mine}"
-        )
-        out.append(("scale", f"{_number(result['alignment/scale'])} of CDG's ({right})"))
+        top = f"; two batches' {who} agree to {limit:.3f}" if limit is not None else ""
+        out.append((f"cosine to {who}", f"{_number(result['alignment/cosine'])}{law}{top}"))
+        mine, other = result["target"], "box" if who == "CDG" else "its own"
+        right = "1 is right" if mine == other else f"another target: {who}'s is {other}, this one's"
+        right += "" if mine == other else f" {mine}"
+        out.append(("scale", f"{_number(result['alignment/scale'])} of {who}'s ({right})"))
     out += _replicated(result)
     if "descent/best" in result:
         share = f" ({result['descent/best'] / value:.1%} of the loss)" if value else ""
@@ -765,11 +775,18 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
             hits = result.get(f"{split}/accuracy")
             told = f"loss {_number(result[f'{split}/loss'])}"
             told += f", accuracy {hits:.2%}" if hits is not None else ""
+            wrong = result.get(f"{split}/fitted")
+            told += f", {wrong:.2%} of the wrong labels fitted" if wrong is not None else ""
             if f"{split}/accuracy/low" in result:  # of replicas
                 ends = [f"{result[f'{split}/accuracy/{x}']:.2%}" for x in ("low", "high")]
                 told += f" on average, {' to '.join(ends)} of nine in ten"
             out.append((split, told))
-    path = f" ({result['path']} path)" if "path" in result else ""
+    if "keep" in result:
+        each = [f"{k.removeprefix('keep/')} {v:.1%}" for k, v in result.items() if k[:5] == "keep/"]
+        out.append(("channels kept", f"{result['keep']:.1%} on average: {', '.join(each)}"))
+    ways = [f"{k.removeprefix('path/')} {v}" for k, v in result.items() if k.startswith("path/")]
+    told = ": ".join(x for x in (f"{result.get('path')} path", ", ".join(ways)) if x)
+    path = f" ({told})" if "path" in result else ""
     out.append(("evals", f"{result['evals']:g} forward-equivalents{path}"))
     out.append(("seconds", f"{result['seconds']:.2f}"))
     return out
@@ -807,6 +824,33 @@ def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
     if "function_curve/rmse" in got:
         dead = "; COLLAPSED to a constant" if result["function_curve/collapsed"] else ""
         out.append(("function", f"root mean square error {got['function_curve/rmse']}{dead}"))
+    if "cost/macs" in got:
+        words = "{:.4g} parameters of {:.3g} bits, {:.4g} MACs, {:.4g} bit operations a row".format(
+            result["cost/parameters"],
+            result["cost/bits"] / max(1.0, result["cost/parameters"]),
+            result["cost/macs"],
+            result["cost/bops"],
+        )
+        out.append(("cost", words))
+    if "quant_error/worst" in result:
+        worst = result["quant_error/worst"]
+        words = "{}: {} dB, {:.0%} of the squared error by clipping".format(
+            worst, got["quant_error/least"], result[f"quant_error/{worst}/clipping"]
+        )
+        out.append(("worst SQNR", words))
+    if "sensitivity_bits/ilp/loss" in got:
+        taus = ", ".join(
+            f"{k} {got[f'sensitivity_bits/kendall/{k}']}"
+            for k in ("gradient", "curvature", "taylor", "error")
+            if f"sensitivity_bits/kendall/{k}" in got
+        )
+        out.append(("sensitivity", f"Kendall tau to the measured rise: {taus}"))
+        for how in ("even", "greedy", "ilp", "anneal"):
+            if f"sensitivity_bits/{how}/loss" in got:
+                bits = "-".join(f"{b:g}" for b in result[f"sensitivity_bits/{how}/bits"])
+                mean = got[f"sensitivity_bits/{how}/spent"]
+                words = f"loss {got[f'sensitivity_bits/{how}/loss']} at {mean} bits: {bits}"
+                out.append((f"  {how}", words))
     if "smoothing/sigma" in got:
         best = f"eps {got['smoothing/epsilon']}, sigma {got['smoothing/sigma']}"
         out.append(("descend best", best))

@@ -5,11 +5,11 @@ import fnmatch
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass as plain
 from dataclasses import field, fields, is_dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
 import torch
@@ -24,8 +24,10 @@ from sa.objective import CRITERIA, Objective
 from sa.types import (
     STRICT,
     Batch,
+    Cut,
     Dataset,
     Forget,
+    Layer,
     Model,
     Numbers,
     Params,
@@ -43,9 +45,6 @@ PART = 4096
 """The most rows that are evaluated together outside of a step."""
 
 SPLITS = ("train", "test")
-
-LABELS = ("random", "partial", "shuffled")
-"""The corruptions of a data set that change labels."""
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -193,7 +192,6 @@ class Task:
             torch.compiler.reset()  # it compiles a function for so many networks, then no more
         dtype = DTYPES[self.dtype]
         data = data or self.dataset.load(stream(seed, "data"))
-        spoilt = self._spoilt(data, seed)
         network = self.model.build(stream(seed, "init")).eval()
         kind = self._kind
         unlabelled = kind != "value" and data.train.targets.shape[1:] == (0,)
@@ -222,19 +220,9 @@ class Task:
             norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
             width=_width(network, data.train.inputs[:1]),
             seed=seed,
-            spoilt=None if spoilt is None else spoilt.to(self.device),
         )
         problem.observe()
         return problem
-
-    def _spoilt(self, data: Splits, seed: int) -> Tensor | None:
-        """Which training rows have another label than they would have without a corruption."""
-        clean: Any = {"corruption": "none", "random_labels": False}
-        kinds = {k: getattr(self.dataset, k, v) for k, v in clean.items()}
-        if not kinds["random_labels"] and kinds["corruption"] not in LABELS:
-            return None
-        right = replace(self.dataset, **clean).load(stream(seed, "data"))  # type: ignore[type-var]
-        return (right.train.targets != data.train.targets).nonzero()[:, 0]
 
 
 @plain
@@ -242,8 +230,7 @@ class Problem:
     """A task made concrete: the network, its data, and the point where the study starts.
 
     replicas: of how many networks every tensor is a stack (`sa.replicas`); None of one. ends:
-    (params, buffers) where other trainings of this network ended, for analyses of both. spoilt: the
-    numbers of the training rows whose labels a corruption changed.
+    (params, buffers) where other trainings of this network ended, for analyses of both.
     """
 
     task: Task
@@ -259,7 +246,6 @@ class Problem:
     partial: Partial = field(default_factory=Forget)
     replicas: int | None = None
     ends: Sequence[tuple[Params, Params]] = ()
-    spoilt: Tensor | None = None
 
     @property
     def buffers(self) -> Params:
@@ -305,7 +291,7 @@ class Problem:
             return out.to(part.inputs.dtype)
 
         def rows(params: Params, part: Batch) -> Tensor:
-            return self._losses(outputs(params, part), part.targets)
+            return self._losses(outputs(params, part), part.targets) + self._owed(params)
 
         return Objective(
             rows,
@@ -318,6 +304,7 @@ class Problem:
             states=self._states,
             outputs=outputs if batch is self.data.train and self._steady else None,
             network=self,
+            trace=self._trace,
             coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
             double=None
             if self.task.dtype == "float64"
@@ -329,11 +316,32 @@ class Problem:
         """Whether outputs are the same in training and in evaluation."""
         norms = self.norms and self.task.batchnorm == "batch"
         differ = any(hasattr(m, "observing") for m in self.network.modules())
-        random = self.structure.stochastic
-        return not (norms or differ or random or self.replicas or self.task.autocast)
+        other = self.structure.stochastic or self.gates or self.replicas or self.task.autocast
+        return not (norms or differ or other)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return CRITERIA[self.kind](outputs, targets)
+
+    @cached_property
+    def gates(self) -> dict[str, Any]:
+        """Gates on channels, by the name of their parameter."""
+        return {
+            f"{name}.quantize.alpha": m.quantize.spec
+            for name, m in self.network.named_modules()
+            if hasattr(getattr(getattr(m, "quantize", None), "spec", None), "keep")
+        }
+
+    def _keeps(self, params: Params) -> dict[str, Tensor]:
+        """The share of channels that each layer's gates keep, by its parameter."""
+        every = self.frozen | params
+        return {name: spec.keep(every[name]) for name, spec in self.gates.items()}
+
+    def _owed(self, params: Params) -> Tensor | float:
+        """What is owed beside the loss: channels that are kept beyond a budget."""
+        if not self.gates:
+            return 0.0
+        spec = next(iter(self.gates.values()))
+        return spec.owed(torch.cat(list(self._keeps(params).values())))
 
     def _double(self) -> "Problem":
         """The same problem in float64, for differences of nearly equal losses."""
@@ -379,10 +387,55 @@ class Problem:
                 h.remove()
         return found
 
+    def _trace(self, params: Params, batch: Batch) -> list[Layer]:
+        """What every layer with parameters or a quantizer does, in the order of the forward."""
+        found: list[Layer] = []
+
+        def look(name: str):
+            def hook(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
+                q, w = getattr(module, "quantize", None), getattr(module, "weight", None)
+                weight = w if isinstance(w, Tensor) and w.dim() > 1 else None
+                count = sum(p.numel() for p in module.parameters(hasattr(module, "slot")))
+                q = None if getattr(q, "identity", False) else q
+                used = q(weight) if q and weight is not None else weight
+                found.append(Layer(name, args[0], out, q, weight, used, count))
+
+            return hook
+
+        named = dict(self.network.named_modules())
+        hooks = [
+            m.register_forward_hook(look(k))
+            for k, m in named.items()
+            if hasattr(m, "slot") or any(True for _ in m.parameters(recurse=False))
+            if not (
+                k and hasattr(named[k.rpartition(".")[0]], "slot")
+            )  # a quantizer is its layer's
+        ]
+        try:
+            self._forward(params, batch.inputs, "train")
+        finally:
+            for h in hooks:
+                h.remove()
+        return found
+
     @property
     def latent(self) -> list[str]:
         """The weights that a quantizer stands before, by name."""
         return _latent(self.network)
+
+    @cached_property
+    def spoilt(self) -> Tensor | None:
+        """Which training rows have a label that is not their own (rows,); None where none can."""
+        data: Any = self.task.dataset
+        kind = (
+            "random" if getattr(data, "random_labels", False) else getattr(data, "corruption", "")
+        )
+        if kind not in ("random", "partial", "shuffled"):
+            return None
+        clean = replace(data, corruption="none", random_labels=False)
+        own = clean.load(stream(self.seed, "data")).train.targets.to(self.data.train.targets.device)
+        given = self.data.train.targets
+        return own != (given.argmax(1) if self.kind == "mse" else given)
 
     @torch.no_grad()
     def outputs(self, params: Params, inputs: Tensor) -> Tensor:
@@ -395,30 +448,43 @@ class Problem:
     ) -> Numbers:
         """Loss, and accuracy for classes, of splits in evaluation mode.
 
-        ``train/fitted``: the share of rows with a spoilt label that are given it. buffers: running
-        statistics instead of the network's own.
+        Where labels are corrupted also ``train/fitted``, the share of the wrong ones that the
+        network gives; of gates ``keep``, the share of channels they keep, mean and by layer.
+        buffers: running statistics instead of the network's own.
         """
         out: Numbers = {}
         point = params | (buffers or {})
         most = max(1, min(PART, self.task.memory // (8 * self.width)))
         for split in splits:
-            batch = self.data[SPLITS.index(split)]
-            parts = (batch.part(*p) for p in blocks(batch.rows, most))
-            scores = [self.scores(self._forward(point, p.inputs, "eval"), p) for p in parts]
-            for name in scores[0]:
-                out[f"{split}/{name}"] = sum(s[name] for s in scores) / batch.rows
-        if self.spoilt is not None and len(self.spoilt) and "train" in splits:
-            some = (self._picked(i) for i in self.spoilt.split(most))
-            hits = [self.scores(self._forward(point, p.inputs, "eval"), p) for p in some]
-            out["train/fitted"] = sum(s["accuracy"] for s in hits) / len(self.spoilt)
+            inputs = self.data[SPLITS.index(split)].inputs
+            parts = (inputs[a:b] for a, b in blocks(len(inputs), most))
+            out |= self.scores(split, (self._forward(point, x, "eval") for x in parts))
+        kept = {k.removesuffix(".quantize.alpha"): float(v) for k, v in self._keeps(params).items()}
+        if kept:
+            out |= {f"keep/{k}": v for k, v in kept.items()}
+            out["keep"] = sum(kept.values()) / len(kept)
         return out
 
-    def scores(self, outputs: Tensor, part: Batch) -> dict[str, float]:
-        """Loss and, for classes, hits (``accuracy``) of rows, summed."""
-        out = {"loss": float(self._losses(outputs, part.targets).double().sum())}
+    def scores(self, split: str, outputs: Iterable[Tensor]) -> Numbers:
+        """Loss, for classes accuracy, and ``fitted``, from a split's outputs, part by part."""
+        batch, start = self.data[SPLITS.index(split)], 0
+        spoilt = self.spoilt if split == "train" else None
+        loss = hits = fitted = 0.0
+        for part in outputs:
+            rows = batch.part(start, start + len(part))
+            loss += float(self._losses(part, rows.targets).double().sum())
+            if self.task.dataset.classes:
+                truth = rows.targets.argmax(1) if self.kind == "mse" else rows.targets
+                right = part.argmax(1) == truth
+                hits += float(right.sum())
+                if spoilt is not None:
+                    fitted += float(right[spoilt[start : start + len(part)]].sum())
+            start += len(part)
+        out: Numbers = {f"{split}/loss": loss / batch.rows}
         if self.task.dataset.classes:
-            truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
-            out["accuracy"] = float((outputs.argmax(1) == truth).sum())
+            out[f"{split}/accuracy"] = hits / batch.rows
+        if spoilt is not None and spoilt.any():
+            out[f"{split}/fitted"] = fitted / float(spoilt.sum())
         return out
 
     @torch.no_grad()
@@ -582,7 +648,7 @@ def _coupling(network: nn.Module, batchnorm: str) -> tuple[str, str]:
             q = getattr(m, slot, None)
             if getattr(q, "coupled", False):
                 q = getattr(q, "spec", q)
-                rows = "granularity=sample" if hasattr(q, "normaliser") else "train=fixed"
+                rows = "train=fixed" if hasattr(q, "train") else "granularity=sample"
                 return type(q).__name__, rows if slot == "quantize" else f"quantizer/{slot}=none"
     return "", ""
 
@@ -615,18 +681,32 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
     if norms and batchnorm == "batch":
         why = f"layer '{norms[0]}' (BatchNorm) normalises by the batch, which couples its rows"
         return replace(base, obstacle=f"{why}; set batchnorm=running")
-    try:
-        links = network.links()  # type: ignore[operator]
-    except (AttributeError, ValueError) as error:
-        return replace(base, obstacle=str(error))
-    return replace(
+    seen = replace(
         base,
-        links=links,
         frozen=frozen,
         statistics=dict(network.named_buffers()),
         quadratic=kind == "mse",
-        obstacle=chain.obstacle(links),
     )
+    try:
+        links = network.links()  # type: ignore[operator]
+        obstacle = chain.obstacle(links)
+    except (AttributeError, ValueError) as error:
+        links, obstacle = (), str(error)
+    if obstacle is None:
+        return replace(seen, links=links, obstacle=None)
+    try:
+        return replace(seen, cuts=_cuts(network, frozen), obstacle=obstacle)
+    except (AttributeError, ValueError) as error:
+        return replace(base, obstacle=f"{obstacle}; and {error}")
+
+
+def _cuts(network: nn.Module, frozen: Params) -> list[Cut]:
+    """The network cut at each kernel, where nothing else moves; ValueError where it cannot be."""
+    who, other = _coupling(network, "running")
+    if who:
+        raise ValueError(f"{who} couples its rows; set {other}")
+    moving = [k for k, _ in network.named_parameters() if k not in frozen]
+    return [network.cut(k) for k in moving]  # type: ignore[operator]
 
 
 @torch.no_grad()
