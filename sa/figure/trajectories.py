@@ -44,9 +44,10 @@ def _tell(axis: Axes, shares: list[float], scope: str, title: str) -> None:
     first, second = ([*shares, 0.0, 0.0])[:2]
     axis.set_xlabel(f"PC 1 ({first:.0%})", fontsize=6.5)
     axis.set_ylabel(f"PC 2 ({second:.0%})", fontsize=6.5)
-    axis.set_title(f"{scope}: {title}", fontsize=6.5)
+    axis.set_title(f"{scope}\n{title}", fontsize=6)
     axis.tick_params(labelsize=5)
-    axis.margins(0.12, 0.35)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.5 * (high - low))  # room for the shares
     scree = axis.inset_axes((0.72, 0.72, 0.28, 0.28))
     scree.bar(range(1, len(shares[:8]) + 1), shares[:8], color="0.6")
     scree.set(ylim=(0, 1), xticks=[], yticks=[0, 1])
