@@ -22,8 +22,9 @@ class Interpolation:
 
     Curves ``alpha``, ``train/loss``, ``test/loss`` and accuracies of classes. Numbers: ``barrier``
     and ``barrier/test``, the most that the loss on [0, 1] lies above the straight line between its
-    values at the ends, >= 0 (Frankle et al. 2020); ``distance``, |theta_1 - theta_0|; ``first/``
-    and ``second/``, the ends evaluated as their trainings did.
+    values at the ends, >= 0 (Frankle et al. 2020); ``worst``, the whole line's largest training
+    loss; ``distance``, |theta_1 - theta_0|; ``first/`` and ``second/``, the ends evaluated as their
+    trainings did.
     """
 
     low: Annotated[float, Ge(-10)] = -1.0
@@ -62,6 +63,7 @@ class Interpolation:
             inside = [(a, x) for a, x in zip(alphas, curves[key], strict=True) if 0 <= a <= 1]
             low, high = inside[0][1], inside[-1][1]
             out[name] = max(x - (1 - a) * low - a * high for a, x in inside)
+        out["worst"] = max(curves["train/loss"])
         square = sum(float((end[0][k] - p).double().square().sum()) for k, p in start[0].items())
         out["distance"] = square**0.5
         for name, (point, statistics) in zip(("first", "second"), network.ends, strict=True):

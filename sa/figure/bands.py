@@ -49,7 +49,7 @@ def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         if tidy[tidy["number"].str.endswith("loss")]["low"].min() > 0:
             axes[0].set_yscale("log")
     if "accuracy" in ends:
-        axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
+        axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
     axes[0].plot([], [], "--", color="0.3", label="test")
     handles, labels = axes[0].get_legend_handles_labels()
     columns = 4 if len(ends) > 1 else 2

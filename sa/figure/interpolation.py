@@ -40,7 +40,7 @@ def interpolation(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         axes[0].set_yscale("log")
     axes[0].set_ylabel("loss (mean over rows)")
     if "accuracy" in ends:
-        axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
+        axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
     axes[0].plot([], [], "--", color="0.3", label="test")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)

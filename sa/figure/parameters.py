@@ -41,7 +41,7 @@ def parameters(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     axes[0].set_yscale("log" if (tidy[["train/loss", "test/loss"]] > 0).all().all() else "linear")
     axes[0].set_ylabel("loss (mean over rows)")
     if "accuracy" in ends:
-        axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
+        axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure, tidy

@@ -1,5 +1,6 @@
 """The curves of trainings as the page holds them: thinned."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -59,7 +60,8 @@ def varied(points: list[dict[str, Any]]) -> list[str]:
     words = [dict(w.lstrip("+").split("=", 1) for w in p["overrides"] if "=" in w) for p in points]
     keys = dict.fromkeys(k for one in words for k in one if k != "seed")
     kept = [k for k in keys if len({one.get(k) for one in words}) > 1]
-    if len(kept) == 1:
+    if len(kept) == 1 and not any(re.fullmatch(r"(?i)true|false|[-\d.e]+", str(one.get(kept[0])))
+                                  for one in words):  # fmt: skip
         return [one.get(kept[0], "") for one in words]
     shown = {k: k.rpartition(".")[2] for k in kept}
     return [" ".join(f"{shown[k]}={one[k]}" for k in kept if k in one) for one in words]
