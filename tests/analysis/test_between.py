@@ -68,9 +68,8 @@ def test_a_line_between_two_trainings_with_batchnorm(recalibrate):
     apart = math.sqrt(sum(float((ends[1][0][k] - v).square().sum()) for k, v in ends[0][0].items()))
     assert out["distance"] == pytest.approx(apart)
     assert all(math.isfinite(x) for x in out["train/loss"])
-    assert (
-        out["barrier"] > 0.05 and 0 <= min(out["test/accuracy"]) <= max(out["test/accuracy"]) <= 1
-    )
+    assert out["barrier"] > 0.05 and out["worst"] == max(out["train/loss"])
+    assert 0 <= min(out["test/accuracy"]) <= max(out["test/accuracy"]) <= 1
 
 
 def test_recalibration_tames_the_far_end():
