@@ -12,7 +12,7 @@ FITTED = 0.999
 
 
 def parameters(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Loss and accuracy of both splits and their gaps against parameters, every seed a dot.
+    """Loss and accuracy of both splits and their absolute gap against parameters, every seed a dot.
 
     Medians are joined; the smallest size whose median training accuracy is 99.9 % is marked.
     """
@@ -33,7 +33,8 @@ def parameters(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         for split, colour, line in zip(("train", "test", "gap"), colours, "--:", strict=False):
             column = f"{split}/{end}"
             axis.plot(tidy["parameters"], tidy[column], ".", ms=3, color=colour, alpha=0.5)
-            axis.plot(middle.index, middle[column], line, color=colour, label=split)
+            label = "|test - train|" if split == "gap" else split
+            axis.plot(middle.index, middle[column], line, color=colour, label=label)
         if len(fitted):
             axis.axvline(fitted[0], color="0.5", lw=0.8, ls="-.",
                          label=f"interpolates from {fitted[0]:,.0f}")  # fmt: skip
