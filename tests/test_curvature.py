@@ -20,7 +20,7 @@ from sa.types import Slots, flatten, grouped, size, stream, unflatten
 
 def network(model=None, memory=1 << 28, dtype="float64", rows=200, criterion="mse", **task):
     """A small tanh network on the first digits: its objective and its point."""
-    model = model or FC(shape=(1, 8, 8), hidden=(6,), outputs=10)
+    model = model or FC(shape=(1, 8, 8), hidden=(4,), outputs=10)
     p = Task(model, Digits(), criterion=criterion, memory=memory, dtype=dtype, **task).prepare(0)
     return p.objective(p.data.train.part(0, rows)), p.params
 
@@ -114,7 +114,7 @@ def test_what_products_cost():
         f = alone(f)
         f.memory = memory
         c = f.curvature(params)
-        c.within(["fc1.weight"]).product(torch.ones(2, 384, dtype=torch.float64))
+        c.within(["fc1.weight"]).product(torch.ones(2, 256, dtype=torch.float64))
         c.product(torch.ones(1, size(params), dtype=torch.float64))
         assert c.products == 3
         # one that is rebuilt serves all vectors of a call
@@ -322,7 +322,7 @@ def test_curvlinops_agrees():
     f, params = network()
     f = alone(f)
     net = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(64, 6), torch.nn.Tanh(), torch.nn.Linear(6, 10)
+        torch.nn.Flatten(), torch.nn.Linear(64, 4), torch.nn.Tanh(), torch.nn.Linear(4, 10)
     ).double()
     for own, mine in zip(net.parameters(), params.values(), strict=True):
         own.data.copy_(mine)
