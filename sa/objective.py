@@ -24,6 +24,7 @@ from sa.types import (
     Differences,
     Estimator,
     Forget,
+    Layer,
     Params,
     Partial,
     Profile,
@@ -86,7 +87,9 @@ class Objective:
     ``torch.func.vmap`` may run over points. coupled: row losses depend on the other rows (batch
     statistics), so rows are never split. double: makes the float64 twin, if there is one.
     partial: keeps what long work has done so far. states: the quantized activations (rows, ...) of
-    a batch at a point, layer by layer, if there are any.
+    a batch at a point, layer by layer, if there are any. trace: what each layer does with one.
+    outputs: of the network, given where they are kept when a gradient is computed (`seen`); rows
+    are then their losses.
     """
 
     rows: RowLoss
@@ -102,8 +105,11 @@ class Objective:
     double: "Callable[[], Objective] | None" = None
     partial: Partial = field(default_factory=Forget)
     states: Callable[[Params, Batch], list[Tensor]] | None = None
+    outputs: Callable[[Params, Batch], Tensor] | None = None
+    trace: Callable[[Params, Batch], list[Layer]] | None = None
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
     _curved: list[tuple[Params, list[int], View]] = field(default_factory=list, repr=False)
+    _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)
 
     def _plan(self, points: int, width: int) -> tuple[int, int]:
         """How many points and how many rows to evaluate together."""
@@ -179,7 +185,15 @@ class Objective:
         rows: row losses to average instead of the objective's own, e.g. weighted ones. passes: how
         many forwards they keep alive at once, for the chunk plan.
         """
-        each = rows or self.rows
+        each, kept = rows or self.rows, []
+        if rows is None and self.outputs is not None:
+            forward, criterion = self.outputs, self.structure.criterion
+
+            def each(point: Params, part: Batch) -> Tensor:
+                out = forward(point, part)
+                kept.append(out.detach())
+                return criterion(out, part.targets)
+
         leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
         total = torch.zeros((), dtype=torch.float64, device=self.batch.inputs.device)
         grads = {k: torch.zeros_like(v) for k, v in params.items()}
@@ -193,7 +207,14 @@ class Objective:
                 got = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
                 for name, g in zip(leaves, got, strict=True):
                     grads[name] += g
+        self._seen = (params, _versions(params), kept) if kept else None
         return total, grads
+
+    def seen(self, params: Params) -> list[Tensor] | None:
+        """The outputs that the last gradient saw, by parts of the rows, if it was at params."""
+        if self._seen is None or self._seen[0] is not params:
+            return None
+        return self._seen[2] if self._seen[1] == _versions(params) else None
 
     def directional(self, params: Params, stack: Params) -> Tensor:
         """Derivatives (K,) float64 along K directions, forward mode, surrogate in force as above.
@@ -382,10 +403,14 @@ class Objective:
                 flipped, total = flipped + int((a != b).sum()), total + a.numel()
         return flipped / total if total else None
 
+    @torch.no_grad()
+    def layers(self, params: Params, rows: int) -> list[Layer]:
+        """What each layer did with the batch's first rows; nothing of a plain function."""
+        return self.trace(params, self.batch.part(0, rows)) if self.trace else []
+
     def reference(self, estimator: Estimator, params: Params) -> Params:
         """The gradient a deterministic estimator gives at params, computed once per point."""
-        # tensors count their changes in place
-        versions = [p._version for p in params.values()]
+        versions = _versions(params)
         for known, at, then, grad in self._memo:
             if known == estimator and at is params and then == versions:
                 return grad
@@ -393,6 +418,11 @@ class Objective:
         grad = estimator(self, params, estimator.init(params), generator).grad
         self._memo.append((estimator, params, versions, grad))
         return grad
+
+
+def _versions(params: Params) -> list[int]:
+    """Changes when a tensor is changed in place, as tensors count that."""
+    return [p._version for p in params.values()]
 
 
 class _Progress:

@@ -160,6 +160,24 @@ class Differences:
     paths: dict[str, str] = field(default_factory=dict)
 
 
+class Layer(NamedTuple):
+    """What one layer did in one forward, in the order of the forward.
+
+    name: of the layer, '' of a formula. inputs, outputs: (rows, ...). quantize: what its weights,
+    or of an activation its inputs, go through; None in full precision. weight: its weights before
+    that, (out, ...), and used, after it; None where it is no affine map. parameters: how many it
+    has, quantizers' too.
+    """
+
+    name: str
+    inputs: Tensor
+    outputs: Tensor
+    quantize: Quantizer | None
+    weight: Tensor | None
+    used: Tensor | None
+    parameters: int
+
+
 class Profile(NamedTuple):
     """The loss as params[name][at] moves by a shift: a piecewise constant.
 
@@ -329,6 +347,10 @@ class Objective(Protocol):
 
     def flip_rate(self, params: Params, other: Params) -> float | None:
         """Share of the activations' states that differ between two points; None without any."""
+        ...
+
+    def layers(self, params: Params, rows: int) -> list[Layer]:
+        """What each layer did with the batch's first rows; nothing of a plain function."""
         ...
 
     def reference(self, estimator: "Estimator", params: Params) -> Params:

@@ -215,7 +215,7 @@ def test_blocks_are_diagonal_blocks_of_the_whole():
 
 
 def test_following_a_space_that_moves():
-    f, params = network()
+    f, params = network(FC(shape=(1, 8, 8), hidden=(6,), outputs=10))
     f = alone(f)
     old = f.curvature(params).top(8, stream(0, "start"), tol=1e-6, spare=4)
     grad = f.value_and_grad(params)[1]

@@ -103,7 +103,7 @@ def test_what_spectral_refuses_before_any_work(sa, words, why):
 
 def test_the_hessian_of_a_quantized_network_is_refused_with_the_alternatives(sa):
     code, out, err = sa(*SMALL, "analysis=[curvature]")
-    assert code and "analysis=curvature: 'fc1" in err.replace("act1", "fc1")
+    assert code and "analysis.curvature: 'fc1" in err.replace("act1", "fc1")
     assert all(x in err for x in ("smoothing", "spectral_ste", "quantizer=fp"))
 
 
@@ -125,6 +125,19 @@ def test_a_probe_has_the_promised_keys_and_summary(sa):
     kept = yaml.safe_load((folder(out) / "config.yaml").read_text())
     assert kept["estimator"]["sigma"] == 0.01 and "${" not in json.dumps(kept)
     assert all(not isinstance(v, dict) for v in got.values())
+
+
+def test_what_bits_cost_is_told(sa):
+    digits = ["dataset=digits", "model=mlp", "model.hidden=[8,6]", "tracker=none"]
+    code, out, err = sa(*digits, "quantizer=w2a2", "analysis=[cost,quant_error]")
+    assert code == 0, err
+    got = result(out)
+    assert got["cost/bops"] == 64 * 8 * 32 * 32 + 8 * 6 * 2 * 2 + 6 * 10 * 32 * 2
+    assert got["quant_error/fc2.weight/levels"] == 4 and "worst SQNR" in out
+    code, out, err = sa(*digits, "quantizer=fwba", "analysis=sensitivity_bits")
+    assert code == 0, err
+    got = result(out)
+    assert got["sensitivity_bits/ilp/spent"] <= 4 and "  ilp" in out and "Kendall tau" in out
 
 
 def test_cdg_agrees_with_itself(sa):
@@ -168,6 +181,34 @@ def test_every_full_size_composes_and_validates(sa, experiment):
     assert code == 0 or "cifar-10-batches-py" in err, (
         err
     )  # its files are on nobody's disk by chance
+
+
+LEAST = {  # studies of low-bit training and of cosines, as small as they can be; one of a pair
+    "cosine_precision": "dim=3 dataset.n=64 seed=0",
+    "stochastic_rounding_pretrained": "dim=3 dataset.n=300 seed=0 init.steps=3 init.batch_size=64",
+    "digits_bits": "epochs=1 batch_size=700 quantizer.weight.bits=1,32 seed=0",
+    "digits_xnor": "epochs=1 batch_size=479 model.init_channels=1 seed=0",
+    "fixed_point": "epochs=1 batch_size=700 quantizer.weight.range=max seed=0",
+    "lr_batch_bits": "epochs=1 batch_size=700 stored.bits=6 optimizer.lr=0.01 seed=0",
+    "ema_underflow": "dim=8 steps=4 stored.bits=8 seed=0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", list(LEAST))
+def test_a_study_ends_with_its_figures_and_verdicts(sa, experiment):
+    words = LEAST[experiment].split()
+    if "stochastic" in experiment:
+        words += ["analysis.descent.points=5", "analysis.descent.nulls=1", "batch_size=256"]
+        words += ["quantizer.activation.normaliser=max"]
+    code, out, err = sa("-m", f"experiment={experiment}", *words, "tracker=none")
+    assert code == 0 and "note: figure" not in out, (out, err)
+    study = folder(out, "sweep")
+    node = yaml.safe_load((ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text())
+    for kind in node["figure"]:
+        assert list(study.glob(f"figures/**/{kind}.png")), kind
+    judged = json.loads((study / "expectations.json").read_text())
+    assert [j["id"] for j in judged] == [e["id"] for e in node["expectations"]]
+    assert any(j["observed"] is not None for j in judged)
 
 
 def test_the_full_size_yields_to_what_is_typed(sa):
@@ -400,6 +441,10 @@ def test_zipped_listed_and_excluded_points(sa):
     ]
     _, out, _ = sa(*words, "sweep.points=['estimator=cdg','estimator=nes dim=5']", "seed=0,1")
     assert "4 points" in out and out.count("estimator=nes dim=5") == 2
+    mine = ["estimator=cdg", "estimator=cdg estimator.epsilon=0.2", "estimator=cdg dim=5"]
+    _, out, _ = sa(*words, f"sweep.points={mine}")  # one's settings do not stay for another
+    alone = [sa(*SMALL, "sweep.dry_run=true", *w.split())[1].split("run id ")[1][:10] for w in mine]
+    assert [x.split()[1] for x in out.splitlines()[1:]] == alone and len(set(alone)) == 3
     _, out, _ = sa(*words, "seed=0,1", "dim=4,5", "sweep.exclude=['dim=5 seed=1']")
     assert "3 points" in out and "seed=1 dim=5" not in out
 
@@ -690,6 +735,13 @@ REFUSED = [
     (["size=full"], ["size=full, of experiment={", "descent_dims"]),
     (["experiment=digits_ste", "size=full"], ["size=full, of experiment={"]),
     (["experiment=descent_dims", "size=small"], ["size=quick", "size=full"]),
+    (["stored=fixed_point"], ["stored=fixed_point", "+quantizer/weight@stored=fixed_point"]),
+    (["+quantizer/weight@stored=pact"], ["quantizer/weight=pact", "there is no such"]),
+    (["+quantizer/weight@stored=lsq"], ["stored: LSQ keeps something", "train=auto"]),
+    (
+        ["+quantizer/weight@stored=fixed_point", "replicas=2", "steps=2", "analysis=[]"],
+        ["replicas: stored looks at one network; set stored=null"],
+    ),
     (["-m", "seed=0,1", "expectations=[{id: x}]"], ["expectations", "statistic"]),
     (["experiment=digit_ste"], ["did you mean experiment=digits_ste?"]),
     (["quantizer/weight=xnorr"], ["did you mean quantizer/weight=xnor?"]),
@@ -743,6 +795,26 @@ REFUSED = [
     (["steps=9", "until={train/loss:1}"], ["until", "evaluate_every"]),
     (["steps=9", "evaluate_every=1", "until={ema/test/loss:1}"], ["set average=ema"]),
     (["replicas=0"], ["replicas=0", ">= 1"]),
+    (
+        ["analysis=bias_variance_gaussian", "estimator=nes_auto"],
+        ["analysis.bias_variance.reference.sigma=auto", "a number is needed"],
+    ),
+    (["processes=2", "steps=9", "analysis=[]", "estimator=nes"], ["estimator=ste", "sweep"]),
+    (["processes=2", "steps=9"], ["processes", "analysis=[]"]),
+    (["processes=2", "steps=9", "analysis=[]", "replicas=3"], ["processes", "replicas=null"]),
+    (
+        ["processes=2", "steps=9", "analysis=[]", "dataset=digits", "model=cnn"],
+        ["processes: BatchNorm", "batchnorm=running"],
+    ),
+    (["processes=9", "steps=9", "analysis=[]", "batch_size=8"], ["8 rows", "processes=8"]),
+    (["autocast=bfloat16", "steps=9", "analysis=[]"], ["autocast", "dtype=float32"]),
+    (["autocast=float16"], ["autocast=float16", "bfloat16"]),
+    (
+        ["autocast=bfloat16", "dtype=float32", "steps=9", "analysis=[]", "estimator=mezo"],
+        ["autocast", "estimator=ste", "autocast=null"],
+    ),
+    (["compile=3"], ["compile=3", "true or false"]),
+    (["compile=true"], ["compile", "steps or epochs"]),
     (["replicas=3", "steps=9"], ["replicas", "analysis=[]"]),
     (["replicas=3", "analysis=[]"], ["replicas", "steps or epochs"]),
     (["replicas=3", "steps=9", "analysis=[]", "estimator=nes"], ["estimator=ste", "seed"]),
@@ -752,6 +824,15 @@ REFUSED = [
     ),
     (["quantizer_lr=0"], ["quantizer_lr=0", "greater than 0"]),
     (["recalibrate=maybe"], ["recalibrate=maybe", "true or false"]),
+    (["quantizer=fp", "analysis=quant_error"], ["analysis.quant_error", "quantizer=fixed8"]),
+    (
+        ["quantizer=bwba", "analysis=sensitivity_bits"],
+        ["analysis.sensitivity_bits", "fc2.weight", "quantizer/weight=none"],
+    ),
+    (
+        ["analysis=sensitivity_bits", "analysis.sensitivity_bits.budget=1"],
+        ["no layer has fewer than 2 bits"],
+    ),
     (["init=ste_500", "init_average=true"], ["init_average", "init.average"]),
 ]
 

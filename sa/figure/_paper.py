@@ -1,5 +1,6 @@
 """What all figures share: panels, colours, labels, legends."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,27 @@ def numbers(table: pd.DataFrame, column: str) -> pd.Series:
     """A column as numbers; nan where a run failed, or everywhere where there is no such column."""
     given = table[column] if column in table else pd.Series(np.nan, index=table.index)
     return pd.to_numeric(given, errors="coerce").astype(float)
+
+
+def history(table: pd.DataFrame, settings: Sequence[str], *results: str) -> pd.DataFrame:
+    """The rows over steps of all runs, with these settings of theirs and these results, none nan.
+
+    Raises ValueError where the table does not come with the rows of its runs.
+    """
+    rows = table.attrs.get("rows")
+    if rows is None:
+        raise ValueError("the table comes without the rows of its runs: `sa.sweep report` draws it")
+    found = []
+    for _, run in table.iterrows():
+        mine = pd.DataFrame(rows(run["run_id"])).reindex(columns=["step", *results]).dropna()
+        found.append(mine.assign(**{k: run[k] for k in settings}))
+    return pd.concat(found, ignore_index=True)
+
+
+def references(table: pd.DataFrame) -> dict[str, float]:
+    """The middle, by id, of what the study expects, of expectations that have two ends."""
+    found = table.attrs.get("expectations") or []
+    return {e["id"]: sum(e["value"]) / 2 for e in found if e["predicate"] == "between"}
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
@@ -85,9 +107,9 @@ def activations(table: pd.DataFrame) -> list[str]:
 
 def _setting(shown: str, value: Any) -> str:
     """A setting as a label tells it: nothing where it is off, its name alone where it is on."""
-    if pd.isna(value) or value in (False, "False", "none", "[]"):
+    if pd.isna(value) or str(value) in ("False", "none", "[]"):
         return ""
-    if value in (True, "True"):
+    if str(value) == "True":  # 1 is a number
         return f" {shown.rstrip('=')}"
     if isinstance(value, str) and value.startswith("["):  # a list: how many
         several = value.count(",") + 1

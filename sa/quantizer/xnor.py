@@ -1,6 +1,6 @@
 """XNOR-Net's scaled binary weights (Rastegari et al., ECCV 2016)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -24,9 +24,15 @@ class Xnor:
     mean over the same elements first; the gradient is then the above less its own mean over them.
     """
 
+    bits: ClassVar[int] = 1
     scale: Literal["none", "tensor", "channel"] = "channel"
     scale_grad: Literal["full", "detach", "bireal"] = "full"
     centre: bool = False
+
+    @property
+    def granularity(self) -> str:
+        """What has levels of its own."""
+        return "channel" if self.scale == "channel" else "tensor"
 
     def __call__(self, w: Tensor) -> Tensor:
         """Binarize weights w (out, in, ...), same shape out."""

@@ -29,6 +29,10 @@ DIGEST = (
     "bias_variance/variance",
     "efficiency/at_evals/cosine",
     "training/ratio",
+    "quant_error/least",
+    "cost/bops",
+    "sensitivity_bits/kendall/taylor",
+    "sensitivity_bits/gain",
     "train/loss",
     "test/accuracy",
     "evals",
@@ -143,6 +147,8 @@ def _draw(
     figures, problems = [], []
     folder = record.sweep_folder(root, about["name"]) / "figures"
     ended = table[table["status"].isin(ENDED)]
+    ended.attrs["rows"] = lambda run: _steps(root / "runs" / run)
+    ended.attrs["expectations"] = about.get("expectations") or []
     for kind in [kinds] if isinstance(kinds, str) else kinds:
         try:
             from sa.figure import draw

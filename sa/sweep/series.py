@@ -5,9 +5,12 @@ from typing import Any, TypeGuard
 
 from sa import record
 
-SERIES = (
-    "loss train/loss test/loss train/accuracy test/accuracy alignment/cosine descent/best"
-).split()
+_SPLITS = [f"{split}/{end}" for end in ("loss", "accuracy") for split in ("train", "test")]
+SERIES = [
+    "loss",
+    *(f"{average}{split}" for split in _SPLITS for average in ("", "ema/", "swa/")),
+    *"train/fitted keep alignment/cosine descent/best".split(),
+]
 """What the page draws over the steps of a training when its row is opened."""
 
 POINTS = 200, 150_000
