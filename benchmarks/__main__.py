@@ -35,6 +35,7 @@ def main() -> None:
         print(f"  {name} ...", flush=True)
         try:
             results.append(ALL[name]())
+            told.json.write_text(json.dumps(results, indent=1) + "\n")  # of long ones, what is done
         except ImportError as error:
             print(f"    skipped: {error}; pip install -e '.[peers]'")
     print(table(results))
