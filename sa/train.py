@@ -134,6 +134,11 @@ def start(
                     f"the parent's checkpoint has no '{name}' of shape {tuple(p.shape)}: it is of "
                     "another network"
                 )
+        if more := sorted(set(parent[kind]) - set(mine)):
+            raise ValueError(
+                f"the parent's checkpoint has a '{more[0]}' and this network has none: it is of "
+                "another network"
+            )
     for name, p in problem.frozen.items():
         p.copy_(parent["params"][name])
     params = {k: parent["params"][k] for k in problem.params}

@@ -38,6 +38,7 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "smoothing/gaussian/best": [0.2, 0.3, 0.4 + seed],
                         "smoothing/gaussian/heldout": [0.1, 0.2, 0.3],
                         "smoothing/cosine": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+                        "moving": "[1]", "estimator.epsilon": 0.1 if name == "CDG" else np.nan,
                         "quant_error/worst": "fc2.weight", "quant_error/fc2.weight/sqnr": 9.0 + at,
                         "quant_error/fc2.weight/clipping": 0.25, "quant_error/fc2.weight/bits": 2,
                         "quant_error/fc2.weight/levels": 3.0 + at,
@@ -116,6 +117,27 @@ def test_lr_decrease_holds_every_point(tmp_path):
     one = tidy[(tidy["label"] == "CDG") & (tidy["dim"] == 16) & (tidy["seed"] == 1)]
     g = 0.5 + 0.16 + 0.1
     np.testing.assert_allclose(one["decrease"], (g * LRS - LRS**2) / 2)
+
+
+def test_panels_are_layers_where_those_vary(tmp_path):
+    weights = "quantizer.weight._target_"
+    given = pd.concat(
+        [
+            table(dims=(8,)).assign(**{"moving": layer, weights: f"sa.quantizer.x.{kind}"})
+            for kind in ("Identity", "Xnor")
+            for layer in ("[1]", '["block8.*"]')
+        ],
+        ignore_index=True,
+    )
+    tidy = pd.read_csv(draw.draw("lr_decrease", given, tmp_path)[2])
+    assert list(tidy["facet"].unique()) == [
+        f"layer {layer}, {kind} weights"
+        for kind in ("full-precision", "Xnor")
+        for layer in ("1", "block8.*")
+    ]
+    tidy = pd.read_csv(draw.draw("layer_cosine", given, tmp_path)[2])
+    assert len(tidy) == 8 and set(tidy["weights"]) == {"full-precision", "Xnor"}
+    assert (tidy["epsilon"] == 0.1).all() and (tidy["cosine"] == 1 / 3).all()
 
 
 def test_alignment_keeps_the_law(tmp_path):

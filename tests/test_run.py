@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import cifar, component
 from hydra.core.global_hydra import GlobalHydra
@@ -658,6 +659,29 @@ def test_a_thin_xnor_resnet_is_probed_and_trained(sa):
     code, out, err = sa(*words)
     assert code == 0, err
     assert result(out)["parameters"] == 176_418 - 9 * 8 * 2  # one channel in, not three
+
+
+def test_one_convolution_of_a_pretrained_network(sa):
+    words = ["model=xnor_resnet18", "model.init_channels=2", "model.shape=[1,8,8]", "analysis=[]"]
+    words += ["dataset=digits", "batch_size=16", "tracker=none", "estimator=cdg", "moving=[1,8]"]
+    words += ["init=ste_500", "init.steps=2", "init.batch_size=16"]
+    code, _, err = sa(*words, "estimator.path=fast")
+    assert code == 2 and "batchnorm=running" in err
+    words += ["batchnorm=running"]
+    code, _, err = sa(*words, "estimator.path=fast", "moving=[block1.*]")
+    assert code == 2 and "block1.body.norm1.weight" in err
+    code, out, err = sa(*words, "estimator.path=fast")
+    assert code == 0, err
+    ways = "block1.body.conv1.weight patterns, block4.body.conv2.weight suffixes"
+    assert f"(fast path: {ways})" in out
+    (parent,) = Path("runs").glob("*/checkpoint.pt")  # a probe keeps none
+    before = yaml.safe_load((parent.parent / "config.yaml").read_text())
+    assert (before["moving"], before["batchnorm"]) == ("all", "batch")
+    saved = torch.load(parent)
+    saved["params"] = {k: v[:1] for k, v in saved["params"].items()}  # another model's
+    torch.save(saved, parent)
+    code, out, err = sa(*words, "estimator.epsilon=0.2")
+    assert code == 1 and str(parent) in err and "another network" in err
 
 
 def test_an_unbiased_estimator_of_a_random_network_against_its_own_truth(sa):

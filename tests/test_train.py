@@ -145,7 +145,10 @@ def test_a_parent_gives_its_point_and_must_fit():
     child = train.start(problem(), trained)
     assert child.step == 0
     assert torch.equal(child.params["fc1.weight"], trained["params"]["fc1.weight"])
-    del trained["params"]["fc1.weight"]
+    trained["params"]["fc9.weight"] = trained["params"]["fc1.weight"]
+    with pytest.raises(ValueError, match="fc9.weight.*another network"):
+        train.start(problem(), trained)
+    del trained["params"]["fc9.weight"], trained["params"]["fc1.weight"]
     with pytest.raises(ValueError, match="fc1.weight.*another network"):
         train.start(problem(), trained)
 

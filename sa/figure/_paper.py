@@ -21,9 +21,17 @@ ORDER = ("ste", "cdg", "nes", "random")  # the first colours, the same in every 
 
 
 def panels(count: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """Panels beside each other, none of them known to pyplot, so nothing global is left."""
-    figure = Figure(figsize=(max(4.2, PANEL * count), 3.1), dpi=200)
-    return figure, list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
+    """Panels beside each other, in rows of three where there are more than four.
+
+    None of them is known to pyplot, so nothing global is left.
+    """
+    columns = count if count <= 4 else 3
+    rows = -(-count // columns)
+    figure = Figure(figsize=(max(4.2, PANEL * columns), 3.1 if rows == 1 else 2.5 * rows), dpi=200)
+    axes = figure.subplots(rows, columns, sharey=sharey, squeeze=False).flatten()
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, list(axes[:count])
 
 
 def need(table: pd.DataFrame, *columns: str) -> None:
@@ -84,6 +92,22 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
             told = table.loc[rows.index, column].map(lambda v, shown=shown: _setting(shown, v))
             labels.loc[rows.index] += told
     return table.assign(label=labels, seed=table.get("seed", 0))
+
+
+def faceted(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The table with a ``facet`` a run, and the facets in order: a panel each.
+
+    The layer that moves where that varies, and the weights' quantizer where it does; else the dim.
+    """
+    if "moving" not in table or table["moving"].nunique() < 2:
+        told = table["dim"].map("dim {:g}".format)
+        return table.assign(facet=told), [f"dim {d:g}" for d in sorted(table["dim"].unique())]
+    told = "layer " + table["moving"].astype(str).str.strip("[]").str.replace('"', "")
+    weights = "quantizer.weight._target_"
+    if weights in table and table[weights].nunique() > 1:
+        kinds = table[weights].str.split(".").str[-1].replace("Identity", "full-precision")
+        told = told + ", " + kinds + " weights"
+    return table.assign(facet=told), list(told.unique())
 
 
 def _activated(table: pd.DataFrame) -> pd.DataFrame:
