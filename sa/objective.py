@@ -15,13 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-<<<<<<< HEAD
 from sa.curvature.engine import PART, Hessian, Jacobian
 from sa.curvature.view import View
-from sa.flips import chain
-=======
 from sa.flips import chain, single
->>>>>>> b92ae4d90bd3927f3fe51286be4b2989ddd17804
 from sa.flips import differences as flips
 from sa.types import (
     Batch,
