@@ -332,6 +332,14 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
             made["estimator"].trains(config["steps"], optimizer, config["optimizer"])
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error
+    for name, analysis in analyses.items():
+        try:
+            if hasattr(analysis, "requires"):
+                analysis.requires(structure)
+            if hasattr(analysis, "fits"):
+                analysis.fits(task.point(), config["memory"])
+        except ValueError as error:
+            raise UsageError(f"analysis={name}: {error}") from error
     if config.get("init"):
         _parent(config, here)
     recipe = _recipe(config, task)

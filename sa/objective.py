@@ -86,7 +86,9 @@ class Objective:
     ``torch.func.vmap`` may run over points. coupled: row losses depend on the other rows (batch
     statistics), so rows are never split. double: makes the float64 twin, if there is one.
     partial: keeps what long work has done so far. states: the quantized activations (rows, ...) of
-    a batch at a point, layer by layer, if there are any.
+    a batch at a point, layer by layer, if there are any. outputs: of inputs (n, ...) at a point, in
+    evaluation mode: (n, outputs). opened: the same loss as a function of the quantized weights, and
+    those of a point; quantizers before weights are taken away.
     """
 
     rows: RowLoss
@@ -102,6 +104,8 @@ class Objective:
     double: "Callable[[], Objective] | None" = None
     partial: Partial = field(default_factory=Forget)
     states: Callable[[Params, Batch], list[Tensor]] | None = None
+    outputs: Callable[[Params, Tensor], Tensor] | None = None
+    opened: "Callable[[Params], tuple[Objective, Params]] | None" = None
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
     _curved: list[tuple[Params, list[int], View]] = field(default_factory=list, repr=False)
 
