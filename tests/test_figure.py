@@ -38,6 +38,16 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "smoothing/gaussian/best": [0.2, 0.3, 0.4 + seed],
                         "smoothing/gaussian/heldout": [0.1, 0.2, 0.3],
                         "smoothing/cosine": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+                        "critical_points/minimal_ratio": at / 9, "critical_points/index": 0.1,
+                        "critical_points/loss": 0.1 + at, "critical_points/norm": 0.01 * (1 + at),
+                        "critical_points/norm_start": 0.1, "critical_points/solver": "gnm",
+                        "critical_points/status": ("critical", "stalled", "unconverged")[at % 3],
+                        "batch_size": 32 * dim, "epochs": 4.0 if at % 2 else None, "steps": 9,
+                        "train/loss": 1.0 + seed, "test/loss": 2.0,
+                        **{
+                            f"input_sensitivity/{split}/{what}/mean": 1.0 + at + seed
+                            for split in ("train", "test") for what in ("logits", "probabilities")
+                        },
                         "target": "box" if name == "CDG" else "gaussian",
                     }
                 )  # fmt: skip
@@ -61,6 +71,38 @@ def test_writes_pictures_and_the_table_they_show(kind, tmp_path):
     assert made[0].read_bytes()[:4] == b"\x89PNG" and made[0].stat().st_size > 10_000
     assert "<svg" in made[1].read_text()[:500]
     assert not list(tmp_path.glob(".tmp*"))
+
+
+def test_gradient_norm_is_drawn_from_analysed_steps(tmp_path):
+    rows = [
+        {
+            "label": label, "seed": seed, "step": step, "loss": 1 / (1 + step),
+            "gradient_norm/full": 2.0 + int(seed), "gradient_norm/batch": 3.0,
+            "gradient_norm/lambda_max": 1.0 + step, "gradient_norm/edge": 20.0,
+            "gradient_norm/successive": 0.5,
+        }
+        for label in ("shallow", "deep") for seed in "01" for step in (0, 10)
+    ]  # fmt: skip
+    rows += [{"label": "deep", "seed": "0", "step": 5, "train/loss": 0.1}]  # not analysed
+    made = draw.draw("gradient_norm", pd.DataFrame(rows), tmp_path)
+    tidy = pd.read_csv(made[2])
+    assert len(tidy) == 8 and set(tidy["full"]) == {2.0, 3.0} and set(tidy["edge"]) == {20.0}
+    with pytest.raises(ValueError, match="gradient_norm/batch"):
+        draw.draw("gradient_norm", pd.DataFrame(rows).drop(columns="gradient_norm/batch"), tmp_path)
+
+
+def test_the_l1_route_and_each_status_are_told_apart(tmp_path):
+    given = table()
+    given.loc[given.index[:4], "critical_points/solver"] = "l1"
+    tidy = pd.read_csv(draw.draw("minimal_ratio", given, tmp_path)[2])
+    assert set(tidy["status"]) == {"l1 route", "critical", "stalled", "unconverged"}
+    assert (tidy["status"] == "l1 route").sum() == 4
+
+
+def test_sensitivity_tells_the_budgets_apart(tmp_path):
+    tidy = pd.read_csv(draw.draw("sensitivity", table(), tmp_path)[2])
+    assert set(tidy["budget"]) == {"equal epochs (4)", "equal steps (9)"}
+    assert set(tidy["batch_size"]) == {256, 512} and tidy["test/logits"].max() == 5.0
 
 
 def test_best_decrease_is_relative_to_the_loss(tmp_path):

@@ -26,8 +26,8 @@ class GradientNorm:
     ``full/<tensor>``, ``batch/<tensor>``: of each tensor. With the rate lr: ``update`` lr |g|/|w|,
     the relative length of a plain gradient step of the batch; ``successive`` the cosine of the
     batch's gradient with that after this step, -1 where it bounces; ``lambda_max`` of the Hessian
-    over all rows and ``edge``, 2/lr, above which gradient descent cannot stay (Cohen et al. 2021):
-    these two where curvature is set and nothing is quantized.
+    over all rows, where curvature is set and nothing is quantized, and ``of_edge`` its share of
+    ``edge``, 2/lr, above which gradient descent cannot stay (Cohen et al. 2021).
     """
 
     estimator: Estimator
@@ -57,5 +57,8 @@ class GradientNorm:
             out["edge"] = 2 / self.lr
         if self.curvature and not objective.structure.quantized:
             top = objective.curvature(params).top(1, generator)
-            out["lambda_max"] = float(top.values[0])
+            sharp = float(top.values[0])
+            out["lambda_max"] = sharp
+            if self.lr is not None:
+                out["of_edge"] = sharp * self.lr / 2
         return {f"gradient_norm/{k}": v for k, v in out.items()}

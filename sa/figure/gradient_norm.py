@@ -1,0 +1,48 @@
+"""How long gradients are along trainings, beside the loss and the sharpness."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from sa.figure._paper import need, numbers, panels
+
+
+def gradient_norm(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Loss, gradient norm (full; batch dashed), lambda_max (2/lr dotted) and successive cosine.
+
+    rows: analysed steps, with ``label``, ``seed`` and ``step``; medians over seeds and their range.
+    """
+    need(rows, "label", "seed", "step", "gradient_norm/full", "gradient_norm/batch")
+    rows = rows[numbers(rows, "gradient_norm/full").notna()]
+    ends = ("full", "batch", "lambda_max", "edge", "update", "successive")
+    tidy = rows[["label", "seed", "step"]].assign(
+        loss=numbers(rows, "train/loss").fillna(numbers(rows, "loss")),
+        **{k: numbers(rows, f"gradient_norm/{k}") for k in ends},
+    )
+    shown = [
+        ("loss", "training loss", "", ""),
+        ("full", "gradient norm", "batch", "--"),
+        ("lambda_max", "largest Hessian eigenvalue", "edge", ":"),
+        ("successive", "cosine of successive gradients", "", ""),
+    ]
+    shown = [s for s in shown if tidy[s[0]].notna().any()]
+    figure, axes = panels(len(shown))
+    colours = sns.color_palette("colorblind", 10) * 9
+    for axis, (key, name, other, line) in zip(axes, shown, strict=True):
+        for colour, (label, mine) in zip(colours, tidy.groupby("label", sort=False), strict=False):
+            steps = mine.groupby("step")
+            got = steps[key].agg(["median", "min", "max"])
+            seeds = mine["seed"].nunique()
+            axis.plot(got.index, got["median"], color=colour, label=f"{label} ({seeds} seeds)")
+            axis.fill_between(got.index, got["min"], got["max"], color=colour, alpha=0.15, lw=0)
+            if other and mine[other].notna().any():
+                seen = steps[other].median()
+                axis.plot(seen.index, seen, line, color=colour, lw=0.9)
+        axis.set(xlabel="step", ylabel=name)
+        if key != "successive" and tidy[key].min() > 0:
+            axis.set_yscale("log")
+    for style, name in (("--", "of the batch"), (":", "2/lr")):
+        axes[0].plot([], [], style, color="0.3", label=name)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure, tidy
