@@ -4,7 +4,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sa.figure._paper import need, numbers, panels
+from sa.figure._paper import PANEL, need, numbers
 
 
 def gradient_norm(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
@@ -26,9 +26,12 @@ def gradient_norm(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         ("successive", "cosine of successive gradients", "", ""),
     ]
     shown = [s for s in shown if tidy[s[0]].notna().any()]
-    figure, axes = panels(len(shown))
+    figure = Figure(figsize=(2 * PANEL, 2.6 * ((len(shown) + 1) // 2)), dpi=200)
+    axes = figure.subplots((len(shown) + 1) // 2, 2, squeeze=False).flatten()
+    for spare in axes[len(shown) :]:
+        spare.set_axis_off()
     colours = sns.color_palette("colorblind", 10) * 9
-    for axis, (key, name, other, line) in zip(axes, shown, strict=True):
+    for axis, (key, name, other, line) in zip(axes, shown, strict=False):
         for colour, (label, mine) in zip(colours, tidy.groupby("label", sort=False), strict=False):
             steps = mine.groupby("step")
             got = steps[key].agg(["median", "min", "max"])

@@ -3,6 +3,7 @@
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from sa.figure._paper import need, panels
 
@@ -30,9 +31,12 @@ def minimal_ratio(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     axes[0].set(xscale="log", xlabel="loss where the search ended", ylabel="minimal ratio")
     ends = [tidy["norm_start"].min(), tidy["norm_start"].max()]
     axes[1].plot(ends, ends, color="0.6", lw=0.8, zorder=0)
-    axes[1].annotate("unchanged", (ends[0], ends[0]), fontsize=6.5, color="0.4", va="bottom")
+    axes[1].annotate("unchanged", (ends[0], ends[0]), fontsize=6.5, color="0.4", va="bottom",
+                     ha="left", xytext=(0, 6), textcoords="offset points")  # fmt: skip
     axes[1].set(xscale="log", yscale="log", xlabel="gradient norm at the end of training")
     axes[1].set_ylabel("gradient norm where the search ended")
+    for axis in (axes[0].xaxis, axes[1].xaxis, axes[1].yaxis):
+        axis.set_minor_formatter(NullFormatter())
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure, tidy
