@@ -13,7 +13,7 @@ STATUS = {"critical": "o", "stalled": "s", "unconverged": "x", "l1 route": "+"}
 def minimal_ratio(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """A point a run, by its status: minimal ratio against loss, and |g| after against before.
 
-    A pair of panels for all runs; activations, where they differ, by colour.
+    Activations by colour; the number of runs in the legend.
     """
     need(table, "critical_points/minimal_ratio", "critical_points/loss", "critical_points/status")
     mine = table[table["critical_points/status"].notna()]
@@ -31,12 +31,11 @@ def minimal_ratio(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     axes[0].set(xscale="log", xlabel="loss where the search ended", ylabel="minimal ratio")
     ends = [tidy["norm_start"].min(), tidy["norm_start"].max()]
     axes[1].plot(ends, ends, color="0.6", lw=0.8, zorder=0)
-    axes[1].annotate("unchanged", (ends[0], ends[0]), fontsize=6.5, color="0.4", va="bottom",
-                     ha="left", xytext=(0, 6), textcoords="offset points")  # fmt: skip
     axes[1].set(xscale="log", yscale="log", xlabel="gradient norm at the end of training")
     axes[1].set_ylabel("gradient norm where the search ended")
     for axis in (axes[0].xaxis, axes[1].xaxis, axes[1].yaxis):
         axis.set_minor_formatter(NullFormatter())
+    axes[0].plot([], [], color="0.6", lw=0.8, label="gradient unchanged")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure, tidy

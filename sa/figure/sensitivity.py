@@ -3,6 +3,7 @@
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from sa.figure._paper import need, numbers, panels
 
@@ -16,14 +17,12 @@ def sensitivity(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     with their range as a band.
     """
     columns = [f"input_sensitivity/{s}/{r}/mean" for s in ("test", "train") for r in READINGS]
-    need(table, "batch_size", *columns)
+    need(table, "batch_size", "steps", *columns)
     table = table[numbers(table, columns[0]).notna()]
-    epochs = numbers(table, "epochs")
+    steps = numbers(table, "steps")
+    shared = table["batch_size"].groupby(steps).nunique() > 1  # else their number follows the rows
     tidy = table[["batch_size", "seed"]].assign(
-        budget=[
-            f"equal steps ({s:g})" if pd.isna(e) else f"equal epochs ({e:g})"
-            for e, s in zip(epochs, numbers(table, "steps"), strict=True)
-        ]
+        budget=[f"equal steps ({s:g})" if shared[s] else "equal epochs" for s in steps]
     )
     for split in ("test", "train"):
         tidy[f"{split}/loss"] = numbers(table, f"{split}/loss")
@@ -46,6 +45,8 @@ def sensitivity(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         axis.set_xlabel("rows a step")
         told = "mean loss (nats)" if name == "loss" else f"|d {name} / d input|, mean over rows"
         axis.set(yscale="log", ylabel=told)
+        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            ticks(FuncFormatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in "1235" else ""))
     axes[0].plot([], [], "--", color="0.3", label="training rows")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
