@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cdg, command, maps, peers, smoothed, stack
+from benchmarks import cdg, command, maps, peers, resnet, smoothed, stack, training
 from benchmarks.measure import table
 
 ALL = {
     name: act
-    for module in (cdg, maps, stack, peers, smoothed, command)
+    for module in (cdg, maps, resnet, stack, training, peers, smoothed, command)
     for name, act in vars(module).items()
     if callable(act) and getattr(act, "__module__", "") == module.__name__
     and not name.startswith("_") and name not in ("problem", "loop")
@@ -38,7 +38,10 @@ def main() -> None:
         except ImportError as error:
             print(f"    skipped: {error}; pip install -e '.[peers]'")
     print(table(results))
-    told.json.write_text(json.dumps(results, indent=1) + "\n")
+    kept = json.loads(told.json.read_text()) if told.json.exists() else []
+    fresh = {r["name"]: r for r in results}
+    merged = [fresh.pop(r["name"], r) for r in kept] + list(fresh.values())
+    told.json.write_text(json.dumps(merged, indent=1) + "\n")
     print(f"results: {told.json}")
 
 

@@ -307,8 +307,10 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
     made = {k: _make(k, config[k]) for k in ("model", "dataset", "estimator", "optimizer")}
     analyses = {k: _make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
     keys = "criterion moving batch_size batchnorm dtype device memory progress".split()
+    known = {k: config[k] for k in keys}
+    known |= {k: config[k] for k in ("autocast", "compile") if config.get(k) is not None}
     try:
-        task = Task(model=made["model"], dataset=made["dataset"], **{k: config[k] for k in keys})
+        task = Task(model=made["model"], dataset=made["dataset"], **known)
         task.check(here)
     except Mismatch as error:
         raise UsageError(f"{error.key}: {error}") from error
@@ -339,12 +341,17 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
             if hasattr(analysis, "fits"):
                 analysis.fits(task.point(), config["memory"])
         except ValueError as error:
-            raise UsageError(f"analysis={name}: {error}") from error
+            raise UsageError(f"analysis.{name}: {error}") from error
     if config.get("init"):
         _parent(config, here)
     recipe = _recipe(config, task)
     if config.get("replicas") is not None:
         _replicas(config, task, made["estimator"])
+    for key in ("autocast", "compile", "processes"):
+        if config.get(key):
+            _faster(key, config, made["estimator"])
+    if config.get("processes"):
+        _processes(config, task, here)
     tracker = _make("tracker", config["tracker"])
     return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
 
@@ -355,7 +362,12 @@ def _recipe(config: Config, task: Any) -> Any:
 
     keys = "until recalibrate clip decay_all quantizer_lr".split()
     plain: Config = {k: config[k] for k in keys if config.get(k) is not None}
-    made = {k: _make(k, config[k]) for k in ("schedule", "average") if config.get(k)}
+    stored = config.get("stored")
+    if stored and not isinstance(stored, Mapping):
+        raise UsageError(
+            f"stored={stored}: expected a quantizer; type +quantizer/weight@stored=fixed_point"
+        )
+    made = {k: _make(k, config[k]) for k in ("schedule", "average", "stored") if config.get(k)}
     try:
         recipe = Recipe(**plain, **made)
         recipe.check(config["steps"])
@@ -386,7 +398,8 @@ def _replicas(config: Config, task: Any, estimator: Any) -> None:
             "replicas: they are trained by one back-propagation through all of them; take "
             "estimator=ste, ste_clipped or another slope, or sweep over seed instead"
         )
-    for key, instead in (("analysis", "analysis=[]"), ("init", "init=none")):
+    seen = (("analysis", "analysis=[]"), ("init", "init=none"), ("stored", "stored=null"))
+    for key, instead in seen:
         if config.get(key):
             raise UsageError(f"replicas: {key} looks at one network; set {instead}")
     if not config["steps"]:
@@ -399,6 +412,46 @@ def _replicas(config: Config, task: Any, estimator: Any) -> None:
     name = str(config["optimizer"]["_target_"]).rpartition(".")[2]
     if name in _COUPLED:
         raise UsageError(f"replicas: {name} does not step element by element; take sgd or adam")
+
+
+def _faster(key: str, config: Config, estimator: Any) -> None:
+    """Refuse what makes back-propagation alone faster where something else is done."""
+    if estimator.target != "surrogate":
+        raise UsageError(
+            f"{key}: it is for trainings by back-propagation alone; take estimator=ste, "
+            f"ste_clipped or another slope, or {key}={_typed(_off(key))} (differences, samples and "
+            "seeds are computed in parallel by a sweep: -m ... hydra/launcher=local)"
+        )
+    if not config["steps"]:
+        raise UsageError(f"{key}: it is for trainings; set steps or epochs")
+    if config.get("analysis"):
+        raise UsageError(f"{key}: analyses measure the exact loss in one process; set analysis=[]")
+    if config.get("replicas") and key != "autocast":
+        raise UsageError(f"{key}: replicas are one computation already; set replicas=null")
+
+
+def _off(key: str) -> Any:
+    return False if key == "compile" else None
+
+
+def _processes(config: Config, task: Any, here: bool) -> None:
+    """Refuse losses that are no sums over rows, and devices that there are too few of."""
+    world, who = config["processes"], task.coupling()
+    if who[0]:
+        raise UsageError(f"processes: {who[0]} normalises rows together; set {who[1]}")
+    rows = config["batch_size"] or task.dataset.rows
+    if rows < world:
+        raise UsageError(f"processes={world}: a step has {rows} rows; set processes={rows} or less")
+    if str(config["device"]).startswith("cuda:"):
+        raise UsageError("processes: each takes a GPU of its own; set device=cuda, not a number")
+    if here and config["device"] == "cuda":
+        import torch
+
+        if torch.cuda.device_count() < world:
+            many = torch.cuda.device_count()
+            raise UsageError(
+                f"processes={world}: each takes a GPU of its own, and there are {many}"
+            )
 
 
 def resolve(config: Config) -> Config:
@@ -462,9 +515,9 @@ def _parent(config: dict[str, Any], here: bool) -> None:
 def _scalars(config: dict[str, Any]) -> None:
     ranges = {
         "dim": 1, "seed": 0, "steps": 0, "threads": 1, "memory": 1, "batch_size": 1,
-        "evaluate_every": 1, "analyse_every": 1, "replicas": 1,
+        "evaluate_every": 1, "analyse_every": 1, "replicas": 1, "processes": 1,
     }  # fmt: skip
-    free = ("batch_size", "evaluate_every", "analyse_every", "replicas")
+    free = ("batch_size", "evaluate_every", "analyse_every", "replicas", "processes")
     for key, least in ranges.items():
         value = config.get(key)
         if value is None and key in free:
@@ -478,7 +531,7 @@ def _scalars(config: dict[str, Any]) -> None:
     most = how["max_failures"]
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise UsageError(f"sweep.max_failures={_typed(most)}: expected a whole number >= 1 or null")
-    for key in ("recalibrate", "decay_all", "init_average"):
+    for key in ("recalibrate", "decay_all", "init_average", "compile"):
         if config.get(key) not in (True, False, None):
             raise UsageError(f"{key}={config[key]}: expected true or false")
     for key in ("zip", "points", "exclude"):

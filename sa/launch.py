@@ -83,7 +83,8 @@ class Local:
 class Slurm:
     """Arrays of jobs through submitit; needs no accounting database.
 
-    time: minutes a job may take. cpus, gpus, memory_gb: of one job. parallel: jobs of one array at
+    time: minutes a job may take. memory_gb: of one job; cpus, gpus: of each of its processes, of
+    which a run with ``processes`` starts its own, all on one node. parallel: jobs of one array at
     once. points_per_job: points a job computes in turn; None chooses. signal_seconds: how long
     before the time limit a job is told to save and requeue itself, at most a third of it; requeue:
     whether it does, and whether SLURM may requeue it after a preemption. setup: shell lines before
@@ -338,7 +339,7 @@ def local(
     """Run the missing points in a bounded pool of processes; run id -> what failed."""
     left = todo(root, plan)
     threads = max([1, *(int(p.config.get("threads") or 1) for p in left)])
-    workers = place.workers or max(1, _cpus() // threads)
+    workers = place.workers or max(1, _cpus() // (threads * processes(left)))
     size = place.points_per_job
     queue = chunks(root, plan, left, size, max(workers, min(4 * workers, len(left))))
     board, alive = Board(len(left)), dict[subprocess.Popen, list[Point]]()
@@ -371,6 +372,11 @@ def local(
                     process.wait(10)
             raise
     return board.failed
+
+
+def processes(some: Sequence[Point]) -> int:
+    """The most processes that one of the points computes with."""
+    return max([1, *(int(p.config.get("processes") or 1) for p in some)])
 
 
 def _worker(root: Path, some: Sequence[Point], folder: Path, threads: int) -> subprocess.Popen:
@@ -503,7 +509,8 @@ def submit(folder: Path, root: Path, place: Slurm, work: Sequence[Sequence[Point
     os.environ.update(scrubbed(before) | _paths(folder) | own)
     try:
         executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=1000)
-        executor.update_parameters(**_parameters(place, folder.name))
+        world = processes([p for some in work for p in some])
+        executor.update_parameters(**_parameters(place, folder.name, world))
         for at in range(0, len(work), most):
             part = work[at : at + most]
             submitted = executor.map_array(_become, [command(root, some) for some in part])
@@ -547,10 +554,10 @@ def _become(words: list[str]) -> None:
     os.execv(words[0], words)
 
 
-def _parameters(place: Slurm, name: str) -> dict[str, Any]:
+def _parameters(place: Slurm, name: str, world: int) -> dict[str, Any]:
     named = {
         "partition": place.partition, "qos": place.qos, "account": place.account,
-        "constraint": place.constraint, "gpus_per_node": place.gpus or None,
+        "constraint": place.constraint, "gpus_per_node": place.gpus * world or None,
         "mem": f"{int(place.memory_gb * 1024)}M" if place.memory_gb else None,
     }  # fmt: skip
     return {k: v for k, v in named.items() if v is not None} | {
@@ -558,7 +565,7 @@ def _parameters(place: Slurm, name: str) -> dict[str, Any]:
         "time": place.time,
         "nodes": 1,
         "ntasks_per_node": 1,
-        "cpus_per_task": place.cpus,
+        "cpus_per_task": place.cpus * world,
         "array_parallelism": place.parallel,
         "signal_delay_s": min(place.signal_seconds, 20 * place.time),
         "setup": list(place.setup),

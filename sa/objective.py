@@ -17,13 +17,14 @@ from torch import Tensor
 
 from sa.curvature.engine import PART, Hessian, Jacobian
 from sa.curvature.view import View
-from sa.flips import chain
+from sa.flips import chain, single
 from sa.flips import differences as flips
 from sa.types import (
     Batch,
     Differences,
     Estimator,
     Forget,
+    Layer,
     Params,
     Partial,
     Profile,
@@ -86,9 +87,11 @@ class Objective:
     ``torch.func.vmap`` may run over points. coupled: row losses depend on the other rows (batch
     statistics), so rows are never split. double: makes the float64 twin, if there is one.
     partial: keeps what long work has done so far. states: the quantized activations (rows, ...) of
-    a batch at a point, layer by layer, if there are any. outputs: of inputs (n, ...) at a point, in
-    evaluation mode: (n, outputs). opened: the same loss as a function of the quantized weights, and
-    those of a point; quantizers before weights are taken away.
+    a batch at a point, layer by layer, if there are any. trace: what each layer does with one.
+    outputs: of the network, given where they are kept when a gradient is computed (`seen`); rows
+    are then their losses. predict: outputs (n, outputs) of inputs (n, ...) at a point, in
+    evaluation mode. opened: the same loss as a function of the quantized weights, and those of a
+    point; quantizers before weights are taken away.
     """
 
     rows: RowLoss
@@ -104,10 +107,13 @@ class Objective:
     double: "Callable[[], Objective] | None" = None
     partial: Partial = field(default_factory=Forget)
     states: Callable[[Params, Batch], list[Tensor]] | None = None
-    outputs: Callable[[Params, Tensor], Tensor] | None = None
+    outputs: Callable[[Params, Batch], Tensor] | None = None
+    trace: Callable[[Params, Batch], list[Layer]] | None = None
+    predict: Callable[[Params, Tensor], Tensor] | None = None
     opened: "Callable[[Params], tuple[Objective, Params]] | None" = None
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
     _curved: list[tuple[Params, list[int], View]] = field(default_factory=list, repr=False)
+    _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)
 
     def _plan(self, points: int, width: int) -> tuple[int, int]:
         """How many points and how many rows to evaluate together."""
@@ -183,7 +189,15 @@ class Objective:
         rows: row losses to average instead of the objective's own, e.g. weighted ones. passes: how
         many forwards they keep alive at once, for the chunk plan.
         """
-        each = rows or self.rows
+        each, kept = rows or self.rows, []
+        if rows is None and self.outputs is not None:
+            forward, criterion = self.outputs, self.structure.criterion
+
+            def each(point: Params, part: Batch) -> Tensor:
+                out = forward(point, part)
+                kept.append(out.detach())
+                return criterion(out, part.targets)
+
         leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
         total = torch.zeros((), dtype=torch.float64, device=self.batch.inputs.device)
         grads = {k: torch.zeros_like(v) for k, v in params.items()}
@@ -197,7 +211,14 @@ class Objective:
                 got = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
                 for name, g in zip(leaves, got, strict=True):
                     grads[name] += g
+        self._seen = (params, _versions(params), kept) if kept else None
         return total, grads
+
+    def seen(self, params: Params) -> list[Tensor] | None:
+        """The outputs that the last gradient saw, by parts of the rows, if it was at params."""
+        if self._seen is None or self._seen[0] is not params:
+            return None
+        return self._seen[2] if self._seen[1] == _versions(params) else None
 
     def directional(self, params: Params, stack: Params) -> Tensor:
         """Derivatives (K,) float64 along K directions, forward mode, surrogate in force as above.
@@ -281,11 +302,13 @@ class Objective:
             like = [{k: g.to(params[k].dtype) for k, g in grad.items()} for grad in twin.grads]
             return Differences(like, twin.evals, twin.path, twin.paths)
         s = self.structure
-        if path == "fast" and s.obstacle:
-            raise ValueError(f"there is no fast path: {s.obstacle}")
-        if path == "brute" or s.obstacle:
+        if path == "fast" and s.slow:
+            raise ValueError(f"there is no fast path: {s.slow}")
+        if path == "brute" or s.slow:
             evals = 2.0 * size(params) * len(epsilons)
             return Differences([self._brute(params, e) for e in epsilons], evals, "brute")
+        if s.cuts:
+            return self._cut(params, epsilons)
         number, kept = self.partial.take()
         if kept:
             return Differences(kept["grads"], kept["evals"], "fast", kept["paths"])
@@ -341,11 +364,41 @@ class Objective:
         )  # fmt: skip
 
     @torch.no_grad()
+    def _cut(self, params: Params, epsilons: Sequence[float]) -> Differences:
+        """The differences of kernels in a network that is no chain, one after another."""
+        s, n = self.structure, self.batch.rows
+        every = s.statistics | s.frozen | params
+        number, kept = self.partial.take()
+        zero = [{k: torch.zeros_like(v) for k, v in params.items()} for _ in epsilons]
+        grads, paths = kept.get("grads", zero), kept.get("paths", {})
+        evals, done = kept.get("evals", 0.0), kept.get("done", 0)
+        told = _Progress("exact differences", len(s.cuts) * n, "rows")
+        for i, cut in enumerate(s.cuts):
+            name, first = cut.links[0].weight, max(0, done - i * n)
+            most = self.memory // (32 * single.width(cut, every, self.batch.part(0, 1)))
+            rows = max(1, min(self._plan(1, self.width)[1], most))
+            for start, stop in blocks(n - first, rows):
+                part, sums = self.batch.part(first + start, first + stop), [g[name] for g in grads]
+                work, paths[name] = single.differences(
+                    cut, every, part, s.criterion, epsilons, sums, self.memory // 24
+                )
+                evals, done = evals + work / n, i * n + first + stop
+                if self.progress:
+                    told(done)
+                now = [{k: g.clone() for k, g in grad.items()} for grad in grads]
+                state = {"grads": now, "evals": evals, "paths": dict(paths), "done": done}
+                self.partial.keep(number, state)
+        for grad, epsilon in zip(grads, epsilons, strict=True):
+            for g in grad.values():
+                g /= 2 * epsilon * n
+        return Differences(grads, evals, "fast", paths)
+
+    @torch.no_grad()
     def _brute(self, params: Params, epsilon: float) -> Params:
         number, kept = self.partial.take()
         grads: Params = {k: g.to(params[k]) for k, g in kept.get("grads", {}).items()}
         at_name, first, begun = kept.get("at", ("", 0, None))
-        why = f" ({self.structure.obstacle})" if self.structure.obstacle else ""
+        why = f" ({self.structure.slow})" if self.structure.slow else ""
         told = _Progress(f"brute-force differences, eps {epsilon:g}{why}", size(params))
         done = sum(g.numel() for g in grads.values()) + first
         for name, p in params.items():
@@ -386,10 +439,14 @@ class Objective:
                 flipped, total = flipped + int((a != b).sum()), total + a.numel()
         return flipped / total if total else None
 
+    @torch.no_grad()
+    def layers(self, params: Params, rows: int) -> list[Layer]:
+        """What each layer did with the batch's first rows; nothing of a plain function."""
+        return self.trace(params, self.batch.part(0, rows)) if self.trace else []
+
     def reference(self, estimator: Estimator, params: Params) -> Params:
         """The gradient a deterministic estimator gives at params, computed once per point."""
-        # tensors count their changes in place
-        versions = [p._version for p in params.values()]
+        versions = _versions(params)
         for known, at, then, grad in self._memo:
             if known == estimator and at is params and then == versions:
                 return grad
@@ -399,11 +456,16 @@ class Objective:
         return grad
 
 
+def _versions(params: Params) -> list[int]:
+    """Changes when a tensor is changed in place, as tensors count that."""
+    return [p._version for p in params.values()]
+
+
 class _Progress:
     """How far long work is, on stderr: one rewritten line on a terminal, else one at times."""
 
-    def __init__(self, what: str, total: int):
-        self.what, self.total = what, total
+    def __init__(self, what: str, total: int, unit: str = "coordinates"):
+        self.what, self.total, self.unit = what, total, unit
         self.began = self.last = time.monotonic()
 
     def __call__(self, done: int) -> None:
@@ -412,7 +474,7 @@ class _Progress:
             return
         self.last = now
         left = (now - self.began) * (self.total - done) / done
-        words = f"{self.what}: {done} of {self.total} coordinates, about {left:.0f} s left"
+        words = f"{self.what}: {done} of {self.total} {self.unit}, about {left:.0f} s left"
         print(
             f"\r{words}   " if live else words,
             end="" if live else "\n",

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 BOOKKEEPING = frozenset(
-    "root tracker sweep figure checkpoint_seconds threads memory progress objective hydra "
-    "experiment description full expectations dataset.root epochs".split()
+    "root tracker sweep figure checkpoint_seconds processes threads memory progress objective "
+    "hydra experiment description full expectations dataset.root epochs".split()
 )
 """Settings that change no number of a result, and so are no part of a run's id.
 
@@ -30,7 +30,8 @@ BOOKKEEPING = frozenset(
 """
 
 LATER = frozenset(
-    "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas".split()
+    "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas autocast "
+    "compile stored".split()
 )
 """Settings younger than the first runs: at null, false or {} they are no part of an id."""
 

@@ -4,6 +4,7 @@ The sum's gradient has every replica's own in its part of the stack, and optimiz
 element by element (SGD, Adam) then step each as if it were alone: the loop is the same.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from sa.objective import CRITERIA
-from sa.task import PART, Problem, Task, _statistics
+from sa.task import PART, SPLITS, Problem, Task, _statistics
 from sa.types import Batch, Numbers, Params, Splits, Structure, blocks, stream
 
 
@@ -44,11 +45,17 @@ class Replicas(Problem):
         mine = torch.arange(index.shape[1], device=index.device)
         return Batch(train.inputs[index, mine], train.targets[index, mine])
 
-    def _forward(self, params: Params, inputs: Tensor, use: str) -> Tensor:
+    def _forward(
+        self,
+        params: Params,
+        inputs: Tensor,
+        use: str,
+        call: Callable[..., Tensor] = functional_call,
+    ) -> Tensor:
         """Outputs (n, R, ...)."""
 
         def one(point: Params, x: Tensor) -> Tensor:
-            return functional_call(self.network, point, (x,))
+            return call(self.network, point, (x,))
 
         same = inputs.stride(1) == 0  # one matrix product serves all
         dims = (0, None) if same else (0, 1)
@@ -65,11 +72,14 @@ class Replicas(Problem):
         return losses.view(outputs.shape[:2])
 
     @torch.no_grad()
-    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
+    def evaluate(
+        self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
+    ) -> Numbers:
         """Loss, and accuracy for classes: the mean, the 5th, 50th, 95th percentile, and each."""
         out: Numbers = {}
         most = max(1, min(PART, self.task.memory // (8 * self.width)))
-        for split, batch in zip(("train", "test"), self.data, strict=True):
+        for split in splits:
+            batch = self.data[SPLITS.index(split)]
             sums: dict[str, Tensor | float] = {"loss": 0.0}
             for start, stop in blocks(batch.rows, most):
                 part = batch.part(start, stop)

@@ -38,6 +38,8 @@ def main() -> None:
     try:
         if argv[:1] == ["--frozen"]:
             frozen([Path(a) for a in argv[1:]])
+        elif argv[:1] == ["--rank"]:
+            rank(Path(argv[1]), *map(int, argv[2:]))
         else:
             for word in argv:
                 if re.fullmatch(r"[\w./]+=\{\}", word):
@@ -300,6 +302,28 @@ def frozen(folders: list[Path]) -> None:
         raise RunFailed(f"{len(failed)} of {len(folders)} runs failed: {', '.join(failed)}")
 
 
+def rank(folder: Path, number: int, world: int, port: int) -> None:
+    """One of the processes that share a run's steps (`sa.ranks`); rank 0 started it and ends it."""
+    for told in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # they are rank 0's to answer
+        signal.signal(told, signal.SIG_IGN)
+    from dataclasses import replace
+
+    import torch
+    import yaml
+
+    from sa import ranks
+
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    made = settings.build(config)
+    torch.set_num_threads(config["threads"])
+    device = f"cuda:{number}" if config["device"] == "cuda" else config["device"]
+    problem = replace(made.task, device=device).prepare(config["seed"])
+    try:
+        ranks.serve(problem, made.estimator, config["steps"], ranks.Ring(number, world, port))
+    except RuntimeError as error:  # rank 0 is gone, or says why itself
+        raise RunFailed(f"rank {number}: {error}") from error
+
+
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """What the process prints, libraries and all, also goes nowhere but to this file's end."""
@@ -377,7 +401,8 @@ def execute(
     with record.Record.open(root, config, _meta(config)) as kept:
         try:
             made = components or settings.build(config)
-            return _compute(config, made, kept, start, tell)
+            with _ranks(config, kept.folder) as ring:
+                return _compute(config, made, kept, start, tell, ring)
         except KeyboardInterrupt as error:
             kept.fail(str(error) or "interrupted from the keyboard", state="interrupted")
             raise
@@ -393,16 +418,28 @@ def execute(
             raise RunFailed(f"run {key}: {type(error).__name__}: {error}") from error
 
 
+def _ranks(config: Config, folder: Path) -> contextlib.AbstractContextManager:
+    """The other processes of a run, while it computes; None where it is one."""
+    world = config.get("processes") or 1
+    if world == 1:
+        return contextlib.nullcontext()
+    from sa import ranks
+
+    command = [sys.executable, "-m", "sa.run", "--rank", str(folder.resolve())]
+    return ranks.lead(world, command, config["device"])
+
+
 def _compute(
     config: Config,
     made: settings.Components,
     kept: record.Record,
     start: Path | None,
     tell: bool,
+    ring: Any,
 ) -> dict[str, Any]:
     import torch
 
-    from sa import replicas, train
+    from sa import ranks, replicas, train
     from sa.types import MissingData, size
 
     torch.set_num_threads(config["threads"])
@@ -415,7 +452,11 @@ def _compute(
     except MissingData as error:
         raise settings.NoData(f"dataset: {error}") from error
     parent = _load(start, _CHECKPOINT) if start else None
-    progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
+    try:
+        progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
+    except ValueError as error:
+        again = "take the model it was trained with, or delete its folder to train it again"
+        raise ValueError(f"init: {start}: {error}; {again}") from error
     seconds = 0.0
     if kept.checkpoint is not None:
         saved = _load(kept.checkpoint, _CHECKPOINT)
@@ -424,6 +465,9 @@ def _compute(
         kept.rewind(progress.step - 1)
         if tell:
             print(f"going on from step {progress.step} of {config['steps']}", flush=True)
+    if ring is not None:
+        problem = ranks.Shared(**vars(problem), ring=ring)
+        problem.begin()
     problem.partial = partial = _Partial(kept, config["checkpoint_seconds"], progress.step)
     latest: dict[str, Any] = {}
     for row in kept.rows():
@@ -648,7 +692,7 @@ def summarise(config: Config, made: settings.Components, result: dict[str, Any])
         ("estimator", f"{name}  {'  '.join(own)}"),
         ("estimates", f"target: {result['target']}, {result['parameters']} parameters"),
         ("quantized", result.get("quantized", "not told")),
-        *_told(result),
+        *_told(result, _reference(config)),
     ]
     for label, words in rows:
         print(f"{label:<14} {words}")
@@ -662,7 +706,14 @@ def _quantized(layers: dict[str, str]) -> str:
     return "; ".join(f"{', '.join(names)}: {how}" for how, names in kinds.items()) or "nothing"
 
 
-def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _reference(config: Config) -> str:
+    """The class of the first reference that gradients are aligned with."""
+    node = (config.get("analysis") or {}).get("alignment") or {}
+    first: dict[str, Any] = next(iter(node.get("references", {}).values()), {})
+    return str(first.get("_target_", "CDG")).rpartition(".")[2]
+
+
+def _told(result: dict[str, Any], who: str) -> list[tuple[str, str]]:
     out = []
     if result["status"] == "diverged":
         out.append(("DIVERGED", f"at step {result['step']}; first bad: {result['diverged']}"))
@@ -675,13 +726,12 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
             law = law if result["cosine_expected"] else "; chance gives 0 +- "
             law += "" if result["cosine_expected"] else f"{result['parameters'] ** -0.5:.3f}"
         limit = result.get("alignment/ceiling")
-        top = f"; two batches' CDG agree to {limit:.3f}" if limit is not None else ""
-        out.append(("cosine to CDG", f"{_number(result['alignment/cosine'])}{law}{top}"))
-        mine = result["target"]
-        right = (
-            "1 is right" if mine == "box" else f"another target: CDG's is box, this one's {mine}"
-        )
-        out.append(("scale", f"{_number(result['alignment/scale'])} of CDG's ({right})"))
+        top = f"; two batches' {who} agree to {limit:.3f}" if limit is not None else ""
+        out.append((f"cosine to {who}", f"{_number(result['alignment/cosine'])}{law}{top}"))
+        mine, other = result["target"], "box" if who == "CDG" else "its own"
+        right = "1 is right" if mine == other else f"another target: {who}'s is {other}, this one's"
+        right += "" if mine == other else f" {mine}"
+        out.append(("scale", f"{_number(result['alignment/scale'])} of {who}'s ({right})"))
     out += _replicated(result)
     out += _around(result)
     if "descent/best" in result:
@@ -702,11 +752,18 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
             hits = result.get(f"{split}/accuracy")
             told = f"loss {_number(result[f'{split}/loss'])}"
             told += f", accuracy {hits:.2%}" if hits is not None else ""
+            wrong = result.get(f"{split}/fitted")
+            told += f", {wrong:.2%} of the wrong labels fitted" if wrong is not None else ""
             if f"{split}/accuracy/low" in result:  # of replicas
                 ends = [f"{result[f'{split}/accuracy/{x}']:.2%}" for x in ("low", "high")]
                 told += f" on average, {' to '.join(ends)} of nine in ten"
             out.append((split, told))
-    path = f" ({result['path']} path)" if "path" in result else ""
+    if "keep" in result:
+        each = [f"{k.removeprefix('keep/')} {v:.1%}" for k, v in result.items() if k[:5] == "keep/"]
+        out.append(("channels kept", f"{result['keep']:.1%} on average: {', '.join(each)}"))
+    ways = [f"{k.removeprefix('path/')} {v}" for k, v in result.items() if k.startswith("path/")]
+    told = ": ".join(x for x in (f"{result.get('path')} path", ", ".join(ways)) if x)
+    path = f" ({told})" if "path" in result else ""
     out.append(("evals", f"{result['evals']:g} forward-equivalents{path}"))
     out.append(("seconds", f"{result['seconds']:.2f}"))
     return out
@@ -737,6 +794,33 @@ def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
         )
         over = "; ONE STEP IS ABOVE THE BUDGET" if result["training/over"] else ""
         out.append(("training", words + over))
+    if "cost/macs" in got:
+        words = "{:.4g} parameters of {:.3g} bits, {:.4g} MACs, {:.4g} bit operations a row".format(
+            result["cost/parameters"],
+            result["cost/bits"] / max(1.0, result["cost/parameters"]),
+            result["cost/macs"],
+            result["cost/bops"],
+        )
+        out.append(("cost", words))
+    if "quant_error/worst" in result:
+        worst = result["quant_error/worst"]
+        words = "{}: {} dB, {:.0%} of the squared error by clipping".format(
+            worst, got["quant_error/least"], result[f"quant_error/{worst}/clipping"]
+        )
+        out.append(("worst SQNR", words))
+    if "sensitivity_bits/ilp/loss" in got:
+        taus = ", ".join(
+            f"{k} {got[f'sensitivity_bits/kendall/{k}']}"
+            for k in ("gradient", "curvature", "taylor", "error")
+            if f"sensitivity_bits/kendall/{k}" in got
+        )
+        out.append(("sensitivity", f"Kendall tau to the measured rise: {taus}"))
+        for how in ("even", "greedy", "ilp", "anneal"):
+            if f"sensitivity_bits/{how}/loss" in got:
+                bits = "-".join(f"{b:g}" for b in result[f"sensitivity_bits/{how}/bits"])
+                mean = got[f"sensitivity_bits/{how}/spent"]
+                words = f"loss {got[f'sensitivity_bits/{how}/loss']} at {mean} bits: {bits}"
+                out.append((f"  {how}", words))
     if "smoothing/sigma" in got:
         best = f"eps {got['smoothing/epsilon']}, sigma {got['smoothing/sigma']}"
         out.append(("descend best", best))

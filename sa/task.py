@@ -3,11 +3,13 @@
 import copy
 import fnmatch
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass as plain
 from dataclasses import field, fields, is_dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,8 +25,10 @@ from sa.objective import CRITERIA, Objective
 from sa.types import (
     STRICT,
     Batch,
+    Cut,
     Dataset,
     Forget,
+    Layer,
     Model,
     Numbers,
     Params,
@@ -40,6 +44,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 PART = 4096
 """The most rows that are evaluated together outside of a step."""
+
+SPLITS = ("train", "test")
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -63,6 +69,8 @@ class Task:
     itself) or ``running`` (evaluation statistics); neither updates the running ones.
     memory: bytes one evaluation may use for intermediate results; a larger batch is summed over
     parts, to the same loss and gradient. progress: whether long work says how far it is.
+    autocast: products of the loss that is back-propagated are taken in bfloat16, its weights and
+    evaluations stay in dtype. compile: that loss goes through torch.compile.
     """
 
     model: Model
@@ -75,6 +83,8 @@ class Task:
     device: str = "cpu"
     memory: Annotated[int, Gt(0)] = 128 << 20
     progress: bool = False
+    autocast: Literal["bfloat16"] | None = None
+    compile: bool = False
 
     def check(self, here: bool = True) -> None:
         """Refuse what does not fit, before any work: raises Mismatch naming both sides.
@@ -125,6 +135,10 @@ class Task:
         self._enough(network, width)
         if here and self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
+        if self.autocast and self.dtype == "float64":
+            raise Mismatch("autocast", f"{self.autocast} products of float64; set dtype=float32")
+        if here and self.compile and self.device == "cpu" and not _compiler():
+            raise Mismatch("compile", "there is no C++ compiler here; compile=false")
         if hasattr(data, "check"):
             data.check()
 
@@ -147,6 +161,10 @@ class Task:
             return self.criterion
         demanded: str | None = getattr(self.model, "criterion", None)
         return demanded or ("ce" if self.dataset.classes else "mse")
+
+    def coupling(self) -> tuple[str, str]:
+        """Who makes a row's loss depend on the other rows, '' if nobody, and what does not."""
+        return _coupling(_sample(self.model)[0], self.batchnorm)  # type: ignore[arg-type]
 
     def latent(self) -> list[str]:
         """The weights that a quantizer stands before, by name."""
@@ -177,6 +195,8 @@ class Task:
         data: what the dataset loads, where it has been loaded.
         """
         self.check()
+        if self.compile:
+            torch.compiler.reset()  # it compiles a function for so many networks, then no more
         dtype = DTYPES[self.dtype]
         data = data or self.dataset.load(stream(seed, "data"))
         network = self.model.build(stream(seed, "init")).eval()
@@ -255,7 +275,11 @@ class Problem:
         return Batch(train.inputs[index], train.targets[index])
 
     def objective(self, batch: Batch) -> Objective:
-        """The loss on a batch; its held-out twin is the loss on the test split."""
+        """The loss on a batch; its held-out twin is the loss on the test split.
+
+        Of all rows, where training and evaluation are the same forward, it keeps what the network
+        puts out when a gradient is computed.
+        """
         mine = self._objective(batch)
         mine.heldout = self._objective(self.data.test)
         if batch is not self.data.train:
@@ -263,9 +287,18 @@ class Problem:
         return mine
 
     def _objective(self, batch: Batch) -> Objective:
+        task = self.task
+        call = _compiled() if task.compile else functional_call
+        kind = task.device.partition(":")[0]
+        products = torch.autocast(kind, torch.bfloat16) if task.autocast else nullcontext()
+
+        def outputs(params: Params, part: Batch) -> Tensor:
+            with products:
+                out = self._forward(params, part.inputs, "train", call)
+            return out.to(part.inputs.dtype)
+
         def rows(params: Params, part: Batch) -> Tensor:
-            outputs = self._forward(params, part.inputs, "train")
-            return self._losses(outputs, part.targets)
+            return self._losses(outputs(params, part), part.targets) + self._owed(params)
 
         return Objective(
             rows,
@@ -276,8 +309,10 @@ class Problem:
             progress=self.task.progress,
             partial=self.partial,
             states=self._states,
-            outputs=lambda params, inputs: self._forward(params, inputs, "eval"),
+            predict=lambda params, inputs: self._forward(params, inputs, "eval"),
             opened=lambda params: self._opened(params, batch),
+            outputs=outputs if batch is self.data.train and self._steady else None,
+            trace=self._trace,
             coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
             double=None
             if self.task.dtype == "float64"
@@ -306,8 +341,37 @@ class Problem:
         )
         return mine.objective(batch), mine.params
 
+    @property
+    def _steady(self) -> bool:
+        """Whether outputs are the same in training and in evaluation."""
+        norms = self.norms and self.task.batchnorm == "batch"
+        differ = any(hasattr(m, "observing") for m in self.network.modules())
+        other = self.structure.stochastic or self.gates or self.replicas or self.task.autocast
+        return not (norms or differ or other)
+
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return CRITERIA[self.kind](outputs, targets)
+
+    @cached_property
+    def gates(self) -> dict[str, Any]:
+        """Gates on channels, by the name of their parameter."""
+        return {
+            f"{name}.quantize.alpha": m.quantize.spec
+            for name, m in self.network.named_modules()
+            if hasattr(getattr(getattr(m, "quantize", None), "spec", None), "keep")
+        }
+
+    def _keeps(self, params: Params) -> dict[str, Tensor]:
+        """The share of channels that each layer's gates keep, by its parameter."""
+        every = self.frozen | params
+        return {name: spec.keep(every[name]) for name, spec in self.gates.items()}
+
+    def _owed(self, params: Params) -> Tensor | float:
+        """What is owed beside the loss: channels that are kept beyond a budget."""
+        if not self.gates:
+            return 0.0
+        spec = next(iter(self.gates.values()))
+        return spec.owed(torch.cat(list(self._keeps(params).values())))
 
     def _double(self) -> "Problem":
         """The same problem in float64, for differences of nearly equal losses."""
@@ -316,18 +380,27 @@ class Problem:
         structure = replace(self.structure, frozen=frozen, statistics=dict(network.named_buffers()))
         return replace(
             self,
-            task=replace(self.task, dtype="float64"),
+            task=replace(self.task, dtype="float64", autocast=None, compile=False),
             network=network,
             frozen=frozen,
             structure=structure,
             norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
         )
 
-    def _forward(self, params: Params, inputs: Tensor, use: str) -> Tensor:
-        """Outputs, for ``train`` (a loss that is studied), ``eval`` or ``track`` (updates)."""
+    def _forward(
+        self,
+        params: Params,
+        inputs: Tensor,
+        use: str,
+        call: Callable[..., Tensor] = functional_call,
+    ) -> Tensor:
+        """Outputs, for ``train`` (a loss that is studied), ``eval`` or ``track`` (updates).
+
+        call: torch's ``functional_call``, or what it was compiled to.
+        """
         norms = {"train": self.task.batchnorm, "eval": "running"}.get(use, use)
         with _statistics(self.norms, norms), _settings(self.network, use == "train"):
-            return functional_call(self.network, self.frozen | params, (inputs,))
+            return call(self.network, self.frozen | params, (inputs,))
 
     def _states(self, params: Params, batch: Batch) -> list[Tensor]:
         """What every activation quantizer puts out, in the order of the forward."""
@@ -344,32 +417,99 @@ class Problem:
                 h.remove()
         return found
 
+    def _trace(self, params: Params, batch: Batch) -> list[Layer]:
+        """What every layer with parameters or a quantizer does, in the order of the forward."""
+        found: list[Layer] = []
+
+        def look(name: str):
+            def hook(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
+                q, w = getattr(module, "quantize", None), getattr(module, "weight", None)
+                weight = w if isinstance(w, Tensor) and w.dim() > 1 else None
+                count = sum(p.numel() for p in module.parameters(hasattr(module, "slot")))
+                q = None if getattr(q, "identity", False) else q
+                used = q(weight) if q and weight is not None else weight
+                found.append(Layer(name, args[0], out, q, weight, used, count))
+
+            return hook
+
+        named = dict(self.network.named_modules())
+        hooks = [
+            m.register_forward_hook(look(k))
+            for k, m in named.items()
+            if hasattr(m, "slot") or any(True for _ in m.parameters(recurse=False))
+            if not (
+                k and hasattr(named[k.rpartition(".")[0]], "slot")
+            )  # a quantizer is its layer's
+        ]
+        try:
+            self._forward(params, batch.inputs, "train")
+        finally:
+            for h in hooks:
+                h.remove()
+        return found
+
     @property
     def latent(self) -> list[str]:
         """The weights that a quantizer stands before, by name."""
         return _latent(self.network)
 
-    @torch.no_grad()
-    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
-        """Loss, and accuracy for classes, of both splits in evaluation mode.
+    @cached_property
+    def spoilt(self) -> Tensor | None:
+        """Which training rows have a label that is not their own (rows,); None where none can."""
+        data: Any = self.task.dataset
+        kind = (
+            "random" if getattr(data, "random_labels", False) else getattr(data, "corruption", "")
+        )
+        if kind not in ("random", "partial", "shuffled"):
+            return None
+        clean = replace(data, corruption="none", random_labels=False)
+        own = clean.load(stream(self.seed, "data")).train.targets.to(self.data.train.targets.device)
+        given = self.data.train.targets
+        return own != (given.argmax(1) if self.kind == "mse" else given)
 
+    @torch.no_grad()
+    def evaluate(
+        self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
+    ) -> Numbers:
+        """Loss, and accuracy for classes, of splits in evaluation mode.
+
+        Where labels are corrupted also ``train/fitted``, the share of the wrong ones that the
+        network gives; of gates ``keep``, the share of channels they keep, mean and by layer.
         buffers: running statistics instead of the network's own.
         """
         out: Numbers = {}
         point = params | (buffers or {})
         most = max(1, min(PART, self.task.memory // (8 * self.width)))
-        for split, batch in zip(("train", "test"), self.data, strict=True):
-            loss = hits = 0.0
-            for start, stop in blocks(batch.rows, most):
-                part = batch.part(start, stop)
-                outputs = self._forward(point, part.inputs, "eval")
-                loss += float(CRITERIA[self.kind](outputs, part.targets).double().sum())
-                if self.task.dataset.classes:
-                    truth = part.targets.argmax(1) if self.kind == "mse" else part.targets
-                    hits += float((outputs.argmax(1) == truth).sum())
-            out[f"{split}/loss"] = loss / batch.rows
+        for split in splits:
+            inputs = self.data[SPLITS.index(split)].inputs
+            parts = (inputs[a:b] for a, b in blocks(len(inputs), most))
+            out |= self.scores(split, (self._forward(point, x, "eval") for x in parts))
+        kept = {k.removesuffix(".quantize.alpha"): float(v) for k, v in self._keeps(params).items()}
+        if kept:
+            out |= {f"keep/{k}": v for k, v in kept.items()}
+            out["keep"] = sum(kept.values()) / len(kept)
+        return out
+
+    def scores(self, split: str, outputs: Iterable[Tensor]) -> Numbers:
+        """Loss, for classes accuracy, and ``fitted``, from a split's outputs, part by part."""
+        batch, start = self.data[SPLITS.index(split)], 0
+        spoilt = self.spoilt if split == "train" else None
+        loss = hits = fitted = 0.0
+        for part in outputs:
+            rows = batch.part(start, start + len(part))
+            loss += float(self._losses(part, rows.targets).double().sum())
             if self.task.dataset.classes:
-                out[f"{split}/accuracy"] = hits / batch.rows
+                truth = rows.targets.argmax(1) if self.kind == "mse" else rows.targets
+                right = part.argmax(1) == truth
+                hits += float(right.sum())
+                if spoilt is not None:
+                    fitted += float(right[spoilt[start : start + len(part)]].sum())
+            start += len(part)
+        out: Numbers = {f"{split}/loss": loss / batch.rows}
+        if self.task.dataset.classes:
+            out[f"{split}/accuracy"] = hits / batch.rows
+        if spoilt is not None and spoilt.any():
+            out[f"{split}/fitted"] = fitted / float(spoilt.sum())
         return out
 
     @torch.no_grad()
@@ -455,6 +595,18 @@ class Problem:
         return found[0] if found else "the gradient"
 
 
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[..., Tensor]:
+    """``functional_call``, compiled for each network and shape when it comes."""
+    return torch.compile(functional_call)
+
+
+def _compiler() -> str | None:
+    """The C++ compiler that torch.compile would call on a CPU."""
+    names = (os.environ.get("CXX"), "g++", "clang++")
+    return next((path for x in names if x and (path := shutil.which(x))), None)
+
+
 def _latent(network: nn.Module) -> list[str]:
     layers = [(k, m) for k, m in network.named_modules() if hasattr(m, "weight")]
     found = [(k, getattr(m, "quantize", None)) for k, m in layers]
@@ -502,7 +654,7 @@ def _coupling(network: nn.Module, batchnorm: str) -> tuple[str, str]:
             q = getattr(m, slot, None)
             if getattr(q, "coupled", False):
                 q = getattr(q, "spec", q)
-                rows = "granularity=sample" if hasattr(q, "normaliser") else "train=fixed"
+                rows = "train=fixed" if hasattr(q, "train") else "granularity=sample"
                 return type(q).__name__, rows if slot == "quantize" else f"quantizer/{slot}=none"
     return "", ""
 
@@ -529,24 +681,38 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
         ),
         quantized=quantized(network),
         gradients=any(getattr(m, "gradient", None) is not None for m in modules),
+        criterion=CRITERIA[kind],
     )
     norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
     if norms and batchnorm == "batch":
         why = f"layer '{norms[0]}' (BatchNorm) normalises by the batch, which couples its rows"
         return replace(base, obstacle=f"{why}; set batchnorm=running")
-    try:
-        links = network.links()  # type: ignore[operator]
-    except (AttributeError, ValueError) as error:
-        return replace(base, obstacle=str(error))
-    return replace(
+    seen = replace(
         base,
-        links=links,
         frozen=frozen,
         statistics=dict(network.named_buffers()),
-        criterion=CRITERIA[kind],
         quadratic=kind == "mse",
-        obstacle=chain.obstacle(links),
     )
+    try:
+        links = network.links()  # type: ignore[operator]
+        obstacle = chain.obstacle(links)
+    except (AttributeError, ValueError) as error:
+        links, obstacle = (), str(error)
+    if obstacle is None:
+        return replace(seen, links=links, obstacle=None)
+    try:
+        return replace(seen, cuts=_cuts(network, frozen), obstacle=obstacle)
+    except (AttributeError, ValueError) as error:
+        return replace(base, obstacle=f"{obstacle}; and {error}")
+
+
+def _cuts(network: nn.Module, frozen: Params) -> list[Cut]:
+    """The network cut at each kernel, where nothing else moves; ValueError where it cannot be."""
+    who, other = _coupling(network, "running")
+    if who:
+        raise ValueError(f"{who} couples its rows; set {other}")
+    moving = [k for k, _ in network.named_parameters() if k not in frozen]
+    return [network.cut(k) for k in moving]  # type: ignore[operator]
 
 
 @torch.no_grad()

@@ -42,16 +42,60 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "critical_points/loss": 0.1 + at, "critical_points/norm": 0.01 * (1 + at),
                         "critical_points/norm_start": 0.1, "critical_points/solver": "gnm",
                         "critical_points/status": ("critical", "stalled", "unconverged")[at % 3],
-                        "batch_size": 32 * dim, "steps": 9 if at % 2 else dim,
+                        "steps": 9 if at % 2 else dim,
                         "train/loss": 1.0 + seed, "test/loss": 2.0,
                         **{
                             f"input_sensitivity/{split}/{what}/mean": 1.0 + at + seed
                             for split in ("train", "test") for what in ("logits", "probabilities")
                         },
+                        "moving": "[1]", "estimator.epsilon": 0.1 if name == "CDG" else np.nan,
+                        "quant_error/worst": "fc2.weight", "quant_error/fc2.weight/sqnr": 9.0 + at,
+                        "quant_error/fc2.weight/clipping": 0.25, "quant_error/fc2.weight/bits": 2,
+                        "quant_error/fc2.weight/levels": 3.0 + at,
+                        "quant_error/fc2.weight/needed": [5.0, 6.0 + seed, 8.0],
+                        "sensitivity_bits/layers": "fc1.weight,head.weight",
+                        "sensitivity_bits/bits": [2.0, 4.0], "sensitivity_bits/budget": 3.0,
+                        "sensitivity_bits/base": 0.1, "sensitivity_bits/kendall/error": 0.5,
+                        "sensitivity_bits/fc1.weight/loss": [0.3, 0.2 + seed / 100],
+                        "sensitivity_bits/head.weight/loss": [0.4, 0.1],
+                        "sensitivity_bits/fc1.weight/error": [2.0, 0.2],
+                        "sensitivity_bits/head.weight/error": [1.0, 0.1],
+                        "sensitivity_bits/even/loss": 0.5, "sensitivity_bits/even/heldout": 0.6,
+                        "sensitivity_bits/ilp/loss": 0.4, "sensitivity_bits/ilp/heldout": 0.5,
+                        "keep": 0.1 * (at + 1), "test/accuracy": 0.9 + at / 100,
+                        "quantizer.activation.budget": 0.2 + dim / 40,
                         "target": "box" if name == "CDG" else "gaussian",
+                        "alignment/eps0.1/cosine": 0.9, "alignment/eps0.1/cosine/fc1.weight": 0.8,
+                        "quantizer.activation.normaliser": "max", "flip_rate": 0.4 - at / 10,
+                        "dataset.n": dim, "run_id": f"{dim}{seed}{at}",
+                        "quantizer.weight.bits": 2 + at,
+                        "quantizer.weight.range": ("max", "mse")[seed % 2],
+                        "quantizer.weight.train": ("auto", "fixed", "none", "auto")[at],
+                        "quantizer.gradient.bits": 8, "batch_size": 16 * dim,
+                        "stored.bits": 8.0, "stored.rounding": ("nearest", "stochastic")[at % 2],
+                        "optimizer.lr": 10.0**-at,
                     }
                 )  # fmt: skip
-    return pd.DataFrame(rows)
+    made = pd.DataFrame(rows)
+    norms = {"full": 2.0, "batch": 3.0, "lambda_max": 9.0, "edge": 20.0, "successive": 0.5}
+    analysed = {f"gradient_norm/{k}": v for k, v in norms.items()}
+    made = made.assign(**analysed)
+    made.attrs["rows"] = lambda run: [
+        {"step": i, "loss": 2.0**-i} | (analysed if i % 2 == 0 else {}) for i in range(5)
+    ]
+    made.attrs["expectations"] = [
+        {"id": "ternary_eps0.1_fc1", "predicate": "between", "value": [0.7, 0.8]},
+        {"id": "nearest_8_stops", "predicate": "between", "value": [1.0, 3.0]},
+        {"id": "other", "predicate": ">=", "value": 1.0},
+    ]
+    return made
+
+
+def joined(one, two):
+    """Rows of both, with what comes along with the first."""
+    both = pd.concat([one, two])
+    both.attrs = one.attrs
+    return both
 
 
 RESULTS = [c for c in table() if "/" in c or c == "value"]
@@ -74,21 +118,11 @@ def test_writes_pictures_and_the_table_they_show(kind, tmp_path):
 
 
 def test_gradient_norm_is_drawn_from_analysed_steps(tmp_path):
-    rows = [
-        {
-            "label": label, "seed": seed, "step": step, "loss": 1 / (1 + step),
-            "gradient_norm/full": 2.0 + int(seed), "gradient_norm/batch": 3.0,
-            "gradient_norm/lambda_max": 1.0 + step, "gradient_norm/edge": 20.0,
-            "gradient_norm/successive": 0.5,
-        }
-        for label in ("shallow", "deep") for seed in "01" for step in (0, 10)
-    ]  # fmt: skip
-    rows += [{"label": "deep", "seed": "0", "step": 5, "train/loss": 0.1}]  # not analysed
-    made = draw.draw("gradient_norm", pd.DataFrame(rows), tmp_path)
-    tidy = pd.read_csv(made[2])
-    assert len(tidy) == 8 and set(tidy["full"]) == {2.0, 3.0} and set(tidy["edge"]) == {20.0}
-    with pytest.raises(ValueError, match="gradient_norm/batch"):
-        draw.draw("gradient_norm", pd.DataFrame(rows).drop(columns="gradient_norm/batch"), tmp_path)
+    given = table(names=("STE",))
+    tidy = pd.read_csv(draw.draw("gradient_norm", given, tmp_path)[2])
+    assert len(tidy) == 4 * 3 and set(tidy["step"]) == {0, 2, 4}  # the others were not analysed
+    assert set(tidy["full"]) == {2.0} and set(tidy["edge"]) == {20.0}
+    assert tidy["label"].nunique() > 1  # what varies but for the seed
 
 
 def test_the_l1_route_and_each_status_are_told_apart(tmp_path):
@@ -102,7 +136,7 @@ def test_the_l1_route_and_each_status_are_told_apart(tmp_path):
 def test_sensitivity_tells_the_budgets_apart(tmp_path):
     tidy = pd.read_csv(draw.draw("sensitivity", table(), tmp_path)[2])
     assert set(tidy["budget"]) == {"equal epochs", "equal steps (9)"}
-    assert set(tidy["batch_size"]) == {256, 512} and tidy["test/logits"].max() == 5.0
+    assert set(tidy["batch_size"]) == {128, 256} and tidy["test/logits"].max() == 5.0
 
 
 def test_best_decrease_is_relative_to_the_loss(tmp_path):
@@ -122,6 +156,27 @@ def test_lr_decrease_holds_every_point(tmp_path):
     np.testing.assert_allclose(one["decrease"], (g * LRS - LRS**2) / 2)
 
 
+def test_panels_are_layers_where_those_vary(tmp_path):
+    weights = "quantizer.weight._target_"
+    given = pd.concat(
+        [
+            table(dims=(8,)).assign(**{"moving": layer, weights: f"sa.quantizer.x.{kind}"})
+            for kind in ("Identity", "Xnor")
+            for layer in ("[1]", '["block8.*"]')
+        ],
+        ignore_index=True,
+    )
+    tidy = pd.read_csv(draw.draw("lr_decrease", given, tmp_path)[2])
+    assert list(tidy["facet"].unique()) == [
+        f"layer {layer}, {kind} weights"
+        for kind in ("full-precision", "Xnor")
+        for layer in ("1", "block8.*")
+    ]
+    tidy = pd.read_csv(draw.draw("layer_cosine", given, tmp_path)[2])
+    assert len(tidy) == 8 and set(tidy["weights"]) == {"full-precision", "Xnor"}
+    assert (tidy["epsilon"] == 0.1).all() and (tidy["cosine"] == 1 / 3).all()
+
+
 def test_alignment_keeps_the_law(tmp_path):
     tidy = pd.read_csv(draw.draw("alignment", table(), tmp_path)[2])
     assert tidy.loc[tidy["label"] == "NES", "expected"].eq(0.5).all()
@@ -136,11 +191,65 @@ def test_calibration_holds_both_kinds_relative_to_the_loss(tmp_path):
     assert (tidy["kind"] == "box").sum() == 4
 
 
+def test_cosines_stand_beside_what_is_expected(tmp_path):
+    tidy = pd.read_csv(draw.draw("cosine_layers", table(), tmp_path)[2])
+    assert set(tidy["layer"]) == {"all", "fc1"} and set(tidy["activation"]) == {"ternary", "2-bit"}
+    mine = tidy[(tidy["layer"] == "fc1") & (tidy["activation"] == "ternary")]
+    assert mine["cosine"].tolist() == [pytest.approx(0.8)]
+    assert mine["expected"].tolist() == [pytest.approx(0.75)]
+    assert tidy["expected"].notna().sum() == 1
+
+
+def test_underflow_reads_the_rows_of_its_runs(tmp_path):
+    given = table(dims=(8,))
+    tidy = pd.read_csv(draw.draw("underflow", given, tmp_path)[2])
+    assert len(tidy) == 5 * len(given)
+    np.testing.assert_allclose(tidy["distance"], np.sqrt(2 * tidy["loss"] / 8))
+    given.attrs = {}
+    with pytest.raises(ValueError, match="without the rows of its runs"):
+        draw.draw("underflow", given, tmp_path)
+
+
+def test_rounding_tells_normalisers_from_estimators_that_do_not_sample(tmp_path):
+    given = table()
+    given.loc[given["estimator._target_"].str.endswith("CDG"), "flip_rate"] = np.nan
+    tidy = pd.read_csv(draw.draw("rounding", given, tmp_path)[2])
+    assert set(tidy["line"]) == {"max", "CDG"}
+    assert tidy.loc[tidy["line"] == "CDG", "samples"].isna().all()
+    assert set(tidy["rows"]) == {128, 256}
+
+
+def test_accuracy_bits_are_bits_and_percent(tmp_path):
+    tidy = pd.read_csv(draw.draw("accuracy_bits", table(), tmp_path)[2])
+    assert set(tidy["activations"].round(3)) == {1.585, 2.0}
+    assert tidy["accuracy"].max() == pytest.approx(93) and set(tidy["weights"]) == {2, 3, 4, 5}
+
+
+def test_sensitivity_holds_every_layer_and_width(tmp_path):
+    given = table(dims=(8,), names=("STE",))
+    tidy = pd.read_csv(draw.draw("sensitivity_bits", given, tmp_path)[2])
+    assert len(tidy) == 2 * 2 * len(given)
+    mine = tidy[(tidy["layer"] == "fc1.weight") & (tidy["seed"] == 1)]
+    np.testing.assert_allclose(mine["rise"], [0.2, 0.11])
+    np.testing.assert_allclose(mine["error"], [2.0, 0.2])
+
+
+def test_quantization_errors_name_their_quantizer(tmp_path):
+    given = table(dims=(8,), seeds=(0,), names=("STE",))
+    given["quantizer.weight._target_"] = "sa.quantizer.uniform.Uniform"
+    given["quantizer.weight.bits"] = 4
+    tidy = pd.read_csv(draw.draw("quant_error", given, tmp_path)[2])
+    assert tidy["quantizer"].tolist() == ["W uniform 4, A levels"]
+    assert tidy["sqnr"].tolist() == [9.0] and tidy["tensor"].tolist() == ["fc2.weight"]
+
+
 def test_labels_tell_what_varies_within_an_estimator():
     one = table(dims=(8,), seeds=(0,), names=("NES",))
     both = pd.concat([one, one.assign(**{"estimator.samples": 5000.0})], ignore_index=True)
     assert set(_paper.labelled(both)["label"]) == {"NES N=500", "NES N=5000"}
     assert set(_paper.labelled(one)["label"]) == {"NES"}
+    both["estimator.samples"] = both["estimator.samples"].map({500.0: 1, 5000.0: 0})
+    assert set(_paper.labelled(both)["label"]) == {"NES N=1", "NES N=0"}, "numbers, not switches"
 
 
 def test_different_targets_are_said():
@@ -163,7 +272,7 @@ def test_colours_of_the_familiar_stay():
     [
         table(dims=(8,), seeds=(0,), names=("CDG",)),
         table().drop(columns=["descent/decrease_heldout", "descent/null_best", "cosine_expected"]),
-        pd.concat([table(), table(dims=(32,)).assign(**dict.fromkeys(RESULTS))]),
+        joined(table(), table(dims=(32,)).assign(**dict.fromkeys(RESULTS))),
     ],
     ids=["one run", "optional columns missing", "failed runs"],
 )  # fmt: skip

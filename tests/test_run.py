@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import cifar, component
 from hydra.core.global_hydra import GlobalHydra
@@ -82,6 +83,19 @@ def test_a_probe_has_the_promised_keys_and_summary(sa):
     assert all(not isinstance(v, dict) for v in got.values())
 
 
+def test_what_bits_cost_is_told(sa):
+    digits = ["dataset=digits", "model=mlp", "model.hidden=[8,6]", "tracker=none"]
+    code, out, err = sa(*digits, "quantizer=w2a2", "analysis=[cost,quant_error]")
+    assert code == 0, err
+    got = result(out)
+    assert got["cost/bops"] == 64 * 8 * 32 * 32 + 8 * 6 * 2 * 2 + 6 * 10 * 32 * 2
+    assert got["quant_error/fc2.weight/levels"] == 4 and "worst SQNR" in out
+    code, out, err = sa(*digits, "quantizer=fwba", "analysis=sensitivity_bits")
+    assert code == 0, err
+    got = result(out)
+    assert got["sensitivity_bits/ilp/spent"] <= 4 and "  ilp" in out and "Kendall tau" in out
+
+
 def test_cdg_agrees_with_itself(sa):
     got = result(sa(*SMALL, "estimator=cdg")[1])
     assert got["alignment/cosine"] == pytest.approx(1.0, abs=1e-12)
@@ -123,6 +137,34 @@ def test_every_full_size_composes_and_validates(sa, experiment):
     assert code == 0 or "cifar-10-batches-py" in err, (
         err
     )  # its files are on nobody's disk by chance
+
+
+LEAST = {  # studies of low-bit training and of cosines, as small as they can be; one of a pair
+    "cosine_precision": "dim=3 dataset.n=64 seed=0",
+    "stochastic_rounding_pretrained": "dim=3 dataset.n=300 seed=0 init.steps=3 init.batch_size=64",
+    "digits_bits": "epochs=1 batch_size=700 quantizer.weight.bits=1,32 seed=0",
+    "digits_xnor": "epochs=1 batch_size=479 model.init_channels=1 seed=0",
+    "fixed_point": "epochs=1 batch_size=700 quantizer.weight.range=max seed=0",
+    "lr_batch_bits": "epochs=1 batch_size=700 stored.bits=6 optimizer.lr=0.01 seed=0",
+    "ema_underflow": "dim=8 steps=4 stored.bits=8 seed=0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", list(LEAST))
+def test_a_study_ends_with_its_figures_and_verdicts(sa, experiment):
+    words = LEAST[experiment].split()
+    if "stochastic" in experiment:
+        words += ["analysis.descent.points=5", "analysis.descent.nulls=1", "batch_size=256"]
+        words += ["quantizer.activation.normaliser=max"]
+    code, out, err = sa("-m", f"experiment={experiment}", *words, "tracker=none")
+    assert code == 0 and "note: figure" not in out, (out, err)
+    study = folder(out, "sweep")
+    node = yaml.safe_load((ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text())
+    for kind in node["figure"]:
+        assert list(study.glob(f"figures/**/{kind}.png")), kind
+    judged = json.loads((study / "expectations.json").read_text())
+    assert [j["id"] for j in judged] == [e["id"] for e in node["expectations"]]
+    assert any(j["observed"] is not None for j in judged)
 
 
 def test_the_full_size_yields_to_what_is_typed(sa):
@@ -355,6 +397,10 @@ def test_zipped_listed_and_excluded_points(sa):
     ]
     _, out, _ = sa(*words, "sweep.points=['estimator=cdg','estimator=nes dim=5']", "seed=0,1")
     assert "4 points" in out and out.count("estimator=nes dim=5") == 2
+    mine = ["estimator=cdg", "estimator=cdg estimator.epsilon=0.2", "estimator=cdg dim=5"]
+    _, out, _ = sa(*words, f"sweep.points={mine}")  # one's settings do not stay for another
+    alone = [sa(*SMALL, "sweep.dry_run=true", *w.split())[1].split("run id ")[1][:10] for w in mine]
+    assert [x.split()[1] for x in out.splitlines()[1:]] == alone and len(set(alone)) == 3
     _, out, _ = sa(*words, "seed=0,1", "dim=4,5", "sweep.exclude=['dim=5 seed=1']")
     assert "3 points" in out and "seed=1 dim=5" not in out
 
@@ -570,6 +616,29 @@ def test_a_thin_xnor_resnet_is_probed_and_trained(sa):
     assert result(out)["parameters"] == 176_418 - 9 * 8 * 2  # one channel in, not three
 
 
+def test_one_convolution_of_a_pretrained_network(sa):
+    words = ["model=xnor_resnet18", "model.init_channels=2", "model.shape=[1,8,8]", "analysis=[]"]
+    words += ["dataset=digits", "batch_size=16", "tracker=none", "estimator=cdg", "moving=[1,8]"]
+    words += ["init=ste_500", "init.steps=2", "init.batch_size=16"]
+    code, _, err = sa(*words, "estimator.path=fast")
+    assert code == 2 and "batchnorm=running" in err
+    words += ["batchnorm=running"]
+    code, _, err = sa(*words, "estimator.path=fast", "moving=[block1.*]")
+    assert code == 2 and "block1.body.norm1.weight" in err
+    code, out, err = sa(*words, "estimator.path=fast")
+    assert code == 0, err
+    ways = "block1.body.conv1.weight patterns, block4.body.conv2.weight suffixes"
+    assert f"(fast path: {ways})" in out
+    (parent,) = Path("runs").glob("*/checkpoint.pt")  # a probe keeps none
+    before = yaml.safe_load((parent.parent / "config.yaml").read_text())
+    assert (before["moving"], before["batchnorm"]) == ("all", "batch")
+    saved = torch.load(parent)
+    saved["params"] = {k: v[:1] for k, v in saved["params"].items()}  # another model's
+    torch.save(saved, parent)
+    code, out, err = sa(*words, "estimator.epsilon=0.2")
+    assert code == 1 and str(parent) in err and "another network" in err
+
+
 def test_an_unbiased_estimator_of_a_random_network_against_its_own_truth(sa):
     words = [*SMALL, "estimator=reinforce", "quantizer=sba", "analysis=[bias_variance_stochastic]"]
     code, out, err = sa(*words)
@@ -669,20 +738,27 @@ REFUSED = [
     (["size=full"], ["size=full, of experiment={", "descent_dims"]),
     (["experiment=digits_ste", "size=full"], ["size=full, of experiment={"]),
     (["experiment=descent_dims", "size=small"], ["size=quick", "size=full"]),
+    (["stored=fixed_point"], ["stored=fixed_point", "+quantizer/weight@stored=fixed_point"]),
+    (["+quantizer/weight@stored=pact"], ["quantizer/weight=pact", "there is no such"]),
+    (["+quantizer/weight@stored=lsq"], ["stored: LSQ keeps something", "train=auto"]),
+    (
+        ["+quantizer/weight@stored=fixed_point", "replicas=2", "steps=2", "analysis=[]"],
+        ["replicas: stored looks at one network; set stored=null"],
+    ),
     (["-m", "seed=0,1", "expectations=[{id: x}]"], ["expectations", "statistic"]),
     (["experiment=digit_ste"], ["did you mean experiment=digits_ste?"]),
     (["quantizer/weight=xnorr"], ["did you mean quantizer/weight=xnor?"]),
     (["analysis.descent.points=1"], ["analysis.descent.points=1", "greater than or equal to 3"]),
     (
         ["analysis=[critical_points]"],
-        ["analysis=critical_points", "act1.activation", "no view of this network", "quantizer=fp"],
+        ["analysis.critical_points", "act1.activation", "no view of this network", "quantizer=fp"],
     ),
     (
         ["analysis=[critical_points]", "dataset=digits", "model=mlp", "quantizer=fp"],
         ["the Hessian of 26122 parameters", "MiB", "analysis=curvature"],
     ),
-    (["analysis=[sharpness]"], ["analysis=sharpness", "view=smoothed"]),
-    (["analysis=[input_sensitivity]"], ["analysis=input_sensitivity", "view=smoothed"]),
+    (["analysis=[sharpness]"], ["analysis.sharpness", "view=smoothed"]),
+    (["analysis=[input_sensitivity]"], ["analysis.input_sensitivity", "view=smoothed"]),
     (["analysis=[surface]", "analysis.surface.points=4"], ["points=4", "odd"]),
     (["dim=[1"], ["KEY=VALUE"]),
     (["init=ste_500", "init.steps=0"], ["init.steps=0"]),
@@ -733,6 +809,26 @@ REFUSED = [
     (["steps=9", "until={train/loss:1}"], ["until", "evaluate_every"]),
     (["steps=9", "evaluate_every=1", "until={ema/test/loss:1}"], ["set average=ema"]),
     (["replicas=0"], ["replicas=0", ">= 1"]),
+    (
+        ["analysis=bias_variance_gaussian", "estimator=nes_auto"],
+        ["analysis.bias_variance.reference.sigma=auto", "a number is needed"],
+    ),
+    (["processes=2", "steps=9", "analysis=[]", "estimator=nes"], ["estimator=ste", "sweep"]),
+    (["processes=2", "steps=9"], ["processes", "analysis=[]"]),
+    (["processes=2", "steps=9", "analysis=[]", "replicas=3"], ["processes", "replicas=null"]),
+    (
+        ["processes=2", "steps=9", "analysis=[]", "dataset=digits", "model=cnn"],
+        ["processes: BatchNorm", "batchnorm=running"],
+    ),
+    (["processes=9", "steps=9", "analysis=[]", "batch_size=8"], ["8 rows", "processes=8"]),
+    (["autocast=bfloat16", "steps=9", "analysis=[]"], ["autocast", "dtype=float32"]),
+    (["autocast=float16"], ["autocast=float16", "bfloat16"]),
+    (
+        ["autocast=bfloat16", "dtype=float32", "steps=9", "analysis=[]", "estimator=mezo"],
+        ["autocast", "estimator=ste", "autocast=null"],
+    ),
+    (["compile=3"], ["compile=3", "true or false"]),
+    (["compile=true"], ["compile", "steps or epochs"]),
     (["replicas=3", "steps=9"], ["replicas", "analysis=[]"]),
     (["replicas=3", "analysis=[]"], ["replicas", "steps or epochs"]),
     (["replicas=3", "steps=9", "analysis=[]", "estimator=nes"], ["estimator=ste", "seed"]),
@@ -742,6 +838,15 @@ REFUSED = [
     ),
     (["quantizer_lr=0"], ["quantizer_lr=0", "greater than 0"]),
     (["recalibrate=maybe"], ["recalibrate=maybe", "true or false"]),
+    (["quantizer=fp", "analysis=quant_error"], ["analysis.quant_error", "quantizer=fixed8"]),
+    (
+        ["quantizer=bwba", "analysis=sensitivity_bits"],
+        ["analysis.sensitivity_bits", "fc2.weight", "quantizer/weight=none"],
+    ),
+    (
+        ["analysis=sensitivity_bits", "analysis.sensitivity_bits.budget=1"],
+        ["no layer has fewer than 2 bits"],
+    ),
     (["init=ste_500", "init_average=true"], ["init_average", "init.average"]),
 ]
 

@@ -212,6 +212,15 @@ def test_without_waiting_and_cancelled_by_name(sa):
     until(lambda: not launch.flying(Path("sweeps/fly")), 30)
 
 
+def test_a_job_starts_the_processes_of_its_run_and_has_their_cpus(sa):
+    words = slurm(*TRAIN, "steps=20", "batch_size=33", "processes=2", "sweep.name=ranks")
+    code, out, err = ended(sa(*words))
+    assert code == 0, (out, err)
+    (found,) = by_label("ranks").values()
+    assert record.read_result(".", found.name)["status"] == "done"
+    assert record.read_json(found / "meta.json")["slurm"]["SLURM_CPUS_PER_TASK"] == "2"
+
+
 def test_a_wrong_partition_is_slurms_own_message_and_nothing_is_submitted(sa):
     words = slurm(*SHORT, "seed=range(0,7)", "sweep.name=wrong", "hydra.launcher.partition=nope")
     code, _, err = ended(sa(*words))

@@ -25,17 +25,18 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "quantizer": {"types", "surrogate"},
     "model": {"types", "surrogate"},
     "estimator": {"types", "surrogate"},
-    "analysis": {"types"},
+    "analysis": {"types", "ranking"},
     "task": {"types", "surrogate", "flips", "objective"},
     "schedule": {"types"},
     "average": {"types"},
-    "train": {"types", "task", "schedule", "average"},
+    "train": {"types", "surrogate", "task", "schedule", "average"},
     "launch": {"record"},
     "sweep": {"record", "figure", "launch", "ranking", "sweep", "tracker"},
     "config": {"record", "task", "train", "types"},
     "data": {"dataset"},
     "replicas": {"types", "objective", "task"},
-    "run": set("config launch record replicas run sweep tracker train types".split()),
+    "ranks": {"types", "objective", "task"},
+    "run": set("config launch ranks record replicas run sweep tracker train types".split()),
 }
 HYDRA = {"config", "run"}  # the only modules that know it
 NO_TORCH = set("data record tracker dashboard launch sweep figure ranking".split())

@@ -390,6 +390,7 @@ def trained(tmp_path, figure):
                 lost = at == 1 and step > 500
                 row = {"step": step, "loss": float("nan") if lost else 1 / (step + 1)}
                 split = {"train/accuracy": 0.5, "test/accuracy": step / 2000}
+                split["ema/test/accuracy"] = step / 2500
                 run.append(row | (split if step % 100 == 0 else {}))
             best = {"test/accuracy": 0.5 + at / 10}
             run.finish({"value": 1.0, "status": "done", "target": "loss", "seconds": 1.0} | best)
@@ -406,14 +407,14 @@ def test_the_page_holds_the_curves_thinned(trained, monkeypatch, capsys):
 
     first, second, _ = (held()[run] for run in ids)
     assert first["rows"] == 1001 and set(first["series"]) == {
-        "loss", "train/accuracy", "test/accuracy"
+        "loss", "train/accuracy", "test/accuracy", "ema/test/accuracy"
     }  # fmt: skip
     steps, losses = first["series"]["loss"]
     assert len(steps) == 200 and (steps[0], steps[-1]) == (0, 1000)
     assert losses == [float(f"{1 / (s + 1):.4g}") for s in steps]
     assert first["series"]["test/accuracy"] == [[*range(0, 1001, 100)], [s / 20 for s in range(11)]]
     assert second["series"]["loss"][0][-1] == 500  # what is not finite is left out
-    monkeypatch.setattr(series, "POINTS", (200, 90))  # nine series share them
+    monkeypatch.setattr(series, "POINTS", (200, 90))  # twelve series share them
     (page.parents[2] / "runs" / ids[2] / "metrics.jsonl").write_text('{"step"\n{"step": 1}\n')
     report.report(page.parents[2], "study")
     assert f"note: curves of {ids[2]}: " in capsys.readouterr().out

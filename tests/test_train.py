@@ -10,14 +10,17 @@ import pytest
 import torch
 from conftest import component
 
-from sa import replicas, train
+from sa import replicas, task, train
 from sa.analysis.descent import Descent
 from sa.average import Average
 from sa.dataset.digits import Digits
+from sa.dataset.point import Point
 from sa.estimator.nes import NES
 from sa.estimator.ste import STE
+from sa.model.quadratic import Quadratic
+from sa.quantizer.fixed_point import FixedPoint
 from sa.schedule import Annealed, Stairs
-from sa.task import Problem, Task
+from sa.task import SPLITS, Problem, Task
 from sa.types import Estimate
 
 ADAM = partial(torch.optim.Adam, lr=0.003)
@@ -28,6 +31,9 @@ EVERYTHING = train.Recipe(
     schedule=Annealed("cosine", end=0.1, warmup=2), average=Average(decay=0.9), recalibrate=True,
     clip=0.2, until={"ema/train/loss": 0.0}, quantizer_lr=0.5,
 )  # fmt: skip
+
+
+STORED = replace(EVERYTHING, stored=FixedPoint(bits=12, rounding="stochastic"))
 
 
 def problem(name="mlp", binary=False, **settings):
@@ -63,7 +69,7 @@ def test_plain_sgd_is_w_minus_lr_g():
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize("estimator", [STE("clipped"), NES(samples=4)])
-@pytest.mark.parametrize("recipe", [train.Recipe(), EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("recipe", [train.Recipe(), STORED], ids=["plain", "everything"])
 def test_resume_from_any_row_is_exact(name, estimator, recipe):
     adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1) if recipe.clip else ADAM
     how = {"evaluate_every": 2, "recipe": recipe}
@@ -139,7 +145,10 @@ def test_a_parent_gives_its_point_and_must_fit():
     child = train.start(problem(), trained)
     assert child.step == 0
     assert torch.equal(child.params["fc1.weight"], trained["params"]["fc1.weight"])
-    del trained["params"]["fc1.weight"]
+    trained["params"]["fc9.weight"] = trained["params"]["fc1.weight"]
+    with pytest.raises(ValueError, match="fc9.weight.*another network"):
+        train.start(problem(), trained)
+    del trained["params"]["fc9.weight"], trained["params"]["fc1.weight"]
     with pytest.raises(ValueError, match="fc1.weight.*another network"):
         train.start(problem(), trained)
 
@@ -336,9 +345,9 @@ def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):
     most = 1 + 2 * 8 * 10 * problem(dtype="float64").width  # ten rows with their backward
     seen, forward = [], Problem._forward
 
-    def counted(self, params, inputs, use):
+    def counted(self, params, inputs, *how):
         seen.append(len(inputs))
-        return forward(self, params, inputs, use)
+        return forward(self, params, inputs, *how)
 
     monkeypatch.setattr(Problem, "_forward", counted)
     got = {}
@@ -409,3 +418,129 @@ def test_replicas_draw_their_own_data_where_the_dataset_draws():
     assert problem().data.train.inputs.shape[0] == 1437
     shared = replicas.prepare(problem().task, 0, 2).data.train.inputs
     assert shared.stride(1) == 0  # held once
+
+
+def kept(rounding, steps, bits=10, seed=3):
+    """x <- q(0.99 x + 0.01 x') as SGD on (x - x')^2/2: the losses, where it ends, x' and a step."""
+    p = Task(model=Quadratic(size=256, condition=1), dataset=Point()).prepare(seed)
+    recipe = train.Recipe(stored=FixedPoint(bits=bits, range="max", rounding=rounding))
+    sgd = partial(torch.optim.SGD, lr=0.01)
+    got = rows(p, STE(), sgd, steps, recipe=recipe)
+    end = got[-1][1]["params"]["point"]
+    assert 2 < end.abs().max() <= 4, "the range is [-4, 4] at the end"
+    return p.params["point"], end, p.buffers["centre"], 8 / 2**bits
+
+
+def test_a_running_average_rounded_to_nearest_stops_half_a_step_short():
+    """0.01 |x - x'| < step/2 is no step: it never comes closer than that, and never goes on."""
+    start, end, target, step = kept("nearest", steps=600)
+    assert torch.equal(end / step, (end / step).round())
+    assert (0.01 * (end - target).abs() <= step / 2 * (1 + 1e-9)).all()
+    far = (start - target).abs() > 1
+    assert far.sum() > 50  # of those, some stop while the range is half as wide, in half steps
+    assert ((end - target).abs()[far] > 24 * step).all()
+
+
+def test_a_running_average_rounded_at_random_arrives():
+    """A chain of the two levels around x', of mean x' and variance f (1 - f) step^2, mean step^2/6.
+
+    f is where x' lies between them. Once there it stays there.
+    """
+    _, end, target, step = kept("stochastic", bits=8, steps=1000)
+    away = (end - target) / step
+    assert (away.abs() <= 1).all()
+    assert away.square().mean() == pytest.approx(1 / 6, abs=4 * 0.197 / 16)
+    assert abs(away.mean()) < 4 * (1 / 6) ** 0.5 / 16
+
+
+def test_what_is_stored_needs_no_layer():
+    with pytest.raises(ValueError, match="stored: FixedPoint keeps something.*train=auto"):
+        train.Recipe(stored=FixedPoint(train="fixed"))
+    with pytest.raises(ValueError, match="stored: LSQ keeps something"):
+        train.Recipe(stored=component("quantizer/weight", "lsq"))
+
+
+def test_products_in_bfloat16_leave_weights_and_evaluations_alone():
+    exact, rough = problem("cnn", binary=True), problem("cnn", binary=True, autocast="bfloat16")
+    at, seen = exact.params, []
+    hook = rough.network.get_submodule("head").register_forward_hook(
+        lambda module, args, out: seen.append(out.dtype)
+    )
+    value, grad = rough.objective(rough.batch(0)).value_and_grad(at)
+    hook.remove()
+    assert seen == [torch.bfloat16] and all(g.dtype == torch.float32 for g in grad.values())
+    truth, right = exact.objective(exact.batch(0)).value_and_grad(at)
+    assert value != truth and value == pytest.approx(float(truth), rel=0.05)
+    g, r = grad["head.weight"], right["head.weight"]
+    assert float(torch.cosine_similarity(g.flatten(), r.flatten(), 0)) > 0.99
+    assert rough.evaluate(at) == exact.evaluate(at)
+
+
+def test_products_in_bfloat16_train_as_float32_does():
+    scores = []
+    for autocast in (None, "bfloat16"):
+        p = problem(autocast=autocast)
+        scores.append(rows(p, STE("clipped"), ADAM, 120)[-1][0]["test/accuracy"])
+    assert min(scores) > 0.85 and abs(scores[0] - scores[1]) < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not task._compiler(), reason="torch.compile needs a C++ compiler: g++")
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+def test_a_compiled_loss_is_the_loss():
+    """Compiled in parts: it breaks at each step, whose backward is an estimator's."""
+    kind = {"dtype": "float64"}
+    fast = rows(problem("mlp", True, **kind, compile=True), STE("clipped"), SGD, 3)
+    plain = rows(problem("mlp", True, **kind), STE("clipped"), SGD, 3)
+    for (a, one), (b, other) in zip(fast, plain, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-12)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-12)
+        for k, v in one["params"].items():
+            torch.testing.assert_close(v, other["params"][k], rtol=1e-11, atol=1e-13)
+
+
+def test_without_a_compiler_there_is_no_compiling(monkeypatch):
+    monkeypatch.setattr(task, "_compiler", lambda: None)
+    with pytest.raises(task.Mismatch, match="no C\\+\\+ compiler"):
+        problem(compile=True)
+
+
+@pytest.mark.parametrize("criterion", ["ce", "mse"])
+def test_a_full_batch_step_evaluates_its_rows_with_the_gradient(criterion, monkeypatch):
+    whole = {"batch_size": None, "criterion": criterion, "dtype": "float64"}
+    p = problem("mlp", binary=True, memory=1 << 20, **whole)  # several parts
+    got = rows(p, STE("clipped"), SGD, 3, evaluate_every=2)
+    for row, progress in got:  # every row has the training scores
+        alone = p.evaluate(progress["params"], splits=["train"] if row["step"] % 2 == 1 else SPLITS)
+        assert {k: row[k] for k in alone} == pytest.approx(alone, abs=1e-12)
+        assert ("test/loss" in row) == (row["step"] != 1)
+    lowest = min((row["train/loss"], row["step"]) for row, _ in got)
+    goal = train.Recipe(until={"train/loss": lowest[0]})
+    met = rows(p, STE("clipped"), SGD, 3, recipe=goal)[-1][0]
+    assert met["step"] == lowest[1] and "test/loss" in met
+    assert met["stopped"].startswith("train/loss")
+    seen = []
+    forward = Problem._forward
+    monkeypatch.setattr(
+        Problem, "_forward", lambda self, *a: seen.append(len(a[1])) or forward(self, *a)
+    )
+    rows(p, STE("clipped"), SGD, 0)
+    once = sum(seen)
+    seen.clear()
+    rows(p, STE("clipped"), SGD, 1, evaluate_every=1)
+    assert sum(seen) == 2 * once + 2 * p.data.test.rows
+
+
+def test_outputs_are_known_only_where_the_gradient_was():
+    p = problem(batch_size=None)
+    objective = p.objective(p.batch(0))
+    assert objective.seen(p.params) is None
+    objective.value_and_grad(p.params)
+    assert sum(map(len, objective.seen(p.params))) == p.data.train.rows
+    assert objective.seen(dict(p.params)) is None
+    next(iter(p.params.values())).mul_(2)
+    assert objective.seen(p.params) is None
+    normed = problem("cnn", batch_size=None)  # batch statistics: evaluation is another forward
+    objective = normed.objective(normed.batch(0))
+    objective.value_and_grad(normed.params)
+    assert objective.seen(normed.params) is None

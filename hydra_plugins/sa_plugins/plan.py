@@ -77,10 +77,15 @@ class Plan(Sweeper):
                         simple[key] = self._is_plain(override)
             plains.append([w for w in words if simple[parsed[w].get_key_element()]])
             groups.append(tuple(w for w in words if not simple[parsed[w].get_key_element()]))
-        bases = self._bases(dict(zip(groups, plains, strict=True)))
+        # listed points may set different names: what one sets must not stay for another
+        names = [tuple(parsed[w].get_key_element() for w in plain) for plain in plains]
+        alike: dict[tuple[str, ...], dict[tuple[str, ...], list[str]]] = {}
+        for own, choice, plain in zip(names, groups, plains, strict=True):
+            alike.setdefault(own, {})[choice] = plain
+        bases = {own: self._bases(some) for own, some in alike.items()}
         out = []
-        for choice, plain in zip(groups, plains, strict=True):
-            config = bases[choice]  # set in place: every point sets the same names
+        for own, choice, plain in zip(names, groups, plains, strict=True):
+            config = bases[own][choice]  # set in place: each of these points sets the same names
             for word in plain:
                 OmegaConf.update(config, parsed[word].key_or_group, parsed[word].value())
             out.append(OmegaConf.to_container(config, resolve=True))

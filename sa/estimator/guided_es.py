@@ -22,9 +22,10 @@ class GuidedES:
     projection on g, <mean, g>/|g|^2, is beta (alpha/D + (1 - alpha) c^2/k).
 
     surrogate: the slope. samples: P. alpha: 1 for plain evolution strategies, 0 for the subspace
-    alone. k: its dimension. beta: the scale; None for 1/(alpha/D + (1 - alpha)/k), with which the
-    mean within the subspace is g's, so the projection is 1 where the guides are right (c = 1) and
-    below elsewhere; beta = D makes it 1 on average over random guides.
+    alone. k: its dimension; ``subspace`` tells how many of so many gradients are independent, at
+    most D. beta: the scale; None for 1/(alpha/D + (1 - alpha)/k), with which the mean within the
+    subspace is g's, so the projection is 1 where the guides are right (c = 1) and below elsewhere;
+    beta = D makes it 1 on average over random guides.
     """
 
     surrogate: _slopes.Name = "clipped"

@@ -1,10 +1,11 @@
 """The gradient of the gaussian-smoothed loss by sampling unit states instead of weights."""
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
+from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -40,6 +41,15 @@ class LocalNES:
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Ge(2)] = 8
     form: Literal["auto", "generic", "exact_tail"] = "auto"
+
+    @field_validator("sigma", mode="before")
+    @classmethod
+    def _a_number(cls, value: Any) -> Any:
+        if value == "auto":
+            raise ValueError(
+                "auto is what nes chooses at its first call; here a number is needed, e.g. 0.1"
+            )
+        return value
 
     def init(self, params: Params) -> State:
         """No state."""

@@ -17,7 +17,8 @@ class RandomCoordinates:
     S: k of the D coordinates, drawn anew without replacement; unbiased for the CDG, and the CDG at
     k = D. Relative variance D/k - 1, expected cosine sqrt(k/D), whatever the loss.
 
-    samples: k, all D where there are fewer. epsilon: > 0, in the units of the weights.
+    samples: k, all D where there are fewer, which ``coordinates`` tells. epsilon: > 0, in the
+    units of the weights.
     """
 
     target: ClassVar[str] = "box"
@@ -44,6 +45,6 @@ class RandomCoordinates:
             ends[0, index, at], ends[1, index, at] = w[at] + self.epsilon, w[at] - self.epsilon
             up, down = (_directions.losses(objective, params, end) for end in ends)
             grad[at] = ((up - down) / (2 * self.epsilon) * (dim / k)).to(w.dtype)
-        law = {"cosine_expected": (k / dim) ** 0.5}
+        law = {"coordinates": float(k), "cosine_expected": (k / dim) ** 0.5}
         value = objective.value(params)
         return Estimate(value, unflatten(grad, params), 2.0 * k + 1, info={**law})

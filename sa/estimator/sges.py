@@ -20,7 +20,8 @@ class SGES:
     (sigma^2/k) U U'), else from the whole space, e ~ N(0, (sigma^2/D) I); both have length sigma.
     Its mean on a locally linear loss is beta S g, S = (alpha/k) U U' + ((1 - alpha)/D) I: biased
     as guided ES is. beta = 1/(alpha/k + (1 - alpha)/D) makes it g's within the subspace. The first
-    k calls are plain evolution strategies, unbiased.
+    k calls are plain evolution strategies, unbiased; ``subspace`` tells how many of the k estimates
+    are independent, at most D.
 
     After each call alpha is multiplied by ``rate`` where the better ends of the subspace's pairs
     have on average the lower loss, else divided by it, and kept between ``low`` and ``high``.

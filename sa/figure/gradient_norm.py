@@ -4,23 +4,33 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sa.figure._paper import PANEL, need, numbers
+from sa.figure._paper import PANEL, history, need, numbers
+
+ENDS = ("full", "batch", "lambda_max", "edge", "successive")
+VARIED = ("model.hidden", "model.activation", "optimizer.lr", "batch_size")
 
 
-def gradient_norm(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+def gradient_norm(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Loss, gradient norm (full; batch dashed), lambda_max (2/lr dotted) and successive cosine.
 
-    rows: analysed steps, with ``label``, ``seed`` and ``step``; medians over seeds and their range.
+    Over the analysed steps of trainings; medians over seeds with their range as a band.
     """
-    need(rows, "label", "seed", "step", "gradient_norm/full", "gradient_norm/batch")
-    rows = rows[numbers(rows, "gradient_norm/full").notna()]
-    ends = ("full", "batch", "lambda_max", "edge", "update", "successive")
-    tidy = rows[["label", "seed", "step"]].assign(
-        loss=numbers(rows, "train/loss").fillna(numbers(rows, "loss")),
-        **{k: numbers(rows, f"gradient_norm/{k}") for k in ends},
+    need(table, "gradient_norm/full", "gradient_norm/batch")
+    table = table[numbers(table, "gradient_norm/full").notna()]
+    varied = [k for k in VARIED if k in table and table[k].nunique() > 1]
+    told = [[f"{k.split('.')[-1]} {v}" for k, v in zip(varied, row, strict=True)]
+            for row in table[varied].itertuples(index=False)]  # fmt: skip
+    names = [" ".join(["", *some]).strip() for some in told]
+    named = [f"{a} {b}".strip() for a, b in zip(table["label"], names, strict=True)]
+    table = table.assign(label=named)
+    known = [k for k in ENDS if f"gradient_norm/{k}" in table]
+    columns = ["loss", *(f"gradient_norm/{k}" for k in known)]
+    tidy = history(table, ["label", "seed"], *columns)
+    tidy = tidy.rename(columns=lambda c: c.removeprefix("gradient_norm/")).reindex(
+        columns=["label", "seed", "step", "loss", *ENDS]
     )
     shown = [
-        ("loss", "training loss", "", ""),
+        ("loss", "loss of the batch", "", ""),
         ("full", "gradient norm", "batch", "--"),
         ("lambda_max", "largest Hessian eigenvalue", "edge", ":"),
         ("successive", "cosine of successive gradients", "", ""),

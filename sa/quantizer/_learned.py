@@ -64,6 +64,11 @@ class Learned(nn.Module):
         return getattr(self.spec, "stochastic", False)
 
     @property
+    def coupled(self) -> bool:
+        """Whether a row's output depends on the other rows."""
+        return getattr(self.spec, "coupled", False)
+
+    @property
     def observes(self) -> bool:
         """Whether there is anything to see yet."""
         return not self.seen

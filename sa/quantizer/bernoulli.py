@@ -17,6 +17,7 @@ class Bernoulli:
     state, +1 where a >= 0, else -1. E q(a) = tanh(a / 2).
     """
 
+    bits: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
 
     @property

@@ -17,6 +17,7 @@ class BinaryConnectSto:
     Elsewhere q(x) = +1 where x >= 0, else -1. The paper's backward is the rule 1[|x| <= 1].
     """
 
+    bits: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
 
     @property

@@ -30,6 +30,11 @@ class Levels:
     rounding: Rounding = "nearest"
 
     @property
+    def bits(self) -> int:
+        """Of one number."""
+        return (self.levels - 1).bit_length()
+
+    @property
     def stochastic(self) -> bool:
         """Whether it is random while an estimator samples."""
         return self.rounding == "stochastic"

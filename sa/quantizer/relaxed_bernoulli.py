@@ -30,6 +30,7 @@ class RelaxedBernoulli:
     a row's states depend on the other rows. Scales are detached: no gradient passes through them.
     """
 
+    bits: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
     normaliser: Literal["max", "quantile", "k_sigma", "fixed"] = "max"
     scale: Annotated[float, Gt(0)] | None = None

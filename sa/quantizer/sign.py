@@ -1,6 +1,7 @@
 """The sign step: BinaryNet's binarization (Courbariaux et al. 2016), with sign(0) = +1."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,6 +17,8 @@ class Sign:
     >>> Sign()(torch.tensor([-2.0, 0.0, 0.5]))
     tensor([-1.,  1.,  1.])
     """
+
+    bits: ClassVar[int] = 1
 
     @property
     def step(self) -> Step:

@@ -23,6 +23,7 @@ class TernGrad:
     clip: null for none.
     """
 
+    bits: ClassVar[int] = 2
     stochastic: ClassVar[bool] = True
     coupled: ClassVar[bool] = True
     clip: Annotated[float, Gt(0)] | None = 2.5

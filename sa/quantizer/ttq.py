@@ -1,6 +1,6 @@
 """Ternary weights with learned levels (TTQ; Zhu, Han, Mao & Dally, ICLR 2017)."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt, Lt
@@ -24,6 +24,7 @@ class TTQ:
     lr, decay: the learning rate and weight decay of Wp and Wn; null: those of the other parameters.
     """
 
+    bits: ClassVar[int] = 2
     threshold: Annotated[float, Gt(0), Lt(1)] = 0.05
     lr: Rate = None
     decay: Decay = 0.0

@@ -1,6 +1,6 @@
 """Ternary weights by a threshold on their magnitude (TWN; Li, Zhang & Liu 2016)."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 from pydantic.dataclasses import dataclass
@@ -20,6 +20,7 @@ class TWN:
     takes 0.7 for all.
     """
 
+    bits: ClassVar[int] = 2
     factor: Annotated[float, Gt(0)] = 0.7
 
     def scale(self, w: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,13 @@
 """XNOR-Net's scaled binary weights (Rastegari et al., ECCV 2016)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
-from sa.types import STRICT
+from sa.types import STRICT, Moves
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -24,9 +24,30 @@ class Xnor:
     mean over the same elements first; the gradient is then the above less its own mean over them.
     """
 
+    bits: ClassVar[int] = 1
     scale: Literal["none", "tensor", "channel"] = "channel"
     scale_grad: Literal["full", "detach", "bireal"] = "full"
     centre: bool = False
+
+    @property
+    def moves(self) -> Moves | None:
+        """How q(w) moves with one weight; None where it moves the signs or scales of others."""
+        return None if self.centre or self.scale == "tensor" else self._moves
+
+    def _moves(self, w: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha_o moves by (|w_i + eps| - |w_i|)/n, and sign(w_i) may change."""
+        moved = w + epsilon
+        sign, now = surrogate.hard_sign(w), surrogate.hard_sign(moved)
+        alpha, change = torch.ones_like(w), torch.zeros_like(w)
+        if self.scale == "channel":
+            alpha = w.abs().flatten(1).mean(1).view(-1, *[1] * (w.dim() - 1)).expand_as(w)
+            change = (moved.abs() - w.abs()) / w[0].numel()
+        return sign, change, (alpha + change) * (now - sign)
+
+    @property
+    def granularity(self) -> str:
+        """What has levels of its own."""
+        return "channel" if self.scale == "channel" else "tensor"
 
     def __call__(self, w: Tensor) -> Tensor:
         """Binarize weights w (out, in, ...), same shape out."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa import record
-from sa.sweep.series import analysed, is_number, thin_curves
+from sa.sweep.series import is_number, thin_curves
 from sa.sweep.status import ENDED, aligned, counted, runs_there
 from sa.sweep.table import Columns, cautions, gather, write_table
 
@@ -29,6 +29,10 @@ DIGEST = (
     "bias_variance/variance",
     "efficiency/at_evals/cosine",
     "training/ratio",
+    "quant_error/least",
+    "cost/bops",
+    "sensitivity_bits/kendall/taylor",
+    "sensitivity_bits/gain",
     "train/loss",
     "test/accuracy",
     "evals",
@@ -143,6 +147,8 @@ def _draw(
     figures, problems = [], []
     folder = record.sweep_folder(root, about["name"]) / "figures"
     ended = table[table["status"].isin(ENDED)]
+    ended.attrs["rows"] = lambda run: _steps(root / "runs" / run)
+    ended.attrs["expectations"] = about.get("expectations") or []
     for kind in [kinds] if isinstance(kinds, str) else kinds:
         try:
             from sa.figure import draw
@@ -151,7 +157,7 @@ def _draw(
             if kind == "curves":
                 paths = _all_curves(root, points, folder)
             else:
-                paths = draw.draw(kind, _source(kind, root, points, ended), folder)
+                paths = draw.draw(kind, ended, folder)
         except Exception as error:  # one figure must not cost the page
             problems.append(f"figure {kind}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")
@@ -166,13 +172,6 @@ def _draw(
             more = f"{kind}: {PICTURES} of {len(pictures)} figures are shown, all are in {folder}"
             problems.append(more)
     return figures, problems
-
-
-def _source(
-    kind: str, root: Path, points: list[dict[str, Any]], ended: "pd.DataFrame"
-) -> "pd.DataFrame":
-    """The table that a kind of figure is drawn from."""
-    return analysed(root, points) if kind == "gradient_norm" else ended
 
 
 def _page(

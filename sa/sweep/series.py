@@ -1,16 +1,16 @@
 """The curves of trainings as the page holds them: thinned."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 from sa import record
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-SERIES = (
-    "loss train/loss test/loss train/accuracy test/accuracy alignment/cosine descent/best"
-).split()
+_SPLITS = [f"{split}/{end}" for end in ("loss", "accuracy") for split in ("train", "test")]
+SERIES = [
+    "loss",
+    *(f"{average}{split}" for split in _SPLITS for average in ("", "ema/", "swa/")),
+    *"train/fitted keep alignment/cosine descent/best".split(),
+]
 """What the page draws over the steps of a training when its row is opened."""
 
 POINTS = 200, 150_000
@@ -40,20 +40,6 @@ def thin_curves(root: Path, points: list[dict[str, Any]]) -> tuple[dict[str, Any
         short = {k: _thinned(v, max(2, most)) for k, v in run["series"].items()}
         run["series"] = {k: list(zip(*v, strict=True)) for k, v in short.items()}
     return {run: c for run, c in curves.items() if c["series"]}, unread
-
-
-def analysed(root: Path, points: list[dict[str, Any]]) -> "pd.DataFrame":
-    """The analysed or evaluated steps of a sweep's trainings, with ``label`` and ``seed``."""
-    import pandas as pd
-
-    found = []
-    for point in points:
-        words = [w for w in point["overrides"] if not w.startswith("seed=")]
-        seed = next((w for w in point["overrides"] if w.startswith("seed=")), "seed=0")
-        told = {"label": " ".join(words) or "the defaults", "seed": seed.partition("=")[2]}
-        rows = record.read_rows(root / "runs" / point["run_id"])
-        found += [told | row for row in rows if any("/" in k for k in row)]
-    return pd.DataFrame(found)
 
 
 def _numbers(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:

@@ -10,7 +10,9 @@ from conftest import cifar, component, options
 from hydra.errors import InstantiationException
 
 from sa.dataset._corrupt import corrupt
+from sa.dataset.digits import Digits
 from sa.dataset.sinc import Sinc
+from sa.model.fc import FC
 from sa.task import Mismatch, Task
 from sa.types import Batch, stream
 
@@ -194,3 +196,22 @@ def test_refuses(name, wrong, told):
 def test_targets_of_another_width_are_refused():
     with pytest.raises(Mismatch, match="model.outputs=1"):
         Task(model=component("model", "mlp_relu", outputs=2), dataset=Sinc()).check()
+
+
+@pytest.mark.parametrize("criterion", ["ce", "mse"])
+@pytest.mark.parametrize("how", ["partial", "random", "shuffled", "none", "gaussian"])
+def test_the_share_of_wrong_labels_that_are_fitted(how, criterion):
+    task = Task(model=FC(shape=(1, 8, 8), hidden=(9,)), dataset=Digits(corruption=how),
+                criterion=criterion)  # fmt: skip
+    p = task.prepare(3)
+    own = Digits().load(torch.Generator()).train.targets
+    given = p.data.train.targets.argmax(1) if criterion == "mse" else p.data.train.targets
+    outputs = p.network(p.data.train.inputs).argmax(1)
+    told = p.evaluate(p.params)
+    if how in ("none", "gaussian"):
+        assert torch.equal(own, given) and "train/fitted" not in told
+        return
+    wrong = own != given
+    assert 0.4 * 0.9 < wrong.double().mean() < 0.95
+    law = float((outputs == given)[wrong].double().mean())
+    assert told["train/fitted"] == pytest.approx(law) and "test/fitted" not in told

@@ -93,6 +93,13 @@ def test_guided_es_forgets_all_but_the_last_k():
     assert got.info["subspace"] == 2  # h is there twice
 
 
+def test_a_subspace_of_more_than_d_is_told_to_be_of_d():
+    g = torch.Generator().manual_seed(3)
+    recent = torch.randn(DIM + 5, DIM, generator=g, dtype=torch.float64)
+    for estimator in (GuidedES(k=DIM + 5), SGES(k=DIM + 5)):
+        assert estimator(LOSS, POINT, {"recent": recent, "alpha": 0.5}, g).info["subspace"] == DIM
+
+
 @pytest.mark.parametrize("k", [1, 6, 15])
 def test_orthonormal_probe_cosine_law(k):
     c0 = float(square_cosine(H, G))

@@ -1,0 +1,184 @@
+"""How the loss depends on each layer's bits, what predicts it, and bits under a budget."""
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Len
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.analysis import _allocation, _proxy
+from sa.analysis._allocation import Choice, Losses
+from sa.analysis._bits import prices
+from sa.types import (
+    STRICT,
+    Estimate,
+    Numbers,
+    Objective,
+    Params,
+    Quantizer,
+    Structure,
+)
+
+FULL = -1  # in a choice: this layer stays in full precision
+
+
+@dataclass(frozen=True, config=STRICT)
+class SensitivityBits:
+    """L(w with Q_b(w_l) in place of w_l) for every layer l and bit width b; all else as it is.
+
+    Layers are the moving parameters of two or more dimensions; of a formula, all. quantizer: has
+    ``bits``. By layer: ``<layer>/loss`` over ``bits``, and what is to predict the rise, with d =
+    Q_b(w_l) - w_l: ``gradient`` g.d, g of the run's estimator; ``curvature`` tr(H_ll)/(2 n_l) |d|^2
+    (HAWQ-V2; Dong et al., NeurIPS 2020), the trace by ``probes`` Hutchinson draws a layer of the
+    true Hessian, gradients differenced; ``taylor`` their sum; ``error`` |d|^2. ``kendall/<proxy>``
+    and ``spearman/<proxy>`` of it with the measured rise, over all layers and widths;
+    ``kendall_layers/<proxy>`` over layers, mean over widths (three layers or more).
+
+    ``interaction``: sum over pairs of |rise of both - sum of rises of each| over the sum of those
+    sums' magnitudes, at ``pair_bits`` (null: the fewest); ``pairs``, row by row, layers x layers.
+
+    Then bits for all layers under a budget: ``price`` is bits a weight (``weights``) or, of the
+    affine maps, bit operations (``bops``); ``budget`` the mean bits that are paid for. ``even``:
+    the most bits for all alike; ``greedy``: on the measured loss; ``ilp``: an integer linear
+    program, exact where losses add up; ``anneal``: so many moves from the best of these. Each has
+    ``bits`` by layer, ``loss``, ``heldout``, ``spent``, mean bits. ``gain``: the loss of ``even``
+    less the least of the others. ``points``: losses computed, no point twice; ``asked``: how many
+    were wanted.
+    """
+
+    quantizer: Quantizer
+    bits: Annotated[tuple[Annotated[int, Ge(1)], ...], Len(2)] = (2, 3, 4, 6, 8)
+    budget: Annotated[float, Gt(0)] = 4.0
+    price: Literal["weights", "bops"] = "weights"
+    pair_bits: int | None = None
+    probes: Annotated[int, Ge(0)] = 4
+    anneal: Annotated[int, Ge(0)] = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SensitivityBits":
+        if list(self.bits) != sorted(set(self.bits)):
+            raise ValueError(f"bits={list(self.bits)}: expected different widths, ascending")
+        if self.budget < self.bits[0]:
+            raise ValueError(
+                f"budget={self.budget:g}: no layer has fewer than {self.bits[0]} bits; set budget "
+                f"to {self.bits[0]} or more, or let bits begin lower"
+            )
+        if self.pair_bits not in (None, *self.bits):
+            raise ValueError(f"pair_bits={self.pair_bits}: expected one of {list(self.bits)}")
+        if not hasattr(self.quantizer, "bits"):
+            raise ValueError("quantizer: its bits cannot be set; take uniform, fixed_point, ...")
+        for b in self.bits:
+            self._with(b)
+        return self
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where weights are quantized already."""
+        there = [k for k in structure.quantized if k.endswith(".weight")]
+        if there:
+            raise ValueError(
+                f"it quantizes weights that are in full precision; {', '.join(there)} "
+                "are quantized already; set quantizer/weight=none"
+            )
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers and curves under ``sensitivity_bits/``."""
+        many = [k for k, p in params.items() if p.dim() > 1]
+        names = many or list(params)
+        unit = self._prices(objective, params, names)
+        low = {
+            (n, k): self._quantized(params[n], b) for n in names for k, b in enumerate(self.bits)
+        }
+
+        def point(choice: Choice) -> Params:
+            chosen = zip(names, choice, strict=True)
+            return params | {n: low[n, k] for n, k in chosen if k != FULL}
+
+        losses = Losses(lambda choice: float(objective.value(point(choice))))
+        base = losses((FULL,) * len(names))
+        rises = np.array(
+            [[losses(_only(names, {n: k})) - base for k in range(len(self.bits))] for n in names]
+        )
+        out: Numbers = {"layers": ",".join(names), "bits": [float(b) for b in self.bits]}
+        moved = {
+            n: [(low[n, k] - params[n]).double() for k in range(len(self.bits))] for n in names
+        }
+        traces = _proxy.traces(objective, params, names, self.probes, generator)
+        out |= _proxy.compared(moved, rises, estimate.grad, traces)
+        out |= {f"{n}/loss": (base + r).tolist() for n, r in zip(names, rises, strict=True)}
+        out |= self._pairs(losses, names, base, rises)
+        out |= self._allocate(objective, losses, point, rises, unit, generator)
+        out |= {"base": base, "points": float(len(losses.known)), "asked": float(losses.asked)}
+        return {f"sensitivity_bits/{k}": v for k, v in out.items()}
+
+    def _with(self, bits: int) -> Any:
+        quantizer: Any = self.quantizer
+        return replace(quantizer, bits=bits)
+
+    def _quantized(self, w: Tensor, bits: int) -> Tensor:
+        made = self._with(bits)
+        made = made.build(w) if hasattr(made, "build") else made
+        with torch.no_grad():
+            return made(w).detach()
+
+    def _prices(self, objective: Objective, params: Params, names: list[str]) -> list[float]:
+        """What one bit of each layer's weights costs."""
+        if self.price == "weights":
+            return [float(params[n].numel()) for n in names]
+        told = prices(objective.layers(params, 1), 32)
+        if missing := [n for n in names if n.removesuffix(".weight") not in told]:
+            raise ValueError(
+                f"price=bops: {', '.join(missing)} are no weights of an affine map; set "
+                "analysis.sensitivity_bits.price=weights"
+            )
+        paid = [told[n.removesuffix(".weight")] for n in names]
+        return [float(p.macs) * p.input_bits for p in paid]
+
+    def _pairs(self, losses: Losses, names: list[str], base: float, rises: np.ndarray) -> Numbers:
+        k = self.bits.index(self.pair_bits) if self.pair_bits else 0
+        found = np.zeros((len(names), len(names)))
+        sums = 0.0
+        for i, j in itertools.combinations(range(len(names)), 2):
+            alone = rises[i, k] + rises[j, k]
+            both = losses(_only(names, {names[i]: k, names[j]: k})) - base
+            found[i, j] = found[j, i] = both - alone
+            sums += abs(alone)
+        share = float(np.abs(found).sum() / 2 / sums) if sums else math.nan
+        return {"pairs": found.flatten().tolist(), "interaction": share}
+
+    def _allocate(
+        self, objective: Objective, losses: Losses, point: Any, rises: np.ndarray,
+        unit: list[float], generator: torch.Generator,
+    ) -> Numbers:  # fmt: skip
+        table = np.outer(unit, self.bits)
+        budget = self.budget * sum(unit)
+        found = {
+            "even": _allocation.even(table, budget),
+            "greedy": _allocation.greedy(losses, table, budget),
+            "ilp": _allocation.ilp(rises, table, budget),
+        }
+        if self.anneal:
+            start = min(found.values(), key=losses)
+            found["anneal"] = _allocation.anneal(
+                losses, table, budget, start, self.anneal, generator
+            )
+        best = min(losses(c) for k, c in found.items() if k != "even")
+        out: Numbers = {"budget": self.budget, "gain": losses(found["even"]) - best}
+        for name, choice in found.items():
+            out[f"{name}/bits"] = [float(self.bits[k]) for k in choice]
+            out[f"{name}/loss"] = losses(choice)
+            out[f"{name}/spent"] = _allocation.cost(choice, table) / sum(unit)
+            if objective.heldout is not None:
+                out[f"{name}/heldout"] = float(objective.heldout.value(point(choice)))
+        return out
+
+
+def _only(names: list[str], some: dict[str, int]) -> Choice:
+    return tuple(some.get(n, FULL) for n in names)

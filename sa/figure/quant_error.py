@@ -1,0 +1,67 @@
+"""Quantization error by tensor: SQNR, the share that is clipping, bits needed by channel."""
+
+import re
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from sa.figure._paper import PANEL, need
+
+KEY = re.compile(r"quant_error/(.+)/sqnr")
+
+
+def quant_error(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """A row a tensor, a colour a quantizer: SQNR, clipping's share of the error, bits needed.
+
+    Means over runs, and for the bits needed over channels, with their range.
+    """
+    need(table, "quant_error/worst")
+    columns = {m.group(1): str(c) for c in table if (m := KEY.fullmatch(str(c)))}
+    tidy = pd.DataFrame(
+        {
+            "tensor": tensor, "quantizer": _named(row), "seed": row.get("seed"),
+            "sqnr": row[column], "clipping": row[f"quant_error/{tensor}/clipping"],
+            "bits": row[f"quant_error/{tensor}/bits"],
+            "levels": row[f"quant_error/{tensor}/levels"],
+            "needed": list(row[f"quant_error/{tensor}/needed"]),
+        }
+        for _, row in table.iterrows()
+        for tensor, column in columns.items()
+        if pd.notna(row[column])
+    )  # fmt: skip
+    tensors = [t for t in columns if t in set(tidy["tensor"])]
+    height = 1.3 + 0.22 * len(tensors) * tidy["quantizer"].nunique() ** 0.5
+    figure = Figure(figsize=(2.6 * PANEL, height), dpi=200)
+    axes = figure.subplots(1, 3, sharey=True)
+    style: dict[str, Any] = {"y": "tensor", "hue": "quantizer", "order": tensors, "orient": "h"}
+    style |= {"palette": sns.color_palette("colorblind", tidy["quantizer"].nunique())}
+    shown = {
+        "sqnr": "SQNR (dB)",
+        "clipping": "clipping's share of the error",
+        "needed": "bits a channel needs (least ... most)",
+    }
+    for axis, (column, label) in zip(axes, shown.items(), strict=True):
+        long = tidy.explode("needed") if column == "needed" else tidy
+        long = long.astype({column: float}).reset_index(drop=True)
+        sns.barplot(long, x=column, ax=axis, errorbar=("pi", 100), err_kws={"lw": 0.8}, **style)
+        axis.set(xlabel=label, ylabel="")
+    axes[1].set_xlim(0, 1)
+    handles, labels = axes[0].get_legend_handles_labels()
+    for axis in axes:
+        if axis.get_legend():
+            axis.get_legend().remove()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure, tidy
+
+
+def _named(row: pd.Series) -> str:
+    """The weights' and the activations' quantizer with their bits, e.g. W uniform 4, A sign."""
+    told = []
+    for letter, slot in (("W", "weight"), ("A", "activation")):
+        name = str(row.get(f"quantizer.{slot}._target_", "")).rpartition(".")[2].lower()
+        bits = row.get(f"quantizer.{slot}.bits")
+        if name not in ("", "identity", "nan"):
+            told.append(f"{letter} {name}" + (f" {bits:g}" if pd.notna(bits) else ""))
+    return ", ".join(told) or "quantized"

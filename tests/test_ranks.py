@@ -1,0 +1,92 @@
+"""A run whose steps several processes share: one process' numbers, and what a dead rank does."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from sa import ranks, record, run
+
+WORDS = (
+    "dataset=digits model=cnn model.channels=[4,4] model.pool=none batchnorm=running batch_size=33 "
+    "analysis=[] tracker=none optimizer=adam evaluate_every=5 progress=false"
+).split()
+
+
+@pytest.fixture
+def sa(monkeypatch, tmp_path):
+    """Type a command in an empty folder: its exit code and its run folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def typed(*words, root):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["sa", *WORDS, *words, f"root={root}"])
+        code = 0
+        try:
+            run.main()
+        except SystemExit as end:
+            code = end.code
+        (found,) = Path(root).glob("runs/*")
+        return code, found
+
+    return typed
+
+
+def same(mine, theirs, rel=1e-9):
+    """Whether two runs have the same rows, to rounding."""
+    mine, theirs = record.read_rows(mine), record.read_rows(theirs)
+    assert len(mine) == len(theirs)
+    for a, b in zip(mine, theirs, strict=True):
+        assert a.pop("stopped", None) == b.pop("stopped", None)
+        assert a == pytest.approx(b, rel=rel)
+
+
+def test_parts_are_all_rows_once_and_equal_to_one():
+    for rows, world in ((7, 3), (33, 2), (4, 4), (1000, 7)):
+        parts = []
+        for rank in range(world):
+            ring = object.__new__(ranks.Ring)
+            ring.rank, ring.world = rank, world
+            parts.append(ring.part(rows))
+        assert parts[0][0] == 0 and parts[-1][1] == rows
+        assert all(a[1] == b[0] for a, b in zip(parts, parts[1:], strict=False))
+        sizes = [b - a for a, b in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_killed_rank_ends_the_run_and_a_repeat_takes_the_steps_of_one(sa, capfd):
+    """Two processes take the steps of one, of an odd number of rows, with changing statistics."""
+    words = ["steps=40", "checkpoint_seconds=0"]
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = set(children.read_text().split())
+
+    def kill():
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            if any(p.read_bytes().count(b"\n") > 5 for p in Path().glob("x/runs/*/metrics.jsonl")):
+                (child,) = set(children.read_text().split()) - before
+                return os.kill(int(child), signal.SIGKILL)
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    code, found = sa(*words, "processes=2", root="x")
+    killer.join()
+    assert code == 1 and "rank 1 of 2 ended by SIGKILL" in capfd.readouterr().err
+    status = record.load_status(found)
+    assert status["state"] == "failed" and "repeat the command" in status["error"]
+    code, _ = sa(*words, "processes=2", root="x")
+    assert code == 0 and "going on from step" in capfd.readouterr().out
+    code, calm = sa(*words, root="calm")
+    assert code == 0 and calm.name == found.name  # as threads: no part of a run's identity
+    same(found, calm)
+    saved = [torch.load(f / "checkpoint.pt", weights_only=True) for f in (found, calm)]
+    for kind in ("params", "buffers"):
+        for name, p in saved[0][kind].items():
+            torch.testing.assert_close(p, saved[1][kind][name], rtol=1e-9, atol=1e-11)
