@@ -18,10 +18,12 @@ def gradient_norm(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     need(table, "gradient_norm/full", "gradient_norm/batch")
     table = table[numbers(table, "gradient_norm/full").notna()]
     varied = [k for k in VARIED if k in table and table[k].nunique() > 1]
-    told = [[f"{k.split('.')[-1]} {v}" for k, v in zip(varied, row, strict=True)]
-            for row in table[varied].itertuples(index=False)]  # fmt: skip
-    names = [" ".join(["", *some]).strip() for some in told]
-    named = [f"{a} {b}".strip() for a, b in zip(table["label"], names, strict=True)]
+    several = table["label"].nunique() > 1 or not varied
+    kept = [*(["label"] if several else []), *varied]
+    words = table[kept].astype(str)
+    for key in varied:
+        words[key] = key.split(".")[-1] + " " + words[key]
+    named = words.agg(" ".join, axis=1)
     table = table.assign(label=named)
     known = [k for k in ENDS if f"gradient_norm/{k}" in table]
     columns = ["loss", *(f"gradient_norm/{k}" for k in known)]
@@ -57,5 +59,5 @@ def gradient_norm(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for style, name in (("--", "of the batch"), (":", "2/lr")):
         axes[0].plot([], [], style, color="0.3", label=name)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure, tidy
