@@ -338,6 +338,8 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
         try:
             if hasattr(analysis, "requires"):
                 analysis.requires(structure)
+            if hasattr(analysis, "fits"):
+                analysis.fits(task.point(), config["memory"])
         except ValueError as error:
             raise UsageError(f"analysis.{name}: {error}") from error
     if config.get("init"):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sa import surrogate
 from sa.flips import chain
 from sa.objective import CRITERIA, Objective
 from sa.types import (
@@ -308,6 +309,8 @@ class Problem:
             progress=self.task.progress,
             partial=self.partial,
             states=self._states,
+            predict=lambda params, inputs: self._forward(params, inputs, "eval"),
+            opened=lambda params: self._opened(params, batch),
             outputs=outputs if batch is self.data.train and self._steady else None,
             trace=self._trace,
             coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
@@ -315,6 +318,28 @@ class Problem:
             if self.task.dtype == "float64"
             else lambda: self._double()._objective(batch.to(torch.float64)),
         )
+
+    def _opened(self, params: Params, batch: Batch) -> tuple[Objective, Params]:
+        """The loss without quantizers before weights, and the quantized weights of a point."""
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(self.frozen | params, strict=False)
+        layers: Iterator[Any] = network.modules()
+        for m in layers:
+            if getattr(m, "slot", None) == "weight" and getattr(m, "quantize", None):
+                with torch.no_grad():
+                    m.weight.copy_(surrogate.weights(m.quantize, m.weight))
+                m.quantize = None
+        named = {k: p.detach() for k, p in network.named_parameters()}
+        frozen = {k: p for k, p in named.items() if k not in params}
+        mine = replace(
+            self,
+            network=network,
+            params={k: named[k] for k in params if k in named},
+            frozen=frozen,
+            structure=_structure(network, frozen, self.kind, self.task.batchnorm),
+            norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
+        )
+        return mine.objective(batch), mine.params
 
     @property
     def _steady(self) -> bool:

@@ -350,6 +350,21 @@ class Objective(Protocol):
         """The same loss on rows the estimator does not see, if there are any."""
         ...
 
+    @property
+    def whole(self) -> "Objective | None":
+        """The same loss on all training rows, where this one is of a minibatch."""
+        ...
+
+    @property
+    def predict(self) -> Callable[[Params, Tensor], Tensor] | None:
+        """Outputs (n, outputs) of inputs (n, ...) at a point, in evaluation mode."""
+        ...
+
+    @property
+    def opened(self) -> "Callable[[Params], tuple[Objective, Params]] | None":
+        """The loss as a function of the quantized weights, and those of a point."""
+        ...
+
     def value(self, params: Params) -> Tensor:
         """Loss at a point: 0-dim float64."""
         ...

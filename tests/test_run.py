@@ -704,6 +704,30 @@ def test_a_formula_is_a_run(sa):
 
 # What it refuses: a message of one screen, before any work, and nothing written
 
+
+def test_analyses_around_the_point_of_a_training(sa):
+    words = ["dataset=sinc", "dataset.n=20", "model=mlp_relu", "model.hidden=[4]", "quantizer=fp"]
+    words += ["model.activation=tanh", "estimator=ste", "steps=4", "batch_size=8"]
+    words += ["analyse_every=2", "tracker=none"]
+    rooms = "gradient_norm,critical_points,input_sensitivity,sharpness,surface"
+    code, out, err = sa(*words, f"analysis=[{rooms}]", "analysis.surface.points=3")
+    assert code == 0, err
+    for line in ("gradient   ", "critical point", "  Hessian", "sensitivity", "sharp", "surf"):
+        assert f"\n{line}" in out
+    run = folder(out)
+    rows = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    analysed = [r["step"] for r in rows if "gradient_norm/successive" in r]
+    assert analysed == [0, 2, 4]  # as the run trains
+    assert rows[-1]["critical_points/parameters"] == 13
+    plain = sa(*words, "analysis=[]")[1]
+    bare = [json.loads(x) for x in (folder(plain) / "metrics.jsonl").read_text().splitlines()]
+    assert [r["loss"] for r in bare] == [r["loss"] for r in rows]
+    assert (
+        "WARNING"
+        in sa(*words, "analysis=[critical_points]", "analysis.critical_points.solver=l1")[1]
+    )
+
+
 REFUSED = [
     (["estimator=nees"], ["estimator=nees", "did you mean estimator=nes?", "cdg"]),
     (["estimator.sgima=1"], ["estimator.sgima", "'sigma' is a setting of estimator="]),
@@ -770,6 +794,17 @@ REFUSED = [
     (["experiment=digit_ste"], ["did you mean experiment=digits_ste?"]),
     (["quantizer/weight=xnorr"], ["did you mean quantizer/weight=xnor?"]),
     (["analysis.descent.points=1"], ["analysis.descent.points=1", "greater than or equal to 3"]),
+    (
+        ["analysis=[critical_points]"],
+        ["analysis.critical_points", "act1.activation", "no view of this network", "quantizer=fp"],
+    ),
+    (
+        ["analysis=[critical_points]", "dataset=digits", "model=mlp", "quantizer=fp"],
+        ["the Hessian of 26122 parameters", "MiB", "analysis=curvature"],
+    ),
+    (["analysis=[sharpness]"], ["analysis.sharpness", "view=smoothed"]),
+    (["analysis=[input_sensitivity]"], ["analysis.input_sensitivity", "view=smoothed"]),
+    (["analysis=[surface]", "analysis.surface.points=4"], ["points=4", "odd"]),
     (["dim=[1"], ["KEY=VALUE"]),
     (["init=ste_500", "init.steps=0"], ["init.steps=0"]),
     (["init=ste_500", "init.estimator.surrogate=foo"], ["parent", "foo"]),

@@ -26,7 +26,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "model": {"types", "surrogate"},
     "estimator": {"types", "surrogate"},
     "analysis": {"types", "ranking"},
-    "task": {"types", "flips", "objective"},
+    "task": {"types", "surrogate", "flips", "objective"},
     "schedule": {"types"},
     "average": {"types"},
     "train": {"types", "surrogate", "task", "schedule", "average"},
