@@ -757,6 +757,8 @@ def _told(result: dict[str, Any], who: str) -> list[tuple[str, str]]:
         right += "" if mine == other else f" {mine}"
         out.append(("scale", f"{_number(result['alignment/scale'])} of {who}'s ({right})"))
     out += _replicated(result)
+    out += _curved(result)
+    out += _around(result)
     if "descent/best" in result:
         share = f" ({result['descent/best'] / value:.1%} of the loss)" if value else ""
         edge = "; ON THE GRID'S EDGE" if result.get("descent/edge") else ""
@@ -854,6 +856,71 @@ def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
     if "smoothing/sigma" in got:
         best = f"eps {got['smoothing/epsilon']}, sigma {got['smoothing/sigma']}"
         out.append(("descend best", best))
+    return out
+
+
+def _curved(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the curvature is, and the table of blocks."""
+    out = []
+    if "curvature/lambda_1" in result:
+        told = f"lambda_1 {_number(result['curvature/lambda_1'])}"
+        if "curvature/edge" in result:
+            told += f", 2/lr {_number(result['curvature/edge'])}"
+        out.append(("curvature", f"{told}, gap {_number(result['curvature/gap'])}"))
+    blocks = [k.split("/")[1] for k in result if re.fullmatch(r"blocks/[^/]+/shapes", k)]
+    for block in blocks:
+        got = {k: result.get(f"blocks/{block}/{k}") for k in ("parameters", "part", "share")}
+        told = f"{got['parameters']:g} parameters ({result[f'blocks/{block}/shapes']})"
+        told += f", {_number(got['part'])} of the gradient"
+        if got["share"] is not None:
+            told += f", of that {_number(got['share'])} in its top space"
+        out.append((block, told))
+    if "blocks/held_least" in result:
+        ends = _number(result["blocks/held_least"]), _number(max(result["blocks/held"]))
+        out.append(("blocks hold", "{} to {} of each top direction of the whole".format(*ends)))
+    return out
+
+
+def _around(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What gradients, curvature and losses around the point say."""
+    got = {k: _number(v) for k, v in result.items() if isinstance(v, int | float) or v is None}
+    out = []
+    if "gradient_norm/full" in got:
+        told = f"{got['gradient_norm/full']} of all rows, {got['gradient_norm/batch']} of the batch"
+        edge = got.get("gradient_norm/edge")
+        if "gradient_norm/lambda_max" in got:
+            told += f"; lambda_max {got['gradient_norm/lambda_max']}"
+            told += f", 2/lr {edge}" if edge else ""
+        out.append(("gradient", told))
+    if "critical_points/status" in result:
+        one = {k: got.get(f"critical_points/{k}") for k in ("norm", "norm_start", "loss", "steps")}
+        told = f"{result['critical_points/status']}: |g| {one['norm_start']} -> {one['norm']}"
+        told += f" in {one['steps']} steps, loss {one['loss']}"
+        out.append(("critical point", told))
+        ratio, index = (got[f"critical_points/{k}"] for k in ("minimal_ratio", "index"))
+        idle = result["critical_points/redundant"]
+        left = f", {idle:g} redundant biases left out" if idle else ""
+        out.append(("  Hessian", f"minimal ratio {ratio}, index {index}{left}"))
+        if result["critical_points/solver"] == "l1":
+            told = "at the optimum of the L1 penalty the gradient is -penalty sign(w), not 0"
+            out.append(("  WARNING", told))
+    if "input_sensitivity/test/logits/mean" in got:
+        said = [
+            f"{x} {got[f'input_sensitivity/test/{x}/mean']}"
+            for x in ("logits", "probabilities")
+            if f"input_sensitivity/test/{x}/mean" in got
+        ]
+        out.append(("sensitivity", f"{', '.join(said)} (mean norm of d output/d input, test)"))
+    sharp = [
+        f"{k} {got[f'sharpness/{k}']}"
+        for k in ("keskar", "sam", "asam", "lambda_max", "rise", "flip_mean", "flip_max")
+        if f"sharpness/{k}" in got
+    ]
+    if sharp:
+        out.append(("sharpness", ", ".join(sharp)))
+    if "surface/centre" in got:
+        ends = f"{got['surface/least']} to {got['surface/most']}"
+        out.append(("surface", f"losses {ends} around {got['surface/centre']}"))
     return out
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sa import surrogate
 from sa.flips import chain
 from sa.objective import CRITERIA, Objective
 from sa.types import (
@@ -169,6 +170,12 @@ class Task:
         """The weights that a quantizer stands before, by name."""
         return _latent(_sample(self.model)[0])  # type: ignore[arg-type]
 
+    def point(self) -> Params:
+        """What moves, at some start: for its names and shapes, before any data is loaded."""
+        network, _ = _sample(self.model)  # type: ignore[arg-type]
+        named = {k: p.detach() for k, p in network.named_parameters()}
+        return {k: named[k] for k in _moving(self.moving, network, list(named))}
+
     def keeps(self) -> bool:
         """Whether quantizers of the network keep anything from data, or learn."""
         network, _ = _sample(self.model)  # type: ignore[arg-type]
@@ -277,6 +284,8 @@ class Problem:
         """
         mine = self._objective(batch)
         mine.heldout = self._objective(self.data.test)
+        if batch is not self.data.train:
+            mine.whole = self._objective(self.data.train)
         return mine
 
     def _objective(self, batch: Batch) -> Objective:
@@ -302,6 +311,8 @@ class Problem:
             progress=self.task.progress,
             partial=self.partial,
             states=self._states,
+            predict=lambda params, inputs: self._forward(params, inputs, "eval"),
+            opened=lambda params: self._opened(params, batch),
             outputs=outputs if batch is self.data.train and self._steady else None,
             network=self,
             trace=self._trace,
@@ -310,6 +321,28 @@ class Problem:
             if self.task.dtype == "float64"
             else lambda: self._double()._objective(batch.to(torch.float64)),
         )
+
+    def _opened(self, params: Params, batch: Batch) -> tuple[Objective, Params]:
+        """The loss without quantizers before weights, and the quantized weights of a point."""
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(self.frozen | params, strict=False)
+        layers: Iterator[Any] = network.modules()
+        for m in layers:
+            if getattr(m, "slot", None) == "weight" and getattr(m, "quantize", None):
+                with torch.no_grad():
+                    m.weight.copy_(surrogate.weights(m.quantize, m.weight))
+                m.quantize = None
+        named = {k: p.detach() for k, p in network.named_parameters()}
+        frozen = {k: p for k, p in named.items() if k not in params}
+        mine = replace(
+            self,
+            network=network,
+            params={k: named[k] for k in params if k in named},
+            frozen=frozen,
+            structure=_structure(network, frozen, self.kind, self.task.batchnorm),
+            norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
+        )
+        return mine.objective(batch), mine.params
 
     @property
     def _steady(self) -> bool:
@@ -436,11 +469,6 @@ class Problem:
         own = clean.load(stream(self.seed, "data")).train.targets.to(self.data.train.targets.device)
         given = self.data.train.targets
         return own != (given.argmax(1) if self.kind == "mse" else given)
-
-    @torch.no_grad()
-    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
-        """What the network puts out for inputs (n, ...) in evaluation mode."""
-        return self._forward(params, inputs, "eval")
 
     @torch.no_grad()
     def evaluate(

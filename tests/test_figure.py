@@ -51,6 +51,15 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "function_curve/truth": [0.0, 1.0, 0.0],
                         "function_curve/value": [0.1, 0.9, 0.1 * seed],
                         "function_curve/collapsed": float(at == 3),
+                        "critical_points/minimal_ratio": at / 9, "critical_points/index": 0.1,
+                        "critical_points/loss": 0.1 + at, "critical_points/norm": 0.01 * (1 + at),
+                        "critical_points/norm_start": 0.1, "critical_points/solver": "gnm",
+                        "critical_points/status": ("critical", "stalled", "unconverged")[at % 3],
+                        "steps": 9 if at % 2 else dim,
+                        **{
+                            f"input_sensitivity/{split}/{what}/mean": 1.0 + at + seed
+                            for split in ("train", "test") for what in ("logits", "probabilities")
+                        },
                         "moving": "[1]", "estimator.epsilon": 0.1 if name == "CDG" else np.nan,
                         "quant_error/worst": "fc2.weight", "quant_error/fc2.weight/sqnr": 9.0 + at,
                         "quant_error/fc2.weight/clipping": 0.25, "quant_error/fc2.weight/bits": 2,
@@ -80,7 +89,12 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                     }
                 )  # fmt: skip
     made = pd.DataFrame(rows)
-    made.attrs["rows"] = lambda run: [{"step": i, "loss": 2.0**-i} for i in range(5)]
+    norms = {"full": 2.0, "batch": 3.0, "lambda_max": 9.0, "edge": 20.0, "successive": 0.5}
+    analysed = {f"gradient_norm/{k}": v for k, v in norms.items()}
+    made = made.assign(**analysed)
+    made.attrs["rows"] = lambda run: [
+        {"step": i, "loss": 2.0**-i} | (analysed if i % 2 == 0 else {}) for i in range(5)
+    ]
     made.attrs["expectations"] = [
         {"id": "ternary_eps0.1_fc1", "predicate": "between", "value": [0.7, 0.8]},
         {"id": "nearest_8_stops", "predicate": "between", "value": [1.0, 3.0]},
@@ -113,6 +127,28 @@ def test_writes_pictures_and_the_table_they_show(kind, tmp_path):
     assert made[0].read_bytes()[:4] == b"\x89PNG" and made[0].stat().st_size > 10_000
     assert "<svg" in made[1].read_text()[:500]
     assert not list(tmp_path.glob(".tmp*"))
+
+
+def test_gradient_norm_is_drawn_from_analysed_steps(tmp_path):
+    given = table(names=("STE",))
+    tidy = pd.read_csv(draw.draw("gradient_norm", given, tmp_path)[2])
+    assert len(tidy) == 4 * 3 and set(tidy["step"]) == {0, 2, 4}  # the others were not analysed
+    assert set(tidy["full"]) == {2.0} and set(tidy["edge"]) == {20.0}
+    assert tidy["label"].nunique() > 1  # what varies but for the seed
+
+
+def test_the_l1_route_and_each_status_are_told_apart(tmp_path):
+    given = table()
+    given.loc[given.index[:4], "critical_points/solver"] = "l1"
+    tidy = pd.read_csv(draw.draw("minimal_ratio", given, tmp_path)[2])
+    assert set(tidy["status"]) == {"l1 route", "critical", "stalled", "unconverged"}
+    assert (tidy["status"] == "l1 route").sum() == 4
+
+
+def test_sensitivity_tells_the_budgets_apart(tmp_path):
+    tidy = pd.read_csv(draw.draw("sensitivity", table(), tmp_path)[2])
+    assert set(tidy["budget"]) == {"equal epochs", "equal steps (9)"}
+    assert set(tidy["batch_size"]) == {128, 256} and tidy["test/logits"].max() == 5.0
 
 
 def test_best_decrease_is_relative_to_the_loss(tmp_path):

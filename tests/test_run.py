@@ -63,6 +63,51 @@ def python(*words, **kwargs):
 # What it computes
 
 
+FLOAT = [
+    "dataset=digits", "model=fc_tanh", "model.shape=[1,8,8]", "model.hidden=[8]", "quantizer=fp",
+    "criterion=mse", "tracker=none", "optimizer.lr=0.3",
+]  # fmt: skip
+
+
+def test_a_spectral_training_with_its_blocks_and_curvature(sa):
+    words = [
+        "estimator=spectral",
+        "steps=12",
+        "estimator.refresh=5",
+        "+estimator@estimator.base=ste",
+    ]
+    code, out, err = sa(*FLOAT, *words, "analysis=[blocks,curvature]")
+    assert code == 0, err
+    got = result(out)
+    assert got["blocks/fc1/shapes"] == "8x64, 8" and got["target"] == "none"
+    assert got["headroom"] > got["gamma"] > 1 and got["curvature/edge"] == pytest.approx(2 / 0.3)
+    assert "of that" in out and "blocks hold" in out and "lambda_1" in out
+    rows = [json.loads(x) for x in (folder(out) / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if r["refreshed"]] == [0, 5, 10]
+
+
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        (["estimator.n_filter=10", "estimator.blocks=tensor"], "block 'fc1.bias' has 8 parameters"),
+        (["estimator.scale=0"], "estimator.scale=0: input should be greater than 0"),
+        (["estimator.refresh=50"], "refresh=50: the training has 12 steps; expected refresh <="),
+        (["optimizer=adam"], "spectral scales the step itself, which Adam would change"),
+        (["optimizer.momentum=0.9"], "set optimizer=sgd optimizer.momentum=0 (and estimator.mom"),
+        (["model=mlp", "quantizer=fwba"], "no loss' Hessian; take estimator=spectral_ste"),
+    ],
+)
+def test_what_spectral_refuses_before_any_work(sa, words, why):
+    code, out, err = sa(*FLOAT, "estimator=spectral", "steps=12", "estimator.refresh=5", *words)
+    assert code and why in err and "Traceback" not in err
+
+
+def test_the_hessian_of_a_quantized_network_is_refused_with_the_alternatives(sa):
+    code, out, err = sa(*SMALL, "analysis=[curvature]")
+    assert code and "analysis.curvature: 'fc1" in err.replace("act1", "fc1")
+    assert all(x in err for x in ("smoothing", "spectral_ste", "quantizer=fp"))
+
+
 def test_a_probe_has_the_promised_keys_and_summary(sa):
     code, out, err = sa(*SMALL, "estimator=nes", "estimator.sigma=0.01", "estimator.samples=20")
     assert code == 0, err
@@ -727,6 +772,30 @@ def test_a_formula_is_a_run(sa):
 
 # What it refuses: a message of one screen, before any work, and nothing written
 
+
+def test_analyses_around_the_point_of_a_training(sa):
+    words = ["dataset=sinc", "dataset.n=20", "model=mlp_relu", "model.hidden=[4]", "quantizer=fp"]
+    words += ["model.activation=tanh", "estimator=ste", "steps=4", "batch_size=8"]
+    words += ["analyse_every=2", "tracker=none"]
+    rooms = "gradient_norm,critical_points,input_sensitivity,sharpness,surface"
+    code, out, err = sa(*words, f"analysis=[{rooms}]", "analysis.surface.points=3")
+    assert code == 0, err
+    for line in ("gradient   ", "critical point", "  Hessian", "sensitivity", "sharp", "surf"):
+        assert f"\n{line}" in out
+    run = folder(out)
+    rows = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    analysed = [r["step"] for r in rows if "gradient_norm/successive" in r]
+    assert analysed == [0, 2, 4]  # as the run trains
+    assert rows[-1]["critical_points/parameters"] == 13
+    plain = sa(*words, "analysis=[]")[1]
+    bare = [json.loads(x) for x in (folder(plain) / "metrics.jsonl").read_text().splitlines()]
+    assert [r["loss"] for r in bare] == [r["loss"] for r in rows]
+    assert (
+        "WARNING"
+        in sa(*words, "analysis=[critical_points]", "analysis.critical_points.solver=l1")[1]
+    )
+
+
 REFUSED = [
     (["estimator=nees"], ["estimator=nees", "did you mean estimator=nes?", "cdg"]),
     (["estimator.sgima=1"], ["estimator.sgima", "'sigma' is a setting of estimator="]),
@@ -793,6 +862,17 @@ REFUSED = [
     (["experiment=digit_ste"], ["did you mean experiment=digits_ste?"]),
     (["quantizer/weight=xnorr"], ["did you mean quantizer/weight=xnor?"]),
     (["analysis.descent.points=1"], ["analysis.descent.points=1", "greater than or equal to 3"]),
+    (
+        ["analysis=[critical_points]"],
+        ["analysis.critical_points", "act1.activation", "no view of this network", "quantizer=fp"],
+    ),
+    (
+        ["analysis=[critical_points]", "dataset=digits", "model=mlp", "quantizer=fp"],
+        ["the Hessian of 26122 parameters", "MiB", "analysis=curvature"],
+    ),
+    (["analysis=[sharpness]"], ["analysis.sharpness", "view=smoothed"]),
+    (["analysis=[input_sensitivity]"], ["analysis.input_sensitivity", "view=smoothed"]),
+    (["analysis=[surface]", "analysis.surface.points=4"], ["points=4", "odd"]),
     (["dim=[1"], ["KEY=VALUE"]),
     (["init=ste_500", "init.steps=0"], ["init.steps=0"]),
     (["init=ste_500", "init.estimator.surrogate=foo"], ["parent", "foo"]),
