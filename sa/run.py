@@ -392,7 +392,7 @@ def execute(
     if done is not None:
         return done
     try:
-        start = _parent(config, tell)
+        start, ends = _parents(config, tell)
     except (RunFailed, settings.NoData) as error:
         record.freeze(root, config)
         skipped = isinstance(error, settings.NoData)
@@ -402,7 +402,7 @@ def execute(
         try:
             made = components or settings.build(config)
             with _ranks(config, kept.folder) as ring:
-                return _compute(config, made, kept, start, tell, ring)
+                return _compute(config, made, kept, (start, ends), tell, ring)
         except KeyboardInterrupt as error:
             kept.fail(str(error) or "interrupted from the keyboard", state="interrupted")
             raise
@@ -433,7 +433,7 @@ def _compute(
     config: Config,
     made: settings.Components,
     kept: record.Record,
-    start: Path | None,
+    given: tuple[Path | None, list[Path]],
     tell: bool,
     ring: Any,
 ) -> dict[str, Any]:
@@ -451,7 +451,10 @@ def _compute(
             problem = replicas.prepare(made.task, config["seed"], many)
     except MissingData as error:
         raise settings.NoData(f"dataset: {error}") from error
+    start, ends = given
     parent = _load(start, _CHECKPOINT) if start else None
+    reached = [train.start(problem, _load(end, _CHECKPOINT)) for end in ends]
+    problem.ends = [(p.params, p.buffers) for p in reached]
     try:
         progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
     except ValueError as error:
@@ -481,6 +484,8 @@ def _compute(
         recipe=made.recipe,
     )  # fmt: skip
     watch = _Watch(config, tell)
+    keeps = config.get("snapshot_every") if config["steps"] else None
+    redundant = problem.redundant() if keeps and many is None else []
 
     def save(progress: train.Progress) -> None:
         spent = seconds + time.perf_counter() - began
@@ -494,6 +499,8 @@ def _compute(
                 mirror.log(row)
                 latest |= row
                 watch.row(row)
+                if keeps and (row["step"] % keeps == 0 or "stopped" in row):
+                    _snapshot(kept, progress, redundant)
                 due = time.perf_counter() - saved_at >= config["checkpoint_seconds"]
                 if config["steps"] and (due or told.wanted):
                     save(progress)
@@ -520,6 +527,18 @@ def _compute(
 
 
 _CHECKPOINT = {"step", "params", "buffers", "optimizer", "estimator"}
+
+
+def _snapshot(kept: record.Record, progress: Any, redundant: list[str]) -> None:
+    """Keep the point of a step, as `record.snapshots` finds it: readable without torch."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {"redundant": np.array(redundant, dtype=str)}
+    for kind in ("params", "buffers"):
+        tensors = getattr(progress, kind)
+        arrays |= {f"{kind}/{k}": v.detach().cpu().numpy() for k, v in tensors.items()}
+    name = f"{record.SNAPSHOTS}/{progress.step:09d}.npz"
+    kept.save(lambda path: np.savez(path, **arrays), name)
 
 
 class _Partial:
@@ -571,16 +590,21 @@ def _load(path: Path, needs: set[str]) -> dict[str, Any]:
         ) from error
 
 
-def _parent(config: Config, tell: bool) -> Path | None:
-    """The checkpoint of the parent run, computed first if nobody has; waits where somebody does."""
+def _parents(config: Config, tell: bool) -> tuple[Path | None, list[Path]]:
+    """The checkpoints a run starts from and looks at."""
     made = settings.parent(config)
-    if made is None:
-        return None
+    start = _ended(config, made, "the parent run", tell) if made else None
+    ends = [_ended(config, end, "a training of ends", tell) for end in settings.ends(config)]
+    return start, ends
+
+
+def _ended(config: Config, made: Config, what: str, tell: bool) -> Path:
+    """The checkpoint of another run, computed first if nobody has; waits where somebody does."""
     folder = _root(config) / "runs" / record.run_id(made)
     while True:
         try:
             if record.read_result(_root(config), folder.name) is None and tell:
-                print(f"the parent run comes first: {folder}", flush=True)
+                print(f"{what} comes first: {folder}", flush=True)
             result = execute(made, tell)
             break
         except record.Busy:
@@ -588,9 +612,9 @@ def _parent(config: Config, tell: bool) -> Path | None:
         except settings.NoData:
             raise
         except (RunFailed, settings.UsageError) as error:
-            raise RunFailed(f"the parent run {folder.name} failed: {error}") from error
+            raise RunFailed(f"{what} {folder.name} failed: {error}") from error
     if result["status"] == "diverged":
-        raise RunFailed(f"the parent run {folder.name} diverged at step {result['step']}")
+        raise RunFailed(f"{what} {folder.name} diverged at step {result['step']}")
     return folder / "checkpoint.pt"
 
 
@@ -795,6 +819,13 @@ def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
         )
         over = "; ONE STEP IS ABOVE THE BUDGET" if result["training/over"] else ""
         out.append(("training", words + over))
+    if "interpolation/barrier" in got:
+        told = f"barrier {got['interpolation/barrier']}, test {got['interpolation/barrier/test']}"
+        apart = f"ends {got['interpolation/distance']} apart"
+        out.append(("interpolation", f"{told}; {apart}"))
+    if "function_curve/rmse" in got:
+        dead = "; COLLAPSED to a constant" if result["function_curve/collapsed"] else ""
+        out.append(("function", f"root mean square error {got['function_curve/rmse']}{dead}"))
     if "cost/macs" in got:
         words = "{:.4g} parameters of {:.3g} bits, {:.4g} MACs, {:.4g} bit operations a row".format(
             result["cost/parameters"],

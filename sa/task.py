@@ -236,7 +236,8 @@ class Task:
 class Problem:
     """A task made concrete: the network, its data, and the point where the study starts.
 
-    replicas: of how many networks every tensor is a stack (`sa.replicas`); None of one.
+    replicas: of how many networks every tensor is a stack (`sa.replicas`); None of one. ends:
+    (params, buffers) where other trainings of this network ended, for analyses of both.
     """
 
     task: Task
@@ -251,6 +252,7 @@ class Problem:
     seed: int
     partial: Partial = field(default_factory=Forget)
     replicas: int | None = None
+    ends: Sequence[tuple[Params, Params]] = ()
 
     @property
     def buffers(self) -> Params:
@@ -309,9 +311,9 @@ class Problem:
             progress=self.task.progress,
             partial=self.partial,
             states=self._states,
-            predict=lambda params, inputs: self._forward(params, inputs, "eval"),
             opened=lambda params: self._opened(params, batch),
             outputs=outputs if batch is self.data.train and self._steady else None,
+            network=self,
             trace=self._trace,
             coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
             double=None
@@ -467,6 +469,10 @@ class Problem:
         given = self.data.train.targets
         return own != (given.argmax(1) if self.kind == "mse" else given)
 
+    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
+        """What the network puts out for inputs (n, ...) in evaluation mode."""
+        return self._forward(params, inputs, "eval")
+
     @torch.no_grad()
     def evaluate(
         self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
@@ -549,6 +555,25 @@ class Problem:
         if len(groups) == 1:
             return list(params.values())
         return [g for g in groups.values() if g["params"]]
+
+    @torch.no_grad()
+    def redundant(self) -> list[str]:
+        """Biases that batch normalisation takes away again: moving them moves no output.
+
+        Found by moving each, one after another, under the statistics of a few rows; empty where
+        there is no BatchNorm.
+        """
+        found: list[str] = []
+        inputs = self.data.train.inputs[:64]
+        every = self.frozen | self.params
+        before = self._forward(every, inputs, "batch") if self.norms else inputs
+        for name in [k for k in self.params if k.endswith("bias")] if self.norms else []:
+            by = torch.linspace(0.5, 1.5, len(every[name])).to(before)
+            after = self._forward(every | {name: every[name] + by}, inputs, "batch")
+            apart, scale = float((after - before).abs().max()), float(before.abs().max())
+            if apart <= 1e4 * torch.finfo(before.dtype).eps * scale:
+                found.append(name)
+        return found
 
     @torch.no_grad()
     def recalibrate(self, params: Params) -> Params:
