@@ -311,7 +311,6 @@ class Problem:
             progress=self.task.progress,
             partial=self.partial,
             states=self._states,
-            predict=lambda params, inputs: self._forward(params, inputs, "eval"),
             opened=lambda params: self._opened(params, batch),
             outputs=outputs if batch is self.data.train and self._steady else None,
             network=self,
@@ -469,6 +468,10 @@ class Problem:
         own = clean.load(stream(self.seed, "data")).train.targets.to(self.data.train.targets.device)
         given = self.data.train.targets
         return own != (given.argmax(1) if self.kind == "mse" else given)
+
+    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
+        """What the network puts out for inputs (n, ...) in evaluation mode."""
+        return self._forward(params, inputs, "eval")
 
     @torch.no_grad()
     def evaluate(

@@ -271,23 +271,6 @@ class Forget:
         """Keep nothing."""
 
 
-class Network(Protocol):
-    """The network behind a loss, in evaluation mode.
-
-    ends: (params, buffers) where trainings of it ended, where the run was given any.
-    """
-
-    ends: Sequence[tuple[Params, Params]]
-
-    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
-        """Loss, and accuracy for classes, of both splits: ``train/loss``, ``test/loss``, ..."""
-        ...
-
-    def recalibrate(self, params: Params) -> Params:
-        """The buffers with BatchNorm's statistics at params, over the training rows."""
-        ...
-
-
 class Pairs(NamedTuple):
     """Leading eigenpairs, the largest algebraic value first.
 
@@ -349,6 +332,27 @@ class Curvature(Protocol):
         ...
 
 
+class Network(Protocol):
+    """The network behind a loss, in evaluation mode.
+
+    ends: (params, buffers) where trainings of it ended, where the run was given any.
+    """
+
+    ends: Sequence[tuple[Params, Params]]
+
+    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
+        """What it puts out for inputs (n, ...): (n, outputs)."""
+        ...
+
+    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
+        """Loss, and accuracy for classes, of both splits: ``train/loss``, ``test/loss``, ..."""
+        ...
+
+    def recalibrate(self, params: Params) -> Params:
+        """The buffers with BatchNorm's statistics at params, over the training rows."""
+        ...
+
+
 class Objective(Protocol):
     """The loss as a function of the parameters that move, in every way it can be evaluated."""
 
@@ -375,11 +379,6 @@ class Objective(Protocol):
     @property
     def whole(self) -> "Objective | None":
         """The same loss on all training rows, where this one is of a minibatch."""
-        ...
-
-    @property
-    def predict(self) -> Callable[[Params, Tensor], Tensor] | None:
-        """Outputs (n, outputs) of inputs (n, ...) at a point, in evaluation mode."""
         ...
 
     @property

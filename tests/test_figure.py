@@ -38,6 +38,15 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "smoothing/gaussian/best": [0.2, 0.3, 0.4 + seed],
                         "smoothing/gaussian/heldout": [0.1, 0.2, 0.3],
                         "smoothing/cosine": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+                        "critical_points/minimal_ratio": at / 9, "critical_points/index": 0.1,
+                        "critical_points/loss": 0.1 + at, "critical_points/norm": 0.01 * (1 + at),
+                        "critical_points/norm_start": 0.1, "critical_points/solver": "gnm",
+                        "critical_points/status": ("critical", "stalled", "unconverged")[at % 3],
+                        "steps": 9 if at % 2 else dim,
+                        **{
+                            f"input_sensitivity/{split}/{what}/mean": 1.0 + at + seed
+                            for split in ("train", "test") for what in ("logits", "probabilities")
+                        },
                         "train/loss": 0.1 * (at + 1), "test/loss": 0.2 * (at + 1 + seed),
                         "train/accuracy": 0.9 + at / 30,
                         "train/fitted": 0.7, "parameters": 100 * (at + 1) * dim,
@@ -51,15 +60,6 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "function_curve/truth": [0.0, 1.0, 0.0],
                         "function_curve/value": [0.1, 0.9, 0.1 * seed],
                         "function_curve/collapsed": float(at == 3),
-                        "critical_points/minimal_ratio": at / 9, "critical_points/index": 0.1,
-                        "critical_points/loss": 0.1 + at, "critical_points/norm": 0.01 * (1 + at),
-                        "critical_points/norm_start": 0.1, "critical_points/solver": "gnm",
-                        "critical_points/status": ("critical", "stalled", "unconverged")[at % 3],
-                        "steps": 9 if at % 2 else dim,
-                        **{
-                            f"input_sensitivity/{split}/{what}/mean": 1.0 + at + seed
-                            for split in ("train", "test") for what in ("logits", "probabilities")
-                        },
                         "moving": "[1]", "estimator.epsilon": 0.1 if name == "CDG" else np.nan,
                         "quant_error/worst": "fc2.weight", "quant_error/fc2.weight/sqnr": 9.0 + at,
                         "quant_error/fc2.weight/clipping": 0.25, "quant_error/fc2.weight/bits": 2,

@@ -36,11 +36,10 @@ class FunctionCurve:
         self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
     ) -> Numbers:
         """Flat numbers and curves under ``function_curve/``."""
-        rows, predict = (objective.heldout or objective).batch, objective.predict
-        assert predict is not None
+        rows, network = (objective.heldout or objective).batch, objective.network
+        assert network is not None
         x, truth = rows.inputs[:, 0], rows.targets[:, 0]
-        with torch.no_grad():
-            value = predict(params, rows.inputs)[:, 0]
+        value = network.outputs(params, rows.inputs)[:, 0]
         apart = (value - truth).double()
         spread = float(value.double().std() / truth.double().std())
         at = torch.linspace(0, len(x) - 1, min(self.points, len(x))).round().long()

@@ -50,7 +50,7 @@ class InputSensitivity:
         self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
     ) -> Numbers:
         """Flat numbers under ``input_sensitivity/``."""
-        if objective.predict is None or objective.batch.inputs[0].numel() == 0:
+        if objective.network is None or objective.batch.inputs[0].numel() == 0:
             raise ValueError("input_sensitivity: the loss is a formula, it has no inputs")
         out: Numbers = {}
         splits = {"train": objective.whole or objective, "test": objective.heldout}
@@ -71,7 +71,7 @@ class InputSensitivity:
         """The rows' norms (n,), float64."""
 
         def read(x: Tensor) -> Tensor:
-            got = objective.predict(params, x)  # type: ignore[misc]
+            got = objective.network.outputs(params, x)  # type: ignore[union-attr]
             return got.softmax(1) if reading == "probabilities" else got
 
         found = []
