@@ -801,6 +801,10 @@ REFUSED = [
         ["replicas=3", "steps=9", "analysis=[]", "dim=3", "quantizer/weight=lsq"],
         ["replicas", "keeps a range or levels"],
     ),
+    (
+        ["quantizer/weight=uniform", "quantizer.weight.granularity=group:7"],
+        ["sa: model: granularity=group:7", "(8, 8)"],
+    ),
     (["quantizer_lr=0"], ["quantizer_lr=0", "greater than 0"]),
     (["recalibrate=maybe"], ["recalibrate=maybe", "true or false"]),
     (["quantizer=fp", "analysis=quant_error"], ["analysis.quant_error", "quantizer=fixed8"]),
