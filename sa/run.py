@@ -492,7 +492,8 @@ def _compute(
                 kept.append(row)
                 partial.begin(progress.step + 1)
                 mirror.log(row)
-                latest |= row
+                # what was measured before a divergence is no result of it
+                latest = dict(row) if "diverged" in row else latest | row
                 watch.row(row)
                 due = time.perf_counter() - saved_at >= config["checkpoint_seconds"]
                 if config["steps"] and (due or told.wanted):
