@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cdg, command, maps, peers, smoothed, stack, training
+from benchmarks import cdg, command, hessian, maps, peers, smoothed, stack, training
 from benchmarks.measure import table
 
 ALL = {
     name: act
-    for module in (cdg, maps, stack, training, peers, smoothed, command)
+    for module in (cdg, maps, stack, training, peers, smoothed, hessian, command)
     for name, act in vars(module).items()
     if callable(act) and getattr(act, "__module__", "") == module.__name__
     and not name.startswith("_") and name not in ("problem", "loop")

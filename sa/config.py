@@ -327,6 +327,11 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
             )
         if hasattr(made["estimator"], "requires"):
             made["estimator"].requires(structure)
+        if hasattr(made["estimator"], "fits"):
+            made["estimator"].fits(task.point())
+        if hasattr(made["estimator"], "trains"):
+            optimizer = str(config["optimizer"]["_target_"]).rpartition(".")[2]
+            made["estimator"].trains(config["steps"], optimizer, config["optimizer"])
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error
     for name, analysis in analyses.items():
@@ -334,7 +339,7 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
             if hasattr(analysis, "requires"):
                 analysis.requires(structure)
         except ValueError as error:
-            raise UsageError(f"analysis.{name}: {error}") from error
+            raise UsageError(f"analysis={name}: {error}") from error
     if config.get("init"):
         _parent(config, here)
     recipe = _recipe(config, task)

@@ -723,6 +723,7 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
         )
         out.append(("scale", f"{_number(result['alignment/scale'])} of CDG's ({right})"))
     out += _replicated(result)
+    out += _curved(result)
     if "descent/best" in result:
         share = f" ({result['descent/best'] / value:.1%} of the loss)" if value else ""
         edge = "; ON THE GRID'S EDGE" if result.get("descent/edge") else ""
@@ -811,6 +812,28 @@ def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
     if "smoothing/sigma" in got:
         best = f"eps {got['smoothing/epsilon']}, sigma {got['smoothing/sigma']}"
         out.append(("descend best", best))
+    return out
+
+
+def _curved(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the curvature is, and the table of blocks."""
+    out = []
+    if "curvature/lambda_1" in result:
+        told = f"lambda_1 {_number(result['curvature/lambda_1'])}"
+        if "curvature/edge" in result:
+            told += f", 2/lr {_number(result['curvature/edge'])}"
+        out.append(("curvature", f"{told}, gap {_number(result['curvature/gap'])}"))
+    blocks = [k.split("/")[1] for k in result if re.fullmatch(r"blocks/[^/]+/shapes", k)]
+    for block in blocks:
+        got = {k: result.get(f"blocks/{block}/{k}") for k in ("parameters", "part", "share")}
+        told = f"{got['parameters']:g} parameters ({result[f'blocks/{block}/shapes']})"
+        told += f", {_number(got['part'])} of the gradient"
+        if got["share"] is not None:
+            told += f", of that {_number(got['share'])} in its top space"
+        out.append((block, told))
+    if "blocks/held_least" in result:
+        ends = _number(result["blocks/held_least"]), _number(max(result["blocks/held"]))
+        out.append(("blocks hold", "{} to {} of each top direction of the whole".format(*ends)))
     return out
 
 

@@ -168,6 +168,12 @@ class Task:
         """The weights that a quantizer stands before, by name."""
         return _latent(_sample(self.model)[0])  # type: ignore[arg-type]
 
+    def point(self) -> Params:
+        """What moves, at some start: for its names and shapes, before any data is loaded."""
+        network, _ = _sample(self.model)  # type: ignore[arg-type]
+        named = {k: p.detach() for k, p in network.named_parameters()}
+        return {k: named[k] for k in _moving(self.moving, network, list(named))}
+
     def keeps(self) -> bool:
         """Whether quantizers of the network keep anything from data, or learn."""
         network, _ = _sample(self.model)  # type: ignore[arg-type]
@@ -274,6 +280,8 @@ class Problem:
         """
         mine = self._objective(batch)
         mine.heldout = self._objective(self.data.test)
+        if batch is not self.data.train:
+            mine.whole = self._objective(self.data.train)
         return mine
 
     def _objective(self, batch: Batch) -> Objective:

@@ -62,6 +62,51 @@ def python(*words, **kwargs):
 # What it computes
 
 
+FLOAT = [
+    "dataset=digits", "model=fc_tanh", "model.shape=[1,8,8]", "model.hidden=[8]", "quantizer=fp",
+    "criterion=mse", "tracker=none", "optimizer.lr=0.3",
+]  # fmt: skip
+
+
+def test_a_spectral_training_with_its_blocks_and_curvature(sa):
+    words = [
+        "estimator=spectral",
+        "steps=12",
+        "estimator.refresh=5",
+        "+estimator@estimator.base=ste",
+    ]
+    code, out, err = sa(*FLOAT, *words, "analysis=[blocks,curvature]")
+    assert code == 0, err
+    got = result(out)
+    assert got["blocks/fc1/shapes"] == "8x64, 8" and got["target"] == "none"
+    assert got["headroom"] > got["gamma"] > 1 and got["curvature/edge"] == pytest.approx(2 / 0.3)
+    assert "of that" in out and "blocks hold" in out and "lambda_1" in out
+    rows = [json.loads(x) for x in (folder(out) / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if r["refreshed"]] == [0, 5, 10]
+
+
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        (["estimator.n_filter=10", "estimator.blocks=tensor"], "block 'fc1.bias' has 8 parameters"),
+        (["estimator.scale=0"], "estimator.scale=0: input should be greater than 0"),
+        (["estimator.refresh=50"], "refresh=50: the training has 12 steps; expected refresh <="),
+        (["optimizer=adam"], "spectral scales the step itself, which Adam would change"),
+        (["optimizer.momentum=0.9"], "set optimizer=sgd optimizer.momentum=0 (and estimator.mom"),
+        (["model=mlp", "quantizer=fwba"], "no loss' Hessian; take estimator=spectral_ste"),
+    ],
+)
+def test_what_spectral_refuses_before_any_work(sa, words, why):
+    code, out, err = sa(*FLOAT, "estimator=spectral", "steps=12", "estimator.refresh=5", *words)
+    assert code and why in err and "Traceback" not in err
+
+
+def test_the_hessian_of_a_quantized_network_is_refused_with_the_alternatives(sa):
+    code, out, err = sa(*SMALL, "analysis=[curvature]")
+    assert code and "analysis=curvature: 'fc1" in err.replace("act1", "fc1")
+    assert all(x in err for x in ("smoothing", "spectral_ste", "quantizer=fp"))
+
+
 def test_a_probe_has_the_promised_keys_and_summary(sa):
     code, out, err = sa(*SMALL, "estimator=nes", "estimator.sigma=0.01", "estimator.samples=20")
     assert code == 0, err
