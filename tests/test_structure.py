@@ -29,6 +29,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "task": {"types", "flips", "objective"},
     "schedule": {"types"},
     "average": {"types"},
+    "optimizer": set(),
     "train": {"types", "task", "schedule", "average"},
     "launch": {"record"},
     "sweep": {"record", "figure", "launch", "ranking", "sweep", "tracker"},

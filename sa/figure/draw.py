@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 
 from sa.figure._paper import STYLE, labelled
 
+TRAININGS = ("branches", "flow", "sharpness")
+"""Kinds that also need each run's steps: a column ``rows``, in it a list of rows."""
+
 
 def kinds() -> list[str]:
     """The figure kinds drawn from a table of runs."""

@@ -139,6 +139,14 @@ def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path) -> list[
     return paths
 
 
+def _with_rows(root: Path, table: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with the steps of each run, a list of rows in column ``rows``."""
+    import pandas as pd
+
+    rows = [_steps(root / "runs" / run) for run in table["run_id"]]
+    return table.assign(rows=pd.Series(rows, index=table.index, dtype=object))
+
+
 def _draw(
     root: Path, about: dict[str, Any], points: list[dict[str, Any]], table: "pd.DataFrame"
 ) -> tuple[list[dict[str, str]], list[str]]:
@@ -155,7 +163,8 @@ def _draw(
             if kind == "curves":
                 paths = _all_curves(root, points, folder)
             else:
-                paths = draw.draw(kind, ended, folder)
+                known = _with_rows(root, ended) if kind in draw.TRAININGS else ended
+                paths = draw.draw(kind, known, folder)
         except Exception as error:  # one figure must not cost the page
             problems.append(f"figure {kind}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")
