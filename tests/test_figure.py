@@ -51,6 +51,12 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "sensitivity_bits/head.weight/error": [1.0, 0.1],
                         "sensitivity_bits/even/loss": 0.5, "sensitivity_bits/even/heldout": 0.6,
                         "sensitivity_bits/ilp/loss": 0.4, "sensitivity_bits/ilp/heldout": 0.5,
+                        "blocks/count": 2.0, "blocks/held_least": 0.9 + seed / 100,
+                        "model._target_": "sa.model.mlp.MLP",
+                        **{f"blocks/{b}/shapes": "2x3, 2" for b in ("fc1", "head")},
+                        **{f"blocks/{b}/parameters": 8.0 for b in ("fc1", "head")},
+                        **{f"blocks/{b}/part": 0.5 for b in ("fc1", "head")},
+                        "blocks/fc1/share": 0.25 * (1 + seed),
                         "keep": 0.1 * (at + 1), "test/accuracy": 0.9 + at / 100,
                         "quantizer.activation.budget": 0.2 + dim / 40,
                         "target": "box" if name == "CDG" else "gaussian",
@@ -147,6 +153,14 @@ def test_quantization_errors_name_their_quantizer(tmp_path):
     tidy = pd.read_csv(draw.draw("quant_error", given, tmp_path)[2])
     assert tidy["quantizer"].tolist() == ["W uniform 4, A levels"]
     assert tidy["sqnr"].tolist() == [9.0] and tidy["tensor"].tolist() == ["fc2.weight"]
+
+
+def test_blocks_hold_every_block_in_order(tmp_path):
+    given = table(dims=(8,), names=("STE",))
+    tidy = pd.read_csv(draw.draw("blocks", given, tmp_path)[2])
+    assert tidy["block"].tolist() == ["fc1", "head"] * 2 and (tidy["size"] == 0.5).all()
+    assert tidy["share"].dropna().tolist() == [0.25, 0.5]
+    assert set(tidy["shapes"]) == {"2x3, 2"} and set(tidy["held"]) == {0.9, 0.91}
 
 
 def test_sharpness_holds_every_step_and_eigenvalue(tmp_path):
