@@ -67,6 +67,10 @@ def test_what_was_not_seen_is_inconclusive(given):
     assert got["why"] in expectation.line(got)
 
 
+def test_words_that_no_run_has_together_are_no_missing_column():
+    assert judged(where="e=c dim=8")["why"] == "no run has it"
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

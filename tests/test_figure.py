@@ -51,7 +51,7 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "sensitivity_bits/head.weight/error": [1.0, 0.1],
                         "sensitivity_bits/even/loss": 0.5, "sensitivity_bits/even/heldout": 0.6,
                         "sensitivity_bits/ilp/loss": 0.4, "sensitivity_bits/ilp/heldout": 0.5,
-                        "blocks/count": 2.0, "blocks/held_least": 0.9 + seed / 100,
+                        "blocks/order": "head,fc1", "blocks/held_least": 0.9 + seed / 100,
                         "model._target_": "sa.model.mlp.MLP",
                         **{f"blocks/{b}/shapes": "2x3, 2" for b in ("fc1", "head")},
                         **{f"blocks/{b}/parameters": 8.0 for b in ("fc1", "head")},
@@ -158,7 +158,7 @@ def test_quantization_errors_name_their_quantizer(tmp_path):
 def test_blocks_hold_every_block_in_order(tmp_path):
     given = table(dims=(8,), names=("STE",))
     tidy = pd.read_csv(draw.draw("blocks", given, tmp_path)[2])
-    assert tidy["block"].tolist() == ["fc1", "head"] * 2 and (tidy["size"] == 0.5).all()
+    assert tidy["block"].tolist() == ["head", "fc1"] * 2 and (tidy["size"] == 0.5).all()
     assert tidy["share"].dropna().tolist() == [0.25, 0.5]
     assert set(tidy["shapes"]) == {"2x3, 2"} and set(tidy["held"]) == {0.9, 0.91}
 

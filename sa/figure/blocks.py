@@ -19,8 +19,8 @@ def blocks(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
     Titles say how much of each of the whole's top directions the blocks' top spaces hold.
     """
-    need(table, "blocks/count", "model._target_")
-    known = table[table["blocks/count"].notna()]
+    need(table, "blocks/order", "model._target_")
+    known = table[table["blocks/order"].notna()]
     tidy = pd.concat([_blocks(row) for _, row in known.iterrows()], ignore_index=True)
     models = list(dict.fromkeys(tidy["model"]))
     counts = [tidy.loc[tidy["model"] == m, "block"].nunique() for m in models]
@@ -47,12 +47,9 @@ def _blocks(run: pd.Series) -> pd.DataFrame:
     """A row a block of one run, with its tensors' shapes in order."""
     model = str(run["model._target_"]).rsplit(".", 1)[-1]
     found = []
-    for column in map(str, run.index):
-        name = column.removeprefix("blocks/").removesuffix("/shapes")
-        if column != f"blocks/{name}/shapes" or not isinstance(run[column], str):
-            continue
-        got = {k: run.get(f"blocks/{name}/{k}") for k in ("parameters", "part", "share")}
-        found.append(got | {"block": name, "shapes": run[column]})
+    for name in str(run["blocks/order"]).split(","):
+        got = {k: run.get(f"blocks/{name}/{k}") for k in ("shapes", "parameters", "part", "share")}
+        found.append(got | {"block": name})
     out = pd.DataFrame(found).assign(
         model=model, seed=run.get("seed"), held=run.get("blocks/held_least")
     )

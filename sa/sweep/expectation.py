@@ -146,7 +146,7 @@ def _chosen(table: pd.DataFrame, where: str) -> pd.DataFrame:
     for word in where.split():
         key, _, pattern = word.partition("=")
         column = table[f":{key}" if f":{key}" in table else key]
-        table = table[[_alike(v, pattern) for v in column]]
+        table = table.loc[column.map(lambda v, pattern=pattern: _alike(v, pattern)).astype(bool)]
     return table
 
 

@@ -45,7 +45,11 @@ def test_curvature_of_a_known_spectrum(bowl):
 def test_blocks_that_do_not_couple_hold_all_of_the_top_space(bowl):
     f, at, estimate, turn = bowl
     got = Blocks(k=2, tol=1e-8)(f, at, estimate, stream(0, "a"))
-    assert got["blocks/count"] == 2 and got["blocks/a/shapes"] == "2x2"
+    assert (
+        got["blocks/count"] == 2
+        and got["blocks/order"] == "a,b"
+        and got["blocks/a/shapes"] == "2x2"
+    )
     assert got["blocks/held"] == pytest.approx([1, 1]) and got["blocks/held_least"] > 1 - 1e-8
     grad = turn.T @ flatten(estimate.grad)
     assert got["blocks/a/part"] == pytest.approx(
