@@ -340,7 +340,7 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
             if hasattr(analysis, "requires"):
                 analysis.requires(structure)
         except ValueError as error:
-            raise UsageError(f"analysis={name}: {error}") from error
+            raise UsageError(f"analysis.{name}: {error}") from error
     if config.get("init"):
         _parent(config, here)
     recipe = _recipe(config, task)
@@ -361,7 +361,12 @@ def _recipe(config: Config, task: Any) -> Any:
 
     keys = "until recalibrate clip decay_all quantizer_lr".split()
     plain: Config = {k: config[k] for k in keys if config.get(k) is not None}
-    made = {k: _make(k, config[k]) for k in ("schedule", "average") if config.get(k)}
+    stored = config.get("stored")
+    if stored and not isinstance(stored, Mapping):
+        raise UsageError(
+            f"stored={stored}: expected a quantizer; type +quantizer/weight@stored=fixed_point"
+        )
+    made = {k: _make(k, config[k]) for k in ("schedule", "average", "stored") if config.get(k)}
     try:
         recipe = Recipe(**plain, **made)
         recipe.check(config["steps"])
@@ -392,7 +397,8 @@ def _replicas(config: Config, task: Any, estimator: Any) -> None:
             "replicas: they are trained by one back-propagation through all of them; take "
             "estimator=ste, ste_clipped or another slope, or sweep over seed instead"
         )
-    for key, instead in (("analysis", "analysis=[]"), ("init", "init=none")):
+    seen = (("analysis", "analysis=[]"), ("init", "init=none"), ("stored", "stored=null"))
+    for key, instead in seen:
         if config.get(key):
             raise UsageError(f"replicas: {key} looks at one network; set {instead}")
     if not config["steps"]:

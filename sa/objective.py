@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sa.curvature.engine import PART, Hessian, Jacobian
 from sa.curvature.view import View
-from sa.flips import chain
+from sa.flips import chain, single
 from sa.flips import differences as flips
 from sa.types import (
     Batch,
@@ -108,8 +108,8 @@ class Objective:
     outputs: Callable[[Params, Batch], Tensor] | None = None
     trace: Callable[[Params, Batch], list[Layer]] | None = None
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
-    _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)
     _curved: list[tuple[Params, list[int], View]] = field(default_factory=list, repr=False)
+    _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)
 
     def _plan(self, points: int, width: int) -> tuple[int, int]:
         """How many points and how many rows to evaluate together."""
@@ -298,11 +298,13 @@ class Objective:
             like = [{k: g.to(params[k].dtype) for k, g in grad.items()} for grad in twin.grads]
             return Differences(like, twin.evals, twin.path, twin.paths)
         s = self.structure
-        if path == "fast" and s.obstacle:
-            raise ValueError(f"there is no fast path: {s.obstacle}")
-        if path == "brute" or s.obstacle:
+        if path == "fast" and s.slow:
+            raise ValueError(f"there is no fast path: {s.slow}")
+        if path == "brute" or s.slow:
             evals = 2.0 * size(params) * len(epsilons)
             return Differences([self._brute(params, e) for e in epsilons], evals, "brute")
+        if s.cuts:
+            return self._cut(params, epsilons)
         number, kept = self.partial.take()
         if kept:
             return Differences(kept["grads"], kept["evals"], "fast", kept["paths"])
@@ -358,11 +360,41 @@ class Objective:
         )  # fmt: skip
 
     @torch.no_grad()
+    def _cut(self, params: Params, epsilons: Sequence[float]) -> Differences:
+        """The differences of kernels in a network that is no chain, one after another."""
+        s, n = self.structure, self.batch.rows
+        every = s.statistics | s.frozen | params
+        number, kept = self.partial.take()
+        zero = [{k: torch.zeros_like(v) for k, v in params.items()} for _ in epsilons]
+        grads, paths = kept.get("grads", zero), kept.get("paths", {})
+        evals, done = kept.get("evals", 0.0), kept.get("done", 0)
+        told = _Progress("exact differences", len(s.cuts) * n, "rows")
+        for i, cut in enumerate(s.cuts):
+            name, first = cut.links[0].weight, max(0, done - i * n)
+            most = self.memory // (32 * single.width(cut, every, self.batch.part(0, 1)))
+            rows = max(1, min(self._plan(1, self.width)[1], most))
+            for start, stop in blocks(n - first, rows):
+                part, sums = self.batch.part(first + start, first + stop), [g[name] for g in grads]
+                work, paths[name] = single.differences(
+                    cut, every, part, s.criterion, epsilons, sums, self.memory // 24
+                )
+                evals, done = evals + work / n, i * n + first + stop
+                if self.progress:
+                    told(done)
+                now = [{k: g.clone() for k, g in grad.items()} for grad in grads]
+                state = {"grads": now, "evals": evals, "paths": dict(paths), "done": done}
+                self.partial.keep(number, state)
+        for grad, epsilon in zip(grads, epsilons, strict=True):
+            for g in grad.values():
+                g /= 2 * epsilon * n
+        return Differences(grads, evals, "fast", paths)
+
+    @torch.no_grad()
     def _brute(self, params: Params, epsilon: float) -> Params:
         number, kept = self.partial.take()
         grads: Params = {k: g.to(params[k]) for k, g in kept.get("grads", {}).items()}
         at_name, first, begun = kept.get("at", ("", 0, None))
-        why = f" ({self.structure.obstacle})" if self.structure.obstacle else ""
+        why = f" ({self.structure.slow})" if self.structure.slow else ""
         told = _Progress(f"brute-force differences, eps {epsilon:g}{why}", size(params))
         done = sum(g.numel() for g in grads.values()) + first
         for name, p in params.items():
@@ -428,8 +460,8 @@ def _versions(params: Params) -> list[int]:
 class _Progress:
     """How far long work is, on stderr: one rewritten line on a terminal, else one at times."""
 
-    def __init__(self, what: str, total: int):
-        self.what, self.total = what, total
+    def __init__(self, what: str, total: int, unit: str = "coordinates"):
+        self.what, self.total, self.unit = what, total, unit
         self.began = self.last = time.monotonic()
 
     def __call__(self, done: int) -> None:
@@ -438,7 +470,7 @@ class _Progress:
             return
         self.last = now
         left = (now - self.began) * (self.total - done) / done
-        words = f"{self.what}: {done} of {self.total} coordinates, about {left:.0f} s left"
+        words = f"{self.what}: {done} of {self.total} {self.unit}, about {left:.0f} s left"
         print(
             f"\r{words}   " if live else words,
             end="" if live else "\n",

@@ -31,7 +31,7 @@ BOOKKEEPING = frozenset(
 
 LATER = frozenset(
     "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas autocast "
-    "compile".split()
+    "compile stored".split()
 )
 """Settings younger than the first runs: at null, false or {} they are no part of an id."""
 

@@ -452,7 +452,11 @@ def _compute(
     except MissingData as error:
         raise settings.NoData(f"dataset: {error}") from error
     parent = _load(start, _CHECKPOINT) if start else None
-    progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
+    try:
+        progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
+    except ValueError as error:
+        again = "take the model it was trained with, or delete its folder to train it again"
+        raise ValueError(f"init: {start}: {error}; {again}") from error
     seconds = 0.0
     if kept.checkpoint is not None:
         saved = _load(kept.checkpoint, _CHECKPOINT)
@@ -688,7 +692,7 @@ def summarise(config: Config, made: settings.Components, result: dict[str, Any])
         ("estimator", f"{name}  {'  '.join(own)}"),
         ("estimates", f"target: {result['target']}, {result['parameters']} parameters"),
         ("quantized", result.get("quantized", "not told")),
-        *_told(result),
+        *_told(result, _reference(config)),
     ]
     for label, words in rows:
         print(f"{label:<14} {words}")
@@ -702,7 +706,14 @@ def _quantized(layers: dict[str, str]) -> str:
     return "; ".join(f"{', '.join(names)}: {how}" for how, names in kinds.items()) or "nothing"
 
 
-def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _reference(config: Config) -> str:
+    """The class of the first reference that gradients are aligned with."""
+    node = (config.get("analysis") or {}).get("alignment") or {}
+    first: dict[str, Any] = next(iter(node.get("references", {}).values()), {})
+    return str(first.get("_target_", "CDG")).rpartition(".")[2]
+
+
+def _told(result: dict[str, Any], who: str) -> list[tuple[str, str]]:
     out = []
     if result["status"] == "diverged":
         out.append(("DIVERGED", f"at step {result['step']}; first bad: {result['diverged']}"))
@@ -715,13 +726,12 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
             law = law if result["cosine_expected"] else "; chance gives 0 +- "
             law += "" if result["cosine_expected"] else f"{result['parameters'] ** -0.5:.3f}"
         limit = result.get("alignment/ceiling")
-        top = f"; two batches' CDG agree to {limit:.3f}" if limit is not None else ""
-        out.append(("cosine to CDG", f"{_number(result['alignment/cosine'])}{law}{top}"))
-        mine = result["target"]
-        right = (
-            "1 is right" if mine == "box" else f"another target: CDG's is box, this one's {mine}"
-        )
-        out.append(("scale", f"{_number(result['alignment/scale'])} of CDG's ({right})"))
+        top = f"; two batches' {who} agree to {limit:.3f}" if limit is not None else ""
+        out.append((f"cosine to {who}", f"{_number(result['alignment/cosine'])}{law}{top}"))
+        mine, other = result["target"], "box" if who == "CDG" else "its own"
+        right = "1 is right" if mine == other else f"another target: {who}'s is {other}, this one's"
+        right += "" if mine == other else f" {mine}"
+        out.append(("scale", f"{_number(result['alignment/scale'])} of {who}'s ({right})"))
     out += _replicated(result)
     out += _curved(result)
     if "descent/best" in result:
@@ -751,7 +761,9 @@ def _told(result: dict[str, Any]) -> list[tuple[str, str]]:
     if "keep" in result:
         each = [f"{k.removeprefix('keep/')} {v:.1%}" for k, v in result.items() if k[:5] == "keep/"]
         out.append(("channels kept", f"{result['keep']:.1%} on average: {', '.join(each)}"))
-    path = f" ({result['path']} path)" if "path" in result else ""
+    ways = [f"{k.removeprefix('path/')} {v}" for k, v in result.items() if k.startswith("path/")]
+    told = ": ".join(x for x in (f"{result.get('path')} path", ", ".join(ways)) if x)
+    path = f" ({told})" if "path" in result else ""
     out.append(("evals", f"{result['evals']:g} forward-equivalents{path}"))
     out.append(("seconds", f"{result['seconds']:.2f}"))
     return out

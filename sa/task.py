@@ -24,6 +24,7 @@ from sa.objective import CRITERIA, Objective
 from sa.types import (
     STRICT,
     Batch,
+    Cut,
     Dataset,
     Forget,
     Layer,
@@ -661,18 +662,32 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
     if norms and batchnorm == "batch":
         why = f"layer '{norms[0]}' (BatchNorm) normalises by the batch, which couples its rows"
         return replace(base, obstacle=f"{why}; set batchnorm=running")
-    try:
-        links = network.links()  # type: ignore[operator]
-    except (AttributeError, ValueError) as error:
-        return replace(base, obstacle=str(error))
-    return replace(
+    seen = replace(
         base,
-        links=links,
         frozen=frozen,
         statistics=dict(network.named_buffers()),
         quadratic=kind == "mse",
-        obstacle=chain.obstacle(links),
     )
+    try:
+        links = network.links()  # type: ignore[operator]
+        obstacle = chain.obstacle(links)
+    except (AttributeError, ValueError) as error:
+        links, obstacle = (), str(error)
+    if obstacle is None:
+        return replace(seen, links=links, obstacle=None)
+    try:
+        return replace(seen, cuts=_cuts(network, frozen), obstacle=obstacle)
+    except (AttributeError, ValueError) as error:
+        return replace(base, obstacle=f"{obstacle}; and {error}")
+
+
+def _cuts(network: nn.Module, frozen: Params) -> list[Cut]:
+    """The network cut at each kernel, where nothing else moves; ValueError where it cannot be."""
+    who, other = _coupling(network, "running")
+    if who:
+        raise ValueError(f"{who} couples its rows; set {other}")
+    moving = [k for k, _ in network.named_parameters() if k not in frozen]
+    return [network.cut(k) for k in moving]  # type: ignore[operator]
 
 
 @torch.no_grad()

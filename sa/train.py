@@ -12,10 +12,21 @@ from annotated_types import Gt
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
+from sa import surrogate
 from sa.average import Average
 from sa.schedule import Schedule
 from sa.task import Problem
-from sa.types import STRICT, Analysis, Estimator, Numbers, Params, State, flatten, stream
+from sa.types import (
+    STRICT,
+    Analysis,
+    Estimator,
+    Numbers,
+    Params,
+    Quantizer,
+    State,
+    flatten,
+    stream,
+)
 
 _GOAL = re.compile(r"((ema|swa)/)?(train|test)/(loss|accuracy)")
 
@@ -29,7 +40,9 @@ class Recipe:
     evaluated beside them. recalibrate: whether evaluations re-estimate BatchNorm's statistics over
     the training rows. clip: latent weights of quantized layers stay in [-clip, clip] (Courbariaux
     et al. 2015). decay_all: weight decay also for biases, norms and quantizers, not for weights
-    alone. quantizer_lr: the rate of quantizers' own parameters, as a factor.
+    alone. quantizer_lr: the rate of quantizers' own parameters, as a factor. stored: what the
+    optimizer keeps is of few bits: all that moves is rounded so after every step, at random where
+    the quantizer's rounding is stochastic (Gupta et al. 2015). There is no finer latent weight.
     """
 
     until: dict[str, float] | None = None
@@ -39,6 +52,7 @@ class Recipe:
     clip: Annotated[float, Gt(0)] | None = None
     decay_all: bool = False
     quantizer_lr: Annotated[float, Gt(0)] | None = None
+    stored: Quantizer | None = None
 
     @model_validator(mode="after")
     def _goals(self) -> "Recipe":
@@ -48,6 +62,11 @@ class Recipe:
                     f"until: '{key}' is no goal; expected train/loss, test/loss, train/accuracy or "
                     "test/accuracy, of an average with ema/ or swa/ before, and a number"
                 )
+        if hasattr(self.stored, "build") and getattr(self.stored, "train", None) != "auto":
+            raise ValueError(
+                f"stored: {type(self.stored).__name__} keeps something for every layer; take one "
+                "that reads its range from the tensor, as fixed_point or uniform with train=auto"
+            )
         return self
 
     def check(self, steps: int) -> None:
@@ -115,6 +134,11 @@ def start(
                     f"the parent's checkpoint has no '{name}' of shape {tuple(p.shape)}: it is of "
                     "another network"
                 )
+        if more := sorted(set(parent[kind]) - set(mine)):
+            raise ValueError(
+                f"the parent's checkpoint has a '{more[0]}' and this network has none: it is of "
+                "another network"
+            )
     for name, p in problem.frozen.items():
         p.copy_(parent["params"][name])
     params = {k: parent["params"][k] for k in problem.params}
@@ -210,7 +234,23 @@ def loop(
             for name in problem.latent:
                 if name in params:
                     params[name].clamp_(-recipe.clip, recipe.clip)
+        if recipe.stored:
+            _store(params, recipe.stored, stream(seed, "stored", step, device=device))
         problem.track(params, batch)
+
+
+@torch.no_grad()
+def _store(params: Params, quantize: Quantizer, generator: torch.Generator) -> None:
+    """Round a point in place, at random by the generator where the quantizer does."""
+
+    def unit(_: int, logits: torch.Tensor) -> torch.Tensor:
+        like: Any = {"dtype": logits.dtype, "device": logits.device}
+        u = torch.rand(logits.shape, generator=generator, **like)
+        return surrogate.hard_sign(logits - surrogate.logit(u))
+
+    with surrogate.sampling(unit):
+        for p in params.values():
+            p.copy_(quantize(p))
 
 
 def _stepper(

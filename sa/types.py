@@ -28,8 +28,15 @@ Quantizer = Callable[[Tensor], Tensor]
 """x -> q(x), same shape; steps go through `sa.surrogate.step`.
 
 One that keeps something for every layer (learned levels, a stored range) also offers
-``build(like) -> nn.Module``, like the layer's weights, None for activations; layers call it.
+``build(like) -> nn.Module``, like the layer's weights, None for activations; layers call it. One
+of weights may offer ``moves(w, eps)``, a `Moves`: how q(w) moves with single weights.
 """
+
+Moves = Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]]
+"""(w, eps) -> (shared, a, b), each like w.
+
+With eps added to weight i, of output channel o, q(w) becomes q(w) + b[i] e_i, and in all of
+channel o + a[i] shared[o]."""
 
 
 @component(frozen=True, config=STRICT)
@@ -101,9 +108,10 @@ class Norm:
 class Link:
     """One affine map of a chain, by its parameters' names, and the step after it, if any.
 
-    padding: of a square convolution of stride 1; None for a fully connected map. pool: the side of
-    the average pooling after the map. norm: BatchNorm on running statistics before the step.
-    average: whether maps (rows, c, h, w) enter averaged over positions; else they are flattened.
+    padding: of a square convolution; None for a fully connected map. pool: the side of the average
+    pooling after the map. norm: BatchNorm on running statistics before the step. average: whether
+    maps (rows, c, h, w) enter averaged over positions; else they are flattened. stride: of the
+    convolution; 1 in a chain.
     """
 
     weight: str
@@ -113,6 +121,42 @@ class Link:
     pool: int = 1
     norm: Norm | None = None
     average: bool = False
+    stride: int = 1
+
+
+Apply = Callable[[Params, Tensor], Tensor]
+"""A part of a network as a function of every parameter and buffer, by name, and of its input."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """y = body(enter(x)) + shortcut(x), where a step comes first in the body.
+
+    So the body's output depends only on which ``thresholds`` enter(x) is at or above.
+    """
+
+    enter: Apply
+    thresholds: tuple[float, ...]
+    body: Apply
+    shortcut: Apply
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network that is no chain, cut open at one convolution.
+
+    before: (params, inputs) -> what goes into the convolution, and what sums behind it take from
+    before it. links: the convolution and, where nothing but a norm and a step stand between it and
+    another one, that one. kernels: the weights the links multiply by, by name. moves: of quantized
+    weights, how they move with single ones; None: w itself moves. after: what follows the links, in
+    turn; a number adds what ``before`` kept there.
+    """
+
+    links: tuple[Link, ...]
+    before: Callable[[Params, Tensor], tuple[Tensor, list[Tensor]]]
+    kernels: Callable[[Params], Params]
+    moves: Moves | None
+    after: tuple[Apply | Block | int, ...]
 
 
 def _no_criterion(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -123,14 +167,16 @@ def _no_criterion(outputs: Tensor, targets: Tensor) -> Tensor:
 class Structure:
     """The network as a chain of affine maps and steps, or ``obstacle``: why it is none.
 
-    frozen: the chain's parameters that do not move. statistics: its running statistics. criterion:
-    (outputs, targets) -> row losses; quadratic: whether it is the squared error averaged over
-    outputs. stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None where
-    nobody knows. gradients: whether what is back-propagated is quantized. quantized: what is
+    cuts: of a network that is no chain, and where only kernels move, one for each of them.
+    frozen: the network's parameters that do not move. statistics: its running statistics.
+    criterion: (outputs, targets) -> row losses; quadratic: whether it is the squared error averaged
+    over outputs. stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None
+    where nobody knows. gradients: whether what is back-propagated is quantized. quantized: what is
     quantized, ``layer.slot``, and how.
     """
 
     links: Sequence[Link] = ()
+    cuts: Sequence[Cut] = ()
     frozen: Params = field(default_factory=dict)
     statistics: Params = field(default_factory=dict)
     criterion: Callable[[Tensor, Tensor], Tensor] = _no_criterion
@@ -139,6 +185,11 @@ class Structure:
     gradients: bool = False
     quantized: Mapping[str, str] = field(default_factory=dict)
     obstacle: str | None = "the loss is a plain function"
+
+    @property
+    def slow(self) -> str | None:
+        """Why coordinate differences take two forwards a coordinate, or None if they do not."""
+        return None if self.cuts else self.obstacle
 
     @property
     def plain(self) -> bool:
@@ -150,7 +201,7 @@ class Structure:
 class Differences:
     """Central differences along every coordinate: a gradient for each eps, and their price.
 
-    path: ``fast`` (exact flips) or ``brute`` (two forwards a coordinate). paths: which way each
+    path: ``fast`` (`sa.flips`) or ``brute`` (two forwards a coordinate). paths: which way each
     layer took, by its weight's name.
     """
 

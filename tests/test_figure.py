@@ -38,6 +38,7 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "smoothing/gaussian/best": [0.2, 0.3, 0.4 + seed],
                         "smoothing/gaussian/heldout": [0.1, 0.2, 0.3],
                         "smoothing/cosine": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+                        "moving": "[1]", "estimator.epsilon": 0.1 if name == "CDG" else np.nan,
                         "quant_error/worst": "fc2.weight", "quant_error/fc2.weight/sqnr": 9.0 + at,
                         "quant_error/fc2.weight/clipping": 0.25, "quant_error/fc2.weight/bits": 2,
                         "quant_error/fc2.weight/levels": 3.0 + at,
@@ -60,9 +61,32 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "keep": 0.1 * (at + 1), "test/accuracy": 0.9 + at / 100,
                         "quantizer.activation.budget": 0.2 + dim / 40,
                         "target": "box" if name == "CDG" else "gaussian",
+                        "alignment/eps0.1/cosine": 0.9, "alignment/eps0.1/cosine/fc1.weight": 0.8,
+                        "quantizer.activation.normaliser": "max", "flip_rate": 0.4 - at / 10,
+                        "dataset.n": dim, "run_id": f"{dim}{seed}{at}",
+                        "quantizer.weight.bits": 2 + at,
+                        "quantizer.weight.range": ("max", "mse")[seed % 2],
+                        "quantizer.weight.train": ("auto", "fixed", "none", "auto")[at],
+                        "quantizer.gradient.bits": 8, "batch_size": 16 * dim,
+                        "stored.bits": 8.0, "stored.rounding": ("nearest", "stochastic")[at % 2],
+                        "optimizer.lr": 10.0**-at,
                     }
                 )  # fmt: skip
-    return pd.DataFrame(rows)
+    made = pd.DataFrame(rows)
+    made.attrs["rows"] = lambda run: [{"step": i, "loss": 2.0**-i} for i in range(5)]
+    made.attrs["expectations"] = [
+        {"id": "ternary_eps0.1_fc1", "predicate": "between", "value": [0.7, 0.8]},
+        {"id": "nearest_8_stops", "predicate": "between", "value": [1.0, 3.0]},
+        {"id": "other", "predicate": ">=", "value": 1.0},
+    ]
+    return made
+
+
+def joined(one, two):
+    """Rows of both, with what comes along with the first."""
+    both = pd.concat([one, two])
+    both.attrs = one.attrs
+    return both
 
 
 def trained():
@@ -123,6 +147,27 @@ def test_lr_decrease_holds_every_point(tmp_path):
     np.testing.assert_allclose(one["decrease"], (g * LRS - LRS**2) / 2)
 
 
+def test_panels_are_layers_where_those_vary(tmp_path):
+    weights = "quantizer.weight._target_"
+    given = pd.concat(
+        [
+            table(dims=(8,)).assign(**{"moving": layer, weights: f"sa.quantizer.x.{kind}"})
+            for kind in ("Identity", "Xnor")
+            for layer in ("[1]", '["block8.*"]')
+        ],
+        ignore_index=True,
+    )
+    tidy = pd.read_csv(draw.draw("lr_decrease", given, tmp_path)[2])
+    assert list(tidy["facet"].unique()) == [
+        f"layer {layer}, {kind} weights"
+        for kind in ("full-precision", "Xnor")
+        for layer in ("1", "block8.*")
+    ]
+    tidy = pd.read_csv(draw.draw("layer_cosine", given, tmp_path)[2])
+    assert len(tidy) == 8 and set(tidy["weights"]) == {"full-precision", "Xnor"}
+    assert (tidy["epsilon"] == 0.1).all() and (tidy["cosine"] == 1 / 3).all()
+
+
 def test_alignment_keeps_the_law(tmp_path):
     tidy = pd.read_csv(draw.draw("alignment", table(), tmp_path)[2])
     assert tidy.loc[tidy["label"] == "NES", "expected"].eq(0.5).all()
@@ -135,6 +180,40 @@ def test_calibration_holds_both_kinds_relative_to_the_loss(tmp_path):
     last = tidy[(tidy["kind"] == "gaussian") & (tidy["scale"] == 1.0)]
     np.testing.assert_allclose(sorted(last["best"]), [0.2, 0.7])
     assert (tidy["kind"] == "box").sum() == 4
+
+
+def test_cosines_stand_beside_what_is_expected(tmp_path):
+    tidy = pd.read_csv(draw.draw("cosine_layers", table(), tmp_path)[2])
+    assert set(tidy["layer"]) == {"all", "fc1"} and set(tidy["activation"]) == {"ternary", "2-bit"}
+    mine = tidy[(tidy["layer"] == "fc1") & (tidy["activation"] == "ternary")]
+    assert mine["cosine"].tolist() == [pytest.approx(0.8)]
+    assert mine["expected"].tolist() == [pytest.approx(0.75)]
+    assert tidy["expected"].notna().sum() == 1
+
+
+def test_underflow_reads_the_rows_of_its_runs(tmp_path):
+    given = table(dims=(8,))
+    tidy = pd.read_csv(draw.draw("underflow", given, tmp_path)[2])
+    assert len(tidy) == 5 * len(given)
+    np.testing.assert_allclose(tidy["distance"], np.sqrt(2 * tidy["loss"] / 8))
+    given.attrs = {}
+    with pytest.raises(ValueError, match="without the rows of its runs"):
+        draw.draw("underflow", given, tmp_path)
+
+
+def test_rounding_tells_normalisers_from_estimators_that_do_not_sample(tmp_path):
+    given = table()
+    given.loc[given["estimator._target_"].str.endswith("CDG"), "flip_rate"] = np.nan
+    tidy = pd.read_csv(draw.draw("rounding", given, tmp_path)[2])
+    assert set(tidy["line"]) == {"max", "CDG"}
+    assert tidy.loc[tidy["line"] == "CDG", "samples"].isna().all()
+    assert set(tidy["rows"]) == {128, 256}
+
+
+def test_accuracy_bits_are_bits_and_percent(tmp_path):
+    tidy = pd.read_csv(draw.draw("accuracy_bits", table(), tmp_path)[2])
+    assert set(tidy["activations"].round(3)) == {1.585, 2.0}
+    assert tidy["accuracy"].max() == pytest.approx(93) and set(tidy["weights"]) == {2, 3, 4, 5}
 
 
 def test_sensitivity_holds_every_layer_and_width(tmp_path):
@@ -193,6 +272,8 @@ def test_labels_tell_what_varies_within_an_estimator():
     both = pd.concat([one, one.assign(**{"estimator.samples": 5000.0})], ignore_index=True)
     assert set(_paper.labelled(both)["label"]) == {"NES N=500", "NES N=5000"}
     assert set(_paper.labelled(one)["label"]) == {"NES"}
+    both["estimator.samples"] = both["estimator.samples"].map({500.0: 1, 5000.0: 0})
+    assert set(_paper.labelled(both)["label"]) == {"NES N=1", "NES N=0"}, "numbers, not switches"
 
 
 def test_different_targets_are_said():
@@ -215,7 +296,7 @@ def test_colours_of_the_familiar_stay():
     [
         table(dims=(8,), seeds=(0,), names=("CDG",)),
         table().drop(columns=["descent/decrease_heldout", "descent/null_best", "cosine_expected"]),
-        pd.concat([table(), table(dims=(32,)).assign(**dict.fromkeys(RESULTS))]),
+        joined(table(), table(dims=(32,)).assign(**dict.fromkeys(RESULTS))),
     ],
     ids=["one run", "optional columns missing", "failed runs"],
 )  # fmt: skip

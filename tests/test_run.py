@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import cifar, component
 from hydra.core.global_hydra import GlobalHydra
@@ -103,7 +104,7 @@ def test_what_spectral_refuses_before_any_work(sa, words, why):
 
 def test_the_hessian_of_a_quantized_network_is_refused_with_the_alternatives(sa):
     code, out, err = sa(*SMALL, "analysis=[curvature]")
-    assert code and "analysis=curvature: 'fc1" in err.replace("act1", "fc1")
+    assert code and "analysis.curvature: 'fc1" in err.replace("act1", "fc1")
     assert all(x in err for x in ("smoothing", "spectral_ste", "quantizer=fp"))
 
 
@@ -181,6 +182,34 @@ def test_every_full_size_composes_and_validates(sa, experiment):
     assert code == 0 or "cifar-10-batches-py" in err, (
         err
     )  # its files are on nobody's disk by chance
+
+
+LEAST = {  # studies of low-bit training and of cosines, as small as they can be; one of a pair
+    "cosine_precision": "dim=3 dataset.n=64 seed=0",
+    "stochastic_rounding_pretrained": "dim=3 dataset.n=300 seed=0 init.steps=3 init.batch_size=64",
+    "digits_bits": "epochs=1 batch_size=700 quantizer.weight.bits=1,32 seed=0",
+    "digits_xnor": "epochs=1 batch_size=479 model.init_channels=1 seed=0",
+    "fixed_point": "epochs=1 batch_size=700 quantizer.weight.range=max seed=0",
+    "lr_batch_bits": "epochs=1 batch_size=700 stored.bits=6 optimizer.lr=0.01 seed=0",
+    "ema_underflow": "dim=8 steps=4 stored.bits=8 seed=0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", list(LEAST))
+def test_a_study_ends_with_its_figures_and_verdicts(sa, experiment):
+    words = LEAST[experiment].split()
+    if "stochastic" in experiment:
+        words += ["analysis.descent.points=5", "analysis.descent.nulls=1", "batch_size=256"]
+        words += ["quantizer.activation.normaliser=max"]
+    code, out, err = sa("-m", f"experiment={experiment}", *words, "tracker=none")
+    assert code == 0 and "note: figure" not in out, (out, err)
+    study = folder(out, "sweep")
+    node = yaml.safe_load((ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text())
+    for kind in node["figure"]:
+        assert list(study.glob(f"figures/**/{kind}.png")), kind
+    judged = json.loads((study / "expectations.json").read_text())
+    assert [j["id"] for j in judged] == [e["id"] for e in node["expectations"]]
+    assert any(j["observed"] is not None for j in judged)
 
 
 def test_the_full_size_yields_to_what_is_typed(sa):
@@ -632,6 +661,29 @@ def test_a_thin_xnor_resnet_is_probed_and_trained(sa):
     assert result(out)["parameters"] == 176_418 - 9 * 8 * 2  # one channel in, not three
 
 
+def test_one_convolution_of_a_pretrained_network(sa):
+    words = ["model=xnor_resnet18", "model.init_channels=2", "model.shape=[1,8,8]", "analysis=[]"]
+    words += ["dataset=digits", "batch_size=16", "tracker=none", "estimator=cdg", "moving=[1,8]"]
+    words += ["init=ste_500", "init.steps=2", "init.batch_size=16"]
+    code, _, err = sa(*words, "estimator.path=fast")
+    assert code == 2 and "batchnorm=running" in err
+    words += ["batchnorm=running"]
+    code, _, err = sa(*words, "estimator.path=fast", "moving=[block1.*]")
+    assert code == 2 and "block1.body.norm1.weight" in err
+    code, out, err = sa(*words, "estimator.path=fast")
+    assert code == 0, err
+    ways = "block1.body.conv1.weight patterns, block4.body.conv2.weight suffixes"
+    assert f"(fast path: {ways})" in out
+    (parent,) = Path("runs").glob("*/checkpoint.pt")  # a probe keeps none
+    before = yaml.safe_load((parent.parent / "config.yaml").read_text())
+    assert (before["moving"], before["batchnorm"]) == ("all", "batch")
+    saved = torch.load(parent)
+    saved["params"] = {k: v[:1] for k, v in saved["params"].items()}  # another model's
+    torch.save(saved, parent)
+    code, out, err = sa(*words, "estimator.epsilon=0.2")
+    assert code == 1 and str(parent) in err and "another network" in err
+
+
 def test_an_unbiased_estimator_of_a_random_network_against_its_own_truth(sa):
     words = [*SMALL, "estimator=reinforce", "quantizer=sba", "analysis=[bias_variance_stochastic]"]
     code, out, err = sa(*words)
@@ -707,6 +759,13 @@ REFUSED = [
     (["size=full"], ["size=full, of experiment={", "descent_dims"]),
     (["experiment=digits_ste", "size=full"], ["size=full, of experiment={"]),
     (["experiment=descent_dims", "size=small"], ["size=quick", "size=full"]),
+    (["stored=fixed_point"], ["stored=fixed_point", "+quantizer/weight@stored=fixed_point"]),
+    (["+quantizer/weight@stored=pact"], ["quantizer/weight=pact", "there is no such"]),
+    (["+quantizer/weight@stored=lsq"], ["stored: LSQ keeps something", "train=auto"]),
+    (
+        ["+quantizer/weight@stored=fixed_point", "replicas=2", "steps=2", "analysis=[]"],
+        ["replicas: stored looks at one network; set stored=null"],
+    ),
     (["-m", "seed=0,1", "expectations=[{id: x}]"], ["expectations", "statistic"]),
     (["experiment=digit_ste"], ["did you mean experiment=digits_ste?"]),
     (["quantizer/weight=xnorr"], ["did you mean quantizer/weight=xnor?"]),

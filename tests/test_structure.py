@@ -30,7 +30,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "schedule": {"types"},
     "average": {"types"},
     "optimizer": set(),
-    "train": {"types", "task", "schedule", "average"},
+    "train": {"types", "surrogate", "task", "schedule", "average"},
     "launch": {"record"},
     "sweep": {"record", "figure", "launch", "ranking", "sweep", "tracker"},
     "config": {"record", "task", "train", "types"},

@@ -14,8 +14,11 @@ from sa import replicas, task, train
 from sa.analysis.descent import Descent
 from sa.average import Average
 from sa.dataset.digits import Digits
+from sa.dataset.point import Point
 from sa.estimator.nes import NES
 from sa.estimator.ste import STE
+from sa.model.quadratic import Quadratic
+from sa.quantizer.fixed_point import FixedPoint
 from sa.schedule import Annealed, Stairs
 from sa.task import SPLITS, Problem, Task
 from sa.types import Estimate
@@ -28,6 +31,9 @@ EVERYTHING = train.Recipe(
     schedule=Annealed("cosine", end=0.1, warmup=2), average=Average(decay=0.9), recalibrate=True,
     clip=0.2, until={"ema/train/loss": 0.0}, quantizer_lr=0.5,
 )  # fmt: skip
+
+
+STORED = replace(EVERYTHING, stored=FixedPoint(bits=12, rounding="stochastic"))
 
 
 def problem(name="mlp", binary=False, **settings):
@@ -63,7 +69,7 @@ def test_plain_sgd_is_w_minus_lr_g():
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize("estimator", [STE("clipped"), NES(samples=4)])
-@pytest.mark.parametrize("recipe", [train.Recipe(), EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("recipe", [train.Recipe(), STORED], ids=["plain", "everything"])
 def test_resume_from_any_row_is_exact(name, estimator, recipe):
     adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1) if recipe.clip else ADAM
     how = {"evaluate_every": 2, "recipe": recipe}
@@ -139,7 +145,10 @@ def test_a_parent_gives_its_point_and_must_fit():
     child = train.start(problem(), trained)
     assert child.step == 0
     assert torch.equal(child.params["fc1.weight"], trained["params"]["fc1.weight"])
-    del trained["params"]["fc1.weight"]
+    trained["params"]["fc9.weight"] = trained["params"]["fc1.weight"]
+    with pytest.raises(ValueError, match="fc9.weight.*another network"):
+        train.start(problem(), trained)
+    del trained["params"]["fc9.weight"], trained["params"]["fc1.weight"]
     with pytest.raises(ValueError, match="fc1.weight.*another network"):
         train.start(problem(), trained)
 
@@ -409,6 +418,46 @@ def test_replicas_draw_their_own_data_where_the_dataset_draws():
     assert problem().data.train.inputs.shape[0] == 1437
     shared = replicas.prepare(problem().task, 0, 2).data.train.inputs
     assert shared.stride(1) == 0  # held once
+
+
+def kept(rounding, steps, bits=10, seed=3):
+    """x <- q(0.99 x + 0.01 x') as SGD on (x - x')^2/2: the losses, where it ends, x' and a step."""
+    p = Task(model=Quadratic(size=256, condition=1), dataset=Point()).prepare(seed)
+    recipe = train.Recipe(stored=FixedPoint(bits=bits, range="max", rounding=rounding))
+    sgd = partial(torch.optim.SGD, lr=0.01)
+    got = rows(p, STE(), sgd, steps, recipe=recipe)
+    end = got[-1][1]["params"]["point"]
+    assert 2 < end.abs().max() <= 4, "the range is [-4, 4] at the end"
+    return p.params["point"], end, p.buffers["centre"], 8 / 2**bits
+
+
+def test_a_running_average_rounded_to_nearest_stops_half_a_step_short():
+    """0.01 |x - x'| < step/2 is no step: it never comes closer than that, and never goes on."""
+    start, end, target, step = kept("nearest", steps=600)
+    assert torch.equal(end / step, (end / step).round())
+    assert (0.01 * (end - target).abs() <= step / 2 * (1 + 1e-9)).all()
+    far = (start - target).abs() > 1
+    assert far.sum() > 50  # of those, some stop while the range is half as wide, in half steps
+    assert ((end - target).abs()[far] > 24 * step).all()
+
+
+def test_a_running_average_rounded_at_random_arrives():
+    """A chain of the two levels around x', of mean x' and variance f (1 - f) step^2, mean step^2/6.
+
+    f is where x' lies between them. Once there it stays there.
+    """
+    _, end, target, step = kept("stochastic", bits=8, steps=1000)
+    away = (end - target) / step
+    assert (away.abs() <= 1).all()
+    assert away.square().mean() == pytest.approx(1 / 6, abs=4 * 0.197 / 16)
+    assert abs(away.mean()) < 4 * (1 / 6) ** 0.5 / 16
+
+
+def test_what_is_stored_needs_no_layer():
+    with pytest.raises(ValueError, match="stored: FixedPoint keeps something.*train=auto"):
+        train.Recipe(stored=FixedPoint(train="fixed"))
+    with pytest.raises(ValueError, match="stored: LSQ keeps something"):
+        train.Recipe(stored=component("quantizer/weight", "lsq"))
 
 
 def test_products_in_bfloat16_leave_weights_and_evaluations_alone():

@@ -33,6 +33,7 @@ class Alignment:
             mine, target = flatten(estimate.grad), flatten(truth)
             out[f"{name}/cosine"] = cosine(mine, target)
             out[f"{name}/scale"] = float(mine @ target / (target @ target))
+            out |= {f"{name}/{k}": v for k, v in _layers(estimate.grad, truth).items()}
             if i == 0:
                 out |= _details(estimate.grad, truth)
                 if objective.heldout is not None:
@@ -53,4 +54,8 @@ def _details(grad: Params, truth: Params) -> Numbers:
         "sign_weighted": float((same * t.abs()).sum() / t.abs().sum()),
         "dead": float((g == 0).double().mean()),
     }
-    return out | {f"cosine/{k}": cosine(grad[k].flatten(), truth[k].flatten()) for k in grad}
+    return out | _layers(grad, truth)
+
+
+def _layers(grad: Params, truth: Params) -> Numbers:
+    return {f"cosine/{k}": cosine(grad[k].flatten(), truth[k].flatten()) for k in grad}

@@ -14,6 +14,10 @@ EXTRA = 16
 """Vectors of a Lanczos basis beyond twice the pairs wanted; a restart keeps half of them."""
 
 
+def _length(row: Tensor) -> float:
+    return float(torch.linalg.vector_norm(row, dtype=torch.float64))
+
+
 def orthonormal(rows: Tensor, against: Tensor | None = None, scale: float = 0.0) -> Tensor:
     """Orthonormal rows (r, D), r <= k, in order: of what (k, D) adds to the span of ``against``.
 
@@ -28,11 +32,11 @@ def orthonormal(rows: Tensor, against: Tensor | None = None, scale: float = 0.0)
     for row in rows:
         for _ in range(2):  # twice is enough (Kahan; Parlett 1980)
             row = row - (basis[:count] @ row) @ basis[:count]
-        length = row.norm()
+        length = _length(row)
         if length > least:
             row = row / length
-            basis[count] = row - (basis[:count] @ row) @ basis[:count]
-            basis[count] /= basis[count].norm()
+            row = row - (basis[:count] @ row) @ basis[:count]
+            basis[count] = row / _length(row)
             count += 1
     return basis[known:count]
 

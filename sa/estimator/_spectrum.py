@@ -1,4 +1,4 @@
-"""What is asked of top spaces, block by block: headroom, overlap, and the share of a gradient.
+"""What is asked of top spaces, block by block: headroom, gap, overlap, projections.
 
 A space is {names, values (c,), vectors (c, D_b), k}: of c eigenpairs the first k are filtered.
 """
@@ -48,13 +48,6 @@ def projected(spaces: Spaces, grad: Params) -> Tensor:
         rows = space["vectors"][: space["k"]]
         out |= unflatten((rows @ flatten(like)) @ rows, like)
     return flatten(out)
-
-
-def share(spaces: Spaces, grad: Params) -> float:
-    """The share of a gradient's squared norm in the top spaces; nan of no gradient."""
-    whole = float(flatten(grad).double().square().sum())
-    top = float(projected(spaces, grad).double().square().sum())
-    return top / whole if whole else math.nan
 
 
 def overlap(old: Spaces, new: Spaces) -> float:

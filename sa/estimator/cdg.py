@@ -16,9 +16,10 @@ class CDG:
 
     Component i is exactly the derivative of the loss smoothed over a box of half-width eps along
     coordinate i; no sampling variance. path: ``auto`` takes the exact fast path where the network
-    is a chain of affine maps, convolutions and steps (`sa.flips`) and two forwards a coordinate
-    elsewhere; ``fast`` and ``brute`` insist. Differences of networks are taken in
-    float64 whatever their dtype; give a plain function a float64 point.
+    is a chain of affine maps, convolutions and steps, or where only kernels of convolutions move
+    (`sa.flips`), and two forwards a coordinate elsewhere; ``fast`` and ``brute`` insist.
+    Differences of networks are taken in float64 whatever their dtype; give a plain function a
+    float64 point.
 
     >>> from sa.objective import from_function
     >>> f = from_function(lambda p: (p["w"] ** 2).sum())
@@ -36,9 +37,9 @@ class CDG:
 
     def requires(self, structure: Structure) -> None:
         """Raise ValueError where path=fast is demanded and the network prevents it."""
-        if self.path == "fast" and structure.obstacle:
+        if self.path == "fast" and structure.slow:
             raise ValueError(
-                f"path=fast is not possible: {structure.obstacle}; use path=auto or path=brute"
+                f"path=fast is not possible: {structure.slow}; use path=auto or path=brute"
             )
 
     def __call__(

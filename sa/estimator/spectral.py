@@ -165,7 +165,8 @@ class Spectral:
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         """The base's evals; at a renewal 3.9 + 3.6 (k + 4) more (7.5 a product beyond memory)."""
-        state = self.init(params) | state
+        if "spaces" not in state:
+            state = self.init(params) | state
         told = {k: state[k] for k in ("progress", "lr") if k in state}
         lr = self.lr or told.get("lr")
         if not lr:
@@ -193,17 +194,25 @@ class Spectral:
         if self.safeguard:
             after["gamma"] = min(after["gamma"], self.safeguard * limit)
         gamma = after["gamma"]
-        d = {k: gamma * v for k, v in u.items()}
+        d, squares = {k: gamma * v for k, v in u.items() if not spaces}, [0.0, 0.0, 0.0]
         for space in spaces.values():
             like = {k: u[k] for k in space["names"]}
+            rows, flat = space["vectors"][: space["k"]], flatten(like)
+            along = rows @ flat  # U'u
             factors = self._factors(space["values"][: space["k"]], gamma, lr)
-            rows = space["vectors"][: space["k"]]
-            held = ((factors - gamma).to(rows) * (rows @ flatten(like))) @ rows
-            for name, move in unflatten(held, like).items():
-                d[name] += move
+            held = ((factors - gamma).to(rows)) * along
+            moved = torch.addmv(flat, rows.T, held, beta=gamma)
+            d |= unflatten(moved, like)
+            squares = [
+                x + float(y.norm()) ** 2 for x, y in zip(squares, (along, flat, moved), strict=True)
+            ]
+        info |= {"gamma": gamma, "edge": self._m / lr}
         if spaces:
-            share = _spectrum.share(spaces, base.grad)
-            info |= {"headroom": limit, "overlap": after["overlap"], "top_share": share}
+            top, before, now = squares
+            info |= {"norm_before": math.sqrt(before), "norm_after": math.sqrt(now)}
+            info |= {"headroom": limit, "overlap": after["overlap"]}
+            info["top_share"] = top / before if before else math.nan
+            d = {k: d[k] for k in params}  # blocks may be in another order
             info |= _spectrum.told(spaces)
             if info["refreshed"] and limit < self.scale and self.mode != "dynamic":
                 info["note"] = (
@@ -213,8 +222,6 @@ class Spectral:
         if self.decompose:
             evals += self._decompose(objective, params, base.grad, after, lr)
             info |= {f"change/{k}": v for k, v in after["change"].items()}
-        info |= {"gamma": gamma, "edge": self._m / lr}
-        info |= {"norm_before": float(flatten(u).norm()), "norm_after": float(flatten(d).norm())}
         return Estimate(base.value, d, evals, after, base.info | info)
 
     def _base(

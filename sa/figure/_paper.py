@@ -1,5 +1,6 @@
 """What all figures share: panels, colours, labels, legends."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,17 @@ ORDER = ("ste", "cdg", "nes", "random")  # the first colours, the same in every 
 
 
 def panels(count: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """Panels beside each other, none of them known to pyplot, so nothing global is left."""
-    figure = Figure(figsize=(max(4.2, PANEL * count), 3.1), dpi=200)
-    return figure, list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
+    """Panels beside each other, in rows of three where there are more than four.
+
+    None of them is known to pyplot, so nothing global is left.
+    """
+    columns = count if count <= 4 else 3
+    rows = -(-count // columns)
+    figure = Figure(figsize=(max(4.2, PANEL * columns), 3.1 if rows == 1 else 2.5 * rows), dpi=200)
+    axes = figure.subplots(rows, columns, sharey=sharey, squeeze=False).flatten()
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, list(axes[:count])
 
 
 def need(table: pd.DataFrame, *columns: str) -> None:
@@ -41,6 +50,27 @@ def numbers(table: pd.DataFrame, column: str) -> pd.Series:
     """A column as numbers; nan where a run failed, or everywhere where there is no such column."""
     given = table[column] if column in table else pd.Series(np.nan, index=table.index)
     return pd.to_numeric(given, errors="coerce").astype(float)
+
+
+def history(table: pd.DataFrame, settings: Sequence[str], *results: str) -> pd.DataFrame:
+    """The rows over steps of all runs, with these settings of theirs and these results, none nan.
+
+    Raises ValueError where the table does not come with the rows of its runs.
+    """
+    rows = table.attrs.get("rows")
+    if rows is None:
+        raise ValueError("the table comes without the rows of its runs: `sa.sweep report` draws it")
+    found = []
+    for _, run in table.iterrows():
+        mine = pd.DataFrame(rows(run["run_id"])).reindex(columns=["step", *results]).dropna()
+        found.append(mine.assign(**{k: run[k] for k in settings}))
+    return pd.concat(found, ignore_index=True)
+
+
+def references(table: pd.DataFrame) -> dict[str, float]:
+    """The middle, by id, of what the study expects, of expectations that have two ends."""
+    found = table.attrs.get("expectations") or []
+    return {e["id"]: sum(e["value"]) / 2 for e in found if e["predicate"] == "between"}
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
@@ -64,6 +94,22 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(label=labels, seed=table.get("seed", 0))
 
 
+def faceted(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The table with a ``facet`` a run, and the facets in order: a panel each.
+
+    The layer that moves where that varies, and the weights' quantizer where it does; else the dim.
+    """
+    if "moving" not in table or table["moving"].nunique() < 2:
+        told = table["dim"].map("dim {:g}".format)
+        return table.assign(facet=told), [f"dim {d:g}" for d in sorted(table["dim"].unique())]
+    told = "layer " + table["moving"].astype(str).str.strip("[]").str.replace('"', "")
+    weights = "quantizer.weight._target_"
+    if weights in table and table[weights].nunique() > 1:
+        kinds = table[weights].str.split(".").str[-1].replace("Identity", "full-precision")
+        told = told + ", " + kinds + " weights"
+    return table.assign(facet=told), list(told.unique())
+
+
 def _activated(table: pd.DataFrame) -> pd.DataFrame:
     """The table with an ``activation`` a run, by the name the field gives it."""
     column = "quantizer.activation._target_"
@@ -85,9 +131,9 @@ def activations(table: pd.DataFrame) -> list[str]:
 
 def _setting(shown: str, value: Any) -> str:
     """A setting as a label tells it: nothing where it is off, its name alone where it is on."""
-    if pd.isna(value) or value in (False, "False", "none", "[]"):
+    if pd.isna(value) or str(value) in ("False", "none", "[]"):
         return ""
-    if value in (True, "True"):
+    if str(value) == "True":  # 1 is a number
         return f" {shown.rstrip('=')}"
     if isinstance(value, str) and value.startswith("["):  # a list: how many
         several = value.count(",") + 1

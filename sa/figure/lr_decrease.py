@@ -8,15 +8,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import legend, need, palette, panels, shade_null
+from sa.figure._paper import faceted, legend, need, palette, panels, shade_null
 
 
 def lr_decrease(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Relative loss decrease against step length: a panel a dim, a line an estimator.
+    """Relative loss decrease against step length: a panel a dim or layer, a line an estimator.
 
     Mean over seeds with their range as a band; held out dashed; the null's best shaded.
     """
     need(table, "dim", "value", "descent/lr", "descent/decrease")
+    table, facets = faceted(table)
     names = ["decrease", "decrease_heldout"]
     tidy = pd.concat(
         [
@@ -25,6 +26,7 @@ def lr_decrease(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                 | {k: np.asarray(row[f"descent/{k}"]) / row["value"] for k in names if _has(row, k)}
             ).assign(
                 dim=row["dim"],
+                facet=row["facet"],
                 label=row["label"],
                 seed=row.get("seed"),
                 null_best=row.get("descent/null_best", np.nan) / row["value"],
@@ -32,11 +34,11 @@ def lr_decrease(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             for _, row in table[table["descent/lr"].notna()].iterrows()
         ]
     )
-    dims, colours = sorted(tidy["dim"].unique().tolist()), palette(tidy["label"])
-    figure, axes = panels(len(dims), sharey=True)
+    facets, colours = [f for f in facets if f in set(tidy["facet"])], palette(tidy["label"])
+    figure, axes = panels(len(facets), sharey=True)
     top = tidy["decrease"].max()
-    for axis, dim in zip(axes, dims, strict=True):
-        here = tidy[tidy["dim"] == dim]
+    for axis, facet in zip(axes, facets, strict=True):
+        here = tidy[tidy["facet"] == facet]
         grid = _common(here)
         for label, colour in colours.items():
             mine = [g for _, g in here[here["label"] == label].groupby("seed", dropna=False)]
@@ -50,7 +52,7 @@ def lr_decrease(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         if "null_best" in here:
             shade_null(axis, [grid[0], grid[-1]], [here["null_best"].mean()] * 2)
         axis.axhline(0, color="0.4", lw=0.6)
-        axis.set(xscale="log", ylim=(-0.5 * top, 1.1 * top), title=f"dim {dim}")
+        axis.set(xscale="log", ylim=(-0.5 * top, 1.1 * top), title=facet)
         axis.set_xlabel(r"step length $\eta$ (direction of unit norm)")
         axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
     axes[0].set_ylabel("loss decrease / loss")

@@ -75,10 +75,14 @@ class Layer:
         return out
 
 
+Tail = Callable[[Tensor, Tensor], Tensor]
+
+
 @dataclass
 class Chain:
     """A block of rows run through a chain; ``room`` is how many numbers one piece of work may hold.
 
+    tail: (what leaves the last link, rows) -> outputs, where the chain is a part of a network.
     suffix_rows counts the rows re-run from a changed layer on.
     """
 
@@ -90,6 +94,7 @@ class Chain:
     criterion: Callable[[Tensor, Tensor], Tensor]
     quadratic: bool
     room: int
+    tail: Tail | None = None
     suffix_rows: int = 0
 
     def rest(self, index: int, acts: Tensor) -> Tensor:
@@ -138,10 +143,11 @@ class Chain:
             else:
                 blank = d.new_zeros(len(r), size).scatter_(1, p, d)
                 patches = F.unfold(
-                    blank.view(-1, 1, *layer.acts.shape[2:]), w.shape[2:], padding=link.padding
-                )  # (c, k k, H W)
+                    blank.view(-1, 1, *layer.acts.shape[2:]), w.shape[2:], padding=link.padding,
+                    stride=link.stride,
+                )  # fmt: skip
                 z = w.transpose(0, 1).flatten(2)[u] @ patches
-                z = z.view(len(r), len(w), *after.inputs.shape[2:])
+                z = z.view(len(r), len(w), *_mapped(link, w, after.inputs))
                 if link.pool > 1:
                     z = F.avg_pool2d(z, link.pool)
             if after.scale is not None:
@@ -153,6 +159,8 @@ class Chain:
         """Losses of the rows given a layer's pre-activations, which are used up."""
         step = self.links[index].step
         outputs = self.rest(index + 1, step_(pre, step) if step else pre)
+        if self.tail is not None:
+            outputs = self.tail(outputs, rows)
         return self.criterion(outputs, self.targets[rows])
 
 
@@ -163,6 +171,7 @@ def run(
     criterion: Callable[[Tensor, Tensor], Tensor],
     quadratic: bool,
     room: int = SUFFIX,
+    tail: Tail | None = None,
 ) -> Chain:
     """Run a block of rows through the links and keep every layer's view."""
     layers: list[Layer] = []
@@ -174,8 +183,15 @@ def run(
         if link.norm is not None:
             scale = params[f"{link.norm.name}.weight"] * _statistics(link, params)[1]
         layers.append(Layer(link, params[link.weight], x, raw, pre, acts, scale))
-    losses = criterion(acts, batch.targets)
-    return Chain(links, params, layers, batch.targets, losses, criterion, quadratic, room)
+    outputs = tail(acts, torch.arange(batch.rows, device=acts.device)) if tail else acts
+    losses = criterion(outputs, batch.targets)
+    return Chain(links, params, layers, batch.targets, losses, criterion, quadratic, room, tail)
+
+
+def _mapped(link: Link, weight: Tensor, x: Tensor) -> list[int]:
+    """Height and width of the maps that leave a convolution."""
+    side = 2 * (link.padding or 0) - weight.shape[-1]
+    return [(n + side) // link.stride + 1 for n in x.shape[2:]]
 
 
 def _through(link: Link, params: Params, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,7 +201,7 @@ def _through(link: Link, params: Params, x: Tensor) -> tuple[Tensor, Tensor, Ten
         x = x.mean((2, 3)) if link.average else x.flatten(1)
         z = F.linear(x, weight, bias)
     else:
-        z = F.conv2d(x, weight, bias, padding=link.padding)
+        z = F.conv2d(x, weight, bias, link.stride, link.padding)
         if link.pool > 1:
             z = F.avg_pool2d(z, link.pool)
     if link.norm is None:

@@ -18,10 +18,14 @@ from torch import Tensor
 
 from sa.flips.chain import Chain, Layer
 from sa.flips.dense import magnitudes
+from sa.flips.distinct import distinct
 from sa.types import Params, blocks
 
 TABLE = 1 << 12
-"""Most patterns of one row and map that are told apart by a table; beyond, none is looked for."""
+"""Most patterns of one row and map that are told apart by a table; beyond, by a sort."""
+
+Moves = tuple[Tensor, Tensor | None]
+"""How far +eps and -eps move positions, (c, m, taps) each; None: the one is minus the other."""
 
 
 def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[Params]) -> str:
@@ -33,10 +37,10 @@ def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[
         for grad, epsilon in zip(grads, epsilons, strict=True):
             x = epsilon * speed.expand(shape).flatten(2)  # one coordinate a map: (rows, out, P)
 
-            def own(rows: Tensor, units: Tensor, at: Tensor, x: Tensor = x) -> Tensor:
-                return x[rows[:, None], units[:, None], at].unsqueeze(2)
+            def own(rows: Tensor, units: Tensor, at: Tensor, x: Tensor = x) -> Moves:
+                return x[rows[:, None], units[:, None], at].unsqueeze(2), None
 
-            for units, sums in _patterns(view, index, _near(layer, x.abs()), own, 1):
+            for units, sums in patterns(view, index, near(layer, x.abs()), own, 1):
                 grad[name].index_add_(0, units, sums[:, 0])
     if link.weight not in grads[0]:
         return "patterns"
@@ -46,7 +50,7 @@ def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[
     rows, (taps, places) = len(layer.pre), (layer.weight[0].numel(), shape[2:].numel())
     table = shape[1] * (2 * places + 1) * len(view.layers[-1].weight) if count else 0
     for start, stop in blocks(rows, max(1, view.room // (4 * max(taps * places, table)))):
-        seen = _seen(layer, start, stop)  # (rows, taps, P)
+        seen = patches(layer, start, stop)  # (rows, taps, P)
         for grad, epsilon in zip(grads, epsilons, strict=True):
             into = grad[link.weight].view(len(layer.weight), -1)
             if count:
@@ -54,43 +58,43 @@ def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[
                 continue
             speed = layer.pre.new_ones(shape[1]) if layer.scale is None else layer.scale
             widest = seen.abs().amax(1, keepdim=True) * speed.abs().view(1, -1, 1)
-            near = _near(layer, epsilon * widest, start)
+            close = near(layer, epsilon * widest, start)
             by_place, by_unit = seen.transpose(1, 2).contiguous(), epsilon * speed
 
             def kernel(
                 rows: Tensor, units: Tensor, at: Tensor, x: Tensor = by_place, k: Tensor = by_unit
-            ) -> Tensor:
-                return x[rows[:, None], at] * k[units, None, None]
+            ) -> Moves:
+                return x[rows[:, None], at] * k[units, None, None], None
 
-            for units, sums in _patterns(view, index, near, kernel, taps, start):
+            for units, sums in patterns(view, index, close, kernel, taps, start):
                 into.index_add_(0, units, sums)
     return "counting" if count else "patterns"
 
 
-def _seen(layer: Layer, start: int, stop: int) -> Tensor:
+def patches(layer: Layer, start: int, stop: int) -> Tensor:
     """What every weight of a kernel is multiplied by at every position: (rows, taps, P)."""
     link, x = layer.link, layer.inputs[start:stop]
-    seen = F.unfold(x, layer.weight.shape[2:], padding=link.padding or 0)
+    seen = F.unfold(x, layer.weight.shape[2:], padding=link.padding or 0, stride=link.stride)
     if link.pool > 1:
         seen = F.avg_pool2d(seen.view(*seen.shape[:2], *x.shape[2:]), link.pool).flatten(2)
     return seen
 
 
-def _near(layer: Layer, reach: Tensor, start: int = 0) -> Tensor:
+def near(layer: Layer, reach: Tensor, start: int = 0) -> Tensor:
     """Positions (rows, out, P) within reach of a threshold, for the rows that reach is for."""
     z = layer.pre[start : start + len(reach)].flatten(2)
     assert layer.link.step is not None
-    near = torch.zeros_like(z, dtype=torch.bool)
+    close = torch.zeros_like(z, dtype=torch.bool)
     for t in layer.link.step.thresholds:
-        near |= (z - t).abs() <= reach
-    return near
+        close |= (z - t).abs() <= reach
+    return close
 
 
-def _patterns(
+def patterns(
     view: Chain,
     index: int,
     near: Tensor,
-    moves: Callable[[Tensor, Tensor, Tensor], Tensor],
+    moves: Callable[[Tensor, Tensor, Tensor], Moves],
     taps: int,
     start: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -107,33 +111,44 @@ def _patterns(
         at = near[rows, units].nonzero()[:, 1].view(-1, m)
         for a, b in blocks(len(rows), max(1, view.room // (8 * m * taps))):
             r, u, p = rows[a:b], units[a:b], at[a:b]
-            yield u, _alike(view, index, start + r, u, p, moves(r, u, p))
+            yield u, _alike(view, index, start + r, u, p, *moves(r, u, p))
 
 
 def _alike(
-    view: Chain, index: int, rows: Tensor, units: Tensor, at: Tensor, move: Tensor
+    view: Chain,
+    index: int,
+    rows: Tensor,
+    units: Tensor,
+    at: Tensor,
+    plus: Tensor,
+    minus: Tensor | None,
 ) -> Tensor:
-    """loss(+move) - loss(-move) (c, taps) of one map a row, each pattern evaluated once."""
+    """loss(plus) - loss(minus) (c, taps) of one map a row, each pattern evaluated once."""
     layer = view.layers[index]
     step = layer.link.step
     assert step is not None
-    levels, (c, m, taps) = layer.pre.new_tensor(step.levels), move.shape
+    levels, (c, m, taps) = layer.pre.new_tensor(step.levels), plus.shape
     place = rows[:, None], units[:, None], at
     z, acts = layer.pre.flatten(2)[place].unsqueeze(2), layer.acts.flatten(2)[place]
     base = view.losses[rows]
-    states = [_state(z + move, step.thresholds), _state(z - move, step.thresholds)]
+    down = z - plus if minus is None else z + minus
+    states = [_state(x, step.thresholds) for x in (z + plus, down)]
     now = _state(z, step.thresholds)
-    out = move.new_zeros(c, taps)
+    out = plus.new_zeros(c, taps)
     if len(levels) ** m > TABLE:
         for sign, state in zip((1, -1), states, strict=True):
             i, k = (state != now).any(1).nonzero(as_tuple=True)
-            change = levels[state[i, :, k].long()] - acts[i]
-            losses = view.maps(index, rows[i], units[i], at[i], change)
+            state = state[i, :, k]
+            above = torch.cat([state > level for level in range(len(levels) - 1)], 1)
+            first, same = distinct(above, i)
+            j = i[first]
+            change = levels[state[first].long()] - acts[j]
+            losses = view.maps(index, rows[j], units[j], at[j], change)[same]
             out.index_put_((i, k), sign * (losses - base[i]), accumulate=True)
         return out
     power = len(levels) ** torch.arange(m, device=z.device)
     codes = [_code(state, power) for state in states]
-    table = move.new_zeros(c, len(levels) ** m)
+    table = plus.new_zeros(c, len(levels) ** m)
     met = torch.zeros_like(table, dtype=torch.bool)
     for code in codes:
         met.scatter_(1, code, True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa import surrogate
-from sa.types import Link, Norm, Quantizer
+from sa.types import Cut, Link, Norm, Quantizer
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:
@@ -146,7 +146,16 @@ class Activation(nn.Module):
 
 
 class Network(nn.Sequential):
-    """Layers in a row, which knows whether it is a chain of affine maps and steps."""
+    """Layers in a row, which knows whether it is a chain of affine maps and steps.
+
+    And how it is cut open at one convolution (`cut`), whatever is around it.
+    """
+
+    def cut(self, weight: str) -> Cut:
+        """What is before and behind the convolution of this kernel; ValueError where it cannot."""
+        from sa.model._cut import cut  # which knows the layers above
+
+        return cut(self, weight)
 
     def links(self) -> list[Link]:
         """The network as affine maps and steps, the view of the exact fast differences.

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
-from sa.types import STRICT
+from sa.types import STRICT, Moves
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -28,6 +28,21 @@ class Xnor:
     scale: Literal["none", "tensor", "channel"] = "channel"
     scale_grad: Literal["full", "detach", "bireal"] = "full"
     centre: bool = False
+
+    @property
+    def moves(self) -> Moves | None:
+        """How q(w) moves with one weight; None where it moves the signs or scales of others."""
+        return None if self.centre or self.scale == "tensor" else self._moves
+
+    def _moves(self, w: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha_o moves by (|w_i + eps| - |w_i|)/n, and sign(w_i) may change."""
+        moved = w + epsilon
+        sign, now = surrogate.hard_sign(w), surrogate.hard_sign(moved)
+        alpha, change = torch.ones_like(w), torch.zeros_like(w)
+        if self.scale == "channel":
+            alpha = w.abs().flatten(1).mean(1).view(-1, *[1] * (w.dim() - 1)).expand_as(w)
+            change = (moved.abs() - w.abs()) / w[0].numel()
+        return sign, change, (alpha + change) * (now - sign)
 
     @property
     def granularity(self) -> str:

@@ -155,6 +155,8 @@ def _draw(
     figures, problems = [], []
     folder = record.sweep_folder(root, about["name"]) / "figures"
     ended = table[table["status"].isin(ENDED)]
+    ended.attrs["rows"] = lambda run: _steps(root / "runs" / run)
+    ended.attrs["expectations"] = about.get("expectations") or []
     for kind in [kinds] if isinstance(kinds, str) else kinds:
         try:
             from sa.figure import draw

@@ -10,6 +10,7 @@ from sa.analysis.descent import Descent
 from sa.analysis.smoothing import Smoothing
 from sa.estimator.cdg import CDG
 from sa.estimator.nes import NES
+from sa.estimator.ste import STE
 from sa.objective import from_function
 from sa.types import Estimate, flatten, unflatten
 
@@ -42,6 +43,16 @@ def test_alignment_of_a_known_angle(bowl):
     assert out["alignment/sign"] == 0.0 and out["alignment/dead"] == pytest.approx(2 / 3)
     assert out["alignment/cosine/a"] == pytest.approx(-1.0)
     assert math.isnan(out["alignment/cosine/b"])
+    assert out["alignment/cdg/cosine/a"] == out["alignment/cosine/a"]
+
+
+def test_alignment_tells_the_layers_of_every_reference(bowl):
+    f, point = bowl
+    g = {"a": torch.tensor([3.0, 3.0]).double(), "b": -point["b"]}
+    two = {"cdg": CDG(0.1), "ste": STE()}
+    out = Alignment(two)(f, point, Estimate(f.value(point), g, 1.0), gen())
+    assert out["alignment/ste/cosine/a"] == pytest.approx(0.5**0.5)
+    assert out["alignment/ste/cosine/b"] == pytest.approx(-1)
 
 
 def test_alignment_scale_sees_what_a_cosine_hides(bowl):

@@ -9,6 +9,7 @@ from conftest import component
 from test_quantizers import make
 from torch import nn
 from torch.func import functional_call
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from sa import surrogate, train
 from sa.dataset.gaussian import Gaussian
@@ -17,7 +18,9 @@ from sa.estimator.rloo import RLOO
 from sa.estimator.sr_ste import SRSTE
 from sa.estimator.ste import STE
 from sa.model._patch import Rule, apply_quantizers
+from sa.model.cnn import CNN
 from sa.model.toy_mlp import ToyMLP
+from sa.quantizer.fixed_point import FixedPoint
 from sa.quantizer.levels import Levels
 from sa.quantizer.lsq import LSQ
 from sa.quantizer.none import Identity
@@ -282,3 +285,59 @@ def test_first_and_last_layers_stay_full_precision(name):
     told = quantized(component("model", name, quantizer=slots).build(stream(0)))
     weights = [k for k in told if k.endswith(".weight")]
     assert weights == (["fc2.weight"] if name == "mlp" else ["conv2.weight"])
+
+
+def folded(powers=False):
+    """A network of two convolutions with BatchNorm, each with kernel and bias that fold the two.
+
+    powers: what BatchNorm multiplies a channel by is a power of two.
+    """
+    g = torch.Generator().manual_seed(0)
+    slots = Slots(Identity(), Levels(4))
+    network = CNN(quantizer=slots, shape=(1, 8, 8), channels=(4, 8)).build(g).eval()
+    kernels = []
+    for i in (1, 2):
+        norm, conv = network.get_submodule(f"norm{i}"), network.get_submodule(f"conv{i}")
+        draw = [torch.randn(norm.num_features, generator=g).double() for _ in range(3)]
+        norm.running_mean.copy_(draw[0]), norm.bias.data.copy_(draw[1])
+        norm.running_var.copy_((3 * draw[2]).exp())
+        norm.weight.data.uniform_(-2, 2, generator=g)
+        if powers:
+            norm.weight.data.copy_((norm.running_var + norm.eps).sqrt() * 2.0 ** draw[2].round())
+        of = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        kernels.append(fuse_conv_bn_weights(conv.weight, conv.bias, *of))
+    return network, kernels
+
+
+def test_folding_batchnorm_into_the_convolution_changes_no_output():
+    """Average pooling between the two is linear and keeps constants: the bias goes before it."""
+    network, kernels = folded()
+    x = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = x
+    for w, b in kernels:
+        y = Levels(4)(nn.functional.avg_pool2d(nn.functional.conv2d(y, w, b, padding=1), 2))
+    out = network.head(y.flatten(1))
+    torch.testing.assert_close(out, network(x), rtol=1e-12, atol=1e-12)
+
+
+def test_quantizing_after_folding_needs_a_range_a_channel():
+    """Folding spreads the channels' scales, which one range for the tensor cannot hold."""
+    network, kernels = folded()
+    w = kernels[1][0]
+
+    def worst(x, granularity):  # median relative error of a channel
+        q = FixedPoint(bits=4, granularity=granularity)(x)
+        return ((q - x).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)).median()
+
+    plain = network.conv2.weight
+    assert worst(plain, "tensor") < 1.5 * worst(plain, "channel") < 0.25
+    assert worst(w, "tensor") > 3 * worst(w, "channel")
+    assert worst(w, "channel") < 0.25
+
+
+def test_folding_by_powers_of_two_commutes_with_fixed_point_a_channel():
+    network, kernels = folded(powers=True)
+    q = FixedPoint(bits=4, granularity="channel")
+    factor = kernels[1][0].flatten(1)[:, 0] / network.conv2.weight.flatten(1)[:, 0]
+    before = q(network.conv2.weight) * factor.view(-1, 1, 1, 1)
+    torch.testing.assert_close(q(kernels[1][0]), before, rtol=1e-9, atol=1e-12)

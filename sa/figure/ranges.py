@@ -1,0 +1,56 @@
+"""Accuracy by the way fixed-point ranges are found."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from sa.figure._paper import PANEL, legend, need, numbers
+
+_SETTINGS = {
+    "quantizer.weight.range": "range",
+    "quantizer.weight.train": "mode",
+    "quantizer.weight.bits": "bits",
+    "quantizer.gradient.bits": "gradient",
+}
+
+
+def ranges(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Test accuracy by range rule and mode: a row a width of gradients, a column one of the rest.
+
+    Every run a dot, means joined; dashed: full precision (mode none).
+    """
+    need(table, *_SETTINGS, "test/accuracy")
+    tidy = table[[*_SETTINGS, "seed"]].rename(columns=_SETTINGS)
+    tidy["accuracy"] = 100 * numbers(table, "test/accuracy")
+    full = tidy.loc[tidy["mode"] == "none", "accuracy"].mean()
+    used = tidy[tidy["mode"] != "none"]
+    used = used if len(used) else tidy
+    rules = [r for r in ("max", "k_sigma", "quantile", "mse") if (used["range"] == r).any()]
+    bits, gradients = (sorted(used[k].unique()) for k in ("bits", "gradient"))
+    size = max(4.2, 0.7 * PANEL * len(bits)), 0.4 + 0.6 * PANEL * len(gradients)
+    figure = Figure(figsize=size, dpi=200)
+    axes = figure.subplots(len(gradients), len(bits), squeeze=False, sharex=True, sharey=True)
+    tones = dict(zip(("auto", "fixed"), sns.color_palette("colorblind"), strict=False))
+    for row, gradient in zip(axes, reversed(gradients), strict=True):
+        for axis, b in zip(row, bits, strict=True):
+            here = used[(used["bits"] == b) & (used["gradient"] == gradient)]
+            for shift, (mode, tone) in zip((-0.08, 0.08), tones.items(), strict=True):
+                mine = here[here["mode"] == mode]
+                x = [rules.index(r) + shift for r in mine["range"]]
+                axis.plot(x, mine["accuracy"], "o", ms=3, color=tone, alpha=0.6)
+                mean = mine.groupby("range")["accuracy"].mean().reindex(rules)
+                at = [i + shift for i in range(len(rules))]
+                axis.plot(at, mean, color=tone, lw=1, label=_MODES[mode])
+            axis.axhline(full, color="0.3", ls="--", lw=1)
+            axis.set_xticks(range(len(rules)), rules)
+            axis.set_title(f"{b:g} bits, gradients {gradient:g}")
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
+        row[0].set_ylabel("test accuracy")
+    for axis in axes[-1]:
+        axis.set_xlabel("range of a tensor")
+    legend(figure, axes[0][0], "full precision")
+    return figure, tidy
+
+
+_MODES = {"auto": "each tensor's own", "fixed": "running"}
