@@ -39,7 +39,8 @@ def blocks(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         words = f"; hold {held.min():.2f} or more of each top direction" if len(held) else ""
         axis.set_title(f"{model}: {len(means)} blocks{words}", fontsize=7)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    columns = 3 if len(models) > 1 else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure, tidy
 
 

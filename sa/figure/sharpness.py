@@ -32,7 +32,7 @@ def sharpness(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             _band(top, mine, name, tone)
         edge = mine["edge"].dropna().median()
         top.axhline(edge, color="0.2", ls="--", lw=0.9)
-        top.set_title(f"{model}η = {rate:g}: stable below m/η = {edge:g} (dashed)")
+        top.set_title(f"{model}η = {rate:g}, m/η = {edge:g} (dashed)")
         _band(low, mine, "loss", sns.color_palette("colorblind")[0])
         low.set(xlabel="step", yscale="log")
     most = len(names)
