@@ -25,6 +25,7 @@ from sa.types import (
     Estimator,
     Forget,
     Layer,
+    Network,
     Params,
     Partial,
     Profile,
@@ -89,7 +90,9 @@ class Objective:
     partial: keeps what long work has done so far. states: the quantized activations (rows, ...) of
     a batch at a point, layer by layer, if there are any. trace: what each layer does with one.
     outputs: of the network, given where they are kept when a gradient is computed (`seen`); rows
-    are then their losses.
+    are then their losses. network: the network itself, None of a plain function. opened: the same
+    loss as a function of the quantized weights, and those of a point; quantizers before weights
+    are taken away.
     """
 
     rows: RowLoss
@@ -106,7 +109,9 @@ class Objective:
     partial: Partial = field(default_factory=Forget)
     states: Callable[[Params, Batch], list[Tensor]] | None = None
     outputs: Callable[[Params, Batch], Tensor] | None = None
+    network: Network | None = None
     trace: Callable[[Params, Batch], list[Layer]] | None = None
+    opened: "Callable[[Params], tuple[Objective, Params]] | None" = None
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
     _curved: list[tuple[Params, list[int], View]] = field(default_factory=list, repr=False)
     _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)

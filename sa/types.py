@@ -332,6 +332,27 @@ class Curvature(Protocol):
         ...
 
 
+class Network(Protocol):
+    """The network behind a loss, in evaluation mode.
+
+    ends: (params, buffers) where trainings of it ended, where the run was given any.
+    """
+
+    ends: Sequence[tuple[Params, Params]]
+
+    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
+        """What it puts out for inputs (n, ...): (n, outputs)."""
+        ...
+
+    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
+        """Loss, and accuracy for classes, of both splits: ``train/loss``, ``test/loss``, ..."""
+        ...
+
+    def recalibrate(self, params: Params) -> Params:
+        """The buffers with BatchNorm's statistics at params, over the training rows."""
+        ...
+
+
 class Objective(Protocol):
     """The loss as a function of the parameters that move, in every way it can be evaluated."""
 
@@ -346,8 +367,23 @@ class Objective(Protocol):
         ...
 
     @property
+    def network(self) -> Network | None:
+        """The network; None of a plain function."""
+        ...
+
+    @property
     def heldout(self) -> "Objective | None":
         """The same loss on rows the estimator does not see, if there are any."""
+        ...
+
+    @property
+    def whole(self) -> "Objective | None":
+        """The same loss on all training rows, where this one is of a minibatch."""
+        ...
+
+    @property
+    def opened(self) -> "Callable[[Params], tuple[Objective, Params]] | None":
+        """The loss as a function of the quantized weights, and those of a point."""
         ...
 
     def value(self, params: Params) -> Tensor:

@@ -17,6 +17,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "tracker": set(),
     "dashboard": set(),
     "ranking": set(),
+    "summary": set(),
     "figure": {"ranking"},
     "flips": {"types", "flips"},
     "curvature": {"types", "curvature"},
@@ -26,7 +27,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "model": {"types", "surrogate"},
     "estimator": {"types", "surrogate"},
     "analysis": {"types", "ranking"},
-    "task": {"types", "flips", "objective"},
+    "task": {"types", "surrogate", "flips", "objective"},
     "schedule": {"types"},
     "average": {"types"},
     "optimizer": set(),
@@ -37,10 +38,10 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "data": {"dataset"},
     "replicas": {"types", "objective", "task"},
     "ranks": {"types", "objective", "task"},
-    "run": set("config launch ranks record replicas run sweep tracker train types".split()),
+    "run": set("config launch ranks record replicas run summary sweep tracker train types".split()),
 }
 HYDRA = {"config", "run"}  # the only modules that know it
-NO_TORCH = set("data record tracker dashboard launch sweep figure ranking".split())
+NO_TORCH = set("data record tracker dashboard launch sweep figure ranking summary".split())
 
 
 def modules():
