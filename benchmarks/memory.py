@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,13 +18,42 @@ from sa.dataset.digits import Digits
 from sa.estimator.cdg import CDG
 from sa.estimator.local_nes import LocalNES
 from sa.estimator.nes import NES
+from sa.estimator.spectral import Spectral
+from sa.estimator.ste import STE
 from sa.model.cnn import CNN
+from sa.model.convnet import ConvNet
+from sa.model.fc import FC
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.task import Task
-from sa.types import Estimator, Slots, stream
+from sa.train import loop, start
+from sa.types import Batch, Estimator, Model, Slots, Splits, stream
 
 MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class White:
+    """``rows`` images of CIFAR's shape, of independent normal pixels and random classes."""
+
+    rows: int = 20_000
+    shape: tuple[int, ...] = (3, 32, 32)
+    classes: int = 10
+
+    def load(self, generator: torch.Generator) -> Splits:
+        """Both splits; the test rows are the first hundred."""
+        images = torch.randn(self.rows, *self.shape, generator=generator, dtype=torch.float64)
+        train = Batch(images, torch.randint(10, (self.rows,), generator=generator))
+        return Splits(train, train.part(0, 100))
+
+
+def _images(model: Model, estimator: Estimator) -> Callable[[], object]:
+    """Two steps of full-batch descent on 20,000 images, with the scores of every step."""
+    task = Task(model=model, dataset=White(), criterion="mse", dtype="float32")
+    problem = task.prepare(0)
+    sgd = partial(torch.optim.SGD, lr=0.01)
+    begin = start(problem)
+    return lambda: list(loop(problem, estimator, sgd, {}, steps=2, progress=begin))
 
 
 def _toy(estimator: Estimator, rows: int) -> Callable[[], object]:
@@ -51,6 +82,9 @@ CASES: dict[str, Callable[[], Callable[[], object]]] = {
     "cdg, eps 0.1, 640,000 rows": lambda: _toy(CDG(0.1), 640_000),
     "conv cdg, eps 0.01, budget 32 MiB": lambda: _maps(CDG(0.01), 32 * MIB),
     "conv cdg, eps 0.01, budget 256 MiB": lambda: _maps(CDG(0.01), 256 * MIB),
+    "fc_tanh, 20,000 images": lambda: _images(FC(), STE()),
+    "cnn_relu, 20,000 images": lambda: _images(ConvNet(), STE()),
+    "fc_tanh, 20,000 images, top 10": lambda: _images(FC(), Spectral()),
 }
 
 

@@ -26,6 +26,7 @@ _OTHERS = (
     "sa.schedule.Annealed",
     "sa.schedule.Stairs",
     "sa.average.Average",
+    "sa.optimizer.Muon",
 )
 _GROUPS = (
     "experiment",

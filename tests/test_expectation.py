@@ -67,6 +67,17 @@ def test_what_was_not_seen_is_inconclusive(given):
     assert got["why"] in expectation.line(got)
 
 
+def test_a_run_that_did_not_type_a_word_may_have_it_all_the_same():
+    frame = table().assign(e=["a"] * 12 + ["b"] * 12, off=None, on=False)
+    frame.loc[frame["e"] == "b", "words"] = frame["words"].map(lambda w: w[:1])
+    assert judged(frame, where="e=b dim=8 off=null on=false")["n"] == 4
+    assert judged(frame, where="e=b on=true")["why"] == "no run has it"
+
+
+def test_words_that_no_run_has_together_are_no_missing_column():
+    assert judged(where="e=c dim=8")["why"] == "no run has it"
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

@@ -74,6 +74,12 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "sensitivity_bits/head.weight/error": [1.0, 0.1],
                         "sensitivity_bits/even/loss": 0.5, "sensitivity_bits/even/heldout": 0.6,
                         "sensitivity_bits/ilp/loss": 0.4, "sensitivity_bits/ilp/heldout": 0.5,
+                        "blocks/order": "head,fc1", "blocks/held_least": 0.9 + seed / 100,
+                        "model._target_": "sa.model.mlp.MLP",
+                        **{f"blocks/{b}/shapes": "2x3, 2" for b in ("fc1", "head")},
+                        **{f"blocks/{b}/parameters": 8.0 for b in ("fc1", "head")},
+                        **{f"blocks/{b}/part": 0.5 for b in ("fc1", "head")},
+                        "blocks/fc1/share": 0.25 * (1 + seed),
                         "keep": 0.1 * (at + 1), "test/accuracy": 0.9 + at / 100,
                         "quantizer.activation.budget": 0.2 + dim / 40,
                         "target": "box" if name == "CDG" else "gaussian",
@@ -110,6 +116,28 @@ def joined(one, two):
     return both
 
 
+def trained():
+    """Four trainings with the rows of their steps: descent and the flow, one reaching a goal."""
+    runs = []
+    for name, lr, seed in (("STE", 0.5, 0), ("Flow", 0.5, 0), ("STE", 0.25, 1), ("Flow", 0.25, 1)):
+        far, lost = (1.0 if name == "STE" else 2.0), name == "Flow" and seed == 1
+        rows = [{"step": t, "loss": 1 / (1 + lr * t), "evals": 3.0 * (t + 1)} for t in range(21)]
+        for t in range(0, 21, 5):
+            values = {"lambda_1": 2 / lr - 1 / (1 + t), "lambda_2": 0.5 / lr, "edge": 2 / lr}
+            rows[t] |= {f"curvature/{k}": v for k, v in values.items()}
+            rows[t] |= {"sketch/point": [far * t, 3.0]}
+        runs.append(
+            rows[-1]
+            | {
+                "estimator._target_": f"sa.estimator.x.{name}", "optimizer.lr": lr, "seed": seed,
+                "optimizer.momentum": 0.0, "status": "diverged" if lost else "done",
+                "stopped": None if lost else "train/loss <= 0.1" if lr == 0.5 else "steps",
+                "train/loss": rows[-1]["loss"], "test/accuracy": 0.9, "rows": rows,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(runs)
+
+
 RESULTS = [c for c in table() if "/" in c or c == "value"]
 
 
@@ -122,7 +150,7 @@ def nothing_global_changes():
 
 @pytest.mark.parametrize("kind", draw.kinds())
 def test_writes_pictures_and_the_table_they_show(kind, tmp_path):
-    made = draw.draw(kind, table(), tmp_path)
+    made = draw.draw(kind, trained() if kind in draw.TRAININGS else table(), tmp_path)
     assert [p.name for p in made] == [f"{kind}.{end}" for end in ("png", "svg", "csv")]
     assert made[0].read_bytes()[:4] == b"\x89PNG" and made[0].stat().st_size > 10_000
     assert "<svg" in made[1].read_text()[:500]
@@ -303,6 +331,39 @@ def test_quantization_errors_name_their_quantizer(tmp_path):
     assert tidy["sqnr"].tolist() == [9.0] and tidy["tensor"].tolist() == ["fc2.weight"]
 
 
+def test_blocks_hold_every_block_in_order(tmp_path):
+    given = table(dims=(8,), names=("STE",))
+    tidy = pd.read_csv(draw.draw("blocks", given, tmp_path)[2])
+    assert tidy["block"].tolist() == ["head", "fc1"] * 2 and (tidy["size"] == 0.5).all()
+    assert tidy["share"].dropna().tolist() == [0.25, 0.5]
+    assert set(tidy["shapes"]) == {"2x3, 2"} and set(tidy["held"]) == {0.9, 0.91}
+
+
+def test_sharpness_holds_every_step_and_eigenvalue(tmp_path):
+    tidy = pd.read_csv(draw.draw("sharpness", trained(), tmp_path)[2])
+    assert len(tidy) == 4 * 21 and {"lambda_1", "lambda_2", "edge", "lr"} <= set(tidy)
+    assert tidy["lambda_1"].notna().sum() == 4 * 5
+    at = tidy[(tidy["lr"] == 0.25) & (tidy["step"] == 5)]
+    np.testing.assert_allclose(at["lambda_1"], 8 - 1 / 6)
+
+
+def test_flow_measures_how_far_descent_is_from_it(tmp_path):
+    tidy = pd.read_csv(draw.draw("flow", trained(), tmp_path)[2])
+    got = tidy[(tidy["what"] == "descent") & (tidy["lr"] == 0.5)].set_index("time")["distance"]
+    assert got.dropna().to_dict() == {2.5: 0.5, 5.0: 0.5, 7.5: 0.5, 10.0: 0.5}
+    with pytest.raises(ValueError, match="need one run of estimator=flow and one of another"):
+        draw.draw("flow", trained().iloc[:1], tmp_path)
+
+
+def test_branches_count_steps_cost_and_what_failed(tmp_path):
+    given = trained()
+    tidy = pd.read_csv(draw.draw("branches", given, tmp_path)[2])
+    assert tidy["branch"].tolist() == ["GD 0.5", "GD 0.5", "GD 0.25", "GD 0.25"]
+    assert tidy["gradients"].tolist() == [21.0] * 4 and tidy["steps"].tolist() == [20] * 4
+    assert tidy["reached"].tolist() == [True, True, False, False]
+    assert tidy["diverged"].tolist() == [False, False, False, True]
+
+
 def test_labels_tell_what_varies_within_an_estimator():
     one = table(dims=(8,), seeds=(0,), names=("NES",))
     both = pd.concat([one, one.assign(**{"estimator.samples": 5000.0})], ignore_index=True)
@@ -326,7 +387,7 @@ def test_colours_of_the_familiar_stay():
     assert some["NES"] == all_["NES"] and len(set(all_.values())) == 3
 
 
-@pytest.mark.parametrize("kind", draw.kinds())
+@pytest.mark.parametrize("kind", sorted({*draw.kinds()} - {*draw.TRAININGS}))
 @pytest.mark.parametrize(
     "given",
     [
@@ -341,7 +402,7 @@ def test_thin_tables_are_drawn(kind, given, tmp_path):
 
 
 def test_unknown_kinds_and_missing_columns_are_said(tmp_path):
-    with pytest.raises(ValueError, match="alignment, bands, best_decrease, calibration"):
+    with pytest.raises(ValueError, match="alignment, bands, best_decrease, blocks, branches"):
         draw.draw("pie", table(), tmp_path)
     with pytest.raises(ValueError, match="no column descent/lr.*sa.sweep collect"):
         draw.draw("lr_decrease", table().drop(columns="descent/lr"), tmp_path)

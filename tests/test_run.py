@@ -155,8 +155,8 @@ def test_every_option_of_every_group_runs(sa):
             code, _, err = sa(*SMALL, f"estimator={estimator}")
             assert code == 2 and "sa: estimator: this estimator samples random units" in err
             words = ["quantizer=sr_act"] if estimator.startswith("sr") else ["quantizer=sba"]
-        if estimator == "spectral":  # of a loss that has a Hessian
-            words = ["quantizer=fp"]
+        if estimator in ("flow", "spectral"):  # of a loss that has a curvature
+            words = ["quantizer=fp", "analysis=[]"]
         code, out, err = sa(*SMALL, f"estimator={estimator}", *words)
         assert code == 0, (estimator, err)
     for quantizer in settings.options("quantizer"):

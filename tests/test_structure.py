@@ -30,6 +30,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "task": {"types", "surrogate", "flips", "objective"},
     "schedule": {"types"},
     "average": {"types"},
+    "optimizer": set(),
     "train": {"types", "surrogate", "task", "schedule", "average"},
     "launch": {"record"},
     "sweep": {"record", "figure", "launch", "ranking", "sweep", "tracker"},

@@ -27,8 +27,9 @@ class Blocks:
 
     Of each: ``shapes``, ``parameters``, ``part`` of the estimate's squared norm, ``share`` of that
     part in the block's own top k directions, ``lambda_1`` and ``lambda_k``, the eigenvalues of the
-    diagonal block. Of all: ``count``; ``held``, for each of the whole Hessian's top k directions
-    the share of it that the union of the blocks' spaces holds, ``held_least`` and ``held_mean``.
+    diagonal block. Of all: ``count`` and ``order``; ``held``, for each of the whole Hessian's top k
+    directions the share of it that the union of the blocks' spaces holds, ``held_least`` and
+    ``held_mean``.
     k: of a block with fewer parameters, all of them. rows: of the data, the first; None for all.
 
     A quantized network has no Hessian: then only shapes and parts, and ``note`` says so.
@@ -45,7 +46,7 @@ class Blocks:
         """Flat numbers, words and a curve under ``blocks/``."""
         groups = grouped(params, self.blocks)
         whole = float(flatten(estimate.grad).double().square().sum())
-        out: Numbers = {"count": float(len(groups))}
+        out: Numbers = {"count": float(len(groups)), "order": ",".join(groups)}
         for block, names in groups.items():
             part = flatten({n: estimate.grad[n] for n in names}).double().square().sum()
             shapes = ["x".join(map(str, params[n].shape)) or "1" for n in names]

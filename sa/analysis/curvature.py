@@ -26,7 +26,8 @@ class Curvature:
 
     ``lambda_1`` ... ``lambda_k`` of the network, ``<block>/lambda_i`` of the diagonal blocks;
     ``gap`` lambda_k/lambda_{k+1}; ``edge`` 2/lr, the largest sharpness at which gradient descent of
-    rate lr is stable, and ``share`` lambda_1's of it (Cohen et al. 2021); ``top_share``, of the
+    rate lr is stable, and ``share`` lambda_1's of it (Cohen et al. 2021); ``headroom``
+    edge/lambda_{k+1}, how much faster all but the top k directions may go; ``top_share``, of the
     estimate's squared norm in the top k directions. draws > 0: ``trace`` and its standard error,
     ``trace_error``, from so many draws (Hutchinson), and the density of eigenvalues (stochastic
     Lanczos of ``steps`` steps): ``nodes``, ascending, and their ``weights``, of sum 1. rows: the
@@ -68,7 +69,9 @@ class Curvature:
         whole = float(grad.double().square().sum())
         out["top_share"] = top / whole if whole else float("nan")
         if self.lr is not None:
-            out |= {"edge": 2 / self.lr, "share": values[0] * self.lr / 2}
+            edge = 2 / self.lr
+            out |= {"edge": edge, "share": values[0] / edge}
+            out["headroom"] = edge / values[k] if values[k] > 0 else float("inf")
         groups = grouped(params, self.blocks)
         for block, names in groups.items() if len(groups) > 1 else ():
             most = min(self.k, size({n: params[n] for n in names}))

@@ -146,12 +146,17 @@ def _chosen(table: pd.DataFrame, where: str) -> pd.DataFrame:
     for word in where.split():
         key, _, pattern = word.partition("=")
         column = table[f":{key}" if f":{key}" in table else key]
-        table = table[[_alike(v, pattern) for v in column]]
+        if key in table:  # a point that did not type it has it all the same
+            column = column.where(column.notna(), table[key])
+        table = table.loc[[_alike(v, pattern) for v in column] if len(column) else []]
     return table
 
 
 def _alike(value: Any, pattern: str) -> bool:
-    if fnmatch.fnmatchcase(str(value), pattern):
+    if value is None or value != value:
+        return pattern == "null"
+    told = str(value).lower() if isinstance(value, bool) else str(value)
+    if fnmatch.fnmatchcase(told, pattern):
         return True
     try:
         return float(value) == float(pattern)

@@ -139,6 +139,14 @@ def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path) -> list[
     return paths
 
 
+def _with_rows(root: Path, table: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with the steps of each run, a list of rows in column ``rows``."""
+    import pandas as pd
+
+    rows = [_steps(root / "runs" / run) for run in table["run_id"]]
+    return table.assign(rows=pd.Series(rows, index=table.index, dtype=object))
+
+
 def _draw(
     root: Path, about: dict[str, Any], points: list[dict[str, Any]], table: "pd.DataFrame"
 ) -> tuple[list[dict[str, str]], list[str]]:
@@ -182,6 +190,10 @@ def _source(
         from sa.sweep import weight_pca
 
         return weight_pca.table(root, points)
+    from sa.figure import draw
+
+    if kind in draw.TRAININGS:
+        return _with_rows(root, ended)
     named = varied(points)
     if kind == "bands":
         return evaluated(root, points, named)

@@ -29,6 +29,7 @@ def test_curvature_of_a_known_spectrum(bowl):
     assert [got[f"curvature/b/lambda_{i}"] for i in (1, 2, 3, 4)] == pytest.approx([8, 6, 0.4, 0.2])
     assert got["curvature/gap"] == pytest.approx(12)
     assert got["curvature/edge"] == 20 and got["curvature/share"] == pytest.approx(0.45)
+    assert got["curvature/headroom"] == pytest.approx(20 / 0.5)
     grad = turn.T @ flatten(estimate.grad)
     top = grad[[0, 1, 4, 5]].square().sum() / grad.square().sum()
     assert got["curvature/top_share"] == pytest.approx(float(top))
@@ -44,7 +45,11 @@ def test_curvature_of_a_known_spectrum(bowl):
 def test_blocks_that_do_not_couple_hold_all_of_the_top_space(bowl):
     f, at, estimate, turn = bowl
     got = Blocks(k=2, tol=1e-8)(f, at, estimate, stream(0, "a"))
-    assert got["blocks/count"] == 2 and got["blocks/a/shapes"] == "2x2"
+    assert (
+        got["blocks/count"] == 2
+        and got["blocks/order"] == "a,b"
+        and got["blocks/a/shapes"] == "2x2"
+    )
     assert got["blocks/held"] == pytest.approx([1, 1]) and got["blocks/held_least"] > 1 - 1e-8
     grad = turn.T @ flatten(estimate.grad)
     assert got["blocks/a/part"] == pytest.approx(

@@ -31,8 +31,8 @@ ONE_SIDED = {
 }  # off by eps H_ii / 2 on a quadratic; its own test holds it to that
 SCALELESS = {"nes_ranks", "ars"}  # divide the loss' scale out: of degree 0, unbiased for nothing
 RANDOM_UNITS = {e for e in ESTIMATORS if component("estimator", e).target == "stochastic"}
-# steps of a rate, by the curvature at hand: tests/estimator/test_spectral.py holds them to theirs
-SPECTRAL = {"spectral", "spectral_ste"}
+# steps of a rate, by the curvature at hand: test_spectral.py and test_flow.py hold them to theirs
+SPECTRAL = {"spectral", "spectral_ste", "flow"}
 FREE = sorted(set(ESTIMATORS) - STRUCTURED - RANDOM_UNITS - SPECTRAL)  # work on any function
 
 
@@ -42,7 +42,9 @@ def run(estimator, objective, params, seed=0):
 
 
 def problem(name="", memory=1 << 26, dtype="float64"):
-    special = {name: Bernoulli() for name in RANDOM_UNITS} | {"spectral": Identity()}
+    special = {name: Bernoulli() for name in RANDOM_UNITS} | dict.fromkeys(
+        ("spectral", "flow"), Identity()
+    )
     slots = Slots(Identity(), special.get(name, Sign()))
     task = Task(
         model=ToyMLP(quantizer=slots, dim=4, hidden=2),

@@ -1,0 +1,68 @@
+"""Gradient descent beside the gradient flow from the same point: how far, how sharp, how deep."""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from sa.figure._paper import legend, need, numbers, panels
+
+SHOWN = {"loss": "training loss", "sharpness": "sharpness λ₁", "distance": "distance"}
+
+
+def flow(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Loss, sharpness with 2/rate, and |w - w_flow|/|w_flow - w(0)| by sketches, over time.
+
+    Time is step times rate. Pairs are runs of one rate and seed; a line a pair of them.
+    """
+    need(table, "sketch/point", "curvature/lambda_1", "optimizer.lr", "rows")
+    whole = table.assign(lr=numbers(table, "optimizer.lr"))
+    flows = whole["estimator._target_"].str.endswith(".Flow")
+    out = []
+    for _, pair in whole.groupby(["lr", "seed"]):
+        mine = pair[flows[pair.index]], pair[~flows[pair.index]]
+        if len(mine[0]) != 1 or len(mine[1]) != 1:
+            raise ValueError("a rate and seed need one run of estimator=flow and one of another")
+        out += _both(*(some.iloc[0] for some in mine))
+    tidy = pd.concat(out, ignore_index=True)
+    figure, axes = panels(3)
+    tones = sns.color_palette("colorblind")
+    for (name, _, _), some in tidy.groupby(["what", "lr", "seed"]):
+        shown = {"color": tones[0 if name == "flow" else 1], "lw": 1.0}
+        for axis, column in zip(axes, SHOWN, strict=True):
+            got = some[["time", column]].dropna()
+            axis.plot(got["time"], got[column], label=name if column == "loss" else None, **shown)
+    for rate in tidy["lr"].unique():
+        axes[1].axhline(2 / rate, color="0.3", ls="--", lw=0.8)
+    axes[0].set_yscale("log")
+    axes[2].set_ylim(0, None)
+    for axis, told in zip(axes, SHOWN.values(), strict=True):
+        axis.set(xlabel="time (step × rate)", ylabel=told)
+    axes[2].set_ylabel("|w − flow| / |flow − start|")
+    legend(figure, axes[0], "2/rate")
+    return figure, tidy
+
+
+def _both(flow: pd.Series, other: pd.Series) -> list[pd.DataFrame]:
+    """Time, loss, sharpness and distance of two runs."""
+    rows = {"flow": pd.DataFrame(flow["rows"]), "descent": pd.DataFrame(other["rows"])}
+    points = {
+        k: r.set_index("step")["sketch/point"].dropna().map(np.asarray) for k, r in rows.items()
+    }
+    common = points["flow"].index.intersection(points["descent"].index)
+    start = points["flow"].iloc[0]
+    way = [points["flow"][at] - start for at in common[1:]]
+    gap = [points["descent"][at] - points["flow"][at] for at in common[1:]]
+    ratio = np.linalg.norm(gap, axis=1) / np.maximum(np.linalg.norm(way, axis=1), 1e-30)
+    apart = dict(zip(common[1:], ratio, strict=True))
+    return [
+        pd.DataFrame(
+            {
+                "what": name, "lr": flow["lr"], "seed": flow["seed"], "step": r["step"],
+                "time": r["step"] * flow["lr"], "loss": r["loss"],
+                "sharpness": r["curvature/lambda_1"],
+                "distance": r["step"].map(apart) if name == "descent" else np.nan,
+            }
+        )
+        for name, r in rows.items()
+    ]  # fmt: skip

@@ -1,0 +1,71 @@
+"""The sharpest directions over a training, beside what its rate is stable for."""
+
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sa.figure._paper import PANEL, need, numbers
+
+
+def sharpness(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """lambda_1 ... lambda_k over steps and the edge m/rate (dashed), a column a rate; losses below.
+
+    Of several models a column a model and rate. Lines are medians over runs, bands their range.
+    The numbers are those of `analysis=curvature`.
+    """
+    need(table, "curvature/lambda_1", "optimizer.lr", "rows")
+    known = table.assign(lr=numbers(table, "optimizer.lr"), model=_models(table))
+    tidy = pd.concat([_steps(row) for _, row in known.iterrows()], ignore_index=True)
+    there = known[["model", "lr"]].drop_duplicates().sort_values(["model", "lr"]).values.tolist()
+    figure = Figure(figsize=(max(4.2, 0.8 * PANEL * len(there)), 4.2), dpi=200)
+    axes = figure.subplots(
+        2, len(there), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 2]
+    )
+    names = sorted({c for c in map(str, tidy) if c[:7] == "lambda_"}, key=lambda c: int(c[7:]))
+    tones = sns.color_palette("viridis", len(names))
+    for (top, low), (model, rate) in zip(axes.T, there, strict=True):
+        mine = tidy[(tidy["lr"] == rate) & (tidy["model"] == model)]
+        for name, tone in reversed(list(zip(names, tones, strict=True))):
+            _band(top, mine, name, tone)
+        edge = mine["edge"].dropna().median()
+        top.axhline(edge, color="0.2", ls="--", lw=0.9)
+        top.set_title(f"{model}η = {rate:g}, m/η = {edge:g} (dashed)")
+        _band(low, mine, "loss", sns.color_palette("colorblind")[0])
+        low.set(xlabel="step", yscale="log")
+    most = len(names)
+    axes[0][0].set(ylabel=f"λ₁ (dark) … λ{str(most).translate(_LOW)}", ylim=(0, None))
+    axes[1][0].set_ylabel("training loss")
+    return figure, tidy
+
+
+_LOW = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def _models(table: pd.DataFrame) -> list[str]:
+    """Of several models their classes, as a title begins with them; else nothing."""
+    if "model._target_" not in table or table["model._target_"].nunique() < 2:
+        return [""] * len(table)
+    return [f"{name}, " for name in table["model._target_"].str.rsplit(".").str[-1]]
+
+
+def _steps(run: pd.Series) -> pd.DataFrame:
+    """Step, loss, edge and eigenvalues of a run's rows."""
+    rows = pd.DataFrame(run["rows"])
+    known = {c: c.removeprefix("curvature/") for c in map(str, rows) if _wanted(c)}
+    told = rows[["step", "loss", *known]].rename(columns=known)
+    return told.assign(model=run["model"], lr=run["lr"], seed=run["seed"])
+
+
+def _wanted(column: str) -> bool:
+    name = column.removeprefix("curvature/")
+    return name != column and (name == "edge" or name.removeprefix("lambda_").isdigit())
+
+
+def _band(axis: Axes, rows: pd.DataFrame, name: str, tone: Any) -> None:
+    got = rows[["step", name]].dropna().groupby("step")[name]
+    middle = got.median()
+    axis.plot(middle.index, middle, color=tone, lw=1.1)
+    axis.fill_between(middle.index, got.min(), got.max(), color=tone, alpha=0.25, lw=0)

@@ -1,0 +1,85 @@
+"""The flow of a quadratic is exp(-Ht); that of a quartic is known too."""
+
+import math
+
+import pytest
+import torch
+
+from sa.estimator.flow import Flow
+from sa.objective import from_function
+from sa.types import Structure, flatten, stream
+
+LAM = torch.tensor([8.0, 3.0, 1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
+
+
+def bowl():
+    """w'Hw/2 of known spectrum, a point, and exp(-Ht) w."""
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=stream(0, "q"), dtype=torch.float64)).Q
+    h = turn * LAM @ turn.T
+    f = from_function(lambda p: flatten(p) @ h @ flatten(p) / 2)
+    at = {"a": torch.ones(2, 2, dtype=torch.float64), "b": torch.ones(2, dtype=torch.float64)}
+    return f, at, lambda t: turn * (-LAM * t).exp() @ turn.T @ flatten(at)
+
+
+def walk(flow, f, at, lr, steps):
+    """Where SGD of rate lr comes to, and the last estimate."""
+    state, point = flow.init(at), at
+    for step in range(steps):
+        got = flow(f, point, state | {"lr": lr, "progress": 0.0}, stream(0, "e", step))
+        state = got.state
+        point = {k: point[k] - lr * got.grad[k] for k in point}
+    return point, got
+
+
+@pytest.mark.parametrize(("reach", "error"), [(2.0, 2**5 / 120), (0.5, 0.5**5 / 120)])
+def test_sgd_walks_along_exp_minus_ht(reach, error):
+    f, at, exact = bowl()
+    lr, steps = 0.6, 3  # plain descent would diverge: lr lambda_1 = 4.8
+    point, last = walk(Flow(reach=reach, refresh=1), f, at, lr, steps)
+    inner = math.ceil(lr * 8 / reach)
+    assert last.info["inner"] == inner
+    size = float(flatten(at).norm())
+    assert float((flatten(point) - exact(lr * steps)).norm()) <= steps * inner * error * size
+
+
+def test_is_of_fourth_order():
+    f, at, exact = bowl()
+    errors = []
+    for reach in (0.8, 0.4, 0.2):
+        point, _ = walk(Flow(reach=reach), f, at, 0.5, 1)
+        errors.append(float((flatten(point) - exact(0.5)).norm()))
+    assert errors[0] / errors[1] > 14 and errors[1] / errors[2] > 14  # 16 as h -> 0
+
+
+def test_a_slope_that_is_no_line():
+    f = from_function(lambda p: p["w"].pow(4).sum() / 4)  # dw/dt = -w^3: w = w0/sqrt(1 + 2 w0^2 t)
+    at = {"w": torch.tensor([1.5], dtype=torch.float64)}
+    point, _ = walk(Flow(reach=0.2, refresh=1), f, at, 0.25, 4)
+    assert float(point["w"]) == pytest.approx(1.5 / math.sqrt(1 + 2 * 1.5**2), rel=1e-5)
+
+
+def test_evals_count_gradients_and_products():
+    f, at, _ = bowl()
+    calls, true = [], f.value_and_grad
+    f.value_and_grad = lambda *a, **k: calls.append(1) or true(*a, **k)
+    flow = Flow(refresh=2)
+    state = flow.init(at) | {"lr": 0.6}
+    one = flow(f, at, state, stream(0, "e"))
+    assert len(calls) == 4 * one.info["inner"] == 12 and float(one.value) == float(f.value(at))
+    two = flow(f, at, one.state | {"lr": 0.6}, stream(0, "e"))  # no new sharpness
+    assert two.evals == 36 and one.evals > 36
+    three = flow(f, at, two.state | {"lr": 0.6}, stream(0, "e"))
+    assert three.evals == pytest.approx(36 + 3.9 + 3 * 3.6)
+    assert three.info["sharpness"] == pytest.approx(8, rel=0.02)
+
+
+def test_what_cannot_flow_is_refused():
+    with pytest.raises(ValueError, match="nothing flows; take the network in full precision"):
+        Flow().requires(Structure(quantized={"act.activation": "Sign()"}))
+    with pytest.raises(ValueError, match="set optimizer=sgd optimizer.momentum=0"):
+        Flow().trains(10, "Adam", {})
+    with pytest.raises(ValueError, match="momentum would change"):
+        Flow().trains(10, "SGD", {"momentum": 0.9})
+    f, at, _ = bowl()
+    with pytest.raises(ValueError, match="the flow is for trainings"):
+        Flow()(f, at, Flow().init(at), stream(0, "e"))

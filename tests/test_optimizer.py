@@ -1,0 +1,67 @@
+"""Orthogonalised momentum: singular values to about one, directions kept."""
+
+import pytest
+import torch
+
+from sa.optimizer import Muon, orthogonalised
+from sa.types import stream
+
+
+def matrix(n, m):
+    return torch.randn(n, m, generator=stream(0, "m"), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
+def test_singular_values_become_about_one_and_vectors_stay(shape):
+    x = matrix(*shape)
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    inner = u.T @ orthogonalised(x, 5) @ v.T
+    values = inner.diagonal()
+    assert ((values > 0.6) & (values < 1.3)).all()
+    torch.testing.assert_close(inner, torch.diag(values), atol=1e-10, rtol=0)
+
+
+def test_what_is_zero_stays_zero_and_a_vector_keeps_its_direction():
+    assert (orthogonalised(torch.zeros(3, 4), 5) == 0).all()
+    x = matrix(7, 1)
+    torch.testing.assert_close(orthogonalised(x, 5), x / x.norm())
+
+
+def test_two_steps_by_hand():
+    w = torch.zeros(4, 2, dtype=torch.float64, requires_grad=True)
+    b = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = Muon([w, b], lr=0.1, momentum=0.5)
+    one, two = matrix(4, 2), matrix(4, 2).flip(0)
+    expected = torch.zeros(4, 2, dtype=torch.float64)
+    buffer = torch.zeros(4, 2, dtype=torch.float64)
+    for g in (one, two):
+        w.grad, b.grad = g.clone(), torch.tensor([3.0, 0, 4.0], dtype=torch.float64)
+        optimizer.step()
+        buffer = 0.5 * buffer + g
+        expected -= 0.1 * 2**0.5 * orthogonalised(g + 0.5 * buffer, 5)
+        assert torch.equal(w.grad, g)
+    torch.testing.assert_close(w.detach(), expected)
+    # a vector goes its unit length times sqrt(n) a step
+    along = torch.tensor([0.6, 0, 0.8], dtype=torch.float64)
+    torch.testing.assert_close(b.detach(), -0.2 * 3**0.5 * along)
+
+
+def test_goes_on_from_its_state():
+    def walk(steps, state=None, at=None):
+        w = (matrix(3, 3) if at is None else at.clone()).requires_grad_()
+        optimizer = Muon([w], lr=0.1)
+        if state:
+            optimizer.load_state_dict(state)
+        for _ in range(steps):
+            w.grad = 2 * w.detach()
+            optimizer.step()
+        return w.detach(), optimizer.state_dict()
+
+    whole, _ = walk(5)
+    half, state = walk(2)
+    assert torch.equal(walk(3, state, half)[0], whole)
+
+
+def test_settings_out_of_range():
+    with pytest.raises(ValueError, match="0 <= momentum < 1"):
+        Muon([torch.zeros(2, 2)], lr=0.1, momentum=1.0)
