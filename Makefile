@@ -23,7 +23,7 @@ run: $(STAMP)
 	$(BIN)/python -m sa.run -m experiment=descent_dims
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cdg, command, maps, peers, resnet, smoothed, stack, training
+from benchmarks import cdg, command, hessian, maps, peers, resnet, smoothed, stack, training
 from benchmarks.measure import table
 
 ALL = {
     name: act
-    for module in (cdg, maps, resnet, stack, training, peers, smoothed, command)
+    for module in (cdg, maps, resnet, stack, training, peers, smoothed, hessian, command)
     for name, act in vars(module).items()
     if callable(act) and getattr(act, "__module__", "") == module.__name__
     and not name.startswith("_") and name not in ("problem", "loop")
@@ -35,6 +35,7 @@ def main() -> None:
         print(f"  {name} ...", flush=True)
         try:
             results.append(ALL[name]())
+            told.json.write_text(json.dumps(results, indent=1) + "\n")  # of long ones, what is done
         except ImportError as error:
             print(f"    skipped: {error}; pip install -e '.[peers]'")
     print(table(results))

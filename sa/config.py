@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sa.record import LATER
+from sa.record import LATER, read_manifest, sweeps
 
 _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "config.yaml").is_file())
@@ -330,16 +330,29 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
             )
         if hasattr(made["estimator"], "requires"):
             made["estimator"].requires(structure)
+        if hasattr(made["estimator"], "fits"):
+            made["estimator"].fits(task.point())
+        if hasattr(made["estimator"], "trains"):
+            optimizer = str(config["optimizer"]["_target_"]).rpartition(".")[2]
+            made["estimator"].trains(config["steps"], optimizer, config["optimizer"])
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error
     for name, analysis in analyses.items():
         try:
             if hasattr(analysis, "requires"):
                 analysis.requires(structure)
+            if hasattr(analysis, "fits"):
+                analysis.fits(task.point(), config["memory"])
         except ValueError as error:
             raise UsageError(f"analysis.{name}: {error}") from error
     if config.get("init"):
         _parent(config, here)
+    _ends(config, analyses, here)
+    for key, analysis in analyses.items():
+        try:
+            getattr(analysis, "fits", lambda _: None)(made["dataset"])
+        except ValueError as error:
+            raise UsageError(f"analysis.{key}: {error}") from error
     recipe = _recipe(config, task)
     if config.get("replicas") is not None:
         _replicas(config, task, made["estimator"])
@@ -451,7 +464,8 @@ def _processes(config: Config, task: Any, here: bool) -> None:
 
 
 def resolve(config: Config) -> Config:
-    """The configuration with ``epochs`` told in ``steps``: all that the rest looks at."""
+    """The configuration with ``epochs`` told in ``steps`` and ``ends`` looked up."""
+    config = _with_ends(config)
     epochs, rows = config.get("epochs"), config.get("batch_size")
     if epochs is None:
         return config
@@ -486,10 +500,104 @@ def parent(config: dict[str, Any]) -> dict[str, Any] | None:
     return {**config, **loop, "init": None, "figure": [], **init}
 
 
+def ends(config: Config) -> list[Config]:
+    """The configurations of the trainings whose end points this run looks at; each as `parent`."""
+    made = []
+    for end in config.get("ends") or []:
+        if isinstance(end, str):  # a run that is there
+            made.append(_recorded(config, end))
+        else:
+            one = parent({**config, "init": end})
+            assert one is not None
+            made.append({**one, "root": config["root"]})
+    return made
+
+
+def _recorded(config: Config, run: str) -> Config:
+    """The configuration of a finished run; UsageError where there is none."""
+    import yaml
+
+    root = Path(config["root"]).expanduser()
+    path = root / "runs" / run / "config.yaml"
+    if not re.fullmatch(r"\w+", run) or not (path.parent / "result.json").is_file():
+        there = sorted(p.parent.name for p in root.glob("runs/*/checkpoint.pt"))
+        told = ", ".join(there[:10]) + (", ..." if len(there) > 10 else "")
+        raise UsageError(
+            f"ends: there is no finished run and no sweep '{run}' in {root}; trainings: "
+            f"{told or 'none'}"
+        )
+    return {**yaml.safe_load(path.read_text()), "root": config["root"]}
+
+
+_OF_ENDS = "dim model dataset quantizer criterion dtype batchnorm seed device autocast".split()
+"""What a run that looks at two finished trainings takes over from the first of them."""
+
+
+def _with_ends(config: Config) -> Config:
+    """The configuration with what ``ends`` names looked up: a sweep as its runs, a run's settings.
+
+    Trainings that this run describes itself stay as they are.
+    """
+    given = config.get("ends")
+    if not given:
+        return config
+    names: list[Any] = []
+    for one in [given] if isinstance(given, str | dict) else given:
+        if isinstance(one, str) and one in sweeps(config["root"]):
+            names += [point["run_id"] for point in read_manifest(config["root"], one)[1]]
+        else:
+            names.append(one)
+    if len(names) != 2:
+        told = ", ".join(map(str, names[:8]))
+        raise UsageError(f"ends: expected two trainings, there are {len(names)}: {told}")
+    there = {x: _recorded(config, x) for x in names if isinstance(x, str)}
+    for x, found in there.items():
+        if not found["steps"] or found.get("replicas"):
+            what = "a probe" if not found["steps"] else "of many networks at once"
+            raise UsageError(f"ends: run {x} is {what}; name a training of one network")
+    if len(there) < 2:
+        return {**config, "ends": names}
+    first, second = there.values()
+    for key in ("model", "quantizer"):
+        sides = [{f"{key}.{k}": str(v) for k, v in leaves(x[key] or {})} for x in (first, second)]
+        apart = sorted(dict(set(sides[0].items()) ^ set(sides[1].items())))
+        if apart:
+            raise UsageError(
+                f"ends: {names[0]} and {names[1]} differ in {', '.join(apart)}; between different "
+                "networks there is no line: name two trainings of one"
+            )
+    return {**config, **{k: first[k] for k in _OF_ENDS if k in first}, "ends": names}
+
+
+def _ends(config: Config, analyses: Mapping[str, Any], here: bool) -> None:
+    """Refuse ends that cannot be looked at, and analyses of two trainings without them."""
+    wanted = [k for k, a in analyses.items() if getattr(a, "between", False)]
+    if not config.get("ends"):
+        if wanted:
+            raise UsageError(
+                f"analysis.{wanted[0]}: it is of two trainings; name them: 'ends=[RUN,RUN]', or "
+                "ends=SWEEP of two runs"
+            )
+        return
+    if config["steps"] or config["moving"] != "all":
+        key = "steps" if config["steps"] else "moving"
+        only = "steps=0" if config["steps"] else "moving=all"
+        raise UsageError(f"{key}: a run that looks at ends is a probe of all of it; set {only}")
+    for end in config["ends"]:
+        if isinstance(end, dict):
+            try:
+                _parent({**config, "init": end}, here)
+            except UsageError as error:
+                told = re.sub(r"^init(?= \(|\.|:)", "ends", str(error))
+                raise UsageError(
+                    told.replace("init.", "its ").replace("parent run", "training")
+                ) from error
+
+
 _REPLACES = {
     "batch_size", "batchnorm", "criterion", "estimator", "evaluate_every", "moving", "optimizer",
     "seed", "steps",
-} | LATER - {"init_average", "replicas"}  # fmt: skip
+} | LATER - {"init_average", "replicas", "ends"}  # fmt: skip
 """What ``init`` may say of the parent: no setting that others are made from, as dim is."""
 
 
@@ -512,8 +620,10 @@ def _scalars(config: dict[str, Any]) -> None:
     ranges = {
         "dim": 1, "seed": 0, "steps": 0, "threads": 1, "memory": 1, "batch_size": 1,
         "evaluate_every": 1, "analyse_every": 1, "replicas": 1, "processes": 1,
+        "snapshot_every": 1,
     }  # fmt: skip
-    free = ("batch_size", "evaluate_every", "analyse_every", "replicas", "processes")
+    free = ("batch_size", "evaluate_every", "analyse_every", "replicas", "processes",
+            "snapshot_every")  # fmt: skip
     for key, least in ranges.items():
         value = config.get(key)
         if value is None and key in free:

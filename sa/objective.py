@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sa.curvature.engine import PART, Hessian, Jacobian
+from sa.curvature.view import View
 from sa.flips import chain, single
 from sa.flips import differences as flips
 from sa.types import (
@@ -23,14 +25,17 @@ from sa.types import (
     Estimator,
     Forget,
     Layer,
+    Network,
     Params,
     Partial,
     Profile,
     RowLoss,
     Structure,
     blocks,
+    flatten,
     size,
     stream,
+    unflatten,
 )
 
 MEMORY = 128 << 20
@@ -58,6 +63,13 @@ CACHE, CACHE_ROWS = 1 << 20, 1024
 VIEW = 64 << 20
 """Most bytes of one view of the exact differences, however large the budget is."""
 
+NO_HESSIAN = (
+    "'{}' is quantized: the loss is flat almost everywhere, its Hessian 0, and differentiating "
+    "twice through a straight-through is no loss' Hessian. Ask instead: how the stand-in gradient "
+    "changes (estimator=spectral_ste), the box differences (estimator=cdg), the smoothed loss "
+    "(analysis=smoothing), or the latent network in full precision (quantizer=fp)"
+)
+
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": mse,
     "ce": ce,
@@ -70,6 +82,7 @@ class Objective:
     """A loss over a batch.
 
     rows: row losses of a batch at a point. batch: the rows; None for a plain function.
+    heldout, whole: the same loss on rows kept away, and on all rows where these are a minibatch.
     width: numbers one row keeps alive in one evaluation, for the chunk plan. progress: whether
     work of many seconds says on stderr how far it is. vectorized: whether
     ``torch.func.vmap`` may run over points. coupled: row losses depend on the other rows (batch
@@ -77,13 +90,16 @@ class Objective:
     partial: keeps what long work has done so far. states: the quantized activations (rows, ...) of
     a batch at a point, layer by layer, if there are any. trace: what each layer does with one.
     outputs: of the network, given where they are kept when a gradient is computed (`seen`); rows
-    are then their losses.
+    are then their losses. network: the network itself, None of a plain function. opened: the same
+    loss as a function of the quantized weights, and those of a point; quantizers before weights
+    are taken away.
     """
 
     rows: RowLoss
     batch: Batch
     structure: Structure = field(default_factory=Structure)
     heldout: "Objective | None" = None
+    whole: "Objective | None" = None
     width: int = 1
     memory: int = MEMORY
     progress: bool = False
@@ -93,8 +109,11 @@ class Objective:
     partial: Partial = field(default_factory=Forget)
     states: Callable[[Params, Batch], list[Tensor]] | None = None
     outputs: Callable[[Params, Batch], Tensor] | None = None
+    network: Network | None = None
     trace: Callable[[Params, Batch], list[Layer]] | None = None
+    opened: "Callable[[Params], tuple[Objective, Params]] | None" = None
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
+    _curved: list[tuple[Params, list[int], View]] = field(default_factory=list, repr=False)
     _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)
 
     def _plan(self, points: int, width: int) -> tuple[int, int]:
@@ -225,6 +244,48 @@ class Objective:
                     else:
                         out[start] += along({k: v[0] for k, v in some.items()}, part)
         return out / self.batch.rows
+
+    def hvp(self, params: Params, v: Params) -> Params:
+        """The Hessian at params times v, exact; the graph is kept for the next call at this point.
+
+        Raises ValueError for a quantized network, naming what to ask instead.
+        """
+        versions = [p._version for p in params.values()]
+        known = [c for at, then, c in self._curved if at is params and then == versions]
+        curvature = known[0] if known else self.curvature(params)
+        self._curved[:] = [(params, versions, curvature)]
+        return unflatten(curvature.product(flatten(v)[None])[0], params)
+
+    def curvature(
+        self,
+        params: Params,
+        rows: int | None = None,
+        gradient: Callable[[Params], tuple[Params, float]] | None = None,
+        epsilon: float = 0.01,
+    ) -> View:
+        """The Hessian at params by its products, over all rows (`whole`) or the first of them.
+
+        gradient: another gradient, and the forward-equivalents it costs; then how that changes is
+        what is asked: central differences of step epsilon times the norm of the point, which are no
+        Hessian. Kept graphs stay within ``memory``; the other rows' are built for every product.
+        Raises ValueError for the Hessian of a quantized network: differentiating twice through a
+        stand-in for a step gives no loss' Hessian.
+        """
+        if gradient is not None:
+            return View(Jacobian(gradient, params, epsilon))
+        s = self.structure
+        if s.quantized:
+            raise ValueError(NO_HESSIAN.format(next(iter(s.quantized))))
+        mine = self.whole or self
+        n = min(rows or mine.batch.rows, mine.batch.rows)
+        each = mine.width * next(iter(params.values())).element_size()
+        part = n if mine.coupled else max(1, min(n, PART // each, mine.memory // (4 * each)))
+        return View(
+            Hessian(
+                mine.rows, mine.batch.part(0, n), params,
+                part=part, kept=mine.memory // each, of=self.batch.rows,
+            )
+        )  # fmt: skip
 
     def differences(
         self, params: Params, epsilons: Sequence[float], path: str = "auto"

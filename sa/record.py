@@ -31,7 +31,7 @@ BOOKKEEPING = frozenset(
 
 LATER = frozenset(
     "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas autocast "
-    "compile stored".split()
+    "compile stored snapshot_every ends".split()
 )
 """Settings younger than the first runs: at null, false or {} they are no part of an id."""
 
@@ -39,6 +39,9 @@ STALE = 120.0  # seconds without a sign of life after which a process counts as 
 BEAT = 5.0  # seconds between two signs of life
 _TEMP = ".tmp-"
 _OVER = ("failed", "skipped", "interrupted")
+SNAPSHOTS = "snapshots"
+"""The folder of a run's kept points, ``<step>.npz``: ``params/NAME``, ``buffers/NAME`` and
+``redundant``, the names of parameters that the loss cannot depend on."""
 SCHEMA = 1
 """Of what a run folder holds; written to its meta.json."""
 
@@ -275,8 +278,9 @@ class Record:
         if read_result(folder.parent.parent, self.id) is not None:
             again = f"to compute it again, delete {folder}"
             raise Busy(f"run {self.id} has just been finished by another process; {again}")
-        for stale in folder.glob(f"{_TEMP}*"):
-            stale.unlink(missing_ok=True)
+        for where in (folder, folder / SNAPSHOTS):
+            for stale in where.glob(f"{_TEMP}*"):
+                stale.unlink(missing_ok=True)
         # Rows go on where a checkpoint does; without one the run starts again from nothing.
         path = folder / "metrics.jsonl"
         good = self._scan()[1] if self.checkpoint else 0
@@ -354,6 +358,7 @@ class Record:
         """Replace the checkpoint by what ``write`` puts at the path it is given, or keep it."""
         self._check()
         path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
         os.fsync(self._rows.fileno())  # a checkpoint never outlives the rows before it
         try:
             write_atomic(path, write)
@@ -498,6 +503,31 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 def read_result(root: Path | str, run: str) -> dict[str, Any] | None:
     """The result of a run, None while there is none."""
     return read_json(Path(root).expanduser() / "runs" / run / "result.json")
+
+
+def snapshots(folder: Path) -> dict[int, Path]:
+    """Step -> file of every point that a finished run kept; raises RecordError where one is gone.
+
+    Of a run that kept none: empty.
+    """
+    config = read_json(folder / "meta.json") or {}
+    every = (config.get("hashed") or {}).get("snapshot_every")
+    result = read_json(folder / "result.json")
+    if not every:
+        return {}
+    if result is None:
+        raise RecordError(f"run {folder.name} is not done; repeat its command to go on")
+    last = int(result["step"])
+    steps = sorted({*range(0, last + 1, every), *([] if "diverged" in result else [last])})
+    found = {step: folder / SNAPSHOTS / f"{step:09d}.npz" for step in steps}
+    gone = [step for step, path in found.items() if not path.exists()]
+    if gone:
+        told = ", ".join(map(str, gone[:5])) + (", ..." if len(gone) > 5 else "")
+        raise RecordError(
+            f"run {folder.name} lacks {len(gone)} of its {len(steps)} snapshots, of step {told}; "
+            f"delete {folder} and repeat its command to compute it anew"
+        )
+    return found
 
 
 def state(folder: Path) -> str:

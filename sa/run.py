@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sa import config as settings
-from sa import launch, record
+from sa import launch, record, summary
 
 Config = dict[str, Any]
 
@@ -129,7 +129,7 @@ def one(config: Config) -> float:
         return float("nan")
     result = execute(config, tell=True, components=components)
     folder = _root(config) / "runs" / record.run_id(config)
-    summarise(config, components, result)
+    summary.tell(config, result)
     if config["figure"] and config["steps"]:
         launch.report(_root(config), folder.name)
     print(f"run: {folder}", flush=True)
@@ -392,7 +392,7 @@ def execute(
     if done is not None:
         return done
     try:
-        start = _parent(config, tell)
+        start, ends = _parents(config, tell)
     except (RunFailed, settings.NoData) as error:
         record.freeze(root, config)
         skipped = isinstance(error, settings.NoData)
@@ -402,7 +402,7 @@ def execute(
         try:
             made = components or settings.build(config)
             with _ranks(config, kept.folder) as ring:
-                return _compute(config, made, kept, start, tell, ring)
+                return _compute(config, made, kept, (start, ends), tell, ring)
         except KeyboardInterrupt as error:
             kept.fail(str(error) or "interrupted from the keyboard", state="interrupted")
             raise
@@ -433,7 +433,7 @@ def _compute(
     config: Config,
     made: settings.Components,
     kept: record.Record,
-    start: Path | None,
+    given: tuple[Path | None, list[Path]],
     tell: bool,
     ring: Any,
 ) -> dict[str, Any]:
@@ -451,7 +451,10 @@ def _compute(
             problem = replicas.prepare(made.task, config["seed"], many)
     except MissingData as error:
         raise settings.NoData(f"dataset: {error}") from error
+    start, ends = given
     parent = _load(start, _CHECKPOINT) if start else None
+    reached = [train.start(problem, _load(end, _CHECKPOINT)) for end in ends]
+    problem.ends = [(p.params, p.buffers) for p in reached]
     try:
         progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
     except ValueError as error:
@@ -481,6 +484,8 @@ def _compute(
         recipe=made.recipe,
     )  # fmt: skip
     watch = _Watch(config, tell)
+    keeps = config.get("snapshot_every") if config["steps"] else None
+    redundant = problem.redundant() if keeps and many is None else []
 
     def save(progress: train.Progress) -> None:
         spent = seconds + time.perf_counter() - began
@@ -495,6 +500,8 @@ def _compute(
                 # what was measured before a divergence is no result of it
                 latest = dict(row) if "diverged" in row else latest | row
                 watch.row(row)
+                if keeps and (row["step"] % keeps == 0 or "stopped" in row):
+                    _snapshot(kept, progress, redundant)
                 due = time.perf_counter() - saved_at >= config["checkpoint_seconds"]
                 if config["steps"] and (due or told.wanted):
                     save(progress)
@@ -512,7 +519,7 @@ def _compute(
         "status": "diverged" if "diverged" in latest else "done",
         "target": made.estimator.target,
         "parameters": size(problem.params),
-        "quantized": _quantized(problem.structure.quantized),
+        "quantized": summary.quantized(problem.structure.quantized),
         "seconds": seconds + time.perf_counter() - began,
     }
     result = kept.finish(result) or result
@@ -521,6 +528,18 @@ def _compute(
 
 
 _CHECKPOINT = {"step", "params", "buffers", "optimizer", "estimator"}
+
+
+def _snapshot(kept: record.Record, progress: Any, redundant: list[str]) -> None:
+    """Keep the point of a step, as `record.snapshots` finds it: readable without torch."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {"redundant": np.array(redundant, dtype=str)}
+    for kind in ("params", "buffers"):
+        tensors = getattr(progress, kind)
+        arrays |= {f"{kind}/{k}": v.detach().cpu().numpy() for k, v in tensors.items()}
+    name = f"{record.SNAPSHOTS}/{progress.step:09d}.npz"
+    kept.save(lambda path: np.savez(path, **arrays), name)
 
 
 class _Partial:
@@ -572,16 +591,21 @@ def _load(path: Path, needs: set[str]) -> dict[str, Any]:
         ) from error
 
 
-def _parent(config: Config, tell: bool) -> Path | None:
-    """The checkpoint of the parent run, computed first if nobody has; waits where somebody does."""
+def _parents(config: Config, tell: bool) -> tuple[Path | None, list[Path]]:
+    """The checkpoints a run starts from and looks at."""
     made = settings.parent(config)
-    if made is None:
-        return None
+    start = _ended(config, made, "the parent run", tell) if made else None
+    ends = [_ended(config, end, "a training of ends", tell) for end in settings.ends(config)]
+    return start, ends
+
+
+def _ended(config: Config, made: Config, what: str, tell: bool) -> Path:
+    """The checkpoint of another run, computed first if nobody has; waits where somebody does."""
     folder = _root(config) / "runs" / record.run_id(made)
     while True:
         try:
             if record.read_result(_root(config), folder.name) is None and tell:
-                print(f"the parent run comes first: {folder}", flush=True)
+                print(f"{what} comes first: {folder}", flush=True)
             result = execute(made, tell)
             break
         except record.Busy:
@@ -589,9 +613,9 @@ def _parent(config: Config, tell: bool) -> Path | None:
         except settings.NoData:
             raise
         except (RunFailed, settings.UsageError) as error:
-            raise RunFailed(f"the parent run {folder.name} failed: {error}") from error
+            raise RunFailed(f"{what} {folder.name} failed: {error}") from error
     if result["status"] == "diverged":
-        raise RunFailed(f"the parent run {folder.name} diverged at step {result['step']}")
+        raise RunFailed(f"{what} {folder.name} diverged at step {result['step']}")
     return folder / "checkpoint.pt"
 
 
@@ -683,152 +707,6 @@ def _root(config: Config) -> Path:
 
 def _state(config: Config) -> str:
     return record.state(_root(config) / "runs" / record.run_id(config))
-
-
-def summarise(config: Config, made: settings.Components, result: dict[str, Any]) -> None:
-    """The result in words a person reads, on the terminal."""
-    own = [f"{k}={v}" for k, v in config["estimator"].items() if k != "_target_" and v is not None]
-    name = str(config["estimator"]["_target_"]).rsplit(".", 2)[1]
-    rows = [
-        ("estimator", f"{name}  {'  '.join(own)}"),
-        ("estimates", f"target: {result['target']}, {result['parameters']} parameters"),
-        ("quantized", result.get("quantized", "not told")),
-        *_told(result, _reference(config)),
-    ]
-    for label, words in rows:
-        print(f"{label:<14} {words}")
-
-
-def _quantized(layers: dict[str, str]) -> str:
-    """Which layers are quantized and how, those of one kind together."""
-    kinds: dict[str, list[str]] = {}
-    for name, how in layers.items():
-        kinds.setdefault(how, []).append(name)
-    return "; ".join(f"{', '.join(names)}: {how}" for how, names in kinds.items()) or "nothing"
-
-
-def _reference(config: Config) -> str:
-    """The class of the first reference that gradients are aligned with."""
-    node = (config.get("analysis") or {}).get("alignment") or {}
-    first: dict[str, Any] = next(iter(node.get("references", {}).values()), {})
-    return str(first.get("_target_", "CDG")).rpartition(".")[2]
-
-
-def _told(result: dict[str, Any], who: str) -> list[tuple[str, str]]:
-    out = []
-    if result["status"] == "diverged":
-        out.append(("DIVERGED", f"at step {result['step']}; first bad: {result['diverged']}"))
-    value, norm = result["value"], result["grad_norm"]
-    out += [("value", _number(value)), ("gradient norm", _number(norm))]
-    if "alignment/cosine" in result:
-        law = ""
-        if "cosine_expected" in result:
-            law = f"; a linear loss would give {result['cosine_expected']:.3f}"
-            law = law if result["cosine_expected"] else "; chance gives 0 +- "
-            law += "" if result["cosine_expected"] else f"{result['parameters'] ** -0.5:.3f}"
-        limit = result.get("alignment/ceiling")
-        top = f"; two batches' {who} agree to {limit:.3f}" if limit is not None else ""
-        out.append((f"cosine to {who}", f"{_number(result['alignment/cosine'])}{law}{top}"))
-        mine, other = result["target"], "box" if who == "CDG" else "its own"
-        right = "1 is right" if mine == other else f"another target: {who}'s is {other}, this one's"
-        right += "" if mine == other else f" {mine}"
-        out.append(("scale", f"{_number(result['alignment/scale'])} of {who}'s ({right})"))
-    out += _replicated(result)
-    if "descent/best" in result:
-        share = f" ({result['descent/best'] / value:.1%} of the loss)" if value else ""
-        edge = "; ON THE GRID'S EDGE" if result.get("descent/edge") else ""
-        ratio = result.get("descent/ratio")
-        best = f"{_number(result['descent/best'])}{share} at lr {result['descent/best_lr']:.3g}"
-        out.append(("best decrease", f"{best}{edge}"))
-        out.append(("  held out", _number(result.get("descent/best_heldout"))))
-        if ratio is not None:
-            out.append(("  against CDG", f"x {ratio:.2f}"))
-        if "descent/null_best" in result:
-            out.append(("  null", f"{_number(result['descent/null_best'])} (random directions)"))
-    if result.get("stopped", "steps") != "steps":
-        out.append(("stopped", f"at step {result['step']}: {result['stopped']}"))
-    for split in ("train", "test", "ema/test", "swa/test"):
-        if f"{split}/loss" in result:
-            hits = result.get(f"{split}/accuracy")
-            told = f"loss {_number(result[f'{split}/loss'])}"
-            told += f", accuracy {hits:.2%}" if hits is not None else ""
-            wrong = result.get(f"{split}/fitted")
-            told += f", {wrong:.2%} of the wrong labels fitted" if wrong is not None else ""
-            if f"{split}/accuracy/low" in result:  # of replicas
-                ends = [f"{result[f'{split}/accuracy/{x}']:.2%}" for x in ("low", "high")]
-                told += f" on average, {' to '.join(ends)} of nine in ten"
-            out.append((split, told))
-    if "keep" in result:
-        each = [f"{k.removeprefix('keep/')} {v:.1%}" for k, v in result.items() if k[:5] == "keep/"]
-        out.append(("channels kept", f"{result['keep']:.1%} on average: {', '.join(each)}"))
-    ways = [f"{k.removeprefix('path/')} {v}" for k, v in result.items() if k.startswith("path/")]
-    told = ": ".join(x for x in (f"{result.get('path')} path", ", ".join(ways)) if x)
-    path = f" ({told})" if "path" in result else ""
-    out.append(("evals", f"{result['evals']:g} forward-equivalents{path}"))
-    out.append(("seconds", f"{result['seconds']:.2f}"))
-    return out
-
-
-def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """What replicates, equal budgets, a short training and the calibration say."""
-    got = {k: _number(v) for k, v in result.items() if isinstance(v, int | float) or v is None}
-    out = []
-    if result.get("flat", 0.0) >= 0.5:
-        told = "losses do not differ: rounding, or a step too short to flip anything"
-        out.append(("flat", f"{result['flat']:.0%} of the pairs' {told}"))
-    if "bias_variance/bias2" in got:
-        across = " (of another target)" if result["bias_variance/across"] else ""
-        words = "bias^2 {}{}, variance {} of |g*|^2".format(
-            got["bias_variance/bias2"], across, got["bias_variance/variance"]
-        )
-        out.append(("replicates", f"{words}; reliability {got['bias_variance/reliability']}"))
-    if "efficiency/at_evals/cosine" in got:
-        words = "{} calls: cosine {}, decrease {} of the loss".format(
-            *(got[f"efficiency/at_evals/{k}"] for k in ("calls", "cosine", "decrease"))
-        )
-        over = "; ONE CALL IS ABOVE THE BUDGET" if result["efficiency/over"] else ""
-        out.append(("equal evals", words + over))
-    if "training/ratio" in got:
-        words = "loss x {} in {} steps at lr {}".format(
-            *(got[f"training/{k}"] for k in ("ratio", "steps", "lr"))
-        )
-        over = "; ONE STEP IS ABOVE THE BUDGET" if result["training/over"] else ""
-        out.append(("training", words + over))
-    if "cost/macs" in got:
-        words = "{:.4g} parameters of {:.3g} bits, {:.4g} MACs, {:.4g} bit operations a row".format(
-            result["cost/parameters"],
-            result["cost/bits"] / max(1.0, result["cost/parameters"]),
-            result["cost/macs"],
-            result["cost/bops"],
-        )
-        out.append(("cost", words))
-    if "quant_error/worst" in result:
-        worst = result["quant_error/worst"]
-        words = "{}: {} dB, {:.0%} of the squared error by clipping".format(
-            worst, got["quant_error/least"], result[f"quant_error/{worst}/clipping"]
-        )
-        out.append(("worst SQNR", words))
-    if "sensitivity_bits/ilp/loss" in got:
-        taus = ", ".join(
-            f"{k} {got[f'sensitivity_bits/kendall/{k}']}"
-            for k in ("gradient", "curvature", "taylor", "error")
-            if f"sensitivity_bits/kendall/{k}" in got
-        )
-        out.append(("sensitivity", f"Kendall tau to the measured rise: {taus}"))
-        for how in ("even", "greedy", "ilp", "anneal"):
-            if f"sensitivity_bits/{how}/loss" in got:
-                bits = "-".join(f"{b:g}" for b in result[f"sensitivity_bits/{how}/bits"])
-                mean = got[f"sensitivity_bits/{how}/spent"]
-                words = f"loss {got[f'sensitivity_bits/{how}/loss']} at {mean} bits: {bits}"
-                out.append((f"  {how}", words))
-    if "smoothing/sigma" in got:
-        best = f"eps {got['smoothing/epsilon']}, sigma {got['smoothing/sigma']}"
-        out.append(("descend best", best))
-    return out
-
-
-def _number(value: Any) -> str:
-    return "undefined" if value is None else f"{value:.4g}"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sa import surrogate
 from sa.flips import chain
 from sa.objective import CRITERIA, Objective
 from sa.types import (
@@ -169,6 +170,12 @@ class Task:
         """The weights that a quantizer stands before, by name."""
         return _latent(_sample(self.model)[0])  # type: ignore[arg-type]
 
+    def point(self) -> Params:
+        """What moves, at some start: for its names and shapes, before any data is loaded."""
+        network, _ = _sample(self.model)  # type: ignore[arg-type]
+        named = {k: p.detach() for k, p in network.named_parameters()}
+        return {k: named[k] for k in _moving(self.moving, network, list(named))}
+
     def keeps(self) -> bool:
         """Whether quantizers of the network keep anything from data, or learn."""
         network, _ = _sample(self.model)  # type: ignore[arg-type]
@@ -229,7 +236,8 @@ class Task:
 class Problem:
     """A task made concrete: the network, its data, and the point where the study starts.
 
-    replicas: of how many networks every tensor is a stack (`sa.replicas`); None of one.
+    replicas: of how many networks every tensor is a stack (`sa.replicas`); None of one. ends:
+    (params, buffers) where other trainings of this network ended, for analyses of both.
     """
 
     task: Task
@@ -244,6 +252,7 @@ class Problem:
     seed: int
     partial: Partial = field(default_factory=Forget)
     replicas: int | None = None
+    ends: Sequence[tuple[Params, Params]] = ()
 
     @property
     def buffers(self) -> Params:
@@ -275,6 +284,8 @@ class Problem:
         """
         mine = self._objective(batch)
         mine.heldout = self._objective(self.data.test)
+        if batch is not self.data.train:
+            mine.whole = self._objective(self.data.train)
         return mine
 
     def _objective(self, batch: Batch) -> Objective:
@@ -300,13 +311,37 @@ class Problem:
             progress=self.task.progress,
             partial=self.partial,
             states=self._states,
+            opened=lambda params: self._opened(params, batch),
             outputs=outputs if batch is self.data.train and self._steady else None,
+            network=self,
             trace=self._trace,
             coupled=bool(_coupling(self.network, self.task.batchnorm)[0]),
             double=None
             if self.task.dtype == "float64"
             else lambda: self._double()._objective(batch.to(torch.float64)),
         )
+
+    def _opened(self, params: Params, batch: Batch) -> tuple[Objective, Params]:
+        """The loss without quantizers before weights, and the quantized weights of a point."""
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(self.frozen | params, strict=False)
+        layers: Iterator[Any] = network.modules()
+        for m in layers:
+            if getattr(m, "slot", None) == "weight" and getattr(m, "quantize", None):
+                with torch.no_grad():
+                    m.weight.copy_(surrogate.weights(m.quantize, m.weight))
+                m.quantize = None
+        named = {k: p.detach() for k, p in network.named_parameters()}
+        frozen = {k: p for k, p in named.items() if k not in params}
+        mine = replace(
+            self,
+            network=network,
+            params={k: named[k] for k in params if k in named},
+            frozen=frozen,
+            structure=_structure(network, frozen, self.kind, self.task.batchnorm),
+            norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
+        )
+        return mine.objective(batch), mine.params
 
     @property
     def _steady(self) -> bool:
@@ -439,6 +474,10 @@ class Problem:
         given = self.data.train.targets
         return own != (given.argmax(1) if self.kind == "mse" else given)
 
+    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
+        """What the network puts out for inputs (n, ...) in evaluation mode."""
+        return self._forward(params, inputs, "eval")
+
     @torch.no_grad()
     def evaluate(
         self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
@@ -521,6 +560,25 @@ class Problem:
         if len(groups) == 1:
             return list(params.values())
         return [g for g in groups.values() if g["params"]]
+
+    @torch.no_grad()
+    def redundant(self) -> list[str]:
+        """Biases that batch normalisation takes away again: moving them moves no output.
+
+        Found by moving each, one after another, under the statistics of a few rows; empty where
+        there is no BatchNorm.
+        """
+        found: list[str] = []
+        inputs = self.data.train.inputs[:64]
+        every = self.frozen | self.params
+        before = self._forward(every, inputs, "batch") if self.norms else inputs
+        for name in [k for k in self.params if k.endswith("bias")] if self.norms else []:
+            by = torch.linspace(0.5, 1.5, len(every[name])).to(before)
+            after = self._forward(every | {name: every[name] + by}, inputs, "batch")
+            apart, scale = float((after - before).abs().max()), float(before.abs().max())
+            if apart <= 1e4 * torch.finfo(before.dtype).eps * scale:
+                found.append(name)
+        return found
 
     @torch.no_grad()
     def recalibrate(self, params: Params) -> Params:

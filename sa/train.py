@@ -185,7 +185,9 @@ def loop(
         batch = problem.batch(step)
         objective = problem.objective(batch)
         before = Progress(step, params, problem.buffers, stepper.state_dict(), state, evals, mean)
-        told = state | {"progress": step / steps if steps else 0.0}  # for what has a schedule
+        factor = recipe.schedule(step, steps) if recipe.schedule else 1.0
+        # for what has a schedule, and for what asks which curvature a step is too long for
+        told = state | {"progress": step / steps if steps else 0.0, "lr": factor * rates[0]}
         estimate = estimator(
             objective, params, told, stream(seed, "estimator", step, device=device)
         )
@@ -194,7 +196,6 @@ def loop(
         row: Numbers = {"step": step, "loss": float(estimate.value) / (many or 1)}
         row["grad_norm"] = norm / math.sqrt(many or 1)  # of replicas: means
         row |= {"evals": evals} | estimate.info
-        factor = recipe.schedule(step, steps) if recipe.schedule else 1.0
         if steps:
             row["lr"] = factor * rates[0]
         # the point too: a step function of nan is a finite number

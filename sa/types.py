@@ -1,9 +1,10 @@
 """The vocabulary every room shares: parameters, batches, estimates, the protocols between."""
 
+import fnmatch
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pydantic import ConfigDict
@@ -270,6 +271,88 @@ class Forget:
         """Keep nothing."""
 
 
+class Pairs(NamedTuple):
+    """Leading eigenpairs, the largest algebraic value first.
+
+    values (k,) float64; vectors (k, D), orthonormal rows, flattened as `flatten` does; residuals
+    (k,) |H x - value x|, float64. Values and residuals are on the CPU.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+
+
+class Curvature(Protocol):
+    """The Hessian of a loss at a point, or how another gradient changes there, by its products.
+
+    Vectors are rows (k, D) of the point's D numbers as `flatten` orders them.
+    """
+
+    @property
+    def evals(self) -> float:
+        """Forward-equivalents spent so far, by this and by its blocks."""
+        ...
+
+    @property
+    def products(self) -> int:
+        """Products with single vectors made so far, by this and by its blocks."""
+        ...
+
+    def within(self, names: Sequence[str]) -> "Curvature":
+        """The diagonal block of some tensors, the others held fixed; it shares what is kept."""
+        ...
+
+    def product(self, vectors: Tensor) -> Tensor:
+        """(k, D) -> (k, D)."""
+        ...
+
+    def top(
+        self,
+        k: int,
+        generator: torch.Generator,
+        *,
+        width: int = 1,
+        tol: float = 1e-3,
+        spare: int = 0,
+    ) -> Pairs:
+        """The k algebraically largest eigenpairs, from nothing; every copy of up to width-fold."""
+        ...
+
+    def follow(self, space: Tensor, rounds: int = 1) -> Pairs:
+        """A known top space (c, D) brought up to date: c products a round."""
+        ...
+
+    def trace(self, draws: int, generator: torch.Generator) -> tuple[float, float]:
+        """The trace and its standard error."""
+        ...
+
+    def density(self, steps: int, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The spectrum's density as nodes (n,), ascending, and weights (n,) of sum 1."""
+        ...
+
+
+class Network(Protocol):
+    """The network behind a loss, in evaluation mode.
+
+    ends: (params, buffers) where trainings of it ended, where the run was given any.
+    """
+
+    ends: Sequence[tuple[Params, Params]]
+
+    def outputs(self, params: Params, inputs: Tensor) -> Tensor:
+        """What it puts out for inputs (n, ...): (n, outputs)."""
+        ...
+
+    def evaluate(self, params: Params, buffers: Params | None = None) -> Numbers:
+        """Loss, and accuracy for classes, of both splits: ``train/loss``, ``test/loss``, ..."""
+        ...
+
+    def recalibrate(self, params: Params) -> Params:
+        """The buffers with BatchNorm's statistics at params, over the training rows."""
+        ...
+
+
 class Objective(Protocol):
     """The loss as a function of the parameters that move, in every way it can be evaluated."""
 
@@ -284,8 +367,23 @@ class Objective(Protocol):
         ...
 
     @property
+    def network(self) -> Network | None:
+        """The network; None of a plain function."""
+        ...
+
+    @property
     def heldout(self) -> "Objective | None":
         """The same loss on rows the estimator does not see, if there are any."""
+        ...
+
+    @property
+    def whole(self) -> "Objective | None":
+        """The same loss on all training rows, where this one is of a minibatch."""
+        ...
+
+    @property
+    def opened(self) -> "Callable[[Params], tuple[Objective, Params]] | None":
+        """The loss as a function of the quantized weights, and those of a point."""
         ...
 
     def value(self, params: Params) -> Tensor:
@@ -308,6 +406,20 @@ class Objective(Protocol):
 
     def directional(self, params: Params, stack: Params) -> Tensor:
         """Derivatives (K,) along K directions with the surrogate in force, in forward mode."""
+        ...
+
+    def hvp(self, params: Params, v: Params) -> Params:
+        """The Hessian at params times v; ValueError for a quantized network, which has none."""
+        ...
+
+    def curvature(
+        self,
+        params: Params,
+        rows: int | None = None,
+        gradient: "Callable[[Params], tuple[Params, float]] | None" = None,
+        epsilon: float = 0.01,
+    ) -> Curvature:
+        """The Hessian at params, of the first rows of the data; or of a gradient's differences."""
         ...
 
     def differences(
@@ -454,6 +566,45 @@ def unflatten(vector: Tensor, like: Params) -> Params:
 def size(params: Params) -> int:
     """D, the number of coordinates."""
     return sum(p.numel() for p in params.values())
+
+
+Blocks = Literal["network", "module", "tensor"] | dict[str, tuple[str, ...]]
+"""How parameters are split: all as one, by module, each alone, or by name patterns."""
+
+
+def grouped(params: Mapping[str, Tensor], how: Blocks) -> dict[str, list[str]]:
+    """Block -> the names of its tensors, in order; together all of params.
+
+    ``module``: of a name up to its first dot; one that has vectors alone, as BatchNorm has, belongs
+    to the module before it. A dict's patterns are tried in order; ValueError where a pattern
+    matches nothing or a tensor is in no block.
+    """
+    out: dict[str, list[str]] = {}
+    if how == "network":
+        return {"network": list(params)}
+    if isinstance(how, dict):
+        for block, patterns in how.items():
+            for pattern in patterns:
+                if not fnmatch.filter(params, pattern):
+                    raise ValueError(
+                        f"blocks.{block}: no parameter matches '{pattern}'; there are: "
+                        f"{', '.join(params)}"
+                    )
+        for name in params:
+            inside = [b for b, ps in how.items() if any(fnmatch.fnmatch(name, p) for p in ps)]
+            if not inside:
+                raise ValueError(f"blocks: '{name}' is in no block; add e.g. rest: ['*']")
+            out.setdefault(inside[0], []).append(name)
+        return out
+    last = ""
+    for name in params:
+        block = name if how == "tensor" else name.partition(".")[0]
+        mine = [q for k, q in params.items() if k.partition(".")[0] == block]
+        if how == "module" and last and block not in out and all(q.dim() < 2 for q in mine):
+            block = last
+        out.setdefault(block, []).append(name)
+        last = block
+    return out
 
 
 def blocks(total: int, block: int) -> Iterator[tuple[int, int]]:

@@ -38,6 +38,28 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "smoothing/gaussian/best": [0.2, 0.3, 0.4 + seed],
                         "smoothing/gaussian/heldout": [0.1, 0.2, 0.3],
                         "smoothing/cosine": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+                        "critical_points/minimal_ratio": at / 9, "critical_points/index": 0.1,
+                        "critical_points/loss": 0.1 + at, "critical_points/norm": 0.01 * (1 + at),
+                        "critical_points/norm_start": 0.1, "critical_points/solver": "gnm",
+                        "critical_points/status": ("critical", "stalled", "unconverged")[at % 3],
+                        "steps": 9 if at % 2 else dim,
+                        **{
+                            f"input_sensitivity/{split}/{what}/mean": 1.0 + at + seed
+                            for split in ("train", "test") for what in ("logits", "probabilities")
+                        },
+                        "train/loss": 0.1 * (at + 1), "test/loss": 0.2 * (at + 1 + seed),
+                        "train/accuracy": 0.9 + at / 30,
+                        "train/fitted": 0.7, "parameters": 100 * (at + 1) * dim,
+                        "sharpness/lambda_max": 1.0 + at, "sharpness/sam": 0.1 + at + seed,
+                        "interpolation/alpha": [0.0, 0.5, 1.0],
+                        "interpolation/train/loss": [0.1, 0.4, 0.2],
+                        "interpolation/test/loss": [0.2, 0.5, 0.3],
+                        "interpolation/train/accuracy": [0.9, 0.5, 0.8],
+                        "interpolation/test/accuracy": [0.8, 0.4, 0.7],
+                        "function_curve/x": [-1.0, 0.0, 1.0],
+                        "function_curve/truth": [0.0, 1.0, 0.0],
+                        "function_curve/value": [0.1, 0.9, 0.1 * seed],
+                        "function_curve/collapsed": float(at == 3),
                         "moving": "[1]", "estimator.epsilon": 0.1 if name == "CDG" else np.nan,
                         "quant_error/worst": "fc2.weight", "quant_error/fc2.weight/sqnr": 9.0 + at,
                         "quant_error/fc2.weight/clipping": 0.25, "quant_error/fc2.weight/bits": 2,
@@ -67,7 +89,12 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                     }
                 )  # fmt: skip
     made = pd.DataFrame(rows)
-    made.attrs["rows"] = lambda run: [{"step": i, "loss": 2.0**-i} for i in range(5)]
+    norms = {"full": 2.0, "batch": 3.0, "lambda_max": 9.0, "edge": 20.0, "successive": 0.5}
+    analysed = {f"gradient_norm/{k}": v for k, v in norms.items()}
+    made = made.assign(**analysed)
+    made.attrs["rows"] = lambda run: [
+        {"step": i, "loss": 2.0**-i} | (analysed if i % 2 == 0 else {}) for i in range(5)
+    ]
     made.attrs["expectations"] = [
         {"id": "ternary_eps0.1_fc1", "predicate": "between", "value": [0.7, 0.8]},
         {"id": "nearest_8_stops", "predicate": "between", "value": [1.0, 3.0]},
@@ -100,6 +127,28 @@ def test_writes_pictures_and_the_table_they_show(kind, tmp_path):
     assert made[0].read_bytes()[:4] == b"\x89PNG" and made[0].stat().st_size > 10_000
     assert "<svg" in made[1].read_text()[:500]
     assert not list(tmp_path.glob(".tmp*"))
+
+
+def test_gradient_norm_is_drawn_from_analysed_steps(tmp_path):
+    given = table(names=("STE",))
+    tidy = pd.read_csv(draw.draw("gradient_norm", given, tmp_path)[2])
+    assert len(tidy) == 4 * 3 and set(tidy["step"]) == {0, 2, 4}  # the others were not analysed
+    assert set(tidy["full"]) == {2.0} and set(tidy["edge"]) == {20.0}
+    assert tidy["label"].nunique() > 1  # what varies but for the seed
+
+
+def test_the_l1_route_and_each_status_are_told_apart(tmp_path):
+    given = table()
+    given.loc[given.index[:4], "critical_points/solver"] = "l1"
+    tidy = pd.read_csv(draw.draw("minimal_ratio", given, tmp_path)[2])
+    assert set(tidy["status"]) == {"l1 route", "critical", "stalled", "unconverged"}
+    assert (tidy["status"] == "l1 route").sum() == 4
+
+
+def test_sensitivity_tells_the_budgets_apart(tmp_path):
+    tidy = pd.read_csv(draw.draw("sensitivity", table(), tmp_path)[2])
+    assert set(tidy["budget"]) == {"equal epochs", "equal steps (9)"}
+    assert set(tidy["batch_size"]) == {128, 256} and tidy["test/logits"].max() == 5.0
 
 
 def test_best_decrease_is_relative_to_the_loss(tmp_path):
@@ -152,6 +201,54 @@ def test_calibration_holds_both_kinds_relative_to_the_loss(tmp_path):
     last = tidy[(tidy["kind"] == "gaussian") & (tidy["scale"] == 1.0)]
     np.testing.assert_allclose(sorted(last["best"]), [0.2, 0.7])
     assert (tidy["kind"] == "box").sum() == 4
+
+
+def evaluated(seeds=3, labels=("shallow", "deep"), steps=4):
+    return pd.DataFrame(
+        {"label": label, "seed": seed, "step": step, "train/loss": 2.0**-step + seed / 10,
+         "test/loss": 1.0, "train/accuracy": 0.5}
+        for label in labels for seed in range(seeds) for step in range(steps)
+    )  # fmt: skip
+
+
+def test_bands_are_quantiles_over_seeds_and_need_several(tmp_path):
+    made = draw.draw("bands", evaluated(), tmp_path)
+    assert made[0].stat().st_size > 10_000
+    tidy = pd.read_csv(made[2])
+    one = tidy[(tidy["label"] == "deep") & (tidy["number"] == "train/loss")].set_index("step")
+    np.testing.assert_allclose(one["median"], [1.1, 0.6, 0.35, 0.225])
+    np.testing.assert_allclose(one["low"], one["median"] - 0.09)
+    np.testing.assert_allclose(one["high"], one["median"] + 0.09)
+    with pytest.raises(ValueError, match="'shallow' has one seed.*seed=range"):
+        draw.draw("bands", evaluated(seeds=1), tmp_path)
+
+
+def test_parameters_mark_the_interpolation_threshold(tmp_path):
+    given = table(dims=(8,), seeds=(0, 1, 2))
+    tidy = pd.read_csv(draw.draw("parameters", given, tmp_path)[2])
+    np.testing.assert_allclose(tidy["gap/loss"], tidy["test/loss"] - tidy["train/loss"])
+    assert "interpolates from 3,200" in (tmp_path / "parameters.svg").read_text()
+
+
+def test_sharpness_against_the_gap_tells_kendalls_tau(tmp_path):
+    draw.draw("sharpness_gap", table(dims=(8,), seeds=(0,)), tmp_path)
+    text = (tmp_path / "sharpness_gap.svg").read_text()
+    assert "τ = 1.00 of 4 trainings" in text
+
+
+def test_function_curves_count_the_collapsed(tmp_path):
+    given = table(dims=(8,), names=("CDG", "Random")).assign(words="all of one kind")
+    given.loc[0, "function_curve/collapsed"] = 1.0
+    tidy = pd.read_csv(draw.draw("function_curve", given, tmp_path)[2])
+    assert "1 of 4 collapsed" in (tmp_path / "function_curve.svg").read_text()
+    assert len(tidy) == 4 * 3 and set(tidy["kind"]) == {"all of one kind"}
+
+
+def test_lines_and_spoilt_labels_hold_every_run(tmp_path):
+    tidy = pd.read_csv(draw.draw("interpolation", table(), tmp_path)[2])
+    assert len(tidy) == 4 * 3 * len(table())
+    tidy = pd.read_csv(draw.draw("random_labels", table(), tmp_path)[2])
+    assert len(tidy) == len(table()) and (tidy["train/fitted"] == 0.7).all()
 
 
 def test_cosines_stand_beside_what_is_expected(tmp_path):
@@ -244,7 +341,7 @@ def test_thin_tables_are_drawn(kind, given, tmp_path):
 
 
 def test_unknown_kinds_and_missing_columns_are_said(tmp_path):
-    with pytest.raises(ValueError, match="alignment, best_decrease, calibration"):
+    with pytest.raises(ValueError, match="alignment, bands, best_decrease, calibration"):
         draw.draw("pie", table(), tmp_path)
     with pytest.raises(ValueError, match="no column descent/lr.*sa.sweep collect"):
         draw.draw("lr_decrease", table().drop(columns="descent/lr"), tmp_path)

@@ -63,6 +63,51 @@ def python(*words, **kwargs):
 # What it computes
 
 
+FLOAT = [
+    "dataset=digits", "model=fc_tanh", "model.shape=[1,8,8]", "model.hidden=[8]", "quantizer=fp",
+    "criterion=mse", "tracker=none", "optimizer.lr=0.3",
+]  # fmt: skip
+
+
+def test_a_spectral_training_with_its_blocks_and_curvature(sa):
+    words = [
+        "estimator=spectral",
+        "steps=12",
+        "estimator.refresh=5",
+        "+estimator@estimator.base=ste",
+    ]
+    code, out, err = sa(*FLOAT, *words, "analysis=[blocks,curvature]")
+    assert code == 0, err
+    got = result(out)
+    assert got["blocks/fc1/shapes"] == "8x64, 8" and got["target"] == "none"
+    assert got["headroom"] > got["gamma"] > 1 and got["curvature/edge"] == pytest.approx(2 / 0.3)
+    assert "of that" in out and "blocks hold" in out and "lambda_1" in out
+    rows = [json.loads(x) for x in (folder(out) / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if r["refreshed"]] == [0, 5, 10]
+
+
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        (["estimator.n_filter=10", "estimator.blocks=tensor"], "block 'fc1.bias' has 8 parameters"),
+        (["estimator.scale=0"], "estimator.scale=0: input should be greater than 0"),
+        (["estimator.refresh=50"], "refresh=50: the training has 12 steps; expected refresh <="),
+        (["optimizer=adam"], "spectral scales the step itself, which Adam would change"),
+        (["optimizer.momentum=0.9"], "set optimizer=sgd optimizer.momentum=0 (and estimator.mom"),
+        (["model=mlp", "quantizer=fwba"], "no loss' Hessian; take estimator=spectral_ste"),
+    ],
+)
+def test_what_spectral_refuses_before_any_work(sa, words, why):
+    code, out, err = sa(*FLOAT, "estimator=spectral", "steps=12", "estimator.refresh=5", *words)
+    assert code and why in err and "Traceback" not in err
+
+
+def test_the_hessian_of_a_quantized_network_is_refused_with_the_alternatives(sa):
+    code, out, err = sa(*SMALL, "analysis=[curvature]")
+    assert code and "analysis.curvature: 'fc1" in err.replace("act1", "fc1")
+    assert all(x in err for x in ("smoothing", "spectral_ste", "quantizer=fp"))
+
+
 def test_a_probe_has_the_promised_keys_and_summary(sa):
     code, out, err = sa(*SMALL, "estimator=nes", "estimator.sigma=0.01", "estimator.samples=20")
     assert code == 0, err
@@ -213,6 +258,74 @@ def test_settings_younger_than_a_run_leave_its_id(sa):
     old = {k: v for k, v in config.items() if k not in record.LATER}
     assert record.run_id(old) == kept.name != record.run_id(old | {"clip": 1.0})
     settings.build(old)  # what was frozen before can still be run
+
+
+NET = ["model=cnn2", "model.shape=[1,8,8]", "model.channels=[2,2]", "dataset=digits",
+       "estimator=ste", "optimizer=adam", "tracker=none", "batch_size=200"]  # fmt: skip
+
+
+def test_kept_points_are_the_same_after_a_kill(sa, monkeypatch):
+    import numpy as np
+
+    words = [*NET, "steps=14", "snapshot_every=4", "analysis=[]", "checkpoint_seconds=0"]
+    whole = folder(sa(*words, "root=calm")[1])
+    sound, calls = record.Record.append, []
+
+    def killed(self, row):
+        calls.append(row)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        sound(self, row)
+
+    monkeypatch.setattr(record.Record, "append", killed)
+    assert sa(*words)[0] == 130
+    with pytest.raises(record.RecordError, match="not done"):
+        record.snapshots(next(Path("runs").iterdir()))
+    monkeypatch.setattr(record.Record, "append", sound)
+    code, out, _ = sa(*words)
+    assert code == 0 and "going on from step" in out
+    ours, theirs = record.snapshots(folder(out)), record.snapshots(whole)
+    assert list(ours) == list(theirs) == [0, 4, 8, 12, 14]
+    for step, path in ours.items():
+        with np.load(path) as a, np.load(theirs[step]) as b:
+            assert a.files == b.files and all(np.array_equal(a[k], b[k]) for k in a.files)
+            assert a["redundant"].tolist() == ["conv1.bias", "conv2.bias"]
+    import torch
+
+    last = torch.load(whole / "checkpoint.pt", weights_only=True)["params"]
+    with np.load(theirs[14]) as kept:
+        assert all(np.array_equal(kept[f"params/{k}"], v.numpy()) for k, v in last.items())
+    assert result(sa(*words[:-3], *words[-2:])[1])["value"] == result(out)["value"]  # none kept
+
+
+def test_a_line_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
+    code, out, err = sa("-m", *NET, "steps=9", "analysis=[]", "seed=0,1", "sweep.name=two")
+    assert code == 0, err
+    about, points = record.read_manifest(Path("."), "two")
+    names = ",".join(p["run_id"] for p in points)
+    probe = ["analysis=interpolation", "analysis.interpolation.points=2", "tracker=none"]
+    code, out, err = sa(*probe, "ends=two")
+    assert code == 0 and "interpolation" in out, err
+    got = result(out)
+    assert result(sa(*probe, f"ends=[{names}]")[1]) == got  # the same run
+    ends = [record.read_result(".", p["run_id"])["train/loss"] for p in points]
+    assert [got["interpolation/first/train/loss"], got["interpolation/second/train/loss"]] == ends
+    code, out, err = sa(*NET, "analysis=[]", "steps=9", "model.channels=[2,3]", "seed=1")
+    other = folder(out).name
+    code, _, err = sa(*probe, f"ends=[{points[0]['run_id']},{other}]")
+    assert code == 2 and "differ in model.channels" in err
+    sa(*NET, "analysis=[]", "seed=5")
+    code, _, err = sa(*probe, f"ends=[{other},{folder(sa(*NET, 'analysis=[]')[1]).name}]")
+    assert code == 2 and "is a probe" in err
+
+
+def test_trainings_that_a_line_describes_are_computed_once(sa):
+    words = [*NET, "analysis=interpolation", "analysis.interpolation.points=2"]
+    words.append("ends=[{batch_size: 100, steps: 5},{batch_size: 200, steps: 3}]")
+    code, out, err = sa("-m", *words, "analysis.interpolation.recalibrate=true,false")
+    assert code == 0, err
+    assert out.count("comes first") == 0 or len(list(Path("runs").iterdir())) == 4
+    assert len(list(Path("runs").iterdir())) == 4  # two lines, two trainings
 
 
 def test_an_averaged_parent(sa):
@@ -662,6 +775,30 @@ def test_a_formula_is_a_run(sa):
 
 # What it refuses: a message of one screen, before any work, and nothing written
 
+
+def test_analyses_around_the_point_of_a_training(sa):
+    words = ["dataset=sinc", "dataset.n=20", "model=mlp_relu", "model.hidden=[4]", "quantizer=fp"]
+    words += ["model.activation=tanh", "estimator=ste", "steps=4", "batch_size=8"]
+    words += ["analyse_every=2", "tracker=none"]
+    rooms = "gradient_norm,critical_points,input_sensitivity,sharpness,surface"
+    code, out, err = sa(*words, f"analysis=[{rooms}]", "analysis.surface.points=3")
+    assert code == 0, err
+    for line in ("gradient   ", "critical point", "  Hessian", "sensitivity", "sharp", "surf"):
+        assert f"\n{line}" in out
+    run = folder(out)
+    rows = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    analysed = [r["step"] for r in rows if "gradient_norm/successive" in r]
+    assert analysed == [0, 2, 4]  # as the run trains
+    assert rows[-1]["critical_points/parameters"] == 13
+    plain = sa(*words, "analysis=[]")[1]
+    bare = [json.loads(x) for x in (folder(plain) / "metrics.jsonl").read_text().splitlines()]
+    assert [r["loss"] for r in bare] == [r["loss"] for r in rows]
+    assert (
+        "WARNING"
+        in sa(*words, "analysis=[critical_points]", "analysis.critical_points.solver=l1")[1]
+    )
+
+
 REFUSED = [
     (["estimator=nees"], ["estimator=nees", "did you mean estimator=nes?", "cdg"]),
     (["estimator.sgima=1"], ["estimator.sgima", "'sigma' is a setting of estimator="]),
@@ -728,6 +865,17 @@ REFUSED = [
     (["experiment=digit_ste"], ["did you mean experiment=digits_ste?"]),
     (["quantizer/weight=xnorr"], ["did you mean quantizer/weight=xnor?"]),
     (["analysis.descent.points=1"], ["analysis.descent.points=1", "greater than or equal to 3"]),
+    (
+        ["analysis=[critical_points]"],
+        ["analysis.critical_points", "act1.activation", "no view of this network", "quantizer=fp"],
+    ),
+    (
+        ["analysis=[critical_points]", "dataset=digits", "model=mlp", "quantizer=fp"],
+        ["the Hessian of 26122 parameters", "MiB", "analysis=curvature"],
+    ),
+    (["analysis=[sharpness]"], ["analysis.sharpness", "view=smoothed"]),
+    (["analysis=[input_sensitivity]"], ["analysis.input_sensitivity", "view=smoothed"]),
+    (["analysis=[surface]", "analysis.surface.points=4"], ["points=4", "odd"]),
     (["dim=[1"], ["KEY=VALUE"]),
     (["init=ste_500", "init.steps=0"], ["init.steps=0"]),
     (["init=ste_500", "init.estimator.surrogate=foo"], ["parent", "foo"]),
@@ -808,6 +956,14 @@ REFUSED = [
         ["quantizer/weight=uniform", "quantizer.weight.granularity=group:7"],
         ["sa: model: granularity=group:7", "(8, 8)"],
     ),
+    (["analysis=interpolation"], ["analysis.interpolation", "ends=[RUN,RUN]"]),
+    (["analysis=interpolation", "ends=[nope,no]"], ["no finished run and no sweep 'nope'"]),
+    (["ends=[{steps: 3}]"], ["ends: expected two trainings, there are 1"]),
+    (["ends=[{steps: 3},{steps: 0}]"], ["ends.steps=0", "has to train"]),
+    (["ends=[{steps: 3},{dim: 9}]"], ["ends.dim", "batch_size"]),
+    (["ends=[{steps: 3},{steps: 4}]", "steps=3"], ["steps: a run that looks at ends", "steps=0"]),
+    (["analysis=function_curve"], ["analysis.function_curve", "dataset=sinc"]),
+    (["snapshot_every=0"], ["snapshot_every=0", ">= 1"]),
     (["quantizer_lr=0"], ["quantizer_lr=0", "greater than 0"]),
     (["recalibrate=maybe"], ["recalibrate=maybe", "true or false"]),
     (["quantizer=fp", "analysis=quant_error"], ["analysis.quant_error", "quantizer=fixed8"]),

@@ -22,6 +22,7 @@ LONG = 5_000_000
 
 pytestmark = [
     pytest.mark.slurm,
+    pytest.mark.xdist_group("slurm"),  # one cluster for all of them
     pytest.mark.skipif(
         not (shutil.which("slurmctld") or Path("/usr/sbin/slurmctld").exists()),
         reason="SLURM is not installed: apt-get install --no-install-recommends slurm-wlm munge",

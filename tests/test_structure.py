@@ -17,15 +17,17 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "tracker": set(),
     "dashboard": set(),
     "ranking": set(),
+    "summary": set(),
     "figure": {"ranking"},
     "flips": {"types", "flips"},
-    "objective": {"types", "flips"},
+    "curvature": {"types", "curvature"},
+    "objective": {"types", "flips", "curvature"},
     "dataset": {"types"},
     "quantizer": {"types", "surrogate"},
     "model": {"types", "surrogate"},
     "estimator": {"types", "surrogate"},
     "analysis": {"types", "ranking"},
-    "task": {"types", "flips", "objective"},
+    "task": {"types", "surrogate", "flips", "objective"},
     "schedule": {"types"},
     "average": {"types"},
     "train": {"types", "surrogate", "task", "schedule", "average"},
@@ -35,10 +37,10 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "data": {"dataset"},
     "replicas": {"types", "objective", "task"},
     "ranks": {"types", "objective", "task"},
-    "run": set("config launch ranks record replicas run sweep tracker train types".split()),
+    "run": set("config launch ranks record replicas run summary sweep tracker train types".split()),
 }
 HYDRA = {"config", "run"}  # the only modules that know it
-NO_TORCH = set("data record tracker dashboard launch sweep figure ranking".split())
+NO_TORCH = set("data record tracker dashboard launch sweep figure ranking summary".split())
 
 
 def modules():

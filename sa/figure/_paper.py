@@ -122,6 +122,12 @@ def _activated(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(activation=names.where(levels.isna(), told))
 
 
+def told(table: pd.DataFrame) -> pd.Series:
+    """What each run varies beside its seed, as the page of a sweep says it; else its label."""
+    words: pd.Series = table["words"] if "words" in table else table["label"]
+    return words.replace("", "all")
+
+
 def activations(table: pd.DataFrame) -> list[str]:
     """The activations of a table, coarse ones first."""
     order = ["sign", "ternary", "2-bit", "3-bit", "4-bit"]

@@ -14,20 +14,23 @@ from matplotlib.figure import Figure
 
 from sa.figure._paper import STYLE, labelled
 
+OTHERS = {"bands": "evaluated steps", "trajectories": "points of trainings"}
+"""Kinds that are drawn from another table than that of runs, and what it holds."""
+
 
 def kinds() -> list[str]:
     """The figure kinds drawn from a table of runs."""
     files = Path(__file__).parent.glob("[a-z]*.py")
-    return sorted({p.stem for p in files} - {"draw", "curves"})
+    return sorted({p.stem for p in files} - {"draw", "curves", *OTHERS})
 
 
 def draw(kind: str, table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw one kind from a table of runs: <folder>/<kind>.png, .svg and .csv, the tidy table.
+    """Draw one kind from its table: <folder>/<kind>.png, .svg and .csv, the tidy table.
 
     Raises ValueError for an unknown kind (naming those there are) or a missing column.
     """
-    if kind not in kinds():
-        raise ValueError(f"there is no figure '{kind}'; there are: {', '.join(kinds())}")
+    if kind not in (there := sorted([*kinds(), *OTHERS])):
+        raise ValueError(f"there is no figure '{kind}'; there are: {', '.join(there)}")
     named = labelled(table)
     with _style():
         figure, tidy = _make(kind)(named)

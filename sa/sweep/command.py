@@ -25,6 +25,8 @@ commands:
   cancel NAME     stop what runs of it, here and on the cluster; finished runs stay
   logs ID         what a run printed, and how it ended
   wandb NAME      export finished runs to W&B files from one process; `wandb sync` sends them
+  pca NAME        the trainings' paths in the plane of their principal components, whole model and
+                  one layer (--layer NAME); of runs with snapshot_every=
   report NAME     table, figures and one self-contained page: sweeps/NAME/report.html;
                   of a single run's id: its curves, runs/ID/figures
 
@@ -45,12 +47,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     commands: dict[str, Callable[..., object]] = {
         "status": status, "collect": collect, "retry": retry, "report": report,
-        "cancel": cancel, "logs": logs, "wandb": wandb,
+        "cancel": cancel, "logs": logs, "wandb": wandb, "pca": pca,
     }  # fmt: skip
     parser.add_argument("command", metavar="COMMAND", choices=commands, help="|".join(commands))
     parser.add_argument("name", metavar="NAME", nargs="?", help="a sweep, or for report a run")
     parser.add_argument("--root", default=os.environ.get("SA_ROOT") or ".", metavar="DIR")
     parser.add_argument("--watch", action="store_true", help="status NAME, every two seconds")
+    parser.add_argument("--layer", metavar="NAME", help="pca: of this layer, e.g. conv1")
     given = parser.parse_args(argv)
     root = Path(given.root).expanduser()
     if given.name is None and given.command != "status":
@@ -62,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
             watch(root, given.name)
             code: object = 0
         else:
-            code = commands[given.command](root, given.name)
+            more = {"layer": given.layer} if given.command == "pca" else {}
+            code = commands[given.command](root, given.name, **more)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except record.RecordError as error:
@@ -130,6 +134,20 @@ def logs(root: Path, name: str) -> int:
         + (f"\n{told['error']}" if told.get("error") else "")
     )
     return 0
+
+
+def pca(root: Path, name: str, layer: str | None) -> None:
+    """Draw the trainings of a sweep as paths, and tell what the first components explain."""
+    from sa.figure import draw
+    from sa.sweep import weight_pca
+
+    table = weight_pca.table(root, record.read_manifest(root, name)[1], layer)
+    shares = table[table["what"] == "share"]
+    for (scope, view), some in shares.groupby(["scope", "view"], sort=False):
+        told = " ".join(f"{100 * s:.1f}" for s in some["share"].head(weight_pca.COMPONENTS))
+        print(f"{scope:<16} {view:<13} {len(some):>3} components; % explained: {told}")
+    for path in draw.draw("trajectories", table, record.sweep_folder(root, name) / "figures"):
+        print(f"figure: {path}")
 
 
 def wandb(root: Path, name: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa import record
-from sa.sweep.series import is_number, thin_curves
+from sa.sweep.series import evaluated, is_number, thin_curves, varied
 from sa.sweep.status import ENDED, aligned, counted, runs_there
 from sa.sweep.table import Columns, cautions, gather, write_table
 
@@ -157,7 +157,7 @@ def _draw(
             if kind == "curves":
                 paths = _all_curves(root, points, folder)
             else:
-                paths = draw.draw(kind, ended, folder)
+                paths = draw.draw(kind, _source(kind, root, points, ended), folder)
         except Exception as error:  # one figure must not cost the page
             problems.append(f"figure {kind}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")
@@ -172,6 +172,21 @@ def _draw(
             more = f"{kind}: {PICTURES} of {len(pictures)} figures are shown, all are in {folder}"
             problems.append(more)
     return figures, problems
+
+
+def _source(
+    kind: str, root: Path, points: list[dict[str, Any]], ended: "pd.DataFrame"
+) -> "pd.DataFrame":
+    """The table that a kind of figure is drawn from."""
+    if kind == "trajectories":
+        from sa.sweep import weight_pca
+
+        return weight_pca.table(root, points)
+    named = varied(points)
+    if kind == "bands":
+        return evaluated(root, points, named)
+    words = dict(zip([p["run_id"] for p in points], named, strict=True))
+    return ended.assign(words=ended["run_id"].map(words))
 
 
 def _page(

@@ -1,9 +1,16 @@
 """The curves of trainings as the page holds them: thinned."""
 
+import re
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from sa import record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCORES = "train/loss", "test/loss", "train/accuracy", "test/accuracy"
+"""What evaluations measure."""
 
 _SPLITS = [f"{split}/{end}" for end in ("loss", "accuracy") for split in ("train", "test")]
 SERIES = [
@@ -46,6 +53,35 @@ def _numbers(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
     """(step, value) wherever a row has both, to the four digits that a curve can show."""
     pairs = [(row.get("step"), row.get(key)) for row in rows]
     return [(x, float(f"{y:.4g}")) for x, y in pairs if is_number(x) and is_number(y)]
+
+
+def varied(points: list[dict[str, Any]]) -> list[str]:
+    """What each run of a sweep varies beside its seed: ``model=cnn lr=1``, or ``cnn`` of one."""
+    words = [dict(w.lstrip("+").split("=", 1) for w in p["overrides"] if "=" in w) for p in points]
+    keys = dict.fromkeys(k for one in words for k in one if k != "seed")
+    kept = [k for k in keys if len({one.get(k) for one in words}) > 1]
+    if len(kept) == 1 and not any(re.fullmatch(r"(?i)true|false|[-\d.e]+", str(one.get(kept[0])))
+                                  for one in words):  # fmt: skip
+        return [one.get(kept[0], "") for one in words]
+    shown = {k: k.rpartition(".")[2] for k in kept}
+    return [" ".join(f"{shown[k]}={one[k]}" for k in kept if k in one) for one in words]
+
+
+def evaluated(root: Path, points: list[dict[str, Any]], labels: list[str]) -> "pd.DataFrame":
+    """Every evaluated step of every training: label, seed, step and the scores; replicas each."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for point, label in zip(points, labels, strict=True):
+        folder = root / "runs" / point["run_id"]
+        first = ((record.read_json(folder / "meta.json") or {}).get("hashed") or {}).get("seed", 0)
+        for row in record.read_rows(folder):
+            got = {k: row[k] for k in SCORES if is_number(row.get(k))}
+            each = {k: row[f"{k}/each"] for k in got if isinstance(row.get(f"{k}/each"), list)}
+            about = {"label": label or "all", "step": row.get("step")}
+            for r in range(len(next(iter(each.values()), [0])) if got else 0):
+                rows.append(about | {"seed": first + r} | got | {k: v[r] for k, v in each.items()})
+    return pd.DataFrame(rows, columns=["label", "seed", "step", *SCORES]).dropna(axis=1, how="all")
 
 
 def is_number(value: Any) -> TypeGuard[float]:

@@ -31,15 +31,19 @@ ONE_SIDED = {
 }  # off by eps H_ii / 2 on a quadratic; its own test holds it to that
 SCALELESS = {"nes_ranks", "ars"}  # divide the loss' scale out: of degree 0, unbiased for nothing
 RANDOM_UNITS = {e for e in ESTIMATORS if component("estimator", e).target == "stochastic"}
-FREE = sorted(set(ESTIMATORS) - STRUCTURED - RANDOM_UNITS)  # work on any function
+# steps of a rate, by the curvature at hand: tests/estimator/test_spectral.py holds them to theirs
+SPECTRAL = {"spectral", "spectral_ste"}
+FREE = sorted(set(ESTIMATORS) - STRUCTURED - RANDOM_UNITS - SPECTRAL)  # work on any function
 
 
 def run(estimator, objective, params, seed=0):
-    return estimator(objective, params, estimator.init(params), torch.Generator().manual_seed(seed))
+    told = estimator.init(params) | {"lr": 0.1}
+    return estimator(objective, params, told, torch.Generator().manual_seed(seed))
 
 
 def problem(name="", memory=1 << 26, dtype="float64"):
-    slots = Slots(Identity(), Bernoulli() if name in RANDOM_UNITS else Sign())
+    special = {name: Bernoulli() for name in RANDOM_UNITS} | {"spectral": Identity()}
+    slots = Slots(Identity(), special.get(name, Sign()))
     task = Task(
         model=ToyMLP(quantizer=slots, dim=4, hidden=2),
         dataset=Gaussian(dim=4, n=100),
@@ -96,7 +100,7 @@ def test_homogeneous(name):
     scaled = p.objective(p.batch(0))
     rows = scaled.rows
     scaled.rows = lambda params, batch: 3.0 * rows(params, batch)
-    scaled.structure = type(f.structure)()  # the fast path knows its own criterion only
+    scaled.structure, scaled.outputs = type(f.structure)(), None  # they know its own criterion
     one, three = run(estimator, f, p.params), run(estimator, scaled, p.params)
     factor = 1.0 if name in BLIND | SCALELESS | DISPLACEMENTS else 3.0
     torch.testing.assert_close(

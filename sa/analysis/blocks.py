@@ -1,0 +1,94 @@
+"""How a network splits into blocks, and what their sharpest directions hold of the whole's."""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.types import (
+    STRICT,
+    Estimate,
+    Numbers,
+    Objective,
+    Params,
+    flatten,
+    grouped,
+    size,
+    unflatten,
+)
+from sa.types import Blocks as How
+
+
+@dataclass(frozen=True, config=STRICT)
+class Blocks:
+    """The blocks in order: their tensors' shapes, their part of the estimate, their top spaces.
+
+    Of each: ``shapes``, ``parameters``, ``part`` of the estimate's squared norm, ``share`` of that
+    part in the block's own top k directions, ``lambda_1`` and ``lambda_k``, the eigenvalues of the
+    diagonal block. Of all: ``count``; ``held``, for each of the whole Hessian's top k directions
+    the share of it that the union of the blocks' spaces holds, ``held_least`` and ``held_mean``.
+    k: of a block with fewer parameters, all of them. rows: of the data, the first; None for all.
+
+    A quantized network has no Hessian: then only shapes and parts, and ``note`` says so.
+    """
+
+    blocks: How = "module"
+    k: Annotated[int, Gt(0)] = 10
+    rows: Annotated[int, Gt(0)] | None = None
+    tol: Annotated[float, Gt(0)] = 1e-3
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers, words and a curve under ``blocks/``."""
+        groups = grouped(params, self.blocks)
+        whole = float(flatten(estimate.grad).double().square().sum())
+        out: Numbers = {"count": float(len(groups))}
+        for block, names in groups.items():
+            part = flatten({n: estimate.grad[n] for n in names}).double().square().sum()
+            shapes = ["x".join(map(str, params[n].shape)) or "1" for n in names]
+            out[f"{block}/shapes"] = ", ".join(shapes)
+            out[f"{block}/parameters"] = float(size({n: params[n] for n in names}))
+            out[f"{block}/part"] = float(part) / whole if whole else float("nan")
+        if objective.structure.quantized:
+            out["note"] = "a quantized network has no Hessian: shapes and parts only"
+        else:
+            out |= self._spectra(objective, params, estimate, generator, groups)
+        return {f"blocks/{k}": v for k, v in out.items()}
+
+    def _spectra(
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        groups: dict[str, list[str]],
+    ) -> Numbers:
+        seen = objective.curvature(params, self.rows)
+        k = min(self.k, size(params))
+        top = seen.top(k, generator, tol=self.tol).vectors
+        out: Numbers = {}
+        held = torch.zeros(k, dtype=torch.float64)
+        parts = unflatten(top, params)
+        for block, names in groups.items():
+            most = min(self.k, size({n: params[n] for n in names}))
+            got = seen.within(names).top(most, generator, width=most, tol=self.tol)
+            grad = flatten({n: estimate.grad[n] for n in names})
+            out[f"{block}/share"] = float(_within(grad[None], got.vectors) / _squares(grad[None]))
+            out[f"{block}/lambda_1"] = float(got.values[0])
+            out[f"{block}/lambda_{most}"] = float(got.values[-1])
+            mine = torch.cat([parts[n].flatten(1) for n in names], 1)
+            held += _within(mine, got.vectors).cpu()
+        out |= {"held": held.tolist(), "held_least": float(held.min())}
+        return out | {"held_mean": float(held.mean()), "evals": seen.evals}
+
+
+def _squares(rows: Tensor) -> Tensor:
+    return rows.double().square().sum(1)
+
+
+def _within(rows: Tensor, space: Tensor) -> Tensor:
+    """Squared lengths (n,) of the parts of rows (n, D) within a space (k, D)."""
+    return _squares(rows @ space.T)

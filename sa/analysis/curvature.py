@@ -1,0 +1,83 @@
+"""How curved the loss is where a run stands: sharpest directions, trace, density, 2/lr."""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt
+from pydantic.dataclasses import dataclass
+
+from sa.types import (
+    STRICT,
+    Blocks,
+    Estimate,
+    Numbers,
+    Objective,
+    Params,
+    Structure,
+    flatten,
+    grouped,
+    size,
+)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Curvature:
+    """The Hessian's k algebraically largest eigenvalues, whole and in each of ``blocks``.
+
+    ``lambda_1`` ... ``lambda_k`` of the network, ``<block>/lambda_i`` of the diagonal blocks;
+    ``gap`` lambda_k/lambda_{k+1}; ``edge`` 2/lr, the largest sharpness at which gradient descent of
+    rate lr is stable, and ``share`` lambda_1's of it (Cohen et al. 2021); ``top_share``, of the
+    estimate's squared norm in the top k directions. draws > 0: ``trace`` and its standard error,
+    ``trace_error``, from so many draws (Hutchinson), and the density of eigenvalues (stochastic
+    Lanczos of ``steps`` steps): ``nodes``, ascending, and their ``weights``, of sum 1. rows: the
+    first so many of the data; None for all. tol: relative residual of the pairs.
+
+    Not for quantized networks, which have no Hessian.
+    """
+
+    k: Annotated[int, Gt(0)] = 10
+    blocks: Blocks = "module"
+    draws: Annotated[int, Ge(0)] = 0
+    steps: Annotated[int, Gt(1)] = 20
+    rows: Annotated[int, Gt(0)] | None = None
+    tol: Annotated[float, Gt(0)] = 1e-3
+    lr: Annotated[float, Gt(0)] | None = None
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError for a quantized network, naming what to ask instead."""
+        if structure.quantized:
+            raise ValueError(
+                f"'{next(iter(structure.quantized))}' is quantized: the loss is flat almost "
+                "everywhere and has no Hessian to speak of; take analysis=smoothing (its smoothed "
+                "losses), estimator=spectral_ste (how a stand-in gradient changes), or the network "
+                "in full precision (quantizer=fp)"
+            )
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers and curves under ``curvature/``."""
+        seen = objective.curvature(params, self.rows)
+        k = min(self.k, size(params) - 1)
+        got = seen.top(k + 1, generator, tol=self.tol)
+        values = got.values.tolist()
+        out: Numbers = {f"lambda_{i}": v for i, v in enumerate(values[:k], 1)}
+        out["gap"] = values[k - 1] / values[k] if values[k] > 0 else float("inf")
+        grad = flatten(estimate.grad)
+        top = float((got.vectors[:k] @ grad).double().square().sum())
+        whole = float(grad.double().square().sum())
+        out["top_share"] = top / whole if whole else float("nan")
+        if self.lr is not None:
+            out |= {"edge": 2 / self.lr, "share": values[0] * self.lr / 2}
+        groups = grouped(params, self.blocks)
+        for block, names in groups.items() if len(groups) > 1 else ():
+            most = min(self.k, size({n: params[n] for n in names}))
+            mine = seen.within(names).top(most, generator, width=most, tol=self.tol)
+            out |= {f"{block}/lambda_{i}": v for i, v in enumerate(mine.values.tolist(), 1)}
+        if self.draws:
+            draws = max(2, self.draws)
+            out["trace"], out["trace_error"] = seen.trace(draws, generator)
+            nodes, weights = seen.density(self.steps, draws, generator)
+            out |= {"nodes": nodes.tolist(), "weights": weights.tolist()}
+        out["evals"] = seen.evals
+        return {f"curvature/{k}": v for k, v in out.items()}

@@ -1,0 +1,56 @@
+"""What a network of one input has learnt: its outputs on a grid, beside the truth."""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt
+from pydantic.dataclasses import dataclass
+
+from sa.types import STRICT, Dataset, Estimate, Numbers, Objective, Params
+
+
+@dataclass(frozen=True, config=STRICT)
+class FunctionCurve:
+    """The outputs at ``points`` of the held-out rows of a function, evenly chosen, in order.
+
+    collapsed: the share of the targets' standard deviation below which the outputs' counts as a
+    constant: the network has died.
+
+    Curves ``x``, ``truth`` and ``value``. Numbers: ``rmse`` and ``worst``, the root mean square
+    and the largest absolute residual over all held-out rows; ``spread``, the outputs' standard
+    deviation over the targets'; ``collapsed``, 1 where it is below the share.
+    """
+
+    points: Annotated[int, Ge(2)] = 200
+    collapsed: Annotated[float, Gt(0)] = 0.01
+
+    def fits(self, data: Dataset) -> None:
+        """Raise ValueError where the data are no function of one number."""
+        if tuple(data.shape) != (1,) or getattr(data, "outputs", None) != 1:
+            raise ValueError(
+                f"it draws functions of one number, and {type(data).__name__} is none; take "
+                "dataset=sinc, sinc_pi or chebyshev"
+            )
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers and curves under ``function_curve/``."""
+        rows, network = (objective.heldout or objective).batch, objective.network
+        assert network is not None
+        x, truth = rows.inputs[:, 0], rows.targets[:, 0]
+        value = network.outputs(params, rows.inputs)[:, 0]
+        apart = (value - truth).double()
+        spread = float(value.double().std() / truth.double().std())
+        at = torch.linspace(0, len(x) - 1, min(self.points, len(x))).round().long()
+        at = x.argsort()[at.to(x.device)]
+        out: Numbers = {
+            "x": x[at].tolist(),
+            "truth": truth[at].tolist(),
+            "value": value[at].tolist(),
+            "rmse": float(apart.square().mean().sqrt()),
+            "worst": float(apart.abs().max()),
+            "spread": spread,
+            "collapsed": float(spread < self.collapsed),
+        }
+        return {f"function_curve/{k}": v for k, v in out.items()}

@@ -1,0 +1,64 @@
+"""How long the gradient is along a training: of all rows and of the batch, layer by layer."""
+
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+
+from sa.analysis._line import cosine
+from sa.types import (
+    STRICT,
+    Estimate,
+    Estimator,
+    Numbers,
+    Objective,
+    Params,
+    flatten,
+    unflatten,
+)
+
+
+@dataclass(frozen=True, config=STRICT)
+class GradientNorm:
+    """|g| of the run's estimator over all rows, ``full``, and of the batch, ``batch``.
+
+    ``full/<tensor>``, ``batch/<tensor>``: of each tensor. With the rate lr: ``update`` lr |g|/|w|,
+    the relative length of a plain gradient step of the batch; ``successive`` the cosine of the
+    batch's gradient with that after this step, -1 where it bounces; ``lambda_max`` of the Hessian
+    over all rows, where curvature is set and nothing is quantized, and ``of_edge`` its share of
+    ``edge``, 2/lr, above which gradient descent cannot stay (Cohen et al. 2021).
+    """
+
+    estimator: Estimator
+    lr: Annotated[float, Gt(0)] | None = None
+    curvature: bool = True
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers under ``gradient_norm/``."""
+        whole, grad = objective.whole, estimate.grad
+        mine: Any = self.estimator
+        full = grad
+        if whole is not None:
+            full = mine(whole, params, mine.init(params), generator).grad
+        out: Numbers = {}
+        for which, gs in (("full", full), ("batch", grad)):
+            out[which] = float(flatten(gs).double().norm())
+            out |= {f"{which}/{k}": float(g.double().norm()) for k, g in gs.items()}
+        if self.lr is not None:
+            w, g = flatten(params), flatten(grad)
+            length = float(w.double().norm())
+            out["update"] = self.lr * float(g.double().norm()) / length if length else float("nan")
+            there = unflatten(w - self.lr * g, params)
+            after = mine(objective, there, mine.init(params), generator).grad
+            out["successive"] = cosine(g, flatten(after))
+            out["edge"] = 2 / self.lr
+        if self.curvature and not objective.structure.quantized:
+            top = objective.curvature(params).top(1, generator)
+            sharp = float(top.values[0])
+            out["lambda_max"] = sharp
+            if self.lr is not None:
+                out["of_edge"] = sharp * self.lr / 2
+        return {f"gradient_norm/{k}": v for k, v in out.items()}

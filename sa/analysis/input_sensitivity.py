@@ -1,0 +1,100 @@
+"""How much a network's outputs move with its inputs: the Jacobian's Frobenius norm, row by row."""
+
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.types import (
+    STRICT,
+    Batch,
+    Estimate,
+    Numbers,
+    Objective,
+    Params,
+    Structure,
+    blocks,
+)
+
+
+@dataclass(frozen=True, config=STRICT)
+class InputSensitivity:
+    """|d output / d input|_F of each row (Novak et al. 2018), in evaluation mode: mean and median.
+
+    Of ``logits`` (the outputs) and, of classes, of ``probabilities`` (their softmax), on ``train``
+    and ``test``: ``<split>/<reading>/mean`` and ``/median``. rows: the first so many of each split;
+    None for all. view ``latent``: the derivative, which weights may be quantized for, not
+    activations; ``smoothed``: sqrt(E |f(x + sigma e) - f(x)|^2)/sigma of ``draws`` normal e, of any
+    network, the same as sigma goes to 0 where there is a derivative.
+    """
+
+    view: Literal["latent", "smoothed"] = "latent"
+    rows: Annotated[int, Gt(0)] | None = 1000
+    sigma: Annotated[float, Gt(0)] = 0.01
+    draws: Annotated[int, Gt(0)] = 32
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where outputs are no smooth function of inputs, naming what to ask."""
+        hard = [k for k in structure.quantized if k.endswith(".activation")]
+        if hard and self.view == "latent":
+            raise ValueError(
+                f"view=latent: '{hard[0]}' is a step: outputs are flat in the inputs almost "
+                "everywhere, the derivative 0; take instead: view=smoothed (differences under "
+                "gaussian noise of sigma on the inputs), or the network in full precision "
+                "(quantizer=fp)"
+            )
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers under ``input_sensitivity/``."""
+        if objective.network is None or objective.batch.inputs[0].numel() == 0:
+            raise ValueError("input_sensitivity: the loss is a formula, it has no inputs")
+        out: Numbers = {}
+        splits = {"train": objective.whole or objective, "test": objective.heldout}
+        for split, one in splits.items():
+            if one is None:
+                continue
+            batch = one.batch.part(0, self.rows or one.batch.rows)
+            classes = not batch.targets.is_floating_point()
+            for reading in ("logits", "probabilities") if classes else ("logits",):
+                each = self._norms(objective, params, batch, reading, generator)
+                key = f"input_sensitivity/{split}/{reading}"
+                out |= {f"{key}/mean": float(each.mean()), f"{key}/median": float(each.median())}
+        return out
+
+    def _norms(
+        self, objective: Objective, params: Params, batch: Batch, reading: str, generator: object
+    ) -> Tensor:
+        """The rows' norms (n,), float64."""
+
+        def read(x: Tensor) -> Tensor:
+            got = objective.network.outputs(params, x)  # type: ignore[union-attr]
+            return got.softmax(1) if reading == "probabilities" else got
+
+        found = []
+        for start, stop in blocks(batch.rows, 256):
+            x = batch.inputs[start:stop].detach()
+            squares = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+            if self.view == "smoothed":
+                with torch.no_grad():
+                    here = read(x)
+                    for _ in range(self.draws):
+                        noise = torch.randn(
+                            x.shape, generator=generator, device=x.device, dtype=x.dtype
+                        )  # type: ignore[call-overload]  # noqa: E501
+                        moved = read(x + self.sigma * noise) - here
+                        squares += moved.double().square().flatten(1).sum(1)
+                squares /= self.draws * self.sigma**2
+            else:
+                x.requires_grad_()
+                with torch.enable_grad():
+                    outputs = read(x).flatten(1)
+                for k in range(outputs.shape[1]):
+                    last = k + 1 == outputs.shape[1]
+                    (g,) = torch.autograd.grad(outputs[:, k].sum(), x, retain_graph=not last)
+                    squares += g.double().square().flatten(1).sum(1)
+            found.append(squares.sqrt())
+        return torch.cat(found)

@@ -1,0 +1,85 @@
+"""Loss and accuracy on the straight line through the end points of two trainings."""
+
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+
+from sa.types import STRICT, Estimate, Numbers, Objective, Params
+
+
+@dataclass(frozen=True, config=STRICT)
+class Interpolation:
+    """Both splits at theta_a = (1 - a) theta_0 + a theta_1 for a from ``low`` to ``high``.
+
+    theta_0, theta_1: where the two trainings of ``ends`` ended; a = 0 and 1 are these very points,
+    bit for bit (Goodfellow et al. 2015; Keskar et al. 2017 for two batch sizes). Of quantized
+    layers the latent weights move and the network quantizes them: no other view has a line.
+    points: how many a unit of a. recalibrate: BatchNorm's statistics are re-estimated over the
+    training rows at every a; else they are interpolated too, running variances not below 0.
+
+    Curves ``alpha``, ``train/loss``, ``test/loss`` and accuracies of classes. Numbers: ``barrier``
+    and ``barrier/test``, the most that the loss on [0, 1] lies above the straight line between its
+    values at the ends, >= 0 (Frankle et al. 2020); ``worst``, the whole line's largest training
+    loss; ``distance``, |theta_1 - theta_0|; ``first/`` and ``second/``, the ends evaluated as their
+    trainings did.
+    """
+
+    low: Annotated[float, Ge(-10)] = -1.0
+    high: float = 2.0
+    points: Annotated[int, Ge(2)] = 10
+    recalibrate: bool = True
+
+    between: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _holds_both(self) -> "Interpolation":
+        if self.low > 0 or self.high < 1:
+            raise ValueError(f"[{self.low:g}, {self.high:g}] must hold both ends, 0 and 1")
+        return self
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers and curves under ``interpolation/``."""
+        network = objective.network
+        assert network is not None
+        start, end = network.ends
+        curves: dict[str, list[float]] = {}
+        first, last = round(self.low * self.points), round(self.high * self.points)
+        alphas = [k / self.points for k in range(first, last + 1)]
+        for alpha in alphas:
+            point = mixed(start[0], end[0], alpha)
+            statistics = mixed(start[1], end[1], alpha)
+            if self.recalibrate:
+                statistics = network.recalibrate(point)
+            for key, value in network.evaluate(point, statistics).items():
+                assert isinstance(value, float)
+                curves.setdefault(key, []).append(value)
+        out: Numbers = {"alpha": alphas, **curves}
+        for key, name in (("train/loss", "barrier"), ("test/loss", "barrier/test")):
+            inside = [(a, x) for a, x in zip(alphas, curves[key], strict=True) if 0 <= a <= 1]
+            low, high = inside[0][1], inside[-1][1]
+            out[name] = max(x - (1 - a) * low - a * high for a, x in inside)
+        out["worst"] = max(curves["train/loss"])
+        square = sum(float((end[0][k] - p).double().square().sum()) for k, p in start[0].items())
+        out["distance"] = square**0.5
+        for name, (point, statistics) in zip(("first", "second"), network.ends, strict=True):
+            out |= {f"{name}/{k}": v for k, v in network.evaluate(point, statistics).items()}
+        return {f"interpolation/{k}": v for k, v in out.items()}
+
+
+def mixed(start: Params, end: Params, alpha: float) -> Params:
+    """(1 - alpha) start + alpha end, either end itself at 0 and 1; variances stay >= 0.
+
+    What is counted, not measured (whole numbers), is the start's.
+    """
+    if alpha in (0, 1):
+        return end if alpha else start
+    out = {}
+    for name, here in start.items():
+        there = (1 - alpha) * here + alpha * end[name] if here.is_floating_point() else here
+        out[name] = there.clamp_min(0) if name.endswith("running_var") else there
+    return out

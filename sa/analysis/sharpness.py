@@ -1,0 +1,142 @@
+"""How much the loss rises around the run's point: in a box, a ball, a ball of relative size."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.analysis._view import DERIVATIVES, VALUES, check, flippable, seen
+from sa.types import (
+    STRICT,
+    Estimate,
+    Numbers,
+    Objective,
+    Params,
+    Structure,
+    blocks,
+    flatten,
+    unflatten,
+)
+
+_NEEDS = {"latent": DERIVATIVES, "quantized": DERIVATIVES, "smoothed": VALUES, "discrete": VALUES}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Sharpness:
+    """Sharpness at the run's point over all rows, in float64.
+
+    view ``latent`` or ``quantized``: ``keskar`` 100 (max L(w + d) - L(w))/(1 + L(w)) over |d_i| <=
+    epsilon (|w_i| + 1) (Keskar et al. 2017); ``sam`` max L(w + d) - L(w) over |d| <= rho (Foret et
+    al. 2021), ``sam_step`` the same at the one step d = rho g/|g|; ``asam`` over |d/w| <= adaptive,
+    entry by entry (Kwon et al. 2021); ``lambda_max``, of the Hessian. Each maximum is the best of
+    ``starts`` ascents of ``rounds`` steps d <- argmax g(w + d).d, which never leave the set and, on
+    a convex loss, never descend: of a nonconvex loss it is a lower bound. ``smoothed``: ``rise`` E
+    L(Q(w + sigma e)) - L(Q(w)) of ``draws`` normal e, and ``rise_error``, its standard error.
+    ``discrete``: ``flip_mean``, ``flip_max`` of L's change as one binary weight flips and
+    ``flip_worse``, the share that raise it, of ``flips`` weights drawn at random (None: all).
+    """
+
+    view: Literal["latent", "quantized", "smoothed", "discrete"] = "latent"
+    epsilon: Annotated[float, Gt(0)] = 1e-3
+    rho: Annotated[float, Gt(0)] = 0.05
+    adaptive: Annotated[float, Gt(0)] = 0.5
+    rounds: Annotated[int, Gt(0)] = 20
+    starts: Annotated[int, Gt(0)] = 3
+    sigma: Annotated[float, Gt(0)] = 0.01
+    draws: Annotated[int, Ge(2)] = 64
+    flips: Annotated[int, Gt(0)] | None = 1000
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where the view has no meaning, naming what has."""
+        check(structure, self.view, _NEEDS, "this sharpness")
+
+    def __call__(
+        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+    ) -> Numbers:
+        """Flat numbers under ``sharpness/``."""
+        mine, point = seen(objective, params, self.view)
+        loss = float(mine.value(point))
+        if self.view == "smoothed":
+            out = self._smoothed(mine, point, loss, generator)
+        elif self.view == "discrete":
+            out = self._discrete(mine, point, loss, generator)
+        else:
+            out = self._continuous(mine, point, loss, generator)
+        return {f"sharpness/{k}": v for k, v in ({"loss": loss} | out).items()}
+
+    def _continuous(
+        self, mine: Objective, point: Params, loss: float, generator: torch.Generator
+    ) -> Numbers:
+        w = flatten(point)
+        box, ones = self.epsilon * (w.abs() + 1), torch.ones_like(w)
+        first = flatten(mine.value_and_grad(point)[1])
+        step = self.rho * first / first.norm().clamp(min=1e-300)
+        rise = 100 * self._most(mine, point, box, None, generator) / (1 + loss)
+        return {
+            "keskar": rise,
+            "sam": self._most(mine, point, ones, self.rho, generator),
+            "sam_step": float(mine.value(unflatten(w + step, point))) - loss,
+            "asam": self._most(mine, point, w.abs(), self.adaptive, generator),
+            "lambda_max": float(mine.curvature(point).top(1, generator).values[0]),
+        }
+
+    def _most(
+        self, mine: Objective, point: Params, t: Tensor, radius: float | None, generator: object
+    ) -> float:
+        """The largest rise over |d_i| <= t_i, or over |d/t| <= radius."""
+        w, loss = flatten(point), float(mine.value(point))
+
+        def furthest(g: Tensor) -> Tensor:
+            if radius is None:
+                return t * g.sign()
+            return radius * t.square() * g / (t * g).norm().clamp(min=1e-300)
+
+        best = 0.0
+        for start in range(self.starts):
+            draw = torch.randn(w.shape, generator=generator, dtype=w.dtype, device=w.device)  # type: ignore[call-overload]
+            d = torch.zeros_like(w) if start == 0 else furthest(draw)
+            for _ in range(self.rounds + 1):
+                value, grad = mine.value_and_grad(unflatten(w + d, point))
+                best = max(best, float(value) - loss)
+                g = flatten(grad)
+                new = furthest(g if bool(g.any()) else draw)
+                if bool((new - d).abs().max() <= 1e-12 * new.abs().max()):
+                    break
+                d = new
+        return best
+
+    def _smoothed(
+        self, mine: Objective, point: Params, loss: float, generator: torch.Generator
+    ) -> Numbers:
+        w = flatten(point)
+        shape = self.draws, len(w)
+        noise = torch.randn(shape, generator=generator, dtype=w.dtype, device=w.device)
+        rises = mine.values(unflatten(w + self.sigma * noise, point)) - loss
+        error = float(rises.std()) / math.sqrt(self.draws)
+        return {"rise": float(rises.mean()), "rise_error": error}
+
+    def _discrete(
+        self, mine: Objective, point: Params, loss: float, generator: torch.Generator
+    ) -> Numbers:
+        names = flippable(mine.structure, point)
+        of = [(k, i) for k in names for i in range(point[k].numel())]
+        order = torch.randperm(len(of), generator=generator, device=generator.device)
+        places = order[: self.flips or len(of)].sort().values.tolist()
+        rises = []
+        for name in names:
+            mine_at = torch.tensor([of[i][1] for i in places if of[i][0] == name])
+            for start, stop in blocks(len(mine_at), 64):
+                at = mine_at[start:stop].to(point[name].device)
+                flat = point[name].flatten().expand(len(at), -1).clone()
+                there = torch.arange(len(at), device=flat.device)
+                # 0 is +1 (sa.quantizer.sign): its other side is the least number below
+                flat[there, at] = torch.where(flat[there, at] == 0, -1e-300, -flat[there, at])
+                stack = {name: flat.view(len(at), *point[name].shape)}
+                rises.append(mine.values(stack, point) - loss)
+        rise = torch.cat(rises)
+        worse = float((rise > 0).double().mean())
+        out = {"flip_mean": float(rise.mean()), "flip_max": float(rise.max())}
+        return {**out, "flip_worse": worse, "flips": float(len(rise))}

@@ -1,0 +1,1 @@
+"""Second derivatives of a loss, by products with vectors: eigenpairs, traces, densities."""

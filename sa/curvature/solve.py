@@ -1,0 +1,123 @@
+"""Leading eigenpairs of a symmetric map that is known by its products: found, and followed."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sa.types import Pairs
+
+Map = Callable[[Tensor], Tensor]
+"""(k, D) -> (k, D): the products of a symmetric map with k vectors."""
+
+EXTRA = 16
+"""Vectors of a Lanczos basis beyond twice the pairs wanted; a restart keeps half of them."""
+
+
+def _length(row: Tensor) -> float:
+    return float(torch.linalg.vector_norm(row, dtype=torch.float64))
+
+
+def orthonormal(rows: Tensor, against: Tensor | None = None, scale: float = 0.0) -> Tensor:
+    """Orthonormal rows (r, D), r <= k, in order: of what (k, D) adds to the span of ``against``.
+
+    Gram-Schmidt, each row twice. Rows that add less than 1e-10 (float64; 1e-5 in float32) of the
+    longest one, or of ``scale``, are left out.
+    """
+    small = 1e-10 if rows.dtype == torch.float64 else 1e-5
+    least = small * max(float(rows.norm(dim=1).max()) if len(rows) else 0.0, scale)
+    known = 0 if against is None else len(against)
+    basis = torch.cat([rows[:0] if against is None else against, torch.zeros_like(rows)])
+    count = known
+    for row in rows:
+        for _ in range(2):  # twice is enough (Kahan; Parlett 1980)
+            row = row - (basis[:count] @ row) @ basis[:count]
+        length = _length(row)
+        if length > least:
+            row = row / length
+            row = row - (basis[:count] @ row) @ basis[:count]
+            basis[count] = row / _length(row)
+            count += 1
+    return basis[known:count]
+
+
+def top(
+    product: Map,
+    k: int,
+    start: Tensor,
+    *,
+    generator: torch.Generator,
+    tol: float = 1e-3,
+    spare: int = 0,
+    most: int = 100,
+) -> Pairs:
+    """The k algebraically largest eigenpairs, by thick-restart block Lanczos (Wu & Simon 2000).
+
+    start: (b, D), the first block. A block of b vectors finds every copy of an eigenvalue up to
+    b-fold; one vector misses them. Reorthogonalised in full, twice. Ends where all residuals
+    |H x - theta x| are at most tol |theta| (but 1e-6 tol of the largest), or after most * k
+    products; the pairs hold their residuals. spare: so many further pairs, as far as they have
+    come, are there too.
+    """
+    dim = start.shape[1]
+    if k > dim:
+        raise ValueError(f"there are {dim} eigenpairs, {k} were asked for")
+    block = orthonormal(start)
+    width, spare = len(block), min(spare, dim - k)
+    room = min(dim, 2 * k + spare + width + EXTRA)
+    basis, t = start.new_zeros(0, dim), torch.zeros(0, 0, dtype=torch.float64)
+    done, known = 0, start.new_zeros(0)
+    while True:
+        old, basis = len(basis), torch.cat([basis, block])
+        w = product(block)
+        done += len(block)
+        new = (basis @ w.T).double().cpu()  # (all, b)
+        grown = torch.zeros(len(basis), len(basis), dtype=torch.float64)
+        grown[:old, :old], grown[:old, old:], grown[old:, :old] = t, new[:old], new[:old].T
+        grown[old:, old:] = (new[old:] + new[old:].T) / 2
+        t = grown
+        values, s = torch.linalg.eigh(t)
+        values, s = values.flip(0), s.flip(1)
+        block = orthonormal(w, basis, float(values.abs().max()))
+        tail = (block @ w.T).double().cpu()  # what leads out of the basis
+        residuals = (tail @ s[old:]).norm(dim=0)
+        scale = torch.maximum(values.abs(), 1e-6 * values.abs().max())
+        settled = len(values) >= k and bool((residuals[:k] <= tol * scale[:k]).all())
+        invariant = len(block) == 0 and len(basis) < dim
+        news = len(known) < k or not torch.allclose(known, values[:k])
+        if invariant and not (settled and not news):
+            known = values[:k]  # other copies of them may lie outside: look until nothing is new
+            draw = torch.randn(
+                min(width, dim - len(basis)), dim,
+                generator=generator, device=start.device, dtype=start.dtype,
+            )  # fmt: skip
+            block = orthonormal(draw, basis)
+        elif settled or len(block) == 0 or done >= most * k:
+            n = min(k + spare, len(values))
+            return Pairs(values[:n], s[:, :n].T.to(start) @ basis, residuals[:n])
+        if len(basis) + len(block) > room and len(basis) < dim - len(block):
+            keep = min(len(basis) - 1, k + spare + max(width, EXTRA // 2))
+            basis = s[:, :keep].T.to(start) @ basis  # restart; the new block's coupling to it
+            t = torch.diag(values[:keep])  # comes with its own products
+
+
+def follow(product: Map, space: Tensor, rounds: int = 1) -> Pairs:
+    """A space (c, D) brought up to date: one block product each round (Rutishauser 1970).
+
+    Ritz values and vectors X of the old span, and the orthonormal span of (H + s I) X, s the least
+    shift that leaves no Ritz value below 0: else directions of large negative curvature would grow.
+    The values lag one round behind the vectors, which are in their order. The residuals are of the
+    old span.
+    """
+    for _ in range(rounds):
+        w = product(space)
+        small = (space @ w.T).double()
+        values, s = torch.linalg.eigh((small + small.T) / 2)
+        values, s = values.flip(0), s.flip(1).T.to(space)
+        x, hx = s @ space, s @ w
+        residuals = (hx - values.to(hx)[:, None] * x).norm(dim=1).double()
+        q = orthonormal(hx + float((-values.min()).clamp(min=0)) * x)
+        if len(q) < len(x):  # a map of lower rank: old directions fill up
+            q = torch.cat([q, orthonormal(x, q)[: len(x) - len(q)]])
+        space = q
+    return Pairs(values.cpu(), space, residuals.cpu())

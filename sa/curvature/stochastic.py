@@ -1,0 +1,67 @@
+"""Traces and spectral densities from random vectors, for what is too large to diagonalise."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sa.curvature.solve import Map
+
+
+def signs(draws: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Vectors (draws, D) of independent +-1, of the length of ``like`` (D,)."""
+    bits = torch.randint(2, (draws, len(like)), generator=generator, device=like.device)
+    return bits.to(like.dtype) * 2 - 1
+
+
+def trace(
+    product: Map, like: Tensor, draws: int, generator: torch.Generator
+) -> tuple[float, float]:
+    """The trace and its standard error: the mean of v'Hv over v of +-1 (Hutchinson 1990).
+
+    Unbiased; the variance of one draw is 2 (|H|_F^2 - sum_i H_ii^2). draws >= 2, one product each.
+    """
+    each = []
+    for _ in range(draws):
+        v = signs(1, like, generator)
+        each.append(float((v * product(v)).double().sum()))
+    got = torch.tensor(each, dtype=torch.float64)
+    return float(got.mean()), float(got.std()) / math.sqrt(draws)
+
+
+def density(
+    product: Map, like: Tensor, steps: int, draws: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Nodes (n,) ascending and weights (n,) of sum 1: the spectrum's density, by quadrature.
+
+    Stochastic Lanczos (Golub & Welsch 1969; Ubaru, Chen & Saad 2017): the first 2 steps - 1 moments
+    of each draw are exact, v'H^p v/D; the mean over draws is unbiased for tr H^p / D. Full
+    reorthogonalisation; draws * steps products.
+    """
+    nodes, weights = [], []
+    dim = len(like)
+    for _ in range(draws):
+        v = signs(1, like, generator) / math.sqrt(dim)
+        basis, diagonal, beside = v, list[float](), list[float]()
+        for step in range(min(steps, dim)):
+            w = product(v)
+            diagonal.append(float((w * v).double().sum()))
+            for _ in range(2):
+                w = w - (w @ basis.T) @ basis
+            length = float(w.double().norm())
+            tiny = 1e-10 if w.dtype == torch.float64 else 1e-5
+            if length <= tiny * max(map(abs, diagonal)) or step == min(steps, dim) - 1:
+                break  # an invariant space, or the last step
+            beside.append(length)
+            v = w / length
+            basis = torch.cat([basis, v])
+        t = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+        if beside:
+            off = torch.tensor(beside, dtype=torch.float64)
+            t += torch.diag(off, 1) + torch.diag(off, -1)
+        values, s = torch.linalg.eigh(t)
+        nodes.append(values)
+        weights.append(s[0].square() / draws)
+    at, w = torch.cat(nodes), torch.cat(weights)
+    order = at.argsort()
+    return at[order], w[order]

@@ -1,0 +1,80 @@
+"""The curvature of a loss at a point, whole or of a block: what there is to ask of its products."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sa.curvature import solve, stochastic
+from sa.curvature.engine import Hessian, Jacobian
+from sa.types import Pairs, flatten
+
+ROUNDS = 8
+"""Block products that find the top space of a map that is not symmetric, from nothing."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A `sa.types.Curvature`: the products of an engine over some of its tensors (None: all)."""
+
+    engine: Hessian | Jacobian
+    names: tuple[str, ...] | None = None
+
+    @property
+    def evals(self) -> float:
+        """Forward-equivalents spent so far, by this and by its blocks."""
+        return self.engine.tally.evals
+
+    @property
+    def products(self) -> int:
+        """Products with single vectors made so far, by this and by its blocks."""
+        return self.engine.tally.products
+
+    @property
+    def _point(self) -> Tensor:
+        point = self.engine.params
+        return flatten({k: point[k] for k in self.names or point})
+
+    def within(self, names: Sequence[str]) -> "View":
+        """The diagonal block of some tensors, the others held fixed; it shares what is kept."""
+        return View(self.engine, tuple(names))
+
+    def product(self, vectors: Tensor) -> Tensor:
+        """(k, D) -> (k, D)."""
+        return self.engine.product(vectors, self.names)
+
+    def top(
+        self,
+        k: int,
+        generator: torch.Generator,
+        *,
+        width: int = 1,
+        tol: float = 1e-3,
+        spare: int = 0,
+    ) -> Pairs:
+        """The k algebraically largest eigenpairs, from a random start; see `solve.top`.
+
+        Of differences of a gradient, which are not symmetric: Ritz pairs of the symmetric part in
+        the space that ROUNDS of `solve.follow` lead to.
+        """
+        w = self._point
+        symmetric = isinstance(self.engine, Hessian)
+        rows = min(len(w), width if symmetric else k + (spare or 4))
+        start = torch.randn(rows, len(w), generator=generator, device=w.device, dtype=w.dtype)
+        if symmetric:
+            return solve.top(self.product, k, start, generator=generator, tol=tol, spare=spare)
+        got = solve.follow(self.product, solve.orthonormal(start), ROUNDS)
+        return Pairs(*(x[: k + spare] for x in got))
+
+    def follow(self, space: Tensor, rounds: int = 1) -> Pairs:
+        """A known top space (c, D) brought up to date; see `solve.follow`."""
+        return solve.follow(self.product, space, rounds)
+
+    def trace(self, draws: int, generator: torch.Generator) -> tuple[float, float]:
+        """The trace and its standard error; see `stochastic.trace`."""
+        return stochastic.trace(self.product, self._point, draws, generator)
+
+    def density(self, steps: int, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Nodes and weights of the spectrum's density; see `stochastic.density`."""
+        return stochastic.density(self.product, self._point, steps, draws, generator)

@@ -1,0 +1,57 @@
+"""Loss and accuracy over a training: the median over seeds, and where most of them lie."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from sa.figure._paper import need, panels
+
+QUANTILES = 0.05, 0.95
+
+
+def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Median and 5 to 95 % band over seeds of every kind of training; tests dashed.
+
+    rows: evaluated steps, with ``label``, ``seed`` and ``step``. Raises ValueError where a kind
+    has one seed.
+    """
+    need(rows, "label", "seed", "step")
+    seeds = rows.groupby("label", sort=False)["seed"].nunique()
+    if (seeds < 2).any():
+        raise ValueError(
+            f"'{seeds.idxmin()}' has one seed, and a band is over several: add seeds, e.g. "
+            "seed=range(5) or replicas=5; one training is drawn by figure=[curves]"
+        )
+    ends = [e for e in ("loss", "accuracy") if f"train/{e}" in rows or f"test/{e}" in rows]
+    if not ends:
+        raise ValueError("no step was evaluated; set evaluate_every")
+    figure, axes = panels(len(ends))
+    colours = dict(zip(seeds.index, sns.color_palette("colorblind", 10) * 9, strict=False))
+    told = []
+    for axis, end in zip(axes, ends, strict=True):
+        for split, line in (("train", "-"), ("test", "--")):
+            if f"{split}/{end}" not in rows:
+                continue
+            mine = rows[["label", "step", f"{split}/{end}"]].dropna()
+            for label, kind in mine.groupby("label", sort=False):
+                steps = kind.groupby("step")[f"{split}/{end}"]
+                low, middle, high = (steps.quantile(q) for q in (QUANTILES[0], 0.5, QUANTILES[1]))
+                name = f"{label} ({seeds[label]} seeds)" if line == "-" else None
+                axis.plot(middle.index, middle, line, color=colours[label], label=name)
+                axis.fill_between(middle.index, low, high, color=colours[label], alpha=0.12, lw=0)
+                got = pd.DataFrame({"low": low, "median": middle, "high": high})
+                told.append(got.reset_index().assign(label=label, number=f"{split}/{end}"))
+        axis.set(xlabel="step", ylabel=end)
+    tidy = pd.concat(told, ignore_index=True)
+    if "loss" in ends:
+        axes[0].set_ylabel("loss (mean over rows)")
+        if tidy[tidy["number"].str.endswith("loss")]["low"].min() > 0:
+            axes[0].set_yscale("log")
+    if "accuracy" in ends:
+        axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
+    axes[0].plot([], [], "--", color="0.3", label="test")
+    handles, labels = axes[0].get_legend_handles_labels()
+    columns = 4 if len(ends) > 1 else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    return figure, tidy

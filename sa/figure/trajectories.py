@@ -1,0 +1,55 @@
+"""Trainings as paths in the plane of their principal components."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sa.figure._paper import PANEL, need
+
+VIEWS = {
+    "joint": "all points together",
+    "centred": "from each one's start",
+    "own": "each on its own plane",
+    "walk": "control: random walks",
+}
+
+
+def trajectories(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """A row a scope (whole model, layer), a column a view; explained shares on axes and inset."""
+    need(table, "what", "scope", "view")
+    scopes = list(dict.fromkeys(table["scope"]))
+    figure = Figure(figsize=(1.8 * PANEL, 0.52 * PANEL * len(scopes) + 0.3), dpi=200)
+    axes = figure.subplots(len(scopes), len(VIEWS), squeeze=False)
+    colours = dict(
+        zip(table["run"].dropna().unique(), sns.color_palette("colorblind", 10) * 9, strict=False)
+    )
+    for across, scope in zip(axes, scopes, strict=True):
+        for axis, (view, title) in zip(across, VIEWS.items(), strict=True):
+            here = table[(table["scope"] == scope) & (table["view"] == view)]
+            for run, path in here[here["what"] == "point"].groupby("run", sort=False):
+                axis.plot(path["pc1"], path["pc2"], lw=0.8, color=colours[run])
+                axis.plot(path["pc1"].iloc[:1], path["pc2"].iloc[:1], ".", ms=4, color="0.5")
+                axis.plot(path["pc1"].iloc[-1:], path["pc2"].iloc[-1:], "o", ms=2.5,
+                          color=colours[run])  # fmt: skip
+            _tell(axis, here[here["what"] == "share"]["share"].tolist(), scope, title)
+    axes[0][0].plot([], [], ".", ms=4, color="0.5", label="start")
+    axes[0][0].plot([], [], "o", ms=2.5, color="0.2", label="end")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return figure, table
+
+
+def _tell(axis: Axes, shares: list[float], scope: str, title: str) -> None:
+    first, second = ([*shares, 0.0, 0.0])[:2]
+    axis.set_xlabel(f"PC 1 ({first:.0%})", fontsize=6.5)
+    axis.set_ylabel(f"PC 2 ({second:.0%})", fontsize=6.5)
+    axis.set_title(f"{scope}\n{title}", fontsize=6)
+    axis.tick_params(labelsize=5)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.5 * (high - low))  # room for the shares
+    scree = axis.inset_axes((0.72, 0.72, 0.28, 0.28))
+    scree.bar(range(1, len(shares[:8]) + 1), shares[:8], color="0.6")
+    scree.set(ylim=(0, 1), xticks=[], yticks=[0, 1])
+    scree.tick_params(labelsize=4, length=1.5)
+    scree.patch.set_alpha(0.7)

@@ -1,0 +1,125 @@
+"""Critical points, sharpness, sensitivity and surfaces against closed forms."""
+
+import pytest
+import torch
+
+from sa.analysis.critical_points import CriticalPoints
+from sa.analysis.sharpness import Sharpness
+from sa.objective import from_function
+from sa.types import Estimate
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def nothing(f, point):
+    return Estimate(f.value(point), {k: torch.zeros_like(p) for k, p in point.items()}, 1.0)
+
+
+def of(analysis, f, point, seed=0):
+    return analysis(f, point, nothing(f, point), gen(seed))
+
+
+def quadratic(values, seed=0):
+    """(w - c)'A(w - c)/2 with eigenvalues known, as an objective, with A and c."""
+    values = torch.tensor(values, dtype=torch.float64)
+    basis = torch.linalg.qr(torch.randn(len(values), len(values), generator=gen(seed)).double()).Q
+    a, c = basis * values @ basis.T, torch.randn(len(values), generator=gen(seed + 1)).double()
+    return from_function(lambda p: (p["w"] - c) @ a @ (p["w"] - c) / 2, vectorized=True), a, c
+
+
+SPECTRUM = [4.0, 2.0, 1.0, 0.5, 1e-6, 1e-9, -0.1, -3.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("solver", ["gnm", "lm"])
+def test_inertia_and_minimal_ratio_of_a_known_spectrum(solver):
+    f, _, c = quadratic(SPECTRUM)
+    point = {"w": c + torch.randn(10, generator=gen(5)).double()}
+    out = of(CriticalPoints(solver=solver), f, point)
+    # of max|l| = 4: 1e-6 is above tau to 1e-7 and below from 1e-6, 1e-9 above at 1e-10 only
+    assert out["critical_points/taus"] == [1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4]
+    assert out["critical_points/n_pos"] == [6, 5, 5, 5, 4, 4, 4]
+    assert out["critical_points/n_neg"] == [2] * 7
+    assert out["critical_points/n_zero"] == [2, 3, 3, 3, 4, 4, 4]
+    assert out["critical_points/minimal_ratio"] == 0.5 and out["critical_points/index"] == 0.2
+    assert out["critical_points/status"] == "critical"
+    assert out["critical_points/norm"] < 1e-4 * out["critical_points/norm_start"]
+    assert out["critical_points/lambda_max"] == pytest.approx(4)
+    assert out["critical_points/lambda_min"] == pytest.approx(-3)
+
+
+@pytest.mark.parametrize("start", [0.1, 1.0, 30.0, 1e6])
+@pytest.mark.parametrize("solver", ["gnm", "lm"])
+def test_a_flat_gradient_is_stalled_and_never_critical(solver, start):
+    f = from_function(lambda p: p["w"][0] + p["w"][1] ** 2)
+    out = of(CriticalPoints(solver=solver), f, {"w": torch.tensor([0.3, start]).double()})
+    assert out["critical_points/status"] == "stalled"
+    assert out["critical_points/norm"] == pytest.approx(1)
+    assert out["critical_points/flat"] < 1e-6
+    assert out["critical_points/kernel"] == pytest.approx(1)
+
+
+def test_a_search_cut_short_is_unconverged_and_a_critical_start_critical():
+    f, _, c = quadratic([4.0, 1.0, 0.1, -1.0])
+    away = {"w": c + torch.ones(4).double()}
+    assert of(CriticalPoints(solver="none"), f, away)["critical_points/status"] == "unconverged"
+    there = of(CriticalPoints(solver="none"), f, {"w": c})
+    assert there["critical_points/status"] == "critical"
+    assert there["critical_points/steps"] == 0
+
+
+def test_levenberg_marquardt_finds_the_saddle_of_a_cubic():
+    # x^3/3 - x + y^2: a minimum at (1, 0), a saddle at (-1, 0)
+    f = from_function(lambda p: p["w"][0] ** 3 / 3 - p["w"][0] + p["w"][1] ** 2)
+    for solver in ("gnm", "lm"):
+        for x, index in ((2.0, 0.0), (-1.6, 0.5)):
+            out = of(CriticalPoints(solver=solver), f, {"w": torch.tensor([x, 0.7]).double()})
+            assert out["critical_points/status"] == "critical", (solver, x)
+            assert out["critical_points/index"] == index
+            assert out["critical_points/loss"] == pytest.approx(-2 / 3 if x > 0 else 2 / 3)
+
+
+def test_the_l1_route_ends_where_the_gradient_is_the_penalty():
+    values = torch.tensor([2.0, 1.0, 0.5]).double()
+    c = torch.tensor([1.0, -1.0, 0.1]).double()
+    f = from_function(lambda p: (values * (p["w"] - c) ** 2).sum() / 2)
+    out = of(CriticalPoints(solver="l1", penalty=0.1), f, {"w": c.clone()})
+    # w_i = soft(c_i, penalty/a_i): g = -0.1 sign(w) on two coordinates, a c = 0.05 at w = 0
+    assert out["critical_points/norm"] == pytest.approx((0.1**2 + 0.1**2 + 0.05**2) ** 0.5)
+    assert out["critical_points/penalised"] == 1.0
+    assert out["critical_points/status"] == "unconverged"
+
+
+def test_a_hessian_too_large_for_memory_is_refused_with_lanczos():
+    with pytest.raises(ValueError, match=r"40000 x 40000, 12207 MiB.*memory=.*analysis=curvature"):
+        CriticalPoints().fits({"w": torch.zeros(200, 200)}, 1 << 30)
+    CriticalPoints().fits({"w": torch.zeros(571)}, 128 << 20)
+
+
+def test_sharpness_of_a_quadratic():
+    a = torch.tensor([3.0, 1.0, 0.2]).double()
+    c = torch.tensor([1.0, -2.0, 0.5]).double()
+    f = from_function(lambda p: (a * (p["w"] - c) ** 2).sum() / 2, vectorized=True)
+    out = of(Sharpness(epsilon=0.01, rho=0.2, adaptive=0.1), f, {"w": c})
+    box = (a * (0.01 * (c.abs() + 1)) ** 2).sum() / 2
+    assert out["sharpness/keskar"] == pytest.approx(float(100 * box), rel=1e-9)
+    assert out["sharpness/sam"] == pytest.approx(3 * 0.2**2 / 2, rel=1e-6)  # lambda rho^2/2
+    # d = w u, |u| = rho: the largest of a_i w_i^2 is 4, of the second
+    assert out["sharpness/asam"] == pytest.approx(4 * 0.1**2 / 2, rel=1e-6)
+    assert out["sharpness/lambda_max"] == pytest.approx(3)
+    assert out["sharpness/sam_step"] == 0.0
+    w = c + torch.tensor([0.3, -0.2, 1.0]).double()
+    away = of(Sharpness(rho=0.2), f, {"w": w})
+    g = a * (w - c)
+    law = 0.2 * g.norm() + 0.2**2 * (g @ (a * g)) / (2 * g @ g)
+    assert away["sharpness/sam_step"] == pytest.approx(float(law))
+    assert away["sharpness/sam"] >= away["sharpness/sam_step"]
+
+
+def test_smoothed_sharpness_of_a_quadratic_is_half_sigma_squared_of_its_trace():
+    f, a, c = quadratic([3.0, 1.0, 0.2, -0.4])
+    out = of(Sharpness(view="smoothed", sigma=0.3, draws=4000), f, {"w": c})
+    law = 0.3**2 * float(a.trace()) / 2
+    assert abs(out["sharpness/rise"] - law) < 4 * out["sharpness/rise_error"]
+    assert out["sharpness/rise_error"] < 0.05 * law

@@ -1,0 +1,79 @@
+"""The curvature and the blocks of quadratics whose spectrum is known, and what a run prints."""
+
+import pytest
+import torch
+
+from sa.analysis.blocks import Blocks
+from sa.analysis.curvature import Curvature
+from sa.objective import from_function
+from sa.types import Estimate, Structure, flatten, stream
+
+LAM = torch.tensor([9.0, 7, 0.5, 0.1, 8.0, 6, 0.4, 0.2], dtype=torch.float64)
+
+
+@pytest.fixture
+def bowl():
+    """Two blocks of known spectra, without coupling: the loss, a point, an estimate there."""
+    draws = (torch.randn(4, 4, generator=stream(i, "q"), dtype=torch.float64) for i in (0, 1))
+    turn = torch.block_diag(*(torch.linalg.qr(x).Q for x in draws))
+    h = turn * LAM @ turn.T
+    f = from_function(lambda p: flatten(p) @ h @ flatten(p) / 2)
+    at = {k: torch.ones(2, 2, dtype=torch.float64) for k in ("a", "b")}
+    return f, at, Estimate(*f.value_and_grad(at), 3.0), turn
+
+
+def test_curvature_of_a_known_spectrum(bowl):
+    f, at, estimate, turn = bowl
+    got = Curvature(k=4, tol=1e-8, lr=0.1, draws=200, steps=8)(f, at, estimate, stream(0, "a"))
+    assert [got[f"curvature/lambda_{i}"] for i in (1, 2, 3, 4)] == pytest.approx([9, 8, 7, 6])
+    assert [got[f"curvature/b/lambda_{i}"] for i in (1, 2, 3, 4)] == pytest.approx([8, 6, 0.4, 0.2])
+    assert got["curvature/gap"] == pytest.approx(12)
+    assert got["curvature/edge"] == 20 and got["curvature/share"] == pytest.approx(0.45)
+    grad = turn.T @ flatten(estimate.grad)
+    top = grad[[0, 1, 4, 5]].square().sum() / grad.square().sum()
+    assert got["curvature/top_share"] == pytest.approx(float(top))
+    trace, error = got["curvature/trace"], got["curvature/trace_error"]
+    assert abs(trace - float(LAM.sum())) < 4 * error
+    assert sum(got["curvature/weights"]) == pytest.approx(1)
+    moment = sum(
+        n * w for n, w in zip(got["curvature/nodes"], got["curvature/weights"], strict=True)
+    )
+    assert moment == pytest.approx(float(LAM.mean()), rel=0.1)
+
+
+def test_blocks_that_do_not_couple_hold_all_of_the_top_space(bowl):
+    f, at, estimate, turn = bowl
+    got = Blocks(k=2, tol=1e-8)(f, at, estimate, stream(0, "a"))
+    assert got["blocks/count"] == 2 and got["blocks/a/shapes"] == "2x2"
+    assert got["blocks/held"] == pytest.approx([1, 1]) and got["blocks/held_least"] > 1 - 1e-8
+    grad = turn.T @ flatten(estimate.grad)
+    assert got["blocks/a/part"] == pytest.approx(
+        float(grad[:4].square().sum() / grad.square().sum())
+    )
+    assert got["blocks/b/share"] == pytest.approx(
+        float(grad[4:6].square().sum() / grad[4:].square().sum())
+    )
+    assert (got["blocks/b/lambda_1"], got["blocks/b/lambda_2"]) == pytest.approx((8, 6))
+
+
+def test_blocks_that_couple_do_not():
+    v = torch.ones(4, dtype=torch.float64) / 2
+    # one sharp direction of both blocks, and in each a sharper look at what it is not
+    h = torch.outer(v, v) + torch.diag(torch.tensor([0.5, 0, 0, 0], dtype=torch.float64))
+    f = from_function(lambda p: flatten(p) @ h @ flatten(p) / 2)
+    at = {k: torch.ones(1, 2, dtype=torch.float64) for k in ("a", "b")}
+    got = Blocks(k=1, tol=1e-8)(f, at, Estimate(*f.value_and_grad(at), 3.0), stream(0, "a"))
+    u = torch.linalg.eigh(h)[1][:, -1]
+    mine = [torch.linalg.eigh(b)[1][:, -1] for b in (h[:2, :2], h[2:, 2:])]
+    held = (mine[0] @ u[:2]) ** 2 + (mine[1] @ u[2:]) ** 2
+    assert got["blocks/held"] == pytest.approx([float(held)]) and held < 0.99
+
+
+def test_a_quantized_network_has_shapes_and_parts_but_no_spectra(bowl):
+    f, at, estimate, _ = bowl
+    f.structure = Structure(quantized={"act.activation": "Sign()"})
+    got = Blocks()(f, at, estimate, stream(0, "a"))
+    assert "no Hessian" in got["blocks/note"] and "blocks/held" not in got
+    assert got["blocks/a/part"] + got["blocks/b/part"] == pytest.approx(1)
+    with pytest.raises(ValueError, match="has no Hessian to speak of; take analysis=smoothing"):
+        Curvature().requires(f.structure)

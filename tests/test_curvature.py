@@ -1,0 +1,335 @@
+"""Curvature: closed forms, torch's own Hessian, scipy's eigsh, and the C-fold last layer."""
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg as sparse
+import torch
+from conftest import component
+
+from sa.curvature import solve, stochastic
+from sa.dataset.digits import Digits
+from sa.model.convnet import ConvNet
+from sa.model.fc import FC
+from sa.model.mlp import MLP
+from sa.objective import from_function
+from sa.quantizer.none import Identity
+from sa.quantizer.sign import Sign
+from sa.task import Task
+from sa.types import Slots, flatten, grouped, size, stream, unflatten
+
+
+def network(model=None, memory=1 << 28, dtype="float64", rows=200, criterion="mse", **task):
+    """A small tanh network on the first digits: its objective and its point."""
+    model = model or FC(shape=(1, 8, 8), hidden=(4,), outputs=10)
+    p = Task(model, Digits(), criterion=criterion, memory=memory, dtype=dtype, **task).prepare(0)
+    return p.objective(p.data.train.part(0, rows)), p.params
+
+
+def alone(objective):
+    """The objective without the rest of the data: its rows are all there are."""
+    objective.whole = None
+    return objective
+
+
+def hessian(f, params):
+    """By torch.autograd.functional, dense."""
+
+    def loss(w):
+        return f.rows(unflatten(w, params), f.batch).mean()
+
+    return torch.autograd.functional.hessian(loss, flatten(params))
+
+
+def known(values, seed=0):
+    """A quadratic of known spectrum as an objective, its point and its matrix."""
+    lam = torch.tensor(sorted(values, reverse=True), dtype=torch.float64)
+    draw = torch.randn(len(lam), len(lam), generator=stream(seed, "basis"), dtype=torch.float64)
+    q = torch.linalg.qr(draw).Q
+    matrix = q * lam @ q.T
+    f = from_function(lambda p: p["w"] @ matrix @ p["w"] / 2)
+    return f, {"w": torch.ones(len(lam), dtype=torch.float64)}, lam, q
+
+
+@pytest.mark.parametrize("criterion", ["mse", "ce"])
+def test_products_are_those_of_the_dense_hessian(criterion):
+    f, params = network(criterion=criterion)
+    f = alone(f)
+    h = hessian(f, params)
+    v = torch.randn(3, len(h), generator=stream(0, "v"), dtype=torch.float64)
+    got = f.curvature(params).product(v)
+    torch.testing.assert_close(got, v @ h, rtol=1e-10, atol=1e-12)
+    one = f.hvp(params, unflatten(v[0], params))
+    assert list(one) == list(params)
+    torch.testing.assert_close(flatten(one), h @ v[0], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("model", [None, ConvNet(shape=(1, 8, 8), channels=(4, 4))])
+def test_kept_and_rebuilt_graphs_agree_whatever_the_memory(model):
+    got, engines = [], []
+    for share in (2.0, 0.6, 0.1):  # of what all rows' graph is counted as
+        f, params = network(model, dtype="float32")
+        f.memory = int(share * 4 * f.width * f.batch.rows)
+        c = alone(f).curvature(params)
+        v = torch.randn(2, size(params), generator=stream(0, "v"))
+        got.append(c.product(v))
+        engines.append((len(c.engine.graphs), len(c.engine.rest)))
+    assert engines[0] == (2, 0) and all(engines[1]) and engines[2][1] > engines[1][1]
+    for other in got[1:]:
+        assert float((other - got[0]).norm() / got[0].norm()) <= 1e-6
+
+
+def test_hvp_keeps_its_graph_for_a_point_and_follows_one_that_moves(quadratic):
+    f = from_function(lambda p: quadratic(p) + p["v"].pow(4).sum())
+    point = {k: v.clone() for k, v in quadratic.point.items()}
+    v = {k: torch.ones_like(p) for k, p in point.items()}
+    one = f.hvp(point, v)
+    kept = f._curved[0][2]
+    f.hvp(point, v)
+    assert f._curved[0][2] is kept
+    point["v"] += 1.0
+    moved = f.hvp(point, v)
+    extra = 12 * (point["v"].square() - (point["v"] - 1).square())
+    torch.testing.assert_close(moved["v"] - one["v"], extra)
+    torch.testing.assert_close(moved["m"], one["m"])
+
+
+def test_a_linear_loss_has_no_curvature():
+    f = from_function(lambda p: p["w"].sum())
+    assert not f.hvp({"w": torch.ones(3)}, {"w": torch.ones(3)})["w"].any()
+
+
+def test_of_the_first_rows_of_all_the_data_whatever_the_minibatch():
+    f, params = network(rows=20)
+    v = torch.randn(1, size(params), generator=stream(0, "v"), dtype=torch.float64)
+    all_rows, some = f.curvature(params).product(v), f.curvature(params, rows=50).product(v)
+    assert f.batch.rows == 20 and f.whole.batch.rows == 1437
+    first = alone(network(rows=50)[0])
+    torch.testing.assert_close(some, first.curvature(params).product(v))
+    assert not torch.allclose(all_rows, some)
+
+
+def test_what_products_cost():
+    for memory, built in ((1 << 30, 1), (1, 2)):
+        f, params = network()
+        f = alone(f)
+        f.memory = memory
+        c = f.curvature(params)
+        c.within(["fc1.weight"]).product(torch.ones(2, 256, dtype=torch.float64))
+        c.product(torch.ones(1, size(params), dtype=torch.float64))
+        assert c.products == 3
+        # one that is rebuilt serves all vectors of a call
+        assert c.evals == pytest.approx(3.9 * built + 3.6 * 3)
+
+
+@pytest.mark.parametrize("width", [1, 4, 10])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [9.0, 7, 5, 5, 5, 2, 1] + [0.0] * 53,  # rank 7, a threefold one
+        [3.0] * 10 + [1.0] * 50,
+        [float(i) for i in range(-30, 30)],
+        [-100.0, 5, 4, 3] + [0.1] * 56,  # the largest in magnitude is the least
+        [0.0] * 12,
+    ],
+)
+def test_top_of_a_known_spectrum(values, width):
+    f, at, lam, q = known(values)
+    got = f.curvature(at).top(10, stream(0, "start"), width=width, tol=1e-7, spare=2)
+    torch.testing.assert_close(got.values[:10], lam[:10], rtol=1e-8, atol=1e-8)
+    eye = torch.eye(len(got.vectors), dtype=torch.float64)
+    torch.testing.assert_close(got.vectors @ got.vectors.T, eye, rtol=0, atol=1e-12)
+    if lam[9] > lam[10]:  # the projector on the top 10 is unique
+        mine, truth = got.vectors[:10], q[:, :10]
+        torch.testing.assert_close(mine.T @ mine, truth @ truth.T, rtol=0, atol=1e-6)
+
+
+def test_more_pairs_than_there_are():
+    f, at, _, _ = known([1.0, 2.0])
+    with pytest.raises(ValueError, match="there are 2 eigenpairs, 3 were asked for"):
+        f.curvature(at).top(3, stream(0, "start"))
+
+
+def test_top_agrees_with_eigsh_and_is_the_same_each_time():
+    f, params = network(ConvNet(shape=(1, 8, 8), channels=(4, 4)))
+    c = alone(f).curvature(params)
+    got = c.top(10, stream(0, "start"), tol=1e-6)
+    again = alone(f).curvature(params).top(10, stream(0, "start"), tol=1e-6)
+    assert torch.equal(got.vectors, again.vectors)
+
+    def product(v):
+        return c.product(torch.from_numpy(np.ascontiguousarray(v).reshape(1, -1)))[0].numpy()
+
+    d = size(params)
+    theirs = sparse.eigsh(
+        sparse.LinearOperator((d, d), product, dtype=np.float64), 10, which="LA", tol=1e-10
+    )
+    values = torch.from_numpy(theirs[0].copy()).flip(0)
+    torch.testing.assert_close(got.values, values, rtol=1e-9, atol=1e-11)
+    if values[8] / values[9] > 1.02:
+        mine, truth = got.vectors[:9].T, torch.from_numpy(theirs[1][:, 1:].copy())
+        assert float((mine.T @ truth).square().sum()) / 9 > 1 - 1e-6
+
+
+def last_layer(f, params):
+    """Eigenvalues of the last layer's block under MSE, in closed form: (2/C) (A'A/n) kron I_C."""
+    n = f.batch.rows
+    x = f.batch.inputs.flatten(1)
+    a = torch.tanh(x @ params["fc1.weight"].T + params["fc1.bias"])
+    a = torch.cat([a, a.new_ones(n, 1)], 1)
+    classes = len(params["head.bias"])
+    few = torch.linalg.eigvalsh(a.T @ a / n) * 2 / classes
+    return few.repeat_interleave(classes).flip(0)
+
+
+def test_the_last_layer_has_every_eigenvalue_once_for_each_class():
+    f, params = network()
+    f = alone(f)
+    names = ["head.weight", "head.bias"]
+    truth = last_layer(f, params)
+    part = {k: params[k] for k in names}
+    dense = hessian_of(f, params, part)
+    torch.testing.assert_close(torch.linalg.eigvalsh(dense).flip(0), truth, rtol=1e-9, atol=1e-11)
+    c = f.curvature(params).within(names)
+    got = c.top(25, stream(0, "start"), width=10, tol=1e-7)
+    torch.testing.assert_close(got.values, truth[:25], rtol=1e-8, atol=1e-10)
+    one = c.top(12, stream(0, "start"), tol=1e-3)  # a single vector misses copies
+    assert float(one.values[9]) < 0.9 * float(truth[9])
+
+
+def hessian_of(f, params, part):
+    def loss(w):
+        return f.rows(params | unflatten(w, part), f.batch).mean()
+
+    return torch.autograd.functional.hessian(loss, flatten(part))
+
+
+def test_blocks_are_diagonal_blocks_of_the_whole():
+    f, params = network()
+    f = alone(f)
+    h, at = hessian(f, params), 0
+    c = f.curvature(params)
+    for names in grouped(params, "module").values():
+        d = size({k: params[k] for k in names})
+        v = torch.randn(2, d, generator=stream(0, "v"), dtype=torch.float64)
+        mine = h[at : at + d, at : at + d]
+        torch.testing.assert_close(c.within(names).product(v), v @ mine, rtol=1e-9, atol=1e-12)
+        at += d
+
+
+def test_following_a_space_that_moves():
+    f, params = network(FC(shape=(1, 8, 8), hidden=(6,), outputs=10))
+    f = alone(f)
+    old = f.curvature(params).top(8, stream(0, "start"), tol=1e-6, spare=4)
+    grad = f.value_and_grad(params)[1]
+    moved = {k: p - 0.3 * grad[k] for k, p in params.items()}
+    c = f.curvature(moved)
+    truth = c.top(9, stream(1, "start"), tol=1e-8)
+    before = c.products
+    one = c.follow(old.vectors)
+    assert c.products - before == len(old.vectors) == 12
+    gap = int((truth.values[:-1] / truth.values[1:]).argmax()) + 1  # the clearest gap
+
+    def overlap(a):
+        return float((a[:gap] @ truth.vectors[:gap].T).square().sum()) / gap
+
+    assert overlap(one.vectors) > overlap(old.vectors) and overlap(one.vectors) > 0.99
+    two = c.follow(old.vectors, rounds=3)
+    assert overlap(two.vectors) > 0.9999
+    torch.testing.assert_close(two.values[:gap], truth.values[:gap], rtol=1e-3, atol=0)
+
+
+def test_following_keeps_to_the_largest_algebraic():
+    lam = torch.tensor([-50.0, 5, 4, 3, 1] + [0.1] * 15, dtype=torch.float64)
+    start = torch.randn(4, 20, generator=stream(0, "start"), dtype=torch.float64)
+    got = solve.follow(lambda v: v * lam, solve.orthonormal(start), 80)
+    torch.testing.assert_close(got.values[:3], lam[1:4], rtol=1e-4, atol=0)
+
+
+def test_following_a_map_of_low_rank_keeps_its_columns():
+    f, at, lam, q = known([4.0, 2.0] + [0.0] * 10)
+    got = f.curvature(at).follow(torch.eye(12, dtype=torch.float64)[:5], rounds=3)
+    eye = torch.eye(5, dtype=torch.float64)
+    torch.testing.assert_close(got.vectors @ got.vectors.T, eye, rtol=0, atol=1e-12)
+    torch.testing.assert_close(got.values[:2], lam[:2])
+
+
+def test_trace_is_unbiased_with_its_error_and_exact_for_a_diagonal():
+    f, at, lam, _ = known([9.0, 7, 5] + [0.5] * 17)
+    mean, error = f.curvature(at).trace(400, stream(0, "draws"))
+    assert abs(mean - float(lam.sum())) <= 4 * error and 0 < error < 1
+    own = torch.arange(5.0, dtype=torch.float64)
+    got = stochastic.trace(lambda v: v * own, own, 2, stream(0, "draws"))
+    assert got == (10.0, 0.0)
+
+
+def test_density_has_the_moments_of_the_spectrum():
+    f, at, lam, _ = known([9.0, 7, 5] + [0.5] * 17)
+    nodes, weights = f.curvature(at).density(4, 1, stream(0, "draws"))
+    assert float(weights.sum()) == pytest.approx(1)
+    torch.testing.assert_close(nodes, torch.tensor([0.5, 5, 7, 9], dtype=torch.float64))
+    nodes, weights = f.curvature(at).density(4, 200, stream(1, "draws"))
+    for power in (1, 2):  # each draw's are unbiased
+        mine = (weights * nodes**power).view(-1).sum()
+        truth = (lam**power).mean()
+        assert float(mine) == pytest.approx(float(truth), rel=0.1)
+
+
+def test_a_quantized_network_is_refused_with_the_alternatives():
+    slots = Slots(Identity(), Sign())
+    f, params = network(MLP(quantizer=slots, shape=(1, 8, 8), hidden=(4,), outputs=10))
+    with pytest.raises(ValueError, match="no loss' Hessian.*spectral_ste.*cdg.*smooth.*=fp"):
+        f.curvature(params)
+    with pytest.raises(ValueError, match="is quantized"):
+        f.hvp(params, params)
+
+
+def test_differences_of_a_gradient_are_the_hessian_where_there_is_one():
+    f, params = network()
+    f = alone(f)
+    c = f.curvature(params, gradient=lambda at: (f.value_and_grad(at)[1], 3.0), epsilon=1e-5)
+    v = torch.randn(2, size(params), generator=stream(0, "v"), dtype=torch.float64)
+    truth = f.curvature(params)
+    torch.testing.assert_close(c.product(v), truth.product(v), rtol=1e-5, atol=1e-7)
+    assert (c.products, c.evals) == (2, 12.0)
+    names = ["head.weight", "head.bias"]
+    got = c.within(names).top(3, stream(0, "start"), spare=4)
+    assert float(got.values[0]) == pytest.approx(float(last_layer(f, params)[0]), rel=1e-3)
+
+
+def test_grouping_by_module_joins_norms_to_the_layer_before():
+    p = component("model", "resnet32").build(stream(0, "init"))
+    params = dict(p.named_parameters())
+    sizes = [size({k: params[k] for k in names}) for names in grouped(params, "module").values()]
+    assert len(sizes) == 17 and sizes[0] == 464 and sizes[-1] == 650 and sum(sizes) == 464_250
+    assert len(grouped(params, "tensor")) == 99 and len(grouped(params, "network")) == 1
+    fc = dict(component("model", "fc_tanh").build(stream(0, "init")).named_parameters())
+    sizes = [size({k: fc[k] for k in names}) for names in grouped(fc, "module").values()]
+    assert sizes == [614_600, 40_200, 2_010]
+
+
+def test_grouping_by_patterns_covers_all_or_says_what_not():
+    params = {"a.weight": torch.ones(2, 2), "b.weight": torch.ones(2)}
+    assert grouped(params, {"x": ("b.*",), "rest": ("*",)}) == {
+        "rest": ["a.weight"],
+        "x": ["b.weight"],
+    }
+    with pytest.raises(ValueError, match="no parameter matches 'c.*'; there are: a.weight"):
+        grouped(params, {"x": ("c.*",)})
+    with pytest.raises(ValueError, match="'b.weight' is in no block; add e.g. rest"):
+        grouped(params, {"x": ("a.*",)})
+
+
+def test_curvlinops_agrees():
+    curvlinops = pytest.importorskip("curvlinops")
+    f, params = network()
+    f = alone(f)
+    net = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 4), torch.nn.Tanh(), torch.nn.Linear(4, 10)
+    ).double()
+    for own, mine in zip(net.parameters(), params.values(), strict=True):
+        own.data.copy_(mine)
+    theirs = curvlinops.HessianLinearOperator(
+        net, torch.nn.MSELoss(), list(net.parameters()), [tuple(f.batch)]
+    )
+    v = torch.randn(size(params), generator=stream(0, "v"), dtype=torch.float64)
+    torch.testing.assert_close(f.curvature(params).product(v[None])[0], theirs @ v)

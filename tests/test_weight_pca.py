@@ -1,0 +1,136 @@
+"""Paths of trainings in their principal plane: closed forms, a naive reference, and the folders."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sa import record
+from sa.sweep import weight_pca
+from sa.sweep.weight_pca import Trajectory, components, of, walks
+
+
+@pytest.fixture
+def draw():
+    return np.random.default_rng(0)
+
+
+def test_eight_constant_trajectories_have_at_most_seven_components(draw):
+    starts = draw.normal(size=(8, 400))
+    still = [np.tile(s, (11, 1)) for s in starts]
+    scores, shares = components(np.concatenate(still))
+    assert len(shares) == 7 and scores.shape == (88, 7) and shares.sum() == pytest.approx(1)
+    assert components(np.concatenate([x - x[0] for x in still]))[1].size == 0
+    for path, control in zip(still, walks(still), strict=True):
+        np.testing.assert_array_equal(path, control)
+
+
+def test_components_are_those_of_the_singular_values(draw):
+    x = draw.normal(size=(20, 7)) * np.arange(1, 8) + 3
+    scores, shares = components(x)
+    u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    np.testing.assert_allclose(shares, s**2 / (s**2).sum())
+    np.testing.assert_allclose(np.abs(scores), np.abs(u * s), atol=1e-9)
+
+
+def test_a_straight_line_is_one_component_and_a_circle_two_equal():
+    t = np.linspace(0, 2 * np.pi, 41)[:-1]
+    way = np.ones(30) / np.sqrt(30)
+    assert components(np.outer(t, way))[1] == pytest.approx([1])
+    plane = np.linalg.qr(np.random.default_rng(1).normal(size=(30, 2)))[0]
+    circle = np.stack([np.cos(t), np.sin(t)], 1) @ plane.T
+    assert components(circle)[1] == pytest.approx([0.5, 0.5])
+
+
+def test_a_walk_has_the_lengths_of_its_training_and_no_direction(draw):
+    path = np.cumsum(np.abs(draw.normal(size=(15, 2000))), axis=0)
+    (walk,) = walks([path])
+    lengths = [np.linalg.norm(np.diff(x, axis=0), axis=1) for x in (path, walk)]
+    np.testing.assert_allclose(*lengths)
+    ways = np.diff(walk, axis=0)
+    assert abs(ways[0] @ ways[1]) < 0.1 * lengths[1][0] * lengths[1][1]
+    assert components(walk)[1][0] < 0.8 < components(path)[1][0]
+    np.testing.assert_array_equal(walk[0], path[0])
+
+
+def test_layers_by_name_and_those_too_small(draw):
+    weights = {"fc1.weight": draw.normal(size=(4, 6)), "fc1.bias": draw.normal(size=(4, 2))}
+    path = Trajectory("a", [0, 1, 2, 3], weights)
+    assert of([path], None)[0].shape == of([path], "fc1")[0].shape == (4, 8)
+    assert of([path], "fc1.weight")[0].shape == (4, 6)
+    with pytest.raises(record.RecordError, match="fc1.bias has 2 parameters, a plane has two"):
+        of([path], "fc1.bias")
+    with pytest.raises(record.RecordError, match="no layer.*fc1.weight, fc1.bias"):
+        of([path], "fc9")
+
+
+def written(root, run, seed=0, width=5, replicas=None, steps=(0, 10, 20, 25)):
+    """A finished run that kept every tenth point of its 25 steps."""
+    draw, folder = np.random.default_rng(seed), root / "runs" / run
+    (folder / "snapshots").mkdir(parents=True)
+    hashed = {"snapshot_every": 10, "replicas": replicas, "seed": seed}
+    record.write_json(folder / "meta.json", {"hashed": hashed})
+    record.write_json(folder / "result.json", {"step": 25})
+    lead = (replicas,) if replicas else ()
+    for step in steps:
+        arrays = {"params/w": draw.normal(size=(*lead, width, 3)), "params/b": np.ones((*lead, 4)),
+                  "buffers/n": np.zeros(3), "redundant": np.array(["b"])}  # fmt: skip
+        np.savez(folder / "snapshots" / f"{step:09d}.npz", **arrays)
+    return {"run_id": run, "overrides": [f"seed={seed}"]}
+
+
+def test_from_the_folders_alone_without_what_no_loss_depends_on(tmp_path):
+    points = [written(tmp_path, f"r{i}", i) for i in range(3)]
+    found = weight_pca.trajectories(tmp_path, points)
+    assert [t.name for t in found] == ["seed=0", "seed=1", "seed=2"]
+    assert found[0].steps == [0, 10, 20, 25] and list(found[0].weights) == ["w"]
+    table = weight_pca.table(tmp_path, points)
+    assert set(table["view"]) == {"joint", "centred", "own", "walk", "walk centred"}
+    joint = table[(table["view"] == "joint") & (table["scope"] == "whole")]
+    assert (joint["what"] == "point").sum() == 12
+    flat = np.concatenate([t.weights["w"] for t in found])
+    shares = joint[joint["what"] == "share"]["share"]
+    np.testing.assert_allclose(shares, components(flat)[1])
+    centred = table[(table["view"] == "centred") & (table["step"] == 0)]
+    assert (centred.groupby("scope")[["pc1", "pc2"]].std() < 1e-9).all(axis=None)
+
+
+def test_replicas_are_as_many_trainings(tmp_path):
+    found = weight_pca.trajectories(tmp_path, [written(tmp_path, "r", replicas=4)])
+    assert len(found) == 4 and found[3].weights["w"].shape == (4, 15)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda f: (f / "snapshots" / "000000010.npz").unlink(), "lacks 1 of its 4.*of step 10"),
+        (lambda f: (f / "result.json").unlink(), "not done"),
+        (lambda f: record.write_json(f / "meta.json", {}), "snapshot_every=STEPS"),
+    ],
+)
+def test_what_is_missing_is_told(tmp_path, spoil, told):
+    points = [written(tmp_path, f"r{i}", i) for i in range(2)]
+    spoil(tmp_path / "runs" / "r1")
+    with pytest.raises(record.RecordError, match=told):
+        weight_pca.table(tmp_path, points)
+
+
+def test_different_networks_share_no_plane(tmp_path):
+    points = [written(tmp_path, "r0"), written(tmp_path, "r1", 1, width=6)]
+    with pytest.raises(record.RecordError, match="different networks"):
+        weight_pca.table(tmp_path, points)
+
+
+def test_the_command_draws_and_tells(tmp_path, capsys):
+    from sa.sweep.command import main
+
+    points = [written(tmp_path, f"r{i}", i) for i in range(3)]
+    points = [{"index": i, **p} for i, p in enumerate(points)]
+    record.write_manifest(tmp_path, "paths", points, {})
+    assert main(["pca", "paths", "--root", str(tmp_path), "--layer", "w"]) == 0
+    out = capsys.readouterr().out
+    assert "joint" in out and "walk centred" in out and "trajectories.png" in out
+    assert (tmp_path / "sweeps/paths/figures/trajectories.png").stat().st_size > 10_000
+    assert main(["pca", "paths", "--root", str(tmp_path), "--layer", "x"]) == 1
+    assert "no layer" in capsys.readouterr().err
+    assert json.loads((tmp_path / "runs/r0/result.json").read_text()) == {"step": 25}
