@@ -7,6 +7,9 @@ of map o matter and every distinct pattern of a row and map is evaluated once, a
 (``patterns``, `sa.flips.maps`). Elsewhere map o itself goes on as real numbers and the rest of the
 network runs for every coordinate and row that it moves (``suffixes``). In both, a block of the rest
 that begins with a step runs once for all that enter it with the same states of the same row.
+
+Where a sum cancels to 0 exactly and a scale is no power of two (xnor weights before a norm without
+shift), a state at its threshold is a matter of rounding, and two forwards differ there as well.
 """
 
 from collections.abc import Callable, Sequence
