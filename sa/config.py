@@ -312,13 +312,16 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
     known |= {k: config[k] for k in ("autocast", "compile") if config.get(k) is not None}
     try:
         task = Task(model=made["model"], dataset=made["dataset"], **known)
+    except ValueError as error:
+        raise UsageError(invalid("", config, error)) from error
+    try:
         task.check(here)
     except Mismatch as error:
         raise UsageError(f"{error.key}: {error}") from error
     except MissingData as error:
         raise NoData(f"dataset: {error}") from error
     except ValueError as error:
-        raise UsageError(invalid("", config, error)) from error
+        raise UsageError(f"model: {error}") from error  # of the layers it is built of
     try:
         structure = task.structure()
         if structure.gradients and not _backpropagates(made["estimator"]):
@@ -348,7 +351,7 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
     _ends(config, analyses, here)
     for key, analysis in analyses.items():
         try:
-            getattr(analysis, "fits", lambda _: None)(made["dataset"])
+            getattr(analysis, "takes", lambda _: None)(made["dataset"])
         except ValueError as error:
             raise UsageError(f"analysis.{key}: {error}") from error
     recipe = _recipe(config, task)

@@ -497,7 +497,8 @@ def _compute(
                 kept.append(row)
                 partial.begin(progress.step + 1)
                 mirror.log(row)
-                latest |= row
+                # what was measured before a divergence is no result of it
+                latest = dict(row) if "diverged" in row else latest | row
                 watch.row(row)
                 if keeps and (row["step"] % keeps == 0 or "stopped" in row):
                     _snapshot(kept, progress, redundant)

@@ -420,7 +420,10 @@ class Problem:
         return found
 
     def _trace(self, params: Params, batch: Batch) -> list[Layer]:
-        """What every layer with parameters or a quantizer does, in the order of the forward."""
+        """What every layer with parameters or a quantizer does, in the order of the forward.
+
+        One row has no statistics of its own: BatchNorm takes the running ones.
+        """
         found: list[Layer] = []
 
         def look(name: str):
@@ -443,8 +446,10 @@ class Problem:
                 k and hasattr(named[k.rpartition(".")[0]], "slot")
             )  # a quantizer is its layer's
         ]
+        norms = "running" if batch.rows == 1 else self.task.batchnorm
         try:
-            self._forward(params, batch.inputs, "train")
+            with _statistics(self.norms, norms), _settings(self.network, True):
+                functional_call(self.network, self.frozen | params, (batch.inputs,))
         finally:
             for h in hooks:
                 h.remove()

@@ -414,11 +414,14 @@ def test_compose_once_equals_composing_each(sa):
 
 def test_a_failing_point_leaves_the_others(sa):
     # a rate so large that weights overflow is an outcome, not a failure; a missing parent is one
-    words = ["-m", *SMALL, "analysis=[]", "estimator=ste", "steps=30", "sweep.name=rough"]
+    words = ["-m", *SMALL, "analysis=[]", "estimator=ste", "steps=30", "sweep.name=rough",
+             "evaluate_every=1"]  # fmt: skip
     code, out, err = sa(*words, "optimizer.lr=0.1,1e300")
     assert code == 0, err
     _, points = record.read_manifest(".", "rough")
     assert [record.state(Path("runs") / p["run_id"]) for p in points] == ["done", "diverged"]
+    fine, rough = (record.read_result(".", p["run_id"]) for p in points)
+    assert "test/loss" in fine and "test/loss" not in rough  # that of the start is no outcome
 
 
 def test_an_error_in_one_point_is_told_and_the_rest_is_kept(sa, monkeypatch):
@@ -959,6 +962,10 @@ REFUSED = [
     (["ends=[{steps: 3},{steps: 4}]", "steps=3"], ["steps: a run that looks at ends", "steps=0"]),
     (["analysis=function_curve"], ["analysis.function_curve", "dataset=sinc"]),
     (["snapshot_every=0"], ["snapshot_every=0", ">= 1"]),
+    (
+        ["quantizer/weight=uniform", "quantizer.weight.granularity=group:7"],
+        ["sa: model: granularity=group:7", "(8, 8)"],
+    ),
     (["quantizer_lr=0"], ["quantizer_lr=0", "greater than 0"]),
     (["recalibrate=maybe"], ["recalibrate=maybe", "true or false"]),
     (["quantizer=fp", "analysis=quant_error"], ["analysis.quant_error", "quantizer=fixed8"]),

@@ -24,7 +24,7 @@ class FunctionCurve:
     points: Annotated[int, Ge(2)] = 200
     collapsed: Annotated[float, Gt(0)] = 0.01
 
-    def fits(self, data: Dataset) -> None:
+    def takes(self, data: Dataset) -> None:
         """Raise ValueError where the data are no function of one number."""
         if tuple(data.shape) != (1,) or getattr(data, "outputs", None) != 1:
             raise ValueError(

@@ -40,9 +40,10 @@ def apply_quantizers(network: nn.Module, rules: Iterable[Rule]) -> nn.Module:
     """Patch the network in place, and return it; of several rules for a slot, the last one holds.
 
     So ``Rule("*", Uniform(4))`` then ``Rule("conv1", Uniform(8))`` sets bits layer by layer, and a
-    rule with the identity keeps full precision, which the first convolution, the last linear layer
-    and 1x1 downsampling usually do. A parameter ``fc.weight`` becomes
-    ``fc.parametrizations.weight.original``; load weights before. Patch a network once.
+    rule with the identity keeps full precision. The weights of the first convolution, of the last
+    linear layer and of 1x1 convolutions keep it too, as is usual, unless a rule names the layer in
+    full. A parameter ``fc.weight`` becomes ``fc.parametrizations.weight.original``; load weights
+    before. Patch a network once.
 
     Raises ValueError for a pattern that matches no layer, naming those there are.
     """
@@ -51,9 +52,12 @@ def apply_quantizers(network: nn.Module, rules: Iterable[Rule]) -> nn.Module:
     weighted = {k: m for k, m in weighted.items() if m.weight.dim() > 1}
     weights: dict[str, Quantizer] = {}
     outputs: dict[str, dict[str, Quantizer]] = {}
+    kept = _kept(weighted)
     for rule in rules:
         if rule.weight is not None:
-            weights |= dict.fromkeys(_matching(rule.pattern, weighted, "weights"), rule.weight)
+            hits = _matching(rule.pattern, weighted, "weights")
+            reached = [k for k in hits if k == rule.pattern or k not in kept]
+            weights |= dict.fromkeys(reached, rule.weight)
         slots = {"activation": rule.activation, "gradient": rule.gradient}
         for slot, quantize in slots.items():
             if quantize is not None:
@@ -69,6 +73,14 @@ def apply_quantizers(network: nn.Module, rules: Iterable[Rule]) -> nn.Module:
         layer.quantize = Activation(own.get("activation", _same), own.get("gradient"))
         layer.register_forward_hook(_after)
     return network
+
+
+def _kept(layers: dict[str, nn.Module]) -> set[str]:
+    """The layers that stay in full precision unless they are named."""
+    convs = [k for k, m in layers.items() if isinstance(m, nn.modules.conv._ConvNd)]
+    linear = [k for k, m in layers.items() if isinstance(m, nn.Linear)]
+    single = [k for k in convs if layers[k].weight[0, 0].numel() == 1]  # type: ignore[index]
+    return {*convs[:1], *linear[-1:], *single}
 
 
 def _same(x: Tensor) -> Tensor:

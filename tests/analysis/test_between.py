@@ -113,7 +113,7 @@ def test_a_function_curve_of_known_networks():
     dead = seen(0.0, 0.5)
     assert dead["collapsed"] == 1 and dead["spread"] == 0
     with pytest.raises(ValueError, match="Digits is none; take dataset=sinc"):
-        analysis.fits(Digits())
+        analysis.takes(Digits())
 
 
 @pytest.mark.parametrize(("norm", "names"), [

@@ -1,6 +1,7 @@
 """Quantization error and cost against closed forms and the catalogue's counts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -153,6 +154,17 @@ def test_a_fully_connected_network():
     assert out["cost/parameters"] == 65 * 32 + 33 * 16 + 17 * 10
     assert out["cost/bits"] == 16 * (65 * 32 + 16 + 17 * 10) + 4 * 32 * 16
     assert (out["cost/fc2/weight_bits"], out["cost/fc2/input_bits"]) == (4, 2)
+
+
+def test_costs_do_not_depend_on_which_statistics_batchnorm_takes():
+    model = component(
+        "model", "xnor_resnet18", shape=[1, 8, 8], init_channels=1
+    )  # ends in 1x1 maps
+    task = Task(model=model, dataset=Digits(), batch_size=4)
+    batch, running = (
+        look(Cost(), replace(task, batchnorm=b).prepare(0)) for b in ("batch", "running")
+    )
+    assert batch == running and batch["cost/head/macs"] == 80
 
 
 @pytest.mark.parametrize("channels", [(4, 16), (8, 8)])

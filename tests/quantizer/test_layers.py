@@ -9,6 +9,7 @@ from conftest import component
 from test_quantizers import make
 from torch import nn
 from torch.func import functional_call
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from sa import surrogate, train
@@ -248,7 +249,7 @@ def test_patched_layers_compute_with_quantized_weights_and_outputs(generator):
     x = torch.randn(7, 1, 4, 4, generator=generator, dtype=torch.float64)
     plain = network()
     rules = [
-        Rule("*", weight=Uniform(4)), Rule("0", weight=Uniform(8)), Rule("5", weight=Identity()),
+        Rule("*", weight=Uniform(4)), Rule("0", weight=Uniform(8)),
         Rule("4", activation=Levels(4), gradient=Uniform(2)),
     ]  # fmt: skip
     patched = apply_quantizers(network(), rules)
@@ -263,9 +264,19 @@ def test_patched_layers_compute_with_quantized_weights_and_outputs(generator):
 
 
 def test_patched_layers_learn_levels_of_their_own():
-    patched = apply_quantizers(network(), [Rule("[35]", weight=LSQ(4))])
+    patched = apply_quantizers(network(), [Rule(k, weight=LSQ(4)) for k in "35"])
     names = [k for k, _ in patched.named_parameters()]
     assert "3.parametrizations.weight.0.quantize.s" in names and len(names) == 8
+
+
+def test_patterns_leave_first_last_and_1x1_layers_in_full_precision():
+    convs = [nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Conv2d(2, 3, 1), nn.Conv1d(3, 3, 1)]
+    layers = [*convs, nn.Linear(3, 4), nn.Linear(4, 2)]
+    rules = [Rule("*", weight=Uniform(4)), Rule("2", weight=Uniform(8))]
+    patched = apply_quantizers(nn.Sequential(*layers), rules)
+    bits = [m.parametrizations.weight[0].quantize.bits if parametrize.is_parametrized(m) else None
+            for m in patched]  # fmt: skip
+    assert bits == [None, 4, 8, None, 4, None]
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
