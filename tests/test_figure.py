@@ -118,7 +118,7 @@ def joined(one, two):
 
 def trained():
     """Four trainings with the rows of their steps: descent and the flow, one reaching a goal."""
-    runs = []
+    runs, steps = [], {}
     for name, lr, seed in (("STE", 0.5, 0), ("Flow", 0.5, 0), ("STE", 0.25, 1), ("Flow", 0.25, 1)):
         far, lost = (1.0 if name == "STE" else 2.0), name == "Flow" and seed == 1
         rows = [{"step": t, "loss": 1 / (1 + lr * t), "evals": 3.0 * (t + 1)} for t in range(21)]
@@ -126,18 +126,22 @@ def trained():
             values = {"lambda_1": 2 / lr - 1 / (1 + t), "lambda_2": 0.5 / lr, "edge": 2 / lr}
             rows[t] |= {f"curvature/{k}": v for k, v in values.items()}
             rows[t] |= {"sketch/point": [far * t, 3.0]}
+        steps[f"{name}{seed}"] = rows
         runs.append(
             rows[-1]
             | {
                 "estimator._target_": f"sa.estimator.x.{name}", "optimizer.lr": lr, "seed": seed,
                 "optimizer.momentum": 0.0, "status": "diverged" if lost else "done",
                 "stopped": None if lost else "train/loss <= 0.1" if lr == 0.5 else "steps",
-                "train/loss": rows[-1]["loss"], "test/accuracy": 0.9, "rows": rows,
+                "train/loss": rows[-1]["loss"], "test/accuracy": 0.9, "run_id": f"{name}{seed}",
             }
         )  # fmt: skip
-    return pd.DataFrame(runs)
+    made = pd.DataFrame(runs)
+    made.attrs["rows"] = steps.get
+    return made
 
 
+TRAININGS = ("branches", "flow", "sharpness")
 RESULTS = [c for c in table() if "/" in c or c == "value"]
 
 
@@ -150,7 +154,7 @@ def nothing_global_changes():
 
 @pytest.mark.parametrize("kind", draw.kinds())
 def test_writes_pictures_and_the_table_they_show(kind, tmp_path):
-    made = draw.draw(kind, trained() if kind in draw.TRAININGS else table(), tmp_path)
+    made = draw.draw(kind, trained() if kind in TRAININGS else table(), tmp_path)
     assert [p.name for p in made] == [f"{kind}.{end}" for end in ("png", "svg", "csv")]
     assert made[0].read_bytes()[:4] == b"\x89PNG" and made[0].stat().st_size > 10_000
     assert "<svg" in made[1].read_text()[:500]
@@ -387,7 +391,7 @@ def test_colours_of_the_familiar_stay():
     assert some["NES"] == all_["NES"] and len(set(all_.values())) == 3
 
 
-@pytest.mark.parametrize("kind", sorted({*draw.kinds()} - {*draw.TRAININGS}))
+@pytest.mark.parametrize("kind", sorted({*draw.kinds()} - {*TRAININGS}))
 @pytest.mark.parametrize(
     "given",
     [

@@ -293,7 +293,7 @@ def figure(monkeypatch):
         fake.rows, fake.title = rows, title
         return [folder / "curves.png", folder / "curves.svg"]
 
-    fake.draw, fake.curves, fake.TRAININGS = draw, curves, ()
+    fake.draw, fake.curves = draw, curves
     monkeypatch.setitem(sys.modules, "sa.figure.draw", fake)
     monkeypatch.setattr(sa.figure, "draw", fake, raising=False)
     return fake

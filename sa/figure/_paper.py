@@ -1,6 +1,6 @@
 """What all figures share: panels, colours, labels, legends."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,17 +52,25 @@ def numbers(table: pd.DataFrame, column: str) -> pd.Series:
     return pd.to_numeric(given, errors="coerce").astype(float)
 
 
-def history(table: pd.DataFrame, settings: Sequence[str], *results: str) -> pd.DataFrame:
-    """The rows over steps of all runs, with these settings of theirs and these results, none nan.
+def steps(table: pd.DataFrame) -> Callable[[pd.Series], pd.DataFrame]:
+    """What gives the rows over steps of a run, a row of the table.
 
     Raises ValueError where the table does not come with the rows of its runs.
     """
     rows = table.attrs.get("rows")
     if rows is None:
         raise ValueError("the table comes without the rows of its runs: `sa.sweep report` draws it")
-    found = []
+    return lambda run: pd.DataFrame(rows(run["run_id"]))
+
+
+def history(table: pd.DataFrame, settings: Sequence[str], *results: str) -> pd.DataFrame:
+    """The rows over steps of all runs, with these settings of theirs and these results, none nan.
+
+    Raises ValueError as `steps` does.
+    """
+    rows, found = steps(table), []
     for _, run in table.iterrows():
-        mine = pd.DataFrame(rows(run["run_id"])).reindex(columns=["step", *results]).dropna()
+        mine = rows(run).reindex(columns=["step", *results]).dropna()
         found.append(mine.assign(**{k: run[k] for k in settings}))
     return pd.concat(found, ignore_index=True)
 

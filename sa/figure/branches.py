@@ -5,7 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sa.figure._paper import PANEL, need, numbers
+from sa.figure._paper import PANEL, need, numbers, steps
 
 GRADIENT = 3.0
 """Forward-equivalents of one gradient."""
@@ -19,7 +19,7 @@ def branches(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     Lines are the first seed's, dots runs, bars their means; what diverged or did not reach the goal
     is told and has no dot. The goal is that of ``until``; without one the end of each run counts.
     """
-    need(table, "step", "evals", "stopped", "optimizer.lr", "rows")
+    need(table, "step", "evals", "stopped", "optimizer.lr")
     tidy = table[["seed", "status"]].assign(
         branch=[_branch(row) for _, row in table.iterrows()],
         steps=numbers(table, "step"),
@@ -36,7 +36,7 @@ def branches(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     tones = dict(zip(order, sns.color_palette("husl", len(order)), strict=True))
     first = tidy["seed"] == tidy["seed"].min()
     for at in tidy.index[first & ~tidy["diverged"]]:
-        rows = pd.DataFrame(table.loc[at, "rows"])
+        rows = steps(table)(table.loc[at])
         name = tidy.loc[at, "branch"]
         low = rows["loss"].cummin()  # at the edge of stability the loss itself swings
         curves.plot(rows["evals"] / GRADIENT, low, color=tones[name], lw=0.9)

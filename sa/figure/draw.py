@@ -17,9 +17,6 @@ from sa.figure._paper import STYLE, labelled
 OTHERS = {"bands": "evaluated steps", "trajectories": "points of trainings"}
 """Kinds that are drawn from another table than that of runs, and what it holds."""
 
-TRAININGS = ("branches", "flow", "sharpness")
-"""Kinds that also need each run's steps: a column ``rows``, in it a list of rows."""
-
 
 def kinds() -> list[str]:
     """The figure kinds drawn from a table of runs."""

@@ -1,11 +1,13 @@
 """Gradient descent beside the gradient flow from the same point: how far, how sharp, how deep."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sa.figure._paper import legend, need, numbers, panels
+from sa.figure._paper import legend, need, numbers, panels, steps
 
 SHOWN = {"loss": "training loss", "sharpness": "sharpness λ₁", "distance": "distance"}
 
@@ -15,15 +17,15 @@ def flow(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
     Time is step times rate. Pairs are runs of one rate and seed; a line a pair of them.
     """
-    need(table, "sketch/point", "curvature/lambda_1", "optimizer.lr", "rows")
+    need(table, "sketch/point", "curvature/lambda_1", "optimizer.lr")
     whole = table.assign(lr=numbers(table, "optimizer.lr"))
     flows = whole["estimator._target_"].str.endswith(".Flow")
-    out = []
+    rows, out = steps(table), []
     for _, pair in whole.groupby(["lr", "seed"]):
         mine = pair[flows[pair.index]], pair[~flows[pair.index]]
         if len(mine[0]) != 1 or len(mine[1]) != 1:
             raise ValueError("a rate and seed need one run of estimator=flow and one of another")
-        out += _both(*(some.iloc[0] for some in mine))
+        out += _both(mine[0].iloc[0], mine[1].iloc[0], rows)
     tidy = pd.concat(out, ignore_index=True)
     figure, axes = panels(3)
     tones = sns.color_palette("colorblind")
@@ -43,9 +45,11 @@ def flow(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     return figure, tidy
 
 
-def _both(flow: pd.Series, other: pd.Series) -> list[pd.DataFrame]:
+def _both(
+    flow: pd.Series, other: pd.Series, steps_of: Callable[[pd.Series], pd.DataFrame]
+) -> list[pd.DataFrame]:
     """Time, loss, sharpness and distance of two runs."""
-    rows = {"flow": pd.DataFrame(flow["rows"]), "descent": pd.DataFrame(other["rows"])}
+    rows = {"flow": steps_of(flow), "descent": steps_of(other)}
     points = {
         k: r.set_index("step")["sketch/point"].dropna().map(np.asarray) for k, r in rows.items()
     }

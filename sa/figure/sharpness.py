@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sa.figure._paper import PANEL, need, numbers
+from sa.figure._paper import PANEL, need, numbers, steps
 
 
 def sharpness(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
@@ -16,9 +16,10 @@ def sharpness(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     Of several models a column a model and rate. Lines are medians over runs, bands their range.
     The numbers are those of `analysis=curvature`.
     """
-    need(table, "curvature/lambda_1", "optimizer.lr", "rows")
+    need(table, "curvature/lambda_1", "optimizer.lr")
     known = table.assign(lr=numbers(table, "optimizer.lr"), model=_models(table))
-    tidy = pd.concat([_steps(row) for _, row in known.iterrows()], ignore_index=True)
+    rows = steps(table)
+    tidy = pd.concat([_steps(run, rows(run)) for _, run in known.iterrows()], ignore_index=True)
     there = known[["model", "lr"]].drop_duplicates().sort_values(["model", "lr"]).values.tolist()
     figure = Figure(figsize=(max(4.2, 0.8 * PANEL * len(there)), 4.2), dpi=200)
     axes = figure.subplots(
@@ -51,9 +52,8 @@ def _models(table: pd.DataFrame) -> list[str]:
     return [f"{name}, " for name in table["model._target_"].str.rsplit(".").str[-1]]
 
 
-def _steps(run: pd.Series) -> pd.DataFrame:
+def _steps(run: pd.Series, rows: pd.DataFrame) -> pd.DataFrame:
     """Step, loss, edge and eigenvalues of a run's rows."""
-    rows = pd.DataFrame(run["rows"])
     known = {c: c.removeprefix("curvature/") for c in map(str, rows) if _wanted(c)}
     told = rows[["step", "loss", *known]].rename(columns=known)
     return told.assign(model=run["model"], lr=run["lr"], seed=run["seed"])

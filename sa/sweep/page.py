@@ -139,14 +139,6 @@ def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path) -> list[
     return paths
 
 
-def _with_rows(root: Path, table: "pd.DataFrame") -> "pd.DataFrame":
-    """The table with the steps of each run, a list of rows in column ``rows``."""
-    import pandas as pd
-
-    rows = [_steps(root / "runs" / run) for run in table["run_id"]]
-    return table.assign(rows=pd.Series(rows, index=table.index, dtype=object))
-
-
 def _draw(
     root: Path, about: dict[str, Any], points: list[dict[str, Any]], table: "pd.DataFrame"
 ) -> tuple[list[dict[str, str]], list[str]]:
@@ -190,10 +182,6 @@ def _source(
         from sa.sweep import weight_pca
 
         return weight_pca.table(root, points)
-    from sa.figure import draw
-
-    if kind in draw.TRAININGS:
-        return _with_rows(root, ended)
     named = varied(points)
     if kind == "bands":
         return evaluated(root, points, named)
@@ -211,13 +199,13 @@ def _page(
     """What the template shows: facts, and a table of what varies and the key numbers."""
     words = [dict(w.lstrip("+").split("=", 1) for w in p["overrides"] if "=" in w) for p in points]
     typed = {k: [w.get(k, "") for w in words] for k in dict.fromkeys(k for w in words for k in w)}
-    varied: Columns = {k: v for k, v in typed.items() if len(set(v)) > 1}
-    if not varied:  # a plan without overrides: read it off the configurations
-        varied = {k: list(table[k]) for k in settings if table[k].nunique() > 1}
+    swept: Columns = {k: v for k, v in typed.items() if len(set(v)) > 1}
+    if not swept:  # a plan without overrides: read it off the configurations
+        swept = {k: list(table[k]) for k in settings if table[k].nunique() > 1}
     lists = {k for k in results if any(isinstance(v, list) for v in table[k])}
     keys = dict.fromkeys(k for k in (about.get("objective"), *KEY_NUMBERS) if k in results)
     keys = keys or dict.fromkeys([k for k in results if k not in lists][:12])
-    shown = varied | {k: list(table[k]) for k in keys if k not in lists}
+    shown = swept | {k: list(table[k]) for k in keys if k not in lists}
     shown["status"] = list(table["status"])
     rows = []
     for i, (_, row) in enumerate(table.iterrows()):
