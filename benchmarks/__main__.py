@@ -4,6 +4,7 @@ import argparse
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,19 +31,18 @@ def main() -> None:
         parser.error(f"no benchmark is called {', '.join(told.names)}; there are: {', '.join(ALL)}")
     torch.set_num_threads(1)
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread")
-    results = []
+    kept = json.loads(told.json.read_text()) if told.json.exists() else []
+    results: list[dict[str, Any]] = []
     for name in chosen:
         print(f"  {name} ...", flush=True)
         try:
             results.append(ALL[name]())
-            told.json.write_text(json.dumps(results, indent=1) + "\n")  # of long ones, what is done
+            fresh = {r["name"]: r for r in results}
+            merged = [fresh.pop(r["name"], r) for r in kept] + list(fresh.values())
+            told.json.write_text(json.dumps(merged, indent=1) + "\n")
         except ImportError as error:
             print(f"    skipped: {error}; pip install -e '.[peers]'")
     print(table(results))
-    kept = json.loads(told.json.read_text()) if told.json.exists() else []
-    fresh = {r["name"]: r for r in results}
-    merged = [fresh.pop(r["name"], r) for r in kept] + list(fresh.values())
-    told.json.write_text(json.dumps(merged, indent=1) + "\n")
     print(f"results: {told.json}")
 
 

@@ -15,7 +15,7 @@ from sa.model.fc import FC
 from sa.task import Problem, Task
 from sa.types import Batch, Model, Splits
 
-STEPS, LR = 5, 0.01
+STEPS, LR = 10, 0.01
 
 
 @dataclass

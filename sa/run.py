@@ -519,6 +519,7 @@ def _compute(
         "status": "diverged" if "diverged" in latest else "done",
         "target": made.estimator.target,
         "parameters": size(problem.params),
+        "rows": problem.data.train.rows,
         "quantized": summary.quantized(problem.structure.quantized),
         "seconds": seconds + time.perf_counter() - began,
     }

@@ -312,11 +312,11 @@ class Curvature(Protocol):
         k: int,
         generator: torch.Generator,
         *,
-        width: int = 1,
+        copies: bool = False,
         tol: float = 1e-3,
         spare: int = 0,
     ) -> Pairs:
-        """The k algebraically largest eigenpairs, from nothing; every copy of up to width-fold."""
+        """The k algebraically largest eigenpairs, from nothing; with all copies where asked."""
         ...
 
     def follow(self, space: Tensor, rounds: int = 1) -> Pairs:

@@ -253,6 +253,10 @@ def test_bands_are_quantiles_over_seeds_and_need_several(tmp_path):
     np.testing.assert_allclose(one["high"], one["median"] + 0.09)
     with pytest.raises(ValueError, match="'shallow' has one seed.*seed=range"):
         draw.draw("bands", evaluated(seeds=1), tmp_path)
+    over = evaluated().assign(epoch=lambda rows: rows["step"] / 2)
+    over.attrs["over"] = "epoch"
+    tidy = pd.read_csv(draw.draw("bands", over, tmp_path)[2])
+    assert list(tidy["epoch"].unique()) == [0, 0.5, 1, 1.5]
 
 
 def test_parameters_mark_the_interpolation_threshold(tmp_path):

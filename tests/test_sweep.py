@@ -463,6 +463,22 @@ def test_a_run_is_reported_by_its_curves(mixed, figure, capsys):
     assert "no rows to draw yet: it is pending" in capsys.readouterr().err
 
 
+def test_curves_lie_over_what_a_step_has_seen(tmp_path, capsys):
+    made = config(0, batch_size=50)
+    (run,) = plan(tmp_path, "study", [made])
+    done(tmp_path, made, rows=220)
+    folder, row = tmp_path / "runs" / run, {"step": 8, "evals": 24.0}
+    for over, where in (("step", 8), ("epoch", 2.0), ("sample", 400)):  # 4 steps, 20 rows left out
+        assert series.along(folder, over)(row) == where
+    assert main(["report", run, "--root", str(tmp_path), "--over", "flops"]) == 1
+    assert f"{run} has no 'cost/macs'; set analysis=[cost]" in capsys.readouterr().err
+    record.write_json(folder / "result.json", {"rows": 220, "cost/macs": 10.0})
+    assert series.along(folder, "flops")(row) == 24 * 50 * 2 * 10
+    (whole,) = plan(tmp_path, "whole", [config(1, batch_size=None)])
+    done(tmp_path, config(1, batch_size=None), rows=220)
+    assert series.along(tmp_path / "runs" / whole, "epoch")(row) == 8
+
+
 # Following, stopping, reading over seeds
 
 

@@ -1,5 +1,6 @@
 """Leading eigenpairs of a symmetric map that is known by its products: found, and followed."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,24 +22,24 @@ def _length(row: Tensor) -> float:
 def orthonormal(rows: Tensor, against: Tensor | None = None, scale: float = 0.0) -> Tensor:
     """Orthonormal rows (r, D), r <= k, in order: of what (k, D) adds to the span of ``against``.
 
-    Gram-Schmidt, each row twice. Rows that add less than 1e-10 (float64; 1e-5 in float32) of the
-    longest one, or of ``scale``, are left out.
+    Gram-Schmidt, each row until a pass leaves more than half of it. Rows that add less than 1e-10
+    (float64; 1e-5 in float32) of the longest one, or of ``scale``, are left out.
     """
     small = 1e-10 if rows.dtype == torch.float64 else 1e-5
     least = small * max(float(rows.norm(dim=1).max()) if len(rows) else 0.0, scale)
-    known = 0 if against is None else len(against)
-    basis = torch.cat([rows[:0] if against is None else against, torch.zeros_like(rows)])
-    count = known
+    out, count = torch.empty_like(rows), 0
+    spans = [rows[:0] if against is None else against, out[:0]]
     for row in rows:
-        for _ in range(2):  # twice is enough (Kahan; Parlett 1980)
-            row = row - (basis[:count] @ row) @ basis[:count]
-        length = _length(row)
+        before, length = math.inf, _length(row)
+        while least < length < before / 2:  # twice is enough, mostly (Kahan; Parlett 1980)
+            for span in spans:
+                row = row - (span @ row) @ span
+            before, length = length, _length(row)
         if length > least:
-            row = row / length
-            row = row - (basis[:count] @ row) @ basis[:count]
-            basis[count] = row / _length(row)
+            out[count] = row / length
             count += 1
-    return basis[known:count]
+            spans[1] = out[:count]
+    return out[:count]
 
 
 def top(
@@ -65,20 +66,23 @@ def top(
     block = orthonormal(start)
     width, spare = len(block), min(spare, dim - k)
     room = min(dim, 2 * k + spare + width + EXTRA)
-    basis, t = start.new_zeros(0, dim), torch.zeros(0, 0, dtype=torch.float64)
+    held = start.new_empty(min(dim, room + width), dim)
+    basis, t = held[:0], torch.zeros(0, 0, dtype=torch.float64)
     done, known = 0, start.new_zeros(0)
     while True:
-        old, basis = len(basis), torch.cat([basis, block])
+        old, basis = len(basis), held[: len(basis) + len(block)]
+        basis[old:] = block
         w = product(block)
         done += len(block)
-        new = (basis @ w.T).double().cpu()  # (all, b)
+        along = w @ basis.T  # (b, all)
+        new = along.T.double().cpu()
         grown = torch.zeros(len(basis), len(basis), dtype=torch.float64)
         grown[:old, :old], grown[:old, old:], grown[old:, :old] = t, new[:old], new[:old].T
         grown[old:, old:] = (new[old:] + new[old:].T) / 2
         t = grown
         values, s = torch.linalg.eigh(t)
         values, s = values.flip(0), s.flip(1)
-        block = orthonormal(w, basis, float(values.abs().max()))
+        block = orthonormal(w - along @ basis, basis, float(values.abs().max()))
         tail = (block @ w.T).double().cpu()  # what leads out of the basis
         residuals = (tail @ s[old:]).norm(dim=0)
         scale = torch.maximum(values.abs(), 1e-6 * values.abs().max())
@@ -97,8 +101,8 @@ def top(
             return Pairs(values[:n], s[:, :n].T.to(start) @ basis, residuals[:n])
         if len(basis) + len(block) > room and len(basis) < dim - len(block):
             keep = min(len(basis) - 1, k + spare + max(width, EXTRA // 2))
-            basis = s[:, :keep].T.to(start) @ basis  # restart; the new block's coupling to it
-            t = torch.diag(values[:keep])  # comes with its own products
+            held[:keep] = s[:, :keep].T.to(start) @ basis  # restart; the new block's coupling to
+            basis, t = held[:keep], torch.diag(values[:keep])  # it comes with its own products
 
 
 def follow(product: Map, space: Tensor, rounds: int = 1) -> Pairs:

@@ -13,6 +13,9 @@ from sa.types import Pairs, flatten
 ROUNDS = 8
 """Block products that find the top space of a map that is not symmetric, from nothing."""
 
+CLOSE = 1e-4
+"""Eigenvalues as close as this, relatively, are taken for copies of one."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -49,23 +52,37 @@ class View:
         k: int,
         generator: torch.Generator,
         *,
-        width: int = 1,
+        copies: bool = False,
         tol: float = 1e-3,
         spare: int = 0,
     ) -> Pairs:
         """The k algebraically largest eigenpairs, from a random start; see `solve.top`.
 
-        Of differences of a gradient, which are not symmetric: Ritz pairs of the symmetric part in
-        the space that ROUNDS of `solve.follow` lead to.
+        copies: find every copy of an eigenvalue that is there several times over, as in the block
+        of the last layer, once for each of its outputs. One vector sees one of them; two see two,
+        and then the search is made anew from k. Of differences of a gradient, which are not
+        symmetric: Ritz pairs of the symmetric part in the space that ROUNDS of `solve.follow` lead
+        to.
         """
         w = self._point
         symmetric = isinstance(self.engine, Hessian)
-        rows = min(len(w), width if symmetric else k + (spare or 4))
-        start = torch.randn(rows, len(w), generator=generator, device=w.device, dtype=w.dtype)
-        if symmetric:
-            return solve.top(self.product, k, start, generator=generator, tol=tol, spare=spare)
-        got = solve.follow(self.product, solve.orthonormal(start), ROUNDS)
-        return Pairs(*(x[: k + spare] for x in got))
+
+        def start(rows: int) -> Tensor:
+            rows = min(len(w), rows)
+            return torch.randn(rows, len(w), generator=generator, device=w.device, dtype=w.dtype)
+
+        if not symmetric:
+            space = solve.orthonormal(start(k + (spare or 4)))
+            got = solve.follow(self.product, space, ROUNDS)
+            return Pairs(*(x[: k + spare] for x in got))
+        for width in (2, k) if copies else (1,):
+            got = solve.top(
+                self.product, k, start(width), generator=generator, tol=tol, spare=spare
+            )
+            values = got.values[:k]
+            if bool((values[:-1] - values[1:] > max(CLOSE, tol**2) * values.abs()[:-1]).all()):
+                break
+        return got
 
     def follow(self, space: Tensor, rounds: int = 1) -> Pairs:
         """A known top space (c, D) brought up to date; see `solve.follow`."""

@@ -282,10 +282,9 @@ class Spectral:
             dim = size({k: params[k] for k in names})
             k = old["k"] if old else self.n_filter
 
-            def cold(k: int, mine: Curvature = mine, dim: int = dim) -> Any:
-                # a layer's block has eigenvalues many times over: one for each of its outputs
-                width = 1 if self.blocks == "network" else min(self.n_filter, dim)
-                return mine.top(k + 1, generator, width=width, spare=SPARE)
+            def cold(k: int, mine: Curvature = mine) -> Any:
+                whole = self.blocks == "network"
+                return mine.top(k + 1, generator, copies=not whole, spare=SPARE)
 
             got = mine.follow(old["vectors"], rounds) if old else cold(k)
             most = min(MOST, dim - 1)

@@ -17,6 +17,9 @@ STYLE = {
     "axes.spines.right": False, "lines.linewidth": 1.4, "axes.linewidth": 0.7,
     "svg.fonttype": "none", "figure.constrained_layout.use": True,
 }  # fmt: skip
+AXES = {"sample": "rows seen", "flops": "FLOPs of the forward-equivalents"}
+"""What an axis of trainings is called where its column's name says too little."""
+
 ORDER = ("ste", "cdg", "nes", "random")  # the first colours, the same in every figure
 
 

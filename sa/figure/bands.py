@@ -5,7 +5,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import need, panels
+from sa.figure._paper import AXES, need, panels
 
 QUANTILES = 0.05, 0.95
 
@@ -13,10 +13,11 @@ QUANTILES = 0.05, 0.95
 def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Median and 5 to 95 % band over seeds of every kind of training; tests dashed.
 
-    rows: evaluated steps, with ``label``, ``seed`` and ``step``. Raises ValueError where a kind
-    has one seed.
+    rows: evaluated steps, with ``label``, ``seed`` and ``step``, or what else ``attrs["over"]``
+    names. Raises ValueError where a kind has one seed.
     """
-    need(rows, "label", "seed", "step")
+    over = rows.attrs.get("over", "step")
+    need(rows, "label", "seed", over)
     seeds = rows.groupby("label", sort=False)["seed"].nunique()
     if (seeds < 2).any():
         raise ValueError(
@@ -33,16 +34,16 @@ def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         for split, line in (("train", "-"), ("test", "--")):
             if f"{split}/{end}" not in rows:
                 continue
-            mine = rows[["label", "step", f"{split}/{end}"]].dropna()
+            mine = rows[["label", over, f"{split}/{end}"]].dropna()
             for label, kind in mine.groupby("label", sort=False):
-                steps = kind.groupby("step")[f"{split}/{end}"]
+                steps = kind.groupby(over)[f"{split}/{end}"]
                 low, middle, high = (steps.quantile(q) for q in (QUANTILES[0], 0.5, QUANTILES[1]))
                 name = f"{label} ({seeds[label]} seeds)" if line == "-" else None
                 axis.plot(middle.index, middle, line, color=colours[label], label=name)
                 axis.fill_between(middle.index, low, high, color=colours[label], alpha=0.12, lw=0)
                 got = pd.DataFrame({"low": low, "median": middle, "high": high})
                 told.append(got.reset_index().assign(label=label, number=f"{split}/{end}"))
-        axis.set(xlabel="step", ylabel=end)
+        axis.set(xlabel=AXES.get(over, over), ylabel=end)
     tidy = pd.concat(told, ignore_index=True)
     if "loss" in ends:
         axes[0].set_ylabel("loss (mean over rows)")

@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import panels
+from sa.figure._paper import AXES, panels
 
 
 def curves(rows: pd.DataFrame, title: str) -> tuple[Figure, pd.DataFrame]:
@@ -14,18 +14,19 @@ def curves(rows: pd.DataFrame, title: str) -> tuple[Figure, pd.DataFrame]:
     if len(rows) < 2:
         raise ValueError("one row: a probe has no curves")
     kept = [c for c in ("loss", *_splits("loss"), *_splits("accuracy")) if c in rows]
-    tidy = rows[["step", *kept]]
+    over = rows.attrs.get("over", "step")
+    tidy = rows[list(dict.fromkeys(["step", over, *kept]))]
     ends = [e for e in ("loss", "accuracy") if any(f"{s}/{e}" in rows for s in ("train", "test"))]
     figure, axes = panels(max(1, len(ends)))
     colours = dict(zip(("train", "test"), sns.color_palette("colorblind"), strict=False))
     if "loss" in rows:
-        axes[0].plot(rows["step"], rows["loss"], color="0.85", lw=0.6, label="minibatch", zorder=0)
+        axes[0].plot(rows[over], rows["loss"], color="0.85", lw=0.6, label="minibatch", zorder=0)
     for axis, end in zip(axes, ends or ["loss"], strict=True):
         for split, colour in colours.items():
             if f"{split}/{end}" in rows:
-                seen = rows[["step", f"{split}/{end}"]].dropna()
-                axis.plot(seen["step"], seen.iloc[:, 1], color=colour, label=split)
-        axis.set(xlabel="step", ylabel=end)
+                seen = rows[[over, f"{split}/{end}"]].dropna()
+                axis.plot(seen[over], seen.iloc[:, 1], color=colour, label=split)
+        axis.set(xlabel=AXES.get(over, over), ylabel=end)
     drawn = np.concatenate([line.get_ydata() for line in axes[0].lines])
     drawn = drawn[np.isfinite(drawn)]
     if drawn.size and drawn.min() > 0 and drawn.max() > 10 * drawn.min():

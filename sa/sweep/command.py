@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sa import launch, record
 from sa.sweep.page import report
+from sa.sweep.series import OVER
 from sa.sweep.status import AGAIN, cancel, counted, runs_there, states_of, status, watch
 from sa.sweep.table import collect, read_config
 
@@ -28,7 +29,8 @@ commands:
   pca NAME        the trainings' paths in the plane of their principal components, whole model and
                   one layer (--layer NAME); of runs with snapshot_every=
   report NAME     table, figures and one self-contained page: sweeps/NAME/report.html;
-                  of a single run's id: its curves, runs/ID/figures
+                  of a single run's id: its curves, runs/ID/figures; --over epoch, sample or
+                  flops: what curves and bands are drawn over (flops: of runs with analysis=[cost])
 
 examples:
   python -m sa.sweep status
@@ -54,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", default=os.environ.get("SA_ROOT") or ".", metavar="DIR")
     parser.add_argument("--watch", action="store_true", help="status NAME, every two seconds")
     parser.add_argument("--layer", metavar="NAME", help="pca: of this layer, e.g. conv1")
+    parser.add_argument("--over", metavar="|".join(OVER), choices=OVER, help="report: of figures")
     given = parser.parse_args(argv)
     root = Path(given.root).expanduser()
     if given.name is None and given.command != "status":
@@ -66,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             code: object = 0
         else:
             more = {"layer": given.layer} if given.command == "pca" else {}
+            more |= {"over": given.over} if given.over and given.command == "report" else {}
             code = commands[given.command](root, given.name, **more)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0

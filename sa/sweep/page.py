@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa import record
-from sa.sweep.series import evaluated, is_number, thin_curves, varied
+from sa.sweep.series import along, evaluated, is_number, thin_curves, varied
 from sa.sweep.status import ENDED, aligned, counted, runs_there
 from sa.sweep.table import Columns, cautions, gather, write_table
 
@@ -43,11 +43,14 @@ PICTURES = 12
 """The most figures of one kind in the page."""
 
 
-def report(root: Path, name: str) -> None:
-    """Draw a sweep's figures and write its page; of a run's id, draw its curves."""
+def report(root: Path, name: str, over: str = "step") -> None:
+    """Draw a sweep's figures and write its page; of a run's id, draw its curves.
+
+    over: what curves and bands are drawn over, of `series.OVER`.
+    """
     run = root / "runs" / name
     if run.is_dir() and name not in record.sweeps(root):
-        _curves(run)
+        _curves(run, over)
         return
     try:
         about, points = record.read_manifest(root, name)
@@ -59,7 +62,7 @@ def report(root: Path, name: str) -> None:
     table = write_table(root, name, pd.DataFrame(settings | results | provenance))
     print(_digest(points, table))
     folder = record.sweep_folder(root, name)
-    figures, problems = _draw(root, about | {"name": name}, points, table)
+    figures, problems = _draw(root, about | {"name": name, "over": over}, points, table)
     page = _page(about, points, table, list(settings), list(results))
     curves, unread = thin_curves(root, points)
     page |= {"title": name, "figures": figures, "problems": problems + unread, "curves": curves}
@@ -107,15 +110,13 @@ def _judged(
     return [{"verdict": j["verdict"], "line": x} for j, x in zip(judged, lines, strict=True)]
 
 
-def _curves(run: Path) -> None:
-    import pandas as pd
-
+def _curves(run: Path, over: str) -> None:
     from sa.figure import draw
 
     rows = _steps(run)
     if not rows:
         raise record.RecordError(f"{run} has no rows to draw yet: it is {record.state(run)}")
-    for path in draw.curves(pd.DataFrame(rows), run / "figures", title=run.name):
+    for path in draw.curves(_placed(rows, run, over), run / "figures", title=run.name):
         print(f"figure: {path}")
 
 
@@ -124,18 +125,27 @@ def _steps(run: Path) -> list[dict[str, Any]]:
     return [row for row in record.read_rows(run) if is_number(row.get("step"))]
 
 
-def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """The curves of every training of a sweep, each in a folder of its run's id."""
+def _placed(rows: list[dict[str, Any]], run: Path, over: str) -> "pd.DataFrame":
+    """The rows of a run with the column that they are drawn over."""
     import pandas as pd
 
+    where = along(run, over)
+    table = pd.DataFrame([row | {over: where(row)} for row in rows])
+    table.attrs["over"] = over
+    return table
+
+
+def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path, over: str) -> list[Path]:
+    """The curves of every training of a sweep, each in a folder of its run's id."""
     from sa.figure import draw
 
     paths: list[Path] = []
     for point in points:
-        rows = _steps(root / "runs" / point["run_id"])
+        run = root / "runs" / point["run_id"]
+        rows = _steps(run)
         if len(rows) > 1:
-            title = " ".join(point["overrides"]) or point["run_id"]
-            paths += draw.curves(pd.DataFrame(rows), folder / point["run_id"], title)
+            title = " ".join(point["overrides"]) or run.name
+            paths += draw.curves(_placed(rows, run, over), folder / run.name, title)
     return paths
 
 
@@ -155,9 +165,9 @@ def _draw(
 
             folder.mkdir(parents=True, exist_ok=True)
             if kind == "curves":
-                paths = _all_curves(root, points, folder)
+                paths = _all_curves(root, points, folder, about["over"])
             else:
-                paths = draw.draw(kind, _source(kind, root, points, ended), folder)
+                paths = draw.draw(kind, _source(kind, root, points, ended, about["over"]), folder)
         except Exception as error:  # one figure must not cost the page
             problems.append(f"figure {kind}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")
@@ -175,7 +185,7 @@ def _draw(
 
 
 def _source(
-    kind: str, root: Path, points: list[dict[str, Any]], ended: "pd.DataFrame"
+    kind: str, root: Path, points: list[dict[str, Any]], ended: "pd.DataFrame", over: str
 ) -> "pd.DataFrame":
     """The table that a kind of figure is drawn from."""
     if kind == "trajectories":
@@ -184,7 +194,7 @@ def _source(
         return weight_pca.table(root, points)
     named = varied(points)
     if kind == "bands":
-        return evaluated(root, points, named)
+        return evaluated(root, points, named, over)
     words = dict(zip([p["run_id"] for p in points], named, strict=True))
     return ended.assign(words=ended["run_id"].map(words))
 

@@ -1,6 +1,7 @@
 """The curves of trainings as the page holds them: thinned."""
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -19,6 +20,9 @@ SERIES = [
     *"train/fitted keep alignment/cosine descent/best".split(),
 ]
 """What the page draws over the steps of a training when its row is opened."""
+
+OVER = "step", "epoch", "sample", "flops"
+"""What trainings are drawn over."""
 
 POINTS = 200, 150_000
 """The most points of one series in the page, and of all of them together (some 2 MB)."""
@@ -67,21 +71,54 @@ def varied(points: list[dict[str, Any]]) -> list[str]:
     return [" ".join(f"{shown[k]}={one[k]}" for k in kept if k in one) for one in words]
 
 
-def evaluated(root: Path, points: list[dict[str, Any]], labels: list[str]) -> "pd.DataFrame":
-    """Every evaluated step of every training: label, seed, step and the scores; replicas each."""
+def along(folder: Path, over: str) -> Callable[[Mapping[str, Any]], float]:
+    """Where a row of a run lies: its step, or the epochs, rows seen or FLOPs up to there.
+
+    FLOPs are two a multiply-accumulate of the affine maps of every forward-equivalent. Raises
+    RecordError where the run does not say what is needed.
+    """
+    if over == "step":
+        return lambda row: row["step"]
+    told = record.read_json(folder / "result.json") or {}
+    needed = ("rows", "cost/macs") if over == "flops" else ("rows",)
+    for key in needed:
+        if not is_number(told.get(key)):
+            remedy = "set analysis=[cost]" if key != "rows" else "has it ended? or take --over step"
+            raise record.RecordError(f"--over {over}: {folder.name} has no '{key}'; {remedy}")
+    batch = (record.read_json(folder / "meta.json") or {}).get("hashed", {}).get("batch_size")
+    batch = batch or told["rows"]
+    if over == "flops":
+        return lambda row: row.get("evals", float("nan")) * batch * 2 * told["cost/macs"]
+    if over == "sample":
+        return lambda row: row["step"] * batch
+    return lambda row: row["step"] / max(1, told["rows"] // batch)
+
+
+def evaluated(
+    root: Path, points: list[dict[str, Any]], labels: list[str], over: str = "step"
+) -> "pd.DataFrame":
+    """Every evaluated step of every training: label, seed, step and the scores; replicas each.
+
+    over: a column beside, of `along`, in whose name ``attrs["over"]`` tells the figure.
+    """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
     for point, label in zip(points, labels, strict=True):
         folder = root / "runs" / point["run_id"]
         first = ((record.read_json(folder / "meta.json") or {}).get("hashed") or {}).get("seed", 0)
+        where = along(folder, over)
         for row in record.read_rows(folder):
             got = {k: row[k] for k in SCORES if is_number(row.get(k))}
             each = {k: row[f"{k}/each"] for k in got if isinstance(row.get(f"{k}/each"), list)}
             about = {"label": label or "all", "step": row.get("step")}
+            about |= {over: where(row)} if got else {}
             for r in range(len(next(iter(each.values()), [0])) if got else 0):
                 rows.append(about | {"seed": first + r} | got | {k: v[r] for k, v in each.items()})
-    return pd.DataFrame(rows, columns=["label", "seed", "step", *SCORES]).dropna(axis=1, how="all")
+    names = dict.fromkeys(["label", "seed", "step", over, *SCORES])
+    table = pd.DataFrame(rows, columns=list(names)).dropna(axis=1, how="all")
+    table.attrs["over"] = over
+    return table
 
 
 def is_number(value: Any) -> TypeGuard[float]:
