@@ -340,6 +340,10 @@ class Network(Protocol):
 
     ends: Sequence[tuple[Params, Params]]
 
+    def path(self) -> Sequence[Params]:
+        """The points its training kept before this one, less parameters no loss depends on."""
+        ...
+
     def outputs(self, params: Params, inputs: Tensor) -> Tensor:
         """What it puts out for inputs (n, ...): (n, outputs)."""
         ...
