@@ -719,6 +719,10 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
         gradients=any(getattr(m, "gradient", None) is not None for m in modules),
         criterion=CRITERIA[kind],
     )
+    try:
+        base = replace(base, units=network.units(), bound=None)  # type: ignore[operator]
+    except (AttributeError, ValueError) as error:
+        base = replace(base, bound=str(error))
     norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
     if norms and batchnorm == "batch":
         why = f"layer '{norms[0]}' (BatchNorm) normalises by the batch, which couples its rows"

@@ -899,6 +899,27 @@ REFUSED = [
     (["analysis=[input_sensitivity]"], ["analysis.input_sensitivity", "view=smoothed"]),
     (["analysis=[surface]", "analysis.surface.points=4"], ["points=4", "odd"]),
     (
+        [
+            "analysis=[interpolation]",
+            "analysis.interpolation.align=true",
+            "dataset=digits",
+            "model=xnor_resnet18",
+            "model.shape=[1,8,8]",
+            "batchnorm=running",
+        ],
+        ["analysis.interpolation: align: layer 'block", "binds units", "align=false"],
+    ),
+    (
+        [
+            "analysis=[interpolation]",
+            "analysis.interpolation.align=true",
+            "dataset=digits",
+            "model=mlp",
+            "quantizer/activation=pact",
+        ],
+        ["align: the quantizer of layer 'act1' keeps numbers of its own", "align=false"],
+    ),
+    (
         ["analysis=[surface]", "analysis.surface.axes=eigenvectors"],
         ["analysis.surface", "is a step", "no view", "axes=random and axes=pca"],
     ),
