@@ -266,7 +266,17 @@ def test_parameters_mark_the_interpolation_threshold(tmp_path):
     given = table(dims=(8,), seeds=(0, 1, 2))
     tidy = pd.read_csv(draw.draw("parameters", given, tmp_path)[2])
     np.testing.assert_allclose(tidy["gap/loss"], tidy["test/loss"] - tidy["train/loss"])
-    assert "interpolates from 3,200" in (tmp_path / "parameters.svg").read_text()
+    assert "interpolates from 3,200 parameters" in (tmp_path / "parameters.svg").read_text()
+
+
+def test_sizes_are_told_in_work_and_bits_where_they_were_counted(tmp_path):
+    given = table(dims=(8,), seeds=(0, 1, 2))
+    given = given.assign(**{"cost/macs": 7 * given["parameters"], "cost/bits": 32.0})
+    given.loc[given.index[0], "cost/macs"] = np.nan  # not priced: not drawn
+    tidy = pd.read_csv(draw.draw("parameters", given, tmp_path)[2])
+    assert len(tidy) == len(given) - 1 and set(tidy["cost/macs"]) <= {5600.0, 11200, 16800, 22400}
+    text = (tmp_path / "parameters.svg").read_text()
+    assert text.count("multiply-accumulates a row") == 2 == text.count("bits that store")
 
 
 def test_sharpness_against_the_gap_tells_kendalls_tau(tmp_path):

@@ -332,6 +332,13 @@ def test_a_line_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
     assert result(sa(*probe, f"ends=[{names}]")[1]) == got  # the same run
     ends = [record.read_result(".", p["run_id"])["train/loss"] for p in points]
     assert [got["interpolation/first/train/loss"], got["interpolation/second/train/loss"]] == ends
+    code, out, err = sa(*probe, "ends=two", "analysis.interpolation.align=true")
+    assert code == 0 and "of the second's units put in another place" in out, err
+    near = result(out)
+    assert near["interpolation/distance"] <= got["interpolation/distance"]
+    assert 0 <= near["interpolation/moved"] <= 1
+    both = [x["interpolation/test/loss"] for x in (near, got)]  # of the same two functions
+    assert [both[0][i] for i in (2, 4)] == pytest.approx([both[1][i] for i in (2, 4)], rel=1e-9)
     code, out, err = sa(*NET, "analysis=[]", "steps=9", "model.channels=[2,3]", "seed=1")
     other = folder(out).name
     code, _, err = sa(*probe, f"ends=[{points[0]['run_id']},{other}]")
