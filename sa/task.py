@@ -721,7 +721,9 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
     )
     try:
         base = replace(base, units=network.units(), bound=None)  # type: ignore[operator]
-    except (AttributeError, ValueError) as error:
+    except AttributeError:
+        base = replace(base, bound=f"{type(network).__name__} is no chain of layers")
+    except ValueError as error:
         base = replace(base, bound=str(error))
     norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
     if norms and batchnorm == "batch":

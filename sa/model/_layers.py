@@ -172,13 +172,13 @@ class Network(nn.Sequential):
                     if rows:
                         found.append(Units(tuple(rows), f"{name}.weight"))
                     rows = mine
-                case nn.BatchNorm1d() | nn.BatchNorm2d():
+                case nn.BatchNorm1d() | nn.BatchNorm2d() if rows:
                     rows += mine
                 case Linear() | Conv() | Activation() if mine:
                     raise ValueError(f"the quantizer of layer '{name}' keeps numbers of its own")
-                case Activation() | nn.Flatten():
+                case Activation() | nn.Flatten() | nn.AvgPool2d():
                     pass
-                case nn.AvgPool2d() | nn.MaxPool2d() | nn.AdaptiveAvgPool2d():
+                case nn.MaxPool2d() | nn.AdaptiveAvgPool2d():
                     pass
                 case _ if not isinstance(layer, tuple(SMOOTH.values())):
                     raise ValueError(

@@ -163,6 +163,9 @@ def test_units_that_cannot_change_places_are_refused(name, settings, why):
     with pytest.raises(ValueError, match=f"align: layer.*{why}.*align=false"):
         Interpolation(align=True).requires(task.structure())
     Interpolation().requires(task.structure())
+    point = Task(model=component("model", "rosenbrock"), dataset=component("dataset", "point"))
+    with pytest.raises(ValueError, match="is no chain of layers.*align=false"):
+        Interpolation(align=True).requires(point.structure())
 
 
 def test_a_line_that_misses_an_end_is_refused():
