@@ -349,6 +349,7 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
     if config.get("init"):
         _parent(config, here)
     _ends(config, analyses, here)
+    _paths(config, analyses)
     for key, analysis in analyses.items():
         try:
             getattr(analysis, "takes", lambda _: None)(made["dataset"])
@@ -593,6 +594,23 @@ def _ends(config: Config, analyses: Mapping[str, Any], here: bool) -> None:
                 raise UsageError(
                     told.replace("init.", "its ").replace("parent run", "training")
                 ) from error
+
+
+def _paths(config: Config, analyses: Mapping[str, Any]) -> None:
+    """Refuse analyses of the way that a training took where it keeps too few points of it."""
+    wanted = [k for k, a in analyses.items() if getattr(a, "follows", False)]
+    if not wanted:
+        return
+    trains = config if config["steps"] else resolve(parent(config) or config)
+    key = "snapshot_every" if trains["steps"] and config["steps"] else "init.snapshot_every"
+    every = trains.get("snapshot_every")
+    there = f"it keeps {-(-trains['steps'] // every) + 1}" if every else "it keeps none"
+    if not every or trains["steps"] <= every:
+        raise UsageError(
+            f"analysis.{wanted[0]}: it is of the points that a training kept, three or more, and "
+            f"{there if trains['steps'] else 'there is no training'}; set {key}=STEPS (of a probe, "
+            "steps=0, of the training it starts from: init=ste_500 +init.snapshot_every=50)"
+        )
 
 
 _REPLACES = {

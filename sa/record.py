@@ -505,20 +505,23 @@ def read_result(root: Path | str, run: str) -> dict[str, Any] | None:
     return read_json(Path(root).expanduser() / "runs" / run / "result.json")
 
 
-def snapshots(folder: Path) -> dict[int, Path]:
+def snapshots(folder: Path, before: int | None = None) -> dict[int, Path]:
     """Step -> file of every point that a finished run kept; raises RecordError where one is gone.
 
-    Of a run that kept none: empty.
+    Of a run that kept none: empty. before: those up to this step, of a run that goes on.
     """
     config = read_json(folder / "meta.json") or {}
     every = (config.get("hashed") or {}).get("snapshot_every")
     result = read_json(folder / "result.json")
     if not every:
         return {}
-    if result is None:
+    if before is not None:
+        steps = list(range(0, before, every))
+    elif result is None:
         raise RecordError(f"run {folder.name} is not done; repeat its command to go on")
-    last = int(result["step"])
-    steps = sorted({*range(0, last + 1, every), *([] if "diverged" in result else [last])})
+    else:
+        last = int(result["step"])
+        steps = sorted({*range(0, last + 1, every), *([] if "diverged" in result else [last])})
     found = {step: folder / SNAPSHOTS / f"{step:09d}.npz" for step in steps}
     gone = [step for step, path in found.items() if not path.exists()]
     if gone:

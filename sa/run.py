@@ -472,6 +472,10 @@ def _compute(
         problem = ranks.Shared(**vars(problem), ring=ring)
         problem.begin()
     problem.partial = partial = _Partial(kept, config["checkpoint_seconds"], progress.step)
+    if start and not config["steps"]:  # a look at where its parent's training ended
+        problem.kept = lambda folder=start.parent: _path(folder)
+    else:
+        problem.kept = lambda: _path(kept.folder, partial.step)
     latest: dict[str, Any] = {}
     for row in kept.rows():
         latest |= row
@@ -541,6 +545,21 @@ def _snapshot(kept: record.Record, progress: Any, redundant: list[str]) -> None:
         arrays |= {f"{kind}/{k}": v.detach().cpu().numpy() for k, v in tensors.items()}
     name = f"{record.SNAPSHOTS}/{progress.step:09d}.npz"
     kept.save(lambda path: np.savez(path, **arrays), name)
+
+
+def _path(folder: Path, before: int | None = None) -> list[dict[str, Any]]:
+    """The points that a training kept before a step, or before its last."""
+    import numpy as np
+    import torch
+
+    files = list(record.snapshots(folder, before).values())
+    points = []
+    for file in files if before is not None else files[:-1]:
+        with np.load(file) as kept:
+            idle = set(kept["redundant"].tolist())
+            named = {k.partition("/")[2]: k for k in kept.files if k.startswith("params/")}
+            points.append({k: torch.from_numpy(kept[v]) for k, v in named.items() if k not in idle})
+    return points
 
 
 class _Partial:

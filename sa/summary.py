@@ -118,6 +118,8 @@ def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
     if "interpolation/barrier" in got:
         told = f"barrier {got['interpolation/barrier']}, test {got['interpolation/barrier/test']}"
         apart = f"ends {got['interpolation/distance']} apart"
+        if "interpolation/moved" in got:
+            apart += f", {got['interpolation/moved']} of the second's units put in another place"
         out.append(("interpolation", f"{told}; {apart}"))
     if "function_curve/rmse" in got:
         dead = "; COLLAPSED to a constant" if result["function_curve/collapsed"] else ""
@@ -216,7 +218,9 @@ def _around(result: dict[str, Any]) -> list[tuple[str, str]]:
         out.append(("sharpness", ", ".join(sharp)))
     if "surface/centre" in got:
         ends = f"{got['surface/least']} to {got['surface/most']}"
-        out.append(("surface", f"losses {ends} around {got['surface/centre']}"))
+        way = f"; it holds {got['surface/share']} of the way's variance"
+        told = f"losses {ends} around {got['surface/centre']}"
+        out.append(("surface", told + way * ("surface/share" in got)))
     return out
 
 

@@ -237,7 +237,8 @@ class Problem:
     """A task made concrete: the network, its data, and the point where the study starts.
 
     replicas: of how many networks every tensor is a stack (`sa.replicas`); None of one. ends:
-    (params, buffers) where other trainings of this network ended, for analyses of both.
+    (params, buffers) where other trainings of this network ended, for analyses of both. kept:
+    reads the points that the training kept on its way to the one that is looked at.
     """
 
     task: Task
@@ -253,6 +254,11 @@ class Problem:
     partial: Partial = field(default_factory=Forget)
     replicas: int | None = None
     ends: Sequence[tuple[Params, Params]] = ()
+    kept: Callable[[], Sequence[Params]] | None = None
+
+    def path(self) -> Sequence[Params]:
+        """The points that the training kept on its way to this one; none where it kept none."""
+        return self.kept() if self.kept else ()
 
     @property
     def buffers(self) -> Params:
@@ -713,6 +719,12 @@ def _structure(network: nn.Module, frozen: Params, kind: str, batchnorm: str) ->
         gradients=any(getattr(m, "gradient", None) is not None for m in modules),
         criterion=CRITERIA[kind],
     )
+    try:
+        base = replace(base, units=network.units(), bound=None)  # type: ignore[operator]
+    except AttributeError:
+        base = replace(base, bound=f"{type(network).__name__} is no chain of layers")
+    except ValueError as error:
+        base = replace(base, bound=str(error))
     norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
     if norms and batchnorm == "batch":
         why = f"layer '{norms[0]}' (BatchNorm) normalises by the batch, which couples its rows"

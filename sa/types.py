@@ -124,6 +124,17 @@ class Link:
     stride: int = 1
 
 
+class Units(NamedTuple):
+    """Where the units of a hidden layer are, by the names of tensors.
+
+    rows: along their first axis. columns: along the second axis of the next layer's weights, each
+    unit in a block of equally many.
+    """
+
+    rows: tuple[str, ...]
+    columns: str
+
+
 Apply = Callable[[Params, Tensor], Tensor]
 """A part of a network as a function of every parameter and buffer, by name, and of its input."""
 
@@ -172,7 +183,8 @@ class Structure:
     criterion: (outputs, targets) -> row losses; quadratic: whether it is the squared error averaged
     over outputs. stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None
     where nobody knows. gradients: whether what is back-propagated is quantized. quantized: what is
-    quantized, ``layer.slot``, and how.
+    quantized, ``layer.slot``, and how. units: of every hidden layer, where they may change places
+    without the function changing; else ``bound``: why they may not.
     """
 
     links: Sequence[Link] = ()
@@ -185,6 +197,8 @@ class Structure:
     gradients: bool = False
     quantized: Mapping[str, str] = field(default_factory=dict)
     obstacle: str | None = "the loss is a plain function"
+    units: Sequence[Units] = ()
+    bound: str | None = "the loss is a plain function"
 
     @property
     def slow(self) -> str | None:
@@ -339,6 +353,10 @@ class Network(Protocol):
     """
 
     ends: Sequence[tuple[Params, Params]]
+
+    def path(self) -> Sequence[Params]:
+        """The points its training kept before this one, less parameters no loss depends on."""
+        ...
 
     def outputs(self, params: Params, inputs: Tensor) -> Tensor:
         """What it puts out for inputs (n, ...): (n, outputs)."""

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from sa.figure import _paper, draw
+from sa.figure.surface import surface
 
 LRS = np.geomspace(1e-3, 10, 25)
 
@@ -56,6 +57,12 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "interpolation/test/loss": [0.2, 0.5, 0.3],
                         "interpolation/train/accuracy": [0.9, 0.5, 0.8],
                         "interpolation/test/accuracy": [0.8, 0.4, 0.7],
+                        "surface/at": [-1.0, 0.0, 1.0],
+                        "surface/losses": [float(1 + at + dim * i * i) for i in range(9)],
+                        "analysis.surface.axes": ("random", "pca")[at % 2],
+                        "surface/path/a": [1.0, 0.5, 0.0] if at % 2 else None,
+                        "surface/path/b": [0.1, 0.2, 0.0] if at % 2 else None,
+                        "surface/share_1": 0.75, "surface/share_2": 0.2,
                         "function_curve/x": [-1.0, 0.0, 1.0],
                         "function_curve/truth": [0.0, 1.0, 0.0],
                         "function_curve/value": [0.1, 0.9, 0.1 * seed],
@@ -263,7 +270,17 @@ def test_parameters_mark_the_interpolation_threshold(tmp_path):
     given = table(dims=(8,), seeds=(0, 1, 2))
     tidy = pd.read_csv(draw.draw("parameters", given, tmp_path)[2])
     np.testing.assert_allclose(tidy["gap/loss"], tidy["test/loss"] - tidy["train/loss"])
-    assert "interpolates from 3,200" in (tmp_path / "parameters.svg").read_text()
+    assert "interpolates from 3,200 parameters" in (tmp_path / "parameters.svg").read_text()
+
+
+def test_sizes_are_told_in_work_and_bits_where_they_were_counted(tmp_path):
+    given = table(dims=(8,), seeds=(0, 1, 2))
+    given = given.assign(**{"cost/macs": 7 * given["parameters"], "cost/bits": 32.0})
+    given.loc[given.index[0], "cost/macs"] = np.nan  # not priced: not drawn
+    tidy = pd.read_csv(draw.draw("parameters", given, tmp_path)[2])
+    assert len(tidy) == len(given) - 1 and set(tidy["cost/macs"]) <= {5600.0, 11200, 16800, 22400}
+    text = (tmp_path / "parameters.svg").read_text()
+    assert text.count("multiply-accumulates a row") == 2 == text.count("bits that store")
 
 
 def test_sharpness_against_the_gap_tells_kendalls_tau(tmp_path):
@@ -285,6 +302,19 @@ def test_lines_and_spoilt_labels_hold_every_run(tmp_path):
     assert len(tidy) == 4 * 3 * len(table())
     tidy = pd.read_csv(draw.draw("random_labels", table(), tmp_path)[2])
     assert len(tidy) == len(table()) and (tidy["train/fitted"] == 0.7).all()
+
+
+def test_surfaces_of_all_runs_share_one_scale_and_name_their_plane(tmp_path):
+    given = table(dims=(8,), names=("STE", "CDG")).assign(quantized="fc1.weight: Sign()")
+    tidy = pd.read_csv(draw.draw("surface", given, tmp_path)[2])
+    assert len(tidy) == 9 * len(given) and tidy["loss"].max() == 2 + 8 * 64
+    assert tidy["run"].str.contains("view=latent").all() and set(tidy["axes"]) == {"random", "pca"}
+    text = (tmp_path / "surface.svg").read_text()
+    for words in ("random direction 2", "PC 1 (ways from start to end), 75% of variance"):
+        assert words in text
+    assert text.count("one scale for all panels") == 1
+    figure, tidy = surface(_paper.labelled(table()))  # sixteen runs: the first seed's are drawn
+    assert len(tidy) == 9 * 8 and len(figure.axes) == 8 + 1
 
 
 def test_cosines_stand_beside_what_is_expected(tmp_path):

@@ -300,6 +300,26 @@ def test_kept_points_are_the_same_after_a_kill(sa, monkeypatch):
     assert result(sa(*words[:-3], *words[-2:])[1])["value"] == result(out)["value"]  # none kept
 
 
+def test_the_plane_of_a_training_is_drawn_by_itself_or_from_its_end(sa):
+    pca = ["analysis=[surface]", "analysis.surface.axes=pca", "analysis.surface.points=3"]
+    code, out, err = sa(*NET, *pca, "steps=14", "snapshot_every=4", "analyse_every=4")
+    assert code == 0 and "surface " in out, err
+    own, run = result(out), folder(out)
+    rows = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    analysed = {r["step"]: len(r["surface/path/a"]) for r in rows if "surface/path/a" in r}
+    assert analysed == {8: 3, 12: 4, 14: 5}  # three points make a plane
+    words = [*NET, *pca, "init=ste_500", "init.steps=14", "+init.snapshot_every=4"]
+    words += ["init.batch_size=200", "init.optimizer.lr=0.001"]
+    code, out, err = sa(*words)
+    assert code == 0, err
+    got = {k: v for k, v in result(out).items() if k.startswith("surface/")}
+    assert len(got) > 8 and got == {k: own[k] for k in got}
+    (path,) = (p for p in Path("runs").glob("*/snapshots/000000008.npz") if run not in p.parents)
+    path.unlink()
+    code, _, err = sa(*words, "analysis.surface.reach=2")
+    assert code == 1 and "lacks 1 of its 5 snapshots, of step 8" in err
+
+
 def test_a_line_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
     code, out, err = sa("-m", *NET, "steps=9", "analysis=[]", "seed=0,1", "sweep.name=two")
     assert code == 0, err
@@ -312,6 +332,13 @@ def test_a_line_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
     assert result(sa(*probe, f"ends=[{names}]")[1]) == got  # the same run
     ends = [record.read_result(".", p["run_id"])["train/loss"] for p in points]
     assert [got["interpolation/first/train/loss"], got["interpolation/second/train/loss"]] == ends
+    code, out, err = sa(*probe, "ends=two", "analysis.interpolation.align=true")
+    assert code == 0 and "of the second's units put in another place" in out, err
+    near = result(out)
+    assert near["interpolation/distance"] <= got["interpolation/distance"]
+    assert 0 <= near["interpolation/moved"] <= 1
+    both = [x["interpolation/test/loss"] for x in (near, got)]  # of the same two functions
+    assert [both[0][i] for i in (2, 4)] == pytest.approx([both[1][i] for i in (2, 4)], rel=1e-9)
     code, out, err = sa(*NET, "analysis=[]", "steps=9", "model.channels=[2,3]", "seed=1")
     other = folder(out).name
     code, _, err = sa(*probe, f"ends=[{points[0]['run_id']},{other}]")
@@ -878,6 +905,51 @@ REFUSED = [
     (["analysis=[sharpness]"], ["analysis.sharpness", "view=smoothed"]),
     (["analysis=[input_sensitivity]"], ["analysis.input_sensitivity", "view=smoothed"]),
     (["analysis=[surface]", "analysis.surface.points=4"], ["points=4", "odd"]),
+    (
+        [
+            "analysis=[interpolation]",
+            "analysis.interpolation.align=true",
+            "dataset=digits",
+            "model=xnor_resnet18",
+            "model.shape=[1,8,8]",
+            "batchnorm=running",
+        ],
+        ["analysis.interpolation: align: layer 'block", "binds units", "align=false"],
+    ),
+    (
+        [
+            "analysis=[interpolation]",
+            "analysis.interpolation.align=true",
+            "dataset=digits",
+            "model=mlp",
+            "quantizer/activation=pact",
+        ],
+        ["align: the quantizer of layer 'act1' keeps numbers of its own", "align=false"],
+    ),
+    (
+        ["analysis=[surface]", "analysis.surface.axes=eigenvectors"],
+        ["analysis.surface", "is a step", "no view", "axes=random and axes=pca"],
+    ),
+    (
+        ["analysis=[surface]", "analysis.surface.axes=pca"],
+        ["analysis.surface", "there is no training", "init.snapshot_every=STEPS"],
+    ),
+    (
+        ["analysis=[surface]", "analysis.surface.axes=pca", "steps=9", "snapshot_every=9"],
+        ["analysis.surface", "three or more", "it keeps 2", "set snapshot_every=STEPS"],
+    ),
+    (
+        [
+            "analysis=[surface]",
+            "analysis.surface.axes=pca",
+            "dataset=sinc",
+            "model=mlp_relu",
+            "model.hidden=[2]",
+            "moving=[fc1.bias]",
+            "quantizer=fp",
+        ],
+        ["analysis.surface: fc1.bias: 2 parameters", "moving=all"],
+    ),
     (["dim=[1"], ["KEY=VALUE"]),
     (["init=ste_500", "init.steps=0"], ["init.steps=0"]),
     (["init=ste_500", "init.estimator.surrogate=foo"], ["parent", "foo"]),

@@ -85,12 +85,20 @@ def test_from_the_folders_alone_without_what_no_loss_depends_on(tmp_path):
     assert [t.name for t in found] == ["seed=0", "seed=1", "seed=2"]
     assert found[0].steps == [0, 10, 20, 25] and list(found[0].weights) == ["w"]
     table = weight_pca.table(tmp_path, points)
-    assert set(table["view"]) == {"joint", "centred", "own", "walk", "walk centred"}
+    assert set(table["view"]) == {
+        "joint", "centred", "own", "walk", "walk centred", "walk own"
+    }  # fmt: skip
     joint = table[(table["view"] == "joint") & (table["scope"] == "whole")]
     assert (joint["what"] == "point").sum() == 12
     flat = np.concatenate([t.weights["w"] for t in found])
     shares = joint[joint["what"] == "share"]["share"]
     np.testing.assert_allclose(shares, components(flat)[1])
+    alone = table[(table["view"] == "walk own") & (table["what"] == "share")]
+    assert (alone.groupby("scope")["share"].sum() - 1).abs().max() < 1e-9
+    (walk, *_) = walks([flat[:4]])
+    other = table[(table["view"] == "walk own") & (table["run"] == "seed=0")]
+    scores = components(walk)[0][:, 0]
+    np.testing.assert_allclose(np.abs(other["pc1"][:4]), np.abs(scores))
     centred = table[(table["view"] == "centred") & (table["step"] == 0)]
     assert (centred.groupby("scope")[["pc1", "pc2"]].std() < 1e-9).all(axis=None)
 

@@ -7,7 +7,8 @@ from annotated_types import Ge
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from sa.types import STRICT, Estimate, Numbers, Objective, Params
+from sa.analysis._align import matched, permuted
+from sa.types import STRICT, Estimate, Numbers, Objective, Params, Structure
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -19,18 +20,21 @@ class Interpolation:
     layers the latent weights move and the network quantizes them: no other view has a line.
     points: how many a unit of a. recalibrate: BatchNorm's statistics are re-estimated over the
     training rows at every a; else they are interpolated too, running variances not below 0.
+    align: the second network's hidden units are put in the order of the first's, which leaves its
+    function as it is (Ainsworth et al. 2023); a = 1 is that network then. Of chains of layers only.
 
     Curves ``alpha``, ``train/loss``, ``test/loss`` and accuracies of classes. Numbers: ``barrier``
     and ``barrier/test``, the most that the loss on [0, 1] lies above the straight line between its
     values at the ends, >= 0 (Frankle et al. 2020); ``worst``, the whole line's largest training
-    loss; ``distance``, |theta_1 - theta_0|; ``first/`` and ``second/``, the ends evaluated as their
-    trainings did.
+    loss; ``distance``, |theta_1 - theta_0|; of align ``moved``, the share of hidden units that
+    changed places; ``first/`` and ``second/``, the ends evaluated as their trainings did.
     """
 
     low: Annotated[float, Ge(-10)] = -1.0
     high: float = 2.0
     points: Annotated[int, Ge(2)] = 10
     recalibrate: bool = True
+    align: bool = False
 
     between: ClassVar[bool] = True
 
@@ -40,6 +44,14 @@ class Interpolation:
             raise ValueError(f"[{self.low:g}, {self.high:g}] must hold both ends, 0 and 1")
         return self
 
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where units are to be aligned and may not change places."""
+        if self.align and structure.bound is not None:
+            raise ValueError(
+                f"align: {structure.bound}; units are permuted in chains of fully connected layers "
+                "and convolutions (fc_*, mlp*, toy_mlp, cnn*, vgg11*); set align=false"
+            )
+
     def __call__(
         self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
     ) -> Numbers:
@@ -47,6 +59,14 @@ class Interpolation:
         network = objective.network
         assert network is not None
         start, end = network.ends
+        out: Numbers = {}
+        if self.align:
+            layers = objective.structure.units
+            orders = matched(start[0], end[0], layers)
+            for units, order in zip(layers, orders, strict=True):
+                end = permuted(end[0], units, order), permuted(end[1], units, order)
+            places = torch.cat([o != torch.arange(len(o)) for o in orders] or [torch.zeros(1)])
+            out["moved"] = float(places.double().mean())
         curves: dict[str, list[float]] = {}
         first, last = round(self.low * self.points), round(self.high * self.points)
         alphas = [k / self.points for k in range(first, last + 1)]
@@ -58,7 +78,7 @@ class Interpolation:
             for key, value in network.evaluate(point, statistics).items():
                 assert isinstance(value, float)
                 curves.setdefault(key, []).append(value)
-        out: Numbers = {"alpha": alphas, **curves}
+        out |= {"alpha": alphas, **curves}
         for key, name in (("train/loss", "barrier"), ("test/loss", "barrier/test")):
             inside = [(a, x) for a, x in zip(alphas, curves[key], strict=True) if 0 <= a <= 1]
             low, high = inside[0][1], inside[-1][1]

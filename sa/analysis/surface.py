@@ -17,6 +17,7 @@ from sa.types import (
     Params,
     Structure,
     flatten,
+    size,
     unflatten,
 )
 
@@ -27,16 +28,20 @@ class Surface:
 
     axes ``random``: normal draws, each filter (row of a tensor) scaled to the norm of the point's,
     tensors of one dimension left alone (Li et al. 2018), d2 made orthogonal to d1;
-    ``eigenvectors``: the Hessian's first two, of the norm of the point, which need derivatives.
-    view: ``latent``, ``quantized`` or ``smoothed`` (mean of ``draws`` points under gaussian noise
-    of sigma, the same draws at every point).
+    ``eigenvectors``: the Hessian's first two, of the norm of the point, which need derivatives;
+    ``pca``: the first two principal components of the points that the training kept on its way
+    here (`snapshot_every`), each as long as the way from its start (Li et al. 2018). Biases before
+    BatchNorm are no part of them, and before there are three points there is no plane and no
+    result. view: ``latent``, ``quantized`` or ``smoothed`` (mean of ``draws`` points under
+    gaussian noise of sigma, the same draws at every point).
 
     ``losses``, b by b (row by row, a fastest), ``at`` the values of a and of b, ``least`` and
     ``most`` of the losses, ``centre`` the loss at the point; ``lambda_1``, ``lambda_2`` of
-    eigenvectors.
+    eigenvectors; of ``pca`` ``path/a`` and ``path/b``, the kept points projected onto the plane,
+    ``share_1``, ``share_2`` of their variance and ``share``, both together.
     """
 
-    axes: Literal["random", "eigenvectors"] = "random"
+    axes: Literal["random", "eigenvectors", "pca"] = "random"
     view: Literal["latent", "quantized", "smoothed", "discrete"] = "latent"
     points: Annotated[int, Ge(3)] = 21
     reach: Annotated[float, Gt(0)] = 1.0
@@ -49,20 +54,45 @@ class Surface:
             raise ValueError(f"points={self.points}: take an odd number, the point is the middle")
         return self
 
+    @property
+    def follows(self) -> bool:
+        """Whether it is of the points that a training kept."""
+        return self.axes == "pca"
+
     def requires(self, structure: Structure) -> None:
         """Raise ValueError where the view has no meaning, naming what has."""
         needs = {"latent": VALUES, "quantized": VALUES, "smoothed": VALUES}
-        if self.axes == "eigenvectors":
-            needs = {"latent": DERIVATIVES, "quantized": DERIVATIVES}
-        check(structure, self.view, needs, f"a surface along axes={self.axes}")
+        if self.axes != "eigenvectors":
+            return check(structure, self.view, needs, f"a surface along axes={self.axes}")
+        needs = {"latent": DERIVATIVES, "quantized": DERIVATIVES}
+        try:
+            check(structure, self.view, needs, "a surface along axes=eigenvectors")
+        except ValueError as error:
+            others = "axes=random and axes=pca take no derivatives"
+            raise ValueError(f"{error}; or other axes: {others}") from error
+
+    def fits(self, params: Params, memory: int) -> None:
+        """Raise ValueError where what moves has too few numbers for a plane."""
+        least, d = (3 if self.axes == "pca" else 2), size(params)
+        if d < least:
+            raise ValueError(
+                f"{', '.join(params)}: {d} parameters, and a plane has two directions; let more of "
+                "the network move (moving=all)"
+            )
 
     def __call__(
         self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
     ) -> Numbers:
         """Flat numbers and curves under ``surface/``."""
         mine, point = seen(objective, params, self.view)
-        w, out = flatten(point), {}
-        if self.axes == "eigenvectors":
+        w = flatten(point)
+        out: Numbers = {}
+        if self.axes == "pca":
+            way = self._way(objective, params, w)
+            if len(way) < 3:
+                return {}
+            d1, d2, out = walked(way)
+        elif self.axes == "eigenvectors":
             got = mine.curvature(point).top(2, generator)
             d1, d2 = got.vectors * w.norm()
             out = {"lambda_1": float(got.values[0]), "lambda_2": float(got.values[1])}
@@ -70,26 +100,52 @@ class Surface:
             d1, d2 = filtered(point, generator), filtered(point, generator)
             d2 = d2 - (d1 @ d2) / (d1 @ d1) * d1
         ticks = torch.linspace(-self.reach, self.reach, self.points, dtype=w.dtype).to(w)
-        grid = (
-            w
-            + ticks[None, :, None] * d1  # a fastest
-            + ticks[:, None, None] * d2
-        ).flatten(0, 1)
-        losses = torch.zeros(len(grid), dtype=torch.float64)
         noises = torch.zeros(1, len(w)).to(w)
         if self.view == "smoothed":
             shape = self.draws, len(w)
             noises = torch.randn(shape, generator=generator, dtype=w.dtype, device=w.device)
-        for noise in noises:
-            losses += mine.values(unflatten(grid + self.sigma * noise, point)).cpu() / len(noises)
+        losses = torch.zeros(self.points, self.points, dtype=torch.float64)
+        for row, b in zip(losses, ticks, strict=True):  # one b at a time: a grid is many points
+            line = w + ticks[:, None] * d1 + b * d2
+            for noise in noises:
+                row += mine.values(unflatten(line + self.sigma * noise, point)).cpu() / len(noises)
         return {
-            "surface/losses": losses.tolist(),
+            "surface/losses": losses.flatten().tolist(),
             "surface/at": ticks.tolist(),
             "surface/least": float(losses.min()),
             "surface/most": float(losses.max()),
-            "surface/centre": float(losses[len(losses) // 2]),
+            "surface/centre": float(losses[self.points // 2, self.points // 2]),
             **{f"surface/{k}": v for k, v in out.items()},
         }
+
+    def _way(self, objective: Objective, params: Params, w: Tensor) -> Tensor:
+        """The kept points (t, D) from the first on, each less the point itself, which is last."""
+        assert objective.network is not None
+        path = objective.network.path()
+        kept = [{k: p.to(params[k]) for k, p in x.items() if k in params} for x in path]
+        before = [flatten(seen(objective, params | x, self.view)[1]) for x in kept]
+        return torch.stack([*before, w]) - w
+
+
+def walked(way: Tensor) -> tuple[Tensor, Tensor, Numbers]:
+    """Both principal components (D,) of a way (t, D) that ends at 0, and its course on them.
+
+    Each is as long as the way from the first point; its sign is that the course's far side is
+    positive. Raises ValueError where nothing moved.
+    """
+    far = way[0].norm()
+    if not far > 0:
+        raise ValueError("axes=pca: the training ended where it began, there is no plane of it")
+    _, scales, vectors = torch.linalg.svd(way - way.mean(0), full_matrices=False)
+    two, shares = vectors[:2], scales.square() / scales.square().sum()
+    course = way @ two.T  # (t, 2)
+    ends = course.gather(0, course.abs().argmax(0, keepdim=True))
+    signs = torch.where(ends < 0, -1.0, 1.0).to(way)
+    d1, d2 = two * signs.T * far
+    a, b = (course * signs / far).T.tolist()
+    first, second = shares[:2].tolist()
+    told: Numbers = {"path/a": a, "path/b": b, "share_1": first, "share_2": second}
+    return d1, d2, told | {"share": first + second}
 
 
 def filtered(point: Params, generator: torch.Generator) -> Tensor:

@@ -13,10 +13,15 @@ VIEWS = {
     "own": "each on its own plane",
     "walk": "control: random walks",
 }
+CONTROLS = {"joint": "walk", "centred": "walk centred", "own": "walk own"}
+"""The random walks that a view is compared with."""
 
 
 def trajectories(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """A row a scope (whole model, layer), a column a view; explained shares on axes and inset."""
+    """A row a scope (whole model, layer), a column a view; explained shares on axes and inset.
+
+    In the inset the bars are the components' shares, the dots those of random walks.
+    """
     need(table, "what", "scope", "view")
     scopes = list(dict.fromkeys(table["scope"]))
     figure = Figure(figsize=(1.8 * PANEL, 0.52 * PANEL * len(scopes) + 0.3), dpi=200)
@@ -32,15 +37,18 @@ def trajectories(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                 axis.plot(path["pc1"].iloc[:1], path["pc2"].iloc[:1], ".", ms=4, color="0.5")
                 axis.plot(path["pc1"].iloc[-1:], path["pc2"].iloc[-1:], "o", ms=2.5,
                           color=colours[run])  # fmt: skip
-            _tell(axis, here[here["what"] == "share"]["share"].tolist(), scope, title)
+            control = table[(table["scope"] == scope) & (table["view"] == CONTROLS.get(view))]
+            mine, walks = (x[x["what"] == "share"]["share"].tolist() for x in (here, control))
+            _tell(axis, mine, walks, scope, title)
     axes[0][0].plot([], [], ".", ms=4, color="0.5", label="start")
     axes[0][0].plot([], [], "o", ms=2.5, color="0.2", label="end")
+    axes[0][0].plot([], [], ".", ms=4, color="C3", label="shares of random walks")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure, table
 
 
-def _tell(axis: Axes, shares: list[float], scope: str, title: str) -> None:
+def _tell(axis: Axes, shares: list[float], control: list[float], scope: str, title: str) -> None:
     first, second = ([*shares, 0.0, 0.0])[:2]
     axis.set_xlabel(f"PC 1 ({first:.0%})", fontsize=6.5)
     axis.set_ylabel(f"PC 2 ({second:.0%})", fontsize=6.5)
@@ -50,6 +58,7 @@ def _tell(axis: Axes, shares: list[float], scope: str, title: str) -> None:
     axis.set_ylim(low, high + 0.5 * (high - low))  # room for the shares
     scree = axis.inset_axes((0.72, 0.72, 0.28, 0.28))
     scree.bar(range(1, len(shares[:8]) + 1), shares[:8], color="0.6")
+    scree.plot(range(1, len(control[:8]) + 1), control[:8], ".", ms=2, color="C3")
     scree.set(ylim=(0, 1), xticks=[], yticks=[0, 1])
     scree.tick_params(labelsize=4, length=1.5)
     scree.patch.set_alpha(0.7)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa import surrogate
-from sa.types import Cut, Link, Norm, Quantizer
+from sa.types import Cut, Link, Norm, Quantizer, Units
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:
@@ -156,6 +156,35 @@ class Network(nn.Sequential):
         from sa.model._cut import cut  # which knows the layers above
 
         return cut(self, weight)
+
+    def units(self) -> list[Units]:
+        """Of each hidden layer, the tensors that its units are in.
+
+        Raises ValueError naming the first layer whose units cannot change places by themselves.
+        """
+        found: list[Units] = []
+        rows: list[str] = []
+        for name, layer in self.named_children():
+            mine = [f"{name}.{k}" for k, p in [*layer.named_parameters(), *layer.named_buffers()]
+                    if p.dim()]  # fmt: skip
+            match layer:
+                case Linear() | Conv() if set(mine) <= {f"{name}.weight", f"{name}.bias"}:
+                    if rows:
+                        found.append(Units(tuple(rows), f"{name}.weight"))
+                    rows = mine
+                case nn.BatchNorm1d() | nn.BatchNorm2d() if rows:
+                    rows += mine
+                case Linear() | Conv() | Activation() if mine:
+                    raise ValueError(f"the quantizer of layer '{name}' keeps numbers of its own")
+                case Activation() | nn.Flatten() | nn.AvgPool2d():
+                    pass
+                case nn.MaxPool2d() | nn.AdaptiveAvgPool2d():
+                    pass
+                case _ if not isinstance(layer, tuple(SMOOTH.values())):
+                    raise ValueError(
+                        f"layer '{name}' ({type(layer).__name__}) binds units together"
+                    )
+        return found
 
     def links(self) -> list[Link]:
         """The network as affine maps and steps, the view of the exact fast differences.

@@ -124,9 +124,9 @@ def table(root: Path, points: Sequence[dict[str, Any]], layer: str | None = None
     """Scores and explained shares of whole model and layer, in every way of centring.
 
     scope: ``whole`` or the layer (by default the largest). view: ``joint``, all points about their
-    mean; ``centred``, every training from its own start; ``own``, each training alone; ``walk`` and
-    ``walk centred``, the control of the first two. A row a point, with ``pc1`` and ``pc2``, and
-    (what = share) a row a component with its ``share``; of ``own`` the mean over trainings.
+    mean; ``centred``, every training from its own start; ``own``, each training alone; ``walk``,
+    ``walk centred`` and ``walk own``, their controls. A row a point, with ``pc1`` and ``pc2``, and
+    (what = share) a row a component with its ``share``; alone the mean over trainings.
     """
     import pandas as pd
 
@@ -143,10 +143,11 @@ def table(root: Path, points: Sequence[dict[str, Any]], layer: str | None = None
         for view, several in views.items():
             scores, shares = components(np.concatenate(several))
             rows += _points(scope, view, found, _pair(scores)) + _shares(scope, view, shares)
-        alone = [components(x) for x in real]
-        rows += _points(scope, "own", found, np.concatenate([_pair(s) for s, _ in alone]))
-        padded = [np.pad(s[:COMPONENTS], (0, COMPONENTS - len(s[:COMPONENTS]))) for _, s in alone]
-        rows += _shares(scope, "own", np.mean(padded, axis=0))
+        for view, several in (("own", real), ("walk own", control)):
+            alone = [components(x) for x in several]
+            rows += _points(scope, view, found, np.concatenate([_pair(s) for s, _ in alone]))
+            even = [np.pad(s, (0, max(0, COMPONENTS - len(s))))[:COMPONENTS] for _, s in alone]
+            rows += _shares(scope, view, np.mean(even, axis=0))
     return pd.DataFrame(rows)
 
 

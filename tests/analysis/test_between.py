@@ -1,5 +1,6 @@
 """Analyses of whole trainings: lines between two, and what a function's network has learnt."""
 
+import itertools
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from conftest import component
 
 from sa import train
+from sa.analysis._align import matched, permuted
 from sa.analysis.function_curve import FunctionCurve
 from sa.analysis.interpolation import Interpolation, mixed
 from sa.dataset.chebyshev import Chebyshev
@@ -14,6 +16,10 @@ from sa.dataset.digits import Digits
 from sa.estimator.ste import STE
 from sa.task import Task
 from sa.types import Estimate
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def small(seed, norm="before", **settings):
@@ -86,6 +92,81 @@ def test_a_convex_loss_has_no_barrier_and_a_parabola_on_its_line():
     assert out["barrier"] == pytest.approx(0, abs=1e-12)
     second = torch.tensor(out["train/loss"]).double().diff().diff()
     torch.testing.assert_close(second, second[:1].expand_as(second), rtol=1e-4, atol=1e-6)
+
+
+BINARY = {
+    "_target_": "sa.types.Slots",
+    "weight": {"_target_": "sa.quantizer.xnor.Xnor"},
+    "activation": {"_target_": "sa.quantizer.sign.Sign"},
+}
+CHAINS = {
+    "fc": ("fc_relu", {"shape": [1, 8, 8], "hidden": [9, 7]}),
+    "conv": ("cnn2", {"shape": [1, 8, 8], "channels": [5, 6]}),
+    "conv, norm after": ("cnn2", {"shape": [1, 8, 8], "channels": [5, 6], "norm": "after"}),
+    "binary": ("mlp", {"shape": [1, 8, 8], "hidden": [9, 7], "quantizer": BINARY}),
+    "binary, norm": ("mlp", {"shape": [1, 8, 8], "hidden": [9, 7], "norm": "batch"}),
+    "binary conv": ("cnn", {"shape": [1, 8, 8], "channels": [5, 6], "head": "average"}),
+}
+
+
+@pytest.mark.parametrize("name, settings", CHAINS.values(), ids=CHAINS)
+def test_a_network_and_its_permuted_copy_have_no_barrier_when_aligned(name, settings):
+    model = component("model", name, **settings)
+    problem = Task(model=model, dataset=Digits(), batch_size=100).prepare(0)
+    first = trained(problem, steps=5)
+    second, layers = first, problem.structure.units
+    assert len(layers) == 2 and problem.structure.bound is None
+    for at, units in enumerate(layers):
+        order = torch.randperm(len(first[0][units.rows[0]]), generator=gen(at))
+        second = tuple(permuted(x, units, order) for x in second)
+    x = problem.data.test.inputs[:50]
+    outputs = [problem.outputs(p | b, x) for p, b in (first, second)]
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+    for k, p in (first[0] | first[1]).items():
+        assert p.shape == (second[0] | second[1])[k].shape
+    short = {"low": 0.0, "high": 1.0, "points": 2, "recalibrate": False}
+    apart = line(problem, [first, second], **short)
+    assert apart["barrier"] > 0.01 and apart["distance"] > 0.1 and "moved" not in apart
+    aligned = line(problem, [first, second], **short, align=True)
+    assert aligned["barrier"] == pytest.approx(0, abs=1e-12) and aligned["distance"] == 0
+    assert aligned["train/loss"][2] == aligned["train/loss"][0]  # a = 1 is the first again
+    assert 0.5 < aligned["moved"] <= 1
+
+
+def test_the_best_order_of_one_hidden_layer_is_found_and_of_two_none_is_worse():
+    model = component("model", "mlp_relu", hidden=[5])
+    ends = [Task(model=model, dataset=Chebyshev(degree=2)).prepare(s).params for s in (0, 1)]
+    (units,) = Task(model=model, dataset=Chebyshev(degree=2)).prepare(0).structure.units
+
+    def inner(one, other):
+        return float(sum((p * other[k]).sum() for k, p in one.items()))
+
+    (order,) = matched(*ends, [units])
+    tried = itertools.permutations(range(5))
+    best = max(inner(ends[0], permuted(ends[1], units, torch.tensor(o))) for o in tried)
+    assert inner(ends[0], permuted(ends[1], units, order)) == pytest.approx(best, rel=1e-12)
+    problems = [small(seed) for seed in (0, 1)]
+    first, second = (p.params for p in problems)
+    layers, moved = problems[0].structure.units, second
+    for units, order in zip(layers, matched(first, second, layers), strict=True):
+        assert sorted(order.tolist()) == list(range(len(order)))
+        moved = permuted(moved, units, order)
+    assert inner(first, moved) > inner(first, second)
+    assert all(torch.equal(o, torch.arange(len(o))) for o in matched(first, moved, layers))
+
+
+@pytest.mark.parametrize(("name", "settings", "why"), [
+    ("resnet32", {}, r"binds units together"),
+    ("xnor_resnet18", {"shape": [1, 8, 8], "init_channels": 2}, r"binds units together"),
+])  # fmt: skip
+def test_units_that_cannot_change_places_are_refused(name, settings, why):
+    task = Task(model=component("model", name, **settings), dataset=Digits())
+    with pytest.raises(ValueError, match=f"align: layer.*{why}.*align=false"):
+        Interpolation(align=True).requires(task.structure())
+    Interpolation().requires(task.structure())
+    point = Task(model=component("model", "rosenbrock"), dataset=component("dataset", "point"))
+    with pytest.raises(ValueError, match="is no chain of layers.*align=false"):
+        Interpolation(align=True).requires(point.structure())
 
 
 def test_a_line_that_misses_an_end_is_refused():

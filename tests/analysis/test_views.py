@@ -10,7 +10,7 @@ from sa.analysis.critical_points import CriticalPoints
 from sa.analysis.gradient_norm import GradientNorm
 from sa.analysis.input_sensitivity import InputSensitivity
 from sa.analysis.sharpness import Sharpness
-from sa.analysis.surface import Surface
+from sa.analysis.surface import Surface, filtered, walked
 from sa.dataset.digits import Digits
 from sa.dataset.gaussian import Gaussian
 from sa.dataset.sinc import Sinc
@@ -93,7 +93,8 @@ REFUSED = [
     (CriticalPoints(view="discrete"), WEIGHTS, "view=quantized"),
     (Sharpness(), BOTH, "view=smoothed.*view=discrete"),
     (Sharpness(view="discrete"), FLOAT, "view=latent"),
-    (Surface(axes="eigenvectors"), WEIGHTS, "view=quantized"),
+    (Surface(axes="eigenvectors"), WEIGHTS, "view=quantized.*axes=random and axes=pca"),
+    (Surface(axes="eigenvectors"), BOTH, "no view of this network.*axes=random and axes=pca"),
     (Surface(view="discrete"), BOTH, "view=latent"),
     (InputSensitivity(), BOTH, "view=smoothed"),
 ]
@@ -185,9 +186,59 @@ def test_a_surface_of_a_quadratic_along_its_eigenvectors():
     )
 
 
-def test_random_axes_are_normalised_filter_by_filter():
-    from sa.analysis.surface import filtered
+def test_principal_axes_are_those_of_the_singular_values_and_hold_the_way():
+    t = torch.linspace(0, 1, 6).double()[:, None]
+    frame = torch.linalg.qr(torch.randn(40, 3, generator=gen()).double()).Q.T
+    way = torch.cat([3 * (t - 1), (t - 1).square() - t + 1, 0.1 * t * (1 - t)], dim=1) @ frame
+    d1, d2, told = walked(way)
+    from sa.sweep.weight_pca import components
 
+    scores, shares = components(way.numpy())
+    assert [told["share_1"], told["share_2"]] == pytest.approx(shares[:2].tolist())
+    far = float(way[0].norm())
+    assert [float(d1.norm()), float(d2.norm())] == pytest.approx([far, far])
+    assert abs(float(d1 @ d2)) < 1e-12 * far**2
+    course = torch.tensor([told["path/a"], told["path/b"]], dtype=torch.float64).T
+    assert course[-1].tolist() == [0, 0] and float(course[0, 0]) > 0
+    theirs = torch.tensor((scores[:, :2] - scores[-1, :2]) / far)
+    torch.testing.assert_close(course.abs(), theirs.abs())
+    left = way - course @ torch.stack([d1, d2])  # what the plane does not hold
+    torch.testing.assert_close(left @ torch.stack([d1, d2]).T, torch.zeros(6, 2).double())
+    with pytest.raises(ValueError, match="ended where it began"):
+        walked(torch.zeros(4, 5))
+
+
+def test_a_straight_way_is_the_first_axis_and_the_plane_holds_its_losses():
+    made = problem(WEIGHTS)
+    back = {k: torch.randn(p.shape, generator=gen(1)).double() for k, p in made.params.items()}
+    back["head.bias"] *= 0  # of no loss, say: kept points do not name it
+    point = lambda a: {k: p + a * back[k] for k, p in made.params.items()}  # noqa: E731
+    kept = [{k: p for k, p in point(a).items() if k != "head.bias"} for a in (1.0, 0.75, 0.3)]
+    made.kept = lambda: kept
+    loss = made.objective(made.data.train).value
+    out = measure(Surface(axes="pca", points=5), made)
+    assert out["surface/share_1"] == pytest.approx(1) == out["surface/share"]
+    assert out["surface/path/a"] == pytest.approx([1, 0.75, 0.3, 0])
+    middle = out["surface/losses"][10:15]  # b = 0, a = -1, -0.5, 0, 0.5, 1
+    law = [float(loss(point(a))) for a in out["surface/at"]]
+    assert middle == pytest.approx(law) and out["surface/centre"] == pytest.approx(law[2])
+    seen = measure(Surface(axes="pca", points=3, view="quantized"), made)
+    far = [made.objective(made.data.train).opened(made.params | x)[1] for x in (kept[0], point(0))]
+    apart = flatten(far[0]) - flatten(far[1])
+    assert seen["surface/path/a"][0] ** 2 + seen["surface/path/b"][0] ** 2 <= 1 + 1e-12
+    assert set((apart / 2).tolist()) - {0.0}  # some sign differs, so there is a plane
+    made.kept = lambda: kept[:1]
+    assert measure(Surface(axes="pca"), made) == {}  # two points have no plane
+
+
+@pytest.mark.parametrize("axes, few", [("pca", 2), ("random", 1), ("eigenvectors", 1)])
+def test_too_few_parameters_have_no_plane(axes, few):
+    with pytest.raises(ValueError, match=f"w: {few} parameters, and a plane has two directions"):
+        Surface(axes=axes).fits({"w": torch.zeros(few)}, 1 << 20)
+    Surface(axes=axes).fits({"w": torch.zeros(few + 1)}, 1 << 20)
+
+
+def test_random_axes_are_normalised_filter_by_filter():
     point = {"w": torch.randn(3, 5, generator=gen()).double(), "b": torch.ones(3).double()}
     d = unflatten(filtered(point, gen(1)), point)
     torch.testing.assert_close(d["w"].norm(dim=1), point["w"].norm(dim=1))
