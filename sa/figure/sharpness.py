@@ -22,9 +22,9 @@ def sharpness(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     tidy = pd.concat([_steps(run, rows(run)) for _, run in known.iterrows()], ignore_index=True)
     there = known[["model", "lr"]].drop_duplicates().sort_values(["model", "lr"]).values.tolist()
     figure = Figure(figsize=(max(4.2, 0.8 * PANEL * len(there)), 4.2), dpi=200)
-    axes = figure.subplots(
-        2, len(there), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 2]
-    )
+    axes = figure.subplots(2, len(there), sharex=True, squeeze=False, height_ratios=[3, 2])
+    for low in axes[1][1:]:
+        low.sharey(axes[1][0])
     names = sorted({c for c in map(str, tidy) if c[:7] == "lambda_"}, key=lambda c: int(c[7:]))
     tones = sns.color_palette("viridis", len(names))
     for (top, low), (model, rate) in zip(axes.T, there, strict=True):
@@ -36,8 +36,9 @@ def sharpness(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         top.set_title(f"{model}η = {rate:g}, m/η = {edge:g} (dashed)")
         _band(low, mine, "loss", sns.color_palette("colorblind")[0])
         low.set(xlabel="step", yscale="log")
+        top.set_ylim(0, None)  # of its own: edges differ by factors
     most = len(names)
-    axes[0][0].set(ylabel=f"λ₁ (dark) … λ{str(most).translate(_LOW)}", ylim=(0, None))
+    axes[0][0].set(ylabel=f"λ₁ (dark) … λ{str(most).translate(_LOW)}")
     axes[1][0].set_ylabel("training loss")
     return figure, tidy
 
