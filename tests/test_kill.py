@@ -18,9 +18,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from sa import run
 
-REFRESH, STEPS = 7, 200
+REFRESH, STEPS = 7, 150
 WORDS = [
-    "dataset=digits", "model=fc_tanh", "model.shape=[1,8,8]", "model.hidden=[16]", "quantizer=fp",
+    "dataset=digits", "model=fc_tanh", "model.shape=[1,8,8]", "model.hidden=[12]", "quantizer=fp",
     "criterion=mse", "optimizer.lr=1.0", "dtype=float32", "analysis=[]", "tracker=none",
     f"steps={STEPS}", f"estimator.refresh={REFRESH}", "progress=false",
 ]  # fmt: skip
@@ -44,8 +44,8 @@ def killed(words: list[str], root: Path, name: str) -> int:
     command = [sys.executable, "-m", "sa.run", *words, "checkpoint_seconds=0.02"]
     child = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
     try:
-        for _ in range(6000):
-            time.sleep(0.01)
+        for _ in range(20_000):
+            time.sleep(0.003)
             os.kill(child.pid, signal.SIGSTOP)  # what lies there is what a kill leaves
             _, status = os.waitpid(child.pid, os.WUNTRACED)
             assert os.WIFSTOPPED(status), "it ended before it could be killed"

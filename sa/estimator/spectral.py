@@ -68,7 +68,8 @@ class Spectral:
     between two renewals, one product of k + 4 columns each; renewing every step is worse at the
     edge of stability. abridged: rows the curvature is of, the first ones; None for all training
     rows, of minibatches too. decompose: sums what each step's gradient g would change the loss by,
-    -lr |g_x|^2 + lr^2/2 g_x'H g_x for x the top space, the bulk and all, at two products a step.
+    -lr |g_x|^2 + lr^2/2 g_x'H g_x for x the top space, the bulk and all, at two products a step;
+    of a space not renewed for long the parts mix, so refresh=1 tells them apart.
 
     curvature: ``hessian``, which quantized networks have none of, or ``differences``: how the base
     estimator's own gradient changes along a direction, [g(w + e v) - g(w - e v)]/(2 e), e = epsilon
