@@ -335,7 +335,8 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
             made["estimator"].fits(task.point())
         if hasattr(made["estimator"], "trains"):
             optimizer = str(config["optimizer"]["_target_"]).rpartition(".")[2]
-            made["estimator"].trains(config["steps"], optimizer, config["optimizer"])
+            asked = config["steps"], optimizer, config["optimizer"], config["batch_size"]
+            made["estimator"].trains(*asked)
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error
     for name, analysis in analyses.items():
@@ -765,11 +766,15 @@ def invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
         if "unexpected keyword" in str(error):
             return f"{key}: {error}; take away what it does not know, e.g. ~optimizer.momentum"
         return f"{key}: {error} (given: {mine})"
-    lines = []
-    for one in error.errors():
-        names = [str(x) for x in one["loc"]]
+    lines: list[str] = []
+    # of a setting of several kinds there is an error a kind, with the kind, dict[...], in its place
+    told_of = [[str(x) for x in one["loc"] if "[" not in str(x)] for one in error.errors()]
+    for one, names in zip(error.errors(), told_of, strict=True):
+        if any(names == more[: len(names)] and len(more) > len(names) for more in told_of):
+            continue  # it is of the kind that goes deeper
         path = ".".join([key, *names]).strip(".")
         given, told = one["input"], one["msg"].removeprefix("Value error, ")
+        told = told.replace("a valid tuple", "a list, [A,B]")
         if one["type"] == "unexpected_keyword_argument":
             known = [k for k in node if k != "_target_" and k not in names]
             lines.append(f"{path}: no such setting; there are: {', '.join(known) or 'none'}")
@@ -777,7 +782,11 @@ def invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
                 lines.append(_TEMPERATURE)
         elif names:
             through = " (dim sets it)" if names[-1] == "dim" else ""
-            lines.append(f"{path}={_typed(given)}: {told[0].lower()}{told[1:]}{through}")
+            words = f"{path}={_typed(given)}: {told[0].lower()}{told[1:]}{through}"
+            if lines and lines[-1].startswith(f"{path}="):
+                lines[-1] += f", or {told.removeprefix('Input should be ')}"
+            else:
+                lines.append(words)
         else:
             lines.append(f"{path}: {told}")
     return "\n".join(lines)

@@ -150,6 +150,9 @@ def _notes(config: Config, result: dict[str, Any]) -> Iterator[str]:
         )
     elif config["figure"] and not config["steps"]:
         yield "figures are drawn of trainings and of sweeps (-m), not of a single probe"
+    for name, told in result.items():
+        if told and re.fullmatch(r"(.+/)?note", name):
+            yield f"{name.partition('/')[0]}: {told}" if "/" in name else f"estimator: {told}"
     key = config.get("objective")
     if key not in (None, "value", "descent/best") and key not in result:
         there = ", ".join(k for k, v in result.items() if isinstance(v, int | float))

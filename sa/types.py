@@ -595,7 +595,7 @@ def grouped(params: Mapping[str, Tensor], how: Blocks) -> dict[str, list[str]]:
 
     ``module``: of a name up to its first dot; one that has vectors alone, as BatchNorm has, belongs
     to the module before it. A dict's patterns are tried in order; ValueError where a pattern
-    matches nothing or a tensor is in no block.
+    matches nothing, a tensor is in no block or a block has no tensor.
     """
     out: dict[str, list[str]] = {}
     if how == "network":
@@ -613,6 +613,11 @@ def grouped(params: Mapping[str, Tensor], how: Blocks) -> dict[str, list[str]]:
             if not inside:
                 raise ValueError(f"blocks: '{name}' is in no block; add e.g. rest: ['*']")
             out.setdefault(inside[0], []).append(name)
+        if empty := [block for block in how if block not in out]:
+            raise ValueError(
+                f"blocks.{empty[0]}: the blocks before it hold all that it matches; expected it "
+                "before them, or other patterns"
+            )
         return out
     last = ""
     for name in params:

@@ -322,6 +322,8 @@ def test_grouping_by_patterns_covers_all_or_says_what_not():
         grouped(params, {"x": ("c.*",)})
     with pytest.raises(ValueError, match="'b.weight' is in no block; add e.g. rest"):
         grouped(params, {"x": ("a.*",)})
+    with pytest.raises(ValueError, match="blocks.y: the blocks before it hold all that it matches"):
+        grouped(params, {"x": ("*",), "y": ("a.*",)})
 
 
 def test_curvlinops_agrees():

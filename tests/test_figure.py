@@ -415,6 +415,10 @@ def test_different_targets_are_said():
     told = draw.targets(_paper.labelled(table()))
     assert told.startswith("targets differ") and "CDG: box" in told
     assert draw.targets(_paper.labelled(table(names=("CDG",)))) == ""
+    rows = pd.DataFrame({"label": ["A x=1", "A x=2", "B"], "target": ["none", "none", "box"]})
+    assert draw.targets(rows) == "targets differ: B: box; A: none"
+    rows["target"] = ["none", "box", "box"]
+    assert draw.targets(rows) == "targets differ: A x=2, B: box; A x=1: none"
 
 
 def test_colours_of_the_familiar_stay():

@@ -95,11 +95,25 @@ def test_a_spectral_training_with_its_blocks_and_curvature(sa):
         (["optimizer=adam"], "spectral scales the step itself, which Adam would change"),
         (["optimizer.momentum=0.9"], "set optimizer=sgd optimizer.momentum=0 (and estimator.mom"),
         (["model=mlp", "quantizer=fwba"], "no loss' Hessian; take estimator=spectral_ste"),
+        (["batch_size=100"], "set safeguard=null, or batch_size=null"),
+        (["+estimator@estimator.base=spectral"], "base: Spectral makes the step itself"),
+        (["estimator.blocks=layer"], "blocks=layer: input should be 'network', 'module' or 'tenso"),
+        (["estimator.blocks={x:'*'}"], "estimator.blocks.x=*: input should be a list, [A,B]\n"),
+        (["analysis=[blocks]", "analysis.blocks.blocks={x:[conv*]}"], "analysis.blocks: blocks.x:"),
     ],
 )
 def test_what_spectral_refuses_before_any_work(sa, words, why):
     code, out, err = sa(*FLOAT, "estimator=spectral", "steps=12", "estimator.refresh=5", *words)
     assert code and why in err and "Traceback" not in err
+
+
+def test_a_scale_beyond_the_gap_is_told_with_the_headroom_and_a_rate_may_fall_to_0(sa):
+    words = [*FLOAT, "estimator=spectral", "steps=6", "estimator.refresh=5", "schedule=cosine"]
+    code, out, err = sa(*words, "analysis=[]", "estimator.scale=1e6")
+    assert code == 0, err
+    assert re.search(
+        r"note: estimator: no gap for scale 1e\+06: the headroom is [\d.]+; a larger", err
+    )
 
 
 def test_the_hessian_of_a_quantized_network_is_refused_with_the_alternatives(sa):

@@ -40,6 +40,10 @@ class Blocks:
     rows: Annotated[int, Gt(0)] | None = None
     tol: Annotated[float, Gt(0)] = 1e-3
 
+    def fits(self, point: Params, memory: int) -> None:
+        """Raise ValueError where the patterns of ``blocks`` do not split this network."""
+        grouped(point, self.blocks)
+
     def __call__(
         self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
     ) -> Numbers:

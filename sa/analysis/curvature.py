@@ -54,6 +54,10 @@ class Curvature:
                 "in full precision (quantizer=fp)"
             )
 
+    def fits(self, point: Params, memory: int) -> None:
+        """Raise ValueError where the patterns of ``blocks`` do not split this network."""
+        grouped(point, self.blocks)
+
     def __call__(
         self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
     ) -> Numbers:

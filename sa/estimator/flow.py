@@ -24,6 +24,9 @@ from sa.types import (
 COLUMNS = 3
 """Vectors followed for the one eigenvalue that is wanted."""
 
+LEAST = 1e-20
+"""What stands for a rate of 0, where a schedule may end: there [w - w(lr)]/lr is the gradient."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Flow:
@@ -50,14 +53,22 @@ class Flow:
                 "everywhere and nothing flows; take the network in full precision (quantizer=fp)"
             )
 
-    def trains(self, steps: int, optimizer: str, settings: Mapping[str, Any]) -> None:
-        """Raise ValueError where the optimizer would not go where the flow went."""
-        if steps and (optimizer != "SGD" or settings.get("momentum")):
-            what = "momentum" if optimizer == "SGD" else optimizer
+    def trains(
+        self, steps: int, optimizer: str, settings: Mapping[str, Any], batch_size: int | None = None
+    ) -> None:
+        """Raise ValueError where the optimizer would not go where the flow went, or of minibatches.
+
+        Their flows have no sharpness in common, nor are they the flow of the loss.
+        """
+        changes = [k.replace("_", " ") for k in ("momentum", "weight_decay") if settings.get(k)]
+        if steps and (optimizer != "SGD" or changes):
+            what = changes[0] if optimizer == "SGD" else optimizer
             raise ValueError(
                 f"optimizer: a step of rate lr is the flow's own, which {what} would change; "
-                "set optimizer=sgd optimizer.momentum=0"
+                "set optimizer=sgd optimizer.momentum=0 optimizer.weight_decay=0"
             )
+        if steps and batch_size:
+            raise ValueError("batch_size: the flow is of all training rows; set batch_size=null")
 
     def init(self, params: Params) -> State:
         """No sharpness yet."""
@@ -67,9 +78,10 @@ class Flow:
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         """12 n, four gradients each; where the sharpness is renewed 3.9 + 3.6 * 3 more."""
-        if not state.get("lr"):
+        if "lr" not in state:
             raise ValueError("the rate of the step is not known: the flow is for trainings")
-        lr, after = state["lr"], {k: v for k, v in state.items() if k not in ("lr", "progress")}
+        lr = max(state["lr"], LEAST)
+        after = {k: v for k, v in state.items() if k not in ("lr", "progress")}
         spent = 0.0
         if state["age"] % self.refresh == 0:
             seen = objective.curvature(params)

@@ -36,6 +36,9 @@ SPARE = 3
 MOST = 40
 """Directions that ``dynamic`` filters at most, in a block."""
 
+LEAST = 1e-30
+"""What stands for a rate of 0, at which a schedule may end: nothing is too sharp for it."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Spectral:
@@ -65,7 +68,8 @@ class Spectral:
     between two renewals, one product of k + 4 columns each; renewing every step is worse at the
     edge of stability. abridged: rows the curvature is of, the first ones; None for all training
     rows, of minibatches too. decompose: sums what each step's gradient g would change the loss by,
-    -lr |g_x|^2 + lr^2/2 g_x'H g_x for x the top space, the bulk and all, at two products a step.
+    -lr |g_x|^2 + lr^2/2 g_x'H g_x for x the top space, the bulk and all, at two products a step;
+    of a space not renewed for long the parts mix, so refresh=1 tells them apart.
 
     curvature: ``hessian``, which quantized networks have none of, or ``differences``: how the base
     estimator's own gradient changes along a direction, [g(w + e v) - g(w - e v)]/(2 e), e = epsilon
@@ -97,9 +101,17 @@ class Spectral:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: it is a kind of momentum; set momentum, e.g. momentum=0.9")
         if self.mode == "dynamic" and self.n_filter > MOST:
-            raise ValueError(f"n_filter={self.n_filter}: dynamic filters at most {MOST}")
+            raise ValueError(
+                f"n_filter={self.n_filter}: dynamic filters at most {MOST}; expected n_filter <= "
+                f"{MOST}, or mode=filter"
+            )
         if self.curvature == "differences" and (self.abridged or self.decompose):
             raise ValueError("abridged and decompose are of the Hessian; set curvature=hessian")
+        if hasattr(self.base, "trains"):
+            raise ValueError(
+                f"base: {type(self.base).__name__} makes the step itself, and spectral would scale "
+                "it again; take an estimator of a gradient, e.g. ste"
+            )
         return self
 
     def requires(self, structure: Structure) -> None:
@@ -128,8 +140,13 @@ class Spectral:
                     f"n_filter below that, or larger blocks (blocks=module or network)"
                 )
 
-    def trains(self, steps: int, optimizer: str, settings: Mapping[str, Any]) -> None:
-        """Raise ValueError for a refresh the training never reaches, or another step than SGD's."""
+    def trains(
+        self, steps: int, optimizer: str, settings: Mapping[str, Any], batch_size: int | None = None
+    ) -> None:
+        """Raise ValueError for a refresh the training never reaches, or another step than SGD's.
+
+        Also for another rate than its own, and for a safeguard that would watch minibatches.
+        """
         if 0 < steps < self.refresh:
             raise ValueError(
                 f"refresh={self.refresh}: the training has {steps} steps; expected refresh <= steps"
@@ -139,6 +156,15 @@ class Spectral:
             raise ValueError(
                 f"optimizer: spectral scales the step itself, which {what} would change after it; "
                 "set optimizer=sgd optimizer.momentum=0 (and estimator.momentum=0.9)"
+            )
+        if steps and self.lr and self.lr != settings.get("lr", self.lr):
+            raise ValueError(
+                f"lr={self.lr:g}: the training's rate is {settings['lr']:g}; leave out estimator.lr"
+            )
+        if steps and batch_size and self.safeguard:
+            raise ValueError(
+                f"safeguard={self.safeguard:g}: the loss of one minibatch rises by chance "
+                "and would set it off; set safeguard=null, or batch_size=null"
             )
 
     @property
@@ -169,8 +195,9 @@ class Spectral:
             state = self.init(params) | state
         told = {k: state[k] for k in ("progress", "lr") if k in state}
         lr = self.lr or told.get("lr")
-        if not lr:
+        if lr is None:
             raise ValueError("the rate of the step is not known: set lr")
+        lr = max(lr, LEAST)
         base = self._base(objective, params, state["base"] | told, generator)
         after: State = {k: v for k, v in state.items() if k not in told} | {"base": base.state}
         u = self._update(base.grad, after)
@@ -214,10 +241,14 @@ class Spectral:
             info["top_share"] = top / before if before else math.nan
             d = {k: d[k] for k in params}  # blocks may be in another order
             info |= _spectrum.told(spaces)
-            if info["refreshed"] and limit < self.scale and self.mode != "dynamic":
+            if info["refreshed"] and self.mode != "dynamic":
                 info["note"] = (
-                    f"no gap for scale {self.scale:g}: the headroom is {limit:.3g}; a larger "
-                    "n_filter or a smaller scale"
+                    ""
+                    if limit >= self.scale
+                    else (
+                        f"no gap for scale {self.scale:g}: the headroom is {limit:.3g}; a larger "
+                        "n_filter or a smaller scale"
+                    )
                 )
         if self.decompose:
             evals += self._decompose(objective, params, base.grad, after, lr)

@@ -62,11 +62,14 @@ def targets(table: pd.DataFrame) -> str:
     """Says so where the compared estimators estimate different things."""
     if "target" not in table or table["target"].nunique() < 2:
         return ""
-    pairs = table.groupby("target")["label"].agg(lambda s: ", ".join(sorted(set(s))))
-    if table["label"].nunique() > 12:
-        told = ", ".join(f"{who.count(', ') + 1} estimators {what}" for what, who in pairs.items())
+    who = table["label"].str.split().str[0]
+    if table.groupby(who)["target"].nunique().max() > 1:  # else settings tell nothing more
+        who = table["label"]
+    pairs = who.groupby(table["target"]).agg(lambda s: ", ".join(sorted(set(s))))
+    if who.nunique() > 12:
+        told = ", ".join(f"{names.count(', ') + 1} estimators {t}" for t, names in pairs.items())
     else:
-        told = "; ".join(f"{who}: {what}" for what, who in pairs.items())
+        told = "; ".join(f"{names}: {t}" for t, names in pairs.items())
     return f"targets differ: {told}"
 
 

@@ -33,7 +33,9 @@ def flow(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         shown = {"color": tones[0 if name == "flow" else 1], "lw": 1.0}
         for axis, column in zip(axes, SHOWN, strict=True):
             got = some[["time", column]].dropna()
-            axis.plot(got["time"], got[column], label=name if column == "loss" else None, **shown)
+            axis.plot(got["time"], got[column], **shown)
+    for name, tone in zip(("flow", "descent"), tones, strict=False):  # a line each, of many runs
+        axes[0].plot([], [], color=tone, label=name)
     for rate in tidy["lr"].unique():
         axes[1].axhline(2 / rate, color="0.3", ls="--", lw=0.8)
     axes[0].set_yscale("log")

@@ -13,6 +13,7 @@ from sa.figure._paper import PANEL, need, numbers, steps
 def sharpness(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """lambda_1 ... lambda_k over steps and the edge m/rate (dashed), a column a rate; losses below.
 
+    Where the gap behind lambda_k is known, lambda_{k+1} is grey.
     Of several models a column a model and rate. Lines are medians over runs, bands their range.
     The numbers are those of `analysis=curvature`.
     """
@@ -22,22 +23,27 @@ def sharpness(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     tidy = pd.concat([_steps(run, rows(run)) for _, run in known.iterrows()], ignore_index=True)
     there = known[["model", "lr"]].drop_duplicates().sort_values(["model", "lr"]).values.tolist()
     figure = Figure(figsize=(max(4.2, 0.8 * PANEL * len(there)), 4.2), dpi=200)
-    axes = figure.subplots(
-        2, len(there), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 2]
-    )
+    axes = figure.subplots(2, len(there), sharex=True, squeeze=False, height_ratios=[3, 2])
+    for low in axes[1][1:]:
+        low.sharey(axes[1][0])
     names = sorted({c for c in map(str, tidy) if c[:7] == "lambda_"}, key=lambda c: int(c[7:]))
     tones = sns.color_palette("viridis", len(names))
     for (top, low), (model, rate) in zip(axes.T, there, strict=True):
         mine = tidy[(tidy["lr"] == rate) & (tidy["model"] == model)]
         for name, tone in reversed(list(zip(names, tones, strict=True))):
             _band(top, mine, name, tone)
+        if "next" in mine:
+            _band(top, mine, "next", "0.6")
         edge = mine["edge"].dropna().median()
         top.axhline(edge, color="0.2", ls="--", lw=0.9)
         top.set_title(f"{model}η = {rate:g}, m/η = {edge:g} (dashed)")
         _band(low, mine, "loss", sns.color_palette("colorblind")[0])
         low.set(xlabel="step", yscale="log")
+        top.set_ylim(0, None)  # of its own: edges differ by factors
     most = len(names)
-    axes[0][0].set(ylabel=f"λ₁ (dark) … λ{str(most).translate(_LOW)}", ylim=(0, None))
+    told = f"λ₁ (dark) … λ{str(most).translate(_LOW)}"
+    beyond = f", λ{str(most + 1).translate(_LOW)} (grey)" if "next" in tidy else ""
+    axes[0][0].set_ylabel(told + beyond)
     axes[1][0].set_ylabel("training loss")
     return figure, tidy
 
@@ -56,6 +62,8 @@ def _steps(run: pd.Series, rows: pd.DataFrame) -> pd.DataFrame:
     """Step, loss, edge and eigenvalues of a run's rows."""
     known = {c: c.removeprefix("curvature/") for c in map(str, rows) if _wanted(c)}
     told = rows[["step", "loss", *known]].rename(columns=known)
+    if "curvature/gap" in rows:
+        told["next"] = told[f"lambda_{len(known) - ('edge' in told)}"] / rows["curvature/gap"]
     return told.assign(model=run["model"], lr=run["lr"], seed=run["seed"])
 
 

@@ -73,6 +73,12 @@ def test_evals_count_gradients_and_products():
     assert three.info["sharpness"] == pytest.approx(8, rel=0.02)
 
 
+def test_at_a_rate_of_0_it_is_the_gradient():
+    f, at, _ = bowl()
+    got = Flow()(f, at, Flow().init(at) | {"lr": 0.0}, stream(0, "e"))
+    torch.testing.assert_close(flatten(got.grad), flatten(f.value_and_grad(at)[1]))
+
+
 def test_what_cannot_flow_is_refused():
     with pytest.raises(ValueError, match="nothing flows; take the network in full precision"):
         Flow().requires(Structure(quantized={"act.activation": "Sign()"}))
@@ -80,6 +86,10 @@ def test_what_cannot_flow_is_refused():
         Flow().trains(10, "Adam", {})
     with pytest.raises(ValueError, match="momentum would change"):
         Flow().trains(10, "SGD", {"momentum": 0.9})
+    with pytest.raises(ValueError, match="weight decay would change"):
+        Flow().trains(10, "SGD", {"weight_decay": 0.1})
+    with pytest.raises(ValueError, match="of all training rows; set batch_size=null"):
+        Flow().trains(10, "SGD", {}, 32)
     f, at, _ = bowl()
     with pytest.raises(ValueError, match="the flow is for trainings"):
         Flow()(f, at, Flow().init(at), stream(0, "e"))

@@ -234,7 +234,7 @@ def test_what_the_row_says():
     assert info["top_share"] == pytest.approx(top, rel=1e-5)
     assert info["norm_before"] == pytest.approx(float(grad.norm()))
     assert info["norm_after"] == pytest.approx(2 * float(grad[3:].norm()), rel=1e-5)
-    assert "note" not in info
+    assert info["note"] == ""  # a later renewal takes back what an earlier one said
     note = once(f, at, scale=40.0).info["note"]
     assert note.startswith("no gap for scale 40: the headroom is 20; a larger n_filter")
 
@@ -293,6 +293,7 @@ def test_with_a_float_network_the_differences_find_the_hessians_space():
     [
         ({"nesterov": True}, "nesterov: it is a kind of momentum; set momentum"),
         ({"mode": "dynamic", "n_filter": 41}, "dynamic filters at most 40"),
+        ({"base": Spectral()}, "base: Spectral makes the step itself.*take an estimator of a grad"),
         ({"curvature": "differences", "abridged": 5}, "are of the Hessian"),
         ({"scale": 0.0}, "greater than 0"),
     ],
@@ -315,6 +316,26 @@ def test_a_rate_is_needed_and_the_loop_tells_it():
         estimator(f, at, estimator.init(at), stream(0, "a"))
     got = estimator(f, at, estimator.init(at) | {"lr": 0.5}, stream(0, "a"))
     assert got.info["edge"] == 4 and "lr" not in got.state
+
+
+def test_a_training_whose_rate_or_rows_are_not_its_own():
+    with pytest.raises(ValueError, match="lr=0.1: the training's rate is 0.5; leave out"):
+        Spectral(lr=0.1).trains(100, "SGD", {"lr": 0.5})
+    with pytest.raises(
+        ValueError, match="safeguard=0.7: the loss of one minibatch.*safeguard=null"
+    ):
+        Spectral().trains(100, "SGD", {"lr": 0.5}, 32)
+    Spectral(lr=0.5, safeguard=None).trains(100, "SGD", {"lr": 0.5}, 32)
+
+
+@pytest.mark.parametrize("mode", ["flat_v1", "filter", "dynamic", "global"])
+def test_at_a_rate_of_0_nothing_is_too_sharp(mode):
+    f, at, _, _ = quadratic()
+    estimator = Spectral(**PLAIN | {"lr": None, "safeguard": 0.7}, mode=mode)
+    got = estimator(f, at, estimator.init(at) | {"lr": 0.0}, stream(0, "a"))
+    assert got.info["gamma"] == 1.0 and got.info["headroom"] > 1e20
+    if mode != "flat_v1":
+        torch.testing.assert_close(flatten(got.grad), flatten(f.value_and_grad(at)[1]))
 
 
 @pytest.mark.parametrize("batch_size", [None, 300])
