@@ -558,17 +558,18 @@ def _with_ends(config: Config) -> Config:
         if not found["steps"] or found.get("replicas"):
             what = "a probe" if not found["steps"] else "of many networks at once"
             raise UsageError(f"ends: run {x} is {what}; name a training of one network")
-    if len(there) < 2:
-        return {**config, "ends": names}
-    first, second = there.values()
+    first, second = (there[x] if isinstance(x, str) else config for x in names)
     for key in ("model", "quantizer"):
         sides = [{f"{key}.{k}": str(v) for k, v in leaves(x[key] or {})} for x in (first, second)]
         apart = sorted(dict(set(sides[0].items()) ^ set(sides[1].items())))
         if apart:
+            told = " and ".join(x if isinstance(x, str) else "this command" for x in names)
             raise UsageError(
-                f"ends: {names[0]} and {names[1]} differ in {', '.join(apart)}; between different "
-                "networks there is no line: name two trainings of one"
+                f"ends: {told} differ in {', '.join(apart)}; between different networks there is "
+                "no line: name two trainings of one"
             )
+    if any(isinstance(x, dict) for x in names):
+        return {**config, "ends": names}
     return {**config, **{k: first[k] for k in _OF_ENDS if k in first}, "ends": names}
 
 

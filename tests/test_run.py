@@ -357,6 +357,10 @@ def test_a_line_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
     other = folder(out).name
     code, _, err = sa(*probe, f"ends=[{points[0]['run_id']},{other}]")
     assert code == 2 and "differ in model.channels" in err
+    code, _, err = sa(*probe, *NET[:2], f"ends=[{other},{{steps: 3}}]")
+    assert code == 2 and f"{other} and this command differ in model." in err
+    code, out, err = sa(*probe, f"ends=[{other},{other}]")  # a line of no length
+    assert code == 0 and result(out)["interpolation/distance"] == 0, err
     sa(*NET, "analysis=[]", "seed=5")
     code, _, err = sa(*probe, f"ends=[{other},{folder(sa(*NET, 'analysis=[]')[1]).name}]")
     assert code == 2 and "is a probe" in err

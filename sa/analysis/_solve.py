@@ -1,5 +1,8 @@
 """Searches for points without a gradient, and the Hessian as a matrix: for small networks."""
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -61,6 +64,58 @@ def lm(objective: Objective, params: Params, steps: int) -> tuple[Tensor, int]:
             if mu > 1e12 * scale or not scale:  # no step lowers |g|
                 return w, done
     return w, done
+
+
+def newton(objective: Objective, params: Params, products: int) -> tuple[Tensor, int]:
+    """Least L by Newton's method in a trust region; its point of least |g|, products with H spent.
+
+    Each step is conjugate gradients' on the quadratic model, to its region's edge where that curves
+    down (Steihaug 1983): what it ends at is a minimum.
+    """
+    w, radius, spent = flatten(params).clone(), 1.0, 0
+    loss, grad = objective.value_and_grad(params)
+    best, g = w, flatten(grad)
+    least = float(g.norm())
+    while spent < products and bool(g.any()) and radius > 1e-14:
+        hessian = objective.curvature(unflatten(w, params))
+        most = min(100, 2 * len(w), products - spent)
+        step, bent, used, edge = _within(hessian.product, g, radius, most)
+        spent += used
+        gain = -float(g @ step + step @ bent / 2)  # as the model has it
+        value, grad = objective.value_and_grad(unflatten(w + step, params))
+        new = flatten(grad)
+        share = float(loss - value) / gain if gain > 0 else 0.0
+        # where losses differ by rounding alone the gradients tell
+        if share > 0.1 or (gain < 1e-13 * abs(float(loss)) and float(new.norm()) < float(g.norm())):
+            w, g, loss = w + step, new, value
+            radius *= 2 if share > 0.75 and edge else 0.5 if share < 0.25 else 1
+        else:
+            radius = float(step.norm()) / 4
+        if float(g.norm()) < least:
+            best, least = w, float(g.norm())
+    return best, spent
+
+
+def _within(
+    product: Callable[[Tensor], Tensor], g: Tensor, radius: float, most: int
+) -> tuple[Tensor, Tensor, int, bool]:
+    """Least g.z + z.Hz/2 of |z| <= radius, about: z, Hz, products spent, whether on the edge."""
+    z, hz, r = torch.zeros_like(g), torch.zeros_like(g), g.clone()
+    d, goal = -r, min(0.5, float(g.norm()) ** 0.5) * float(g.norm())
+    for used in range(1, most + 1):
+        hd = product(d[None])[0]
+        curve, long = float(d @ hd), float(d @ d)
+        a = float(r @ r) / curve if curve > 1e-16 * long else math.inf
+        if a == math.inf or float((z + a * d).norm()) >= radius:
+            along = float(z @ d)
+            room = max(along**2 + long * (radius**2 - float(z @ z)), 0.0)
+            a = (math.sqrt(room) - along) / long
+            return z + a * d, hz + a * hd, used, True
+        z, hz, new = z + a * d, hz + a * hd, r + a * hd
+        if float(new.norm()) < goal:
+            break
+        d, r = -new + float(new @ new) / float(r @ r) * d, new
+    return z, hz, used, False
 
 
 def lasso(objective: Objective, params: Params, penalty: float, steps: int) -> tuple[Tensor, int]:

@@ -31,9 +31,10 @@ class CriticalPoints:
     """A search for a critical point from the run's point, over all rows, in float64.
 
     solver: ``gnm`` least |g|^2/2 (by L-BFGS; Pennington & Bahri 2017), ``lm`` the same by
-    Levenberg-Marquardt steps on g (Frye et al. 2021), ``none`` stays; ``l1`` least L + penalty
+    Levenberg-Marquardt steps on g (Frye et al. 2021), ``newton`` least L by Newton's method in a
+    trust region (Steihaug 1983), which finds minima alone, ``none`` stays; ``l1`` least L + penalty
     |w|_1, kept to be reproduced: at its optimum the gradient is -penalty sign(w), not 0. steps: the
-    most of them. view: ``latent`` or ``quantized``.
+    most of them, of ``newton`` products with H. view: ``latent`` or ``quantized``.
 
     With eigenvalues l_i of the Hessian H and P of them: ``n_pos``, ``n_zero``, ``n_neg`` at each of
     ``taus``, those above tau max|l|, within, and below; at ``tau`` ``minimal_ratio`` n_pos/P and
@@ -45,7 +46,7 @@ class CriticalPoints:
     ``left_out`` which; they are no part of P.
     """
 
-    solver: Literal["gnm", "lm", "l1", "none"] = "gnm"
+    solver: Literal["gnm", "lm", "newton", "l1", "none"] = "gnm"
     view: Literal["latent", "quantized", "smoothed", "discrete"] = "latent"
     steps: Annotated[int, Gt(0)] = 300
     tau: Share = 1e-7
@@ -80,7 +81,8 @@ class CriticalPoints:
         elif self.solver == "none":
             w, steps = flatten(start), 0
         else:
-            w, steps = {"gnm": _solve.gnm, "lm": _solve.lm}[self.solver](mine, start, self.steps)
+            search = {"gnm": _solve.gnm, "lm": _solve.lm, "newton": _solve.newton}[self.solver]
+            w, steps = search(mine, start, self.steps)
         point = unflatten(w, start)
         loss, grad = mine.value_and_grad(point)
         kept = torch.cat([torch.full((p.numel(),), k not in idle) for k, p in start.items()])

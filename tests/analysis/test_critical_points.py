@@ -1,11 +1,16 @@
 """Critical points, sharpness, sensitivity and surfaces against closed forms."""
 
+from itertools import combinations
+
 import pytest
 import torch
 
 from sa.analysis.critical_points import CriticalPoints
 from sa.analysis.sharpness import Sharpness
+from sa.dataset.linear import Linear
+from sa.model.fc import FC
 from sa.objective import from_function
+from sa.task import Task
 from sa.types import Estimate
 
 
@@ -60,6 +65,15 @@ def test_a_flat_gradient_is_stalled_and_never_critical(solver, start):
     assert out["critical_points/kernel"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("start", [0.1, 30.0, 1e6])
+def test_a_slope_without_end_is_stalled_for_newton_too(start):
+    f = from_function(lambda p: p["w"][0] + p["w"][1] ** 2)
+    at = {"w": torch.tensor([0.3, start]).double()}
+    out = of(CriticalPoints(solver="newton"), f, at)
+    assert out["critical_points/status"] == "stalled" and out["critical_points/critical"] == 0
+    assert 1 <= out["critical_points/norm"] < 1.1
+
+
 def test_a_search_cut_short_is_unconverged_and_a_critical_start_critical():
     f, _, c = quadratic([4.0, 1.0, 0.1, -1.0])
     away = {"w": c + torch.ones(4).double()}
@@ -67,6 +81,47 @@ def test_a_search_cut_short_is_unconverged_and_a_critical_start_critical():
     there = of(CriticalPoints(solver="none"), f, {"w": c})
     assert there["critical_points/status"] == "critical"
     assert there["critical_points/steps"] == 0
+
+
+@pytest.mark.parametrize("start", [(2.0, 0.7), (-0.9, 0.7), (0.1, -3.0)])
+def test_newton_descends_to_the_minimum_of_a_cubic_past_its_saddle(start):
+    f = from_function(lambda p: p["w"][0] ** 3 / 3 - p["w"][0] + p["w"][1] ** 2)
+    out = of(CriticalPoints(solver="newton", steps=60), f, {"w": torch.tensor(start).double()})
+    assert out["critical_points/status"] == "critical" and out["critical_points/index"] == 0
+    assert out["critical_points/loss"] == pytest.approx(-2 / 3)
+    assert out["critical_points/steps"] < 60
+
+
+def test_newton_takes_the_curved_valley_of_rosenbrock_within_its_products():
+    f = from_function(lambda p: (1 - p["w"][0]) ** 2 + 100 * (p["w"][1] - p["w"][0] ** 2) ** 2)
+    at = {"w": torch.tensor([-1.2, 1.0]).double()}
+    out = of(CriticalPoints(solver="newton", steps=200), f, at)
+    assert out["critical_points/status"] == "critical"
+    assert out["critical_points/minimal_ratio"] == 1.0
+    assert out["critical_points/norm"] < 1e-10 and out["critical_points/steps"] <= 200
+    short = of(CriticalPoints(solver="newton", steps=9), f, at)
+    assert short["critical_points/status"] == "unconverged"
+    assert short["critical_points/steps"] == 9
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_critical_points_of_a_linear_network_have_the_known_losses(seed):
+    """The loss is what a set of singular values leaves over (Baldi & Hornik 1989)."""
+    model = FC(shape=(4,), hidden=(2,), outputs=4, activation="linear")
+    made = Task(model, Linear(dim=4, n=12)).prepare(seed)
+    f, train = made.objective(made.data.train), made.data.train
+    x, y = (z - z.mean(0) for z in train)  # the biases take the means away
+    values, basis = torch.linalg.eigh(x.T @ x)
+    squares = torch.linalg.svdvals(y.T @ x @ basis / values.sqrt()).square() / (12 * 4)
+    kept = [c for k in range(3) for c in combinations(range(4), k)]
+    laws = torch.stack([squares.sum() - squares[list(c)].sum() for c in kept])
+    out = of(CriticalPoints(solver="lm"), f, made.params)
+    assert out["critical_points/status"] == "critical"
+    assert float((laws - out["critical_points/loss"]).abs().min()) < 1e-9 * float(laws.max())
+    least = of(CriticalPoints(solver="newton", steps=2000), f, made.params)
+    assert least["critical_points/loss"] == pytest.approx(float(squares[2:].sum()), rel=1e-9)
+    # flat: w1 -> A w1, w2 -> w2 A^-1, four ways, and the inner biases against the outer, two
+    assert least["critical_points/index"] == 0 and least["critical_points/n_zero"][3] == 4 + 2
 
 
 def test_levenberg_marquardt_finds_the_saddle_of_a_cubic():
