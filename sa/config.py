@@ -348,6 +348,8 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
         except ValueError as error:
             raise UsageError(f"analysis.{name}: {error}") from error
     if config.get("init"):
+        if config.get("init_seed") is not None:
+            raise UsageError("init_seed: the run starts where its parent ended; set init=none")
         _parent(config, here)
     _ends(config, analyses, here)
     _paths(config, analyses)
@@ -414,6 +416,8 @@ def _replicas(config: Config, task: Any, estimator: Any) -> None:
     for key, instead in seen:
         if config.get(key):
             raise UsageError(f"replicas: {key} looks at one network; set {instead}")
+    if config.get("init_seed") is not None:
+        raise UsageError("replicas: each has a start of its own seed; set init_seed=null")
     if not config["steps"]:
         raise UsageError("replicas: they are for trainings; set steps or epochs")
     if task.keeps():
@@ -469,6 +473,8 @@ def _processes(config: Config, task: Any, here: bool) -> None:
 def resolve(config: Config) -> Config:
     """The configuration with ``epochs`` told in ``steps`` and ``ends`` looked up."""
     config = _with_ends(config)
+    if isinstance(config.get("init"), Mapping):
+        config = {**config, "init": _estimating(config["init"], "init")}
     epochs, rows = config.get("epochs"), config.get("batch_size")
     if epochs is None:
         return config
@@ -539,17 +545,20 @@ _OF_ENDS = "dim model dataset quantizer criterion dtype batchnorm seed device au
 def _with_ends(config: Config) -> Config:
     """The configuration with what ``ends`` names looked up: a sweep as its runs, a run's settings.
 
-    Trainings that this run describes itself stay as they are.
+    Trainings that this run describes itself stay as they are; two may be named ``first`` and
+    ``second``, so that a word can set one of them.
     """
     given = config.get("ends")
     if not given:
         return config
+    if isinstance(given, Mapping) and set(given) == {"first", "second"}:
+        given = [given["first"], given["second"]]
     names: list[Any] = []
     for one in [given] if isinstance(given, str | dict) else given:
         if isinstance(one, str) and one in sweeps(config["root"]):
             names += [point["run_id"] for point in read_manifest(config["root"], one)[1]]
         else:
-            names.append(one)
+            names.append(_estimating(one, "ends") if isinstance(one, Mapping) else one)
     if len(names) != 2:
         told = ", ".join(map(str, names[:8]))
         raise UsageError(f"ends: expected two trainings, there are {len(names)}: {told}")
@@ -571,6 +580,19 @@ def _with_ends(config: Config) -> Config:
     if any(isinstance(x, dict) for x in names):
         return {**config, "ends": names}
     return {**config, **{k: first[k] for k in _OF_ENDS if k in first}, "ends": names}
+
+
+def _estimating(training: Mapping[str, Any], key: str) -> Config:
+    """A training of ``init`` or ``ends`` with ``estimator: NAME`` as that option's settings."""
+    import yaml
+
+    name = training.get("estimator")
+    if not isinstance(name, str):
+        return dict(training)
+    if name not in options("estimator"):
+        raise UsageError(f"{key}: {_no_option('estimator', name)}")
+    text = (CONF / "estimator" / f"{name}.yaml").read_text()
+    return {**training, "estimator": yaml.safe_load(text)}
 
 
 def _ends(config: Config, analyses: Mapping[str, Any], here: bool) -> None:
@@ -641,10 +663,10 @@ def _scalars(config: dict[str, Any]) -> None:
     ranges = {
         "dim": 1, "seed": 0, "steps": 0, "threads": 1, "memory": 1, "batch_size": 1,
         "evaluate_every": 1, "analyse_every": 1, "replicas": 1, "processes": 1,
-        "snapshot_every": 1,
+        "snapshot_every": 1, "init_seed": 0,
     }  # fmt: skip
     free = ("batch_size", "evaluate_every", "analyse_every", "replicas", "processes",
-            "snapshot_every")  # fmt: skip
+            "snapshot_every", "init_seed")  # fmt: skip
     for key, least in ranges.items():
         value = config.get(key)
         if value is None and key in free:

@@ -31,7 +31,7 @@ BOOKKEEPING = frozenset(
 
 LATER = frozenset(
     "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas autocast "
-    "compile stored snapshot_every ends".split()
+    "compile stored snapshot_every ends init_seed".split()
 )
 """Settings younger than the first runs: at null, false or {} they are no part of an id."""
 
@@ -66,8 +66,12 @@ class Unwritable(RecordError):
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes a run itself: the config minus bookkeeping, 1.0 = 1, tuples = lists."""
-    unset = BOOKKEEPING | {k for k in LATER if not config.get(k)}
+    unset = BOOKKEEPING | {k for k in LATER if _off(config.get(k))}
     return {str(k): _canonical(v, str(k)) for k, v in config.items() if k not in unset}
+
+
+def _off(value: Any) -> bool:
+    return not value and (value is False or not isinstance(value, int))  # 0 is a seed
 
 
 def run_id(config: dict[str, Any]) -> str:

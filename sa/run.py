@@ -320,7 +320,9 @@ def rank(folder: Path, number: int, world: int, port: int) -> None:
     made = settings.build(config)
     torch.set_num_threads(config["threads"])
     device = f"cuda:{number}" if config["device"] == "cuda" else config["device"]
-    problem = replace(made.task, device=device).prepare(config["seed"])
+    problem = replace(made.task, device=device).prepare(
+        config["seed"], init_seed=config.get("init_seed")
+    )
     try:
         ranks.serve(problem, made.estimator, config["steps"], ranks.Ring(number, world, port))
     except RuntimeError as error:  # rank 0 is gone, or says why itself
@@ -449,7 +451,7 @@ def _compute(
     many = config.get("replicas")
     try:
         if many is None:
-            problem = made.task.prepare(config["seed"])
+            problem = made.task.prepare(config["seed"], init_seed=config.get("init_seed"))
         else:
             problem = replicas.prepare(made.task, config["seed"], many)
     except MissingData as error:

@@ -189,17 +189,21 @@ class Task:
         frozen = {k: p for k, p in named.items() if k not in moving}
         return _structure(network, frozen, self._kind, self.batchnorm)
 
-    def prepare(self, seed: int, data: Splits | None = None) -> "Problem":
+    def prepare(
+        self, seed: int, data: Splits | None = None, init_seed: int | None = None
+    ) -> "Problem":
         """Build the network and load the data, each from its own stream of the seed.
 
-        data: what the dataset loads, where it has been loaded.
+        data: what the dataset loads, where it has been loaded. init_seed: of the network's start
+        alone, instead of the seed.
         """
         self.check()
         if self.compile:
             torch.compiler.reset()  # it compiles a function for so many networks, then no more
         dtype = DTYPES[self.dtype]
         data = data or self.dataset.load(stream(seed, "data"))
-        network = self.model.build(stream(seed, "init")).eval()
+        start = seed if init_seed is None else init_seed
+        network = self.model.build(stream(start, "init")).eval()
         kind = self._kind
         unlabelled = kind != "value" and data.train.targets.shape[1:] == (0,)
         if unlabelled:  # a second network sets the targets

@@ -1,11 +1,13 @@
 """Figures draw the table they were given; what cannot be drawn says why."""
 
+import json
+
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 
-from sa.figure import _paper, draw
+from sa.figure import _paper, draw, memorised
 from sa.figure.surface import surface
 
 LRS = np.geomspace(1e-3, 10, 25)
@@ -63,6 +65,11 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
                         "surface/path/a": [1.0, 0.5, 0.0] if at % 2 else None,
                         "surface/path/b": [0.1, 0.2, 0.0] if at % 2 else None,
                         "surface/share_1": 0.75, "surface/share_2": 0.2,
+                        "interpolation/barrier": 0.25 + seed, "interpolation/barrier/test": 0.2,
+                        "interpolation/distance": 3.0, "stopped": "train/loss <= 0.5",
+                        "sharpness/flip_mean": 0.1 * at, "sharpness/flip_max": 1.0 + at,
+                        "cost/parameters": 50.0 * dim, "cost/bits": 50.0 * dim * (2 + at),
+                        "rows": 100, "step": 10.0 * at,
                         "function_curve/x": [-1.0, 0.0, 1.0],
                         "function_curve/truth": [0.0, 1.0, 0.0],
                         "function_curve/value": [0.1, 0.9, 0.1 * seed],
@@ -315,6 +322,44 @@ def test_surfaces_of_all_runs_share_one_scale_and_name_their_plane(tmp_path):
     assert text.count("one scale for all panels") == 1
     figure, tidy = surface(_paper.labelled(table()))  # sixteen runs: the first seed's are drawn
     assert len(tidy) == 9 * 8 and len(figure.axes) == 8 + 1
+
+
+def test_pairs_of_trainings_are_told_by_their_estimators_and_starts(tmp_path):
+    def end(name, **more):
+        return {"estimator": {"_target_": f"sa.estimator.x.{name}"}} | more
+
+    given = table(dims=(8,), seeds=(0, 1), names=("STE", "CDG")).assign(words="long words")
+    both = [[end("STE"), end(x, seed=100, init_seed=s)] for s in (0, 1) for x in ("STE", "CDG")]
+    both[3][1]["init_seed"] = None  # a start of seed 100's own
+    told = _paper.paired(given.assign(ends=[json.dumps(b) for b in both])).tolist()
+    assert told == [
+        "STE - STE, one start", "STE - CDG, one start",
+        "STE - STE, one start", "STE - CDG, two starts",
+    ]  # fmt: skip
+    for ends in (json.dumps(both[0]), json.dumps(["run", "other"]), None):
+        assert set(_paper.paired(given.assign(ends=ends))) == {"long words"}
+    given = given.assign(ends=[json.dumps(b) for b in both])
+    tidy = pd.read_csv(draw.draw("barriers", given, tmp_path)[2])
+    assert tidy["pair"].tolist() == told and tidy["interpolation/barrier"].max() == 1.25
+
+
+def test_flips_are_of_trainings_that_reached_the_goal(tmp_path):
+    given = table(dims=(8,))
+    given.loc[given["run_id"] == "800", "stopped"] = "steps"
+    tidy = pd.read_csv(draw.draw("aligned_flips", given, tmp_path)[2])
+    assert len(tidy) == len(given) - 1 and (tidy["mean"] == 0.3 * tidy["end"]).all()
+    text = (tmp_path / "aligned_flips.svg").read_text()
+    assert "τ = 1.00 [1.00, 1.00] of 2 seeds" in text and "1 of 8 trainings missed" in text
+
+
+def test_memorised_tells_where_labels_are_fitted(tmp_path):
+    given = table(dims=(8, 32)).assign(**{"quantizer.weight.bits": 2.0})
+    given["train/accuracy"] = np.where(given["dim"] == 8, 0.49, 1.49)  # crosses half-way
+    tidy = pd.read_csv(draw.draw("memorised", given, tmp_path)[2])
+    assert set(tidy["parameters/row"]) == {4.0, 16.0}
+    assert "weights of 2 bits: 8 parameters" in (tmp_path / "memorised.svg").read_text()
+    never = memorised.needed(pd.Series([0.5, 1.0, 0.9], index=[1.0, 2.0, 4.0]))
+    assert np.isnan(never) and memorised.needed(pd.Series([1.0, 0.995], index=[3.0, 6.0])) == 3.0
 
 
 def test_cosines_stand_beside_what_is_expected(tmp_path):

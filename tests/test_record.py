@@ -76,6 +76,7 @@ def test_the_same_run_has_the_same_id(same):
         {"estimator": CONFIG["estimator"] | {"antithetic": 1}},
         {"model": {"widths": [8, 9]}},
         {"new": None},
+        {"init_seed": 0},  # a setting, where null is none
     ],
 )
 def test_another_run_has_another_id(other):

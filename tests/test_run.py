@@ -375,6 +375,23 @@ def test_trainings_that_a_line_describes_are_computed_once(sa):
     assert len(list(Path("runs").iterdir())) == 4  # two lines, two trainings
 
 
+def test_the_ends_of_a_line_choose_their_estimator_and_their_start(sa):
+    words = ["model=mlp", "model.hidden=[3]", "dataset=digits", "analysis=interpolation"]
+    words += ["analysis.interpolation.points=2", "tracker=none"]
+
+    def apart(estimator, start):
+        second = f"second:{{estimator:{estimator},steps:2,seed:7,init_seed:{start}}}"
+        code, out, err = sa(*words, f"ends={{first:{{estimator:ste_clipped,steps:2}},{second}}}")
+        assert code == 0, err
+        return result(out)["interpolation/distance"]
+
+    assert apart("ste_clipped", 0) == 0  # full batches: the start is all they draw
+    assert apart("ste_clipped", "null") > 0.1 and apart("spsa", 0) > 0
+    kinds = [yaml.safe_load(p.read_text()) for p in Path("runs").glob("*/config.yaml")]
+    trained = {k["estimator"]["_target_"].rsplit(".", 1)[1] for k in kinds if k["steps"]}
+    assert trained == {"STE", "SPSA"}
+
+
 def test_an_averaged_parent(sa):
     words = [*SMALL, "init=ste_500", "init.steps=20", "init.batch_size=64", "schedule=cosine"]
     words += ["+init.average={_target_:sa.average.Average,decay:0.9}"]
@@ -1049,6 +1066,11 @@ REFUSED = [
     (["ends=[{steps: 3}]"], ["ends: expected two trainings, there are 1"]),
     (["ends=[{steps: 3},{steps: 0}]"], ["ends.steps=0", "has to train"]),
     (["ends=[{steps: 3},{dim: 9}]"], ["ends.dim", "batch_size"]),
+    (["ends=[{steps: 3},{estimator: stee,steps: 3}]"], ["ends: estimator=stee", "estimator=ste"]),
+    (["ends={first:{steps: 3},third:{steps: 3}}"], ["ends: expected two trainings, there are 1"]),
+    (["init_seed=-1"], ["init_seed=-1", ">= 0"]),
+    (["init_seed=1", "init=ste_100"], ["init_seed", "init=none"]),
+    (["replicas=3", "steps=9", "analysis=[]", "init_seed=1"], ["replicas", "init_seed=null"]),
     (["ends=[{steps: 3},{steps: 4}]", "steps=3"], ["steps: a run that looks at ends", "steps=0"]),
     (["analysis=function_curve"], ["analysis.function_curve", "dataset=sinc"]),
     (["snapshot_every=0"], ["snapshot_every=0", ">= 1"]),

@@ -1,5 +1,6 @@
 """What all figures share: panels, colours, labels, legends."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -137,6 +138,23 @@ def told(table: pd.DataFrame) -> pd.Series:
     """What each run varies beside its seed, as the page of a sweep says it; else its label."""
     words: pd.Series = table["words"] if "words" in table else table["label"]
     return words.replace("", "all")
+
+
+def paired(table: pd.DataFrame) -> pd.Series:
+    """What each run varies, told of the two trainings it looks at: ``STE - CDG, one start``.
+
+    As `told` where their estimators are not told.
+    """
+    if "ends" not in table:
+        return told(table)
+    words = []
+    for ends, seed in zip(map(json.loads, table["ends"].fillna("[]")), table["seed"], strict=True):
+        if not ends or not all(isinstance(e, dict) and "estimator" in e for e in ends):
+            return told(table)
+        names = [e["estimator"]["_target_"].rsplit(".", 1)[-1] for e in ends]
+        own = [e.get("seed", seed) if e.get("init_seed") is None else e["init_seed"] for e in ends]
+        words.append(f"{' - '.join(names)}, {'one start' if own[0] == own[1] else 'two starts'}")
+    return pd.Series(words, table.index)
 
 
 def activations(table: pd.DataFrame) -> list[str]:

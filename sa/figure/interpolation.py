@@ -6,14 +6,14 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import need, panels, told
+from sa.figure._paper import need, paired, panels
 
 
 def interpolation(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Every pair thin, the median of a kind thick; tests dashed; the ends at 0 and 1 marked."""
     need(table, "interpolation/alpha", "interpolation/train/loss")
     table = table[table["interpolation/alpha"].notna()]
-    table = table.assign(told=told(table))
+    table = table.assign(told=paired(table))
     kinds = list(dict.fromkeys(table["told"]))
     ends = [e for e in ("loss", "accuracy") if f"interpolation/train/{e}" in table]
     figure, axes = panels(len(ends))

@@ -20,8 +20,9 @@ class MLP:
     """Flatten, then [Linear, norm, activation] for each width in ``hidden``, then a Linear head.
 
     shape: of one input. norm: ``none`` or ``batch`` (BatchNorm before the activation). The first
-    and the last layer keep full-precision weights. Weights start uniform in +-1/sqrt(fan_in),
-    biases at 0.
+    and the last layer keep full-precision weights, unless ``every`` layer quantizes its own.
+    Weights start uniform in +-1/sqrt(fan_in), biases at 0, or like the weights where they
+    ``spread``: of one input all units behind zero biases are one step, at 0.
     """
 
     quantizer: Slots
@@ -29,17 +30,22 @@ class MLP:
     hidden: tuple[Positive, ...] = (128, 128)
     outputs: Positive = 10
     norm: Literal["none", "batch"] = "none"
+    every: bool = False
+    spread: bool = False
 
     def build(self, generator: torch.Generator) -> Network:
         """The network; layers are named flat, fc1, norm1, act1, ..., head."""
         layers: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
         width = math.prod(self.shape)
         for i, units in enumerate(self.hidden, 1):
-            weight = self.quantizer.weight if i > 1 else None
-            layers[f"fc{i}"] = Linear(width, units, generator, self.norm == "none", weight)
+            weight = self.quantizer.weight if self.every or i > 1 else None
+            bias = self.norm == "none"
+            spread = bias and self.spread
+            layers[f"fc{i}"] = Linear(width, units, generator, bias, weight, spread)
             if self.norm == "batch":
                 layers[f"norm{i}"] = nn.BatchNorm1d(units, dtype=torch.float64)
             layers[f"act{i}"] = Activation(self.quantizer.activation, self.quantizer.gradient)
             width = units
-        layers["head"] = Linear(width, self.outputs, generator)
+        weight = self.quantizer.weight if self.every else None
+        layers["head"] = Linear(width, self.outputs, generator, True, weight, self.spread)
         return Network(layers)

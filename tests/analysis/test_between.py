@@ -13,6 +13,7 @@ from sa.analysis.function_curve import FunctionCurve
 from sa.analysis.interpolation import Interpolation, mixed
 from sa.dataset.chebyshev import Chebyshev
 from sa.dataset.digits import Digits
+from sa.dataset.sinc import Sinc
 from sa.estimator.ste import STE
 from sa.task import Task
 from sa.types import Estimate
@@ -195,6 +196,23 @@ def test_a_function_curve_of_known_networks():
     assert dead["collapsed"] == 1 and dead["spread"] == 0
     with pytest.raises(ValueError, match="Digits is none; take dataset=sinc"):
         analysis.takes(Digits())
+
+
+@pytest.mark.parametrize(("pieces", "floor"), [(6, 0.1029), (11, 0.0552)])
+def test_the_best_function_of_few_pieces_on_a_sinc(pieces, floor):
+    """What `experiment=binary_depth` holds networks of sign units against: Bellman's recursion."""
+    y = Sinc().load(torch.Generator()).test.targets[:, 0]
+    n = len(y)
+    sums, squares = (torch.cat([y.new_zeros(1), v.cumsum(0)]) for v in (y, y.square()))
+    at = torch.arange(n + 1)
+    many = (at - at[:, None]).clamp(min=1)
+    cost = squares - squares[:, None] - (sums - sums[:, None]).square() / many  # rows i to j - 1
+    cost = torch.where(at >= at[:, None], cost, math.inf)
+    best = cost[0]
+    for _ in range(pieces - 1):
+        best = (best[:, None] + cost).min(0).values
+    rmse = math.sqrt(best[n] / n)
+    assert floor <= rmse < floor + 1e-4
 
 
 @pytest.mark.parametrize(("norm", "names"), [

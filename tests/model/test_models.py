@@ -62,6 +62,31 @@ def test_first_and_last_layers_keep_full_precision(name):
     ]
 
 
+def test_every_layer_quantizes_its_weights_where_it_shall_and_biases_spread():
+    slots = quantizers("xnor.Xnor", "sign.Sign")
+    for norm in ("none", "batch"):
+        made = component("model", "mlp", quantizer=slots, every=True, spread=True, norm=norm)
+        network = made.build(stream(0))
+        maps = [m for m in network.modules() if hasattr(m, "weight") and hasattr(m, "quantize")]
+        assert len(maps) == 3 and all(m.quantize is not None for m in maps)
+        biased = [m for m in maps if m.bias is not None]
+        assert len(biased) == (3 if norm == "none" else 1)
+        assert all(m.bias.abs().max() <= m.weight.shape[1] ** -0.5 for m in biased)
+        assert all(len(m.bias.unique()) == len(m.bias) for m in biased)
+
+
+@pytest.mark.parametrize("name", ["mlp_line", "mlp_line_middle", "mlp_line_deep"])
+def test_sign_units_cut_a_line_into_one_piece_more_than_the_first_layer_has(name):
+    twin = component("model", name.replace("line", "relu")).build(stream(0))
+    network = component("model", name).build(stream(0))
+    assert [p.shape for p in network.parameters()] == [p.shape for p in twin.parameters()]
+    for p in network.parameters():
+        p.data.mul_(3)
+    outputs = network(torch.linspace(-1, 1, 5001, dtype=torch.float64).unsqueeze(1))
+    pieces = 1 + int((outputs.diff(dim=0) != 0).sum())
+    assert 2 <= pieces <= 1 + len(network.fc1.weight)
+
+
 def test_links_read_a_chain_and_name_what_is_none():
     mlp = component("model", "mlp").build(stream(0))
     assert [(x.weight, x.bias, x.step is not None) for x in mlp.links()] == [

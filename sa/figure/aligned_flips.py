@@ -1,0 +1,54 @@
+"""Whether estimators that point along CDG end where flips of weights cost less."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sa import ranking
+from sa.figure._paper import PANEL, need, numbers, palette, steps
+
+COSINES = {
+    "path": "cosine to CDG, mean over the training",
+    "end": "cosine to CDG where it ends",
+}
+FLIPS = {"mean": "mean change of the loss by a flip", "most": "largest change by a flip"}
+
+
+def aligned_flips(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Mean and largest cost of a flip against the cosine: a dot a training, a colour an estimator.
+
+    Kendall's tau over the estimators of each seed: mean, least and most over seeds. Trainings that
+    missed the goal of ``until`` are left out, and counted.
+    """
+    need(table, "alignment/cosine", "sharpness/flip_mean", "sharpness/flip_max", "stopped")
+    reached = table["stopped"].notna() & table["stopped"].ne("steps")
+    kept, rows = table[reached], steps(table)
+    tidy = kept[["label", "seed"]].assign(
+        path=[numbers(rows(run), "alignment/cosine").mean() for _, run in kept.iterrows()],
+        end=numbers(kept, "alignment/cosine"),
+        mean=numbers(kept, "sharpness/flip_mean"),
+        most=numbers(kept, "sharpness/flip_max"),
+        step=numbers(kept, "step"),
+    )
+    figure = Figure(figsize=(2.1 * PANEL, 1.75 * PANEL), dpi=200)
+    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    colours = palette(tidy["label"])
+    for line, (flip, what) in zip(axes, FLIPS.items(), strict=True):
+        for axis, (cosine, where) in zip(line, COSINES.items(), strict=True):
+            for label, colour in colours.items():
+                mine = tidy[tidy["label"] == label]
+                axis.plot(mine[cosine], mine[flip], "o", ms=3.5, alpha=0.8, color=colour)
+            taus = pd.Series([ranking.kendall(s[cosine], s[flip]) for _, s in tidy.groupby("seed")])
+            told = (
+                f"τ = {taus.mean():.2f} [{taus.min():.2f}, {taus.max():.2f}] of {len(taus)} seeds"
+            )
+            axis.set_title(told)
+            axis.set(
+                xlabel=where if flip == "most" else "", ylabel=what if cosine == "path" else ""
+            )
+    dots = [Line2D([], [], ls="", marker="o", ms=3.5, color=c, label=k) for k, c in colours.items()]
+    missed = int((~reached).sum())
+    title = f"{missed} of {len(table)} trainings missed the goal and are left out" if missed else ""
+    figure.legend(handles=dots, loc="outside lower center", ncols=3, frameon=False, title=title,
+                  title_fontsize=6.5)  # fmt: skip
+    return figure, tidy
