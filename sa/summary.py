@@ -218,9 +218,10 @@ def _around(result: dict[str, Any]) -> list[tuple[str, str]]:
         out.append(("sharpness", ", ".join(sharp)))
     if "surface/centre" in got:
         ends = f"{got['surface/least']} to {got['surface/most']}"
-        way = f"; it holds {got['surface/share']} of the way's variance"
         told = f"losses {ends} around {got['surface/centre']}"
-        out.append(("surface", told + way * ("surface/share" in got)))
+        if "surface/share" in got:
+            told += f"; it holds {got['surface/share']} of the way's variance"
+        out.append(("surface", told))
     return out
 
 
