@@ -177,6 +177,15 @@ def test_the_l1_route_and_each_status_are_told_apart(tmp_path):
     assert (tidy["status"] == "l1 route").sum() == 4
 
 
+def test_random_labels_tell_the_steps_to_the_goal_and_who_missed_it(tmp_path):
+    given = table()
+    given["step"] = range(10, 10 + len(given))
+    given["stopped"] = ["steps", "train/accuracy >= 0.95"] * (len(given) // 2)
+    tidy = pd.read_csv(draw.draw("random_labels", given, tmp_path)[2])
+    assert tidy["steps"].tolist() == given["step"].tolist()
+    assert tidy["reached"].tolist() == [False, True] * (len(given) // 2)
+
+
 def test_sensitivity_tells_the_budgets_apart(tmp_path):
     tidy = pd.read_csv(draw.draw("sensitivity", table(), tmp_path)[2])
     assert set(tidy["budget"]) == {"equal epochs", "equal steps (9)"}
