@@ -264,6 +264,13 @@ def test_bands_are_quantiles_over_seeds_and_need_several(tmp_path):
         draw.draw("bands", evaluated(seeds=1), tmp_path)
 
 
+def test_a_band_ends_where_one_seed_is_left(tmp_path):
+    given = evaluated(seeds=2)  # one of two ends after step 1, its goal reached
+    given = given[(given["seed"] == 0) | (given["step"] < 2)]
+    tidy = pd.read_csv(draw.draw("bands", given, tmp_path)[2])
+    assert set(tidy["step"]) == {0, 1}
+
+
 def test_parameters_mark_the_interpolation_threshold(tmp_path):
     given = table(dims=(8,), seeds=(0, 1, 2))
     tidy = pd.read_csv(draw.draw("parameters", given, tmp_path)[2])
@@ -271,10 +278,11 @@ def test_parameters_mark_the_interpolation_threshold(tmp_path):
     assert "interpolates from 3,200" in (tmp_path / "parameters.svg").read_text()
 
 
-def test_sharpness_against_the_gap_tells_kendalls_tau(tmp_path):
-    draw.draw("sharpness_gap", table(dims=(8,), seeds=(0,)), tmp_path)
+def test_sharpness_against_the_gap_tells_kendalls_tau_within_a_seed(tmp_path):
+    given = table(dims=(8,), seeds=(0, 1))  # pooled it would be less: seeds differ in their gap
+    draw.draw("sharpness_gap", given, tmp_path)
     text = (tmp_path / "sharpness_gap.svg").read_text()
-    assert "τ = 1.00 of 4 trainings" in text
+    assert "τ within a seed 1.00 [1.00, 1.00]" in text and "8 trainings" in text
 
 
 def test_function_curves_count_the_collapsed(tmp_path):

@@ -13,8 +13,9 @@ QUANTILES = 0.05, 0.95
 def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Median and 5 to 95 % band over seeds of every kind of training; tests dashed.
 
-    rows: evaluated steps, with ``label``, ``seed`` and ``step``. Raises ValueError where a kind
-    has one seed.
+    Where trainings end at different steps a curve ends with the last but one of its seeds. rows:
+    evaluated steps, with ``label``, ``seed`` and ``step``. Raises ValueError where a kind has one
+    seed.
     """
     need(rows, "label", "seed", "step")
     seeds = rows.groupby("label", sort=False)["seed"].nunique()
@@ -35,7 +36,8 @@ def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                 continue
             mine = rows[["label", "step", f"{split}/{end}"]].dropna()
             for label, kind in mine.groupby("label", sort=False):
-                steps = kind.groupby("step")[f"{split}/{end}"]
+                several = kind.groupby("step")["step"].transform("size") > 1
+                steps = kind[several].groupby("step")[f"{split}/{end}"]
                 low, middle, high = (steps.quantile(q) for q in (QUANTILES[0], 0.5, QUANTILES[1]))
                 name = f"{label} ({seeds[label]} seeds)" if line == "-" else None
                 axis.plot(middle.index, middle, line, color=colours[label], label=name)
