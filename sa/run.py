@@ -197,6 +197,13 @@ def multirun(
     each = launch.cost(root, plan)
     told = f", about {each * len(left):.0f} s of computing" if each and left else ""
     print(f"{name}: {len(plan)} points, {len(left)} of {len(plan)} to do{told}", flush=True)
+    one_seed = len({p.config["seed"] for p in plan}) == 1 and not plan[0].config["replicas"]
+    if "bands" in plan[0].config["figure"] and one_seed:
+        print(
+            "note: figure=bands: every point is of one seed, and a band is over several; it will "
+            "not be drawn: add seeds, e.g. seed=range(5) or replicas=5",
+            file=sys.stderr,
+        )
     if how["dry_run"]:
         for point in plan:
             print(f"{point.index:>4}  {point.run_id}  {_state(point.config):<8} {point.label}")

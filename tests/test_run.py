@@ -514,6 +514,15 @@ def test_a_dry_run_writes_nothing(sa):
     assert code == 0 and out.count("pending") == 2 and not list(Path(".").iterdir())
 
 
+@pytest.mark.parametrize(("words", "told"), [
+    (["dim=4,8"], True), (["seed=0,1"], False), (["replicas=2", "dim=4,8"], False),
+])  # fmt: skip
+def test_a_band_of_one_seed_is_told_before_any_run(sa, words, told):
+    given = [w for w in SMALL if not (w.startswith("analysis") and "replicas=2" in words)]
+    code, _, err = sa("-m", *given, *words, "figure=[bands]", "sweep.dry_run=true")
+    assert ("every point is of one seed" in err) == told
+
+
 def test_frozen_configurations_run_in_a_worker(sa):
     sa(*SMALL)
     kept = next(Path("runs").iterdir())

@@ -13,8 +13,9 @@ QUANTILES = 0.05, 0.95
 def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Median and 5 to 95 % band over seeds of every kind of training; tests dashed.
 
-    rows: evaluated steps, with ``label``, ``seed`` and ``step``, or what else ``attrs["over"]``
-    names. Raises ValueError where a kind has one seed.
+    Where trainings end at different steps a curve ends with the last but one of its seeds. rows:
+    evaluated steps, with ``label``, ``seed`` and ``step``, or what else ``attrs["over"]`` names.
+    Raises ValueError where a kind has one seed.
     """
     over = rows.attrs.get("over", "step")
     need(rows, "label", "seed", over)
@@ -36,7 +37,8 @@ def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                 continue
             mine = rows[["label", over, f"{split}/{end}"]].dropna()
             for label, kind in mine.groupby("label", sort=False):
-                steps = kind.groupby(over)[f"{split}/{end}"]
+                several = kind.groupby(over)[over].transform("size") > 1
+                steps = kind[several].groupby(over)[f"{split}/{end}"]
                 low, middle, high = (steps.quantile(q) for q in (QUANTILES[0], 0.5, QUANTILES[1]))
                 name = f"{label} ({seeds[label]} seeds)" if line == "-" else None
                 axis.plot(middle.index, middle, line, color=colours[label], label=name)

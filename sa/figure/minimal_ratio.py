@@ -9,7 +9,7 @@ from sa.figure._paper import need, panels
 
 STATUS = {"critical": "o", "stalled": "s", "unconverged": "x", "l1 route": "+"}
 
-NAMES = "minimal ratio: share of eigenvalues > 0", "index: share of eigenvalues < 0"
+NAMES = "minimal ratio (eigenvalues > 0)", "index (eigenvalues < 0)"
 
 
 def minimal_ratio(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
@@ -35,8 +35,8 @@ def minimal_ratio(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         axis.set(xscale="log", xlabel="loss where the search ended", ylabel=name)
     ends = [tidy["norm_start"].min(), tidy["norm_start"].max()]
     axes[2].plot(ends, ends, color="0.6", lw=0.8, zorder=0)
-    axes[2].set(xscale="log", yscale="log", xlabel="gradient norm at the end of training")
-    axes[2].set_ylabel("gradient norm where the search ended")
+    axes[2].set(xscale="log", yscale="log", xlabel="gradient norm before the search")
+    axes[2].set_ylabel("gradient norm after the search")
     for each in (axes[0].xaxis, axes[1].xaxis, axes[2].xaxis, axes[2].yaxis):
         each.set_minor_formatter(NullFormatter())
     axes[0].plot([], [], color="0.6", lw=0.8, label="gradient unchanged")

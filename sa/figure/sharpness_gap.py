@@ -1,6 +1,7 @@
 """Does a sharp minimum generalise worse? Over a grid of trainings, never between two."""
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from sa import ranking
@@ -15,7 +16,11 @@ MEASURES = {
 
 
 def sharpness_gap(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """The gap of the losses, test less train, against each sharpness, with Kendall's tau."""
+    """The gap of the losses, test less train, against each sharpness, a colour a seed.
+
+    Kendall's tau is within a seed, as the gap differs between seeds: the mean over seeds, and the
+    least and the most.
+    """
     there = [c for c in MEASURES if c in table and numbers(table, c).notna().any()]
     need(table, "train/loss", "test/loss", *there[:1] or ["sharpness/lambda_max"])
     tidy = table[["label", "seed"]].assign(
@@ -23,11 +28,17 @@ def sharpness_gap(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         **{c: numbers(table, c) for c in there},
     )
     figure, axes = panels(len(there), sharey=True)
+    colours = sns.color_palette("colorblind", 10) * 9
     for axis, column in zip(axes, there, strict=True):
-        axis.plot(tidy[column], tidy["gap"], "o", ms=3, alpha=0.7, color="C0")
-        tau = ranking.kendall(tidy[column], tidy["gap"])
-        axis.set(xlabel=MEASURES[column], title=f"τ = {tau:.2f} of {len(tidy)} trainings")
-        if (tidy[column].dropna() > 0).all():
+        taus = []
+        for colour, (_, mine) in zip(colours, tidy.groupby("seed"), strict=False):
+            axis.plot(mine[column], mine["gap"], "o", ms=3, alpha=0.8, color=colour)
+            taus.append(ranking.kendall(mine[column], mine["gap"]))
+        tau = pd.Series(taus).dropna()
+        axis.set(xlabel=MEASURES[column])
+        axis.set_title(f"τ within a seed {tau.mean():.2f} [{tau.min():.2f}, {tau.max():.2f}]")
+        low, high = tidy[column].min(), tidy[column].max()
+        if low > 0 and high > 10 * low:
             axis.set_xscale("log")
-    axes[0].set_ylabel("test loss - train loss")
+    axes[0].set_ylabel(f"test loss - train loss\n{len(tidy)} trainings, a colour a seed")
     return figure, tidy

@@ -101,7 +101,17 @@ def test_newton_takes_the_curved_valley_of_rosenbrock_within_its_products():
     assert out["critical_points/norm"] < 1e-10 and out["critical_points/steps"] <= 200
     short = of(CriticalPoints(solver="newton", steps=9), f, at)
     assert short["critical_points/status"] == "unconverged"
-    assert short["critical_points/steps"] == 9
+    bowl, _, c = quadratic([8.0, 4.0, 2.0, 1.0, 0.5])  # conjugate gradients would take five
+    cut = of(CriticalPoints(solver="newton", steps=3), bowl, {"w": c + 0.1})
+    assert cut["critical_points/steps"] == 3
+
+
+def test_newton_takes_no_step_uphill():
+    # a narrow well: from 0.3, where it bends down, a step of 1 lands on the plain, without a slope
+    f = from_function(lambda p: 1 - torch.exp(-50 * p["w"].square().sum()))
+    out = of(CriticalPoints(solver="newton", steps=60), f, {"w": torch.tensor([0.3]).double()})
+    assert out["critical_points/loss"] == pytest.approx(0, abs=1e-12)
+    assert out["critical_points/minimal_ratio"] == 1.0
 
 
 @pytest.mark.parametrize("seed", range(4))
