@@ -200,7 +200,7 @@ def test_every_full_size_composes_and_validates(sa, experiment):
     )  # its files are on nobody's disk by chance
 
 
-LEAST = {  # studies of low-bit training and of cosines, as small as they can be; one of a pair
+LEAST = {  # studies of low-bit training, of cosines, and questions, as small as they can be
     "cosine_precision": "dim=3 dataset.n=64 seed=0",
     "stochastic_rounding_pretrained": "dim=3 dataset.n=300 seed=0 init.steps=3 init.batch_size=64",
     "digits_bits": "epochs=1 batch_size=700 quantizer.weight.bits=1,32 seed=0",
@@ -208,6 +208,9 @@ LEAST = {  # studies of low-bit training and of cosines, as small as they can be
     "fixed_point": "epochs=1 batch_size=700 quantizer.weight.range=max seed=0",
     "lr_batch_bits": "epochs=1 batch_size=700 stored.bits=6 optimizer.lr=0.01 seed=0",
     "ema_underflow": "dim=8 steps=4 stored.bits=8 seed=0",
+    "estimator_basins": "model.hidden=[2] ends.first.steps=1 ends.second.steps=1 seed=0 "
+    "analysis.interpolation.points=2",
+    "memorised_bits": "steps=1 quantizer.weight.bits=1,32 model.hidden=[64,64] seed=0",
 }  # fmt: skip
 
 

@@ -215,6 +215,12 @@ def widths(axis: Axes, dims: pd.Series) -> None:
     axis.set_xlabel("dim (width of the network)")
 
 
+def columns(figure: Figure, labels: Sequence[str], most: int) -> int:
+    """How many columns of a legend with these labels fit below a figure, 1 to ``most``."""
+    inches = 0.5 + 0.052 * max((len(x) for x in labels), default=0)
+    return max(1, min(most, int(figure.get_figwidth() / inches)))
+
+
 def legend(figure: Figure, axis: Axes, other: str | None, line: str = "--") -> None:
     """One legend below all panels; other: what lines of this style are."""
     if other:

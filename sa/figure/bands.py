@@ -5,7 +5,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import AXES, need, panels
+from sa.figure._paper import AXES, columns, need, panels
 
 QUANTILES = 0.05, 0.95
 
@@ -55,6 +55,6 @@ def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
     axes[0].plot([], [], "--", color="0.3", label="test")
     handles, labels = axes[0].get_legend_handles_labels()
-    columns = 4 if len(ends) > 1 else 2
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    side = columns(figure, labels, 4 if len(ends) > 1 else 2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=side, frameon=False)
     return figure, tidy

@@ -32,7 +32,8 @@ def function_curve(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         lower.plot(x, middle - truth, color=colour, lw=1.8)
         lower.axhline(0, color="0.4", lw=0.6)
         lower.set_xlabel("x")
-        upper.set_title(f"{kind}\n{int(mine['dead'].sum())} of {len(mine)} collapsed", fontsize=7)
+        words = "\n".join(kind.split())
+        upper.set_title(f"{words}\n{int(mine['dead'].sum())} of {len(mine)} collapsed", fontsize=7)
         for seed, value in zip(mine["seed"], values, strict=True):
             one = {"kind": kind, "seed": seed, "x": x, "truth": truth, "value": value}
             tidy.append(pd.DataFrame(one))

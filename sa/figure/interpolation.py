@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import need, paired, panels
+from sa.figure._paper import columns, need, paired, panels
 
 
 def interpolation(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
@@ -43,5 +43,6 @@ def interpolation(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
     axes[0].plot([], [], "--", color="0.3", label="test")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    side = columns(figure, labels, 3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=side, frameon=False)
     return figure, out

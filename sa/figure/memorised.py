@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sa.figure._paper import need, numbers, panels
 
@@ -49,7 +49,10 @@ def memorised(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for axis, size in zip(axes, ("parameters", "bits, norms and biases at 32"), strict=True):
         axis.axhline(GOAL, color="0.5", lw=0.8, ls=":")
         axis.set(xscale="log", xlabel=f"{size}, a training row")
-    axes[1].axvline(math.log2(10), color="0.5", lw=0.8, ls="-.", label="what ten labels carry")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    axes[1].axvline(math.log2(10), color="0.5", lw=0.8, ls="-.", label="log2(10): a label's own")
     axes[0].set_ylabel("random labels fitted")
     axes[0].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
     handles, labels = (a + b for a, b in zip(*(x.get_legend_handles_labels() for x in axes),
