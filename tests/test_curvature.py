@@ -301,6 +301,22 @@ def test_differences_of_a_gradient_are_the_hessian_where_there_is_one():
     assert float(got.values[0]) == pytest.approx(float(last_layer(f, params)[0]), rel=1e-3)
 
 
+def test_differences_of_a_block_at_0():
+    f = from_function(lambda p: (p["w"] - 1).square().sum() + 3 * p["b"].square().sum())
+    w = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    for at in ({"w": w, "b": 0 * w}, {"w": 0 * w, "b": 0 * w}):
+        ends = []
+
+        def gradient(p, ends=ends):
+            ends.append(p)
+            return f.value_and_grad(p)[1], 3.0
+
+        c = f.curvature(at, gradient=gradient, epsilon=0.1).within(["b"])
+        torch.testing.assert_close(c.product(2 * torch.eye(2).double()), 12 * torch.eye(2).double())
+        e = 0.1 * 5 / 2**0.5 if at["w"].any() else 0.1 / 2**0.5
+        torch.testing.assert_close(ends[0]["b"], torch.tensor([e, 0], dtype=torch.float64))
+
+
 def test_grouping_by_module_joins_norms_to_the_layer_before():
     p = component("model", "resnet32").build(stream(0, "init"))
     params = dict(p.named_parameters())

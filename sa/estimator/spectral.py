@@ -22,6 +22,7 @@ from sa.types import (
     Params,
     State,
     Structure,
+    finite,
     flatten,
     grouped,
     size,
@@ -73,8 +74,9 @@ class Spectral:
 
     curvature: ``hessian``, which quantized networks have none of, or ``differences``: how the base
     estimator's own gradient changes along a direction, [g(w + e v) - g(w - e v)]/(2 e), e = epsilon
-    |w|, symmetrised in the space. That is no Hessian of any loss, but what decides whether steps
-    along v bounce, for a straight-through gradient too.
+    |w| (in a block of d of all D numbers sqrt(d/D) times that), symmetrised in the space. That is
+    no Hessian of any loss, but what decides whether steps along v bounce, for a straight-through
+    gradient too.
 
     Founding notes of 2024; close to BSFA (Zhou, Wang, Chen & Cheng, EMNLP 2025); the edge of
     stability is Cohen et al. 2021.
@@ -210,7 +212,8 @@ class Spectral:
         info: Numbers = {"refreshed": 0.0, "products": 0.0}
         needed = self.mode != "global" or self.safeguard or self.decompose
         after["age"] += 1
-        if needed and (first or alarm or after["age"] > self.refresh):
+        due = needed and (first or alarm or after["age"] > self.refresh)
+        if due and math.isfinite(value) and finite(params) and finite(base.grad):
             seen = self._look(objective, params, state["base"] | told, generator)
             self._renew(seen, params, after, lr, generator, rounds=1 + alarm)
             info = {"refreshed": 1.0, "products": float(seen.products)}

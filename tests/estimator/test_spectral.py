@@ -194,6 +194,7 @@ def test_a_rising_loss_halves_the_scale_and_renews_the_space_once():
     far = {k: 3 * v for k, v in at.items()}
     risen = estimator(f, far, first.state, stream(0, "b"))
     assert risen.info["gamma"] == 0.5 * first.info["gamma"] and risen.info["refreshed"] == 1
+    assert risen.info["products"] == 2 * 7  # two rounds of k + 4 columns
     again = estimator(f, far, risen.state, stream(0, "c"))  # 3 times as far is the measure now
     assert again.info["gamma"] == 1.01 * risen.info["gamma"] and again.info["refreshed"] == 0
 
@@ -336,6 +337,15 @@ def test_at_a_rate_of_0_nothing_is_too_sharp(mode):
     assert got.info["gamma"] == 1.0 and got.info["headroom"] > 1e20
     if mode != "flat_v1":
         torch.testing.assert_close(flatten(got.grad), flatten(f.value_and_grad(at)[1]))
+
+
+@pytest.mark.parametrize("settings", [{}, {"base": STE(), "curvature": "differences"}])
+def test_a_loss_that_overflows_where_the_space_is_due_ends_as_diverged(settings):
+    p = digits(dtype="float32")
+    estimator = Spectral(n_filter=3, scale=1e8, refresh=1, safeguard=None, **settings)
+    sgd = partial(torch.optim.SGD, lr=1.0)
+    *_, (row, _) = train.loop(p, estimator, sgd, {}, steps=20, progress=train.start(p))
+    assert "diverged" in row and row["step"] < 20
 
 
 @pytest.mark.parametrize("batch_size", [None, 300])
