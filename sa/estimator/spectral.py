@@ -137,9 +137,12 @@ class Spectral:
         for block, names in grouped(params, self.blocks).items():
             there = size({k: params[k] for k in names})
             if self.n_filter >= there:
+                larger = (
+                    "" if self.blocks == "network" else ", or larger blocks, e.g. blocks=module"
+                )
                 raise ValueError(
                     f"n_filter={self.n_filter}: block '{block}' has {there} parameters; expected "
-                    f"n_filter below that, or larger blocks (blocks=module or network)"
+                    f"n_filter below that{larger}"
                 )
 
     def trains(

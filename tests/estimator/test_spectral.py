@@ -152,6 +152,35 @@ def test_blocks_project_as_the_whole_does_on_a_block_diagonal_quadratic():
     assert parts.info["x/lambda_1"] == pytest.approx(9) and parts.info["gap"] == pytest.approx(14)
 
 
+def test_blocks_across_layers_keep_the_order_of_the_tensors():
+    p = digits()
+    f = p.objective(p.batch(0))
+    got = once(f, p.params, blocks={"weights": ("*.weight",), "biases": ("*.bias",)})
+    assert list(got.grad) == list(p.params)
+
+
+def test_a_blocks_space_has_every_copy_of_its_eigenvalues():
+    task = Task(FC(shape=(1, 8, 8), hidden=(4,)), Digits(), criterion="mse")
+    p = task.prepare(0)
+    info = once(p.objective(p.batch(0)), p.params, n_filter=12, blocks="module").info
+    values = torch.tensor([info[f"head/lambda_{i}"] for i in range(1, 14)], dtype=torch.float64)
+    # under MSE the last layer has each once for each of ten classes
+    torch.testing.assert_close(values[:10], values[:1].expand(10), rtol=1e-4, atol=0)
+    assert values[10] < 0.9 * values[9]
+
+
+def test_abridged_is_the_curvature_of_the_first_rows():
+    p = digits()
+    whole, few = p.objective(p.batch(0)), p.objective(p.data.train.part(0, 20))
+    few.whole = None
+    lambdas = [
+        once(f, p.params, abridged=rows).info["lambda_1"]
+        for f, rows in ((whole, 20), (few, None), (whole, None))
+    ]
+    assert lambdas[0] == pytest.approx(lambdas[1], rel=1e-4)
+    assert lambdas[2] != pytest.approx(lambdas[1], rel=1e-2)
+
+
 def test_without_filtering_momentum_is_the_optimizers_own():
     p = digits()
     f = p.objective(p.batch(0))
@@ -191,6 +220,9 @@ def test_a_rising_loss_halves_the_scale_and_renews_the_space_once():
     f, at, _, _ = quadratic()
     estimator = Spectral(**PLAIN | {"safeguard": 0.7, "refresh": 500})
     first = estimator(f, at, estimator.init(at), stream(0, "a"))
+    near = {k: math.sqrt(1.09) * v for k, v in at.items()}  # 9 % above is not yet a rise
+    quiet = estimator(f, near, first.state, stream(0, "b"))
+    assert quiet.info["gamma"] == 1.01 * first.info["gamma"] and quiet.info["refreshed"] == 0
     far = {k: 3 * v for k, v in at.items()}
     risen = estimator(f, far, first.state, stream(0, "b"))
     assert risen.info["gamma"] == 0.5 * first.info["gamma"] and risen.info["refreshed"] == 1
