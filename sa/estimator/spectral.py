@@ -248,18 +248,17 @@ class Spectral:
             d = {k: d[k] for k in params}  # blocks may be in another order
             info |= _spectrum.told(spaces)
             if info["refreshed"] and self.mode != "dynamic":
-                info["note"] = (
-                    ""
-                    if limit >= self.scale
-                    else (
-                        f"no gap for scale {self.scale:g}: the headroom is {limit:.3g}; a larger "
-                        "n_filter or a smaller scale"
-                    )
-                )
+                info["note"] = "" if limit >= self.scale else self._no_room(limit)
         if self.decompose:
             evals += self._decompose(objective, params, base.grad, after, lr)
             info |= {f"change/{k}": v for k, v in after["change"].items()}
         return Estimate(base.value, d, evals, after, base.info | info)
+
+    def _no_room(self, headroom: float) -> str:
+        what, instead = "gap", "a larger n_filter or a smaller scale"
+        if self.mode == "global":
+            what, instead = "room", "a smaller scale, or mode=flat_v2"
+        return f"no {what} for scale {self.scale:g}: the headroom is {headroom:.3g}; {instead}"
 
     def _base(
         self, objective: Objective, params: Params, state: State, generator: torch.Generator

@@ -10,6 +10,7 @@ from conftest import component
 
 from sa import train
 from sa.dataset.digits import Digits
+from sa.estimator import _spectrum
 from sa.estimator.spectral import Spectral
 from sa.estimator.ste import STE
 from sa.model.fc import FC
@@ -270,6 +271,8 @@ def test_what_the_row_says():
     assert info["note"] == ""  # a later renewal takes back what an earlier one said
     note = once(f, at, scale=40.0).info["note"]
     assert note.startswith("no gap for scale 40: the headroom is 20; a larger n_filter")
+    note = once(f, at, scale=40.0, mode="global", safeguard=0.7).info["note"]
+    assert note == "no room for scale 40: the headroom is 2; a smaller scale, or mode=flat_v2"
 
 
 def test_the_decomposition_of_descent_on_a_quadratic_is_what_the_loss_changes_by():
@@ -286,6 +289,15 @@ def test_overlap_is_1_where_nothing_moves():
     _, got = descend(Spectral(**PLAIN | {"refresh": 1}), f, at, 3)
     assert math.isnan(got[0].info["overlap"])
     assert got[2].info["overlap"] == pytest.approx(1)
+
+
+def test_the_overlap_of_many_blocks_is_summed_in_their_order():
+    draw = torch.randn(2, 300, 2, 5, generator=stream(0, "spaces"), dtype=torch.float64)
+    rows = torch.linalg.qr(draw.mT).Q.mT
+    last = range(299, -1, -1)  # a set has such numbers the other way round
+    old, new = ({i: {"vectors": us[i], "k": 2} for i in last} for us in rows)
+    each = [_spectrum.overlap({b: old[b]}, {b: new[b]}) for b in old]
+    assert _spectrum.overlap(old, new) == sum(each) / 300  # else a resumed run's last digit differs
 
 
 # Straight-through
