@@ -24,6 +24,7 @@ from sa.types import (
     Params,
     Quantizer,
     State,
+    finite,
     flatten,
     stream,
 )
@@ -199,8 +200,7 @@ def loop(
         if steps:
             row["lr"] = factor * rates[0]
         # the point too: a step function of nan is a finite number
-        sound = all(bool(p.isfinite().all()) for p in params.values())
-        if not (sound and math.isfinite(float(estimate.value)) and math.isfinite(norm)):
+        if not (finite(params) and math.isfinite(float(estimate.value)) and math.isfinite(norm)):
             row["diverged"] = problem.first_bad(params, batch)
             yield row, before
             return

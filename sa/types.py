@@ -581,6 +581,11 @@ def unflatten(vector: Tensor, like: Params) -> Params:
     return {k: v.reshape(*lead, *p.shape) for (k, p), v in zip(like.items(), parts, strict=True)}
 
 
+def finite(params: Mapping[str, Tensor]) -> bool:
+    """Whether all entries are."""
+    return all(bool(p.isfinite().all()) for p in params.values())
+
+
 def size(params: Params) -> int:
     """D, the number of coordinates."""
     return sum(p.numel() for p in params.values())

@@ -199,6 +199,21 @@ def test_the_last_layer_has_every_eigenvalue_once_for_each_class():
     torch.testing.assert_close(got.values, truth[:25], rtol=1e-8, atol=1e-10)
     one = c.top(12, stream(0, "start"), tol=1e-3)  # a single vector misses copies
     assert float(one.values[9]) < 0.9 * float(truth[9])
+    for dtype in ("float64", "float32"):  # not so loosely either
+        f, params = network(dtype=dtype)
+        c = alone(f).curvature(params).within(names)
+        for k in (5, 12):
+            got = c.top(k, stream(0, "start"), copies=True, tol=1e-3)
+            torch.testing.assert_close(got.values, truth[:k], rtol=1e-4, atol=0)
+
+
+def test_copies_are_looked_for_anew_only_where_two_vectors_saw_one():
+    f, at, _, _ = known([9.0, 7, 5, 3] + [0.1 * i for i in range(20)])
+    c, pair = f.curvature(at), torch.randn(2, 24, generator=stream(0, "start")).double()
+    c.top(3, stream(0, "start"), copies=True)
+    needed, before = c.products, f.curvature(at)
+    solve.top(before.product, 3, pair, generator=stream(0, "start"))
+    assert needed <= before.products + 2
 
 
 def hessian_of(f, params, part):
@@ -244,10 +259,11 @@ def test_following_a_space_that_moves():
 
 
 def test_following_keeps_to_the_largest_algebraic():
-    lam = torch.tensor([-50.0, 5, 4, 3, 1] + [0.1] * 15, dtype=torch.float64)
-    start = torch.randn(4, 20, generator=stream(0, "start"), dtype=torch.float64)
-    got = solve.follow(lambda v: v * lam, solve.orthonormal(start), 80)
-    torch.testing.assert_close(got.values[:3], lam[1:4], rtol=1e-4, atol=0)
+    for below in ([-50.0], [-10.0, -9, -8]):
+        lam = torch.tensor([5.0, 4, 3, 2, 1] + [0.1] * 15 + below, dtype=torch.float64)
+        start = torch.randn(4, len(lam), generator=stream(0, "start"), dtype=torch.float64)
+        got = solve.follow(lambda v, h=lam: v * h, solve.orthonormal(start), 80)
+        torch.testing.assert_close(got.values[:3], lam[:3], rtol=1e-3, atol=0)
 
 
 def test_following_a_map_of_low_rank_keeps_its_columns():
@@ -299,6 +315,22 @@ def test_differences_of_a_gradient_are_the_hessian_where_there_is_one():
     names = ["head.weight", "head.bias"]
     got = c.within(names).top(3, stream(0, "start"), spare=4)
     assert float(got.values[0]) == pytest.approx(float(last_layer(f, params)[0]), rel=1e-3)
+
+
+def test_differences_of_a_block_at_0():
+    f = from_function(lambda p: (p["w"] - 1).square().sum() + 3 * p["b"].square().sum())
+    w = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    for at in ({"w": w, "b": 0 * w}, {"w": 0 * w, "b": 0 * w}):
+        ends = []
+
+        def gradient(p, ends=ends):
+            ends.append(p)
+            return f.value_and_grad(p)[1], 3.0
+
+        c = f.curvature(at, gradient=gradient, epsilon=0.1).within(["b"])
+        torch.testing.assert_close(c.product(2 * torch.eye(2).double()), 12 * torch.eye(2).double())
+        e = 0.1 * 5 / 2**0.5 if at["w"].any() else 0.1 / 2**0.5
+        torch.testing.assert_close(ends[0]["b"], torch.tensor([e, 0], dtype=torch.float64))
 
 
 def test_grouping_by_module_joins_norms_to_the_layer_before():

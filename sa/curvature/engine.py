@@ -1,5 +1,6 @@
 """Products with a Hessian: by kept graphs while they fit, else by graphs built anew."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -89,8 +90,10 @@ class Hessian:
 class Jacobian:
     """v -> [g(w + e v) - g(w - e v)] / (2 e), e = epsilon |w| / |v|: how a field changes along v.
 
-    The field is a gradient estimator's, e.g. a straight-through one, which is no loss' gradient: so
-    this is no Hessian, nor symmetric. price: forward-equivalents of one evaluation of the field.
+    |w| is of the whole point; in a block of d of its D numbers e is sqrt(d/D) times that, since a
+    bias that starts at 0 has no length of its own. At w = 0, e = epsilon / |v|. The field is a
+    gradient estimator's, e.g. a straight-through one, which is no loss' gradient: so this is no
+    Hessian, nor symmetric. gradient: the field at a point, and the forward-equivalents it costs.
     """
 
     gradient: Callable[[Params], tuple[Params, float]]
@@ -101,10 +104,12 @@ class Jacobian:
     def product(self, vectors: Tensor, names: tuple[str, ...] | None = None) -> Tensor:
         """(k, D) -> (k, D), over the tensors named (None: all)."""
         like = {k: self.params[k] for k in names or self.params}
-        w = flatten(like)
+        w, whole = flatten(like), flatten(self.params)
+        length = whole.norm() if whole.any() else whole.new_ones(())
+        reach = self.epsilon * length * math.sqrt(len(w) / len(whole))
         out = torch.empty_like(vectors)
         for row, vector in zip(out, vectors, strict=True):
-            e = self.epsilon * w.norm() / vector.norm()
+            e = reach / vector.norm()
             ends = []
             for move in (e * vector, -e * vector):
                 grad, evals = self.gradient(self.params | unflatten(w + move, like))

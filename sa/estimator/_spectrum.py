@@ -56,7 +56,7 @@ def overlap(old: Spaces, new: Spaces) -> float:
     |U V'|_F^2/k, the mean over blocks; 1 minus it is the squared chordal distance over k.
     """
     each = []
-    for block in old.keys() & new.keys():
+    for block in [b for b in old if b in new]:  # in order: a set's differs between processes
         a, b = (s["vectors"][: s["k"]] for s in (old[block], new[block]))
         least = min(len(a), len(b))
         each.append(float((a @ b.T).double().square().sum()) / least)

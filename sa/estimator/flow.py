@@ -16,6 +16,7 @@ from sa.types import (
     Params,
     State,
     Structure,
+    finite,
     flatten,
     size,
     unflatten,
@@ -82,7 +83,15 @@ class Flow:
             raise ValueError("the rate of the step is not known: the flow is for trainings")
         lr = max(state["lr"], LEAST)
         after = {k: v for k, v in state.items() if k not in ("lr", "progress")}
-        spent = 0.0
+        spent, start = 0.0, flatten(params)
+
+        def gradient(w: Tensor) -> tuple[Tensor, Tensor]:
+            value, grad = objective.value_and_grad(unflatten(w, params))
+            return value, flatten(grad)
+
+        first, k1 = gradient(start)
+        if not (first.isfinite() and finite({"w": start, "g": k1})):  # it flows no further
+            return Estimate(first, unflatten(k1, params), 3.0, after, {})
         if state["age"] % self.refresh == 0:
             seen = objective.curvature(params)
             space = state["space"]
@@ -92,14 +101,7 @@ class Flow:
             spent = seen.evals
         after["age"] += 1
         n = max(1, math.ceil(lr * after["sharpness"] / self.reach))
-        h, start = lr / n, flatten(params)
-
-        def gradient(w: Tensor) -> tuple[Tensor, Tensor]:
-            value, grad = objective.value_and_grad(unflatten(w, params))
-            return value, flatten(grad)
-
-        value, k1 = gradient(start)
-        first, moved = value, torch.zeros_like(start)
+        h, moved = lr / n, torch.zeros_like(start)
         for step in range(n):
             w = start + moved
             if step:

@@ -22,6 +22,7 @@ from sa.types import (
     Params,
     State,
     Structure,
+    finite,
     flatten,
     grouped,
     size,
@@ -73,8 +74,9 @@ class Spectral:
 
     curvature: ``hessian``, which quantized networks have none of, or ``differences``: how the base
     estimator's own gradient changes along a direction, [g(w + e v) - g(w - e v)]/(2 e), e = epsilon
-    |w|, symmetrised in the space. That is no Hessian of any loss, but what decides whether steps
-    along v bounce, for a straight-through gradient too.
+    |w| (in a block of d of all D numbers sqrt(d/D) times that), symmetrised in the space. That is
+    no Hessian of any loss, but what decides whether steps along v bounce, for a straight-through
+    gradient too.
 
     Founding notes of 2024; close to BSFA (Zhou, Wang, Chen & Cheng, EMNLP 2025); the edge of
     stability is Cohen et al. 2021.
@@ -135,9 +137,12 @@ class Spectral:
         for block, names in grouped(params, self.blocks).items():
             there = size({k: params[k] for k in names})
             if self.n_filter >= there:
+                larger = (
+                    "" if self.blocks == "network" else ", or larger blocks, e.g. blocks=module"
+                )
                 raise ValueError(
                     f"n_filter={self.n_filter}: block '{block}' has {there} parameters; expected "
-                    f"n_filter below that, or larger blocks (blocks=module or network)"
+                    f"n_filter below that{larger}"
                 )
 
     def trains(
@@ -210,7 +215,8 @@ class Spectral:
         info: Numbers = {"refreshed": 0.0, "products": 0.0}
         needed = self.mode != "global" or self.safeguard or self.decompose
         after["age"] += 1
-        if needed and (first or alarm or after["age"] > self.refresh):
+        due = needed and (first or alarm or after["age"] > self.refresh)
+        if due and math.isfinite(value) and finite(params) and finite(base.grad):
             seen = self._look(objective, params, state["base"] | told, generator)
             self._renew(seen, params, after, lr, generator, rounds=1 + alarm)
             info = {"refreshed": 1.0, "products": float(seen.products)}
@@ -242,18 +248,17 @@ class Spectral:
             d = {k: d[k] for k in params}  # blocks may be in another order
             info |= _spectrum.told(spaces)
             if info["refreshed"] and self.mode != "dynamic":
-                info["note"] = (
-                    ""
-                    if limit >= self.scale
-                    else (
-                        f"no gap for scale {self.scale:g}: the headroom is {limit:.3g}; a larger "
-                        "n_filter or a smaller scale"
-                    )
-                )
+                info["note"] = "" if limit >= self.scale else self._no_room(limit)
         if self.decompose:
             evals += self._decompose(objective, params, base.grad, after, lr)
             info |= {f"change/{k}": v for k, v in after["change"].items()}
         return Estimate(base.value, d, evals, after, base.info | info)
+
+    def _no_room(self, headroom: float) -> str:
+        what, instead = "gap", "a larger n_filter or a smaller scale"
+        if self.mode == "global":
+            what, instead = "room", "a smaller scale, or mode=flat_v2"
+        return f"no {what} for scale {self.scale:g}: the headroom is {headroom:.3g}; {instead}"
 
     def _base(
         self, objective: Objective, params: Params, state: State, generator: torch.Generator

@@ -79,6 +79,14 @@ def test_at_a_rate_of_0_it_is_the_gradient():
     torch.testing.assert_close(flatten(got.grad), flatten(f.value_and_grad(at)[1]))
 
 
+def test_a_loss_without_bound_is_handed_on_as_it_is():
+    f = from_function(lambda p: p["w"].pow(4).sum())
+    for at in (1e100, math.nan):
+        point = {"w": torch.tensor([at, 1.0], dtype=torch.float64)}
+        got = Flow()(f, point, Flow().init(point) | {"lr": 0.1}, stream(0, "e"))
+        assert not math.isfinite(got.value) and got.evals == 3
+
+
 def test_what_cannot_flow_is_refused():
     with pytest.raises(ValueError, match="nothing flows; take the network in full precision"):
         Flow().requires(Structure(quantized={"act.activation": "Sign()"}))

@@ -10,6 +10,7 @@ from conftest import component
 
 from sa import train
 from sa.dataset.digits import Digits
+from sa.estimator import _spectrum
 from sa.estimator.spectral import Spectral
 from sa.estimator.ste import STE
 from sa.model.fc import FC
@@ -152,6 +153,35 @@ def test_blocks_project_as_the_whole_does_on_a_block_diagonal_quadratic():
     assert parts.info["x/lambda_1"] == pytest.approx(9) and parts.info["gap"] == pytest.approx(14)
 
 
+def test_blocks_across_layers_keep_the_order_of_the_tensors():
+    p = digits()
+    f = p.objective(p.batch(0))
+    got = once(f, p.params, blocks={"weights": ("*.weight",), "biases": ("*.bias",)})
+    assert list(got.grad) == list(p.params)
+
+
+def test_a_blocks_space_has_every_copy_of_its_eigenvalues():
+    task = Task(FC(shape=(1, 8, 8), hidden=(4,)), Digits(), criterion="mse")
+    p = task.prepare(0)
+    info = once(p.objective(p.batch(0)), p.params, n_filter=12, blocks="module").info
+    values = torch.tensor([info[f"head/lambda_{i}"] for i in range(1, 14)], dtype=torch.float64)
+    # under MSE the last layer has each once for each of ten classes
+    torch.testing.assert_close(values[:10], values[:1].expand(10), rtol=1e-4, atol=0)
+    assert values[10] < 0.9 * values[9]
+
+
+def test_abridged_is_the_curvature_of_the_first_rows():
+    p = digits()
+    whole, few = p.objective(p.batch(0)), p.objective(p.data.train.part(0, 20))
+    few.whole = None
+    lambdas = [
+        once(f, p.params, abridged=rows).info["lambda_1"]
+        for f, rows in ((whole, 20), (few, None), (whole, None))
+    ]
+    assert lambdas[0] == pytest.approx(lambdas[1], rel=1e-4)
+    assert lambdas[2] != pytest.approx(lambdas[1], rel=1e-2)
+
+
 def test_without_filtering_momentum_is_the_optimizers_own():
     p = digits()
     f = p.objective(p.batch(0))
@@ -191,9 +221,13 @@ def test_a_rising_loss_halves_the_scale_and_renews_the_space_once():
     f, at, _, _ = quadratic()
     estimator = Spectral(**PLAIN | {"safeguard": 0.7, "refresh": 500})
     first = estimator(f, at, estimator.init(at), stream(0, "a"))
+    near = {k: math.sqrt(1.09) * v for k, v in at.items()}  # 9 % above is not yet a rise
+    quiet = estimator(f, near, first.state, stream(0, "b"))
+    assert quiet.info["gamma"] == 1.01 * first.info["gamma"] and quiet.info["refreshed"] == 0
     far = {k: 3 * v for k, v in at.items()}
     risen = estimator(f, far, first.state, stream(0, "b"))
     assert risen.info["gamma"] == 0.5 * first.info["gamma"] and risen.info["refreshed"] == 1
+    assert risen.info["products"] == 2 * 7  # two rounds of k + 4 columns
     again = estimator(f, far, risen.state, stream(0, "c"))  # 3 times as far is the measure now
     assert again.info["gamma"] == 1.01 * risen.info["gamma"] and again.info["refreshed"] == 0
 
@@ -237,6 +271,8 @@ def test_what_the_row_says():
     assert info["note"] == ""  # a later renewal takes back what an earlier one said
     note = once(f, at, scale=40.0).info["note"]
     assert note.startswith("no gap for scale 40: the headroom is 20; a larger n_filter")
+    note = once(f, at, scale=40.0, mode="global", safeguard=0.7).info["note"]
+    assert note == "no room for scale 40: the headroom is 2; a smaller scale, or mode=flat_v2"
 
 
 def test_the_decomposition_of_descent_on_a_quadratic_is_what_the_loss_changes_by():
@@ -253,6 +289,15 @@ def test_overlap_is_1_where_nothing_moves():
     _, got = descend(Spectral(**PLAIN | {"refresh": 1}), f, at, 3)
     assert math.isnan(got[0].info["overlap"])
     assert got[2].info["overlap"] == pytest.approx(1)
+
+
+def test_the_overlap_of_many_blocks_is_summed_in_their_order():
+    draw = torch.randn(2, 300, 2, 5, generator=stream(0, "spaces"), dtype=torch.float64)
+    rows = torch.linalg.qr(draw.mT).Q.mT
+    last = range(299, -1, -1)  # a set has such numbers the other way round
+    old, new = ({i: {"vectors": us[i], "k": 2} for i in last} for us in rows)
+    each = [_spectrum.overlap({b: old[b]}, {b: new[b]}) for b in old]
+    assert _spectrum.overlap(old, new) == sum(each) / 300  # else a resumed run's last digit differs
 
 
 # Straight-through
@@ -336,6 +381,15 @@ def test_at_a_rate_of_0_nothing_is_too_sharp(mode):
     assert got.info["gamma"] == 1.0 and got.info["headroom"] > 1e20
     if mode != "flat_v1":
         torch.testing.assert_close(flatten(got.grad), flatten(f.value_and_grad(at)[1]))
+
+
+@pytest.mark.parametrize("settings", [{}, {"base": STE(), "curvature": "differences"}])
+def test_a_loss_that_overflows_where_the_space_is_due_ends_as_diverged(settings):
+    p = digits(dtype="float32")
+    estimator = Spectral(n_filter=3, scale=1e8, refresh=1, safeguard=None, **settings)
+    sgd = partial(torch.optim.SGD, lr=1.0)
+    *_, (row, _) = train.loop(p, estimator, sgd, {}, steps=20, progress=train.start(p))
+    assert "diverged" in row and row["step"] < 20
 
 
 @pytest.mark.parametrize("batch_size", [None, 300])
