@@ -31,7 +31,8 @@ class Curvature:
     estimate's squared norm in the top k directions. draws > 0: ``trace`` and its standard error,
     ``trace_error``, from so many draws (Hutchinson), and the density of eigenvalues (stochastic
     Lanczos of ``steps`` steps): ``nodes``, ascending, and their ``weights``, of sum 1. rows: the
-    first so many of the data; None for all. tol: relative residual of the pairs.
+    first so many of the data; None for all. tol: relative residual |Hx - lambda x|/|lambda| of the
+    pairs, and ``residual`` the largest there is: above tol where a search was given up.
 
     Not for quantized networks, which have no Hessian.
     """
@@ -67,6 +68,8 @@ class Curvature:
         got = seen.top(k + 1, generator, tol=self.tol)
         values = got.values.tolist()
         out: Numbers = {f"lambda_{i}": v for i, v in enumerate(values[:k], 1)}
+        scale = got.values.abs().clamp(min=1e-6 * float(got.values.abs().max()))
+        out["residual"] = float((got.residuals / scale).nan_to_num(0).max())
         out["gap"] = values[k - 1] / values[k] if values[k] > 0 else float("inf")
         grad = flatten(estimate.grad)
         top = float((got.vectors[:k] @ grad).double().square().sum())

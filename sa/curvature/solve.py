@@ -111,7 +111,8 @@ def follow(product: Map, space: Tensor, rounds: int = 1) -> Pairs:
     Ritz values and vectors X of the old span, and the orthonormal span of (H + s I) X, s the least
     shift that leaves no Ritz value below 0: else directions of large negative curvature would grow.
     The values lag one round behind the vectors, which are in their order. The residuals are of the
-    old span.
+    old span. Of directions of curvature below minus the last wanted no more than are spare columns
+    may be there: they take columns of their own until the shift sees them.
     """
     for _ in range(rounds):
         w = product(space)

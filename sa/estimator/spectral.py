@@ -199,7 +199,7 @@ class Spectral:
         if "spaces" not in state:
             state = self.init(params) | state
         told = {k: state[k] for k in ("progress", "lr") if k in state}
-        lr = self.lr or told.get("lr")
+        lr = told.get("lr", self.lr)
         if lr is None:
             raise ValueError("the rate of the step is not known: set lr")
         lr = max(lr, LEAST)

@@ -11,6 +11,9 @@ from sa import surrogate
 from sa.quantizer._grid import Rounding
 from sa.types import STRICT, Step
 
+LISTED = 1 << 16
+"""The most levels that are told one by one."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Levels:
@@ -41,8 +44,13 @@ class Levels:
 
     @property
     def step(self) -> Step:
-        """The same function as thresholds and levels, for the exact fast differences."""
+        """The same function as thresholds and levels, for the exact fast differences.
+
+        Raises AttributeError, as where there is no such property, beyond 65,536 levels.
+        """
         n = self.levels - 1
+        if n >= LISTED:
+            raise AttributeError(f"{self.levels} levels are too many to be listed")
         return Step(
             tuple((k + 0.5) / n for k in range(n)), tuple(k / n for k in range(self.levels))
         )

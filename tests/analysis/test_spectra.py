@@ -28,6 +28,7 @@ def test_curvature_of_a_known_spectrum(bowl):
     assert [got[f"curvature/lambda_{i}"] for i in (1, 2, 3, 4)] == pytest.approx([9, 8, 7, 6])
     assert [got[f"curvature/b/lambda_{i}"] for i in (1, 2, 3, 4)] == pytest.approx([8, 6, 0.4, 0.2])
     assert got["curvature/gap"] == pytest.approx(12)
+    assert 0 <= got["curvature/residual"] <= 1e-3
     assert got["curvature/edge"] == 20 and got["curvature/share"] == pytest.approx(0.45)
     assert got["curvature/headroom"] == pytest.approx(20 / 0.5)
     grad = turn.T @ flatten(estimate.grad)
