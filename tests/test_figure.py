@@ -356,6 +356,10 @@ def test_pairs_of_trainings_are_told_by_their_estimators_and_starts(tmp_path):
     for ends in (json.dumps(["run", "other"]), None):
         assert set(_paper.paired(given.assign(ends=ends))) == {"long words"}
     given = given.assign(ends=[json.dumps(b) for b in both])
+    wide = [f"estimator=x init_seed=${{seed}} hidden={n}" for n in (8, 8, 16, 16)]
+    assert _paper.paired(given.assign(words=wide)).tolist() == [
+        "STE - STE, one start, hidden=8", told[1], "STE - STE, one start, hidden=16", told[3]
+    ]  # fmt: skip
     tidy = pd.read_csv(draw.draw("barriers", given, tmp_path)[2])
     assert tidy["pair"].tolist() == told and tidy["interpolation/barrier"].max() == 1.25
 
@@ -509,7 +513,7 @@ def test_thin_tables_are_drawn(kind, given, tmp_path):
 def test_unknown_kinds_and_missing_columns_are_said(tmp_path):
     with pytest.raises(ValueError, match="aligned_flips, alignment, bands, barriers, best_"):
         draw.draw("pie", table(), tmp_path)
-    with pytest.raises(ValueError, match="no column descent/lr.*sa.sweep collect"):
+    with pytest.raises(ValueError, match=r"no column descent/lr.*sa.sweep collect.*\[descent\]"):
         draw.draw("lr_decrease", table().drop(columns="descent/lr"), tmp_path)
     empty = table().assign(value=np.nan)
     with pytest.raises(ValueError, match="no run has a result"):

@@ -42,9 +42,12 @@ def need(table: pd.DataFrame, *columns: str) -> None:
     """Raises ValueError where a column is missing, or no run has all of them."""
     missing = [c for c in columns if c not in table]
     if missing:
+        found = dict.fromkeys(c.partition("/")[0] for c in missing if "/" in c)
+        names = ",".join(k for k in found if k not in ("train", "test"))
+        analysed = f"were analysed (analysis=[{names}])" if names else "have them"
         raise ValueError(
             f"the table has no column {', '.join(missing)}; `python -m sa.sweep collect` makes "
-            "them where the runs were analysed (analysis=[alignment,descent])"
+            f"them where the runs {analysed}"
         )
     if table[list(columns)].dropna().empty:
         raise ValueError("no run has a result to draw")
@@ -143,7 +146,8 @@ def told(table: pd.DataFrame) -> pd.Series:
 def paired(table: pd.DataFrame) -> pd.Series:
     """What each run varies, told of the two trainings it looks at: ``STE - CDG, one start``.
 
-    As `told` where their estimators are not told.
+    What else the sweep varies follows, where runs of one name differ in it. As `told` where their
+    estimators are not told.
     """
     if "ends" not in table:
         return told(table)
@@ -154,7 +158,12 @@ def paired(table: pd.DataFrame) -> pd.Series:
         names = [e["estimator"]["_target_"].rsplit(".", 1)[-1] for e in ends]
         own = [e.get("seed", seed) if e.get("init_seed") is None else e["init_seed"] for e in ends]
         words.append(f"{' - '.join(names)}, {'one start' if own[0] == own[1] else 'two starts'}")
-    return pd.Series(words, table.index)
+    pairs = pd.Series(words, table.index)
+    more = (
+        told(table).str.replace(r"\b(estimator|init_seed|seed)=\S+ ?", "", regex=True).str.strip()
+    )
+    alike = more.groupby(pairs).transform("nunique") < 2
+    return pairs.where(alike, pairs.str.cat(more, sep=", "))
 
 
 def activations(table: pd.DataFrame) -> list[str]:

@@ -1,5 +1,7 @@
 """Does a sharp minimum generalise worse? Over a grid of trainings, never between two."""
 
+from itertools import cycle
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -28,9 +30,8 @@ def sharpness_gap(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         **{c: numbers(table, c) for c in there},
     )
     figure, axes = panels(len(there), sharey=True)
-    colours = sns.color_palette("colorblind", 10) * 9
     for axis, column in zip(axes, there, strict=True):
-        taus = []
+        taus, colours = [], cycle(sns.color_palette("colorblind"))
         for colour, (_, mine) in zip(colours, tidy.groupby("seed"), strict=False):
             axis.plot(mine[column], mine["gap"], "o", ms=3, alpha=0.8, color=colour)
             taus.append(ranking.kendall(mine[column], mine["gap"]))
