@@ -310,7 +310,7 @@ def test_sharpness_against_the_gap_tells_kendalls_tau_within_a_seed(tmp_path):
     given = table(dims=(8,), seeds=(0, 1))  # pooled it would be less: seeds differ in their gap
     draw.draw("sharpness_gap", given, tmp_path)
     text = (tmp_path / "sharpness_gap.svg").read_text()
-    assert "τ within a seed 1.00 [1.00, 1.00]" in text and "8 trainings" in text
+    assert "τ = 1.00 [1.00, 1.00] of 2 seeds" in text and "8 trainings" in text
 
 
 def test_function_curves_count_the_collapsed(tmp_path):
@@ -372,6 +372,10 @@ def test_flips_are_of_trainings_that_reached_the_goal(tmp_path):
     np.testing.assert_allclose(tidy["mean"], 0.3 * tidy["end"])
     text = (tmp_path / "aligned_flips.svg").read_text()
     assert "τ = 1.00 [1.00, 1.00] of 2 seeds" in text and "1 of 8 trainings missed" in text
+    draw.draw("aligned_flips", given[given["seed"] == 0].head(2), tmp_path)
+    assert "no seed has three trainings to order" in (tmp_path / "aligned_flips.svg").read_text()
+    with pytest.raises(ValueError, match="no training reached the goal"):
+        draw.draw("aligned_flips", given.assign(stopped="steps"), tmp_path)
 
 
 def test_memorised_tells_where_labels_are_fitted(tmp_path):

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from sa import ranking
+
 PANEL = 3.35  # inches: a column of a two-column paper
 STYLE = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
@@ -164,6 +166,14 @@ def paired(table: pd.DataFrame) -> pd.Series:
     )
     alike = more.groupby(pairs).transform("nunique") < 2
     return pairs.where(alike, pairs.str.cat(more, sep=", "))
+
+
+def order(tidy: pd.DataFrame, x: str, y: str) -> str:
+    """Kendall's tau of two columns within each seed, in words: the mean, the least and the most."""
+    taus = pd.Series([ranking.kendall(s[x], s[y]) for _, s in tidy.groupby("seed")]).dropna()
+    if taus.empty:
+        return "no seed has three trainings to order"
+    return f"τ = {taus.mean():.2f} [{taus.min():.2f}, {taus.max():.2f}] of {len(taus)} seeds"
 
 
 def activations(table: pd.DataFrame) -> list[str]:
