@@ -119,7 +119,9 @@ def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
         told = f"barrier {got['interpolation/barrier']}, test {got['interpolation/barrier/test']}"
         apart = f"ends {got['interpolation/distance']} apart"
         if "interpolation/moved" in got:
-            apart += f", {got['interpolation/moved']} of the second's units put in another place"
+            apart += (
+                f", {result['interpolation/moved']:.0%} of the second's units put in another place"
+            )
         out.append(("interpolation", f"{told}; {apart}"))
     if "function_curve/rmse" in got:
         dead = "; COLLAPSED to a constant" if result["function_curve/collapsed"] else ""

@@ -60,6 +60,13 @@ def test_an_order_is_kendalls_tau_a_seed():
     assert got["observed"] == -1 and got["n"] == 4 and got["verdict"] == "pass"
 
 
+def test_two_runs_a_seed_have_no_order():
+    frame = table()
+    told = judged(frame[frame["dim"] < 32], where="e=b", tau="dim")["why"]
+    assert told == "no seed has three runs to order by dim"
+    assert judged(where="e=c", tau="dim")["why"] == "no run has it"
+
+
 @pytest.mark.parametrize("given", [{"statistic": "speed"}, {"where": "e=c"}, {"where": "f=1"}])
 def test_what_was_not_seen_is_inconclusive(given):
     got = judged(**given)

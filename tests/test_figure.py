@@ -310,7 +310,7 @@ def test_sharpness_against_the_gap_tells_kendalls_tau_within_a_seed(tmp_path):
     given = table(dims=(8,), seeds=(0, 1))  # pooled it would be less: seeds differ in their gap
     draw.draw("sharpness_gap", given, tmp_path)
     text = (tmp_path / "sharpness_gap.svg").read_text()
-    assert "τ within a seed 1.00 [1.00, 1.00]" in text and "8 trainings" in text
+    assert "τ = 1.00 [1.00, 1.00] of 2 seeds" in text and "8 trainings" in text
 
 
 def test_function_curves_count_the_collapsed(tmp_path):
@@ -356,6 +356,10 @@ def test_pairs_of_trainings_are_told_by_their_estimators_and_starts(tmp_path):
     for ends in (json.dumps(["run", "other"]), None):
         assert set(_paper.paired(given.assign(ends=ends))) == {"long words"}
     given = given.assign(ends=[json.dumps(b) for b in both])
+    wide = [f"estimator=x init_seed=${{seed}} hidden={n}" for n in (8, 8, 16, 16)]
+    assert _paper.paired(given.assign(words=wide)).tolist() == [
+        "STE - STE, one start, hidden=8", told[1], "STE - STE, one start, hidden=16", told[3]
+    ]  # fmt: skip
     tidy = pd.read_csv(draw.draw("barriers", given, tmp_path)[2])
     assert tidy["pair"].tolist() == told and tidy["interpolation/barrier"].max() == 1.25
 
@@ -368,6 +372,10 @@ def test_flips_are_of_trainings_that_reached_the_goal(tmp_path):
     np.testing.assert_allclose(tidy["mean"], 0.3 * tidy["end"])
     text = (tmp_path / "aligned_flips.svg").read_text()
     assert "τ = 1.00 [1.00, 1.00] of 2 seeds" in text and "1 of 8 trainings missed" in text
+    draw.draw("aligned_flips", given[given["seed"] == 0].head(2), tmp_path)
+    assert "no seed has three trainings to order" in (tmp_path / "aligned_flips.svg").read_text()
+    with pytest.raises(ValueError, match="no training reached the goal"):
+        draw.draw("aligned_flips", given.assign(stopped="steps"), tmp_path)
 
 
 def test_memorised_tells_where_labels_are_fitted(tmp_path):
@@ -509,7 +517,7 @@ def test_thin_tables_are_drawn(kind, given, tmp_path):
 def test_unknown_kinds_and_missing_columns_are_said(tmp_path):
     with pytest.raises(ValueError, match="aligned_flips, alignment, bands, barriers, best_"):
         draw.draw("pie", table(), tmp_path)
-    with pytest.raises(ValueError, match="no column descent/lr.*sa.sweep collect"):
+    with pytest.raises(ValueError, match=r"no column descent/lr.*sa.sweep collect.*\[descent\]"):
         draw.draw("lr_decrease", table().drop(columns="descent/lr"), tmp_path)
     empty = table().assign(value=np.nan)
     with pytest.raises(ValueError, match="no run has a result"):

@@ -350,7 +350,7 @@ def test_a_line_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
     ends = [record.read_result(".", p["run_id"])["train/loss"] for p in points]
     assert [got["interpolation/first/train/loss"], got["interpolation/second/train/loss"]] == ends
     code, out, err = sa(*probe, "ends=two", "analysis.interpolation.align=true")
-    assert code == 0 and "of the second's units put in another place" in out, err
+    assert code == 0 and "% of the second's units put in another place" in out, err
     near = result(out)
     assert near["interpolation/distance"] <= got["interpolation/distance"]
     assert 0 <= near["interpolation/moved"] <= 1

@@ -308,6 +308,10 @@ def test_the_terminal_table_is_over_seeds():
     assert told[1].split() == "mean (least ... most) runs descent/best test/accuracy".split()
     assert told[2].split() == "dim=4 2 2 (1 ... 3)".split()
     assert told[3].split() == "dim=8 1 5 0.5".split()
+    table["barrier"] = [0.5, 0.5, None]  # what the study is about comes first
+    told = report._digest(points, table, "barrier").splitlines()
+    assert told[1].split()[-3:] == ["barrier", "descent/best", "test/accuracy"]
+    assert told[2].split() == "dim=4 2 0.5 2 (1 ... 3)".split()
 
 
 def test_the_page_stands_alone(mixed, figure, capsys):

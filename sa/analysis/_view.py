@@ -27,11 +27,12 @@ def check(structure: Structure, view: str, needs: Mapping[str, bool], what: str)
     if why is None:
         return
     instead = [v for v in needs if _obstacle(structure, v, needs[v]) is None]
-    told = "; ".join(f"view={v} ({MEANS[v]})" for v in instead) or "no view of this network has it"
-    raise ValueError(
-        f"view={view}: {why}, so {what} has no meaning there; take instead: {told}, or the network "
-        "in full precision (quantizer=fp)"
-    )
+    told = "; ".join(f"view={v} ({MEANS[v]})" for v in instead)
+    told = f"take instead: {told}, or" if told else "no view of this network has it; take"
+    other = f"{told} the network in full precision (quantizer=fp)"
+    if not structure.quantized:  # it is
+        other = told.removesuffix(", or")
+    raise ValueError(f"view={view}: {why}, so {what} has no meaning there; {other}")
 
 
 def _obstacle(structure: Structure, view: str, derivatives: bool | None) -> str | None:

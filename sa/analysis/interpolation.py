@@ -42,6 +42,10 @@ class Interpolation:
     def _holds_both(self) -> "Interpolation":
         if self.low > 0 or self.high < 1:
             raise ValueError(f"[{self.low:g}, {self.high:g}] must hold both ends, 0 and 1")
+        for name, a in (("low", self.low), ("high", self.high)):
+            if abs(a * self.points - round(a * self.points)) > 1e-9 * self.points:
+                step = f"points={self.points} are {1 / self.points:.4g} apart"
+                raise ValueError(f"{name}={a:g} is none of the line's points: {step}, 0 among them")
         return self
 
     def requires(self, structure: Structure) -> None:

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from sa import ranking
+
 PANEL = 3.35  # inches: a column of a two-column paper
 STYLE = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
@@ -42,9 +44,12 @@ def need(table: pd.DataFrame, *columns: str) -> None:
     """Raises ValueError where a column is missing, or no run has all of them."""
     missing = [c for c in columns if c not in table]
     if missing:
+        found = dict.fromkeys(c.partition("/")[0] for c in missing if "/" in c)
+        names = ",".join(k for k in found if k not in ("train", "test"))
+        analysed = f"were analysed (analysis=[{names}])" if names else "have them"
         raise ValueError(
             f"the table has no column {', '.join(missing)}; `python -m sa.sweep collect` makes "
-            "them where the runs were analysed (analysis=[alignment,descent])"
+            f"them where the runs {analysed}"
         )
     if table[list(columns)].dropna().empty:
         raise ValueError("no run has a result to draw")
@@ -143,7 +148,8 @@ def told(table: pd.DataFrame) -> pd.Series:
 def paired(table: pd.DataFrame) -> pd.Series:
     """What each run varies, told of the two trainings it looks at: ``STE - CDG, one start``.
 
-    As `told` where their estimators are not told.
+    What else the sweep varies follows, where runs of one name differ in it. As `told` where their
+    estimators are not told.
     """
     if "ends" not in table:
         return told(table)
@@ -154,7 +160,20 @@ def paired(table: pd.DataFrame) -> pd.Series:
         names = [e["estimator"]["_target_"].rsplit(".", 1)[-1] for e in ends]
         own = [e.get("seed", seed) if e.get("init_seed") is None else e["init_seed"] for e in ends]
         words.append(f"{' - '.join(names)}, {'one start' if own[0] == own[1] else 'two starts'}")
-    return pd.Series(words, table.index)
+    pairs = pd.Series(words, table.index)
+    more = (
+        told(table).str.replace(r"\b(estimator|init_seed|seed)=\S+ ?", "", regex=True).str.strip()
+    )
+    alike = more.groupby(pairs).transform("nunique") < 2
+    return pairs.where(alike, pairs.str.cat(more, sep=", "))
+
+
+def order(tidy: pd.DataFrame, x: str, y: str) -> str:
+    """Kendall's tau of two columns within each seed, in words: the mean, the least and the most."""
+    taus = pd.Series([ranking.kendall(s[x], s[y]) for _, s in tidy.groupby("seed")]).dropna()
+    if taus.empty:
+        return "no seed has three trainings to order"
+    return f"τ = {taus.mean():.2f} [{taus.min():.2f}, {taus.max():.2f}] of {len(taus)} seeds"
 
 
 def activations(table: pd.DataFrame) -> list[str]:

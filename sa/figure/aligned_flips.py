@@ -4,8 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sa import ranking
-from sa.figure._paper import PANEL, need, numbers, palette, steps
+from sa.figure._paper import PANEL, need, numbers, order, palette, steps
 
 COSINES = {
     "path": "cosine to CDG, mean over the training",
@@ -22,6 +21,8 @@ def aligned_flips(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """
     need(table, "alignment/cosine", "sharpness/flip_mean", "sharpness/flip_max", "stopped")
     reached = table["stopped"].notna() & table["stopped"].ne("steps")
+    if not reached.any():
+        raise ValueError("no training reached the goal of until={...}; give them more steps")
     kept, rows = table[reached], steps(table)
     tidy = kept[["label", "seed"]].assign(
         path=[numbers(rows(run), "alignment/cosine").mean() for _, run in kept.iterrows()],
@@ -38,11 +39,7 @@ def aligned_flips(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             for label, colour in colours.items():
                 mine = tidy[tidy["label"] == label]
                 axis.plot(mine[cosine], mine[flip], "o", ms=3.5, alpha=0.8, color=colour)
-            taus = pd.Series([ranking.kendall(s[cosine], s[flip]) for _, s in tidy.groupby("seed")])
-            told = (
-                f"τ = {taus.mean():.2f} [{taus.min():.2f}, {taus.max():.2f}] of {len(taus)} seeds"
-            )
-            axis.set_title(told)
+            axis.set_title(order(tidy, cosine, flip))
             axis.set(
                 xlabel=where if flip == "most" else "", ylabel=what if cosine == "path" else ""
             )

@@ -22,7 +22,7 @@ def barriers(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         tidy[column] = numbers(table, column)
     tidy = tidy.dropna()
     pairs = list(dict.fromkeys(tidy["pair"]))
-    starts = [p.partition(", ")[2] for p in pairs]
+    starts = [(p.split(", ") + [""])[1] for p in pairs]
     tones = dict(zip(dict.fromkeys(starts), sns.color_palette("colorblind"), strict=False))
     figure = Figure(figsize=(2.4 * PANEL, 0.24 * len(pairs) + 0.9), dpi=200)
     axes = figure.subplots(1, len(SHOWN), sharey=True)

@@ -1,11 +1,12 @@
 """Does a sharp minimum generalise worse? Over a grid of trainings, never between two."""
 
+from itertools import cycle
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sa import ranking
-from sa.figure._paper import need, numbers, panels
+from sa.figure._paper import need, numbers, order, panels
 
 MEASURES = {
     "sharpness/lambda_max": r"$\lambda_{max}$",
@@ -28,15 +29,11 @@ def sharpness_gap(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         **{c: numbers(table, c) for c in there},
     )
     figure, axes = panels(len(there), sharey=True)
-    colours = sns.color_palette("colorblind", 10) * 9
     for axis, column in zip(axes, there, strict=True):
-        taus = []
+        colours = cycle(sns.color_palette("colorblind"))
         for colour, (_, mine) in zip(colours, tidy.groupby("seed"), strict=False):
             axis.plot(mine[column], mine["gap"], "o", ms=3, alpha=0.8, color=colour)
-            taus.append(ranking.kendall(mine[column], mine["gap"]))
-        tau = pd.Series(taus).dropna()
-        axis.set(xlabel=MEASURES[column])
-        axis.set_title(f"τ within a seed {tau.mean():.2f} [{tau.min():.2f}, {tau.max():.2f}]")
+        axis.set(xlabel=MEASURES[column], title=order(tidy, column, "gap"))
         low, high = tidy[column].min(), tidy[column].max()
         if low > 0 and high > 10 * low:
             axis.set_xscale("log")

@@ -106,6 +106,8 @@ def _judged(e: Expectation, table: pd.DataFrame) -> dict[str, Any]:
     except KeyError as error:
         return out | {"why": f"no run has {error.args[0]}"}
     if got.empty:
+        if e.tau is not None and not _chosen(table, e.where).empty:
+            return out | {"why": f"no seed has three runs to order by {e.tau}"}
         return out | {"why": "no run has it"}
     mean, n, reach = float(got.mean()), len(got), 0.0
     if n > 1:

@@ -60,7 +60,7 @@ def report(root: Path, name: str, over: str = "step") -> None:
 
     settings, results, provenance = gather(root, points)
     table = write_table(root, name, pd.DataFrame(settings | results | provenance))
-    print(_digest(points, table))
+    print(_digest(points, table, about.get("objective")))
     folder = record.sweep_folder(root, name)
     figures, problems = _draw(root, about | {"name": name, "over": over}, points, table)
     page = _page(about, points, table, list(settings), list(results))
@@ -74,9 +74,16 @@ def report(root: Path, name: str, over: str = "step") -> None:
     print(f"report: {folder / 'report.html'}")
 
 
-def _digest(points: list[dict[str, Any]], table: "pd.DataFrame") -> str:
-    """The small table for the terminal: mean (least ... most) over seeds of the key numbers."""
+def _digest(
+    points: list[dict[str, Any]], table: "pd.DataFrame", objective: str | None = None
+) -> str:
+    """The small table for the terminal: mean (least ... most) over seeds of the key numbers.
+
+    A study's objective comes first where it is a number.
+    """
     keys = [k for k in DIGEST if k in table and table[k].notna().any()]
+    if objective and objective in table and table[objective].map(is_number).any():
+        keys = [objective, *(k for k in keys if k != objective)]
     groups: dict[str, list[int]] = {}
     for at, point in enumerate(points):
         words = [w for w in point["overrides"] if not w.startswith("seed=")]

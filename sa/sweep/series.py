@@ -74,8 +74,8 @@ def varied(points: list[dict[str, Any]]) -> list[str]:
 def along(folder: Path, over: str) -> Callable[[Mapping[str, Any]], float]:
     """Where a row of a run lies: its step, or the epochs, rows seen or FLOPs up to there.
 
-    FLOPs are two a multiply-accumulate of the affine maps of every forward-equivalent. Raises
-    RecordError where the run does not say what is needed.
+    FLOPs are two a multiply-accumulate of the affine maps of every forward-equivalent, those of the
+    row's own gradient among them. Raises RecordError where the run does not say what is needed.
     """
     if over == "step":
         return lambda row: row["step"]

@@ -171,6 +171,8 @@ def test_units_that_cannot_change_places_are_refused(name, settings, why):
 
 
 def test_a_line_that_misses_an_end_is_refused():
+    with pytest.raises(ValueError, match="low=-0.25 is none of the line's points.*0.1 apart"):
+        Interpolation(low=-0.25, points=10)
     with pytest.raises(ValueError, match="must hold both ends"):
         Interpolation(low=0.5)
 
