@@ -890,6 +890,9 @@ def _no_key(key: str, argv: list[str]) -> str:
             lines.append(f"'{meant[0]}' is a setting of {group}={'|'.join(owners)}")
     if key == "estimator.temperature":
         lines.append(_TEMPERATURE)
+    if key == "until":  # the keys of a mapping: those of another goal are new to it
+        lines = ["until: the study has a goal of its own; type another value of that, or add yours"]
+        lines.append("beside it: '++until={train/accuracy:0.9}' (the first that is met ends it)")
     lines.append(_HELP)
     return "\n".join(lines)
 

@@ -879,6 +879,10 @@ REFUSED = [
     (["estimator=nees"], ["estimator=nees", "did you mean estimator=nes?", "cdg"]),
     (["estimator.sgima=1"], ["estimator.sgima", "'sigma' is a setting of estimator="]),
     (["estimator=nes", "estimator.sgima=1"], ["did you mean estimator.sigma?"]),
+    (
+        ["experiment=branches", "until={train/accuracy:0.9}"],
+        ["until: the study has a goal of its own", "++until={train/accuracy:0.9}"],
+    ),
     (["estimator=cdg", "estimator.sigma=1"], ["estimator=cdg has: epsilon, path"]),
     (["+estimator.foo=1"], ["estimator.foo", "surrogate, scale"]),
     (["estimator=nes", "estimator.sigma=abc"], ["estimator.sigma=abc", "number"]),
