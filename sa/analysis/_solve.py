@@ -67,10 +67,11 @@ def lm(objective: Objective, params: Params, steps: int) -> tuple[Tensor, int]:
 
 
 def newton(objective: Objective, params: Params, products: int) -> tuple[Tensor, int]:
-    """Least L by Newton's method in a trust region; its point of least |g|, products with H spent.
+    """Least L by Newton's method in a trust region: its point (D,) of least |g|, products spent.
 
-    Each step is conjugate gradients' on the quadratic model, to its region's edge where that curves
-    down (Steihaug 1983): what it ends at is a minimum.
+    products: with H, the most of them; a step takes at most 100 or 2 D. Each step is conjugate
+    gradients' on the quadratic model, to its region's edge where that curves down (Steihaug 1983):
+    what it ends at is a minimum.
     """
     w, radius, spent = flatten(params).clone(), 1.0, 0
     loss, grad = objective.value_and_grad(params)
@@ -99,7 +100,7 @@ def newton(objective: Objective, params: Params, products: int) -> tuple[Tensor,
 def _within(
     product: Callable[[Tensor], Tensor], g: Tensor, radius: float, most: int
 ) -> tuple[Tensor, Tensor, int, bool]:
-    """Least g.z + z.Hz/2 of |z| <= radius, about: z, Hz, products spent, whether on the edge."""
+    """Least g.z + z.Hz/2 of |z| <= radius, about: z and Hz (D,), products, whether on the edge."""
     z, hz, r = torch.zeros_like(g), torch.zeros_like(g), g.clone()
     d, goal = -r, min(0.5, float(g.norm()) ** 0.5) * float(g.norm())
     for used in range(1, most + 1):

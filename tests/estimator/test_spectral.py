@@ -284,6 +284,20 @@ def test_the_decomposition_of_descent_on_a_quadratic_is_what_the_loss_changes_by
     assert change["top"] + change["bulk"] == pytest.approx(change["full"], rel=1e-5)
 
 
+def test_the_decomposition_is_by_the_curvature_of_the_abridged_rows():
+    p = digits()
+    whole, few = p.objective(p.batch(0)), p.objective(p.data.train.part(0, 20))
+    few.whole = None
+    grad = whole.value_and_grad(p.params)[1]
+    squared = float(sum((g * g).sum() for g in grad.values()))
+    for f, rows in ((few, 20), (whole, None)):
+        bent = f.hvp(p.params, grad)
+        curved = float(sum((grad[k] * bent[k]).sum() for k in grad))
+        estimator = Spectral(**PLAIN, mode="global", scale=1.0, decompose=True, abridged=rows)
+        told = descend(estimator, whole, p.params, 1)[1][0].info["change/full"]
+        assert told == pytest.approx(-0.1 * squared + 0.005 * curved, rel=1e-4)
+
+
 def test_overlap_is_1_where_nothing_moves():
     f, at, _, _ = quadratic()
     _, got = descend(Spectral(**PLAIN | {"refresh": 1}), f, at, 3)
