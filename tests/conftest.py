@@ -1,6 +1,9 @@
 """What tests share: rooms read from the folders, and closed-form losses."""
 
 import pickle
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +45,41 @@ def cifar(root: Path, rows: int = 12, seed: int = 0) -> Path:
         content = {b"batch_label": name.encode(), b"labels": labels, b"data": images}
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
     return folder
+
+
+_KILLED = """
+import os, signal, sys
+from sa import record, run
+at, saved, file, *words = sys.argv[1:]
+append, save, step = record.Record.append, record.Record.save, 0
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+def appended(self, row):
+    global step
+    append(self, row)
+    step = row["step"]
+    step == int(at) and die()
+def kept(self, write, name="checkpoint.pt"):
+    if name != "checkpoint.pt" or step <= int(saved):
+        save(self, write, name)
+        name == file and die()
+record.Record.append, record.Record.save = appended, kept
+sys.argv[1:] = [*words, "checkpoint_seconds=0"]
+run.main()
+"""
+
+
+def killed(
+    words: list[str], env: dict, *, at: int = -1, saved: int = 10**9, file: str = ""
+) -> None:
+    """Type a command in a process that SIGKILL ends, whatever the speed of the machine.
+
+    It dies when the row of step ``at`` is written, its last checkpoint being of step
+    ``saved``; or as soon as it has saved ``file`` beside the rows.
+    """
+    command = [sys.executable, "-c", _KILLED, str(at), str(saved), file, *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 @pytest.fixture

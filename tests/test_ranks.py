@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -63,26 +62,23 @@ def test_parts_are_all_rows_once_and_equal_to_one():
 def test_a_killed_rank_ends_the_run_and_a_repeat_takes_the_steps_of_one(sa, capfd):
     """Two processes take the steps of one, of an odd number of rows, with changing statistics."""
     words = ["steps=40", "checkpoint_seconds=0"]
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    before = set(children.read_text().split())
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    before, append = set(children.read_text().split()), record.Record.append
 
-    def kill():
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            if any(p.read_bytes().count(b"\n") > 5 for p in Path().glob("x/runs/*/metrics.jsonl")):
-                (child,) = set(children.read_text().split()) - before
-                return os.kill(int(child), signal.SIGKILL)
-            time.sleep(0.01)
+    def kill(self, row):
+        append(self, row)
+        if row["step"] == 5:
+            (child,) = set(children.read_text().split()) - before
+            os.kill(int(child), signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    code, found = sa(*words, "processes=2", root="x")
-    killer.join()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record.Record, "append", kill)
+        code, found = sa(*words, "processes=2", root="x")
     assert code == 1 and "rank 1 of 2 ended by SIGKILL" in capfd.readouterr().err
     status = record.load_status(found)
     assert status["state"] == "failed" and "repeat the command" in status["error"]
     code, _ = sa(*words, "processes=2", root="x")
-    assert code == 0 and "going on from step" in capfd.readouterr().out
+    assert code == 0 and "going on from step 5 of 40" in capfd.readouterr().out
     code, calm = sa(*words, root="calm")
     assert code == 0 and calm.name == found.name  # as threads: no part of a run's identity
     same(found, calm)

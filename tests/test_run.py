@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import cifar, component
+from conftest import cifar, component, killed
 from hydra.core.global_hydra import GlobalHydra
 
 from sa import config as settings
@@ -1231,25 +1230,15 @@ def test_help_is_the_catalogue_and_imports_nothing_heavy():
 
 def test_killed_half_way_and_repeated_ends_with_the_same_numbers(tmp_path):
     words = ["-m", "sa.run", "experiment=digits_ste", "steps=600", "tracker=none", "figure=[]"]
-    words += ["checkpoint_seconds=0.1"]
     whole = python(*words, cwd=tmp_path / "..", env=os.environ | {"SA_ROOT": str(tmp_path / "a")})
     assert whole.returncode == 0, whole.stderr
     env = os.environ | {"SA_ROOT": str(tmp_path / "b")}
-    killed = subprocess.Popen([sys.executable, *words], env=env, stdout=subprocess.DEVNULL)
-    deadline = time.time() + 60
-    while time.time() < deadline:
-        rows = list((tmp_path / "b" / "runs").glob("*/metrics.jsonl"))
-        if rows and rows[0].read_bytes().count(b"\n") > 250:
-            break
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed(words[2:], env, at=300, saved=250)
     kept = next((tmp_path / "b" / "runs").iterdir())
     assert not (kept / "result.json").exists() and record.state(kept) == "lost"
     again = python(*words, env=env)
     assert again.returncode == 0, again.stderr
-    at = int(again.stdout.split("going on from step ")[1].split()[0])
-    assert 0 < at < 600
+    assert "going on from step 250 of 600" in again.stdout
     other = tmp_path / "a" / "runs" / kept.name
     mine, theirs = (json.loads((p / "result.json").read_text()) for p in (kept, other))
     mine.pop("seconds"), theirs.pop("seconds")
@@ -1267,14 +1256,8 @@ def test_a_killed_probe_goes_on_in_the_middle_of_its_differences(tmp_path):
     words += ["model.channels=[4,8]", "tracker=none"]  # batch statistics: by brute force
     calm = python(*words, env=os.environ | {"SA_ROOT": str(tmp_path / "a")})
     assert calm.returncode == 0, calm.stderr
-    words += ["checkpoint_seconds=0"]
     env = os.environ | {"SA_ROOT": str(tmp_path / "b")}
-    killed = subprocess.Popen([sys.executable, *words], env=env, stdout=subprocess.DEVNULL)
-    deadline = time.time() + 60
-    while time.time() < deadline and not list((tmp_path / "b").glob("runs/*/partial.pt")):
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed(words[2:], env, file="partial.pt")
     kept = next((tmp_path / "b" / "runs").iterdir())
     assert (kept / "partial.pt").exists() and not (kept / "result.json").exists()
     again = python(*words, env=env)
