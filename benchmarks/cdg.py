@@ -8,9 +8,10 @@ from benchmarks.measure import ratio
 from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
 from sa.objective import CRITERIA
+from sa.problem import Problem
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Problem, Task
+from sa.task import Task
 from sa.types import Batch, Slots, size
 
 ROWS = 16_384

@@ -14,9 +14,10 @@ from sa.model.cnn import CNN
 from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
 from sa.objective import mse
+from sa.problem import Problem
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Problem, Task
+from sa.task import Task
 from sa.types import Batch, Link, Slots, Step
 
 FWBA = Slots(Identity(), Sign())

@@ -8,10 +8,11 @@ from benchmarks.measure import ratio
 from sa.dataset.digits import Digits
 from sa.model.xnor_resnet18 import XnorResnet18
 from sa.objective import Objective
+from sa.problem import Problem
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.quantizer.xnor import Xnor
-from sa.task import Problem, Task
+from sa.task import Task
 from sa.types import Slots, size
 
 Side = Literal[8, 16, 32]

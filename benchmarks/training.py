@@ -12,7 +12,8 @@ from sa import train
 from sa.estimator.ste import STE
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
-from sa.task import Problem, Task
+from sa.problem import Problem
+from sa.task import Task
 from sa.types import Batch, Model, Splits
 
 STEPS, LR = 10, 0.01

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sa.objective import Objective
-from sa.task import Problem
+from sa.problem import Problem
 from sa.types import Batch, Estimator, Params, RowLoss, stream
 
 _PATIENCE = timedelta(days=30)  # an evaluation may take long; a dead rank is noticed at once

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from sa.objective import CRITERIA
-from sa.task import PART, SPLITS, Problem, Task, _statistics
+from sa.problem import PART, SPLITS, Problem, statistics
+from sa.task import Task
 from sa.types import Batch, Numbers, Params, Splits, Structure, blocks, stream
 
 
@@ -61,7 +62,7 @@ class Replicas(Problem):
         dims = (0, None) if same else (0, 1)
         x = inputs[:, 0] if same else inputs
         norms = {"train": self.task.batchnorm, "eval": "running"}.get(use, use)
-        with _statistics(self.norms, norms):
+        with statistics(self.norms, norms):
             return torch.vmap(one, dims, out_dims=1)(self.frozen | self.running | params, x)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:

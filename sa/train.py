@@ -14,8 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from sa import surrogate
 from sa.average import Average
+from sa.problem import Problem
 from sa.schedule import Schedule
-from sa.task import Problem
 from sa.types import (
     STRICT,
     Analysis,

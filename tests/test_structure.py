@@ -27,17 +27,19 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "model": {"types", "surrogate"},
     "estimator": {"types", "surrogate"},
     "analysis": {"types", "ranking"},
-    "task": {"types", "surrogate", "flips", "objective"},
+    "structure": {"types", "flips", "objective"},
+    "problem": {"types", "surrogate", "objective", "structure", "task"},  # of task its type alone
+    "task": {"types", "problem", "structure"},
     "schedule": {"types"},
     "average": {"types"},
     "optimizer": set(),
-    "train": {"types", "surrogate", "task", "schedule", "average"},
+    "train": {"types", "surrogate", "problem", "schedule", "average"},
     "launch": {"record"},
     "sweep": {"record", "figure", "launch", "ranking", "sweep", "tracker"},
     "config": {"record", "task", "train", "types"},
     "data": {"dataset"},
-    "replicas": {"types", "objective", "task"},
-    "ranks": {"types", "objective", "task"},
+    "replicas": {"types", "objective", "problem", "task"},
+    "ranks": {"types", "objective", "problem"},
     "run": set("config launch ranks record replicas run summary sweep tracker train types".split()),
 }
 HYDRA = {"config", "run"}  # the only modules that know it

@@ -18,9 +18,10 @@ from sa.dataset.point import Point
 from sa.estimator.nes import NES
 from sa.estimator.ste import STE
 from sa.model.quadratic import Quadratic
+from sa.problem import SPLITS, Problem
 from sa.quantizer.fixed_point import FixedPoint
 from sa.schedule import Annealed, Stairs
-from sa.task import SPLITS, Problem, Task
+from sa.task import Task
 from sa.types import Estimate
 
 ADAM = partial(torch.optim.Adam, lr=0.003)
@@ -267,7 +268,7 @@ def test_recalibrated_statistics_are_those_of_all_training_rows(monkeypatch):
     batch = float(p.objective(p.data.train).value(p.params))  # a sign sees the mean alone
     assert scores["train/loss"] == pytest.approx(batch, rel=1e-9)
     assert p.evaluate(p.params)["train/loss"] != pytest.approx(batch, rel=1e-5)
-    monkeypatch.setattr("sa.task.PART", 500)  # three parts of 479 rows
+    monkeypatch.setattr("sa.problem.PART", 500)  # three parts of 479 rows
     got = p.recalibrate(p.params)
     torch.testing.assert_close(got["norm1.running_mean"], maps.mean((0, 2, 3)))
     each = maps.view(3, 479, *maps.shape[1:]).transpose(1, 2).flatten(2).var(2).mean(0)
@@ -485,7 +486,7 @@ def test_products_in_bfloat16_train_as_float32_does():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not task._compiler(), reason="torch.compile needs a C++ compiler: g++")
+@pytest.mark.skipif(not task.compiler(), reason="torch.compile needs a C++ compiler: g++")
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
 def test_a_compiled_loss_is_the_loss():
     """Compiled in parts: it breaks at each step, whose backward is an estimator's."""
@@ -500,7 +501,7 @@ def test_a_compiled_loss_is_the_loss():
 
 
 def test_without_a_compiler_there_is_no_compiling(monkeypatch):
-    monkeypatch.setattr(task, "_compiler", lambda: None)
+    monkeypatch.setattr(task, "compiler", lambda: None)
     with pytest.raises(task.Mismatch, match="no C\\+\\+ compiler"):
         problem(compile=True)
 

@@ -30,7 +30,8 @@ from sa.quantizer.sign import Sign
 from sa.quantizer.terngrad import TernGrad
 from sa.quantizer.ttq import TTQ
 from sa.quantizer.uniform import Uniform
-from sa.task import Task, quantized
+from sa.structure import quantized
+from sa.task import Task
 from sa.types import Slots, stream
 
 
