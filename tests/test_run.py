@@ -16,7 +16,7 @@ from conftest import cifar, component, killed
 from hydra.core.global_hydra import GlobalHydra
 
 from sa import config as settings
-from sa import record, run, tracker
+from sa import execute, record, run, tracker
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["dim=4", "dataset.n=128", "tracker=none"]
@@ -791,7 +791,7 @@ def test_a_run_whose_parent_lacks_data_is_skipped_too(sa, tmp_path):
     shutil.rmtree("runs")
     shutil.rmtree("data")
     with pytest.raises(settings.NoData):
-        run.execute(config)
+        execute.execute(config)
     assert [record.state(kept) for kept in Path("runs").iterdir()] == ["skipped", "skipped"]
 
 
@@ -1275,11 +1275,11 @@ def test_what_is_kept_of_a_later_step_waits_for_it(tmp_path):
         def save(self, write, name):
             write(tmp_path / name)
 
-    first = run._Partial(Kept(), 0, 3)
+    first = execute._Partial(Kept(), 0, 3)
     number, before = first.take()
     assert before == {}
     first.keep(number, {"done": 7})
-    again = run._Partial(Kept(), 1e9, 2)  # the checkpoint is of the step before
+    again = execute._Partial(Kept(), 1e9, 2)  # the checkpoint is of the step before
     assert again.take() == (0, {})
     again.begin(3)
     assert again.take() == (0, {"done": 7}) and again.take() == (1, {})

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sa import launch, record
+from sa import record
+from sa.launch import slurm as launched
+from sa.launch.plan import scrubbed
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "launchers" / "one_node_slurm.sh"
@@ -35,9 +37,9 @@ def cluster():
     """SLURM in a folder of its own: 16 claimed CPUs, arrays of at most 5, preemption at once."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # sockets need a short path
         sizes = {"ONE_NODE_CPUS": "16", "ONE_NODE_MAX_ARRAY": "6", "ONE_NODE_GRACE": "0"}
-        env = launch.scrubbed(dict(os.environ)) | sizes
+        env = scrubbed(dict(os.environ)) | sizes
         subprocess.run([SCRIPT, "up", folder], env=env, check=True, timeout=90)
-        yield launch.scrubbed(dict(os.environ)) | {"SLURM_CONF": f"{folder}/slurm.conf"}
+        yield scrubbed(dict(os.environ)) | {"SLURM_CONF": f"{folder}/slurm.conf"}
         subprocess.run([SCRIPT, "down", folder], env=env, timeout=90)
 
 
@@ -109,8 +111,8 @@ def test_every_way_to_end_is_told_and_a_repeat_runs_those_alone(sa):
     at = {k.split("seed=")[1].split()[0]: v for k, v in runs.items()}
     until(lambda: all(training(at[k]) for k in "345"))
     os.kill(record.load_status(at["3"])["pid"], signal.SIGKILL)
-    (job,) = [j["job"] for j in launch.jobs(Path("sweeps/ends")) if at["4"].name in j["runs"]]
-    launch.cancel([job])
+    (job,) = [j["job"] for j in launched.jobs(Path("sweeps/ends")) if at["4"].name in j["runs"]]
+    launched.cancel([job])
     status = until(lambda: "SLURM: CANCELLED" in told("ends") and told("ends"), 30)
     assert "running" in status  # the others go on
     code, out, err = ended(driver)
@@ -172,7 +174,7 @@ def test_arrays_above_the_limit_and_a_driver_inside_a_job(sa, cluster):
     inside = ["srun", "-c", "1", "-n", "1", "bash", "-c", command]
     done = subprocess.run(inside, env=cluster, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert len({j["job"].split("_")[0] for j in launch.jobs(Path("sweeps/many"))}) == 2
+    assert len({j["job"].split("_")[0] for j in launched.jobs(Path("sweeps/many"))}) == 2
     for folder in by_label("many").values():
         assert record.read_result(".", folder.name)
         assert record.read_json(folder / "meta.json")["slurm"]["SLURM_CPUS_PER_TASK"] == "2"
@@ -181,13 +183,13 @@ def test_arrays_above_the_limit_and_a_driver_inside_a_job(sa, cluster):
 def test_a_killed_driver_and_a_second_one_lose_and_repeat_nothing(sa):
     words = slurm(*TRAIN, "steps=400", "seed=0,1,2", "sweep.name=drivers")
     one = sa(*words)
-    until(lambda: launch.jobs(Path("sweeps/drivers")))
+    until(lambda: launched.jobs(Path("sweeps/drivers")))
     one.kill()
     two, three = sa(*words), sa(*words)
     for driver in (two, three):
         code, out, err = ended(driver)
         assert code == 0, (out, err)
-    runs = [r for j in launch.jobs(Path("sweeps/drivers")) for r in j["runs"]]
+    runs = [r for j in launched.jobs(Path("sweeps/drivers")) for r in j["runs"]]
     assert len(runs) == len(set(runs)) == 3  # submitted once each
     assert all(record.load_status(f)["restarts"] == 0 for f in by_label("drivers").values())
     code, out, _ = ended(sa(*words))
@@ -198,7 +200,7 @@ def test_two_drivers_at_once_submit_each_point_once(sa):
     words = slurm(*SHORT, "seed=range(0,4)", "sweep.name=both")
     drivers = [sa(*words), sa(*words)]
     assert [ended(d)[0] for d in drivers] == [0, 0]
-    runs = [r for j in launch.jobs(Path("sweeps/both")) for r in j["runs"]]
+    runs = [r for j in launched.jobs(Path("sweeps/both")) for r in j["runs"]]
     assert sorted(runs) == sorted(set(runs)) and len(runs) == 4
 
 
@@ -210,7 +212,7 @@ def test_without_waiting_and_cancelled_by_name(sa):
     until(lambda: all(training(f) for f in runs.values()))
     code, out, _ = ended(sa("cancel", "fly", module="sa.sweep"))
     assert code == 0 and "2 jobs cancelled" in out
-    until(lambda: not launch.flying(Path("sweeps/fly")), 30)
+    until(lambda: not launched.flying(Path("sweeps/fly")), 30)
 
 
 def test_a_job_starts_the_processes_of_its_run_and_has_their_cpus(sa):
@@ -226,4 +228,4 @@ def test_a_wrong_partition_is_slurms_own_message_and_nothing_is_submitted(sa):
     words = slurm(*SHORT, "seed=range(0,7)", "sweep.name=wrong", "hydra.launcher.partition=nope")
     code, _, err = ended(sa(*words))
     assert code == 2 and "invalid partition specified: nope" in err and "Traceback" not in err
-    assert not launch.jobs(Path("sweeps/wrong"))
+    assert not launched.jobs(Path("sweeps/wrong"))

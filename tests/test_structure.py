@@ -34,16 +34,21 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "average": {"types"},
     "optimizer": set(),
     "train": {"types", "surrogate", "problem", "schedule", "average"},
-    "launch": {"record"},
+    "launch": {"record", "launch"},
+    "provenance": set(),
     "sweep": {"record", "figure", "launch", "ranking", "sweep", "tracker"},
     "config": {"record", "task", "train", "types"},
     "data": {"dataset"},
     "replicas": {"types", "objective", "problem", "task"},
     "ranks": {"types", "objective", "problem"},
-    "run": set("config launch ranks record replicas run summary sweep tracker train types".split()),
+    "execute": set("config provenance ranks record replicas summary tracker train types".split()),
+    "driver": {"config", "execute", "launch", "record", "sweep"},
+    "run": {"config", "driver", "execute", "launch", "ranks", "record", "run", "summary"},
 }
 HYDRA = {"config", "run"}  # the only modules that know it
-NO_TORCH = set("data record tracker dashboard launch sweep figure ranking summary".split())
+NO_TORCH = set(
+    "data record tracker dashboard launch sweep figure ranking summary provenance driver".split()
+)
 
 
 def modules():

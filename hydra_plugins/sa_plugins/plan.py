@@ -1,4 +1,4 @@
-"""The shim between Hydra's -m and `sa.launch`: compose every point once, then plan and run."""
+"""The shim between Hydra's -m and `sa.driver`: compose every point once, then plan and run."""
 
 import copy
 import sys
@@ -33,9 +33,10 @@ class Plan(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Compose all points and hand them to `sa.run.multirun`."""
+        """Compose all points and hand them to `sa.driver.multirun`."""
         from sa import config as settings
-        from sa import launch, run
+        from sa import driver
+        from sa.launch import plan
 
         sys.argv[1:] = settings.TYPED or sys.argv[1:]
         words = [f"{k}={v}" for k, v in self.params.items()] + arguments + settings.HELD
@@ -56,10 +57,10 @@ class Plan(Sweeper):
         for key, values in swept.items():
             if not values:
                 raise settings.UsageError(f"{key}: no values to sweep over")
-        points = launch.shape(swept, **shape)
+        points = plan.shape(swept, **shape)
         fixed = {v[0][0] for v in swept.values() if len(v) == 1 and len(v[0]) == 1}
         told = [[w for w in p if w not in fixed] for p in points]
-        return run.multirun(self._compose(points), told, points, self.launcher)
+        return driver.multirun(self._compose(points), told, points, self.launcher)
 
     def _compose(self, points: list[list[str]]) -> list[dict[str, Any]]:
         """Full composition of combinations of group choices; plain values are set on them."""
@@ -158,7 +159,7 @@ class _Place(Launcher):
         """Hydra's hook; nothing to keep."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-        """Never called: `sa.run.multirun` reads ``settings`` and ``kind`` instead."""
+        """Never called: `sa.driver.multirun` reads ``settings`` and ``kind`` instead."""
         raise HydraException(
             "this launcher works with hydra/sweeper=plan only; beside another sweeper take "
             "hydra/launcher=inline or one of Hydra's own, such as joblib"
@@ -173,7 +174,7 @@ class Inline(basic_launcher.BasicLauncher):
 
 
 class Local(_Place):
-    """A bounded pool of processes; settings of `sa.launch.Local`."""
+    """A bounded pool of processes; settings of `sa.launch.here.Local`."""
 
     kind = "Local"
 
@@ -182,6 +183,6 @@ class Local(_Place):
 
 
 class Slurm(Local):
-    """Arrays of SLURM jobs; settings of `sa.launch.Slurm`."""
+    """Arrays of SLURM jobs; settings of `sa.launch.slurm.Slurm`."""
 
     kind = "Slurm"

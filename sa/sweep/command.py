@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sa import launch, record
+from sa import record
+from sa.launch import slurm
 from sa.sweep.page import report
 from sa.sweep.series import OVER
 from sa.sweep.status import AGAIN, cancel, counted, runs_there, states_of, status, watch
@@ -97,7 +98,7 @@ def retry(root: Path, name: str) -> int:
     Here, one after another; a sweep that went to SLURM is submitted there again, by its command.
     """
     about, points = record.read_manifest(root, name)
-    if launch.jobs(record.sweep_folder(root, name)):
+    if slurm.jobs(record.sweep_folder(root, name)):
         words = [str(w) for w in about.get("argv") or []]
         print(f"repeating: python -m sa.run {shlex.join(words)}", flush=True)
         command = [sys.executable, "-m", "sa.run", *words]

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa import launch, record
+from sa import record
+from sa.launch import slurm
+from sa.launch.board import CANCELLED
+from sa.launch.plan import LaunchError
 from sa.sweep.series import is_number
 
 if TYPE_CHECKING:
@@ -99,17 +102,17 @@ def _told(root: Path, name: str) -> _Told:
     _, points = record.read_manifest(root, name)
     states = states_of(root, points)
     folder = record.sweep_folder(root, name)
-    job_of = {r: j["job"] for j in launch.jobs(folder) for r in j["runs"]}
+    job_of = {r: j["job"] for j in slurm.jobs(folder) for r in j["runs"]}
     open_ = [job_of.get(p["run_id"]) for p, s in zip(points, states, strict=True) if s not in ENDED]
     silent = ""
     try:
-        known = launch.queue([j for j in open_ if j])
-    except (launch.LaunchError, subprocess.SubprocessError) as error:
+        known = slurm.queue([j for j in open_ if j])
+    except (LaunchError, subprocess.SubprocessError) as error:
         known, silent = {}, f"\nSLURM does not answer, the states are those of the files: {error}"
     for at, point in enumerate(points):
-        slurm, _ = known.get(job_of.get(point["run_id"], ""), ("", ""))
-        asleep = states[at] == "running" and slurm in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
-        if asleep or (states[at] in AGAIN and slurm in launch.LIVE):
+        there, _ = known.get(job_of.get(point["run_id"], ""), ("", ""))
+        asleep = states[at] == "running" and there in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
+        if asleep or (states[at] in AGAIN and there in slurm.LIVE):
             states[at] = "queued"
     queued = states.count("queued")
     head = f"{name}: {counted(states)}{_remaining(root, points, states)}{silent}"
@@ -136,11 +139,11 @@ def _told(root: Path, name: str) -> _Told:
 def cancel(root: Path, name: str) -> None:
     """Stop the jobs of a sweep that still run or wait, and its processes on this machine."""
     _, points = record.read_manifest(root, name)
-    jobs = launch.jobs(record.sweep_folder(root, name))
-    known = launch.queue([j["job"] for j in jobs])
-    alive = {j["job"] for j in jobs if known.get(j["job"], ("", ""))[0] in launch.LIVE}
-    (record.sweep_folder(root, name) / launch.CANCELLED).touch()  # drivers start nothing more
-    launch.cancel(sorted(alive))
+    jobs = slurm.jobs(record.sweep_folder(root, name))
+    known = slurm.queue([j["job"] for j in jobs])
+    alive = {j["job"] for j in jobs if known.get(j["job"], ("", ""))[0] in slurm.LIVE}
+    (record.sweep_folder(root, name) / CANCELLED).touch()  # drivers start nothing more
+    slurm.cancel(sorted(alive))
     for run in (r for j in jobs if j["job"] in alive for r in j["runs"]):
         if record.read_result(root, run) is None:
             record.mark(root, run, "cancelled by sa.sweep cancel", state="interrupted")

@@ -1,0 +1,149 @@
+"""The driver of a sweep: every point validated, what is missing computed somewhere, a report."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sa import config as settings
+from sa import record
+from sa.execute import RunFailed, Signals, execute, folder_of, root_of
+from sa.launch import here, slurm
+from sa.launch import plan as planned
+
+Config = dict[str, Any]
+Place = here.Inline | here.Local | slurm.Slurm
+_PLACES = {"Inline": here.Inline, "Local": here.Local, "Slurm": slurm.Slurm}
+
+
+def multirun(
+    configs: list[Config], overrides: list[list[str]], words: list[list[str]], launcher: Any
+) -> None:
+    """Plan a sweep, validate every point of it, run what is missing, report."""
+    place = _place(launcher)
+    configs = [settings.resolve(c) for c in configs]
+    if isinstance(place, slurm.Slurm):
+        slurm.need()
+    for key in ("root", "sweep", "figure", "description", "expectations"):
+        if any(c[key] != configs[0][key] for c in configs):
+            raise settings.UsageError(f"{key}: belongs to the sweep as a whole; give it one value")
+    if configs[0]["expectations"]:
+        from sa.sweep import expectation
+
+        try:
+            expectation.read(configs[0]["expectations"])
+        except ValueError as error:
+            raise settings.UsageError(f"expectations: {error}") from error
+    plan = planned.points(configs, overrides, words)
+    for point in plan:
+        try:
+            settings.build(point.config, here=not isinstance(place, slurm.Slurm))
+        except settings.UsageError as error:
+            raise settings.UsageError(f"point {point.index} ({point.label}): {error}") from error
+    root, name, how = root_of(plan[0].config), planned.sweep_name(plan), plan[0].config["sweep"]
+    try:
+        lost = planned.dropped(root, name, plan)
+    except record.Missing as error:
+        raise settings.UsageError(f"sweep.name={name}: {error}") from error
+    if lost and not how["replace"]:
+        raise settings.UsageError(
+            f"sweep.name={name}: a sweep of this name has {lost} points that this command has not; "
+            "take another sweep.name, or sweep.replace=true (the runs themselves are kept)"
+        )
+    left = planned.todo(root, plan)
+    each = planned.cost(root, plan)
+    told = f", about {each * len(left):.0f} s of computing" if each and left else ""
+    print(f"{name}: {len(plan)} points, {len(left)} of {len(plan)} to do{told}", flush=True)
+    one_seed = len({p.config["seed"] for p in plan}) == 1 and not plan[0].config["replicas"]
+    if "bands" in plan[0].config["figure"] and one_seed:
+        print(
+            "note: figure=bands: every point is of one seed, and a band is over several; it will "
+            "not be drawn: add seeds, e.g. seed=range(5) or replicas=5",
+            file=sys.stderr,
+        )
+    if how["dry_run"]:
+        for point in plan:
+            state = record.state(folder_of(point.config))
+            print(f"{point.index:>4}  {point.run_id}  {state:<8} {point.label}")
+        return
+    folder = root / "sweeps" / name
+    with planned.alone(folder):
+        planned.freeze(root, name, plan)
+        if how["snapshot"]:
+            mine = Path(__file__).resolve().parent
+            planned.snapshot(folder, [mine, settings.CONF, mine.parent / "hydra_plugins"])
+    if how["canary"] and len(left) > 1:
+        print(f"the canary comes first: {left[0].label}", flush=True)
+        if _launch(root, left[:1], place, launcher, folder, None):
+            raise RunFailed("the canary failed, no other point was started; see above")
+    failed = _launch(root, plan, place, launcher, folder, how)
+    if failed is None:
+        print(f"submitted; to follow: python -m sa.sweep status {name} --watch", flush=True)
+        return
+    code = report(root, name)
+    print(f"sweep: {folder}", flush=True)
+    if failed:
+        rest = sum(p.run_id not in failed for p in planned.todo(root, plan))
+        more = f" and {rest} were not started (sweep.max_failures)" if rest else ""
+        raise RunFailed(
+            f"{len(failed)} of {len(plan)} points failed{more}; `python -m sa.sweep status {name}` "
+            "says which and why; repeat the command to try them again"
+        )
+    if code:
+        raise RunFailed("every run is done, but the report could not be written; see above")
+
+
+def _place(launcher: Any) -> Place | None:
+    """Where points run; None for a launcher of Hydra's own, which composes and runs them itself."""
+    from pydantic import TypeAdapter, ValidationError
+
+    kind = getattr(launcher, "kind", None)
+    if kind is None:
+        return None
+    try:
+        return TypeAdapter(_PLACES[kind]).validate_python(launcher.settings)
+    except ValidationError as error:
+        raise settings.UsageError(
+            settings.invalid("hydra.launcher", launcher.settings, error)
+        ) from error
+
+
+def _launch(
+    root: Path,
+    plan: list[planned.Point],
+    place: Place | None,
+    launcher: Any,
+    folder: Path,
+    how: Config | None,
+) -> dict[str, str] | None:
+    """Run the missing points; run id -> what failed, or None where nobody waits for them."""
+    most = how["max_failures"] if how else None
+    match place:
+        case here.Inline():
+            return here.inline(root, plan, execute, folder, most)
+        case here.Local():
+            with Signals():  # SIGTERM ends the driver as Ctrl-C does: with its workers
+                return here.local(root, plan, place, folder, most)
+        case slurm.Slurm():
+            with planned.alone(folder):
+                flying = slurm.flying(folder)
+                left = [p for p in planned.todo(root, plan) if p.run_id not in flying]
+                if left:
+                    probes = all(p.config["steps"] == 0 for p in left)  # seconds each
+                    jobs = 16 if probes else len(left)
+                    work = planned.chunks(root, plan, left, place.points_per_job, jobs)
+                    slurm.submit(folder, root, place, work)
+            if how is not None and not how["wait"] and (left or flying):
+                return None
+            return slurm.follow(root, plan, folder, most)
+    left = planned.todo(root, plan)
+    if left:
+        launcher.launch([p.words for p in left], initial_job_idx=0)
+    return {p.run_id: "no result" for p in planned.todo(root, plan)}
+
+
+def report(root: Path, name: str) -> int:
+    """Collect, draw and write the page, in a process of its own: reading needs no torch."""
+    words = [sys.executable, "-m", "sa.sweep", "report", name, "--root", str(root)]
+    return subprocess.run(words, env=os.environ | {"MPLBACKEND": "Agg"}).returncode

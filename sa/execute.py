@@ -1,0 +1,361 @@
+"""One configuration computed into its folder: begun, gone on with, or found done."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from sa import config as settings
+from sa import provenance, record, summary
+
+Config = dict[str, Any]
+
+
+class RunFailed(Exception):
+    """A run or a sweep that did not end well; everything that did end is kept."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to end."""
+
+
+def root_of(config: Config) -> Path:
+    """Where a configuration's runs and sweeps lie."""
+    return Path(config["root"]).expanduser()
+
+
+def folder_of(config: Config) -> Path:
+    """Where a configuration's run lies."""
+    return root_of(config) / "runs" / record.run_id(config)
+
+
+def execute(
+    config: Config, tell: bool = False, components: settings.Components | None = None
+) -> dict[str, Any]:
+    """Compute one run, or go on with it, or return what it already gave.
+
+    Raises Busy while another process computes it, RunFailed where it fails (the record says why).
+    """
+    root, key = root_of(config), record.run_id(config)
+    done = record.read_result(root, key)
+    if done is not None:
+        return done
+    try:
+        start, ends = _parents(config, tell)
+    except (RunFailed, settings.NoData) as error:
+        record.freeze(root, config)
+        skipped = isinstance(error, settings.NoData)
+        record.mark(root, key, str(error), "skipped" if skipped else "failed")
+        raise
+    with record.Record.open(root, config, provenance.meta(config)) as kept:
+        try:
+            made = components or settings.build(config)
+            with _ranks(config, kept.folder) as ring:
+                return _compute(config, made, kept, (start, ends), tell, ring)
+        except KeyboardInterrupt as error:
+            kept.fail(str(error) or "interrupted from the keyboard", state="interrupted")
+            raise
+        except record.RecordError as error:
+            kept.fail(str(error))
+            raise RunFailed(str(error)) from error
+        except settings.UsageError as error:
+            skipped = isinstance(error, settings.NoData)
+            kept.fail(str(error), "skipped" if skipped else "failed")
+            raise
+        except Exception as error:
+            kept.fail(traceback.format_exc())
+            raise RunFailed(f"run {key}: {type(error).__name__}: {error}") from error
+
+
+def _ranks(config: Config, folder: Path) -> contextlib.AbstractContextManager:
+    """The other processes of a run, while it computes; None where it is one."""
+    world = config.get("processes") or 1
+    if world == 1:
+        return contextlib.nullcontext()
+    from sa import ranks
+
+    command = [sys.executable, "-m", "sa.run", "--rank", str(folder.resolve())]
+    return ranks.lead(world, command, config["device"])
+
+
+def _compute(
+    config: Config,
+    made: settings.Components,
+    kept: record.Record,
+    given: tuple[Path | None, list[Path]],
+    tell: bool,
+    ring: Any,
+) -> dict[str, Any]:
+    import torch
+
+    from sa import ranks, replicas, train
+    from sa.types import MissingData, size
+
+    torch.set_num_threads(config["threads"])
+    many = config.get("replicas")
+    try:
+        if many is None:
+            problem = made.task.prepare(config["seed"], init_seed=config.get("init_seed"))
+        else:
+            problem = replicas.prepare(made.task, config["seed"], many)
+    except MissingData as error:
+        raise settings.NoData(f"dataset: {error}") from error
+    start, ends = given
+    parent = _load(start, _CHECKPOINT) if start else None
+    reached = [train.start(problem, _load(end, _CHECKPOINT)) for end in ends]
+    problem.ends = [(p.params, p.buffers) for p in reached]
+    try:
+        progress = train.start(problem, parent, averaged=bool(config.get("init_average")))
+    except ValueError as error:
+        again = "take the model it was trained with, or delete its folder to train it again"
+        raise ValueError(f"init: {start}: {error}; {again}") from error
+    seconds = 0.0
+    if kept.checkpoint is not None:
+        saved = _load(kept.checkpoint, _CHECKPOINT)
+        seconds = saved.pop("seconds")
+        progress = train.Progress(**saved)
+        kept.rewind(progress.step - 1)
+        if tell:
+            print(f"going on from step {progress.step} of {config['steps']}", flush=True)
+    if ring is not None:
+        problem = ranks.Shared(**vars(problem), ring=ring)
+        problem.begin()
+    problem.partial = partial = _Partial(kept, config["checkpoint_seconds"], progress.step)
+    if start and not config["steps"]:  # a look at where its parent's training ended
+        problem.kept = lambda folder=start.parent: _path(folder)
+    else:
+        problem.kept = lambda: _path(kept.folder, partial.step)
+    latest: dict[str, Any] = {}
+    for row in kept.rows():
+        latest |= row
+    mirror = _mirror(config, made, kept)
+    began = saved_at = time.perf_counter()
+    rows = train.loop(
+        problem, made.estimator, made.optimizer, made.analyses,
+        steps=config["steps"], progress=progress,
+        evaluate_every=config["evaluate_every"], analyse_every=config["analyse_every"],
+        recipe=made.recipe,
+    )  # fmt: skip
+    watch = _Watch(config, tell)
+    keeps = config.get("snapshot_every") if config["steps"] else None
+    redundant = problem.redundant() if keeps and many is None else []
+
+    def save(progress: train.Progress) -> None:
+        spent = seconds + time.perf_counter() - began
+        kept.save(lambda path: torch.save(progress.pack() | {"seconds": spent}, path))
+
+    try:
+        with Signals() as told:
+            for row, progress in rows:
+                kept.append(row)
+                partial.begin(progress.step + 1)
+                mirror.log(row)
+                # what was measured before a divergence is no result of it
+                latest = dict(row) if "diverged" in row else latest | row
+                watch.row(row)
+                if keeps and (row["step"] % keeps == 0 or "stopped" in row):
+                    _snapshot(kept, progress, redundant)
+                due = time.perf_counter() - saved_at >= config["checkpoint_seconds"]
+                if config["steps"] and (due or told.wanted):
+                    save(progress)
+                    saved_at, told.wanted = time.perf_counter(), False
+    except BaseException:
+        mirror.abort()
+        raise
+    finally:
+        watch.close()
+    if config["steps"]:  # a finished training can be a parent
+        save(progress)
+    result = {
+        "value": latest.pop("loss"),
+        **latest,
+        "status": "diverged" if "diverged" in latest else "done",
+        "target": made.estimator.target,
+        "parameters": size(problem.params),
+        "rows": problem.data.train.rows,
+        "quantized": summary.quantized(problem.structure.quantized),
+        "seconds": seconds + time.perf_counter() - began,
+    }
+    result = kept.finish(result) or result
+    mirror.finish(result)
+    return result
+
+
+_CHECKPOINT = {"step", "params", "buffers", "optimizer", "estimator"}
+
+
+def _snapshot(kept: record.Record, progress: Any, redundant: list[str]) -> None:
+    """Keep the point of a step, as `record.snapshots` finds it: readable without torch."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {"redundant": np.array(redundant, dtype=str)}
+    for kind in ("params", "buffers"):
+        tensors = getattr(progress, kind)
+        arrays |= {f"{kind}/{k}": v.detach().cpu().numpy() for k, v in tensors.items()}
+    name = f"{record.SNAPSHOTS}/{progress.step:09d}.npz"
+    kept.save(lambda path: np.savez(path, **arrays), name)
+
+
+def _path(folder: Path, before: int | None = None) -> list[dict[str, Any]]:
+    """The points that a training kept before a step, or before its last."""
+    import numpy as np
+    import torch
+
+    files = list(record.snapshots(folder, before).values())
+    points = []
+    for file in files if before is not None else files[:-1]:
+        with np.load(file) as kept:
+            idle = set(kept["redundant"].tolist())
+            named = {k.partition("/")[2]: k for k in kept.files if k.startswith("params/")}
+            points.append({k: torch.from_numpy(kept[v]) for k, v in named.items() if k not in idle})
+    return points
+
+
+class _Partial:
+    """The computations of one row in ``partial.pt``: kept when so many seconds have passed.
+
+    A training goes on from its checkpoint, one row before the last it wrote: what is kept of a
+    later step waits until that step comes, and goes when its row is written.
+    """
+
+    def __init__(self, kept: record.Record, seconds: float, step: int):
+        self.path, self.save, self.seconds = kept.folder / "partial.pt", kept.save, seconds
+        self.saved: Config = _load(self.path, {"step", "parts"}) if self.path.exists() else {}
+        self.begin(step)
+
+    def begin(self, step: int) -> None:
+        """The rows before ``step`` are written: what is kept of them is of no use."""
+        if self.saved and self.saved["step"] < step:
+            self.path.unlink(missing_ok=True)
+            self.saved = {}
+        same = self.saved.get("step") == step
+        self.parts: dict[int, Any] = self.saved["parts"] if same else {}
+        self.step, self.number, self.saved_at = step, -1, time.monotonic()
+
+    def take(self) -> tuple[int, dict[str, Any]]:
+        self.number += 1
+        return self.number, self.parts.get(self.number, {})
+
+    def keep(self, number: int, state: Config) -> None:
+        if time.monotonic() - self.saved_at >= self.seconds:
+            import torch
+
+            self.parts[number] = state
+            self.saved = {"step": self.step, "parts": self.parts}
+            self.save(lambda path: torch.save(self.saved, path), self.path.name)
+            self.saved_at = time.monotonic()
+
+
+def _load(path: Path, needs: set[str]) -> dict[str, Any]:
+    import torch
+
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        assert needs <= set(saved)
+        return saved
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
+        raise record.RecordError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or of "
+            "another version. Restore it from a copy, or delete it to start this run from step 0"
+        ) from error
+
+
+def _parents(config: Config, tell: bool) -> tuple[Path | None, list[Path]]:
+    """The checkpoints a run starts from and looks at."""
+    made = settings.parent(config)
+    start = _ended(config, made, "the parent run", tell) if made else None
+    ends = [_ended(config, end, "a training of ends", tell) for end in settings.ends(config)]
+    return start, ends
+
+
+def _ended(config: Config, made: Config, what: str, tell: bool) -> Path:
+    """The checkpoint of another run, computed first if nobody has; waits where somebody does."""
+    folder = root_of(config) / "runs" / record.run_id(made)
+    while True:
+        try:
+            if record.read_result(root_of(config), folder.name) is None and tell:
+                print(f"{what} comes first: {folder}", flush=True)
+            result = execute(made, tell)
+            break
+        except record.Busy:
+            time.sleep(1.0)
+        except settings.NoData:
+            raise
+        except (RunFailed, settings.UsageError) as error:
+            raise RunFailed(f"{what} {folder.name} failed: {error}") from error
+    if result["status"] == "diverged":
+        raise RunFailed(f"{what} {folder.name} diverged at step {result['step']}")
+    return folder / "checkpoint.pt"
+
+
+class Signals:
+    """SIGTERM and SIGUSR2 while a run computes.
+
+    Under SLURM both mean: save at the next step. The scheduler kills what it wants to be gone, so
+    the run goes on until then; on USR2, sent before the time limit, it also asks to be requeued.
+    Elsewhere SIGTERM ends the run as interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self.slurm = os.environ.get("SLURM_JOB_ID")
+
+    def __enter__(self) -> "Signals":
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR2):
+                self.before[number] = signal.signal(number, self._came)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _came(self, number: int, _: object) -> None:
+        if not self.slurm:
+            raise Stopped(f"stopped by {signal.Signals(number).name}")
+        self.wanted = True
+        if number == signal.SIGUSR2 and os.environ.get("SA_REQUEUE") == "1":
+            import subprocess
+
+            subprocess.Popen(["scontrol", "requeue", self.slurm])
+
+
+class _Watch:
+    """The progress of one training on the terminal: a bar, or a line an evaluation."""
+
+    def __init__(self, config: Config, tell: bool):
+        self.total, self.on = config["steps"], tell and config["steps"] and config["progress"]
+        self.bar = None
+        if self.on and sys.stdout.isatty():
+            from rich.progress import Progress
+
+            self.bar = Progress()
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=self.total)
+
+    def row(self, row: dict[str, Any]) -> None:
+        if self.bar is not None:
+            words = f"loss {row['loss']:.4f}"
+            self.bar.update(self.task, completed=row["step"], description=words)
+        elif self.on and any(k.startswith("test/") for k in row):
+            scores = [k for k in row if k.endswith(("train/loss", "test/loss", "/accuracy"))]
+            told = "  ".join(f"{k} {row[k]:.4f}" for k in scores)
+            print(f"step {row['step']}/{self.total}  {told}", flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _mirror(config: Config, made: settings.Components, kept: record.Record) -> Any:
+    from sa import tracker
+
+    told = tracker.describe(config, kept.meta)
+    group = config["sweep"]["name"] or config.get("experiment")
+    return made.tracker.open(kept.id, kept.folder, config, kept.meta, group=group, **told)

@@ -1,0 +1,54 @@
+"""Where a run was computed and by which code: for its folder and its mirror."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def meta(config: dict[str, Any]) -> dict[str, Any]:
+    """Commit, versions, machine and what was typed."""
+
+    def version(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    names = ("torch", "numpy", "hydra-core", "sa-lab")
+    kept = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_CPUS_PER_TASK")
+    slurm = {k: v for k, v in os.environ.items() if k in kept}
+    return {
+        **_commit(),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": {k: version(k) for k in names},
+        "seed": config["seed"],
+        "argv": sys.argv[1:],
+        "slurm": slurm,
+    }
+
+
+_COMMIT: dict[str, Any] = {}
+
+
+def _commit() -> dict[str, Any]:
+    """Commit and dirty flag of the code that runs; asked of git once a process."""
+    if not _COMMIT:
+
+        def git(*words: str) -> str | None:
+            here = Path(__file__).resolve().parent
+            try:
+                done = subprocess.run(
+                    ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10
+                )
+            except (OSError, subprocess.SubprocessError):
+                return None
+            return done.stdout.strip() if done.returncode == 0 else None
+
+        _COMMIT["commit"] = git("rev-parse", "HEAD")
+        _COMMIT["dirty"] = bool(git("status", "--porcelain", "--untracked-files=no"))
+    return _COMMIT
