@@ -32,7 +32,7 @@ def help() -> dict[str, Any]:
 
 def plan_400() -> dict[str, Any]:
     """A whole dry run of 400 points, imports and all, against Hydra composing each point once."""
-    one = "from hydra import compose, initialize_config_dir\nfrom sa.config import CONF\n"
+    one = "from hydra import compose, initialize_config_dir\nfrom sa.config.catalogue import CONF\n"
     one += "with initialize_config_dir(str(CONF), version_base='1.3'):\n"
     one += "    for i in range(40): compose('config', ['estimator=nes', f'seed={i}'])"
     words = "-m sa.run -m seed=range(100) dim=4,8 estimator=cdg,nes sweep.dry_run=true"

@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from sa.config import CONF
+from sa.config.catalogue import CONF
 from sa.estimator.cdg import CDG
 from sa.estimator.finite_difference import FiniteDifference
 from sa.estimator.nes import NES

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sa import config as settings
 from sa import record
+from sa.config.build import build
+from sa.config.catalogue import CONF
+from sa.config.complaint import UsageError, invalid
+from sa.config.others import resolve
 from sa.execute import RunFailed, Signals, execute, folder_of, root_of
 from sa.launch import here, slurm
 from sa.launch import plan as planned
@@ -22,32 +25,32 @@ def multirun(
 ) -> None:
     """Plan a sweep, validate every point of it, run what is missing, report."""
     place = _place(launcher)
-    configs = [settings.resolve(c) for c in configs]
+    configs = [resolve(c) for c in configs]
     if isinstance(place, slurm.Slurm):
         slurm.need()
     for key in ("root", "sweep", "figure", "description", "expectations"):
         if any(c[key] != configs[0][key] for c in configs):
-            raise settings.UsageError(f"{key}: belongs to the sweep as a whole; give it one value")
+            raise UsageError(f"{key}: belongs to the sweep as a whole; give it one value")
     if configs[0]["expectations"]:
         from sa.sweep import expectation
 
         try:
             expectation.read(configs[0]["expectations"])
         except ValueError as error:
-            raise settings.UsageError(f"expectations: {error}") from error
+            raise UsageError(f"expectations: {error}") from error
     plan = planned.points(configs, overrides, words)
     for point in plan:
         try:
-            settings.build(point.config, here=not isinstance(place, slurm.Slurm))
-        except settings.UsageError as error:
-            raise settings.UsageError(f"point {point.index} ({point.label}): {error}") from error
+            build(point.config, here=not isinstance(place, slurm.Slurm))
+        except UsageError as error:
+            raise UsageError(f"point {point.index} ({point.label}): {error}") from error
     root, name, how = root_of(plan[0].config), planned.sweep_name(plan), plan[0].config["sweep"]
     try:
         lost = planned.dropped(root, name, plan)
     except record.Missing as error:
-        raise settings.UsageError(f"sweep.name={name}: {error}") from error
+        raise UsageError(f"sweep.name={name}: {error}") from error
     if lost and not how["replace"]:
-        raise settings.UsageError(
+        raise UsageError(
             f"sweep.name={name}: a sweep of this name has {lost} points that this command has not; "
             "take another sweep.name, or sweep.replace=true (the runs themselves are kept)"
         )
@@ -72,7 +75,7 @@ def multirun(
         planned.freeze(root, name, plan)
         if how["snapshot"]:
             mine = Path(__file__).resolve().parent
-            planned.snapshot(folder, [mine, settings.CONF, mine.parent / "hydra_plugins"])
+            planned.snapshot(folder, [mine, CONF, mine.parent / "hydra_plugins"])
     if how["canary"] and len(left) > 1:
         print(f"the canary comes first: {left[0].label}", flush=True)
         if _launch(root, left[:1], place, launcher, folder, None):
@@ -104,9 +107,7 @@ def _place(launcher: Any) -> Place | None:
     try:
         return TypeAdapter(_PLACES[kind]).validate_python(launcher.settings)
     except ValidationError as error:
-        raise settings.UsageError(
-            settings.invalid("hydra.launcher", launcher.settings, error)
-        ) from error
+        raise UsageError(invalid("hydra.launcher", launcher.settings, error)) from error
 
 
 def _launch(

@@ -10,8 +10,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sa import config as settings
 from sa import provenance, record, summary
+from sa.config import others
+from sa.config.build import Components, build
+from sa.config.complaint import NoData, UsageError
 
 Config = dict[str, Any]
 
@@ -35,7 +37,7 @@ def folder_of(config: Config) -> Path:
 
 
 def execute(
-    config: Config, tell: bool = False, components: settings.Components | None = None
+    config: Config, tell: bool = False, components: Components | None = None
 ) -> dict[str, Any]:
     """Compute one run, or go on with it, or return what it already gave.
 
@@ -47,14 +49,14 @@ def execute(
         return done
     try:
         start, ends = _parents(config, tell)
-    except (RunFailed, settings.NoData) as error:
+    except (RunFailed, NoData) as error:
         record.freeze(root, config)
-        skipped = isinstance(error, settings.NoData)
+        skipped = isinstance(error, NoData)
         record.mark(root, key, str(error), "skipped" if skipped else "failed")
         raise
     with record.Record.open(root, config, provenance.meta(config)) as kept:
         try:
-            made = components or settings.build(config)
+            made = components or build(config)
             with _ranks(config, kept.folder) as ring:
                 return _compute(config, made, kept, (start, ends), tell, ring)
         except KeyboardInterrupt as error:
@@ -63,8 +65,8 @@ def execute(
         except record.RecordError as error:
             kept.fail(str(error))
             raise RunFailed(str(error)) from error
-        except settings.UsageError as error:
-            skipped = isinstance(error, settings.NoData)
+        except UsageError as error:
+            skipped = isinstance(error, NoData)
             kept.fail(str(error), "skipped" if skipped else "failed")
             raise
         except Exception as error:
@@ -85,7 +87,7 @@ def _ranks(config: Config, folder: Path) -> contextlib.AbstractContextManager:
 
 def _compute(
     config: Config,
-    made: settings.Components,
+    made: Components,
     kept: record.Record,
     given: tuple[Path | None, list[Path]],
     tell: bool,
@@ -104,7 +106,7 @@ def _compute(
         else:
             problem = replicas.prepare(made.task, config["seed"], many)
     except MissingData as error:
-        raise settings.NoData(f"dataset: {error}") from error
+        raise NoData(f"dataset: {error}") from error
     start, ends = given
     parent = _load(start, _CHECKPOINT) if start else None
     reached = [train.start(problem, _load(end, _CHECKPOINT)) for end in ends]
@@ -267,9 +269,9 @@ def _load(path: Path, needs: set[str]) -> dict[str, Any]:
 
 def _parents(config: Config, tell: bool) -> tuple[Path | None, list[Path]]:
     """The checkpoints a run starts from and looks at."""
-    made = settings.parent(config)
+    made = others.parent(config)
     start = _ended(config, made, "the parent run", tell) if made else None
-    ends = [_ended(config, end, "a training of ends", tell) for end in settings.ends(config)]
+    ends = [_ended(config, end, "a training of ends", tell) for end in others.ends(config)]
     return start, ends
 
 
@@ -284,9 +286,9 @@ def _ended(config: Config, made: Config, what: str, tell: bool) -> Path:
             break
         except record.Busy:
             time.sleep(1.0)
-        except settings.NoData:
+        except NoData:
             raise
-        except (RunFailed, settings.UsageError) as error:
+        except (RunFailed, UsageError) as error:
             raise RunFailed(f"{what} {folder.name} failed: {error}") from error
     if result["status"] == "diverged":
         raise RunFailed(f"{what} {folder.name} diverged at step {result['step']}")
@@ -353,7 +355,7 @@ class _Watch:
             self.bar.stop()
 
 
-def _mirror(config: Config, made: settings.Components, kept: record.Record) -> Any:
+def _mirror(config: Config, made: Components, kept: record.Record) -> Any:
     from sa import tracker
 
     told = tracker.describe(config, kept.meta)

@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sa import config as settings
 from sa import record, summary
+from sa.config.build import build
+from sa.config.catalogue import CONF, catalogue, page
+from sa.config.complaint import UsageError, explain
+from sa.config.others import resolve
+from sa.config.words import hold, swept
 from sa.driver import report
 from sa.execute import RunFailed, execute, folder_of, root_of
 from sa.launch.board import POLL
@@ -26,10 +30,10 @@ def main() -> None:
     sys.stdout = _Patient(sys.stdout)
     argv = sys.argv[1:]
     if "--help" in argv or "-h" in argv:
-        print(settings.catalogue())
+        print(catalogue())
         return
     if argv == ["--catalogue"]:
-        print(settings.page())
+        print(page())
         return
     # Hydra prints and swallows errors unless told otherwise; here they get their own messages.
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -42,12 +46,12 @@ def main() -> None:
         else:
             for word in argv:
                 if re.fullmatch(r"[\w./]+=\{\}", word):
-                    raise settings.UsageError(f"{word} changes nothing: {{}} is merged, not set")
-            sys.argv[1:] = settings.hold(argv)
+                    raise UsageError(f"{word} changes nothing: {{}} is merged, not set")
+            sys.argv[1:] = hold(argv)
             _compose()
     except KeyboardInterrupt:
         _exit(130, "interrupted; repeat the command to go on from the last checkpoint")
-    except settings.UsageError as error:
+    except UsageError as error:
         _exit(2, str(error))
     except record.Unwritable as error:
         _exit(2, str(error))
@@ -56,7 +60,7 @@ def main() -> None:
     except (RunFailed, record.RecordError) as error:
         _exit(1, str(error))
     except Exception as error:
-        told = settings.explain(error, argv)
+        told = explain(error, argv)
         if told is None or full:
             traceback.print_exc()
             _exit(1, "an unexpected error, shown above")
@@ -114,15 +118,15 @@ def _compose() -> None:
             return float("nan")
 
     base = {"version_base": "1.3"} if hydra.__version__ < "1.4" else {}
-    hydra.main(config_path=str(settings.CONF), config_name="config", **base)(single)()
+    hydra.main(config_path=str(CONF), config_name="config", **base)(single)()
     if failed:
         raise failed[0]
 
 
 def one(config: Config) -> float:
     """Validate, run (or find the finished result), tell, and return the objective."""
-    config = settings.resolve(config)
-    components = settings.build(config)
+    config = resolve(config)
+    components = build(config)
     if config["sweep"]["dry_run"]:
         print(f"valid; run id {record.run_id(config)}: {record.state(folder_of(config))}")
         return float("nan")
@@ -141,7 +145,7 @@ def one(config: Config) -> float:
 def _notes(config: Config, result: dict[str, Any]) -> Iterator[str]:
     """What the person who typed the command may have meant otherwise."""
     study = config.get("experiment")
-    varied = settings.swept(study)
+    varied = swept(study)
     if varied:
         yield (
             f"experiment={study} sweeps {', '.join(varied)}; this was one point. The study: "
@@ -168,9 +172,7 @@ def frozen(folders: list[Path]) -> None:
         try:
             config = yaml.safe_load((folder / "config.yaml").read_text())
         except OSError as error:
-            raise settings.UsageError(
-                f"--frozen {folder}: no frozen run there ({error})"
-            ) from error
+            raise UsageError(f"--frozen {folder}: no frozen run there ({error})") from error
         config["root"] = str(folder.resolve().parent.parent)
         with _logged(folder / "log.txt"):
             try:
@@ -198,7 +200,7 @@ def rank(folder: Path, number: int, world: int, port: int) -> None:
     from sa import ranks
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    made = settings.build(config)
+    made = build(config)
     torch.set_num_threads(config["threads"])
     device = f"cuda:{number}" if config["device"] == "cuda" else config["device"]
     problem = replace(made.task, device=device).prepare(

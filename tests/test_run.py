@@ -15,8 +15,11 @@ import yaml
 from conftest import cifar, component, killed
 from hydra.core.global_hydra import GlobalHydra
 
-from sa import config as settings
 from sa import execute, record, run, tracker
+from sa.config.build import build
+from sa.config.catalogue import CONF, options
+from sa.config.complaint import NoData
+from sa.config.words import full
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["dim=4", "dataset.n=128", "tracker=none"]
@@ -162,7 +165,7 @@ def test_cdg_agrees_with_itself(sa):
 
 
 def test_every_option_of_every_group_runs(sa):
-    for estimator in settings.options("estimator"):
+    for estimator in options("estimator"):
         words = ["estimator.samples=8"] if estimator.startswith("nes") else []
         if component("estimator", estimator).target == "stochastic":
             code, _, err = sa(*SMALL, f"estimator={estimator}")
@@ -172,7 +175,7 @@ def test_every_option_of_every_group_runs(sa):
             words = ["quantizer=fp", "analysis=[]"]
         code, out, err = sa(*SMALL, f"estimator={estimator}", *words)
         assert code == 0, (estimator, err)
-    for quantizer in settings.options("quantizer"):
+    for quantizer in options("quantizer"):
         for model in ("mlp", "cnn"):
             size = "hidden=[5,4]" if model == "mlp" else "channels=[2,3]"
             words = [f"model={model}", f"model.{size}", "dataset=digits", f"quantizer={quantizer}"]
@@ -181,7 +184,7 @@ def test_every_option_of_every_group_runs(sa):
             assert {"train/loss", "test/accuracy"} <= set(result(out))
 
 
-@pytest.mark.parametrize("experiment", settings.options("experiment"))
+@pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_composes_and_validates(sa, experiment):
     for first in ([], ["-m"]):
         code, out, err = sa(*first, f"experiment={experiment}", "sweep.dry_run=true")
@@ -189,9 +192,7 @@ def test_every_experiment_composes_and_validates(sa, experiment):
         assert not Path("runs").exists() and not Path("sweeps").exists()
 
 
-@pytest.mark.parametrize(
-    "experiment", [x for x in settings.options("experiment") if settings.full(x)]
-)
+@pytest.mark.parametrize("experiment", [x for x in options("experiment") if full(x)])
 def test_every_full_size_composes_and_validates(sa, experiment):
     code, _, err = sa("-m", f"experiment={experiment}", "size=full", "sweep.dry_run=true")
     assert code == 0 or "cifar-10-batches-py" in err, (
@@ -275,7 +276,7 @@ def test_settings_younger_than_a_run_leave_its_id(sa):
     assert set(config) >= record.LATER
     old = {k: v for k, v in config.items() if k not in record.LATER}
     assert record.run_id(old) == kept.name != record.run_id(old | {"clip": 1.0})
-    settings.build(old)  # what was frozen before can still be run
+    build(old)  # what was frozen before can still be run
 
 
 NET = ["model=cnn2", "model.shape=[1,8,8]", "model.channels=[2,2]", "dataset=digits",
@@ -549,7 +550,7 @@ def test_a_setting_of_every_swept_option_needs_not_be_one_of_the_default(sa):
     kept = json.loads((next(Path("runs").iterdir()) / "meta.json").read_text())
     assert kept["argv"] == ["-m", *SMALL, "estimator=nes,nes_vanilla", "estimator.samples=20"]
     code, out, err = sa("-m", *SMALL, "estimator=glob(nes*)", "sweep.dry_run=true")
-    members = sum(name.startswith("nes") for name in settings.options("estimator"))
+    members = sum(name.startswith("nes") for name in options("estimator"))
     assert code == 0 and f"{members} points" in out, err
 
 
@@ -790,7 +791,7 @@ def test_a_run_whose_parent_lacks_data_is_skipped_too(sa, tmp_path):
     config = yaml.safe_load((folder(out) / "config.yaml").read_text())
     shutil.rmtree("runs")
     shutil.rmtree("data")
-    with pytest.raises(settings.NoData):
+    with pytest.raises(NoData):
         execute.execute(config)
     assert [record.state(kept) for kept in Path("runs").iterdir()] == ["skipped", "skipped"]
 
@@ -1217,13 +1218,13 @@ def test_help_is_the_catalogue_and_imports_nothing_heavy():
     assert told.returncode == 0
     for group in ("estimator", "model", "dataset", "quantizer/weight", "analysis", "experiment"):
         assert f"{group}=" in told.stdout
-        for option in settings.options(group):
+        for option in options(group):
             assert f"  {option} " in told.stdout
     loaded = {line.split("|")[-1].strip() for line in told.stderr.splitlines()}
     for heavy in ("torch", "hydra", "omegaconf", "wandb", "pandas", "seaborn", "numpy", "pydantic"):
         assert heavy not in loaded
     # every top-level setting of the default configuration is told
-    for key in yaml.safe_load((settings.CONF / "config.yaml").read_text()):
+    for key in yaml.safe_load((CONF / "config.yaml").read_text()):
         if key not in ("defaults", "hydra", "sweep"):
             assert f"  {key}=" in told.stdout, key
 
@@ -1327,7 +1328,7 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path):
             env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         )  # fmt: skip
 
-    told = typed(inside, "-c", "import sa.config; print(sa.config.CONF)")
+    told = typed(inside, "-c", "from sa.config.catalogue import CONF; print(CONF)")
     assert Path(told.stdout.strip()) == packages / "sa" / "conf"
     assert "estimator=" in typed(tmp_path / "venv" / "bin" / "sa", "--help").stdout
     done = typed(tmp_path / "venv" / "bin" / "sa", "-m", *SMALL, "seed=0,1", "analysis=[]")

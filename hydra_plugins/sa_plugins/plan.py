@@ -34,12 +34,13 @@ class Plan(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Compose all points and hand them to `sa.driver.multirun`."""
-        from sa import config as settings
         from sa import driver
+        from sa.config import words as typed
+        from sa.config.complaint import UsageError
         from sa.launch import plan
 
-        sys.argv[1:] = settings.TYPED or sys.argv[1:]
-        words = [f"{k}={v}" for k, v in self.params.items()] + arguments + settings.HELD
+        sys.argv[1:] = typed.TYPED or sys.argv[1:]
+        words = [f"{k}={v}" for k, v in self.params.items()] + arguments + typed.HELD
         swept: dict[str, list[tuple[str, ...]]] = {}
         how = OmegaConf.to_container(self.master.sweep)
         assert isinstance(how, dict)
@@ -56,7 +57,7 @@ class Plan(Sweeper):
                 raise HydraException(f"{key}: a plan needs listed values, not an interval")
         for key, values in swept.items():
             if not values:
-                raise settings.UsageError(f"{key}: no values to sweep over")
+                raise UsageError(f"{key}: no values to sweep over")
         points = plan.shape(swept, **shape)
         fixed = {v[0][0] for v in swept.values() if len(v) == 1 and len(v[0]) == 1}
         told = [[w for w in p if w not in fixed] for p in points]

@@ -1,0 +1,334 @@
+"""A resolved configuration made into objects, all of it checked before any work."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sa.config.catalogue import CONF, HELP, figures, leaves
+from sa.config.complaint import NoData, UsageError, invalid, nearest, typed
+from sa.config.component import allowed, make
+from sa.config.others import Config, parent, resolve
+from sa.record import LATER
+
+_COUPLED = ("Adafactor", "LBFGS", "Muon")
+"""Optimizers whose step of one number depends on the others': not for stacked networks."""
+
+_REPLACES = {
+    "batch_size", "batchnorm", "criterion", "estimator", "evaluate_every", "moving", "optimizer",
+    "seed", "steps",
+} | LATER - {"init_average", "replicas", "ends"}  # fmt: skip
+"""What ``init`` may say of the parent: no setting that others are made from, as dim is."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """A configuration made into objects, all of them validated."""
+
+    task: Any
+    estimator: Any
+    optimizer: Callable[..., Any]
+    recipe: Any
+    analyses: dict[str, Any]
+    tracker: Any
+
+
+def build(config: dict[str, Any], here: bool = True) -> Components:
+    """Validate a resolved configuration and make its components; UsageError, no side effects.
+
+    here: whether it will run on this machine.
+    """
+    for key in config:
+        if key not in _top():
+            close = nearest(key, _top())
+            hint = f"; did you mean {close}?" if close else ""
+            raise UsageError(f"{key}: there is no such setting{hint}\n{HELP}")
+    _scalars(config)
+    for key, value in leaves(config):
+        if key.rsplit(".", 1)[-1] == "_target_":
+            allowed(key, value)
+    from sa.task import Mismatch, Task
+    from sa.types import MissingData
+
+    made = {k: make(k, config[k]) for k in ("model", "dataset", "estimator", "optimizer")}
+    analyses = {k: make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
+    keys = "criterion moving batch_size batchnorm dtype device memory progress".split()
+    known = {k: config[k] for k in keys}
+    known |= {k: config[k] for k in ("autocast", "compile") if config.get(k) is not None}
+    try:
+        task = Task(model=made["model"], dataset=made["dataset"], **known)
+    except ValueError as error:
+        raise UsageError(invalid("", config, error)) from error
+    try:
+        task.check(here)
+    except Mismatch as error:
+        raise UsageError(f"{error.key}: {error}") from error
+    except MissingData as error:
+        raise NoData(f"dataset: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"model: {error}") from error  # of the layers it is built of
+    try:
+        structure = task.structure()
+        if structure.gradients and not _backpropagates(made["estimator"]):
+            raise ValueError(
+                "it back-propagates nothing that quantizer.gradient could quantize; set "
+                "quantizer/gradient=none, or take an estimator of the straight-through family"
+            )
+        if hasattr(made["estimator"], "requires"):
+            made["estimator"].requires(structure)
+        if hasattr(made["estimator"], "fits"):
+            made["estimator"].fits(task.point())
+        if hasattr(made["estimator"], "trains"):
+            optimizer = str(config["optimizer"]["_target_"]).rpartition(".")[2]
+            asked = config["steps"], optimizer, config["optimizer"], config["batch_size"]
+            made["estimator"].trains(*asked)
+    except ValueError as error:
+        raise UsageError(f"estimator: {error}") from error
+    for name, analysis in analyses.items():
+        try:
+            if hasattr(analysis, "requires"):
+                analysis.requires(structure)
+            if hasattr(analysis, "fits"):
+                analysis.fits(task.point(), config["memory"])
+        except ValueError as error:
+            raise UsageError(f"analysis.{name}: {error}") from error
+    if config.get("init"):
+        if config.get("init_seed") is not None:
+            raise UsageError("init_seed: the run starts where its parent ended; set init=none")
+        _parent(config, here)
+    _ends(config, analyses, here)
+    _paths(config, analyses)
+    for key, analysis in analyses.items():
+        try:
+            getattr(analysis, "takes", lambda _: None)(made["dataset"])
+        except ValueError as error:
+            raise UsageError(f"analysis.{key}: {error}") from error
+    recipe = _recipe(config, task)
+    if config.get("replicas") is not None:
+        _replicas(config, task, made["estimator"])
+    for key in ("autocast", "compile", "processes"):
+        if config.get(key):
+            _faster(key, config, made["estimator"])
+    if config.get("processes"):
+        _processes(config, task, here)
+    tracker = make("tracker", config["tracker"])
+    return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
+
+
+@cache
+def _top() -> frozenset[str]:
+    """The top-level keys of a configuration."""
+    import yaml
+
+    whole = yaml.safe_load((CONF / "config.yaml").read_text())
+    groups = {k for x in whole["defaults"] if isinstance(x, dict) for k in x}
+    return frozenset({*whole, *groups, "experiment"} - {"defaults", "hydra", "_self_"})
+
+
+def _recipe(config: Config, task: Any) -> Any:
+    """What the training has beside its optimizer, and whether this network and budget have it."""
+    from sa.train import Recipe
+
+    keys = "until recalibrate clip decay_all quantizer_lr".split()
+    plain: Config = {k: config[k] for k in keys if config.get(k) is not None}
+    stored = config.get("stored")
+    if stored and not isinstance(stored, Mapping):
+        raise UsageError(
+            f"stored={stored}: expected a quantizer; type +quantizer/weight@stored=fixed_point"
+        )
+    made = {k: make(k, config[k]) for k in ("schedule", "average", "stored") if config.get(k)}
+    try:
+        recipe = Recipe(**plain, **made)
+        recipe.check(config["steps"])
+        if recipe.clip and not task.latent():
+            raise ValueError("clip: no layer has quantized weights; take e.g. quantizer=bwba")
+        if any(k.endswith("accuracy") for k in recipe.until or {}) and not task.dataset.classes:
+            raise ValueError("until: accuracies need classes; take train/loss or test/loss")
+    except ValueError as error:
+        raise UsageError(invalid("", config, error).removeprefix(": ")) from error
+    if recipe.until and not (config["steps"] and config["evaluate_every"]):
+        raise UsageError(
+            "until: goals are looked at when a training is evaluated: set steps or epochs, the "
+            "most it may take, and evaluate_every"
+        )
+    if config.get("init_average") and not (config.get("init") or {}).get("average"):
+        raise UsageError("init_average: the parent averages nothing; set init.average")
+    return recipe
+
+
+def _replicas(config: Config, task: Any, estimator: Any) -> None:
+    """Refuse what is not, for networks trained together, what it is for each alone."""
+    if not (estimator.target == "surrogate" and hasattr(estimator, "surrogate")):
+        raise UsageError(
+            "replicas: they are trained by one back-propagation through all of them; take "
+            "estimator=ste, ste_clipped or another slope, or sweep over seed instead"
+        )
+    seen = (("analysis", "analysis=[]"), ("init", "init=none"), ("stored", "stored=null"))
+    for key, instead in seen:
+        if config.get(key):
+            raise UsageError(f"replicas: {key} looks at one network; set {instead}")
+    if config.get("init_seed") is not None:
+        raise UsageError("replicas: each has a start of its own seed; set init_seed=null")
+    if not config["steps"]:
+        raise UsageError("replicas: they are for trainings; set steps or epochs")
+    if task.keeps():
+        raise UsageError(
+            "replicas: a quantizer of this network keeps a range or levels from the data, for one "
+            "network at a time; take another quantizer, or sweep over seed instead"
+        )
+    name = str(config["optimizer"]["_target_"]).rpartition(".")[2]
+    if name in _COUPLED:
+        raise UsageError(f"replicas: {name} does not step element by element; take sgd or adam")
+
+
+def _faster(key: str, config: Config, estimator: Any) -> None:
+    """Refuse what makes back-propagation alone faster where something else is done."""
+    if estimator.target != "surrogate":
+        raise UsageError(
+            f"{key}: it is for trainings by back-propagation alone; take estimator=ste, "
+            f"ste_clipped or another slope, or {key}={typed(_off(key))} (differences, samples and "
+            "seeds are computed in parallel by a sweep: -m ... hydra/launcher=local)"
+        )
+    if not config["steps"]:
+        raise UsageError(f"{key}: it is for trainings; set steps or epochs")
+    if config.get("analysis"):
+        raise UsageError(f"{key}: analyses measure the exact loss in one process; set analysis=[]")
+    if config.get("replicas") and key != "autocast":
+        raise UsageError(f"{key}: replicas are one computation already; set replicas=null")
+
+
+def _off(key: str) -> Any:
+    return False if key == "compile" else None
+
+
+def _processes(config: Config, task: Any, here: bool) -> None:
+    """Refuse losses that are no sums over rows, and devices that there are too few of."""
+    world, who = config["processes"], task.coupling()
+    if who[0]:
+        raise UsageError(f"processes: {who[0]} normalises rows together; set {who[1]}")
+    rows = config["batch_size"] or task.dataset.rows
+    if rows < world:
+        raise UsageError(f"processes={world}: a step has {rows} rows; set processes={rows} or less")
+    if str(config["device"]).startswith("cuda:"):
+        raise UsageError("processes: each takes a GPU of its own; set device=cuda, not a number")
+    if here and config["device"] == "cuda":
+        import torch
+
+        if torch.cuda.device_count() < world:
+            many = torch.cuda.device_count()
+            raise UsageError(
+                f"processes={world}: each takes a GPU of its own, and there are {many}"
+            )
+
+
+def _backpropagates(estimator: Any) -> bool:
+    return estimator.target in ("surrogate", "stochastic") or bool(
+        getattr(estimator, "surrogate", None)
+    )
+
+
+def _ends(config: Config, analyses: Mapping[str, Any], here: bool) -> None:
+    """Refuse ends that cannot be looked at, and analyses of two trainings without them."""
+    wanted = [k for k, a in analyses.items() if getattr(a, "between", False)]
+    if not config.get("ends"):
+        if wanted:
+            raise UsageError(
+                f"analysis.{wanted[0]}: it is of two trainings; name them: 'ends=[RUN,RUN]', or "
+                "ends=SWEEP of two runs"
+            )
+        return
+    if config["steps"] or config["moving"] != "all":
+        key = "steps" if config["steps"] else "moving"
+        only = "steps=0" if config["steps"] else "moving=all"
+        raise UsageError(f"{key}: a run that looks at ends is a probe of all of it; set {only}")
+    for end in config["ends"]:
+        if isinstance(end, dict):
+            try:
+                _parent({**config, "init": end}, here)
+            except UsageError as error:
+                told = re.sub(r"^init(?= \(|\.|:)", "ends", str(error))
+                raise UsageError(
+                    told.replace("init.", "its ").replace("parent run", "training")
+                ) from error
+
+
+def _paths(config: Config, analyses: Mapping[str, Any]) -> None:
+    """Refuse analyses of the way that a training took where it keeps too few points of it."""
+    wanted = [k for k, a in analyses.items() if getattr(a, "follows", False)]
+    if not wanted:
+        return
+    trains = config if config["steps"] else resolve(parent(config) or config)
+    key = "snapshot_every" if trains["steps"] and config["steps"] else "init.snapshot_every"
+    every = trains.get("snapshot_every")
+    there = f"it keeps {-(-trains['steps'] // every) + 1}" if every else "it keeps none"
+    if not every or trains["steps"] <= every:
+        raise UsageError(
+            f"analysis.{wanted[0]}: it is of the points that a training kept, three or more, and "
+            f"{there if trains['steps'] else 'there is no training'}; set {key}=STEPS (of a probe, "
+            "steps=0, of the training it starts from: init=ste_500 +init.snapshot_every=50)"
+        )
+
+
+def _parent(config: dict[str, Any], here: bool) -> None:
+    unknown = sorted(set(config["init"]) - _REPLACES)
+    if unknown:
+        known = ", ".join(sorted(_REPLACES))
+        raise UsageError(f"init.{unknown[0]}: init sets no such thing; it sets any of: {known}")
+    made = parent(config)
+    assert made is not None
+    if made["steps"] == 0:
+        raise UsageError("init.steps=0: a parent run has to train; set init.steps to 1 or more")
+    try:
+        build(made, here)
+    except UsageError as error:
+        raise UsageError(f"init (the parent run): {error}") from error
+
+
+def _scalars(config: dict[str, Any]) -> None:
+    ranges = {
+        "dim": 1, "seed": 0, "steps": 0, "threads": 1, "memory": 1, "batch_size": 1,
+        "evaluate_every": 1, "analyse_every": 1, "replicas": 1, "processes": 1,
+        "snapshot_every": 1, "init_seed": 0,
+    }  # fmt: skip
+    free = ("batch_size", "evaluate_every", "analyse_every", "replicas", "processes",
+            "snapshot_every", "init_seed")  # fmt: skip
+    for key, least in ranges.items():
+        value = config.get(key)
+        if value is None and key in free:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UsageError(f"{key}={value}: expected a whole number >= {least}")
+    how = config["sweep"]
+    for key in ("dry_run", "replace", "canary", "wait", "snapshot"):
+        if not isinstance(how.get(key), bool):
+            raise UsageError(f"sweep.{key}={how.get(key)}: expected true or false")
+    most = how["max_failures"]
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise UsageError(f"sweep.max_failures={typed(most)}: expected a whole number >= 1 or null")
+    for key in ("recalibrate", "decay_all", "init_average", "compile"):
+        if config.get(key) not in (True, False, None):
+            raise UsageError(f"{key}={config[key]}: expected true or false")
+    for key in ("zip", "points", "exclude"):
+        if not isinstance(how[key], list):
+            raise UsageError(f"sweep.{key}={how[key]}: expected a list, e.g. 'sweep.{key}=[...]'")
+    seconds = config["checkpoint_seconds"]
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        raise UsageError(f"checkpoint_seconds={seconds}: expected a number >= 0")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(config["device"])):
+        raise UsageError(f"device={config['device']}: expected cpu, cuda or cuda:NUMBER")
+    moving = config["moving"]
+    if moving != "all" and not (isinstance(moving, list) and moving):
+        raise UsageError(
+            f"moving={moving}: expected all, or a list of name patterns and quantized-layer "
+            "numbers, e.g. 'moving=[fc1.*]' or 'moving=[1,-1]'"
+        )
+    kinds = config["figure"]
+    if not isinstance(kinds, list):
+        raise UsageError(f"figure={kinds}: expected a list, e.g. figure=[lr_decrease]")
+    there = figures()
+    for kind in kinds:
+        if kind not in there:
+            raise UsageError(
+                f"figure={kind}: there is no such figure; there are: {', '.join(there)}"
+            )

@@ -1,0 +1,70 @@
+"""The words of a command line before Hydra reads them: an experiment's size, what -m keeps back."""
+
+import re
+from typing import Any
+
+from sa.config.catalogue import CONF, options
+from sa.config.complaint import UsageError
+
+TYPED: list[str] = []
+"""The words of the command line as they were typed."""
+
+HELD: list[str] = []
+"""Words of ``-m`` kept from Hydra, which would try them on the defaults first: for the sweeper."""
+
+
+def hold(argv: list[str]) -> list[str]:
+    """The words of a multirun that Hydra itself needs, ``-m`` first; the others go to HELD.
+
+    Hydra composes the defaults with every word that lists no values, so that `estimator.samples=20`
+    is refused beside `estimator=nes,cdg` although every swept estimator may have it.
+    """
+    TYPED[:] = argv
+    HELD.clear()
+    argv = sized(argv)
+    if not {"-m", "--multirun"} & set(argv):
+        return argv
+    rest = [x for x in argv if x not in ("-m", "--multirun")]
+    if any(x.startswith("hydra/sweeper=") for x in rest):
+        return ["-m", *rest]
+    own = re.compile(r"[~+]*(hydra[./]|hydra=|experiment=)|-|[^=]*$")
+    HELD.extend(x for x in rest if not own.match(x))
+    return ["-m", *(x for x in rest if own.match(x))]
+
+
+def sized(argv: list[str]) -> list[str]:
+    """The words with ``size=full`` replaced by what the experiment's ``full`` lists.
+
+    A word of its list yields to a typed one of the same key. ``size=quick`` is the experiment as it
+    is. Raises UsageError for another size, or where there is no experiment that has it.
+    """
+    rest = [x for x in argv if not re.match(r"\+*size=", x)]
+    if rest == argv:
+        return argv
+    size = next(x.lstrip("+") for x in reversed(argv) if x not in rest)
+    study = next((x.partition("=")[2] for x in rest if x.startswith("experiment=")), None)
+    if size == "size=quick" and study:
+        return rest
+    if size != "size=full" or not full(study):
+        there = ", ".join(x for x in options("experiment") if full(x))
+        raise UsageError(f"{size}: there are size=quick and size=full, of experiment={{{there}}}")
+    typed = {x.lstrip("+~").partition("=")[0] for x in rest}
+    return [*(w for w in full(study) if w.lstrip("+~").partition("=")[0] not in typed), *rest]
+
+
+def full(experiment: str | None) -> list[str]:
+    """What ``size=full`` types of an experiment; empty where it has one size."""
+    return [str(word) for word in _experiment(experiment).get("full") or []]
+
+
+def _experiment(name: str | None) -> dict[str, Any]:
+    import yaml
+
+    path = CONF / "experiment" / f"{name}.yaml"
+    return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
+
+
+def swept(experiment: str | None) -> list[str]:
+    """The settings that an experiment's own sweep varies."""
+    node = _experiment(experiment)
+    return list(((node.get("hydra") or {}).get("sweeper") or {}).get("params") or {})
