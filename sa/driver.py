@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sa import record
-from sa.config.build import build
+from sa.config.build import build, full_precision
 from sa.config.catalogue import CONF
 from sa.config.complaint import UsageError, invalid
 from sa.config.others import resolve
@@ -41,9 +41,12 @@ def multirun(
     plan = planned.points(configs, overrides, words)
     for point in plan:
         try:
-            build(point.config, here=not isinstance(place, slurm.Slurm))
+            made = build(point.config, here=not isinstance(place, slurm.Slurm))
         except UsageError as error:
             raise UsageError(f"point {point.index} ({point.label}): {error}") from error
+        if any(word.startswith("quantizer") for word in point.overrides):
+            if told := full_precision(point.config, made.task):
+                print(f"note: point {point.index} ({point.label}): {told}", file=sys.stderr)
     root, name, how = root_of(plan[0].config), planned.sweep_name(plan), plan[0].config["sweep"]
     try:
         lost = planned.dropped(root, name, plan)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from sa import record, summary
-from sa.config.build import build
+from sa.config.build import Components, build, full_precision
 from sa.config.catalogue import CONF, catalogue, page
 from sa.config.complaint import UsageError, explain
 from sa.config.others import resolve
-from sa.config.words import hold, swept
+from sa.config.words import TYPED, hold, swept
 from sa.driver import report
 from sa.execute import RunFailed, execute, folder_of, root_of
 from sa.launch.board import POLL
@@ -136,13 +136,13 @@ def one(config: Config) -> float:
     if config["figure"] and config["steps"]:
         report(root_of(config), folder.name)
     print(f"run: {folder}", flush=True)
-    for note in _notes(config, result):
+    for note in _notes(config, result, components):
         print(f"note: {note}", file=sys.stderr)
     value = result.get(config.get("objective") or "value", result.get("value"))
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def _notes(config: Config, result: dict[str, Any]) -> Iterator[str]:
+def _notes(config: Config, result: dict[str, Any], made: Components) -> Iterator[str]:
     """What the person who typed the command may have meant otherwise."""
     study = config.get("experiment")
     varied = swept(study)
@@ -153,6 +153,9 @@ def _notes(config: Config, result: dict[str, Any]) -> Iterator[str]:
         )
     elif config["figure"] and not config["steps"]:
         yield "figures are drawn of trainings and of sweeps (-m), not of a single probe"
+    if any(word.startswith("quantizer") for word in TYPED):
+        if told := full_precision(config, made.task):
+            yield told
     for name, told in result.items():
         if told and re.fullmatch(r"(.+/)?note", name):
             yield f"{name.partition('/')[0]}: {told}" if "/" in name else f"estimator: {told}"

@@ -109,6 +109,20 @@ def test_what_spectral_refuses_before_any_work(sa, words, why):
     assert code and why in err and "Traceback" not in err
 
 
+def test_a_quantizer_that_the_network_has_no_place_for_is_told(sa):
+    why = "FC is in full precision and ignores the quantizer; take e.g. model=mlp or cnn"
+    code, _, err = sa(*FLOAT, "analysis=[]", "quantizer=bwba")
+    assert code == 0 and err.count(f"note: {why}") == 1
+    assert why not in sa(*FLOAT, "analysis=[]", "quantizer=fp")[2]
+    code, _, err = sa("-m", *FLOAT, "analysis=[]", "quantizer=fp,bwba", "sweep.dry_run=true")
+    assert code == 0 and f"note: point 1 (quantizer=bwba): {why}" in err and "point 0" not in err
+
+
+def test_a_folder_named_by_a_number(sa):
+    code, out, err = sa(*SMALL, "analysis=[]", "root=2")
+    assert code == 0 and folder(out).parts[0] == "2", err
+
+
 def test_a_scale_beyond_the_gap_is_told_with_the_headroom_and_a_rate_may_fall_to_0(sa):
     words = [*FLOAT, "estimator=spectral", "steps=6", "estimator.refresh=5", "schedule=cosine"]
     code, out, err = sa(*words, "analysis=[]", "estimator.scale=1e6")
@@ -876,6 +890,7 @@ def test_analyses_around_the_point_of_a_training(sa):
 
 
 REFUSED = [
+    (["root=null"], ["root=null: expected a folder", "root=results"]),
     (["estimator=nees"], ["estimator=nees", "did you mean estimator=nes?", "cdg"]),
     (["estimator.sgima=1"], ["estimator.sgima", "'sigma' is a setting of estimator="]),
     (["estimator=nes", "estimator.sgima=1"], ["did you mean estimator.sigma?"]),

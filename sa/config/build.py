@@ -116,6 +116,15 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
     return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
 
 
+def full_precision(config: Config, task: Any) -> str:
+    """What to say where quantizers are chosen and the network has no place for them, or ''."""
+    slots = [x for x in (config["quantizer"] or {}).values() if isinstance(x, Mapping)]
+    if all(x["_target_"].endswith(".Identity") for x in slots) or task.structure().quantized:
+        return ""
+    name = type(task.model).__name__
+    return f"{name} is in full precision and ignores the quantizer; take e.g. model=mlp or cnn"
+
+
 @cache
 def _top() -> frozenset[str]:
     """The top-level keys of a configuration."""

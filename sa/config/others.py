@@ -18,6 +18,9 @@ _OF_ENDS = "dim model dataset quantizer criterion dtype batchnorm seed device au
 
 def resolve(config: Config) -> Config:
     """The configuration with ``epochs`` told in ``steps`` and ``ends`` looked up."""
+    if not isinstance(config["root"], str | int) or isinstance(config["root"], bool):
+        raise UsageError(f"root={typed(config['root'])}: expected a folder, e.g. root=results")
+    config = {**config, "root": str(config["root"])}
     config = _with_ends(config)
     if isinstance(config.get("init"), Mapping):
         config = {**config, "init": _estimating(config["init"], "init")}
