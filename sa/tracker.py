@@ -139,7 +139,7 @@ class Wandb:
                 raise RuntimeError("no API key: type `wandb login`")
             return wandb.init(
                 id=run_id,
-                dir=folder,
+                dir=folder.resolve(),  # its service keeps the folder it was started in
                 mode=self.mode,
                 project=self.project,
                 entity=self.entity,

@@ -117,6 +117,16 @@ def alone(monkeypatch, tmp_path):
         monkeypatch.delenv(key)
 
 
+def test_a_relative_folder_is_of_where_the_process_is_now(tmp_path, monkeypatch):
+    for place in ("here", "there"):  # W&B's service stays where the first began
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        mirror = opened(Path("run"), place)
+        mirror.log({"step": 0, "loss": 0.5})
+        assert mirror.finish({"value": 0.5})
+        assert len(offline(tmp_path / place / "run")) == 1
+
+
 def test_two_runs_in_one_process_are_kept_apart_and_exact(tmp_path, capfd):
     from PIL import Image
 
