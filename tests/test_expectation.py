@@ -47,6 +47,17 @@ def test_of_one_run_its_value_decides():
     assert got["verdict"] == "pass" and got["interval"] == [got["observed"]] * 2
 
 
+def test_several_settings_of_a_seed_are_one_number_and_of_one_seed_they_are_the_spread():
+    got = judged(where="e=b")  # three dims of four seeds: no twelve independent runs
+    seen = 0.8 * (1 - 56 / 300) + 0.001 * np.arange(4)
+    assert (got["n"], got["of"]) == (4, "seeds") and got["observed"] == pytest.approx(seen.mean())
+    reach = 3.182446 * seen.std(ddof=1) / 2
+    assert got["interval"] == pytest.approx([seen.mean() - reach, seen.mean() + reach])
+    one = judged(where="e=b seed=1")
+    assert (one["n"], one["of"]) == (3, "runs of one seed")
+    assert one["interval"][1] - one["interval"][0] > 0.1
+
+
 def test_two_selections_are_compared_seed_by_seed():
     frame = table()
     ratio = judged(frame, where="e=b", against="e=a", predicate="between", value=[1.9, 2.1])
@@ -100,4 +111,6 @@ def test_a_wrong_expectation_is_refused(given, told):
 
 def test_a_line_tells_all():
     told = expectation.line(judged(where="e=b dim=8"))
-    assert told.startswith("pass: x: 0.7375 [") and told.endswith("of 4; expected >= 0.5 (paper)")
+    assert told.startswith("pass: x: 0.7375 [") and told.endswith(
+        "of 4 seeds; expected >= 0.5 (paper)"
+    )

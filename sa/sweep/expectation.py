@@ -20,8 +20,9 @@ class Expectation:
 
     id: names it. statistic: a number of the results, e.g. ``descent/best``. predicate and value:
     ``>= 0.9``, ``<= 0.9`` or ``between [0.8, 0.9]``. where: the runs it is of, as words
-    ``KEY=VALUE`` with ``*`` as in `sweep.exclude`, all if empty. against: other runs; the
-    statistic is then the ``how`` (ratio, difference) of both, run by run of the same seed. tau: a
+    ``KEY=VALUE`` with ``*`` as in `sweep.exclude`, all if empty; of several settings it is the
+    mean of each seed's. against: other runs; the statistic is then the ``how`` (ratio,
+    difference) of both means, seed by seed. tau: a
     setting or result: the statistic is then Kendall's tau with it, over the runs of each seed.
     source: where it is claimed.
     """
@@ -66,10 +67,11 @@ def read(given: Sequence[dict[str, Any]]) -> list[Expectation]:
 def judge(
     expected: Sequence[Expectation], table: pd.DataFrame, words: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Each expectation with what was observed: mean, its 95 % interval, n and the verdict.
+    """Each expectation with what was observed: mean, its 95 % interval, n of what, the verdict.
 
     table: a run a row; words: the overrides of each run. pass: the whole interval over seeds (by
-    Student's t; of one run, its value) agrees; fail: none of it does; else inconclusive.
+    Student's t; of one seed that over its settings, of one run its value) agrees; fail: none of it
+    does; else inconclusive.
     """
     table = table.reset_index(drop=True).join(_typed(words))
     return [_judged(e, table) for e in expected]
@@ -83,7 +85,7 @@ def line(judged: dict[str, Any]) -> str:
     seen = judged["why"]
     if judged["observed"] is not None:
         low, high = judged["interval"]
-        seen = f"{judged['observed']:.4g} [{low:.4g}, {high:.4g}] of {judged['n']}"
+        seen = f"{judged['observed']:.4g} [{low:.4g}, {high:.4g}] of {judged['n']} {judged['of']}"
     return f"{judged['verdict']}: {judged['id']}: {seen}; expected {asked} ({judged['source']})"
 
 
@@ -98,7 +100,7 @@ def _typed(words: Sequence[Sequence[str]]) -> pd.DataFrame:
 def _judged(e: Expectation, table: pd.DataFrame) -> dict[str, Any]:
     out: dict[str, Any] = {
         "id": e.id, "statistic": e.statistic, "predicate": e.predicate, "value": e.value,
-        "source": e.source, "observed": None, "interval": None, "n": 0,
+        "source": e.source, "observed": None, "interval": None, "n": 0, "of": "seeds",
         "verdict": "inconclusive", "why": "",
     }  # fmt: skip
     try:
@@ -116,11 +118,14 @@ def _judged(e: Expectation, table: pd.DataFrame) -> dict[str, Any]:
     least, most = mean - reach, mean + reach
     verdict = "pass" if low <= least and most <= high else "inconclusive"
     verdict = "fail" if most < low or least > high else verdict
-    return out | {"observed": mean, "interval": [least, most], "n": n, "verdict": verdict}
+    of = f"{'seed' if got.index.name == 'seed' else 'run'}{'s' if n > 1 else ''}"
+    of += "" if got.index.name == "seed" else " of one seed"
+    seen = {"observed": mean, "interval": [least, most], "n": n, "of": of}
+    return out | seen | {"verdict": verdict}
 
 
 def _observed(e: Expectation, table: pd.DataFrame) -> pd.Series:
-    """The statistic, a number a run, or a number a seed for a comparison or an order."""
+    """The statistic, a number a seed; of one seed's own, a number a run."""
     mine = _chosen(table, e.where)
     if e.tau is not None:
         other = f":{e.tau}" if f":{e.tau}" in table else e.tau
@@ -129,14 +134,16 @@ def _observed(e: Expectation, table: pd.DataFrame) -> pd.Series:
             s: ranking.kendall(_number(some, e.statistic), _number(some, other))
             for s, some in seeds
         }
-        return pd.Series(taus, dtype=float)
+        return pd.Series(taus, dtype=float).rename_axis("seed")
     if e.against is None:
-        return _number(mine, e.statistic)
-    both = [
-        some.assign(_=_number(some, e.statistic)).groupby("seed", dropna=False)["_"].mean()
-        for some in (mine, _chosen(table, e.against))
-    ]
+        one = mine["seed"].nunique(dropna=False) == 1
+        return _number(mine, e.statistic) if one else _means(mine, e.statistic)
+    both = [_means(some, e.statistic) for some in (mine, _chosen(table, e.against))]
     return both[0] / both[1] if e.how == "ratio" else both[0] - both[1]
+
+
+def _means(table: pd.DataFrame, column: str) -> pd.Series:
+    return _number(table, column).groupby(table["seed"], dropna=False).mean()
 
 
 def _number(table: pd.DataFrame, column: str) -> pd.Series:
