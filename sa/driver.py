@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sa import record
-from sa.config.build import build, full_precision
+from sa.config.build import build, ignored
 from sa.config.catalogue import CONF
 from sa.config.complaint import UsageError, invalid
 from sa.config.others import resolve
@@ -39,14 +39,14 @@ def multirun(
         except ValueError as error:
             raise UsageError(f"expectations: {error}") from error
     plan = planned.points(configs, overrides, words)
+    made = []
     for point in plan:
         try:
-            made = build(point.config, here=not isinstance(place, slurm.Slurm))
+            made.append((point.config, build(point.config, not isinstance(place, slurm.Slurm))))
         except UsageError as error:
             raise UsageError(f"point {point.index} ({point.label}): {error}") from error
-        if any(word.startswith("quantizer") for word in point.overrides):
-            if told := full_precision(point.config, made.task):
-                print(f"note: point {point.index} ({point.label}): {told}", file=sys.stderr)
+    for note in ignored(made):
+        print(f"note: {note}", file=sys.stderr)
     root, name, how = root_of(plan[0].config), planned.sweep_name(plan), plan[0].config["sweep"]
     try:
         lost = planned.dropped(root, name, plan)

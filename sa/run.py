@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from sa import record, summary
-from sa.config.build import Components, build, full_precision
+from sa.config.build import Components, build, ignored
 from sa.config.catalogue import CONF, catalogue, page
 from sa.config.complaint import UsageError, explain
 from sa.config.others import resolve
-from sa.config.words import TYPED, hold, swept
+from sa.config.words import hold, swept
 from sa.driver import report
 from sa.execute import RunFailed, execute, folder_of, root_of
 from sa.launch.board import POLL
@@ -106,10 +106,10 @@ def _compose() -> None:
     failed: list[Exception] = []
 
     def single(config: DictConfig) -> float:
-        plain = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(plain, dict)
-        plain["experiment"] = HydraConfig.get().runtime.choices.get("experiment")
         try:
+            plain = OmegaConf.to_container(config, resolve=True)
+            assert isinstance(plain, dict)
+            plain["experiment"] = HydraConfig.get().runtime.choices.get("experiment")
             return one({str(k): v for k, v in plain.items()})
         except Exception as error:
             if HydraConfig.get().mode != RunMode.RUN:  # another sweeper's or launcher's point
@@ -129,6 +129,8 @@ def one(config: Config) -> float:
     components = build(config)
     if config["sweep"]["dry_run"]:
         print(f"valid; run id {record.run_id(config)}: {record.state(folder_of(config))}")
+        for note in ignored([(config, components)]):
+            print(f"note: {note}", file=sys.stderr)
         return float("nan")
     result = execute(config, tell=True, components=components)
     folder = folder_of(config)
@@ -153,9 +155,7 @@ def _notes(config: Config, result: dict[str, Any], made: Components) -> Iterator
         )
     elif config["figure"] and not config["steps"]:
         yield "figures are drawn of trainings and of sweeps (-m), not of a single probe"
-    if any(word.startswith("quantizer") for word in TYPED):
-        if told := full_precision(config, made.task):
-            yield told
+    yield from ignored([(config, made)])
     for name, told in result.items():
         if told and re.fullmatch(r"(.+/)?note", name):
             yield f"{name.partition('/')[0]}: {told}" if "/" in name else f"estimator: {told}"

@@ -110,12 +110,43 @@ def test_what_spectral_refuses_before_any_work(sa, words, why):
 
 
 def test_a_quantizer_that_the_network_has_no_place_for_is_told(sa):
-    why = "FC is in full precision and ignores the quantizer; take e.g. model=mlp or cnn"
+    why = "FC is in full precision and ignores the quantizer; models of quantized layers: toy_mlp"
     code, _, err = sa(*FLOAT, "analysis=[]", "quantizer=bwba")
     assert code == 0 and err.count(f"note: {why}") == 1
     assert why not in sa(*FLOAT, "analysis=[]", "quantizer=fp")[2]
-    code, _, err = sa("-m", *FLOAT, "analysis=[]", "quantizer=fp,bwba", "sweep.dry_run=true")
-    assert code == 0 and f"note: point 1 (quantizer=bwba): {why}" in err and "point 0" not in err
+    plan = ["-m", *FLOAT, "analysis=[]", "sweep.dry_run=true"]
+    code, _, err = sa(*plan, "quantizer=fp,bwba,fwba")
+    assert code == 0 and err.count("note: ") == 1 and f"note: 2 of 3 points: {why}" in err
+    assert f"note: 2 of 2 points: {why}" in sa(*plan, "quantizer=bwba", "seed=0,1")[2]
+    assert f"note: {why}" in sa(*plan[1:], "quantizer=bwba")[2]
+
+
+def test_what_two_finished_trainings_decide_cannot_be_typed_beside_them(sa):
+    words = ["dataset=digits", "model=mlp", "model.hidden=[4]", "analysis=[]", "tracker=none"]
+    runs = [folder(sa(*words, "estimator=ste", "steps=2", f"seed={s}")[1]).name for s in (0, 1)]
+    look = [f"ends=[{','.join(runs)}]", "analysis=[interpolation]", "tracker=none"]
+    code, out, err = sa(*look)
+    assert code == 0, err
+    for word in ("dtype=float32", "seed=7", "model=mlp_line", "model.hidden=[5]"):
+        code, _, err = sa(*look, word)
+        key = word.partition("=")[0].partition(".")[0]
+        assert code == 2 and f"{key}: a run that looks at finished trainings" in err
+    assert folder(sa(*look, "dtype=float64", "seed=0")[1]) == folder(out)
+
+
+def test_launcher_settings_are_suggested_as_they_are_typed(sa):
+    words = ["-m", *SMALL, "seed=0,1", "hydra/launcher=slurm", "sweep.dry_run=true"]
+    err = sa(*words, "hydra.launcher.tme=3")[2]
+    assert "did you mean hydra.launcher.time?" in err
+    err = sa(*words, "hydra.launcher.extra={nodelist: n1}")[2]
+    assert "no such setting" not in err
+
+
+@pytest.mark.parametrize("words", [["quantizer=[]"], ["~quantizer"], ["~root"]])
+def test_what_cannot_be_taken_away_is_told(sa, words):
+    code, _, err = sa(*SMALL, *words)
+    assert code == 2 and "Error executing" not in err and "Traceback" not in err
+    assert words[0].strip("~=[]") + (": cannot" if "quantizer" in words[0] else "=null") in err
 
 
 def test_a_folder_named_by_a_number(sa):
@@ -609,6 +640,22 @@ def test_zipped_listed_and_excluded_points(sa):
     assert [x.split()[1] for x in out.splitlines()[1:]] == alone and len(set(alone)) == 3
     _, out, _ = sa(*words, "seed=0,1", "dim=4,5", "sweep.exclude=['dim=5 seed=1']")
     assert "3 points" in out and "seed=1 dim=5" not in out
+
+
+def test_a_typed_word_that_listed_points_set_themselves_is_not_lost_in_silence(sa):
+    words = ["-m", *SMALL, "sweep.dry_run=true", "sweep.points=['dim=5 seed=1','seed=2']"]
+    code, _, err = sa(*words, "seed=3")
+    assert code == 2 and "seed: every one of the listed points sets it" in err
+    code, out, err = sa(*words)
+    assert code == 0 and "note: dim: 1 of the 2 listed points set their own" in err
+    assert "dim=5 seed=1" in out
+
+
+@pytest.mark.parametrize("key", ["zip", "points", "exclude"])
+def test_a_list_of_a_sweep_without_brackets_is_told(sa, key):
+    for given in ("seed", "3"):
+        code, _, err = sa("-m", *SMALL, "seed=0,1", f"sweep.{key}={given}")
+        assert code == 2 and f"sweep.{key}={given}: expected a list" in err, err
 
 
 def test_a_bounded_pool_computes_what_one_process_does(sa):

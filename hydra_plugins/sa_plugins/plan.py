@@ -59,6 +59,8 @@ class Plan(Sweeper):
             if not values:
                 raise UsageError(f"{key}: no values to sweep over")
         points = plan.shape(swept, **shape)
+        for note in plan.overruled(typed.TYPED, shape["points"]):
+            print(f"note: {note}", file=sys.stderr)
         fixed = {v[0][0] for v in swept.values() if len(v) == 1 and len(v[0]) == 1}
         told = [[w for w in p if w not in fixed] for p in points]
         return driver.multirun(self._compose(points), told, points, self.launcher)

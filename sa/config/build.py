@@ -1,7 +1,7 @@
 """A resolved configuration made into objects, all of it checked before any work."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,6 +10,7 @@ from sa.config.catalogue import CONF, HELP, figures, leaves
 from sa.config.complaint import NoData, UsageError, invalid, nearest, typed
 from sa.config.component import allowed, make
 from sa.config.others import Config, parent, resolve
+from sa.config.words import TYPED
 from sa.record import LATER
 
 _COUPLED = ("Adafactor", "LBFGS", "Muon")
@@ -116,13 +117,23 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
     return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
 
 
-def full_precision(config: Config, task: Any) -> str:
-    """What to say where quantizers are chosen and the network has no place for them, or ''."""
-    slots = [x for x in (config["quantizer"] or {}).values() if isinstance(x, Mapping)]
-    if all(x["_target_"].endswith(".Identity") for x in slots) or task.structure().quantized:
-        return ""
-    name = type(task.model).__name__
-    return f"{name} is in full precision and ignores the quantizer; take e.g. model=mlp or cnn"
+def ignored(points: Sequence[tuple[Config, Components]]) -> Iterator[str]:
+    """What to say of quantizers that were typed, of points whose network has no place for them."""
+    if not any(re.match(r"\+*quantizer[/.=@]", word) for word in TYPED):
+        return
+    lost: dict[str, int] = {}
+    for config, made in points:
+        slots = [x for x in (config["quantizer"] or {}).values() if isinstance(x, Mapping)]
+        plain = all(x["_target_"].endswith(".Identity") for x in slots)
+        if not (plain or made.task.structure().quantized):
+            name = type(made.task.model).__name__
+            lost[name] = lost.get(name, 0) + 1
+    for name, many in lost.items():
+        where = f"{many} of {len(points)} points: " if len(points) > 1 else ""
+        yield (
+            f"{where}{name} is in full precision and ignores the quantizer; models of quantized "
+            "layers: toy_mlp, mlp, mlp_line, cnn, xnor_resnet18"
+        )
 
 
 @cache

@@ -76,6 +76,10 @@ def explain(error: Exception, argv: list[str]) -> str | None:
     if missing:
         group, _, name = str(missing).rpartition("/")
         return no_option(group, name)
+    lost = re.search(r"Interpolation key '(\w+)", text)
+    if lost:
+        name = lost.group(1)
+        return f"{name}: cannot be taken away or emptied; take an option: {name}=NAME\n{HELP}"
     key = re.search(r"Could not (?:override|delete) '([^']+)'", text) or re.search(
         r"Key '([^']+)' (?:is )?not in", text
     )
@@ -124,7 +128,7 @@ def _no_key(key: str, argv: list[str]) -> str:
         known: list[str] = list(_settings("config", ""))
         for room in chosen:
             if (CONF / room / f"{chosen[room]}.yaml").is_file():
-                known += _settings(f"{room}/{chosen[room]}", f"{room}.")
+                known += _settings(f"{room}/{chosen[room]}", f"{room.replace('/', '.')}.")
         if key not in known:
             break
     elsewhere = {o: _settings(f"{group}/{o}", "") for o in options(group)} if name else {}

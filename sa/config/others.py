@@ -8,6 +8,7 @@ from typing import Any
 from sa.config.catalogue import CONF, leaves, options
 from sa.config.complaint import UsageError, no_option, typed
 from sa.config.component import make
+from sa.config.words import TYPED
 from sa.record import LATER, read_manifest, sweeps
 
 Config = dict[str, Any]
@@ -18,9 +19,10 @@ _OF_ENDS = "dim model dataset quantizer criterion dtype batchnorm seed device au
 
 def resolve(config: Config) -> Config:
     """The configuration with ``epochs`` told in ``steps`` and ``ends`` looked up."""
-    if not isinstance(config["root"], str | int) or isinstance(config["root"], bool):
-        raise UsageError(f"root={typed(config['root'])}: expected a folder, e.g. root=results")
-    config = {**config, "root": str(config["root"])}
+    root = config.get("root")
+    if not isinstance(root, str | int) or isinstance(root, bool):
+        raise UsageError(f"root={typed(root)}: expected a folder, e.g. root=results")
+    config = {**config, "root": str(root)}
     config = _with_ends(config)
     if isinstance(config.get("init"), Mapping):
         config = {**config, "init": _estimating(config["init"], "init")}
@@ -102,6 +104,13 @@ def _with_ends(config: Config) -> Config:
             )
     if any(isinstance(x, dict) for x in names):
         return {**config, "ends": names}
+    for key in _OF_ENDS:
+        typed_here = any(re.match(rf"\+*{key}(?=[./@=])", word) for word in TYPED)
+        if typed_here and config.get(key) != first.get(key):
+            raise UsageError(
+                f"{key}: a run that looks at finished trainings takes it from the first of them, "
+                f"{names[0]}; leave it out, or name trainings that have it"
+            )
     return {**config, **{k: first[k] for k in _OF_ENDS if k in first}, "ends": names}
 
 

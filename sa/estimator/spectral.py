@@ -138,7 +138,7 @@ class Spectral:
             there = size({k: params[k] for k in names})
             if self.n_filter >= there:
                 larger = (
-                    "" if self.blocks == "network" else ", or larger blocks, e.g. blocks=module"
+                    "" if self.blocks == "network" else ", or larger blocks, e.g. blocks=network"
                 )
                 raise ValueError(
                     f"n_filter={self.n_filter}: block '{block}' has {there} parameters; expected "

@@ -56,6 +56,10 @@ def shape(
     have all of the words are left out; * in a word stands for anything. Raises LaunchError for
     what does not fit.
     """
+    for name, given in (("zip", zip), ("points", points), ("exclude", exclude)):
+        if not isinstance(given, list | tuple):
+            told = f"sweep.{name}={given}: expected a list, e.g. 'sweep.{name}=[...]'"
+            raise LaunchError(told)
     varied = ", ".join(k for k, values in swept.items() if len(values) > 1) or "none"
     unknown = [k for k in zip if k not in swept]
     if unknown:
@@ -81,6 +85,23 @@ def shape(
     if not kept:
         raise LaunchError(f"sweep.exclude leaves none of the {len(made)} points")
     return kept
+
+
+def overruled(typed: Sequence[str], points: Sequence[Any]) -> Iterator[str]:
+    """What to say of typed keys that some of the listed points set themselves.
+
+    Raises LaunchError where all of them do: what was typed would be lost.
+    """
+    listed = [{w.split("=")[0].lstrip("+~") for w in _words(p)} for p in points]
+    for key in (w.split("=")[0].lstrip("+~") for w in typed if "=" in w):
+        many = sum(key in one for one in listed)
+        if listed and many == len(listed):
+            raise LaunchError(
+                f"{key}: every one of the listed points sets it, so what is typed would be lost; "
+                "leave it out, or list points of your own: 'sweep.points=[\"KEY=VALUE ...\"]'"
+            )
+        if many:
+            yield f"{key}: {many} of the {len(listed)} listed points set their own"
 
 
 def _words(point: Any) -> list[str]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +51,7 @@ class Slurm:
     signal_seconds: Annotated[int, Gt(0)] = 90
     requeue: bool = True
     setup: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] | None = None
 
 
 def need() -> None:
@@ -177,7 +177,7 @@ def _parameters(place: Slurm, name: str, world: int) -> dict[str, Any]:
         "setup": list(place.setup),
         "additional_parameters": {
             "requeue" if place.requeue else "no-requeue": True,
-            **place.extra,
+            **(place.extra or {}),
         },
     }
 
