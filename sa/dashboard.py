@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -122,7 +123,10 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # wandb raises anything: network, permissions
         print(f"sa: {given.command}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    print(told)
+    with contextlib.suppress(BrokenPipeError):  # `| head`
+        print(told, flush=True)
+        return 0
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sa import record
+from sa import provenance, record
 from sa.config.build import build, ignored
 from sa.config.catalogue import CONF
 from sa.config.complaint import UsageError, invalid
@@ -60,7 +60,8 @@ def multirun(
     left = planned.todo(root, plan)
     each = planned.cost(root, plan)
     told = f", about {each * len(left):.0f} s of computing" if each and left else ""
-    print(f"{name}: {len(plan)} points, {len(left)} of {len(plan)} to do{told}", flush=True)
+    many = "1 point" if len(plan) == 1 else f"{len(plan)} points"
+    print(f"{name}: {many}, {len(left)} of {len(plan)} to do{told}", flush=True)
     one_seed = len({p.config["seed"] for p in plan}) == 1 and not plan[0].config["replicas"]
     if "bands" in plan[0].config["figure"] and one_seed:
         print(
@@ -78,7 +79,8 @@ def multirun(
         planned.freeze(root, name, plan)
         if how["snapshot"]:
             mine = Path(__file__).resolve().parent
-            planned.snapshot(folder, [mine, CONF, mine.parent / "hydra_plugins"])
+            packages = [mine, CONF, mine.parent / "hydra_plugins"]
+            planned.snapshot(folder, packages, provenance.NOTE, provenance.commit())
     if how["canary"] and len(left) > 1:
         print(f"the canary comes first: {left[0].label}", flush=True)
         if _launch(root, left[:1], place, launcher, folder, None):

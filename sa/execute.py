@@ -296,11 +296,11 @@ def _ended(config: Config, made: Config, what: str, tell: bool) -> Path:
 
 
 class Signals:
-    """SIGTERM and SIGUSR2 while a run computes.
+    """SIGTERM, SIGUSR1 and SIGUSR2 while a run computes.
 
-    Under SLURM both mean: save at the next step. The scheduler kills what it wants to be gone, so
-    the run goes on until then; on USR2, sent before the time limit, it also asks to be requeued.
-    Elsewhere SIGTERM ends the run as interrupted.
+    USR1, of `sa.sweep cancel`, ends the run as interrupted. Under SLURM the others mean: save at
+    the next step. The scheduler kills what it wants to be gone, so the run goes on until then; on
+    USR2, sent before the time limit, it also asks to be requeued. Elsewhere they end it too.
     """
 
     def __init__(self) -> None:
@@ -310,7 +310,7 @@ class Signals:
     def __enter__(self) -> "Signals":
         self.before = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR2):
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
                 self.before[number] = signal.signal(number, self._came)
         return self
 
@@ -319,6 +319,8 @@ class Signals:
             signal.signal(number, handler)
 
     def _came(self, number: int, _: object) -> None:
+        if number == signal.SIGUSR1:
+            raise Stopped("cancelled by sa.sweep cancel")
         if not self.slurm:
             raise Stopped(f"stopped by {signal.Signals(number).name}")
         self.wanted = True

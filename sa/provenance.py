@@ -1,5 +1,6 @@
 """Where a run was computed and by which code: for its folder and its mirror."""
 
+import json
 import os
 import platform
 import subprocess
@@ -22,7 +23,7 @@ def meta(config: dict[str, Any]) -> dict[str, Any]:
     kept = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_CPUS_PER_TASK")
     slurm = {k: v for k, v in os.environ.items() if k in kept}
     return {
-        **_commit(),
+        **commit(),
         "host": platform.node(),
         "python": platform.python_version(),
         "versions": {k: version(k) for k in names},
@@ -32,15 +33,23 @@ def meta(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+NOTE = "commit.json"
+"""Beside copied code: what `commit` said of the code that was copied."""
+
 _COMMIT: dict[str, Any] = {}
 
 
-def _commit() -> dict[str, Any]:
-    """Commit and dirty flag of the code that runs; asked of git once a process."""
+def commit() -> dict[str, Any]:
+    """Commit and dirty flag of the code that runs; asked of git once a process.
+
+    Of a sweep's snapshot, those of the code it was copied from; None where git does not have it.
+    """
+    here = Path(__file__).resolve().parent
+    if not _COMMIT and (here.parent / NOTE).exists():
+        _COMMIT.update(json.loads((here.parent / NOTE).read_text()))
     if not _COMMIT:
 
         def git(*words: str) -> str | None:
-            here = Path(__file__).resolve().parent
             try:
                 done = subprocess.run(
                     ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10
@@ -49,6 +58,7 @@ def _commit() -> dict[str, Any]:
                 return None
             return done.stdout.strip() if done.returncode == 0 else None
 
-        _COMMIT["commit"] = git("rev-parse", "HEAD")
-        _COMMIT["dirty"] = bool(git("status", "--porcelain", "--untracked-files=no"))
+        mine = git("ls-files", Path(__file__).name)  # not a repository that it happens to lie in
+        _COMMIT["commit"] = git("rev-parse", "HEAD") if mine else None
+        _COMMIT["dirty"] = bool(mine and git("status", "--porcelain", "--untracked-files=no"))
     return _COMMIT

@@ -139,7 +139,9 @@ def prepare(task: Task, seed: int, replicas: int) -> Replicas:
         data=Splits(*splits),
         params=stacked([p.params for p in each]),
         frozen=stacked([p.frozen for p in each]),
-        structure=Structure(obstacle="replicas are trained together"),
+        structure=Structure(
+            obstacle="replicas are trained together", quantized=first.structure.quantized
+        ),
         norms=first.norms,
         width=first.width * replicas,
         seed=seed,

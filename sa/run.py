@@ -14,7 +14,7 @@ from typing import Any
 from sa import record, summary
 from sa.config.build import Components, build, ignored
 from sa.config.catalogue import CONF, catalogue, page
-from sa.config.complaint import UsageError, explain
+from sa.config.complaint import UsageError, explain, nearest
 from sa.config.others import resolve
 from sa.config.words import hold, swept
 from sa.driver import report
@@ -23,6 +23,13 @@ from sa.launch.board import POLL
 from sa.launch.plan import LaunchError
 
 Config = dict[str, Any]
+
+FLAGS = (
+    "--help", "--catalogue", "--multirun", "--cfg", "--resolve", "--package", "--info", "--version",
+    "--hydra-help", "--run", "--shell-completion", "--config-path", "--config-name", "--config-dir",
+    "--experimental-rerun",
+)  # fmt: skip
+"""Options beside settings: ours, and Hydra's own."""
 
 
 def main() -> None:
@@ -40,11 +47,21 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         if argv[:1] == ["--frozen"]:
+            if not argv[1:]:
+                raise UsageError("--frozen: expected the folders of frozen runs, runs/ID ...")
             frozen([Path(a) for a in argv[1:]])
         elif argv[:1] == ["--rank"]:
             rank(Path(argv[1]), *map(int, argv[2:]))
         else:
             for word in argv:
+                flag = word.partition("=")[0]
+                if flag.startswith("--") and flag not in FLAGS:
+                    close = nearest(flag, FLAGS)
+                    hint = f"; did you mean {close}?" if close else ""
+                    raise UsageError(
+                        f"{flag}: there is no such option{hint}"
+                        f"\noptions: {', '.join(FLAGS)}; settings are typed KEY=VALUE"
+                    )
                 if re.fullmatch(r"[\w./]+=\{\}", word):
                     raise UsageError(f"{word} changes nothing: {{}} is merged, not set")
             sys.argv[1:] = hold(argv)
@@ -193,7 +210,8 @@ def frozen(folders: list[Path]) -> None:
 
 def rank(folder: Path, number: int, world: int, port: int) -> None:
     """One of the processes that share a run's steps (`sa.ranks`); rank 0 started it and ends it."""
-    for told in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # they are rank 0's to answer
+    rank_0_answers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    for told in rank_0_answers:
         signal.signal(told, signal.SIG_IGN)
     from dataclasses import replace
 

@@ -6,8 +6,9 @@ from typing import Any
 
 def tell(config: dict[str, Any], result: dict[str, Any]) -> None:
     """The result in words a person reads, on the terminal."""
-    own = [f"{k}={v}" for k, v in config["estimator"].items() if k != "_target_" and v is not None]
-    name = str(config["estimator"]["_target_"]).rsplit(".", 2)[1]
+    own = config["estimator"].items()
+    own = [f"{k}={_named(v)}" for k, v in own if k != "_target_" and v is not None]
+    name = _named(config["estimator"])
     rows = [
         ("estimator", f"{name}  {'  '.join(own)}"),
         ("estimates", f"target: {result['target']}, {result['parameters']} parameters"),
@@ -16,6 +17,13 @@ def tell(config: dict[str, Any], result: dict[str, Any]) -> None:
     ]
     for label, words in rows:
         print(f"{label:<14} {words}")
+
+
+def _named(value: Any) -> str:
+    """A setting as a word: of a component, the file it lives in."""
+    if isinstance(value, dict) and "_target_" in value:
+        return str(value["_target_"]).rsplit(".", 2)[1]
+    return str(value)
 
 
 def quantized(layers: dict[str, str]) -> str:

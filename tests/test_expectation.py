@@ -58,6 +58,14 @@ def test_several_settings_of_a_seed_are_one_number_and_of_one_seed_they_are_the_
     assert one["interval"][1] - one["interval"][0] > 0.1
 
 
+def test_a_seed_without_all_settings_is_told():
+    frame = table()
+    frame.loc[(frame["seed"] == 1) & (frame["dim"] == 8), "cosine"] = float("nan")
+    assert judged(frame, where="e=b")["of"] == "seeds (1 without all settings)"
+    assert judged(frame, where="e=b", against="e=a")["of"] == "seeds (1 without all settings)"
+    assert judged(frame, where="e=b dim=16")["of"] == "seeds"
+
+
 def test_two_selections_are_compared_seed_by_seed():
     frame = table()
     ratio = judged(frame, where="e=b", against="e=a", predicate="between", value=[1.9, 2.1])

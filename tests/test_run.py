@@ -15,7 +15,7 @@ import yaml
 from conftest import cifar, component, killed
 from hydra.core.global_hydra import GlobalHydra
 
-from sa import execute, record, run, tracker
+from sa import execute, provenance, record, run, tracker
 from sa.config.build import build
 from sa.config.catalogue import CONF, options
 from sa.config.complaint import NoData
@@ -140,6 +140,24 @@ def test_launcher_settings_are_suggested_as_they_are_typed(sa):
     assert "did you mean hydra.launcher.time?" in err
     err = sa(*words, "hydra.launcher.extra={nodelist: n1}")[2]
     assert "no such setting" not in err
+
+
+def test_options_that_are_none_are_told(sa):
+    code, _, err = sa("--hlep")
+    assert code == 2 and "--hlep: there is no such option; did you mean --help?" in err
+    code, _, err = sa("--frozen")
+    assert code == 2 and "expected the folders of frozen runs" in err
+
+
+def test_replicas_say_what_is_quantized_and_a_base_is_a_word(sa):
+    words = ["dataset=digits", "model=mlp", "model.hidden=[8]", "analysis=[]", "tracker=none"]
+    words += ["steps=6", "batch_size=64", "evaluate_every=null"]
+    alone, many = (sa(*words, *more)[1] for more in (["estimator=ste"], ["replicas=2"]))
+    assert result(many)["quantized"] == result(alone)["quantized"] == "act1.activation: Sign()"
+    code, out, err = sa(
+        *words[:-2], "estimator=spectral_ste", "estimator.refresh=5", "batch_size=null"
+    )
+    assert code == 0 and "base=ste " in out and "_target_" not in out, err
 
 
 @pytest.mark.parametrize("words", [["quantizer=[]"], ["~quantizer"], ["~root"]])
@@ -509,7 +527,7 @@ def test_a_sweep_of_trainings_draws_its_curves(sa):
 
 def test_points_that_differ_in_bookkeeping_only_are_one(sa):
     code, out, err = sa("-m", *SMALL, "analysis=[]", "memory=1000000,2000000")
-    assert code == 0 and "1 points, 1 of 1 to do" in out, err
+    assert code == 0 and "1 point, 1 of 1 to do" in out, err
 
 
 def test_compose_once_equals_composing_each(sa):
@@ -699,6 +717,21 @@ def test_a_snapshot_is_what_runs(sa):
     code_ = Path("sweeps/snap/code")
     assert (code_ / "sa/run.py").read_bytes() == (ROOT / "sa/run.py").read_bytes()
     assert (code_ / "conf/config.yaml").exists()
+    own = json.loads((code_ / "commit.json").read_text())  # of the code, not of where it lies now
+    assert own == provenance.commit()
+    for kept in Path("runs").iterdir():
+        meta = json.loads((kept / "meta.json").read_text())
+        assert {k: meta[k] for k in own} == own
+
+
+def test_a_repository_that_has_not_the_code_is_not_its_commit(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "sa").mkdir()
+    words = ["-C", tmp_path, "-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "-m", "c"]
+    subprocess.run(["git", *words, "--allow-empty"], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "sa" / "provenance.py"))
+    monkeypatch.setattr(provenance, "_COMMIT", {})
+    assert provenance.commit() == {"commit": None, "dirty": False}
 
 
 @pytest.mark.slow

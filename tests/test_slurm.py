@@ -212,7 +212,13 @@ def test_without_waiting_and_cancelled_by_name(sa):
     until(lambda: all(training(f) for f in runs.values()))
     code, out, _ = ended(sa("cancel", "fly", module="sa.sweep"))
     assert code == 0 and "2 jobs cancelled" in out
+    for folder in runs.values():  # they run no longer, and say so themselves
+        status = record.load_status(folder)
+        assert status["state"] == "interrupted"
+        assert status["error"].strip().endswith("cancelled by sa.sweep cancel")
     until(lambda: not launched.flying(Path("sweeps/fly")), 30)
+    assert told("fly").startswith("fly: 2 points: 2 interrupted")
+    assert told("fly").count("cancelled by sa.sweep cancel") == 2
 
 
 def test_a_job_starts_the_processes_of_its_run_and_has_their_cpus(sa):

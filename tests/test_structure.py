@@ -42,7 +42,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "replicas": {"types", "objective", "problem", "task"},
     "ranks": {"types", "objective", "problem"},
     "execute": set("config provenance ranks record replicas summary tracker train types".split()),
-    "driver": {"config", "execute", "launch", "record", "sweep"},
+    "driver": {"config", "execute", "launch", "provenance", "record", "sweep"},
     "run": {"config", "driver", "execute", "launch", "ranks", "record", "run", "summary"},
 }
 HYDRA = {"config", "run"}  # the only modules that know it

@@ -218,8 +218,11 @@ def paths(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(code.resolve())} if code.is_dir() else {}
 
 
-def snapshot(folder: Path, packages: Sequence[Path]) -> None:
-    """Copy the code that the points run, so that edits after the submission change nothing."""
+def snapshot(folder: Path, packages: Sequence[Path], note: str, told: dict[str, Any]) -> None:
+    """Copy the code that the points run, so that edits after the submission change nothing.
+
+    note: a file beside the copy, for what is ``told`` of the code.
+    """
     code = folder / "code"
     if code.exists():
         return
@@ -227,6 +230,7 @@ def snapshot(folder: Path, packages: Sequence[Path]) -> None:
     skip = shutil.ignore_patterns("__pycache__", ".*")
     for package in packages:
         shutil.copytree(package, temp / package.name, ignore=skip)
+    record.write_json(temp / note, told)
     temp.replace(code)
 
 

@@ -194,6 +194,12 @@ def cancel(ids: Sequence[str]) -> None:
         subprocess.run(["scancel", *ids], capture_output=True, text=True)
 
 
+def ask(ids: Sequence[str]) -> None:
+    """Tell the workers of jobs, by USR1, that they are cancelled: they say so in their records."""
+    if ids:
+        subprocess.run(["scancel", "--signal=USR1", *ids], capture_output=True, text=True)
+
+
 def follow(
     root: Path, plan: Sequence[Point], folder: Path, most: int | None = None
 ) -> dict[str, str]:

@@ -25,6 +25,8 @@ ENDED = ("done", "diverged")
 
 AGAIN = ("failed", "lost", "interrupted", "pending")
 
+PATIENCE = 10.0  # seconds that cancelled workers have to save and say so
+
 FAILED = ("failed", "lost", "interrupted", "skipped")
 
 
@@ -125,6 +127,8 @@ def _told(root: Path, name: str) -> _Told:
         beat = told.get("heartbeat")
         seen = f"{_time(time.time() - beat)} ago" if is_number(beat) else "-"
         reason = str(told.get("error") or "").strip().splitlines() if state != "running" else []
+        if state == "lost" and _touched(folder / CANCELLED) > float(told.get("started") or 0):
+            reason = ["cancelled by sa.sweep cancel"]  # it was killed before it could say so
         words = reason[-1] if reason else " ".join(map(str, point["overrides"]))
         host = str(told.get("host") or "-")
         job = job_of.get(point["run_id"], "")
@@ -136,6 +140,10 @@ def _told(root: Path, name: str) -> _Told:
     return _Told(states, head, table, hint, not queued and "running" not in states)
 
 
+def _touched(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
 def cancel(root: Path, name: str) -> None:
     """Stop the jobs of a sweep that still run or wait, and its processes on this machine."""
     _, points = record.read_manifest(root, name)
@@ -143,8 +151,13 @@ def cancel(root: Path, name: str) -> None:
     known = slurm.queue([j["job"] for j in jobs])
     alive = {j["job"] for j in jobs if known.get(j["job"], ("", ""))[0] in slurm.LIVE}
     (record.sweep_folder(root, name) / CANCELLED).touch()  # drivers start nothing more
+    theirs = [root / "runs" / r for j in jobs if j["job"] in alive for r in j["runs"]]
+    slurm.ask(sorted(alive))
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and "running" in map(record.state, theirs):
+        time.sleep(0.1)
     slurm.cancel(sorted(alive))
-    for run in (r for j in jobs if j["job"] in alive for r in j["runs"]):
+    for run in (folder.name for folder in theirs):
         if record.read_result(root, run) is None:
             record.mark(root, run, "cancelled by sa.sweep cancel", state="interrupted")
     stopped = 0
@@ -177,7 +190,7 @@ def states_of(root: Path, points: list[dict[str, Any]]) -> list[str]:
 def counted(states: list[str]) -> str:
     """How many points are in which state."""
     told = ", ".join(f"{n} {state}" for state, n in Counter(states).most_common())
-    return f"{len(states)} points: {told or 'none'}"
+    return f"{len(states)} point{'' if len(states) == 1 else 's'}: {told or 'none'}"
 
 
 def _remaining(root: Path, points: list[dict[str, Any]], states: list[str]) -> str:
