@@ -42,9 +42,10 @@ def multirun(
     made = []
     for point in plan:
         try:
-            made.append((point.config, build(point.config, not isinstance(place, slurm.Slurm))))
+            components = build(point.config, here=not isinstance(place, slurm.Slurm))
         except UsageError as error:
             raise UsageError(f"point {point.index} ({point.label}): {error}") from error
+        made.append((point.config, components))
     for note in ignored(made):
         print(f"note: {note}", file=sys.stderr)
     root, name, how = root_of(plan[0].config), planned.sweep_name(plan), plan[0].config["sweep"]
