@@ -233,10 +233,7 @@ def _blocks(name: str, kind: str, rows: int) -> dict[str, Any]:
 
     def each() -> dict[str, Pairs]:
         c = f.curvature(params)
-        return {
-            b: c.within(names).top(K, stream(0, "start"), copies=True)
-            for b, names in groups.items()
-        }
+        return {b: c.within(names).top(K, stream(0, "start")) for b, names in groups.items()}
 
     held = torch.zeros(K)
     vectors = [unflatten(v, params) for v in whole().vectors[:K]]

@@ -145,7 +145,7 @@ def _compute(
     )  # fmt: skip
     watch = _Watch(config, tell)
     keeps = config.get("snapshot_every") if config["steps"] else None
-    redundant = problem.redundant() if keeps and many is None else []
+    redundant = problem.redundant() if keeps else []
 
     def save(progress: train.Progress) -> None:
         spent = seconds + time.perf_counter() - began

@@ -66,6 +66,11 @@ class Problem:
     ends: Sequence[tuple[Params, Params]] = ()
     kept: Callable[[], Sequence[Params]] | None = None
 
+    @property
+    def classes(self) -> int:
+        """How many classes the targets are of; 0 where they are numbers."""
+        return self.task.dataset.classes or 0
+
     def path(self) -> Sequence[Params]:
         """The points that the training kept on its way to this one; none where it kept none."""
         return self.kept() if self.kept else ()
@@ -397,12 +402,13 @@ class Problem:
         return found
 
     @torch.no_grad()
-    def recalibrate(self, params: Params) -> Params:
+    def recalibrate(self, params: Params, buffers: Params | None = None) -> Params:
         """The buffers with BatchNorm's statistics at params: their mean over the training rows.
 
         In equal parts of at most PART rows, each normalised by itself; the network's own stay.
+        buffers: what else is kept there, as quantizers' ranges; None for the network's own.
         """
-        fresh = {k: b.clone() for k, b in self.buffers.items()}
+        fresh = {k: b.clone() for k, b in (self.buffers | (buffers or {})).items()}
         momenta = [m.momentum for m in self.norms]
         for name, m in self.network.named_modules():
             for kind in _RUNNING if isinstance(m, _BatchNorm) else ():

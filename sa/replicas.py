@@ -26,12 +26,18 @@ class Replicas(Problem):
     """
 
     running: Params = field(default_factory=dict)
+    first: Problem | None = None
     _epoch: tuple[int, Tensor] | None = None
 
     @property
     def buffers(self) -> Params:
         """What the networks keep beside parameters, (R, ...)."""
         return self.running
+
+    def redundant(self) -> list[str]:
+        """Biases that batch normalisation takes away again: the same of every network."""
+        assert self.first is not None
+        return self.first.redundant()
 
     def _order(self, epoch: int) -> Tensor:
         if self._epoch is None or self._epoch[0] != epoch:
@@ -146,5 +152,6 @@ def prepare(task: Task, seed: int, replicas: int) -> Replicas:
         width=first.width * replicas,
         seed=seed,
         replicas=replicas,
+        first=first,
         running=stacked([p.buffers for p in each]),
     )

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass as plain
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any
 
 import torch
@@ -221,7 +221,10 @@ def loop(
         if last or (analyse_every and step % analyse_every == 0):
             for name, analysis in analyses.items():
                 generator = stream(seed, "analysis", name, step, device=device)
-                row |= analysis(objective, params, estimate, generator)
+                mine: Any = analysis
+                if factor != 1 and getattr(mine, "lr", None):  # the rate of this step
+                    mine = replace(mine, lr=max(factor * mine.lr, 1e-30))
+                row |= mine(objective, params, estimate, generator)
         yield row | scores, before
         if last:
             return
@@ -298,7 +301,7 @@ def _evaluate(
     out: Numbers = {}
     for prefix, (point, buffers) in points.items():
         if recipe.recalibrate:
-            buffers = problem.recalibrate(point)
+            buffers = problem.recalibrate(point, buffers)
         elif known and not prefix:
             out |= known | problem.evaluate(point, buffers, ["test"])
             continue

@@ -326,11 +326,10 @@ class Curvature(Protocol):
         k: int,
         generator: torch.Generator,
         *,
-        copies: bool = False,
         tol: float = 1e-3,
         spare: int = 0,
     ) -> Pairs:
-        """The k algebraically largest eigenpairs, from nothing; with all copies where asked."""
+        """The k algebraically largest eigenpairs, from nothing, with all copies."""
         ...
 
     def follow(self, space: Tensor, rounds: int = 1) -> Pairs:
@@ -354,6 +353,11 @@ class Network(Protocol):
 
     ends: Sequence[tuple[Params, Params]]
 
+    @property
+    def classes(self) -> int:
+        """How many classes the targets are of; 0 where they are numbers."""
+        ...
+
     def path(self) -> Sequence[Params]:
         """The points its training kept before this one, less parameters no loss depends on."""
         ...
@@ -366,7 +370,7 @@ class Network(Protocol):
         """Loss, and accuracy for classes, of both splits: ``train/loss``, ``test/loss``, ..."""
         ...
 
-    def recalibrate(self, params: Params) -> Params:
+    def recalibrate(self, params: Params, buffers: Params | None = None) -> Params:
         """The buffers with BatchNorm's statistics at params, over the training rows."""
         ...
 

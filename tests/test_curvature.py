@@ -139,7 +139,7 @@ def test_top_of_a_known_spectrum(values, width):
         start = torch.randn(width, len(lam), generator=draw, dtype=torch.float64)
         got = solve.top(c.product, 10, start, generator=draw, tol=1e-7, spare=2)
     else:
-        got = c.top(10, draw, copies=True, tol=1e-7, spare=2)
+        got = c.top(10, draw, tol=1e-7, spare=2)
     torch.testing.assert_close(got.values[:10], lam[:10], rtol=1e-8, atol=1e-8)
     eye = torch.eye(len(got.vectors), dtype=torch.float64)
     torch.testing.assert_close(got.vectors @ got.vectors.T, eye, rtol=0, atol=1e-12)
@@ -195,22 +195,34 @@ def test_the_last_layer_has_every_eigenvalue_once_for_each_class():
     dense = hessian_of(f, params, part)
     torch.testing.assert_close(torch.linalg.eigvalsh(dense).flip(0), truth, rtol=1e-9, atol=1e-11)
     c = f.curvature(params).within(names)
-    got = c.top(25, stream(0, "start"), copies=True, tol=1e-7)
+    got = c.top(25, stream(0, "start"), tol=1e-7)
     torch.testing.assert_close(got.values, truth[:25], rtol=1e-8, atol=1e-10)
-    one = c.top(12, stream(0, "start"), tol=1e-3)  # a single vector misses copies
+    draw = stream(0, "start")  # a single vector misses copies
+    single = torch.randn(1, len(truth), generator=draw, dtype=torch.float64)
+    one = solve.top(c.product, 12, single, generator=draw, tol=1e-3)
     assert float(one.values[9]) < 0.9 * float(truth[9])
     for dtype in ("float64", "float32"):  # not so loosely either
         f, params = network(dtype=dtype)
         c = alone(f).curvature(params).within(names)
         for k in (5, 12):
-            got = c.top(k, stream(0, "start"), copies=True, tol=1e-3)
+            got = c.top(k, stream(0, "start"), tol=1e-3)
             torch.testing.assert_close(got.values, truth[:k], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_whole_network_has_its_copies_too(dtype):
+    """A linear classifier under MSE is its last layer: every eigenvalue is there ten times."""
+    f, params = network(FC((1, 8, 8), (), 10), dtype=dtype)
+    truth = torch.linalg.eigvalsh(hessian_of(alone(f), params, params)).flip(0)
+    for seed in range(5):
+        got = alone(f).curvature(params).top(11, stream(seed, "start"))
+        torch.testing.assert_close(got.values, truth[:11].double(), rtol=1e-4, atol=0)
 
 
 def test_copies_are_looked_for_anew_only_where_two_vectors_saw_one():
     f, at, _, _ = known([9.0, 7, 5, 3] + [0.1 * i for i in range(20)])
     c, pair = f.curvature(at), torch.randn(2, 24, generator=stream(0, "start")).double()
-    c.top(3, stream(0, "start"), copies=True)
+    c.top(3, stream(0, "start"))
     needed, before = c.products, f.curvature(at)
     solve.top(before.product, 3, pair, generator=stream(0, "start"))
     assert needed <= before.products + 2

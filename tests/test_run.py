@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -132,6 +133,55 @@ def test_what_two_finished_trainings_decide_cannot_be_typed_beside_them(sa):
         key = word.partition("=")[0].partition(".")[0]
         assert code == 2 and f"{key}: a run that looks at finished trainings" in err
     assert folder(sa(*look, "dtype=float64", "seed=0")[1]) == folder(out)
+
+
+def test_ends_of_networks_with_ranges_are_the_very_points_of_the_line(sa):
+    words = [
+        "dataset=digits",
+        "model=mlp",
+        "model.hidden=[8,8]",
+        "quantizer=fixed8",
+        "tracker=none",
+    ]
+    words += ["estimator=ste", "batch_size=64", "optimizer=adam", "optimizer.lr=0.01"]
+    ends = "ends=[{seed: 1, steps: 30},{seed: 2, steps: 30}]"
+    for again in ("true", "false"):  # there is no BatchNorm to re-estimate
+        more = ["analysis=[interpolation]", f"analysis.interpolation.recalibrate={again}", ends]
+        code, out, err = sa(*words, *more)
+        assert code == 0, err
+        got = {k.removeprefix("interpolation/"): v for k, v in result(out).items()}
+        for a, which in ((0.0, "first"), (1.0, "second")):
+            at = got["alpha"].index(a)
+            assert got["train/loss"][at] == got[f"{which}/train/loss"]
+            assert got["test/accuracy"][at] == got[f"{which}/test/accuracy"]
+
+
+def test_what_is_measured_of_the_rate_is_of_the_steps_own(sa):
+    words = [*FLOAT, "steps=4", "schedule=cosine", "analysis=[gradient_norm]", "analyse_every=1"]
+    code, out, err = sa(*words)
+    assert code == 0, err
+    rows = record.read_rows(folder(out))[:4]
+    assert len({r["lr"] for r in rows}) == 4
+    for row in rows:
+        assert row["gradient_norm/edge"] == pytest.approx(2 / row["lr"])
+
+
+def test_probabilities_are_read_of_classes_under_mse_too(sa):
+    code, out, err = sa(*FLOAT, "analysis=[input_sensitivity]")
+    assert code == 0 and "input_sensitivity/test/probabilities/mean" in result(out), err
+
+
+def test_replicas_keep_what_is_redundant_as_one_alone_does(sa):
+    words = ["dataset=digits", "model=cnn2", "model.shape=[1,8,8]", "model.channels=[2,2]"]
+    words += ["steps=2", "snapshot_every=1", "batch_size=32", "analysis=[]", "tracker=none"]
+    kept = []
+    for more in (["replicas=2"], []):
+        code, out, err = sa(*words, "estimator=ste", *more)
+        assert code == 0, err
+        snapshot = min(folder(out).glob("snapshots/*.npz"))
+        with np.load(snapshot) as file:
+            kept.append(file["redundant"].tolist())
+    assert kept[0] == kept[1] == ["conv1.bias", "conv2.bias"]
 
 
 def test_launcher_settings_are_suggested_as_they_are_typed(sa):

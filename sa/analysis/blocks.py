@@ -79,7 +79,7 @@ class Blocks:
         parts = unflatten(top, params)
         for block, names in groups.items():
             most = min(self.k, size({n: params[n] for n in names}))
-            got = seen.within(names).top(most, generator, copies=True, tol=self.tol)
+            got = seen.within(names).top(most, generator, tol=self.tol)
             grad = flatten({n: estimate.grad[n] for n in names})
             out[f"{block}/share"] = float(_within(grad[None], got.vectors) / _squares(grad[None]))
             out[f"{block}/lambda_1"] = float(got.values[0])

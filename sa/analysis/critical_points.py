@@ -1,5 +1,6 @@
 """Where a gradient vanishes near a run's point, and which kind of point it is."""
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -91,7 +92,9 @@ class CriticalPoints:
         out = inertia(hessian, g, self.tau, self.taus)
         noise = 100 * torch.finfo(w.dtype).eps * float(out.pop("scale")) * float(w.norm())  # type: ignore[arg-type]
         out["status"] = "unconverged"
-        if norm <= noise:
+        if not math.isfinite(norm):
+            pass
+        elif norm <= noise:
             out["status"] = "critical"
         elif float(out["kernel"]) >= 0.5:  # type: ignore[arg-type]
             out["status"] = "stalled"
@@ -140,7 +143,8 @@ def inertia(hessian: Tensor, g: Tensor, tau: float, taus: tuple[float, ...]) -> 
 def redundant(objective: Objective, params: Params, generator: torch.Generator) -> list[str]:
     """The vectors that may move without the loss changing, as biases before BatchNorm, by name.
 
-    Found by moving each by N(0, 1) draws: a change beyond rounding, in any of three, tells.
+    Found by moving each up and down by N(0, 1) draws, 30 and 1,000 times as far too, which wakes
+    dead units: a change beyond rounding, in any, tells.
     """
     loss = float(objective.value(params))
     found = []
@@ -148,7 +152,8 @@ def redundant(objective: Objective, params: Params, generator: torch.Generator) 
         if p.dim() != 1 or len(params) == 1:
             continue
         draws = torch.randn(3, *p.shape, generator=generator, device=p.device).to(p)
-        moved = objective.values({name: p + draws}, params)
+        draws *= draws.new_tensor([1, 30, 1000])[:, None]
+        moved = objective.values({name: p + torch.cat([draws, -draws])}, params)
         if float((moved - loss).abs().max()) <= 1e-11 * max(abs(loss), 1e-300):
             found.append(name)
     return found

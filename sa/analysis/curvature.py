@@ -82,7 +82,7 @@ class Curvature:
         groups = grouped(params, self.blocks)
         for block, names in groups.items() if len(groups) > 1 else ():
             most = min(self.k, size({n: params[n] for n in names}))
-            mine = seen.within(names).top(most, generator, copies=True, tol=self.tol)
+            mine = seen.within(names).top(most, generator, tol=self.tol)
             out |= {f"{block}/lambda_{i}": v for i, v in enumerate(mine.values.tolist(), 1)}
         if self.draws:
             draws = max(2, self.draws)

@@ -58,11 +58,12 @@ class InputSensitivity:
             if one is None:
                 continue
             batch = one.batch.part(0, self.rows or one.batch.rows)
-            classes = not batch.targets.is_floating_point()
-            for reading in ("logits", "probabilities") if classes else ("logits",):
+            readings = ("logits", "probabilities") if objective.network.classes else ("logits",)
+            for reading in readings:
                 each = self._norms(objective, params, batch, reading, generator)
                 key = f"input_sensitivity/{split}/{reading}"
-                out |= {f"{key}/mean": float(each.mean()), f"{key}/median": float(each.median())}
+                out[f"{key}/mean"] = float(each.mean())
+                out[f"{key}/median"] = float(each.quantile(0.5))
         return out
 
     def _norms(

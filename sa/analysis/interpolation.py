@@ -25,7 +25,8 @@ class Interpolation:
 
     Curves ``alpha``, ``train/loss``, ``test/loss`` and accuracies of classes. Numbers: ``barrier``
     and ``barrier/test``, the most that the loss on [0, 1] lies above the straight line between its
-    values at the ends, >= 0 (Frankle et al. 2020); ``worst``, the whole line's largest training
+    values at the ends, >= 0 (Entezari et al. 2022; the mean of the ends, as in Frankle et al. 2020,
+    differs where the summit is not in the middle); ``worst``, the whole line's largest training
     loss; ``distance``, |theta_1 - theta_0|; of align ``moved``, the share of hidden units that
     changed places; ``first/`` and ``second/``, the ends evaluated as their trainings did.
     """
@@ -78,7 +79,7 @@ class Interpolation:
             point = mixed(start[0], end[0], alpha)
             statistics = mixed(start[1], end[1], alpha)
             if self.recalibrate:
-                statistics = network.recalibrate(point)
+                statistics = network.recalibrate(point, statistics)
             for key, value in network.evaluate(point, statistics).items():
                 assert isinstance(value, float)
                 curves.setdefault(key, []).append(value)

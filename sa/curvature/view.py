@@ -52,15 +52,14 @@ class View:
         k: int,
         generator: torch.Generator,
         *,
-        copies: bool = False,
         tol: float = 1e-3,
         spare: int = 0,
     ) -> Pairs:
         """The k algebraically largest eigenpairs, from a random start; see `solve.top`.
 
-        copies: find every copy of an eigenvalue that is there several times over, as in the block
-        of the last layer, once for each of its outputs. One vector sees one of them; two see two,
-        and then the search is made anew from k. Of differences of a gradient, which are not
+        An eigenvalue may be there several times over, as in the block of the last layer, once for
+        each of its outputs, or nearly so. One vector sees one of them; two see two, and then the
+        search is made anew from k. Of differences of a gradient, which are not
         symmetric: Ritz pairs of the symmetric part in the space that ROUNDS of `solve.follow` lead
         to.
         """
@@ -75,7 +74,7 @@ class View:
             space = solve.orthonormal(start(k + (spare or 4)))
             got = solve.follow(self.product, space, ROUNDS)
             return Pairs(*(x[: k + spare] for x in got))
-        for width in (2, k) if copies else (1,):
+        for width in (min(2, k), k):
             got = solve.top(
                 self.product, k, start(width), generator=generator, tol=tol, spare=spare
             )

@@ -67,7 +67,9 @@ class Spectral:
     n_filter: k, in each of ``blocks`` (network, module, tensor, or {name: [patterns]}), whose
     spaces are of the diagonal blocks: with several the headroom is of each alone. refresh: steps
     between two renewals, one product of k + 4 columns each; renewing every step is worse at the
-    edge of stability. abridged: rows the curvature is of, the first ones; None for all training
+    edge of stability. A renewal's values lag a renewal behind: settled by a few percent, but in the
+    first ones of a training from its start the headroom told was up to five times the true one, and
+    the safeguard with it. abridged: rows the curvature is of, the first ones; None for all training
     rows, of minibatches too. decompose: sums what each step's gradient g would change the loss by,
     -lr |g_x|^2 + lr^2/2 g_x'H g_x for x the top space, the bulk and all, at two products a step;
     of a space not renewed for long the parts mix, so refresh=1 tells them apart.
@@ -319,8 +321,7 @@ class Spectral:
             k = old["k"] if old else self.n_filter
 
             def cold(k: int, mine: Curvature = mine) -> Any:
-                whole = self.blocks == "network"
-                return mine.top(k + 1, generator, copies=not whole, spare=SPARE)
+                return mine.top(k + 1, generator, spare=SPARE)
 
             got = mine.follow(old["vectors"], rounds) if old else cold(k)
             most = min(MOST, dim - 1)

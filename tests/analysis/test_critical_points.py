@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from sa.analysis.critical_points import CriticalPoints
+from sa.analysis.critical_points import CriticalPoints, redundant
 from sa.analysis.sharpness import Sharpness
 from sa.dataset.linear import Linear
 from sa.model.fc import FC
@@ -143,6 +143,23 @@ def test_levenberg_marquardt_finds_the_saddle_of_a_cubic():
             assert out["critical_points/status"] == "critical", (solver, x)
             assert out["critical_points/index"] == index
             assert out["critical_points/loss"] == pytest.approx(-2 / 3 if x > 0 else 2 / 3)
+
+
+def test_a_dead_units_bias_is_not_redundant():
+    """A larger bias wakes it; a bias that every output subtracts again moves nothing."""
+    f = from_function(
+        lambda p: ((p["a"] - 5).relu().sum() + (p["b"] - p["b"]).sum() - 1) ** 2, vectorized=False
+    )
+    point = {k: torch.zeros(1, dtype=torch.float64) for k in "ab"}
+    assert all(redundant(f, point, gen(seed)) == ["b"] for seed in range(20))
+
+
+def test_what_is_not_finite_is_not_critical():
+    f = from_function(lambda p: (p["w"] * torch.tensor([1e308, 1e308], dtype=torch.float64)).sum())
+    point = {"w": torch.ones(2, dtype=torch.float64)}
+    out = of(CriticalPoints(solver="none"), f, point)
+    assert out["critical_points/norm"] == float("inf")
+    assert out["critical_points/status"] == "unconverged" and out["critical_points/critical"] == 0
 
 
 def test_the_l1_route_ends_where_the_gradient_is_the_penalty():
