@@ -10,7 +10,7 @@ from sa.config.catalogue import CONF, HELP, figures, leaves
 from sa.config.complaint import NoData, UsageError, invalid, nearest, typed
 from sa.config.component import allowed, make
 from sa.config.others import Config, parent, resolve
-from sa.config.words import TYPED
+from sa.config.words import was_typed
 from sa.record import LATER
 
 _COUPLED = ("Adafactor", "LBFGS", "Muon")
@@ -119,7 +119,7 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
 
 def ignored(points: Sequence[tuple[Config, Components]]) -> Iterator[str]:
     """What to say of quantizers that were typed, of points whose network has no place for them."""
-    if not any(re.match(r"\+*quantizer[/.=@]", word) for word in TYPED):
+    if not was_typed("quantizer"):
         return
     lost: dict[str, int] = {}
     for config, made in points:

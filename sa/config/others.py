@@ -8,7 +8,7 @@ from typing import Any
 from sa.config.catalogue import CONF, leaves, options
 from sa.config.complaint import UsageError, no_option, typed
 from sa.config.component import make
-from sa.config.words import TYPED
+from sa.config.words import was_typed
 from sa.record import LATER, read_manifest, sweeps
 
 Config = dict[str, Any]
@@ -105,8 +105,7 @@ def _with_ends(config: Config) -> Config:
     if any(isinstance(x, dict) for x in names):
         return {**config, "ends": names}
     for key in _OF_ENDS:
-        typed_here = any(re.match(rf"\+*{key}(?=[./@=])", word) for word in TYPED)
-        if typed_here and config.get(key) != first.get(key):
+        if was_typed(key) and config.get(key) != first.get(key):
             raise UsageError(
                 f"{key}: a run that looks at finished trainings takes it from the first of them, "
                 f"{names[0]}; leave it out, or name trainings that have it"

@@ -32,6 +32,11 @@ def hold(argv: list[str]) -> list[str]:
     return ["-m", *(x for x in rest if own.match(x))]
 
 
+def was_typed(key: str) -> bool:
+    """Whether a word of the command line sets a top-level key or something below it."""
+    return any(re.match(rf"\+*{key}[./@=]", word) for word in TYPED)
+
+
 def sized(argv: list[str]) -> list[str]:
     """The words with ``size=full`` replaced by what the experiment's ``full`` lists.
 
