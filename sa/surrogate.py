@@ -12,13 +12,15 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 Rule = Callable[[Tensor], Tensor]
 """Multiplier m(a) of dL/da = m(a) dL/ds for a step s of height 2, from -1 to +1, at a = 0."""
+
+Quantized = TypeVar("Quantized")
 
 Unit = Callable[[int, Tensor], Tensor]
 """(k, logits) -> the states, in [-1, 1], of the k-th layer of random units of a forward.
@@ -145,8 +147,8 @@ def sampling(unit: Unit) -> Iterator[None]:
         _UNIT.reset(token)
 
 
-def weights(quantize: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
-    """quantize(w), whose random units all rows share."""
+def weights(quantize: Callable[[Tensor], Quantized], w: Tensor) -> Quantized:
+    """quantize(w), of any kind, whose random units all rows share."""
     taken = _UNIT.get()
     if taken is None:
         return quantize(w)

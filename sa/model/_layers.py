@@ -1,14 +1,17 @@
 """The layers models are built of: affine maps with quantized weights, steps, and chains of both."""
 
 import math
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sa import surrogate
+from sa import codes, surrogate
 from sa.types import Cut, Link, Norm, Quantizer, Units
 
 
@@ -49,6 +52,7 @@ def made(quantize: Quantizer, like: Tensor | None = None) -> Quantizer:
 class Linear(nn.Module):
     """y = x q(W)' + b: (n, inputs) -> (n, outputs); quantize None keeps full precision.
 
+    Scales of q(W), and the step size of x behind the activation ``source``, come after the product.
     spread: biases start uniform in +-1/sqrt(inputs), as torch's do, instead of at 0.
     """
 
@@ -68,17 +72,21 @@ class Linear(nn.Module):
         zero = nn.Parameter(torch.zeros(outputs, dtype=torch.float64)) if bias else None
         self.bias = _spread((outputs,), inputs, generator) if spread else zero
         self.quantize = made(quantize, self.weight) if quantize else None
+        self.source: tuple[Activation, ...] = ()  # in a tuple: it is no part of this layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map."""
-        w = surrogate.weights(self.quantize, self.weight) if self.quantize else self.weight
-        return F.linear(x, w, self.bias)
+        if not self.quantize:
+            return F.linear(x, self.weight, self.bias)
+        terms = surrogate.weights(partial(codes.of, self.quantize), self.weight)
+        return codes.linear(x, terms, self.bias, step_size(self.source))
 
 
 class Conv(nn.Module):
     """A square convolution, padded: (n, c, h, w) -> (n, o, h / stride, w / stride), rounded up.
 
-    bias: there is one, and it starts uniform like the weights.
+    bias: there is one, and it starts uniform like the weights. Scales come after the product, as in
+    Linear.
     """
 
     slot = "weight"
@@ -98,11 +106,15 @@ class Conv(nn.Module):
         self.bias = _spread((outputs,), inputs * kernel**2, generator) if bias else None
         self.padding, self.stride = kernel // 2, stride
         self.quantize = made(quantize, self.weight) if quantize else None
+        self.source: tuple[Activation, ...] = ()  # in a tuple: it is no part of this layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""
-        w = surrogate.weights(self.quantize, self.weight) if self.quantize else self.weight
-        return F.conv2d(x, w, self.bias, self.stride, self.padding)
+        if not self.quantize:
+            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        terms = surrogate.weights(partial(codes.of, self.quantize), self.weight)
+        size = step_size(self.source)
+        return codes.conv2d(x, terms, self.bias, self.stride, self.padding, size)
 
 
 def batchnorm(channels: int) -> nn.BatchNorm2d:
@@ -145,11 +157,41 @@ class Activation(nn.Module):
         return y
 
 
+def step_size(source: Sequence[Activation]) -> Tensor | float | None:
+    """Return the number that the results of an activation are multiples of; None: of none."""
+    for activation in source:
+        quantize = activation.quantize
+        if isinstance(quantize, codes.Stepped):
+            return quantize.step_size()
+    return None
+
+
+def connect(row: nn.Sequential) -> None:
+    """Tell affine maps which activation they come behind; flattening and maxima are no obstacle."""
+    source: tuple[Activation, ...] = ()
+    for layer in row:
+        match layer:
+            case Activation():
+                source = (layer,)
+            case nn.Flatten() | nn.MaxPool2d():
+                pass
+            case Linear() | Conv():
+                layer.source, source = source, ()
+            case _:
+                source = ()
+
+
 class Network(nn.Sequential):
     """Layers in a row, which knows whether it is a chain of affine maps and steps.
 
     And how it is cut open at one convolution (`cut`), whatever is around it.
     """
+
+    def __init__(self, layers: OrderedDict[str, nn.Module]):
+        super().__init__(layers)
+        for row in self.modules():
+            if isinstance(row, nn.Sequential):
+                connect(row)
 
     def cut(self, weight: str) -> Cut:
         """What is before and behind the convolution of this kernel; ValueError where it cannot."""

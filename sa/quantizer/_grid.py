@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from annotated_types import Ge, Gt, Le
 from pydantic import StringConstraints
 from torch import Tensor, nn
+
+from sa import codes
+from sa.codes import Term, Terms
 
 Bits = Annotated[int, Ge(1), Le(32)]
 Granularity = Annotated[str, StringConstraints(pattern=r"^(tensor|channel|group:[1-9]\d*)$")]
@@ -53,6 +56,14 @@ def join(rows: Tensor, like: Tensor, granularity: str, axis: int) -> Tensor:
     if granularity == "tensor":
         return rows.reshape(like.shape)
     return rows.reshape(like.movedim(axis, 0).shape).movedim(0, axis)
+
+
+def term(rows: Tensor, step: Tensor, like: Tensor, granularity: str, axis: int) -> Terms:
+    """Codes (groups, n) and steps (groups, 1), as codes of the shape of ``like`` and a scale."""
+    if granularity == "tensor" or (granularity == "channel" and axis == 0):
+        scale = step.reshape(-1, *[1] * (like.dim() - 1))
+        return (Term(join(rows, like, granularity, axis), scale),)
+    return (Term(join(step * rows, like, granularity, axis)),)
 
 
 def size(rows: Tensor, how: Range, reach: float | None) -> Tensor:
@@ -132,9 +143,18 @@ class Scaled(Protocol):
         """The range (ends, groups, 1) of x."""
         ...
 
-    def __call__(self, x: Tensor, limits: Tensor | None = None) -> Tensor:
-        """Quantize x, by its own range or by the one given."""
+    def coded(self, x: Tensor, limits: Tensor | None = None) -> Terms:
+        """Quantize x, by its own range or by the one given, to codes and scales."""
         ...
+
+    def __call__(self, x: Tensor, limits: Tensor | None = None) -> Tensor:
+        """Quantize x likewise, to numbers."""
+        ...
+
+
+@runtime_checkable
+class _Stepped(Protocol):
+    def step_size(self, limits: Tensor) -> Tensor | None: ...
 
 
 class Stored(nn.Module):
@@ -182,6 +202,17 @@ class Stored(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize x, any shape."""
+        return codes.decoded(self.coded(x))
+
+    def step_size(self) -> Tensor | None:
+        """Return the step of the stored range, where that is in use."""
+        fixed = (self.spec.train if self.training else self.spec.eval) == "fixed"
+        return (
+            self.spec.step_size(self.limits) if fixed and isinstance(self.spec, _Stepped) else None
+        )
+
+    def coded(self, x: Tensor) -> Terms:
+        """Quantize x, any shape, to codes and scales."""
         if self.observing:
             now = self.spec.limits(x.detach())
             share = torch.where(self.seen, self.spec.ema, 0.0)
@@ -189,11 +220,11 @@ class Stored(nn.Module):
             self.seen.fill_(True)
         match self.spec.train if self.training else self.spec.eval:
             case "none":
-                return x
+                return (Term(x),)
             case "auto":
-                return self.spec(x)
+                return self.spec.coded(x)
             case "fixed":
-                return self.spec(x, self.limits)
+                return self.spec.coded(x, self.limits)
 
 
 def built(spec: Scaled, like: Tensor | None) -> Scaled | Stored:

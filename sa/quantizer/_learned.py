@@ -1,11 +1,13 @@
 """A quantizer with parameters of its own, one set for every layer."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
+
+from sa.codes import Term, Terms
 
 Rate = Annotated[float, Gt(0)] | None
 Decay = Annotated[float, Ge(0)] | None
@@ -32,6 +34,16 @@ class Parametric(Protocol):
     def __call__(self) -> Callable[..., Tensor]:
         """Quantize a tensor with the parameters."""
         ...
+
+
+@runtime_checkable
+class _Coder(Protocol):
+    def coded(self, x: Tensor, *args: Any, **kwargs: Any) -> Terms: ...
+
+
+@runtime_checkable
+class _Stepped(Protocol):
+    def step_size(self, *args: Any, **kwargs: Any) -> Tensor | None: ...
 
 
 class Learned(nn.Module):
@@ -77,14 +89,33 @@ class Learned(nn.Module):
         """The settings."""
         return repr(self.spec)
 
+    @property
+    def _mine(self) -> dict[str, Tensor]:
+        return {k: getattr(self, k) for k in self.names}
+
+    def step_size(self) -> Tensor | None:
+        """Return the distance of two levels, where it is the same of all."""
+        return self.spec.step_size(**self._mine) if isinstance(self.spec, _Stepped) else None
+
+    def coded(self, x: Tensor) -> Terms:
+        """Quantize x, any shape, to codes and scales."""
+        mine = self._started(x)
+        if isinstance(self.spec, _Coder):
+            return self.spec.coded(x, **mine, **self.given)
+        return (Term(self.spec(x, **mine, **self.given)),)
+
     def forward(self, x: Tensor) -> Tensor:
         """Quantize x, any shape."""
-        mine = {k: getattr(self, k) for k in self.names}
+        return self.spec(x, **self._started(x), **self.given)
+
+    def _started(self, x: Tensor) -> dict[str, Tensor]:
+        """The parameters, which start from x if they are to and have not."""
+        mine = self._mine
         if self.observing and not self.seen:
             for name, value in self.spec.start(x.detach()).items():
                 mine[name].copy_(value)
             self.seen.fill_(True)
-        return self.spec(x, **mine, **self.given)
+        return mine
 
 
 def positive(x: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import surrogate
+from sa import codes, surrogate
+from sa.codes import Term, Terms
 from sa.quantizer._grid import Bits, Rounding, nonzero
 from sa.types import STRICT
 
@@ -33,9 +34,13 @@ class Dorefa:
 
     def __call__(self, w: Tensor, scale: Tensor | None = None) -> Tensor:
         """Quantize weights w, any shape; scale: instead of w's own."""
+        return codes.decoded(self.coded(w, scale))
+
+    def coded(self, w: Tensor, scale: Tensor | None = None) -> Terms:
+        """Return odd whole numbers up to n, like w, and 1/n; of one bit signs and their mean."""
         scale = self.scale(w) if scale is None else scale
         if self.bits == 1:
-            return scale * surrogate.sign(w)
+            return (Term(surrogate.sign(w), scale),)
         n = 2**self.bits - 1
         r = torch.tanh(w) / (2 * nonzero(scale)) + 0.5
-        return 2 * surrogate.rounded(n * r, self.stochastic) / n - 1
+        return (Term(2 * surrogate.rounded(n * r, self.stochastic) - n, w.new_full((), 1 / n)),)

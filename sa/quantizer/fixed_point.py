@@ -7,7 +7,8 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import surrogate
+from sa import codes, surrogate
+from sa.codes import Term, Terms
 from sa.quantizer import _grid
 from sa.quantizer._grid import Bits, Granularity, Mode, Positive, Range, Rounding, Share
 from sa.types import STRICT
@@ -72,18 +73,32 @@ class FixedPoint:
 
     def __call__(self, x: Tensor, limits: Tensor | None = None) -> Tensor:
         """Quantize x, any shape; limits: instead of x's own."""
+        return codes.decoded(self.coded(x, limits))
+
+    def coded(self, x: Tensor, limits: Tensor | None = None) -> Terms:
+        """Return whole numbers like x, and the step d of all or of each output channel.
+
+        Steps that differ along the inputs of a product (``group:n``, axis 1) are no scale of its
+        outputs: then the codes are the quantized numbers.
+        """
         if limits is None:
             if self.train == "none":
-                return x
+                return (Term(x),)
             limits = self.limits(x)
         rows = _grid.split(x, self.granularity, self.axis)
-        out = self._quantize(rows, limits, self.stochastic)
-        return _grid.join(out, x, self.granularity, self.axis)
+        whole, step = self._codes(rows, limits, self.stochastic)
+        return _grid.term(whole, step, x, self.granularity, self.axis)
 
-    def _quantize(self, rows: Tensor, limits: Tensor, stochastic: bool = False) -> Tensor:
+    def _quantize(self, rows: Tensor, limits: Tensor) -> Tensor:
+        whole, step = self._codes(rows, limits)
+        return step * whole
+
+    def _codes(
+        self, rows: Tensor, limits: Tensor, stochastic: bool = False
+    ) -> tuple[Tensor, Tensor]:
         # a stored average of powers of two is none: the nearest one
         half = torch.exp2(torch.round(torch.log2(_grid.nonzero(limits[0]))))
         n = 2 ** (self.bits - 1)
         d = half / n
         u = _grid.clip(rows / d, (rows >= -half) & (rows <= half - d), -n, n - 1)
-        return d * surrogate.rounded(u, stochastic)
+        return surrogate.rounded(u, stochastic), d

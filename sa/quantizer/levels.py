@@ -55,6 +55,11 @@ class Levels:
             tuple((k + 0.5) / n for k in range(n)), tuple(k / n for k in range(self.levels))
         )
 
+    def step_size(self) -> float | None:
+        """Return 1/(L - 1); None where it is a power of two: multiples of that sum exactly."""
+        n = self.levels - 1
+        return 1 / n if n & (n - 1) else None
+
     def __call__(self, x: Tensor) -> Tensor:
         """Quantize x, any shape, elementwise."""
         inside = (x >= 0) & (x <= 1)  # closed; clamp's derivative at the border is a convention

@@ -7,7 +7,8 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import surrogate
+from sa import codes, surrogate
+from sa.codes import Term, Terms
 from sa.quantizer._grid import Bits, Rounding
 from sa.quantizer._learned import Decay, Learned, Rate, positive
 from sa.types import STRICT
@@ -58,6 +59,10 @@ class LSQ:
 
     def __call__(self, x: Tensor, s: Tensor, rows: bool = False) -> Tensor:
         """Quantize x, any shape; rows: whether its first dimension numbers rows."""
+        return codes.decoded(self.coded(x, s, rows))
+
+    def coded(self, x: Tensor, s: Tensor, rows: bool = False) -> Terms:
+        """Return whole numbers from -Qn to Qp, like x, and s."""
         low, high = self.ends
         count = math.prod(x.shape[1:] if rows else x.shape)
         share = 1 / math.sqrt(count * high)
@@ -66,4 +71,8 @@ class LSQ:
         v = x / s
         outside = v.detach().clamp(-low, high)
         inside = torch.where((v > -low) & (v < high), v, outside)
-        return s * surrogate.rounded(inside, self.stochastic)
+        return (Term(surrogate.rounded(inside, self.stochastic), s),)
+
+    def step_size(self, s: Tensor) -> Tensor:
+        """Return s."""
+        return positive(s)

@@ -52,3 +52,7 @@ class Pact:
         return torch.where(
             x >= alpha, alpha, surrogate.rounded(inside / unit, self.stochastic) * unit
         )
+
+    def step_size(self, alpha: Tensor) -> Tensor:
+        """Return the distance of two levels, alpha/n."""
+        return positive(alpha) / (2**self.bits - 1)

@@ -6,7 +6,8 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import surrogate
+from sa import codes, surrogate
+from sa.codes import Term, Terms
 from sa.quantizer import _grid
 from sa.types import STRICT
 
@@ -41,8 +42,12 @@ class Sawb:
 
     def __call__(self, w: Tensor, scale: Tensor | None = None) -> Tensor:
         """Quantize weights w, any shape; scale: alpha instead of w's own."""
+        return codes.decoded(self.coded(w, scale))
+
+    def coded(self, w: Tensor, scale: Tensor | None = None) -> Terms:
+        """Return odd whole numbers up to n = 2^bits - 1, like w, and alpha / n."""
         scale = self.scale(w) if scale is None else scale
         unit, n = _grid.nonzero(scale), 2**self.bits - 1
         clipped = _grid.clip(w / unit, w.abs() <= scale, -1, 1)
-        r = surrogate.rounded(n * (clipped + 1) / 2, self.stochastic) / n
-        return scale * (2 * r - 1)
+        r = surrogate.rounded(n * (clipped + 1) / 2, self.stochastic)
+        return (Term(2 * r - n, scale / n),)

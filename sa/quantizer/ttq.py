@@ -7,7 +7,8 @@ from annotated_types import Gt, Lt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import surrogate
+from sa import codes, surrogate
+from sa.codes import Term, Terms
 from sa.quantizer._learned import Decay, Learned, Rate
 from sa.types import STRICT
 
@@ -44,5 +45,16 @@ class TTQ:
 
     def __call__(self, w: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Quantize weights w, any shape."""
+        return codes.decoded(self.coded(w, positive, negative))
+
+    def coded(self, w: Tensor, positive: Tensor, negative: Tensor) -> Terms:
+        """Return 0s and 1s times Wp, and 0s and -1s times Wn.
+
+        Where a gradient is wanted a third term of zeros follows, which has that of the middle set.
+        """
         t = surrogate.ternary(w, self._delta(w))
-        return torch.where(t > 0, positive * t, torch.where(t < 0, negative * t, t))
+        terms = [
+            Term(torch.where(t > 0, t, 0.0), positive),
+            Term(torch.where(t < 0, t, 0.0), negative),
+        ]
+        return [*terms, Term(torch.where(t == 0, t, 0.0))] if torch.is_grad_enabled() else terms

@@ -6,7 +6,8 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import surrogate
+from sa import codes, surrogate
+from sa.codes import Term, Terms
 from sa.types import STRICT
 
 
@@ -32,5 +33,9 @@ class TWN:
 
     def __call__(self, w: Tensor, scale: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Quantize weights w, any shape; scale: Delta and alpha instead of w's own."""
+        return codes.decoded(self.coded(w, scale))
+
+    def coded(self, w: Tensor, scale: tuple[Tensor, Tensor] | None = None) -> Terms:
+        """Return t, like w, and alpha."""
         delta, alpha = self.scale(w) if scale is None else scale
-        return alpha * surrogate.ternary(w, delta)
+        return (Term(surrogate.ternary(w, delta), alpha),)

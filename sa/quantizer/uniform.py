@@ -7,7 +7,8 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import surrogate
+from sa import codes, surrogate
+from sa.codes import Term, Terms
 from sa.quantizer import _grid
 from sa.quantizer._grid import Bits, Granularity, Mode, Positive, Range, Rounding, Share
 from sa.types import STRICT
@@ -83,24 +84,48 @@ class Uniform:
 
     def __call__(self, x: Tensor, limits: Tensor | None = None) -> Tensor:
         """Quantize x, any shape; limits: instead of x's own."""
+        return codes.decoded(self.coded(x, limits))
+
+    def coded(self, x: Tensor, limits: Tensor | None = None) -> Terms:
+        """Return whole numbers like x, and the step s of all or of each output channel.
+
+        Steps that differ along the inputs of a product (``group:n``, axis 1) are no scale of its
+        outputs: then the codes are the quantized numbers.
+        """
         if limits is None:
             if self.train == "none":
-                return x
+                return (Term(x),)
             limits = self.limits(x)
         rows = _grid.split(x, self.granularity, self.axis)
-        out = self._quantize(rows, limits, self.stochastic)
-        return _grid.join(out, x, self.granularity, self.axis)
+        whole, step = self._codes(rows, limits, self.stochastic)
+        return _grid.term(whole, step, x, self.granularity, self.axis)
 
-    def _quantize(self, rows: Tensor, limits: Tensor, stochastic: bool = False) -> Tensor:
+    def _quantize(self, rows: Tensor, limits: Tensor) -> Tensor:
+        whole, step = self._codes(rows, limits)
+        return step * whole
+
+    def _codes(
+        self, rows: Tensor, limits: Tensor, stochastic: bool = False
+    ) -> tuple[Tensor, Tensor]:
         low, high = limits
+        n, s = self._steps(limits)
         if self.scheme == "symmetric":
-            n = 2 ** (self.bits - 1) - 1
-            s = _grid.nonzero(high / n)
             least, most = torch.full_like(s, -n), torch.full_like(s, n)
         else:
-            n = 2**self.bits - 1
-            s = _grid.nonzero((high - low) / n)
             least = -surrogate.rounded(-low / s).detach()
             most = n + least
         u = _grid.clip(rows / s, (rows >= low) & (rows <= high), least, most)
-        return s * surrogate.rounded(u, stochastic)
+        return surrogate.rounded(u, stochastic), s
+
+    def _steps(self, limits: Tensor) -> tuple[int, Tensor]:
+        """Return n and s of a range."""
+        low, high = limits
+        if self.scheme == "symmetric":
+            n = 2 ** (self.bits - 1) - 1
+            return n, _grid.nonzero(high / n)
+        n = 2**self.bits - 1
+        return n, _grid.nonzero((high - low) / n)
+
+    def step_size(self, limits: Tensor) -> Tensor | None:
+        """Return s of one range for all; None where there are several."""
+        return self._steps(limits)[1] if self.granularity == "tensor" else None

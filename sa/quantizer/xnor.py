@@ -6,7 +6,8 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import surrogate
+from sa import codes, surrogate
+from sa.codes import Term, Terms
 from sa.types import STRICT, Moves
 
 
@@ -51,15 +52,20 @@ class Xnor:
 
     def __call__(self, w: Tensor) -> Tensor:
         """Binarize weights w (out, in, ...), same shape out."""
+        return codes.decoded(self.coded(w))
+
+    def coded(self, w: Tensor) -> Terms:
+        """Return signs like w, and alpha (out, 1, ...) or of one element."""
         dims = tuple(range(1 if self.scale == "channel" else 0, w.dim()))
         if self.centre:
             w = w - w.mean(dims, keepdim=True)
         s = surrogate.sign(w)
-        alpha = torch.ones_like(s[:1]) if self.scale == "none" else w.abs().mean(dims, keepdim=True)
-        match self.scale_grad:
-            case "full":
-                return alpha * s
-            case "detach":
-                return alpha.detach() * s
-            case "bireal":  # forward alpha s, backward that of s
-                return s + (alpha * s - s).detach()
+        if self.scale == "none":
+            return (Term(s),)
+        alpha = w.abs().mean(dims, keepdim=True)
+        if self.scale_grad == "bireal":  # codes of slope 1/alpha, so that q has slope 1 in s
+            alpha = alpha.detach()
+            some = torch.where(alpha == 0, 1.0, alpha)
+            s = torch.where(alpha == 0, 0.0, s.detach()) + (s - s.detach()) / some
+            return (Term(s, some),)
+        return (Term(s, alpha if self.scale_grad == "full" else alpha.detach()),)
