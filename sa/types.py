@@ -32,11 +32,11 @@ One that keeps something for every layer (learned levels, a stored range) also o
 of weights may offer ``moves(w, eps)``, a `Moves`: how q(w) moves with single weights.
 """
 
-Moves = Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]]
-"""(w, eps) -> (shared, a, b), each like w.
+Moves = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+"""(w, eps) -> (change, scale), each like w, of a q(w) that is codes times a scale.
 
-With eps added to weight i, of output channel o, q(w) becomes q(w) + b[i] e_i, and in all of
-channel o + a[i] shared[o]."""
+With eps added to weight i, of output channel o, the code of that weight changes by change[i], and
+the scale of channel o becomes scale[i]."""
 
 
 @component(frozen=True, config=STRICT)
@@ -111,7 +111,8 @@ class Link:
     padding: of a square convolution; None for a fully connected map. pool: the side of the average
     pooling after the map. norm: BatchNorm on running statistics before the step. average: whether
     maps (rows, c, h, w) enter averaged over positions; else they are flattened. stride: of the
-    convolution; 1 in a chain.
+    convolution; 1 in a chain. step_size: a number that all inputs are multiples of, where the
+    weights are codes (`Cut.kernels`).
     """
 
     weight: str
@@ -122,6 +123,7 @@ class Link:
     norm: Norm | None = None
     average: bool = False
     stride: int = 1
+    step_size: float | None = None
 
 
 class Units(NamedTuple):
@@ -158,14 +160,15 @@ class Cut:
 
     before: (params, inputs) -> what goes into the convolution, and what sums behind it take from
     before it. links: the convolution and, where nothing but a norm and a step stand between it and
-    another one, that one. kernels: the weights the links multiply by, by name. moves: of quantized
-    weights, how they move with single ones; None: w itself moves. after: what follows the links, in
-    turn; a number adds what ``before`` kept there.
+    another one, that one. kernels: by name, what the links multiply by, and the scale that follows,
+    (out, 1, 1, 1) or of one element, None without one. moves: of quantized weights, how they move
+    with single ones; None: w itself moves. after: what follows the links, in turn; a number adds
+    what ``before`` kept there.
     """
 
     links: tuple[Link, ...]
     before: Callable[[Params, Tensor], tuple[Tensor, list[Tensor]]]
-    kernels: Callable[[Params], Params]
+    kernels: Callable[[Params], dict[str, tuple[Tensor, Tensor | None]]]
     moves: Moves | None
     after: tuple[Apply | Block | int, ...]
 

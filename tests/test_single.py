@@ -57,6 +57,24 @@ def checked(p, rows, eps=EPS):
     return fast
 
 
+@pytest.mark.parametrize("layer", [1, -2])
+def test_t8_sums_of_signs_that_cancel_are_on_the_threshold_in_both(layer):
+    """Behind norms that have seen nothing a sum of signs that is 0 is a tie: there are hundreds."""
+    task = Task(
+        model=net(BWBA), moving=(layer,), batchnorm="running", dataset=Digits(size=8)
+    )  # fmt: skip
+    p, ties = task.prepare(1), []
+    acts = [m for k, m in p.network.named_modules() if k.endswith("act2")]
+    hooks = [
+        m.register_forward_hook(lambda m, x, y: ties.append(int((x[0] == 0).sum()))) for m in acts
+    ]
+    p.objective(p.batch(0).part(0, 6)).value(p.params)
+    for h in hooks:
+        h.remove()
+    assert sum(ties) > 50
+    checked(p, 6, [0.02, 0.3])
+
+
 LAYERS = {1: "patterns", 5: "patterns", 8: "suffixes", -2: "patterns", -1: "suffixes"}
 
 
@@ -221,14 +239,15 @@ def test_how_xnor_weights_move_with_one(scale):
     w[0, 0, 0, 0], w[1, 1, 1, 1] = 0.25, -0.25  # onto the threshold itself
     q = Xnor(scale=scale)
     for eps in (0.25, -0.25, 2.0):
-        shared, a, b = q.moves(w, eps)
+        change, scale = q.moves(w, eps)
         for i in range(w.numel()):
             moved = w.clone()
             moved.view(-1)[i] += eps
             out = i // 18
             mine = q(w)
-            mine[out] += a.view(-1)[i] * shared[out]
-            mine.view(-1)[i] += b.view(-1)[i]
+            signs = q.coded(w)[0].codes.clone()
+            signs.view(-1)[i] += change.view(-1)[i]
+            mine[out] = scale.view(-1)[i] * signs[out]
             torch.testing.assert_close(mine, q(moved), rtol=1e-14, atol=1e-14)
     assert Xnor(scale="tensor").moves is None and Xnor(centre=True).moves is None
 

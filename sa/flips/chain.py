@@ -1,12 +1,13 @@
 """A block of rows run through a chain of affine maps and steps, and re-run from a changed unit."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sa import codes
 from sa.types import Batch, Link, Params, Step, blocks
 
 SUFFIX = 1 << 17  # numbers of one layer's pre-activations evaluated together: a core's cache
@@ -47,11 +48,16 @@ class Layer:
     Fully connected: inputs (rows, in), pre and acts (rows, out). Convolution: inputs (rows, in, H,
     W), pre and acts (rows, out, h, w). raw: before the norm. scale: (out,), what the norm
     multiplies raw by, None without one. acts equals pre on the last layer.
+
+    factor: what products with the weights, which are codes then, are multiplied by (out,); None
+    without such a scale. sums: those products, whole numbers where the inputs are; raw without one.
     """
 
     link: Link
     weight: Tensor
+    factor: Tensor | None
     inputs: Tensor
+    sums: Tensor
     raw: Tensor
     pre: Tensor
     acts: Tensor
@@ -83,7 +89,8 @@ class Chain:
     """A block of rows run through a chain; ``room`` is how many numbers one piece of work may hold.
 
     tail: (what leaves the last link, rows) -> outputs, where the chain is a part of a network.
-    suffix_rows counts the rows re-run from a changed layer on.
+    factors: by name, the scales of weights that are codes. suffix_rows counts the rows re-run from
+    a changed layer on.
     """
 
     links: Sequence[Link]
@@ -95,12 +102,13 @@ class Chain:
     quadratic: bool
     room: int
     tail: Tail | None = None
+    factors: Params = field(default_factory=dict)
     suffix_rows: int = 0
 
     def rest(self, index: int, acts: Tensor) -> Tensor:
         """Outputs (n, outputs) of the layers from ``index`` on, given what goes into them."""
         for link in self.links[index:]:
-            acts = _through(link, self.params, acts)[-1]
+            acts = _through(link, self.params, acts, self.factors.get(link.weight))[-1]
             if link.step:
                 acts = step_(acts, link.step)
         return acts
@@ -136,6 +144,8 @@ class Chain:
         link, w = after.link, after.weight
         for start, stop in self.pieces(index + 1, len(rows)):
             r, u, p, d = (v[start:stop] for v in (rows, units, at, change))
+            if link.step_size is not None:
+                d = (d / link.step_size).round()
             if link.average:
                 z = (d.sum(1) / size)[:, None] * w.T[u]
             elif link.padding is None:
@@ -148,6 +158,11 @@ class Chain:
                 )  # fmt: skip
                 z = w.transpose(0, 1).flatten(2)[u] @ patches
                 z = z.view(len(r), len(w), *_mapped(link, w, after.inputs))
+                if after.factor is not None:
+                    sums = z.add_(after.sums[r])
+                    pre = _finished(link, self.params, sums, after.factor)[-1]
+                    out[start:stop] = self._losses(index + 1, pre, r)
+                    continue
                 if link.pool > 1:
                     z = F.avg_pool2d(z, link.pool)
             if after.scale is not None:
@@ -172,20 +187,28 @@ def run(
     quadratic: bool,
     room: int = SUFFIX,
     tail: Tail | None = None,
+    factors: Params | None = None,
 ) -> Chain:
-    """Run a block of rows through the links and keep every layer's view."""
+    """Run a block of rows through the links and keep every layer's view.
+
+    factors: by name, the scales (out,) of links whose weights are codes.
+    """
+    factors = factors or {}
     layers: list[Layer] = []
     acts = batch.inputs
     for link in links:
-        x, raw, pre = _through(link, params, acts)
+        factor = factors.get(link.weight)
+        x, sums, raw, pre = _through(link, params, acts, factor)
         acts = stepped(pre, link.step) if link.step else pre
         scale = None
         if link.norm is not None:
             scale = params[f"{link.norm.name}.weight"] * _statistics(link, params)[1]
-        layers.append(Layer(link, params[link.weight], x, raw, pre, acts, scale))
+        layers.append(Layer(link, params[link.weight], factor, x, sums, raw, pre, acts, scale))
     outputs = tail(acts, torch.arange(batch.rows, device=acts.device)) if tail else acts
     losses = criterion(outputs, batch.targets)
-    return Chain(links, params, layers, batch.targets, losses, criterion, quadratic, room, tail)
+    return Chain(
+        links, params, layers, batch.targets, losses, criterion, quadratic, room, tail, factors
+    )
 
 
 def _mapped(link: Link, weight: Tensor, x: Tensor) -> list[int]:
@@ -194,9 +217,15 @@ def _mapped(link: Link, weight: Tensor, x: Tensor) -> list[int]:
     return [(n + side) // link.stride + 1 for n in x.shape[2:]]
 
 
-def _through(link: Link, params: Params, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What enters the affine map, what leaves it, and the same after the norm."""
+def _through(
+    link: Link, params: Params, x: Tensor, factor: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What enters the affine map, its products, what leaves it, and the same after the norm."""
     weight, bias = params[link.weight], params[link.bias] if link.bias else None
+    if factor is not None:
+        x = x if link.step_size is None else codes.counts(x, link.step_size)
+        sums = F.conv2d(x, weight, None, link.stride, link.padding or 0)
+        return x, sums, *_finished(link, params, sums, factor)
     if link.padding is None:
         x = x.mean((2, 3)) if link.average else x.flatten(1)
         z = F.linear(x, weight, bias)
@@ -204,12 +233,33 @@ def _through(link: Link, params: Params, x: Tensor) -> tuple[Tensor, Tensor, Ten
         z = F.conv2d(x, weight, bias, link.stride, link.padding)
         if link.pool > 1:
             z = F.avg_pool2d(z, link.pool)
+    return x, z, z, _normed(link, params, z)
+
+
+def _finished(link: Link, params: Params, sums: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """What leaves a convolution of codes, given its products, and the same after the norm."""
+    z = sums * factor.view(-1, 1, 1)
+    if link.bias:
+        z += params[link.bias].view(-1, 1, 1)
+    return z, _normed(link, params, z)
+
+
+def _normed(link: Link, params: Params, z: Tensor) -> Tensor:
+    """Z after the link's norm, if it has one."""
     if link.norm is None:
-        return x, z, z
+        return z
     mean, var, gain, shift = (
         params[f"{link.norm.name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")
     )
-    return x, z, F.batch_norm(z, mean, var, gain, shift, False, 0.0, link.norm.eps)
+    return F.batch_norm(z, mean, var, gain, shift, False, 0.0, link.norm.eps)
+
+
+def affine(link: Link, params: Params) -> tuple[Tensor, Tensor]:
+    """What a link's norm multiplies by and what it adds then, (out,) each."""
+    assert link.norm is not None
+    mean, rate = _statistics(link, params)
+    gain = params[f"{link.norm.name}.weight"] * rate
+    return gain, params[f"{link.norm.name}.bias"] - mean * gain
 
 
 def _statistics(link: Link, params: Params) -> tuple[Tensor, Tensor]:

@@ -24,8 +24,8 @@ from sa.types import Params, blocks
 TABLE = 1 << 12
 """Most patterns of one row and map that are told apart by a table; beyond, by a sort."""
 
-Moves = tuple[Tensor, Tensor | None]
-"""How far +eps and -eps move positions, (c, m, taps) each; None: the one is minus the other."""
+Moves = tuple[Tensor, Tensor]
+"""Where +eps and -eps move pre-activations to, (c, m, taps) each."""
 
 
 def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[Params]) -> str:
@@ -38,7 +38,8 @@ def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[
             x = epsilon * speed.expand(shape).flatten(2)  # one coordinate a map: (rows, out, P)
 
             def own(rows: Tensor, units: Tensor, at: Tensor, x: Tensor = x) -> Moves:
-                return x[rows[:, None], units[:, None], at].unsqueeze(2), None
+                by = x[rows[:, None], units[:, None], at].unsqueeze(2)
+                return around(layer, rows, units, at, by)
 
             for units, sums in patterns(view, index, near(layer, x.abs()), own, 1):
                 grad[name].index_add_(0, units, sums[:, 0])
@@ -62,13 +63,21 @@ def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[
             by_place, by_unit = seen.transpose(1, 2).contiguous(), epsilon * speed
 
             def kernel(
-                rows: Tensor, units: Tensor, at: Tensor, x: Tensor = by_place, k: Tensor = by_unit
-            ) -> Moves:
-                return x[rows[:, None], at] * k[units, None, None], None
+                rows: Tensor, units: Tensor, at: Tensor,
+                x: Tensor = by_place, k: Tensor = by_unit, row0: int = start,
+            ) -> Moves:  # fmt: skip
+                by = x[rows[:, None], at] * k[units, None, None]
+                return around(layer, row0 + rows, units, at, by)
 
             for units, sums in patterns(view, index, close, kernel, taps, start):
                 into.index_add_(0, units, sums)
     return "counting" if count else "patterns"
+
+
+def around(layer: Layer, rows: Tensor, units: Tensor, at: Tensor, by: Tensor) -> Moves:
+    """The pre-activations (c, m) at these places of the maps, moved up and down by (c, m, taps)."""
+    z = layer.pre.flatten(2)[rows[:, None], units[:, None], at].unsqueeze(2)
+    return z + by, z - by
 
 
 def patches(layer: Layer, start: int, stop: int) -> Tensor:
@@ -100,8 +109,9 @@ def patterns(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Maps (c,) and their sums of loss(+) - loss(-) for each of ``taps`` coordinates, (c, taps).
 
-    near (rows, out, P): the positions that may change. moves(rows, maps, positions (c, m)) gives
-    how far each coordinate moves them, (c, m, taps). start: the first of the rows in the view.
+    near (rows, out, P): the positions that may change. moves(rows, maps, positions (c, m)), of rows
+    counted from ``start``, gives where each coordinate moves them to, (c, m, taps). start: the
+    first of the rows in the view.
     """
     counts = near.sum(2)
     for m in counts.unique().tolist():
@@ -120,21 +130,20 @@ def _alike(
     rows: Tensor,
     units: Tensor,
     at: Tensor,
-    plus: Tensor,
-    minus: Tensor | None,
+    up: Tensor,
+    down: Tensor,
 ) -> Tensor:
-    """loss(plus) - loss(minus) (c, taps) of one map a row, each pattern evaluated once."""
+    """loss(up) - loss(down) (c, taps) of one map a row, each pattern evaluated once."""
     layer = view.layers[index]
     step = layer.link.step
     assert step is not None
-    levels, (c, m, taps) = layer.pre.new_tensor(step.levels), plus.shape
+    levels, (c, m, taps) = layer.pre.new_tensor(step.levels), up.shape
     place = rows[:, None], units[:, None], at
     z, acts = layer.pre.flatten(2)[place].unsqueeze(2), layer.acts.flatten(2)[place]
     base = view.losses[rows]
-    down = z - plus if minus is None else z + minus
-    states = [_state(x, step.thresholds) for x in (z + plus, down)]
+    states = [_state(x, step.thresholds) for x in (up, down)]
     now = _state(z, step.thresholds)
-    out = plus.new_zeros(c, taps)
+    out = up.new_zeros(c, taps)
     if len(levels) ** m > TABLE:
         for sign, state in zip((1, -1), states, strict=True):
             i, k = (state != now).any(1).nonzero(as_tuple=True)
@@ -148,7 +157,7 @@ def _alike(
         return out
     power = len(levels) ** torch.arange(m, device=z.device)
     codes = [_code(state, power) for state in states]
-    table = plus.new_zeros(c, len(levels) ** m)
+    table = up.new_zeros(c, len(levels) ** m)
     met = torch.zeros_like(table, dtype=torch.bool)
     for code in codes:
         met.scatter_(1, code, True)

@@ -1,15 +1,15 @@
 """Exact coordinate differences of one convolution's kernel in a network that is no chain.
 
 What is before the convolution runs once. Moving W[o, c, u, v] by +-eps moves only map o, by +-eps
-times the inputs seen through the kernel's position (u, v); a quantized kernel may move a little
-everywhere (`sa.types.Moves`). Where a norm, a step and another convolution follow, only the states
-of map o matter and every distinct pattern of a row and map is evaluated once, as in a chain
-(``patterns``, `sa.flips.maps`). Elsewhere map o itself goes on as real numbers and the rest of the
-network runs for every coordinate and row that it moves (``suffixes``). In both, a block of the rest
-that begins with a step runs once for all that enter it with the same states of the same row.
+times the inputs seen through the kernel's position (u, v); of a quantized kernel a code and the
+scale of map o may move (`sa.types.Moves`). Where a norm, a step and another convolution follow,
+only the states of map o matter and every distinct pattern of a row and map is evaluated once, as in
+a chain (``patterns``, `sa.flips.maps`). Elsewhere map o itself goes on as real numbers and the rest
+of the network runs for every coordinate and row that it moves (``suffixes``). In both, a block of
+the rest that begins with a step runs once for all that enter it with the same states of the same row.
 
-Where a sum cancels to 0 exactly and a scale is no power of two (xnor weights before a norm without
-shift), a state at its threshold is a matter of rounding, and two forwards differ there as well.
+Of a quantized kernel the sums of codes are kept and moved, and scales come after, as in a forward:
+a sum that is 0 is 0 in both, and so is the state at its threshold.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,9 +40,10 @@ def differences(
     hold. Returns how many rows were run, and which way: ``patterns`` or ``suffixes``.
     """
     x, kept = cut.before(params, batch.inputs)
+    kernels = cut.kernels(params)
     view = chain.run(
-        cut.links, params | cut.kernels(params), Batch(x, batch.targets), criterion, False, room,
-        _rest(cut, params, kept),
+        cut.links, params | {k: w for k, (w, _) in kernels.items()}, Batch(x, batch.targets),
+        criterion, False, room, _rest(cut, params, kept), _factors(cut, kernels),
     )  # fmt: skip
     weight = params[cut.links[0].weight]
     steps = [_moves(cut, weight, epsilon) for epsilon in epsilons]
@@ -65,16 +66,32 @@ def _numbers(view: chain.Chain, epsilons: int) -> int:
     return each if layer.link.step else 2 * epsilons * each
 
 
-Way = tuple[Tensor | None, Tensor | None, Tensor]
+def _factors(cut: Cut, kernels: dict[str, tuple[Tensor, Tensor | None]]) -> Params:
+    """The scale (out,) of every link whose weights are codes or whose inputs have a step size."""
+    out = {}
+    for link in cut.links:
+        weight, scale = kernels[link.weight]
+        coded = link.weight == cut.links[0].weight and cut.moves is not None
+        if coded or scale is not None or link.step_size is not None:
+            one = weight.new_ones(len(weight)) if scale is None else scale.flatten()
+            out[link.weight] = (one * (link.step_size or 1.0)).expand(len(weight))
+    return out
+
+
+Way = tuple[Tensor, Tensor | None]
 
 
 def _moves(cut: Cut, weight: Tensor, epsilon: float) -> tuple[Way, Way]:
-    """(shared, a, b) of +eps and -eps, (out, taps) each; None where the weight itself moves."""
+    """(change of a weight or code, scale or None) of +eps and -eps, (out, taps) each."""
     if cut.moves is None:
-        b = torch.full_like(weight, epsilon).flatten(1)
-        return (None, None, b), (None, None, -b)
-    plus, minus = (tuple(v.flatten(1) for v in cut.moves(weight, e)) for e in (epsilon, -epsilon))
-    return plus, minus  # type: ignore[return-value]
+        by = torch.full_like(weight, epsilon).flatten(1)
+        return (by, None), (-by, None)
+    ways = []
+    for e in (epsilon, -epsilon):
+        change, scale = cut.moves(weight, e)
+        factor = scale * (cut.links[0].step_size or 1.0)
+        ways.append((change.flatten(1), factor.expand_as(weight).flatten(1)))
+    return ways[0], ways[1]
 
 
 def _patterns(
@@ -87,28 +104,44 @@ def _patterns(
     largest = seen.abs().amax(1, keepdim=True)
     speed = layer.pre.new_ones(len(layer.weight)) if layer.scale is None else layer.scale
     for ways, into in zip(steps, sums, strict=True):
-        reach = torch.zeros_like(layer.pre[start:stop]).flatten(2)
-        kinds = []
-        for shared, a, b in ways:
-            common = None if shared is None else shared @ seen  # (rows, out, P)
-            far = b.abs().amax(1).view(-1, 1) * largest
-            if common is not None and a is not None:
-                far = far + a.abs().amax(1).view(-1, 1) * common.abs()
-            reach = torch.maximum(reach, far * speed.abs().view(-1, 1) * (1 + 1e-9))
-            kinds.append((common, None if a is None else a * speed[:, None], b * speed[:, None]))
 
-        def moves(rows: Tensor, units: Tensor, at: Tensor, kinds: list[Way] = kinds) -> maps.Moves:
-            x, out = by_place[rows[:, None], at], []
-            for common, a, b in kinds:
-                out.append(x * b[units].unsqueeze(1))
-                if common is not None and a is not None:
-                    c = common[rows[:, None], units[:, None], at]
-                    out[-1] += c.unsqueeze(2) * a[units].unsqueeze(1)
+        def moves(
+            rows: Tensor, units: Tensor, at: Tensor, ways: tuple[Way, Way] = ways
+        ) -> maps.Moves:
+            x, place = by_place[rows[:, None], at], (start + rows[:, None], units[:, None], at)
+            out = []
+            for change, factor in ways:
+                by = x * change[units].unsqueeze(1)
+                if factor is None:
+                    z = layer.pre.flatten(2)[place].unsqueeze(2)
+                    out.append(z + by * speed[units, None, None])
+                    continue
+                z = by.add_(layer.sums.flatten(2)[place].unsqueeze(2))
+                out.append(_normed(view, z.mul_(factor[units].unsqueeze(1)), units))
             return out[0], out[1]
 
+        reach = torch.zeros_like(layer.pre[start:stop]).flatten(2)
+        for change, factor in ways:
+            far = change.abs() if factor is None else change.abs() * factor
+            far = far.amax(1).view(-1, 1) * largest
+            if factor is not None and layer.factor is not None:
+                drift = (factor - layer.factor[:, None]).abs().amax(1).view(-1, 1)
+                far = far + drift * layer.sums[start:stop].flatten(2).abs()
+            reach = torch.maximum(reach, far * speed.abs().view(-1, 1) * (1 + 1e-9))
         close = maps.near(layer, reach, start)
         for units, got in maps.patterns(view, 0, close, moves, seen.shape[1], start):
             into.index_add_(0, units, got)
+
+
+def _normed(view: chain.Chain, z: Tensor, units: Tensor) -> Tensor:
+    """Pre-activations (c, m, taps) of one map each, from what the products were scaled to."""
+    link = view.links[0]
+    if link.bias:
+        z = z + view.params[link.bias][units, None, None]
+    if link.norm is None:
+        return z
+    gain, shift = chain.affine(link, view.params)
+    return z * gain[units, None, None] + shift[units, None, None]
 
 
 def _suffixes(
@@ -120,18 +153,23 @@ def _suffixes(
     seen, base, z = maps.patches(layer, start, stop), view.losses, layer.pre
     taps, many = seen.shape[1], max(1, min(view.room // 4, PIECE) // z[0].numel())
     for unit in range(len(layer.weight)):
-        ways = []
-        for shared, a, b in (way for both in steps for way in both):
-            ways.append(seen * b[unit].view(-1, 1))
-            if shared is not None and a is not None:
-                ways[-1] += a[unit].view(-1, 1) * (shared[unit] @ seen).unsqueeze(1)
+        now, ways = z[start:stop, unit].flatten(1).unsqueeze(1), []  # (rows, 1, P)
+        for change, factor in (way for both in steps for way in both):
+            by = seen * change[unit].view(-1, 1)
+            if factor is None:
+                ways.append(now + by)
+                continue
+            by += layer.sums[start:stop, unit].flatten(1).unsqueeze(1)
+            ways.append(by.mul_(factor[unit].view(-1, 1)))
+            if layer.link.bias:
+                ways[-1] += view.params[layer.link.bias][unit]
         moved = torch.cat(ways, 1)  # (rows, eps x signs x taps, P)
-        rows, which = moved.any(2).nonzero(as_tuple=True)
+        rows, which = (moved != now).any(2).nonzero(as_tuple=True)
         effect = torch.zeros(moved.shape[:2], dtype=z.dtype, device=z.device)
         for low, high in blocks(len(rows), many):
             r, k = rows[low:high], which[low:high]
             maps_ = z[start + r]
-            maps_[:, unit] += moved[r, k].view(-1, *z.shape[2:])
+            maps_[:, unit] = moved[r, k].view(-1, *z.shape[2:])
             losses = view.criterion(tail(maps_, start + r), view.targets[start + r])
             effect[r, k] = losses - base[start + r]
         view.suffix_rows += len(rows)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sa.model._layers import Activation, Conv, Residual
+from sa import codes
+from sa.model._layers import Activation, Conv, Residual, step_size
 from sa.types import Apply, Block, Cut, Link, Norm, Params, Step
 
 
@@ -50,8 +51,8 @@ def cut(network: nn.Module, weight: str) -> Cut:
                 x = act(params, x)
         return x, kept
 
-    def kernels(params: Params) -> Params:
-        return {k: c.quantize(params[k]) if c.quantize else params[k] for k, c in convs.items()}
+    def kernels(params: Params) -> dict[str, tuple[Tensor, Tensor | None]]:
+        return {k: _term(c, params[k]) for k, c in convs.items()}
 
     pieces = tuple(x if isinstance(x, int) else _piece(*x) for x in after)
     return Cut(tuple(links), run, kernels, moves, pieces)
@@ -59,7 +60,19 @@ def cut(network: nn.Module, weight: str) -> Cut:
 
 def _link(name: str, conv: Conv, norm: Norm | None = None, step: Step | None = None) -> Link:
     bias = None if conv.bias is None else f"{name}.bias"
-    return Link(f"{name}.weight", bias, step, conv.padding, norm=norm, stride=conv.stride)
+    size = step_size(conv.source) if isinstance(conv.quantize, codes.Coder) else None
+    assert not isinstance(size, Tensor), "an activation that keeps its step size cannot be cut"
+    return Link(
+        f"{name}.weight", bias, step, conv.padding, norm=norm, stride=conv.stride, step_size=size
+    )
+
+
+def _term(conv: Conv, weight: Tensor) -> codes.Term:
+    """The weights a convolution multiplies by, and their scale."""
+    if not conv.quantize:
+        return codes.Term(weight)
+    terms = codes.of(conv.quantize, weight)
+    return terms[0] if len(terms) == 1 else codes.Term(codes.decoded(terms))
 
 
 def _walk(network: nn.Module, name: str) -> tuple[list[Apply | _Keep], list[_Named | int]]:

@@ -4,7 +4,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -76,9 +75,9 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map."""
-        if not self.quantize:
-            return F.linear(x, self.weight, self.bias)
-        terms = surrogate.weights(partial(codes.of, self.quantize), self.weight)
+        if not isinstance(self.quantize, codes.Coder):
+            return F.linear(x, _used(self), self.bias)
+        terms = surrogate.weights(self.quantize.coded, self.weight)
         return codes.linear(x, terms, self.bias, step_size(self.source))
 
 
@@ -110,11 +109,16 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""
-        if not self.quantize:
-            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
-        terms = surrogate.weights(partial(codes.of, self.quantize), self.weight)
+        if not isinstance(self.quantize, codes.Coder):
+            return F.conv2d(x, _used(self), self.bias, self.stride, self.padding)
+        terms = surrogate.weights(self.quantize.coded, self.weight)
         size = step_size(self.source)
         return codes.conv2d(x, terms, self.bias, self.stride, self.padding, size)
+
+
+def _used(layer: Linear | Conv) -> Tensor:
+    """The weights a layer multiplies by, where they are no codes."""
+    return surrogate.weights(layer.quantize, layer.weight) if layer.quantize else layer.weight
 
 
 def batchnorm(channels: int) -> nn.BatchNorm2d:

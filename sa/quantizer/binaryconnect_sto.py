@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
+from sa.codes import Term, Terms
 from sa.types import STRICT, Step
 
 
@@ -29,3 +30,7 @@ class BinaryConnectSto:
         """Binarize x, any shape, elementwise."""
         most = 1 - torch.finfo(x.dtype).eps  # so that logits are finite
         return surrogate.bernoulli(2 * torch.atanh(x.clamp(-most, most)), x)
+
+    def coded(self, x: Tensor) -> Terms:
+        """Return the signs, whose scale is 1."""
+        return (Term(self(x)),)

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sa import surrogate
+from sa.codes import Term, Terms
 from sa.types import Step
 
 
@@ -28,3 +29,7 @@ class Sign:
     def __call__(self, x: Tensor) -> Tensor:
         """Binarize x, any shape, elementwise."""
         return surrogate.sign(x)
+
+    def coded(self, x: Tensor) -> Terms:
+        """Return the signs, whose scale is 1."""
+        return (Term(self(x)),)

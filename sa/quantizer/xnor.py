@@ -35,15 +35,14 @@ class Xnor:
         """How q(w) moves with one weight; None where it moves the signs or scales of others."""
         return None if self.centre or self.scale == "tensor" else self._moves
 
-    def _moves(self, w: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-        """alpha_o moves by (|w_i + eps| - |w_i|)/n, and sign(w_i) may change."""
+    def _moves(self, w: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        """sign(w_i) may change, and alpha_o moves by (|w_i + eps| - |w_i|)/n."""
         moved = w + epsilon
-        sign, now = surrogate.hard_sign(w), surrogate.hard_sign(moved)
-        alpha, change = torch.ones_like(w), torch.zeros_like(w)
-        if self.scale == "channel":
-            alpha = w.abs().flatten(1).mean(1).view(-1, *[1] * (w.dim() - 1)).expand_as(w)
-            change = (moved.abs() - w.abs()) / w[0].numel()
-        return sign, change, (alpha + change) * (now - sign)
+        change = surrogate.hard_sign(moved) - surrogate.hard_sign(w)
+        if self.scale == "none":
+            return change, torch.ones_like(w)
+        alpha = w.abs().mean(tuple(range(1, w.dim())), keepdim=True)
+        return change, alpha + (moved.abs() - w.abs()) / w[0].numel()
 
     @property
     def granularity(self) -> str:
