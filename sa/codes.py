@@ -85,7 +85,7 @@ def linear(
 
     step_size: a number that all of x are multiples of; None where there is none.
     """
-    return _scaled(F.linear, x, terms, bias, step_size, 0)
+    return products(F.linear, x, terms, bias, step_size, 0)
 
 
 def conv2d(
@@ -101,10 +101,10 @@ def conv2d(
     def product(x: Tensor, w: Tensor) -> Tensor:
         return F.conv2d(x, w, None, stride, padding)
 
-    return _scaled(product, x, terms, bias, step_size, 2)
+    return products(product, x, terms, bias, step_size, 2)
 
 
-def _scaled(
+def products(
     product: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     terms: Terms,
@@ -112,7 +112,11 @@ def _scaled(
     step_size: Tensor | float | None,
     places: int,
 ) -> Tensor:
-    """The sum of the terms' products, each scaled; ``places`` dimensions follow the channels."""
+    """Return the sum of the terms' products, each scaled, and the bias.
+
+    product: (x, codes) -> (n, out, ...), with ``places`` dimensions behind the channels; linear in
+    both.
+    """
     if step_size is not None:
         x = counts(x, step_size)
     total: Tensor | None = None

@@ -1,8 +1,9 @@
 """The loss as a function of the parameters that move, in every way it can be evaluated.
 
 Everything is derived from row losses, ``rows(params, batch) -> (n,)``: the loss is their mean,
-summed in float64 whatever the network's dtype, in chunks so that memory stays within a budget
-whatever the batch or the number of points is.
+summed in float64 whatever the network's dtype, and the same bits whatever the order of the rows and
+the chunks they are evaluated in, which keep memory within a budget. (Points of a full-precision
+chain evaluated together, whose rows are rounded anyway, are summed chunk by chunk.)
 """
 
 import sys
@@ -19,6 +20,7 @@ from sa.curvature.engine import PART, Hessian, Jacobian
 from sa.curvature.view import View
 from sa.flips import chain, single
 from sa.flips import differences as flips
+from sa.total import total
 from sa.types import (
     Batch,
     Differences,
@@ -127,8 +129,8 @@ class Objective:
         """Loss at a point: 0-dim float64."""
         _, rows = self._plan(1, self.width)
         parts = blocks(self.batch.rows, rows)
-        total = sum(self.rows(params, self.batch.part(*p)).double().sum() for p in parts)
-        return torch.as_tensor(total) / self.batch.rows
+        losses = [self.rows(params, self.batch.part(*p)).double() for p in parts]
+        return total(torch.cat(losses)) / self.batch.rows
 
     @torch.no_grad()
     def values(self, stack: Params, base: Params | None = None) -> Tensor:
@@ -145,8 +147,9 @@ class Objective:
         out = torch.zeros(points, dtype=torch.float64, device=self.batch.inputs.device)
         for start, stop in blocks(points, chunk):
             some = {k: v[start:stop] for k, v in stack.items()}
-            for p in blocks(self.batch.rows, rows):
-                out[start:stop] += run(some, self.batch.part(*p)).double().sum(1)
+            parts = blocks(self.batch.rows, rows)
+            losses = [run(some, self.batch.part(*p)).double() for p in parts]
+            out[start:stop] = total(torch.cat(losses, 1))
         return out / self.batch.rows
 
     def _chained(self, stack: Params, shared: Params, points: int) -> Tensor:
@@ -200,20 +203,21 @@ class Objective:
                 return criterion(out, part.targets)
 
         leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-        total = torch.zeros((), dtype=torch.float64, device=self.batch.inputs.device)
+        losses = []
         grads = {k: torch.zeros_like(v) for k, v in params.items()}
         _, chunk = self._plan(1, 2 * passes * self.width)
         with torch.enable_grad():
             for p in blocks(self.batch.rows, chunk):
-                loss = each(leaves, self.batch.part(*p)).double().sum() / self.batch.rows
-                total += loss.detach()
+                one = each(leaves, self.batch.part(*p)).double()
+                losses.append(one.detach())
+                loss = one.sum() / self.batch.rows
                 if not loss.requires_grad:  # a function that cuts the graph: its derivative is 0
                     continue
                 got = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
                 for name, g in zip(leaves, got, strict=True):
                     grads[name] += g
         self._seen = (params, _versions(params), kept) if kept else None
-        return total, grads
+        return total(torch.cat(losses)) / self.batch.rows, grads
 
     def seen(self, params: Params) -> list[Tensor] | None:
         """The outputs that the last gradient saw, by parts of the rows, if it was at params."""
@@ -231,8 +235,8 @@ class Objective:
         chunk, rows = self._plan(points, 2 * self.width)
 
         def along(one: Params, part: Batch) -> Tensor:
-            total = lambda at: self.rows(at, part).double().sum()  # noqa: E731
-            return torch.func.jvp(total, (params,), (one,))[1]
+            summed = lambda at: self.rows(at, part).double().sum()  # noqa: E731
+            return torch.func.jvp(summed, (params,), (one,))[1]
 
         with torch.enable_grad():  # else steps would not look for a rule
             for p in blocks(self.batch.rows, rows):

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sa import surrogate
 from sa.objective import CRITERIA, Objective
 from sa.structure import coupling, describe, latent_weights
+from sa.total import total
 from sa.types import (
     Batch,
     Forget,
@@ -326,10 +327,11 @@ class Problem:
         """Loss, for classes accuracy, and ``fitted``, from a split's outputs, part by part."""
         batch, start = self.data[SPLITS.index(split)], 0
         spoilt = self.spoilt if split == "train" else None
-        loss = hits = fitted = 0.0
+        losses = []
+        hits = fitted = 0.0
         for part in outputs:
             rows = batch.part(start, start + len(part))
-            loss += float(self._losses(part, rows.targets).double().sum())
+            losses.append(self._losses(part, rows.targets).double())
             if self.task.dataset.classes:
                 truth = rows.targets.argmax(1) if self.kind == "mse" else rows.targets
                 right = part.argmax(1) == truth
@@ -337,7 +339,7 @@ class Problem:
                 if spoilt is not None:
                     fitted += float(right[spoilt[start : start + len(part)]].sum())
             start += len(part)
-        out: Numbers = {f"{split}/loss": loss / batch.rows}
+        out: Numbers = {f"{split}/loss": float(total(torch.cat(losses))) / batch.rows}
         if self.task.dataset.classes:
             out[f"{split}/accuracy"] = hits / batch.rows
         if spoilt is not None and spoilt.any():

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from sa.objective import CRITERIA
 from sa.problem import PART, SPLITS, Problem, statistics
 from sa.task import Task
+from sa.total import total
 from sa.types import Batch, Numbers, Params, Splits, Structure, blocks, stream
 
 
@@ -87,17 +88,18 @@ class Replicas(Problem):
         most = max(1, min(PART, self.task.memory // (8 * self.width)))
         for split in splits:
             batch = self.data[SPLITS.index(split)]
-            sums: dict[str, Tensor | float] = {"loss": 0.0}
+            losses, hits = [], []
             for start, stop in blocks(batch.rows, most):
                 part = batch.part(start, stop)
                 got = self._forward(params | (buffers or {}), part.inputs, "eval")
-                sums["loss"] += self._each(got, part.targets).double().sum(0)
+                losses.append(self._each(got, part.targets).double())
                 if self.task.dataset.classes:
                     truth = part.targets.argmax(2) if self.kind == "mse" else part.targets
-                    hits = (got.argmax(2) == truth).double().sum(0)
-                    sums["accuracy"] = sums.get("accuracy", 0.0) + hits
-            for name, total in sums.items():
-                each = torch.as_tensor(total) / batch.rows
+                    hits.append((got.argmax(2) == truth).double())
+            for name, parts in (("loss", losses), ("accuracy", hits)):
+                if not parts:
+                    continue
+                each = total(torch.cat(parts).T) / batch.rows
                 low, middle, high = each.quantile(each.new_tensor([0.05, 0.5, 0.95])).tolist()
                 key = f"{split}/{name}"
                 out |= {key: float(each.mean()), f"{key}/low": low, f"{key}/median": middle}

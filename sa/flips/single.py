@@ -6,7 +6,8 @@ scale of map o may move (`sa.types.Moves`). Where a norm, a step and another con
 only the states of map o matter and every distinct pattern of a row and map is evaluated once, as in
 a chain (``patterns``, `sa.flips.maps`). Elsewhere map o itself goes on as real numbers and the rest
 of the network runs for every coordinate and row that it moves (``suffixes``). In both, a block of
-the rest that begins with a step runs once for all that enter it with the same states of the same row.
+the rest that begins with a step runs once for all that enter it with the same states of the same
+row.
 
 Of a quantized kernel the sums of codes are kept and moved, and scales come after, as in a forward:
 a sum that is 0 is 0 in both, and so is the state at its threshold.

@@ -3,13 +3,18 @@
 import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from types import MethodType
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sa import surrogate
-from sa.model._layers import Activation, made
+from sa import codes, surrogate
+from sa.model._layers import Activation, made, step_size
 from sa.types import Quantizer
+
+_AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class _Weight(nn.Module):
     def __init__(self, quantize: Quantizer, like: Tensor):
         super().__init__()
         self.quantize = made(quantize, like)
+        self.source: tuple[Activation, ...] = ()  # in a tuple: it is no part of this
 
     def forward(self, w: Tensor) -> Tensor:
         return surrogate.weights(self.quantize, w)
@@ -67,12 +73,53 @@ def apply_quantizers(network: nn.Module, rules: Iterable[Rule]) -> nn.Module:
         if not getattr(quantize, "identity", False):
             layer = leaves[name]
             mine = _Weight(quantize, layer.weight)
+            affine = any(type(layer).forward is base.forward for base in _AFFINE)
             parametrize.register_parametrization(layer, "weight", mine)
+            if affine:
+                layer.forward = MethodType(_product, layer)
     for name, own in outputs.items():
         layer = leaves[name]
         layer.quantize = Activation(own.get("activation", _same), own.get("gradient"))
         layer.register_forward_hook(_after)
+    for name, row in network.named_modules():
+        if isinstance(row, nn.Sequential):
+            _connect(row, f"{name}." if name else "", set(outputs))
     return network
+
+
+def _connect(row: nn.Sequential, name: str, quantized: set[str]) -> None:
+    """Tell patched layers in a row which quantized output they come behind."""
+    source: tuple[Activation, ...] = ()
+    layers: Iterable[tuple[str, Any]] = row.named_children()
+    for key, layer in layers:
+        if (mine := _patched(layer)) is not None:
+            mine.source = source
+        if f"{name}{key}" in quantized:
+            source = (layer.quantize,)
+        elif not isinstance(layer, nn.Flatten | nn.MaxPool2d):
+            source = ()
+
+
+def _patched(layer: Any) -> _Weight | None:
+    """The quantizer that a layer's weights go through, if nothing else does."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    mine = layer.parametrizations.weight
+    return mine[0] if len(mine) == 1 and isinstance(mine[0], _Weight) else None
+
+
+def _product(layer: Any, x: Tensor) -> Tensor:
+    """The forward of a patched affine layer: scales of its weights come after the product."""
+    mine = _patched(layer)
+    if mine is None or not isinstance(mine.quantize, codes.Coder):
+        return type(layer).forward(layer, x)
+    weight = layer.parametrizations.weight.original
+    terms = surrogate.weights(mine.quantize.coded, weight)
+    size = step_size(mine.source)
+    if isinstance(layer, nn.Linear):
+        return codes.linear(x, terms, layer.bias, size)
+    product = partial(layer._conv_forward, bias=None)
+    return codes.products(product, x, terms, layer.bias, size, weight.dim() - 2)
 
 
 def _kept(layers: dict[str, nn.Module]) -> set[str]:
