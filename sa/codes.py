@@ -6,7 +6,8 @@ out as +-1e-17 by the order in which the machine adds: a sign step behind it is 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,25 @@ def counts(x: Tensor, step_size: Tensor | float) -> Tensor:
         most = TOLERANCE * torch.finfo(x.dtype).eps
         apart = torch.where((ratio - whole).abs() <= most * whole.abs(), whole - ratio, 0.0)
     return ratio + apart
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """The identity, for weights that start as codes times a scale: products see weights / scale.
+
+    The scale is a constant, as in `Term`.
+    """
+
+    identity: ClassVar[bool] = True
+    scale: Tensor
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """Return w."""
+        return w
+
+    def coded(self, w: Tensor) -> Terms:
+        """Return w / scale, whole numbers where w still is codes times the scale, and the scale."""
+        return (Term(counts(w, self.scale), self.scale),)
 
 
 def linear(

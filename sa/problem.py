@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sa import surrogate
+from sa import codes, surrogate
 from sa.objective import CRITERIA, Objective
 from sa.structure import coupling, describe, latent_weights
 from sa.total import total
@@ -144,15 +144,21 @@ class Problem:
         )
 
     def _opened(self, params: Params, batch: Batch) -> tuple[Objective, Params]:
-        """The loss without quantizers before weights, and the quantized weights of a point."""
+        """The loss without quantizers before weights, and the quantized weights of a point.
+
+        Scales of those weights still come after products, so that at the point it is the loss.
+        """
         network = copy.deepcopy(self.network)
         network.load_state_dict(self.frozen | params, strict=False)
         layers: Iterator[Any] = network.modules()
         for m in layers:
             if getattr(m, "slot", None) == "weight" and getattr(m, "quantize", None):
                 with torch.no_grad():
-                    m.weight.copy_(surrogate.weights(m.quantize, m.weight))
-                m.quantize = None
+                    terms = surrogate.weights(partial(codes.of, m.quantize), m.weight)
+                    m.weight.copy_(codes.decoded(terms))
+                scale = terms[0].scale if len(terms) == 1 else None
+                del m.quantize
+                m.quantize = None if scale is None else codes.Rescaled(scale)
         named = {k: p.detach() for k, p in network.named_parameters()}
         frozen = {k: p for k, p in named.items() if k not in params}
         mine = replace(

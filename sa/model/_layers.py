@@ -249,7 +249,8 @@ class Network(nn.Sequential):
                     raise ValueError(f"layer '{name}' has stride {layer.stride}")
                 case Linear() | Conv():
                     quantize = layer.quantize
-                    if quantize is not None and not getattr(quantize, "identity", False):
+                    scaled = isinstance(quantize, codes.Rescaled)
+                    if scaled or not (quantize is None or getattr(quantize, "identity", False)):
                         raise ValueError(f"the weights of layer '{name}' are quantized")
                     bias = f"{name}.bias" if layer.bias is not None else None
                     padding = layer.padding if isinstance(layer, Conv) else None
