@@ -54,7 +54,7 @@ class TTQ:
         """
         t = surrogate.ternary(w, self._delta(w))
         terms = [
-            Term(torch.where(t > 0, t, 0.0), positive),
+            Term(torch.where(t <= 0, 0.0, t), positive),
             Term(torch.where(t < 0, t, 0.0), negative),
         ]
         return [*terms, Term(torch.where(t == 0, t, 0.0))] if torch.is_grad_enabled() else terms
