@@ -19,9 +19,10 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "tracker": set(),
     "dashboard": set(),
     "ranking": set(),
+    "grouping": set(),
     "summary": set(),
-    "figure": {"ranking"},
-    "flips": {"codes", "types", "flips"},
+    "figure": {"grouping", "ranking"},
+    "flips": {"codes", "flips", "types"},
     "curvature": {"types", "curvature"},
     "objective": {"total", "types", "flips", "curvature"},
     "dataset": {"types"},
@@ -40,7 +41,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "train": {"types", "surrogate", "problem", "schedule", "average"},
     "launch": {"record", "launch"},
     "provenance": set(),
-    "sweep": {"record", "figure", "launch", "ranking", "sweep", "tracker"},
+    "sweep": {"record", "figure", "grouping", "launch", "ranking", "sweep", "tracker"},
     "config": {"config", "record", "task", "train", "types"},
     "data": {"dataset"},
     "replicas": {"total", "types", "objective", "problem", "task"},
@@ -51,7 +52,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
 }
 HYDRA = {"config", "run"}  # the only modules that know it
 NO_TORCH = set(
-    "data record tracker dashboard launch sweep figure ranking summary provenance driver".split()
+    "data record tracker dashboard launch sweep figure grouping ranking summary provenance driver".split()
 )
 
 

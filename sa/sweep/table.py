@@ -109,11 +109,13 @@ def aggregate(
     import pandas as pd
     from scipy import stats
 
-    keys = [c for c in settings if c != "seed" and table[c].astype(str).nunique() > 1]
+    from sa.grouping import configurations, varying
+
+    keys = varying(table[list(settings)])
     numbers = [c for c in results if pd.api.types.is_numeric_dtype(table[c])]
     rows = []
-    for values, some in table.groupby([table[k].astype(str) for k in keys] or (lambda _: 0)):
-        row: dict[str, Any] = dict(zip(keys, values, strict=True)) if keys else {}
+    for _, some in table.groupby(configurations(table[list(settings)])):
+        row: dict[str, Any] = {k: some[k].iloc[0] for k in keys}
         row["n"] = int(some["status"].isin(ENDED).sum())
         for c in numbers:
             got = some[c].astype(float).dropna()

@@ -1,0 +1,97 @@
+"""Which settings vary in a sweep, and which runs differ in the replicate alone.
+
+Every table, figure and ranking over seeds groups its runs by these functions.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+REPLICATE = "seed"
+"""The setting that repeats a configuration; everything else makes another configuration."""
+
+FOLLOWS = "by seed"
+"""What `configurations` puts for a setting like ``init_seed`` that changes with the replicate."""
+
+
+def varying(settings: pd.DataFrame) -> list[str]:
+    """Return the names of the settings that differ between configurations, in column order.
+
+    Args:
+        settings: a run a row, a setting a column, nothing else: ``table[names]``. A setting that
+            a run lacks is None or NaN, which counts as a value of its own.
+    """
+    plain = _plain(settings)
+    return [str(c) for c in plain if plain[c].nunique() > 1]
+
+
+def configurations(settings: pd.DataFrame) -> pd.Series:
+    """Return the number of each run's configuration, 0, 1, ... in order of appearance.
+
+    Runs have the same number exactly if they differ in the replicate alone.
+
+    Args:
+        settings: as in `varying`.
+    """
+    plain = _plain(settings)
+    found: dict[tuple[str, ...], int] = {}
+    rows = plain.itertuples(index=False, name=None)
+    return pd.Series([found.setdefault(row, len(found)) for row in rows], settings.index, dtype=int)
+
+
+def key(value: Any) -> str:
+    """Return a text that is equal for equal settings: 1 and 1.0 are, 1, True and "1" are not."""
+    return json.dumps(_canonical(value), sort_keys=True)
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _canonical(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):  # as parquet gives lists and numbers
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_canonical(v) for v in value]
+    if value is None or value is pd.NA or value != value:
+        return None
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _plain(settings: pd.DataFrame) -> pd.DataFrame:
+    """The keys of all settings less the replicate; a seed that follows it is `FOLLOWS`."""
+    keys = pd.DataFrame({c: settings[c].map(key, na_action=None) for c in settings}, dtype=object)
+    keys = keys.reindex(settings.index)
+    seed = keys.pop(REPLICATE) if REPLICATE in keys else pd.Series("", index=keys.index)
+    seeds = [c for c in keys if _is_seed(str(c)) and keys[c].nunique() > 1]
+    others = keys.drop(columns=seeds)
+    alike = pd.Series(list(others.itertuples(index=False, name=None)), keys.index, dtype=object)
+    for c in seeds:
+        keys[c] = _following(keys[c], seed, alike)
+    return keys
+
+
+def _is_seed(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last == "seed" or last.endswith("_seed")
+
+
+def _following(values: pd.Series, seed: pd.Series, alike: pd.Series) -> pd.Series:
+    """The values of another seed, those that change with the replicate replaced by `FOLLOWS`.
+
+    Among runs that are alike in all other settings, a value that comes with several seeds is a
+    setting like any other (``init_seed=7``). The rest follow the replicate if each seed has one.
+    """
+    out = values.copy()
+    single = []
+    for _, mine in values.groupby(alike):
+        of = seed.loc[mine.index]
+        if of.nunique() < 2:
+            single += list(mine.index) if len(mine) == 1 else []
+            continue
+        rest = mine[of.groupby(mine).transform("nunique") < 2]
+        if rest.groupby(of.loc[rest.index]).nunique().max() == 1:
+            out.loc[rest.index] = FOLLOWS
+    if (out == FOLLOWS).any():  # of one seed alone nobody can say; it is as the others are
+        out.loc[single] = FOLLOWS
+    return out
