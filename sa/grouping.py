@@ -19,9 +19,8 @@ FOLLOWS = "by seed"
 def varying(settings: pd.DataFrame) -> list[str]:
     """Return the names of the settings that differ between configurations, in column order.
 
-    Args:
-        settings: a run a row, a setting a column, nothing else: ``table[names]``. A setting that
-            a run lacks is None or NaN, which counts as a value of its own.
+    settings: a run a row, a setting a column, nothing else: ``table[table.attrs["settings"]]``. A
+    setting that a run lacks is None or NaN, which counts as a value of its own.
     """
     plain = _plain(settings)
     return [str(c) for c in plain if plain[c].nunique() > 1]
@@ -31,9 +30,7 @@ def configurations(settings: pd.DataFrame) -> pd.Series:
     """Return the number of each run's configuration, 0, 1, ... in order of appearance.
 
     Runs have the same number exactly if they differ in the replicate alone.
-
-    Args:
-        settings: as in `varying`.
+    settings: as in `varying`.
     """
     plain = _plain(settings)
     found: dict[tuple[str, ...], int] = {}

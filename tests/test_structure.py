@@ -52,7 +52,8 @@ MAY = {  # module or room of sa -> the modules of sa it may import
 }
 HYDRA = {"config", "run"}  # the only modules that know it
 NO_TORCH = set(
-    "data record tracker dashboard launch sweep figure grouping ranking summary provenance driver".split()
+    "data record tracker dashboard launch sweep figure grouping ranking summary provenance "
+    "driver".split()
 )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sa import record
 from sa.sweep.series import along, evaluated, is_number, thin_curves, varied
 from sa.sweep.status import ENDED, aligned, counted, runs_there
-from sa.sweep.table import Columns, cautions, gather, write_table
+from sa.sweep.table import Columns, cautions, framed, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,14 +56,11 @@ def report(root: Path, name: str, over: str = "step") -> None:
         about, points = record.read_manifest(root, name)
     except record.Missing as error:
         raise record.Missing(f"{error}; runs: {runs_there(root)}") from error
-    import pandas as pd
-
-    settings, results, provenance = gather(root, points)
-    table = write_table(root, name, pd.DataFrame(settings | results | provenance))
+    table = write_table(root, name, framed(root, points))
     print(_digest(points, table, about.get("objective")))
     folder = record.sweep_folder(root, name)
     figures, problems = _draw(root, about | {"name": name, "over": over}, points, table)
-    page = _page(about, points, table, list(settings), list(results))
+    page = _page(about, points, table)
     curves, unread = thin_curves(root, points)
     page |= {"title": name, "figures": figures, "problems": problems + unread, "curves": curves}
     page["expectations"] = _judged(about, points, table, folder)
@@ -210,10 +207,9 @@ def _page(
     about: dict[str, Any],
     points: list[dict[str, Any]],
     table: "pd.DataFrame",
-    settings: list[str],
-    results: list[str],
 ) -> dict[str, Any]:
     """What the template shows: facts, and a table of what varies and the key numbers."""
+    settings, results = table.attrs["settings"], table.attrs["results"]
     words = [dict(w.lstrip("+").split("=", 1) for w in p["overrides"] if "=" in w) for p in points]
     typed = {k: [w.get(k, "") for w in words] for k in dict.fromkeys(k for w in words for k in w)}
     swept: Columns = {k: v for k, v in typed.items() if len(set(v)) > 1}

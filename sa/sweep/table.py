@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,19 @@ def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, 
     return settings, outcomes, provenance
 
 
+def framed(root: Path, points: list[dict[str, Any]]) -> "pd.DataFrame":
+    """Return the table of a sweep, a run a row.
+
+    ``attrs["settings"]`` and ``attrs["results"]`` name the columns of each kind; parquet keeps them.
+    """
+    import pandas as pd
+
+    settings, results, provenance = gather(root, points)
+    table = pd.DataFrame(settings | results | provenance)
+    table.attrs |= {"settings": list(settings), "results": list(results)}
+    return table
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of a run; empty where there is none."""
     import yaml
@@ -86,21 +99,16 @@ def _uniform(values: list[Any]) -> list[Any]:
 
 def collect(root: Path, name: str) -> "pd.DataFrame":
     """Write and return the table of a sweep: config leaves, results, run_id, status, commit."""
-    import pandas as pd
-
     _, points = record.read_manifest(root, name)
-    settings, results, provenance = gather(root, points)
-    table = write_table(root, name, pd.DataFrame(settings | results | provenance))
-    over = aggregate(table, list(settings), list(results))
+    table = write_table(root, name, framed(root, points))
+    over = aggregate(table)
     path = record.sweep_folder(root, name) / "results_over_seeds.parquet"
     record.write_atomic(path, lambda temp: over.to_parquet(temp, index=False))
     print(f"table: {path} ({len(over)} rows: mean, quantiles, 95 % interval of each number)")
     return table
 
 
-def aggregate(
-    table: "pd.DataFrame", settings: Sequence[str], results: Sequence[str]
-) -> "pd.DataFrame":
+def aggregate(table: "pd.DataFrame") -> "pd.DataFrame":
     """One row for what differs in the seed alone: n, and of every number mean, quartiles, median.
 
     n counts the runs that have ended. ci95 is the half-width of a 95 % confidence interval of the
@@ -111,10 +119,11 @@ def aggregate(
 
     from sa.grouping import configurations, varying
 
-    keys = varying(table[list(settings)])
-    numbers = [c for c in results if pd.api.types.is_numeric_dtype(table[c])]
+    settings = table[table.attrs["settings"]]
+    keys = varying(settings)
+    numbers = [c for c in table.attrs["results"] if pd.api.types.is_numeric_dtype(table[c])]
     rows = []
-    for _, some in table.groupby(configurations(table[list(settings)])):
+    for _, some in table.groupby(configurations(settings)):
         row: dict[str, Any] = {k: some[k].iloc[0] for k in keys}
         row["n"] = int(some["status"].isin(ENDED).sum())
         for c in numbers:
