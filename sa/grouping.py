@@ -4,10 +4,10 @@ Every table, figure and ranking over seeds groups its runs by these functions.
 """
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 REPLICATE = "seed"
 """The setting that repeats a configuration; everything else makes another configuration."""
@@ -16,7 +16,7 @@ FOLLOWS = "by seed"
 """What `configurations` puts for a setting like ``init_seed`` that changes with the replicate."""
 
 
-def varying(settings: pd.DataFrame) -> list[str]:
+def varying(settings: "pd.DataFrame") -> list[str]:
     """Return the names of the settings that differ between configurations, in column order.
 
     settings: a run a row, a setting a column, nothing else: ``table[table.attrs["settings"]]``. A
@@ -26,12 +26,14 @@ def varying(settings: pd.DataFrame) -> list[str]:
     return [str(c) for c in plain if plain[c].nunique() > 1]
 
 
-def configurations(settings: pd.DataFrame) -> pd.Series:
+def configurations(settings: "pd.DataFrame") -> "pd.Series":
     """Return the number of each run's configuration, 0, 1, ... in order of appearance.
 
     Runs have the same number exactly if they differ in the replicate alone.
     settings: as in `varying`.
     """
+    import pandas as pd
+
     plain = _plain(settings)
     found: dict[tuple[str, ...], int] = {}
     rows = plain.itertuples(index=False, name=None)
@@ -44,6 +46,9 @@ def key(value: Any) -> str:
 
 
 def _canonical(value: Any) -> Any:
+    import numpy as np
+    import pandas as pd
+
     if isinstance(value, dict):
         return {str(k): _canonical(v) for k, v in value.items()}
     if isinstance(value, np.ndarray | np.generic):  # as parquet gives lists and numbers
@@ -55,8 +60,10 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _plain(settings: pd.DataFrame) -> pd.DataFrame:
+def _plain(settings: "pd.DataFrame") -> "pd.DataFrame":
     """The keys of all settings less the replicate; a seed that follows it is `FOLLOWS`."""
+    import pandas as pd
+
     keys = pd.DataFrame({c: settings[c].map(key, na_action=None) for c in settings}, dtype=object)
     keys = keys.reindex(settings.index)
     seed = keys.pop(REPLICATE) if REPLICATE in keys else pd.Series("", index=keys.index)
@@ -73,7 +80,7 @@ def _is_seed(name: str) -> bool:
     return last == "seed" or last.endswith("_seed")
 
 
-def _following(values: pd.Series, seed: pd.Series, alike: pd.Series) -> pd.Series:
+def _following(values: "pd.Series", seed: "pd.Series", alike: "pd.Series") -> "pd.Series":
     """The values of another seed, those that change with the replicate replaced by `FOLLOWS`.
 
     Among runs that are alike in all other settings, a value that comes with several seeds is a

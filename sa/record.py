@@ -66,11 +66,12 @@ class Unwritable(RecordError):
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes a run itself: the config minus bookkeeping, 1.0 = 1, tuples = lists."""
-    unset = BOOKKEEPING | {k for k in LATER if _off(config.get(k))}
+    unset = BOOKKEEPING | {k for k in LATER if is_off(config.get(k))}
     return {str(k): _canonical(v, str(k)) for k, v in config.items() if k not in unset}
 
 
-def _off(value: Any) -> bool:
+def is_off(value: Any) -> bool:
+    """Whether a setting of `LATER` has the value of runs that are older than it."""
     return not value and (value is False or not isinstance(value, int))  # 0 is a seed
 
 

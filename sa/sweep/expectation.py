@@ -69,12 +69,18 @@ def judge(
 ) -> list[dict[str, Any]]:
     """Each expectation with what was observed: mean, its 95 % interval, n of what, the verdict.
 
-    table: a run a row; words: the overrides of each run. pass: the whole interval over seeds (by
-    Student's t; of one seed that over its settings, of one run its value) agrees; fail: none of it
-    does; else inconclusive.
+    table: a run a row, with its ``status`` (all are done if there is no such column) and in
+    ``attrs["results"]`` the names of the results; words: the overrides of each run.
+
+    pass: the whole interval over seeds (by Student's t; of one seed that over its settings, of one
+    run its value) agrees, and no run is missing; fail: none of the interval agrees; else
+    inconclusive. ``missing`` counts by name the runs (of ``runs``) without a number: diverged,
+    failed, lost, ..., or done without it. A diverged run's numbers are not used, unless ``where``
+    asks for a ``status``.
     """
+    results = table.attrs.get("results", [str(c) for c in table if "/" in str(c)])
     table = table.reset_index(drop=True).join(_typed(words))
-    return [_judged(e, table) for e in expected]
+    return [_judged(e, table, set(results)) for e in expected]
 
 
 def line(judged: dict[str, Any]) -> str:
@@ -86,6 +92,8 @@ def line(judged: dict[str, Any]) -> str:
     if judged["observed"] is not None:
         low, high = judged["interval"]
         seen = f"{judged['observed']:.4g} [{low:.4g}, {high:.4g}] of {judged['n']} {judged['of']}"
+    lacking = ", ".join(f"{n} of {judged['runs']} {how}" for how, n in judged["missing"].items())
+    seen += f"; {lacking}" if lacking else ""
     return f"{judged['verdict']}: {judged['id']}: {seen}; expected {asked} ({judged['source']})"
 
 
@@ -97,18 +105,41 @@ def _typed(words: Sequence[Sequence[str]]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=range(len(typed)))
 
 
-def _judged(e: Expectation, table: pd.DataFrame) -> dict[str, Any]:
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
+class _Side:
+    """The runs that an expectation is of, or those it compares with.
+
+    runs: a run a row. number: the statistic of each, nan where the run has none that counts.
+    missing: why it has none, of these runs alone. unmatched: how many done runs have the settings
+    but not the results that were asked for.
+    """
+
+    runs: pd.DataFrame
+    number: pd.Series
+    missing: pd.Series
+    unmatched: int
+
+
+def _judged(e: Expectation, table: pd.DataFrame, results: set[str]) -> dict[str, Any]:
     out: dict[str, Any] = {
         "id": e.id, "statistic": e.statistic, "predicate": e.predicate, "value": e.value,
         "source": e.source, "observed": None, "interval": None, "n": 0, "of": "seeds",
-        "verdict": "inconclusive", "why": "",
+        "verdict": "inconclusive", "why": "", "missing": {}, "runs": 0,
     }  # fmt: skip
     try:
-        got = _observed(e, table).dropna()
+        sides = [_side(e, table, x, results) for x in (e.where, e.against) if x is not None]
     except KeyError as error:
         return out | {"why": f"no run has {error.args[0]}"}
+    missing = pd.concat([side.missing for side in sides])
+    runs = len(set().union(*(side.runs.index for side in sides)))
+    lacking = missing[~missing.index.duplicated()].value_counts().to_dict()
+    out |= {"missing": lacking, "runs": runs}
+    if e.statistic not in table:
+        return out | {"why": f"no run has {e.statistic}"}
+    every = _observed(e, sides, table)
+    got = every.dropna()
     if got.empty:
-        if e.tau is not None and not _chosen(table, e.where).empty:
+        if e.tau is not None and not sides[0].runs.empty:
             return out | {"why": f"no seed has three runs to order by {e.tau}"}
         return out | {"why": "no run has it"}
     mean, n, reach = float(got.mean()), len(got), 0.0
@@ -118,54 +149,118 @@ def _judged(e: Expectation, table: pd.DataFrame) -> dict[str, Any]:
     least, most = mean - reach, mean + reach
     if e.tau is not None:
         least, most = max(least, -1.0), min(most, 1.0)
+    undefined = _undefined(e, sides, every)
     verdict = "pass" if low <= least and most <= high else "inconclusive"
     verdict = "fail" if most < low or least > high else verdict
-    seeds = got.index.name == "seed"
-    of = f"{'seed' if seeds else 'run'}{'s' if n > 1 else ''}{'' if seeds else ' of one seed'}"
-    if seeds and e.tau is None and (short := _short(e, table)):
-        of += f" ({short} without all settings)"
+    if verdict == "pass" and (lacking or undefined):
+        verdict = "inconclusive"
+    of = _of(e, sides, every, undefined)
     seen = {"observed": mean, "interval": [least, most], "n": n, "of": of}
     return out | seen | {"verdict": verdict}
 
 
-def _observed(e: Expectation, table: pd.DataFrame) -> pd.Series:
-    """The statistic, a number a seed; of one seed's own, a number a run."""
-    mine = _chosen(table, e.where)
+def _side(e: Expectation, table: pd.DataFrame, where: str, results: set[str]) -> _Side:
+    """The runs that have the words; one that is not done may yet have the results asked for."""
+    words = where.split()
+    asked = [w for w in words if w.partition("=")[0] in results]
+    having = _chosen(table, [w for w in words if w not in asked])
+    matching = _chosen(having, asked)
+    status = having["status"] if "status" in having else pd.Series("done", having.index)
+    waived = any(w.partition("=")[0] == "status" for w in words)
+    open_ = having.index[(status != "done") & (not waived)]
+    kept = having.index.isin(matching.index.union(open_))
+    runs, status = having[kept], status[kept]
+    number = _number(runs, e.statistic)
+    number = number.mask(runs.index.isin(open_))
+    missing = status.where(runs.index.isin(open_), f"without {e.statistic}")[number.isna()]
     if e.tau is not None:
-        other = f":{e.tau}" if f":{e.tau}" in table else e.tau
-        seeds = mine.groupby("seed", dropna=False)
-        taus = {
-            s: ranking.kendall(_number(some, e.statistic), _number(some, other))
-            for s, some in seeds
-        }
+        other = _number(runs, _column(table, e.tau))
+        number = number.mask(other.isna())
+        none = number.isna() & ~number.index.isin(missing.index)
+        missing = pd.concat([missing, pd.Series(f"without {e.tau}", number.index[none])])
+    return _Side(runs, number, missing, int((~kept).sum()))
+
+
+def _observed(e: Expectation, sides: Sequence[_Side], table: pd.DataFrame) -> pd.Series:
+    """The statistic, a number a seed; of one seed's own, a number a run. nan where undefined."""
+    mine = sides[0]
+    if e.tau is not None:
+        other = _number(mine.runs, _column(table, e.tau))
+        seeds = mine.number.groupby(mine.runs["seed"], dropna=False)
+        taus = {s: ranking.kendall(some, other.loc[some.index]) for s, some in seeds}
         return pd.Series(taus, dtype=float).rename_axis("seed")
     if e.against is None:
-        one = mine["seed"].nunique(dropna=False) == 1
-        return _number(mine, e.statistic) if one else _means(mine, e.statistic)
-    both = [_means(some, e.statistic) for some in (mine, _chosen(table, e.against))]
-    return both[0] / both[1] if e.how == "ratio" else both[0] - both[1]
+        one = mine.runs["seed"].nunique(dropna=False) == 1
+        return mine.number if one else _means(mine)
+    both = [_means(side) for side in sides]
+    told = both[0] / both[1] if e.how == "ratio" else both[0] - both[1]
+    return told.where(told.abs() < math.inf)
 
 
-def _short(e: Expectation, table: pd.DataFrame) -> int:
+def _undefined(e: Expectation, sides: Sequence[_Side], every: pd.Series) -> int:
+    """Of how many seeds all runs have a number, and the statistic has none: 0 / 0, or a tie."""
+    if e.tau is None and e.against is None:
+        return 0
+    need = 1 if e.tau is None else 3
+    full = [set(_counts(x.number, x.runs).loc[lambda n: n >= need].index) for x in sides]
+    return len(set(every.index[every.isna()]) & set.intersection(*full))
+
+
+def _of(e: Expectation, sides: Sequence[_Side], every: pd.Series, undefined: int) -> str:
+    """What the numbers are of, with those that are left out: ``seeds (1 without a pair)``."""
+    n, notes = len(every.dropna()), []
+    seeds = every.index.name == "seed"
+    of = f"{'seed' if seeds else 'run'}{'s' if n > 1 else ''}{'' if seeds else ' of one seed'}"
+    if seeds and e.tau is None and (short := _short(sides)):
+        notes.append(f"{short} without all settings")
+    if undefined:
+        notes.append(f"{undefined} undefined")
+    if e.against is not None:
+        planned = [set(side.runs["seed"].dropna()) for side in sides]
+        if alone := len(planned[0] ^ planned[1]):
+            notes.append(f"{alone} without a pair")
+    if e.tau is not None and (few := int(every.isna().sum()) - undefined):
+        notes.append(f"{few} without three runs")
+    if unmatched := sum(side.unmatched for side in sides):
+        notes.append(f"{unmatched} run{'s' if unmatched > 1 else ''} left out by their results")
+    return of + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _short(sides: Sequence[_Side]) -> int:
     """Of how many seeds the mean is over fewer runs than others', as where a run failed."""
-    sides = [_chosen(table, x) for x in (e.where, e.against) if x is not None]
-    each = [_number(x, e.statistic).groupby(x["seed"], dropna=False).count() for x in sides]
-    return len({seed for one in each for seed in one.index[one < one.max()]})
+    each = [_counts(side.number, side.runs) for side in sides]
+    several = [one for one in each if not one.empty and one.max() > 1]
+    return len({seed for one in several for seed in one.index[one < one.max()]})
 
 
-def _means(table: pd.DataFrame, column: str) -> pd.Series:
-    return _number(table, column).groupby(table["seed"], dropna=False).mean()
+def _counts(number: pd.Series, runs: pd.DataFrame) -> pd.Series:
+    return number.groupby(runs["seed"], dropna=False).count()
+
+
+def _means(side: _Side) -> pd.Series:
+    return side.number.groupby(side.runs["seed"], dropna=False).mean()
 
 
 def _number(table: pd.DataFrame, column: str) -> pd.Series:
-    return pd.to_numeric(table[column], errors="coerce").astype(float)
+    """A column as finite numbers; nan elsewhere, and everywhere if no run has it."""
+    given = table[column] if column in table else pd.Series(math.nan, table.index)
+    number = pd.to_numeric(given, errors="coerce").astype(float)
+    return number.where(number.abs() < math.inf)
 
 
-def _chosen(table: pd.DataFrame, where: str) -> pd.DataFrame:
+def _column(table: pd.DataFrame, key: str) -> str:
+    """The column of a setting or result: as it was typed, else as it was resolved."""
+    name = f":{key}" if f":{key}" in table else key
+    if name not in table:
+        raise KeyError(key)
+    return name
+
+
+def _chosen(table: pd.DataFrame, words: Sequence[str]) -> pd.DataFrame:
     """The runs that have all of the words, by what was typed or else by their configuration."""
-    for word in where.split():
+    for word in words:
         key, _, pattern = word.partition("=")
-        column = table[f":{key}" if f":{key}" in table else key]
+        column = table[_column(table, key)]
         if key in table:  # a point that did not type it has it all the same
             column = column.where(column.notna(), table[key])
         table = table.loc[[_alike(v, pattern) for v in column] if len(column) else []]

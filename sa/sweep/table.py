@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa import record
+from sa.grouping import REPLICATE, configurations, key, varying
 from sa.sweep.series import kind_of
-from sa.sweep.status import ENDED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,23 +17,22 @@ Columns = dict[str, list[Any]]
 
 
 def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every leaf; a list is a leaf, written as JSON."""
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{prefix}{key}.")
+    """(dotted name, value) of every leaf; a list is a leaf unless it holds mappings: ``ends.0``."""
+    for name, value in config.items():
+        inside = isinstance(value, list) and any(isinstance(v, dict) for v in value)
+        node = {str(i): v for i, v in enumerate(value)} if inside else value
+        if isinstance(node, dict) and node:
+            yield from leaves(node, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, dict | list) else value
+            yield f"{prefix}{name}", node
 
 
 def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, Columns]:
     """The columns of a sweep's table, a value a point: configuration, results, provenance."""
-    configs, results = [], []
+    results = []
     provenance: Columns = {"run_id": [], "status": [], "commit": []}
     for point in points:
         folder = root / "runs" / point["run_id"]
-        config = read_config(folder)
-        kept = {k: v for k, v in config.items() if k not in record.BOOKKEEPING}
-        configs.append({k: v for k, v in leaves(kept) if k not in record.BOOKKEEPING})
         results.append(record.read_result(root, folder.name) or {})
         meta = record.read_json(folder / "meta.json") or {}
         several = meta.get("commits")
@@ -44,17 +43,59 @@ def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, 
         provenance["run_id"].append(folder.name)
         provenance["status"].append(record.state(folder))
         provenance["commit"].append("+".join(commits) or None)  # resumed on another: both
-    outcomes = _transposed(results, skip=provenance)
-    settings = _transposed(configs)
+    configs = configured(root, points)
+    if any(config.get("ends") for config in configs):  # as written; the settings have it resolved
+        provenance["ends"] = [json.dumps(c["ends"]) if c.get("ends") else None for c in configs]
+    flat = [dict(leaves(_looked_up(root, config))) for config in configs]
+    outcomes = _transposed(results, _uniform, skip=provenance)
+    settings = _transposed(flat, _settings, skip=record.BOOKKEEPING | {"ends"})
     taken = outcomes.keys() | provenance.keys()
     settings = {f"config.{k}" if k in taken else k: v for k, v in settings.items()}
     return settings, outcomes, provenance
 
 
+def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the configuration of every point, without bookkeeping.
+
+    A point without a readable folder has the configuration of one with the same words, less the
+    seed. A setting that is younger than some of the runs has its value that is off for those.
+    """
+    configs = [read_config(root / "runs" / p["run_id"]) for p in points]
+    configs = [{k: v for k, v in c.items() if k not in record.BOOKKEEPING} for c in configs]
+    words = [[w for w in p["overrides"] if not is_replicate(w)] for p in points]
+    known = {tuple(w): c for w, c in zip(words, configs, strict=True) if c}
+    for at, point in enumerate(points):
+        if not configs[at] and (alike := known.get(tuple(words[at]))):
+            seeds = [w.partition("=")[2] for w in point["overrides"] if is_replicate(w)]
+            configs[at] = {**alike, REPLICATE: int(seeds[-1])} if seeds else dict(alike)
+    for name in record.LATER:
+        off = [c[name] for c in configs if name in c and record.is_off(c[name])]
+        for config in configs if off else []:
+            config.setdefault(name, off[0])
+    return configs
+
+
+def is_replicate(word: str) -> bool:
+    """Whether a word of the command line sets the replicate: ``seed=1``."""
+    return word.lstrip("+").partition("=")[0] == REPLICATE
+
+
+def _looked_up(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the trainings that ``ends`` names by their ids told in full."""
+    ends = config.get("ends")
+    if not isinstance(ends, list):
+        return config
+    full: list[Any] = []
+    for end in ends:
+        found = read_config(root / "runs" / end) if isinstance(end, str) else {}
+        full.append({k: v for k, v in found.items() if k not in record.BOOKKEEPING} or end)
+    return config | {"ends": {str(i): end for i, end in enumerate(full)}}
+
+
 def framed(root: Path, points: list[dict[str, Any]]) -> "pd.DataFrame":
     """Return the table of a sweep, a run a row.
 
-    ``attrs["settings"]`` and ``attrs["results"]`` name the columns of each kind; parquet keeps them.
+    ``attrs["settings"]`` and ``attrs["results"]`` name the columns of a kind; parquet keeps them.
     """
     import pandas as pd
 
@@ -82,9 +123,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _transposed(rows: list[dict[str, Any]], skip: Iterable[str] = ()) -> Columns:
+def _transposed(
+    rows: list[dict[str, Any]], uniform: Callable[[list[Any]], list[Any]], skip: Iterable[str] = ()
+) -> Columns:
     names = dict.fromkeys(k for row in rows for k in row if k not in skip)
-    return {k: _uniform([row.get(k) for row in rows]) for k in names}
+    return {k: uniform([row.get(k) for row in rows]) for k in names}
 
 
 def _uniform(values: list[Any]) -> list[Any]:
@@ -97,6 +140,27 @@ def _uniform(values: list[Any]) -> list[Any]:
     return [v if isinstance(v, str | None) else json.dumps(v) for v in values]
 
 
+def _settings(values: list[Any]) -> list[Any]:
+    """One kind a column; where runs disagree, text that is equal only for equal settings.
+
+    A text that could be taken for another kind is quoted there: ``"1"`` beside 1.
+    """
+    kinds = {kind_of(v) for v in values if v is not None}
+    large = any(isinstance(v, int) and abs(v) >= 2**53 for v in values)
+    rounded = large and not all(isinstance(v, int) for v in values)  # by a column of floats
+    if kinds <= {"text"} or (len(kinds) == 1 and kinds <= {"bool", "number"} and not rounded):
+        return values
+    return [v if v is None or _plain_text(v) else key(v) for v in values]
+
+
+def _plain_text(value: Any) -> bool:
+    try:
+        json.loads(value)
+    except (TypeError, ValueError):
+        return isinstance(value, str)
+    return False
+
+
 def collect(root: Path, name: str) -> "pd.DataFrame":
     """Write and return the table of a sweep: config leaves, results, run_id, status, commit."""
     _, points = record.read_manifest(root, name)
@@ -104,38 +168,51 @@ def collect(root: Path, name: str) -> "pd.DataFrame":
     over = aggregate(table)
     path = record.sweep_folder(root, name) / "results_over_seeds.parquet"
     record.write_atomic(path, lambda temp: over.to_parquet(temp, index=False))
-    print(f"table: {path} ({len(over)} rows: mean, quantiles, 95 % interval of each number)")
+    print(f"table: {path} ({len(over)} rows: n, mean, quantiles, 95 % interval of each number)")
     return table
 
 
 def aggregate(table: "pd.DataFrame") -> "pd.DataFrame":
-    """One row for what differs in the seed alone: n, and of every number mean, quartiles, median.
+    """One row for runs that differ in the seed alone: the settings that vary, and every number.
 
-    n counts the runs that have ended. ci95 is the half-width of a 95 % confidence interval of the
-    mean, by Student's t of its numbers; nan for one.
+    ``runs`` counts all of them, ``n`` those that are done; ``diverged``, ``failed``, ... the rest.
+    Of every number: ``n``, the done runs that have it, and their mean, quartiles and median.
+    ci95 is the half-width of a 95 % confidence interval of the mean, by Student's t; nan for one.
     """
     import pandas as pd
     from scipy import stats
 
-    from sa.grouping import configurations, varying
-
     settings = table[table.attrs["settings"]]
     keys = varying(settings)
-    numbers = [c for c in table.attrs["results"] if pd.api.types.is_numeric_dtype(table[c])]
+    states = sorted(set(table["status"]) - {"done"})
     rows = []
     for _, some in table.groupby(configurations(settings)):
+        done = some[some["status"] == "done"]
         row: dict[str, Any] = {k: some[k].iloc[0] for k in keys}
-        row["n"] = int(some["status"].isin(ENDED).sum())
-        for c in numbers:
-            got = some[c].astype(float).dropna()
+        row |= {"n": len(done), "runs": len(some)}
+        row |= {f"runs/{s}": int((some["status"] == s).sum()) for s in states}
+        for c in numeric(table):
+            got = finite(done[c])
             width = stats.t.ppf(0.975, len(got) - 1) * float(str(got.sem()))
             row |= {
-                f"{c}/mean": got.mean(), f"{c}/ci95": width,
+                f"{c}/n": len(got), f"{c}/mean": got.mean(), f"{c}/ci95": width,
                 f"{c}/q25": got.quantile(0.25), f"{c}/median": got.median(),
                 f"{c}/q75": got.quantile(0.75),
             }  # fmt: skip
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def numeric(table: "pd.DataFrame") -> list[str]:
+    """Return the names of the results that are numbers, or true and false, in every run."""
+    kinds = {c: {kind_of(v) for v in table[c] if v is not None} for c in table.attrs["results"]}
+    return [c for c, kind in kinds.items() if kind and kind <= {"number", "bool"}]
+
+
+def finite(column: "pd.Series") -> "pd.Series":
+    """Return the numbers of a column, without what is missing or infinite."""
+    got = column.dropna().astype(float)
+    return got[got.abs() < float("inf")]
 
 
 def write_table(root: Path, name: str, table: "pd.DataFrame") -> "pd.DataFrame":
