@@ -133,6 +133,14 @@ class Objective:
         return total(torch.cat(losses)) / self.batch.rows
 
     @torch.no_grad()
+    def row_losses(self, params: Params) -> Tensor:
+        """The loss of every row at a point, (n,) float64 on the CPU; their mean is `value`."""
+        _, rows = self._plan(1, self.width)
+        parts = blocks(self.batch.rows, rows)
+        each = [self.rows(params, self.batch.part(*p)).double().reshape(-1) for p in parts]
+        return torch.cat(each).cpu()
+
+    @torch.no_grad()
     def values(self, stack: Params, base: Params | None = None) -> Tensor:
         """Losses (K,) float64 at K points; names missing from the stack are shared, from base."""
         shared = {k: v for k, v in (base or {}).items() if k not in stack}

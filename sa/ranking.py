@@ -40,6 +40,45 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     return out.reset_index()
 
 
+def within_noise(gains: np.ndarray) -> tuple[int, int, int] | None:
+    """Return the positions (best, low, high) of the best option and of the range that equals it.
+
+    gains: (n, k), higher is better: n paired observations (seeds, or rows) of k options in order;
+    nan where not measured. An option equals the best if the 95 % interval (Student's t) of the
+    paired differences to it contains 0; of one observation, only if their gains are equal. The
+    range grows from the best to both sides as long as options equal it. None if nothing is
+    measured.
+    """
+    gains = np.where(np.isfinite(gains), gains, np.nan)
+    counts = np.isfinite(gains).sum(0)
+    if not counts.any():
+        return None
+    full = counts == counts.max()  # a mean of other observations is no match
+    means = np.full(gains.shape[1], -np.inf)
+    means[full] = np.nanmean(gains[:, full], axis=0)
+    best = low = high = int(means.argmax())
+    equal = [
+        bool(full[k]) and _equal(gains[:, best] - gains[:, k], means) for k in range(len(full))
+    ]
+    while low > 0 and equal[low - 1]:
+        low -= 1
+    while high < len(equal) - 1 and equal[high + 1]:
+        high += 1
+    return best, low, high
+
+
+def _equal(apart: np.ndarray, means: np.ndarray) -> bool:
+    from scipy import stats
+
+    apart = apart[np.isfinite(apart)]
+    rounding = 1e-12 * float(np.abs(means[np.isfinite(means)]).max())
+    mean, n = float(apart.mean()), len(apart)
+    if n < 2:
+        return mean <= rounding
+    reach = float(stats.t.ppf(0.975, n - 1)) * float(apart.std(ddof=1)) / math.sqrt(n)
+    return mean <= reach + rounding
+
+
 def kendall(predicted: pd.Series, truth: pd.Series) -> float:
     """Kendall's tau-b (Kendall 1945) of two orders, ties counted; nan below three pairs.
 

@@ -161,10 +161,24 @@ def _replicated(result: dict[str, Any]) -> list[tuple[str, str]]:
                 mean = got[f"sensitivity_bits/{how}/spent"]
                 words = f"loss {got[f'sensitivity_bits/{how}/loss']} at {mean} bits: {bits}"
                 out.append((f"  {how}", words))
-    if "smoothing/sigma" in got:
-        best = f"eps {got['smoothing/epsilon']}, sigma {got['smoothing/sigma']}"
-        out.append(("descend best", best))
+    for scale, short in (("epsilon", "eps"), ("sigma", "sigma")):
+        if f"smoothing/{scale}" in got:
+            out.append((f"which {short}?", _range(result, scale, short)))
     return out
+
+
+def _range(result: dict[str, Any], scale: str, short: str) -> str:
+    """The best scale and those that descend as far within noise."""
+    low, high = (result.get(f"smoothing/{scale}_{end}") for end in ("low", "high"))
+    best = f"{short} {result[f'smoothing/{scale}']:g} descends furthest"
+    if low is None or high is None:  # of a run before there was a range
+        return best
+    kind = "box" if scale == "epsilon" else "gaussian"
+    tried = result.get(f"smoothing/{kind}/{scale}") or []
+    if low == high:
+        return f"{best}; no neighbour is within noise of it"
+    same = f"{low:g} to {high:g} are within noise of it"
+    return f"indifferent: {same}" if [low, high] == [tried[0], tried[-1]] else f"{best}; {same}"
 
 
 def _curved(result: dict[str, Any]) -> list[tuple[str, str]]:

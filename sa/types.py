@@ -415,6 +415,10 @@ class Objective(Protocol):
         """Loss at a point: 0-dim float64."""
         ...
 
+    def row_losses(self, params: Params) -> Tensor:
+        """The loss of every row, (n,) float64 on the CPU; their mean is `value`."""
+        ...
+
     def values(self, stack: Params, base: Params | None = None) -> Tensor:
         """Losses at K points: (K,) float64; stack has a leading K, base fills missing names."""
         ...

@@ -8,6 +8,7 @@ import torch
 from annotated_types import Ge, Gt, Len
 from pydantic.dataclasses import dataclass
 
+from sa import ranking
 from sa.analysis._line import descend, unit
 from sa.types import (
     STRICT,
@@ -38,7 +39,10 @@ class Smoothing:
     noise); ``gap``, E f(w + s e) - f(w) with e normal (gaussian) or uniform in the cube (box);
     ``flips``, the share of activations' states that the best step changes; ``cosine``, all cosines
     between the two kinds, sigma by sigma. Numbers: ``epsilon`` and ``sigma``, those that descend
-    furthest held out.
+    furthest held out; ``epsilon_low`` to ``epsilon_high``, ``sigma_low`` to ``sigma_high``, the
+    range around each whose decreases differ from it by no more than the rows' noise (the 95 %
+    interval of the mean over the held-out rows of the paired differences). A range that is all
+    scales says that the choice is indifferent.
     """
 
     smoother: Estimator
@@ -69,7 +73,7 @@ class Smoothing:
             ("box", "epsilon", self.epsilons, boxes, cube),
             ("gaussian", "sigma", self.sigmas, gaussians, normal),
         ):
-            best, held, flips = self._descend(objective, params, value, grads)
+            best, held, flips, gains = self._descend(objective, params, value, grads)
             moved = [objective.values(unflatten(w + s * e, params)) for s in scales]
             out[f"{kind}/gap"] = [float(m.mean()) - value for m in moved]
             if flips:
@@ -81,25 +85,32 @@ class Smoothing:
             }
             if held:
                 out[f"{kind}/heldout"] = held
-            told = held or best
-            out[scale] = scales[told.index(max(told))]
+            found = ranking.within_noise(gains.numpy())
+            for name, at in zip(("", "_low", "_high"), found or (), strict=False):
+                out[f"{scale}{name}"] = scales[at]
         out["cosine"] = [float(unit(g) @ unit(b)) for g in gaussians for b in boxes]
         return {f"smoothing/{k}": v for k, v in out.items()}
 
     def _descend(
         self, objective: Objective, params: Params, value: float, grads: list[torch.Tensor]
-    ) -> tuple[list[float], list[float], list[float]]:
-        """Best decrease along each gradient; held out, and states flipped, at the same lr."""
+    ) -> tuple[list[float], list[float], list[float], torch.Tensor]:
+        """Best decrease along each gradient; held out, states flipped, at the same lr.
+
+        Last the decreases (rows, gradients) of each row, held out if there are such rows.
+        """
         ends = math.log10(self.lr_min), math.log10(self.lr_max)
         lrs = torch.logspace(*ends, self.points, dtype=torch.float64)
-        best, held, flips = [], [], []
+        best, held, flips, after = [], [], [], []
+        judge = objective if objective.heldout is None else objective.heldout
         for grad in grads:
             drop, lr, other = descend(objective, params, grad, value, lrs)
             best.append(drop)
             if other is not None:
                 held.append(other)
             there = unflatten(flatten(params) - lr * unit(grad), params)
+            after.append(judge.row_losses(there))
             rate = objective.flip_rate(params, there)
             if rate is not None:
                 flips.append(rate)
-        return best, held, flips
+        gains = judge.row_losses(params)[:, None] - torch.stack(after, 1)
+        return best, held, flips, gains
