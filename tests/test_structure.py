@@ -17,11 +17,12 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "total": set(),
     "record": set(),
     "tracker": set(),
-    "dashboard": set(),
-    "ranking": set(),
+    "dashboard": {"names"},
+    "names": set(),
+    "ranking": {"names"},
     "grouping": set(),
-    "summary": set(),
-    "figure": {"grouping", "ranking"},
+    "summary": {"names"},
+    "figure": {"grouping", "names", "ranking"},
     "flips": {"codes", "flips", "types"},
     "curvature": {"types", "curvature"},
     "objective": {"total", "types", "flips", "curvature"},
@@ -41,7 +42,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "train": {"types", "surrogate", "problem", "schedule", "average"},
     "launch": {"record", "launch"},
     "provenance": set(),
-    "sweep": {"record", "figure", "grouping", "launch", "ranking", "sweep", "tracker"},
+    "sweep": set("record figure grouping launch names ranking sweep tracker".split()),
     "config": {"config", "record", "task", "train", "types"},
     "data": {"dataset"},
     "replicas": {"total", "types", "objective", "problem", "task"},
@@ -52,7 +53,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
 }
 HYDRA = {"config", "run"}  # the only modules that know it
 NO_TORCH = set(
-    "data record tracker dashboard launch sweep figure grouping ranking summary provenance "
+    "data record tracker dashboard launch sweep figure grouping names ranking summary provenance "
     "driver".split()
 )
 
