@@ -40,14 +40,14 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     return out.reset_index()
 
 
-def within_noise(gains: np.ndarray) -> tuple[int, int, int] | None:
+def within_noise(gains: np.ndarray, paired: bool = True) -> tuple[int, int, int] | None:
     """Return the positions (best, low, high) of the best option and of the range that equals it.
 
-    gains: (n, k), higher is better: n paired observations (seeds, or rows) of k options in order;
-    nan where not measured. An option equals the best if the 95 % interval (Student's t) of the
-    paired differences to it contains 0; of one observation, only if their gains are equal. The
-    range grows from the best to both sides as long as options equal it. None if nothing is
-    measured.
+    gains: (n, k), higher is better: n observations (seeds, or rows) of k options in order; nan
+    where not measured. An option equals the best if its mean is lower by no more than the 95 %
+    half-width (Student's t) of their paired differences; not paired, of the best's own mean. Of one
+    observation, only if the gains are equal. The range grows from the best to both sides as long as
+    options equal it. None if nothing is measured.
     """
     gains = np.where(np.isfinite(gains), gains, np.nan)
     counts = np.isfinite(gains).sum(0)
@@ -57,8 +57,10 @@ def within_noise(gains: np.ndarray) -> tuple[int, int, int] | None:
     means = np.full(gains.shape[1], -np.inf)
     means[full] = np.nanmean(gains[:, full], axis=0)
     best = low = high = int(means.argmax())
+    rounding = 1e-12 * float(np.abs(means[full]).max())
+    noise = [gains[:, best] - (gains[:, k] if paired else 0) for k in range(len(full))]
     equal = [
-        bool(full[k]) and _equal(gains[:, best] - gains[:, k], means) for k in range(len(full))
+        means[best] - m <= _half_width(d) + rounding for m, d in zip(means, noise, strict=True)
     ]
     while low > 0 and equal[low - 1]:
         low -= 1
@@ -67,16 +69,15 @@ def within_noise(gains: np.ndarray) -> tuple[int, int, int] | None:
     return best, low, high
 
 
-def _equal(apart: np.ndarray, means: np.ndarray) -> bool:
+def _half_width(values: np.ndarray) -> float:
+    """Of the 95 % interval of the mean of what is finite; 0 of one value."""
     from scipy import stats
 
-    apart = apart[np.isfinite(apart)]
-    rounding = 1e-12 * float(np.abs(means[np.isfinite(means)]).max())
-    mean, n = float(apart.mean()), len(apart)
+    values = values[np.isfinite(values)]
+    n = len(values)
     if n < 2:
-        return mean <= rounding
-    reach = float(stats.t.ppf(0.975, n - 1)) * float(apart.std(ddof=1)) / math.sqrt(n)
-    return mean <= reach + rounding
+        return 0.0
+    return float(stats.t.ppf(0.975, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
 
 
 def kendall(predicted: pd.Series, truth: pd.Series) -> float:

@@ -40,9 +40,10 @@ class Smoothing:
     ``flips``, the share of activations' states that the best step changes; ``cosine``, all cosines
     between the two kinds, sigma by sigma. Numbers: ``epsilon`` and ``sigma``, those that descend
     furthest held out; ``epsilon_low`` to ``epsilon_high``, ``sigma_low`` to ``sigma_high``, the
-    range around each whose decreases differ from it by no more than the rows' noise (the 95 %
-    interval of the mean over the held-out rows of the paired differences). A range that is all
-    scales says that the choice is indifferent.
+    range around each whose decreases are below its own by no more than the noise of that, the 95 %
+    half-width of its mean over the held-out rows. (Other rows would have given other directions
+    too, so differences paired by row would promise too much.) A range of all scales says that the
+    choice is indifferent. All three are missing where no decrease is finite.
     """
 
     smoother: Estimator
@@ -85,7 +86,7 @@ class Smoothing:
             }
             if held:
                 out[f"{kind}/heldout"] = held
-            found = ranking.within_noise(gains.numpy())
+            found = ranking.within_noise(gains.numpy(), paired=False)
             for name, at in zip(("", "_low", "_high"), found or (), strict=False):
                 out[f"{scale}{name}"] = scales[at]
         out["cosine"] = [float(unit(g) @ unit(b)) for g in gaussians for b in boxes]
