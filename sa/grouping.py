@@ -40,6 +40,11 @@ def configurations(settings: "pd.DataFrame") -> "pd.Series":
     return pd.Series([found.setdefault(row, len(found)) for row in rows], settings.index, dtype=int)
 
 
+def is_replicate(word: str) -> bool:
+    """Return whether a word of the command line, or its key, sets the replicate: ``seed=1``."""
+    return word.lstrip("+").partition("=")[0] == REPLICATE
+
+
 def key(value: Any) -> str:
     """Return a text that is equal for equal settings: 1 and 1.0 are, 1, True and "1" are not."""
     return json.dumps(_canonical(value), sort_keys=True)

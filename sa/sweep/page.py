@@ -1,43 +1,21 @@
 """The report of a sweep: table, figures, verdicts, and one page that needs nothing else."""
 
 import base64
-import shlex
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa import record
-from sa.sweep.series import along, evaluated, is_number, thin_curves, varied
-from sa.sweep.status import ENDED, aligned, counted, runs_there
-from sa.sweep.table import Columns, cautions, framed, write_table
+from sa.sweep import scales, view
+from sa.sweep.export import export
+from sa.sweep.label import varied, worded
+from sa.sweep.series import along, evaluated, is_number, thin_curves
+from sa.sweep.shown import Cell, Row, counted, over_seeds, short_of
+from sa.sweep.status import ENDED, aligned, runs_there
+from sa.sweep.table import aggregate, framed, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-KEY_NUMBERS = (
-    "value alignment/cosine alignment/scale descent/best descent/ratio train/loss train/accuracy "
-    "test/loss test/accuracy evals seconds"
-).split()
-"""The results the report's table shows beside the objective; a row unfolds to all the others."""
-
-DIGEST = (
-    "alignment/cosine",
-    "descent/best",
-    "descent/best_heldout",
-    "smoothing/epsilon",
-    "smoothing/sigma",
-    "bias_variance/bias2",
-    "bias_variance/variance",
-    "efficiency/at_evals/cosine",
-    "training/ratio",
-    "quant_error/least",
-    "cost/bops",
-    "sensitivity_bits/kendall/taylor",
-    "sensitivity_bits/gain",
-    "train/loss",
-    "test/accuracy",
-    "evals",
-)
-"""The results the terminal's table shows, where a sweep has them."""
 
 PICTURES = 12
 """The most figures of one kind in the page."""
@@ -57,45 +35,47 @@ def report(root: Path, name: str, over: str = "step") -> None:
     except record.Missing as error:
         raise record.Missing(f"{error}; runs: {runs_there(root)}") from error
     table = write_table(root, name, framed(root, points))
-    print(_digest(points, table, about.get("objective")))
+    labels, keys = worded(points, table), view.key_numbers(table, about.get("objective"))
+    own = about.get("objective")
+    print(_digest(labels, table, [k for k in keys if k in view.TERMINAL or k == own]))
+    answers = scales.answers(table, labels)
+    print("\n".join([*answers, ""]) if answers else "", end="")
     folder = record.sweep_folder(root, name)
+    tables = export(folder, table, aggregate(table), labels, keys)
+    print(f"tables: {', '.join(str(p) for p in tables)}")
     figures, problems = _draw(root, about | {"name": name, "over": over}, points, table)
-    page = _page(about, points, table)
+    page = view.page(about, points, table, labels)
     curves, unread = thin_curves(root, points)
     page |= {"title": name, "figures": figures, "problems": problems + unread, "curves": curves}
+    page |= {"answers": answers, "tables": [p.name for p in (folder / "results.parquet", *tables)]}
     page["expectations"] = _judged(about, points, table, folder)
     for point, row in zip(points, page["rows"], strict=True):
         reason = record.load_status(root / "runs" / point["run_id"]).get("error")
         row["detail"] += f"\n\n{reason}" if reason else ""
-    record.write_text(folder / "report.html", _rendered(page))
+    record.write_text(folder / "report.html", view.rendered(page))
     print(f"report: {folder / 'report.html'}")
 
 
-def _digest(
-    points: list[dict[str, Any]], table: "pd.DataFrame", objective: str | None = None
-) -> str:
-    """The small table for the terminal: mean (least ... most) over seeds of the key numbers.
-
-    A study's objective comes first where it is a number.
-    """
-    keys = [k for k in DIGEST if k in table and table[k].notna().any()]
-    if objective and objective in table and table[objective].map(is_number).any():
-        keys = [objective, *(k for k in keys if k != objective)]
-    groups: dict[str, list[int]] = {}
-    for at, point in enumerate(points):
-        words = [w for w in point["overrides"] if not w.startswith("seed=")]
-        groups.setdefault(" ".join(words) or "the defaults", []).append(at)
-    lines = [["mean (least ... most)", "runs", *keys]]
-    for label, places in list(groups.items())[:40]:
-        cells = []
-        for key in keys:
-            got = table[key].iloc[places].dropna().astype(float)
-            spread = f" ({got.min():.3g} ... {got.max():.3g})" if got.nunique() > 1 else ""
-            cells.append(f"{got.mean():.4g}{spread}" if len(got) else "")
-        ended = int(table["status"].iloc[places].isin(ENDED).sum())
-        lines.append([label, str(ended), *cells])
-    more = f"\n... and {len(groups) - 40} more in the page" if len(groups) > 40 else ""
+def _digest(labels: list[str], table: "pd.DataFrame", keys: list[str]) -> str:
+    """The small table for the terminal: mean (least ... most) over seeds of the key numbers."""
+    names, rows = over_seeds(table, labels, keys)
+    kept = [k for k in range(len(names)) if any(row.cells[k].n for row in rows)]
+    lines = [["mean (least ... most)", "runs", *(names[k] for k in kept)]]
+    for row in rows[:40]:
+        lines.append([row.label, counted(row), *(_spread(row.cells[k], row) for k in kept)])
+    more = f"\n... and {len(rows) - 40} more in the page" if len(rows) > 40 else ""
     return "\n" + aligned(lines) + more + "\n"
+
+
+def _spread(cell: Cell, row: Row) -> str:
+    """``0.5 (0.4 ... 0.6)``, with the number of runs where it is not all that are done."""
+    if not cell.n:
+        return ""
+    if cell.reference:
+        return f"{cell.mean:.4g} (reference)"
+    low, high = f"{cell.low:.3g}", f"{cell.high:.3g}"
+    ends = f" ({low} ... {high})" if low != high else ""
+    return f"{cell.mean:.4g}{ends}{short_of(cell, row)}"
 
 
 def _judged(
@@ -160,9 +140,9 @@ def _draw(
     kinds = about.get("figure") or []
     figures, problems = [], []
     folder = record.sweep_folder(root, about["name"]) / "figures"
-    ended = table[table["status"].isin(ENDED)]
-    ended.attrs["rows"] = lambda run: _steps(root / "runs" / run)
-    ended.attrs["expectations"] = about.get("expectations") or []
+    table = table.copy()
+    table.attrs["rows"] = lambda run: _steps(root / "runs" / run)
+    table.attrs["expectations"] = about.get("expectations") or []
     for kind in [kinds] if isinstance(kinds, str) else kinds:
         try:
             from sa.figure import draw
@@ -171,7 +151,7 @@ def _draw(
             if kind == "curves":
                 paths = _all_curves(root, points, folder, about["over"])
             else:
-                paths = draw.draw(kind, _source(kind, root, points, ended, about["over"]), folder)
+                paths = draw.draw(kind, _source(kind, root, points, table, about["over"]), folder)
         except Exception as error:  # one figure must not cost the page
             problems.append(f"figure {kind}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")
@@ -180,81 +160,34 @@ def _draw(
         for path in pictures:
             print(f"figure: {path}")
         for path in pictures[:PICTURES]:
-            picture = base64.b64encode(path.read_bytes()).decode()
-            figures.append({"kind": kind, "uri": f"data:image/png;base64,{picture}"})
+            figures.append(_figure(kind, path, paths, folder.parent))
         if len(pictures) > PICTURES:
             more = f"{kind}: {PICTURES} of {len(pictures)} figures are shown, all are in {folder}"
             problems.append(more)
     return figures, problems
 
 
+def _figure(kind: str, path: Path, paths: list[Path], folder: Path) -> dict[str, Any]:
+    """What the page shows of a figure: the picture, what it is in words, links to its files."""
+    picture = base64.b64encode(path.read_bytes()).decode()
+    others = [p for p in paths if p.stem == path.stem and p.parent == path.parent and p != path]
+    links = {p.suffix[1:].upper(): p.relative_to(folder).as_posix() for p in others}
+    about = (import_module(f"sa.figure.{kind}").__doc__ or kind).strip()
+    return {
+        "kind": kind, "uri": f"data:image/png;base64,{picture}", "caption": about, "links": links
+    }  # fmt: skip
+
+
 def _source(
-    kind: str, root: Path, points: list[dict[str, Any]], ended: "pd.DataFrame", over: str
+    kind: str, root: Path, points: list[dict[str, Any]], table: "pd.DataFrame", over: str
 ) -> "pd.DataFrame":
     """The table that a kind of figure is drawn from."""
     if kind == "trajectories":
         from sa.sweep import weight_pca
 
         return weight_pca.table(root, points)
-    named = varied(points)
+    named = varied(points, table)
     if kind == "bands":
         return evaluated(root, points, named, over)
     words = dict(zip([p["run_id"] for p in points], named, strict=True))
-    return ended.assign(words=ended["run_id"].map(words))
-
-
-def _page(
-    about: dict[str, Any],
-    points: list[dict[str, Any]],
-    table: "pd.DataFrame",
-) -> dict[str, Any]:
-    """What the template shows: facts, and a table of what varies and the key numbers."""
-    settings, results = table.attrs["settings"], table.attrs["results"]
-    words = [dict(w.lstrip("+").split("=", 1) for w in p["overrides"] if "=" in w) for p in points]
-    typed = {k: [w.get(k, "") for w in words] for k in dict.fromkeys(k for w in words for k in w)}
-    swept: Columns = {k: v for k, v in typed.items() if len(set(v)) > 1}
-    if not swept:  # a plan without overrides: read it off the configurations
-        swept = {k: list(table[k]) for k in settings if table[k].nunique() > 1}
-    lists = {k for k in results if any(isinstance(v, list) for v in table[k])}
-    keys = dict.fromkeys(k for k in (about.get("objective"), *KEY_NUMBERS) if k in results)
-    keys = keys or dict.fromkeys([k for k in results if k not in lists][:12])
-    shown = swept | {k: list(table[k]) for k in keys if k not in lists}
-    shown["status"] = list(table["status"])
-    rows = []
-    for i, (_, row) in enumerate(table.iterrows()):
-        named = [(k, row[k]) for k in (*settings, *results, "run_id", "commit") if k not in lists]
-        detail = "\n".join(f"{k}: {_text(v, 10)}" for k, v in named if _text(v))
-        hidden = ", ".join(k for k in results if k in lists and isinstance(row[k], list))
-        detail += f"\n\nlists, in results.parquet: {hidden}" if hidden else ""
-        cells = [_text(v[i]) for v in shown.values()]
-        rows.append({"cells": cells, "detail": detail, "run": row["run_id"]})
-    return {
-        "description": about.get("description"),
-        "command": "python -m sa.run " + shlex.join(map(str, about.get("argv") or [])),
-        "created": about.get("created"),
-        "counts": counted(list(table["status"])),
-        "commits": sorted({c for both in table["commit"].dropna() for c in both.split("+")}),
-        "cautions": cautions(table),
-        "columns": list(shown),
-        "rows": rows,
-    }
-
-
-def _text(value: Any, digits: int = 4) -> str:
-    if value is None or value != value:
-        return ""
-    if isinstance(value, float):
-        whole = value.is_integer() and abs(value) < 1e12
-        return str(int(value)) if whole else f"{value:.{digits}g}"
-    return str(value)
-
-
-def _rendered(page: dict[str, Any]) -> str:
-    import jinja2
-
-    source = Path(__file__).with_name("report.html").read_text()
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    return environment.from_string(source).render(page)
+    return table[table["status"].isin(ENDED)].assign(words=table["run_id"].map(words))

@@ -1,6 +1,5 @@
 """The curves of trainings as the page holds them: thinned."""
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -57,18 +56,6 @@ def _numbers(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
     """(step, value) wherever a row has both, to the four digits that a curve can show."""
     pairs = [(row.get("step"), row.get(key)) for row in rows]
     return [(x, float(f"{y:.4g}")) for x, y in pairs if is_number(x) and is_number(y)]
-
-
-def varied(points: list[dict[str, Any]]) -> list[str]:
-    """What each run of a sweep varies beside its seed: ``model=cnn lr=1``, or ``cnn`` of one."""
-    words = [dict(w.lstrip("+").split("=", 1) for w in p["overrides"] if "=" in w) for p in points]
-    keys = dict.fromkeys(k for one in words for k in one if k != "seed")
-    kept = [k for k in keys if len({one.get(k) for one in words}) > 1]
-    if len(kept) == 1 and not any(re.fullmatch(r"(?i)true|false|[-\d.e]+", str(one.get(kept[0])))
-                                  for one in words):  # fmt: skip
-        return [one.get(kept[0], "") for one in words]
-    shown = {k: k.rpartition(".")[2] for k in kept}
-    return [" ".join(f"{shown[k]}={one[k]}" for k in kept if k in one) for one in words]
 
 
 def along(folder: Path, over: str) -> Callable[[Mapping[str, Any]], float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa import record
-from sa.grouping import REPLICATE, configurations, key, varying
+from sa.grouping import REPLICATE, configurations, is_replicate, key, varying
 from sa.sweep.series import kind_of
 
 if TYPE_CHECKING:
@@ -73,11 +73,6 @@ def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]
         for config in configs if off else []:
             config.setdefault(name, off[0])
     return configs
-
-
-def is_replicate(word: str) -> bool:
-    """Whether a word of the command line sets the replicate: ``seed=1``."""
-    return word.lstrip("+").partition("=")[0] == REPLICATE
 
 
 def _looked_up(root: Path, config: dict[str, Any]) -> dict[str, Any]:

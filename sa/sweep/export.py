@@ -1,0 +1,95 @@
+"""A sweep's tables for other programs: CSV of all, LaTeX (booktabs) of the key numbers."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sa import record
+from sa.sweep.shown import Cell, Row, counted, half_width, over_seeds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ESCAPES = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+}  # fmt: skip
+
+
+def export(
+    folder: Path,
+    table: "pd.DataFrame",
+    over: "pd.DataFrame",
+    labels: Sequence[str],
+    columns: Sequence[str],
+) -> list[Path]:
+    """Write results.csv, results_over_seeds.parquet, .csv and .tex of a sweep; return the paths.
+
+    table: a run a row; over: what `table.aggregate` makes of it. columns: the results that the
+    LaTeX table shows, a row a configuration, named by ``labels`` (of every run).
+    """
+    names, rows = over_seeds(table, labels, columns)
+    paths = [folder / "results.csv"]
+    paths += [folder / f"results_over_seeds.{end}" for end in ("parquet", "csv", "tex")]
+    record.write_text(paths[0], _csv(table))
+    record.write_atomic(paths[1], lambda temp: over.to_parquet(temp, index=False))
+    record.write_text(paths[2], _csv(over))
+    record.write_text(paths[3], latex(names, rows))
+    return paths
+
+
+def _csv(table: "pd.DataFrame") -> str:
+    """A table as CSV: lists as JSON, what is missing as an empty field."""
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(table.columns)
+    out.writerows([[_field(v) for v in row] for row in table.itertuples(index=False, name=None)])
+    return text.getvalue()
+
+
+def _field(value: Any) -> Any:
+    import numpy as np
+
+    if isinstance(value, list | np.ndarray):
+        return json.dumps([None if x != x else float(x) for x in value])
+    return "" if value is None or value != value else value
+
+
+def latex(names: Sequence[str], rows: Sequence[Row]) -> str:
+    r"""Return a ``tabular`` for ``\usepackage{booktabs}``: means and 95 % intervals over seeds."""
+    empty = [not any(row.cells[k].n for row in rows) for k in range(len(names))]
+    kept = [k for k in range(len(names)) if not empty[k]]
+    head = ["configuration", "runs", *(names[k] for k in kept)]
+    lines = [
+        "% \\usepackage{booktabs}; mean over seeds, +- the half-width of its 95 % interval",
+        "\\begin{tabular}{ll" + "r" * len(kept) + "}",
+        "\\toprule", " & ".join(map(_escaped, head)) + r" \\", "\\midrule",
+    ]  # fmt: skip
+    for row in rows:
+        cells = [_number(row.cells[k], row) for k in kept]
+        lines.append(" & ".join([_escaped(row.label), _escaped(counted(row)), *cells]) + r" \\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _number(cell: Cell, row: Row) -> str:
+    if not cell.n:
+        return "--"
+    if cell.reference:
+        return f"${_power(f'{cell.mean:.4g}')}$ (reference)"
+    half = f" \\pm {_power(half_width(cell.half))}" if cell.half == cell.half else ""
+    n = f" ($n={cell.n}$)" if cell.n < row.runs else ""
+    return f"${_power(f'{cell.mean:.4g}')}{half}${n}"
+
+
+def _power(number: str) -> str:
+    """1e-05 as a power of ten."""
+    mantissa, _, exponent = number.partition("e")
+    return f"{mantissa} \\cdot 10^{{{int(exponent)}}}" if exponent else mantissa
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"[\\&%$#_{}~^]", lambda m: ESCAPES[m.group()], text)
