@@ -21,22 +21,32 @@ TRUTH = "training/ratio"
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """One row an estimator and activation: means over seeds, the number of runs, the final rank.
+    """One row an estimator and activation: means over the seeds that are done, and the final rank.
 
-    table: runs with a ``label`` and an ``activation``. The spread of the truth is the standard
-    error over seeds, ``training/ratio/sem``; ``rank`` 1 is the lowest final loss.
+    table: runs with a ``label`` and an ``activation``, and their ``status`` (done, if there is no
+    such column). ``runs`` counts all of them, ``n`` those that have the truth. The spread of the
+    truth is the standard error over seeds, ``training/ratio/sem``. ``rank`` 1 is the lowest final
+    loss; who lost a run, as by divergence, comes last and has no rank.
     """
     keys = ["activation", "label"]
     plain = ("value", "alignment/scale", "evals", "seconds", "training/heldout", "training/steps")
     columns = [c for c in (*ONE_STEP, *plain, TRUTH) if c in table]
-    numbers = table[keys].join(table[columns].apply(pd.to_numeric, errors="coerce"))
-    grouped = numbers.groupby(keys, sort=False)
+    numbers = table[columns].apply(pd.to_numeric, errors="coerce").astype(float)
+    numbers = numbers.where(numbers.abs() < math.inf)
+    if "status" in table:
+        numbers = numbers.where(table["status"] == "done")
+    grouped = table[keys].join(numbers).groupby(keys, sort=False, dropna=False)
     out = grouped[columns].mean()
     out["runs"] = grouped.size()
     if TRUTH in out:
+        out["n"] = grouped[TRUTH].count()
         out[f"{TRUTH}/sem"] = grouped[TRUTH].sem()
-        out["rank"] = out.groupby("activation")[TRUTH].rank()
-        out = out.sort_values(["activation", TRUTH], kind="stable")
+        whole = out[TRUTH].where(out["n"] == out["runs"])
+        out["rank"] = whole.groupby("activation").rank()
+        out = out.assign(lost=whole.isna()).sort_values(
+            ["activation", "lost", TRUTH], kind="stable"
+        )
+        out = out.drop(columns="lost")
     return out.reset_index()
 
 
@@ -120,20 +130,23 @@ def best_rank(predicted: pd.Series, truth: pd.Series, k: int) -> int:
 def judged(rows: pd.DataFrame, k: int = 5) -> pd.DataFrame:
     """For each activation and one-step figure: how well it orders the estimators of `means`.
 
-    Columns: tau (1: the same order), ``precision@k``, ``best@k``, n, and best_so_far, the lowest
-    truth among the first 1, 2, ... estimators in the predicted order.
+    Columns: tau (1: the same order), ``precision@k``, ``best@k``, n of how many estimators (those
+    that lost no run), and best_so_far, the lowest truth among the first 1, 2, ... estimators in the
+    predicted order.
     """
     out = []
     for activation, mine in rows.groupby("activation", sort=False):
         for column, name in ONE_STEP.items():
-            if column not in mine or mine[column].notna().sum() < 3:
+            if column not in mine:
                 continue
-            some = mine.dropna(subset=[column, TRUTH])
+            some = mine[mine["n"] == mine["runs"]].dropna(subset=[column, TRUTH])
+            if len(some) < 3:
+                continue
             best = some.sort_values(column, ascending=False)[TRUTH].cummin()
             few = min(k, len(some))
             out.append(
                 {
-                    "activation": activation, "figure": name, "n": len(some),
+                    "activation": activation, "figure": name, "n": len(some), "of": len(mine),
                     "tau": kendall(some[column], -some[TRUTH]),
                     f"precision@{k}": precision(some[column], some[TRUTH], few),
                     f"best@{k}": best_rank(some[column], some[TRUTH], few),

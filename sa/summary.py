@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from sa import names
+
 
 def tell(config: dict[str, Any], result: dict[str, Any]) -> None:
     """The result in words a person reads, on the terminal."""
@@ -35,10 +37,10 @@ def quantized(layers: dict[str, str]) -> str:
 
 
 def _reference(config: dict[str, Any]) -> str:
-    """The class of the first reference that gradients are aligned with."""
+    """The first reference that gradients are aligned with, as tables and figures call it."""
     node = (config.get("analysis") or {}).get("alignment") or {}
     first: dict[str, Any] = next(iter(node.get("references", {}).values()), {})
-    return str(first.get("_target_", "CDG")).rpartition(".")[2]
+    return names.reference(first.get("_target_"), first.get("epsilon"))
 
 
 def _told(result: dict[str, Any], who: str) -> list[tuple[str, str]]:
@@ -56,7 +58,7 @@ def _told(result: dict[str, Any], who: str) -> list[tuple[str, str]]:
         limit = result.get("alignment/ceiling")
         top = f"; two batches' {who} agree to {limit:.3f}" if limit is not None else ""
         out.append((f"cosine to {who}", f"{_number(result['alignment/cosine'])}{law}{top}"))
-        mine, other = result["target"], "box" if who == "CDG" else "its own"
+        mine, other = result["target"], "box" if who.startswith("CDG") else "its own"
         right = "1 is right" if mine == other else f"another target: {who}'s is {other}, this one's"
         right += "" if mine == other else f" {mine}"
         out.append(("scale", f"{_number(result['alignment/scale'])} of {who}'s ({right})"))

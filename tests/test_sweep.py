@@ -305,13 +305,21 @@ def test_the_terminal_table_is_over_seeds():
     )
     points = [{"overrides": [f"dim={d}", f"seed={s}"]} for d, s in ((4, 0), (4, 1), (8, 0))]
     told = report._digest(points, table).splitlines()
-    assert told[1].split() == "mean (least ... most) runs descent/best test/accuracy".split()
+    head = "mean (least ... most) runs descent/best test accuracy (%)"
+    assert told[1].split() == head.split()
     assert told[2].split() == "dim=4 2 2 (1 ... 3)".split()
-    assert told[3].split() == "dim=8 1 5 0.5".split()
+    assert told[3].split() == "dim=8 1 5 50".split()
+    table["value"] = 10.0
+    assert "best relative decrease (%)" in report._digest(points, table)
+    assert report._digest(points, table).splitlines()[2].split() == "dim=4 2 20 (10 ... 30)".split()
+    del table["value"]
     table["barrier"] = [0.5, 0.5, None]  # what the study is about comes first
     told = report._digest(points, table, "barrier").splitlines()
-    assert told[1].split()[-3:] == ["barrier", "descent/best", "test/accuracy"]
+    assert told[1].split()[-5:] == ["barrier", "descent/best", "test", "accuracy", "(%)"]
     assert told[2].split() == "dim=4 2 0.5 2 (1 ... 3)".split()
+    table.loc[1, "status"] = "diverged"  # what it reached is no result
+    told = report._digest(points, table).splitlines()
+    assert told[2].split() == "dim=4 1 of 2: 1 diverged 1".split()
 
 
 def test_the_page_stands_alone(mixed, figure, capsys):
@@ -335,13 +343,20 @@ def test_the_page_stands_alone(mixed, figure, capsys):
     page = (folder / "report.html").read_text()
     assert not re.search(r"https?:|//[a-z]+\.|@import|<link[^>]+stylesheet|url\(", page)
     sources = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]*)""", page)
-    assert len(sources) == 2 and all(s.startswith("data:") for s in sources)
+    inside = [s for s in sources if s.startswith("data:")]
+    beside = [s for s in sources if not s.startswith("data:")]
+    assert len(inside) == 2 and "results_over_seeds.tex" in beside and "figures/good.svg" in beside
+    assert all((folder / s).is_file() for s in beside if not s.startswith("figures/"))
     assert "figure bad: bad needs the column &lt;dim&gt;" in page
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
     assert "a &amp; b &lt;i&gt;" in page and "cosine &gt; 0.8" in page and "today" in page
     assert page.count('<tr class="row">') == 6 and page.count("<script>") == 1
-    head = re.findall(r"<th><button>(.*?)</button>", page)
-    assert head == ["seed", "value", "seconds", "status"]
+    seeds, runs = (re.findall(r"<th data-key[^>]*><button[^>]*>(.*?)</button>", x) for x in
+                   page.split('<table id="runs">'))  # fmt: skip
+    assert seeds == ["configuration", "n of runs", "loss at the point", "seconds"]
+    assert runs == ["seed", "loss at the point", "seconds", "status"]
+    assert 'title="The seed of every random number of the run: the replicate."' in page
+    assert "1 of 6: 1 diverged, 1 failed, 1 lost, 1 pending, 1 running" in page
     assert "estimator.sigma: 0.1" in page and ids[0] in page
     assert "6 points: " in page and "c0ffee" in page
     assert "ValueError: the last line" in page
@@ -355,8 +370,9 @@ def test_the_page_of_a_plan_without_overrides_shows_what_varies(tmp_path, figure
     done(tmp_path, configs[0], profile=[0.125, 7.75])
     report.report(tmp_path, "study")
     page = (tmp_path / "sweeps/study/report.html").read_text()
-    head = re.findall(r"<th><button>(.*?)</button>", page)
-    assert head == ["seed", "dim", "value", "seconds", "status"]
+    runs = page.split('<table id="runs">')[1]
+    head = re.findall(r"<th data-key[^>]*><button[^>]*>(.*?)</button>", runs)
+    assert head == ["seed", "dim", "loss at the point", "seconds", "status"]
     assert "7.75" not in page and "lists, in results.parquet: profile" in page
 
 
@@ -434,10 +450,10 @@ def test_a_browser_sorts_filters_and_draws(trained):
     assert shown(opened(page, "#sort=-test/accuracy")) == [ten, one, zero]
     assert shown(opened(page, "#filter=seed%3D1%20done")) == [one]  # and not seed=10
     clicks = f"""
-        const head = [...document.querySelectorAll("th button")];
+        const head = [...document.querySelectorAll("#runs th button")];
         const named = name => head.find(b => b.textContent === name);
-        named("test/accuracy").click();
-        named("test/accuracy").click();
+        named("test accuracy (%)").click();
+        named("test accuracy (%)").click();
         document.querySelector("[id='{one}'] button").click();
         filter.value = "seed=1";
         filter.dispatchEvent(new Event("input"));
@@ -499,7 +515,7 @@ def test_collect_aggregates_over_seeds(tmp_path, capsys):
     assert table["value/q25"].tolist() == [0.75, 4.75]
     sem = (5 / 3) ** 0.5 / 2  # of 0, 1, 2, 3
     assert table["value/ci95"].tolist() == pytest.approx([3.18245 * sem] * 2, rel=1e-5)
-    assert table["steps"].tolist() == ["10", "20"]
+    assert table["steps"].tolist() == [10, 20]
 
 
 def test_watch_ends_when_nothing_is_left_to_wait_for(tmp_path, capsys):

@@ -9,6 +9,34 @@ _SA = Path(__file__).resolve().parents[1]
 
 RESULTS = {
     "value": "The loss at the point, over the batch that the gradient is of.",
+    "alignment/cosine": "The cosine of the angle between the estimate and the reference gradient; "
+    "1 is the same direction. The reference's own cosine is 1 by construction.",
+    "alignment/scale": "The length of the estimate along the reference gradient, over that of the "
+    "reference; 1 is right where both estimate the same thing.",
+    "alignment/ceiling": "The cosine between the reference of this batch and that of the held-out "
+    "rows: how much of the reference is noise of the batch.",
+    "descent/best": "The most that one step along the estimate lowers the loss of the batch, over "
+    "all step lengths of the grid, relative to the loss.",
+    "descent/best_lr": "The step length at which the loss falls most.",
+    "descent/best_heldout": "How much the same step lowers the loss of held-out rows, relative to "
+    "the loss.",
+    "descent/null_best": "The best decrease along a random direction, mean over directions.",
+    "descent/ratio": "The best decrease along the estimate over that along the reference gradient.",
+    "bias_variance/bias2": "The squared bias of the estimator over the squared length of the true "
+    "gradient, from independent replicates.",
+    "bias_variance/variance": "The variance of one estimate over the squared length of the true "
+    "gradient.",
+    "efficiency/at_evals/cosine": "The cosine to the reference gradient of the mean of as many "
+    "estimates as the common budget of evals pays for.",
+    "training/ratio": "The loss after a short training over the loss before it, at the learning "
+    "rate that ended lowest.",
+    "quant_error/least": "The lowest signal-to-quantization-noise ratio of any layer, in dB.",
+    "cost/bops": "Bit operations of one row: multiply-accumulates times the bits of both factors.",
+    "smoothing/epsilon": "The half-width of the box whose smoothed gradient descends furthest.",
+    "smoothing/sigma": "The width of the gaussian whose smoothed gradient descends furthest.",
+    "sensitivity_bits/kendall/taylor": "Kendall's tau between the predicted and the measured rise "
+    "of the loss, layer by layer and bit by bit.",
+    "sensitivity_bits/gain": "How much lower the loss is with bits allocated than with even bits.",
     "grad_norm": "The length of the estimated gradient.",
     "evals": "The price of the estimate: evaluations of the loss on the batch; a backward pass "
     "counts as two.",
@@ -43,31 +71,21 @@ def meaning(column: str) -> str:
         average, split, end = found.groups()
         return f"{_ENDS[end]}{_AVERAGES.get(average, '')} on {_SPLITS[split]}, at the end."
     analysis, _, name = column.partition("/")
-    return _of_analysis(analysis, name) if name else _setting(column)
+    return _of_analysis(analysis) if name else _setting(column)
 
 
-def _of_analysis(analysis: str, name: str) -> str:
-    """The clause of an analysis' docstring that names the number, else its first sentence."""
-    told = _docstring(analysis)
-    for part in (name, *reversed(name.split("/"))):
-        found = re.search(rf"[^.;:]*``{re.escape(part)}``[^.;]*", told)
-        if found:
-            words = found.group().strip().replace("``", "")
-            return f"{words[:1].upper()}{words[1:]}."
-    return told.partition("\n")[0].replace("``", "")
+def _of_analysis(analysis: str) -> str:
+    told = caption("analysis", analysis)
+    return f"Of the analysis {analysis}: {told}" if told else ""
 
 
 @cache
-def _docstring(analysis: str) -> str:
-    """That of the analysis' class, read without importing it, its paragraphs on one line each."""
-    path = _SA / "analysis" / f"{analysis}.py"
-    if not analysis.isidentifier() or not path.is_file():
+def caption(room: str, name: str) -> str:
+    """Return the first line of a module's docstring, read without importing it; '' of none."""
+    path = _SA / room / f"{name}.py"
+    if not name.isidentifier() or not path.is_file():
         return ""
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            text = ast.get_docstring(node) or ""
-            return "\n".join(" ".join(p.split()) for p in text.split("\n\n"))
-    return ""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
 
 
 def _setting(column: str) -> str:

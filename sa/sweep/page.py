@@ -1,7 +1,6 @@
 """The report of a sweep: table, figures, verdicts, and one page that needs nothing else."""
 
 import base64
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from sa import record
 from sa.sweep import scales, view
 from sa.sweep.export import export
 from sa.sweep.label import varied, worded
+from sa.sweep.meaning import caption
 from sa.sweep.series import along, evaluated, is_number, thin_curves
 from sa.sweep.shown import Cell, Row, counted, over_seeds, short_of
 from sa.sweep.status import ENDED, aligned, runs_there
@@ -16,6 +16,9 @@ from sa.sweep.table import aggregate, framed, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+RANKINGS = ("variants", "prediction")
+"""Kinds of figures that count the runs which have not ended, too."""
 
 PICTURES = 12
 """The most figures of one kind in the page."""
@@ -36,8 +39,7 @@ def report(root: Path, name: str, over: str = "step") -> None:
         raise record.Missing(f"{error}; runs: {runs_there(root)}") from error
     table = write_table(root, name, framed(root, points))
     labels, keys = worded(points, table), view.key_numbers(table, about.get("objective"))
-    own = about.get("objective")
-    print(_digest(labels, table, [k for k in keys if k in view.TERMINAL or k == own]))
+    print(_digest(points, table, about.get("objective")))
     answers = scales.answers(table, labels)
     print("\n".join([*answers, ""]) if answers else "", end="")
     folder = record.sweep_folder(root, name)
@@ -56,9 +58,16 @@ def report(root: Path, name: str, over: str = "step") -> None:
     print(f"report: {folder / 'report.html'}")
 
 
-def _digest(labels: list[str], table: "pd.DataFrame", keys: list[str]) -> str:
-    """The small table for the terminal: mean (least ... most) over seeds of the key numbers."""
-    names, rows = over_seeds(table, labels, keys)
+def _digest(
+    points: list[dict[str, Any]], table: "pd.DataFrame", objective: str | None = None
+) -> str:
+    """The small table for the terminal: mean (least ... most) over seeds of the key numbers.
+
+    A study's objective comes first where it is a number.
+    """
+    keys = view.key_numbers(table, objective)
+    keys = [k for k in keys if k in view.TERMINAL or k == objective]
+    names, rows = over_seeds(table, worded(points, table), keys)
     kept = [k for k in range(len(names)) if any(row.cells[k].n for row in rows)]
     lines = [["mean (least ... most)", "runs", *(names[k] for k in kept)]]
     for row in rows[:40]:
@@ -172,7 +181,7 @@ def _figure(kind: str, path: Path, paths: list[Path], folder: Path) -> dict[str,
     picture = base64.b64encode(path.read_bytes()).decode()
     others = [p for p in paths if p.stem == path.stem and p.parent == path.parent and p != path]
     links = {p.suffix[1:].upper(): p.relative_to(folder).as_posix() for p in others}
-    about = (import_module(f"sa.figure.{kind}").__doc__ or kind).strip()
+    about = caption("figure", kind) or kind
     return {
         "kind": kind, "uri": f"data:image/png;base64,{picture}", "caption": about, "links": links
     }  # fmt: skip
@@ -190,4 +199,5 @@ def _source(
     if kind == "bands":
         return evaluated(root, points, named, over)
     words = dict(zip([p["run_id"] for p in points], named, strict=True))
-    return table[table["status"].isin(ENDED)].assign(words=table["run_id"].map(words))
+    table = table.assign(words=table["run_id"].map(words))
+    return table if kind in RANKINGS else table[table["status"].isin(ENDED)]

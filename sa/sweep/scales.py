@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from sa import ranking
 from sa.grouping import configurations
 
 if TYPE_CHECKING:
@@ -35,6 +32,10 @@ def answers(table: "pd.DataFrame", labels: Sequence[str]) -> list[str]:
 
 
 def _answer(runs: "pd.DataFrame", scale: str, kind: str, short: str) -> str:
+    import numpy as np
+
+    from sa import ranking
+
     tried = f"smoothing/{kind}/{scale}"
     done = runs[(runs["status"] == "done") & runs[tried].notna()]
     of = f"{len(done)} of {len(runs)} runs"
@@ -65,6 +66,8 @@ def _answer(runs: "pd.DataFrame", scale: str, kind: str, short: str) -> str:
 
 
 def _gains(row: Any, kind: str) -> list[float]:
+    import numpy as np
+
     held = row.get(f"smoothing/{kind}/heldout")
     told = held if isinstance(held, list | np.ndarray) else row[f"smoothing/{kind}/best"]
     return list(np.asarray(told, float) / row["value"])

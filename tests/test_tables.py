@@ -1,0 +1,315 @@
+"""The tables of a sweep: over seeds, in words, as files; every number says of how many runs."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from sa import ranking, record
+from sa.sweep import expectation, scales
+from sa.sweep.export import latex
+from sa.sweep.label import varied, worded
+from sa.sweep.meaning import meaning
+from sa.sweep.shown import is_reference, over_seeds, shown
+from sa.sweep.table import aggregate, framed
+
+NES = {"_target_": "sa.NES", "sigma": 0.1, "samples": 50, "orthogonal": False}
+
+
+def config(seed, **more):
+    return {"seed": seed, "steps": 10, "estimator": dict(NES)} | more
+
+
+def plan(root, configs, words=None):
+    """Freeze a sweep ``x`` of these configurations; the points."""
+    points = []
+    for at, one in enumerate(configs):
+        record.freeze(root, one)
+        typed = [f"seed={one['seed']}", *(words[at] if words else [])]
+        points.append({"index": at, "run_id": record.run_id(one), "overrides": typed})
+    record.write_manifest(root, "x", points, {})
+    return points
+
+
+def finish(root, made, status="done", **result):
+    with record.Record.open(root, made, {}) as run:
+        run.append({"step": 0})
+        run.finish({"status": status, "target": "loss"} | result)
+
+
+def table(root, configs, words=None):
+    return framed(root, plan(root, configs, words))
+
+
+def test_every_run_is_in_the_row_of_its_configuration(tmp_path):
+    cdg = {"_target_": "sa.CDG", "epsilon": 0.1}
+    kinds = [
+        config(0, estimator=cdg), config(0), config(0, estimator=NES | {"samples": 100}),
+        config(0, moving=[1, -2]), config(0, moving="[1, -2]"), config(0, moving=True),
+        config(0, moving="true"), config(0, until={"test/accuracy": 0.9}), config(0, batch=None),
+    ]  # fmt: skip
+    configs = [kind | {"seed": s} for s in range(2) for kind in kinds[:-1]]
+    got = aggregate(table(tmp_path, configs))
+    assert got["runs"].tolist() == [2] * 8
+    assert got["estimator.samples"].tolist()[1:3] == [50, 100]
+    assert np.isnan(got["estimator.samples"].iloc[0])
+
+
+def test_a_mixed_column_keeps_unlike_settings_apart(tmp_path):
+    values = [1, 1.5, True, "1", "true", "all", [1], "[1]", '"all"']
+    got = table(tmp_path, [config(0, moving=v) for v in values])["moving"].tolist()
+    assert got == ["1", "1.5", "true", '"1"', '"true"', "all", "[1]", '"[1]"', '"\\"all\\""']
+
+
+def test_settings_younger_than_a_run_make_no_group(tmp_path):
+    configs = [config(0), config(1, decay_all=False, stored=None, schedule={})]
+    assert record.run_id(config(1)) == record.run_id(configs[1])
+    assert aggregate(table(tmp_path, configs))["runs"].tolist() == [2]
+
+
+def test_two_trainings_looked_at_are_settings_less_their_seeds(tmp_path):
+    def pair(seed, second, start):
+        ends = [{"estimator": NES, "steps": 5}, {"estimator": second, "init_seed": start}]
+        return config(seed, ends=ends)
+
+    other = {"_target_": "sa.CDG"}
+    configs = [pair(s, e, s) for s in range(3) for e in (NES, other)]
+    assert aggregate(table(tmp_path, configs))["runs"].tolist() == [3, 3]
+    named = [config(s, ends=[record.run_id(pair(s, NES, s)), "gone"]) for s in range(3)]
+    found = table(tmp_path, [*configs, *named])
+    assert found["ends.0.estimator.samples"].tolist() == [50] * 9  # of a run by its id, too
+    assert aggregate(found)["runs"].tolist() == [3, 3, 3]
+
+
+def test_a_run_without_its_folder_is_counted_where_it_belongs(tmp_path):
+    configs = [config(s, steps=n) for n in (10, 20) for s in range(2)]
+    words = [[f"steps={c['steps']}"] for c in configs]
+    points = plan(tmp_path, configs, words)
+    (tmp_path / "runs" / points[1]["run_id"] / "config.yaml").unlink()
+    got = aggregate(framed(tmp_path, points))
+    assert got["runs"].tolist() == [2, 2] and got["n"].tolist() == [0, 0]
+    assert got["runs/pending"].tolist() == [2, 2]
+
+
+def test_a_number_says_of_how_many_runs_it_is(tmp_path):
+    configs = [config(s) for s in range(5)]
+    points = plan(tmp_path, configs)
+    finish(tmp_path, configs[0], value=1.0, flag=True, evals=10)
+    finish(tmp_path, configs[1], value=3.0, flag=None, evals=10)
+    finish(tmp_path, configs[2], value=None, flag=False, evals=10)
+    finish(tmp_path, configs[3], "diverged", value=1e30, evals=2)  # it reached nothing
+    with record.Record.open(tmp_path, configs[4], {}) as run:
+        run.fail("no memory")
+    (row,) = aggregate(framed(tmp_path, points)).to_dict("records")
+    assert (row["n"], row["runs"], row["runs/diverged"], row["runs/failed"]) == (3, 5, 1, 1)
+    assert (row["value/n"], row["value/mean"], row["evals/mean"]) == (2, 2.0, 10)
+    half = stats.t.ppf(0.975, 1) * 2**0.5 / 2**0.5
+    assert row["value/ci95"] == pytest.approx(half)
+    assert (row["flag/n"], row["flag/mean"]) == (2, 0.5)
+    (shown_row,) = over_seeds(framed(tmp_path, points), ["a"] * 5, ["value"])[1]
+    assert shown_row.states == {"done": 3, "diverged": 1, "failed": 1} and shown_row.runs == 5
+    assert (shown_row.cells[0].n, shown_row.cells[0].mean) == (2, 2.0)
+
+
+# Verdicts
+
+
+def judged(status, loss, **given):
+    """Of six seeds; the loss of those that are not done is what their table says."""
+    runs = pd.DataFrame({"seed": range(6), "status": status, "train/loss": loss})
+    known = {"id": "x", "statistic": "train/loss", "predicate": "<=", "value": 0.2, "source": "s"}
+    words = [["optimizer.lr=7"] for _ in range(6)]
+    (got,) = expectation.judge(expectation.read([known | given]), runs, words)
+    return got
+
+
+STATES = ["diverged", "failed", "lost", "interrupted", "skipped", "running", "pending"]
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("reached", [float("nan"), 0.1, float("inf")])
+def test_no_verdict_passes_on_the_survivors(state, reached):
+    got = judged(["done"] * 4 + [state] * 2, [0.1, 0.11, 0.1, 0.11] + [reached] * 2)
+    assert got["verdict"] == "inconclusive" and got["n"] == 4
+    assert f"2 of 6 {state}" in expectation.line(got)
+    assert judged(["done"] * 6, [0.1, 0.11] * 3)["verdict"] == "pass"
+
+
+def test_a_done_run_without_the_number_is_named():
+    for lacking in (float("nan"), float("inf"), None):
+        got = judged(["done"] * 6, [0.1] * 5 + [lacking])
+        assert got["verdict"] == "inconclusive"
+        assert "1 of 6 without train/loss" in expectation.line(got)
+
+
+def test_survivors_that_fail_still_fail_and_all_lost_decide_nothing():
+    assert judged(["done"] * 4 + ["diverged"] * 2, [0.5] * 4 + [None] * 2)["verdict"] == "fail"
+    got = judged(["diverged"] * 6, [0.1] * 6, predicate=">=")
+    assert got["verdict"] == "inconclusive" and "6 of 6 diverged" in expectation.line(got)
+    got = judged(["failed"] * 6, [None] * 6, statistic="test/loss")
+    assert "6 of 6 failed" in expectation.line(got) and "no run has test/loss" in got["why"]
+
+
+def test_either_arm_an_order_and_a_selection_by_results_count_the_lost():
+    rows = [{"seed": s, "dim": d, "e": e, "cosine": -d + s / 9, "stopped/by": "goal"}
+            for s in range(3) for d in (1, 2, 3) for e in "ab"]  # fmt: skip
+    words = [[f"dim={r['dim']}", f"e={r['e']}"] for r in rows]
+    known = {"id": "x", "statistic": "cosine", "source": "s", "where": "e=a"}
+
+    def verdict(lost, **given):
+        runs = pd.DataFrame(rows).assign(status="done")
+        runs.loc[lost, ["status", "cosine", "stopped/by"]] = ["diverged", None, None]
+        return expectation.judge(expectation.read([known | given]), runs, words)[0]
+
+    arms = {"against": "e=b", "how": "difference", "predicate": "between", "value": [-0.1, 0.1]}
+    tau = {"tau": "dim", "predicate": "<=", "value": -0.9}
+    goal = {"where": "stopped/by=goal e=a", "predicate": "<=", "value": 0}
+    for given in (arms, tau, goal):
+        assert verdict([], **given)["verdict"] == "pass", given
+        got = verdict([0], **given)
+        assert got["verdict"] == "inconclusive" and got["missing"] == {"diverged": 1}, given
+    assert verdict([1], **arms)["missing"] == {"diverged": 1}  # of the other arm
+    assert verdict([1], **tau)["verdict"] == "pass"  # of no arm of it
+    assert verdict([0], **(goal | {"where": "status=done e=a"}))["verdict"] == "pass"
+
+
+def test_a_ratio_to_zero_is_undefined_and_passes_nothing():
+    rows = [{"seed": s, "e": e, "x": 0.0 if s == 0 else 1.0} for s in range(3) for e in "ab"]
+    known = {"id": "i", "statistic": "x", "where": "e=a", "against": "e=b", "source": "s"}
+    given = expectation.read([known | {"predicate": "<=", "value": 2}])
+    (got,) = expectation.judge(given, pd.DataFrame(rows), [[f"e={r['e']}"] for r in rows])
+    assert got["verdict"] == "inconclusive" and "1 undefined" in got["of"]
+
+
+def test_a_ranking_does_not_rank_the_survivors():
+    rows = [{"label": x, "activation": "sign", "seed": s, "status": "done", ranking.TRUTH: v}
+            for x, v in (("a", 0.1), ("b", 0.2), ("c", 0.3)) for s in range(3)]  # fmt: skip
+    runs = pd.DataFrame(rows)
+    runs.loc[0, ["status", ranking.TRUTH]] = ["diverged", 0.0]
+    got = ranking.means(runs)
+    assert got["label"].tolist() == ["b", "c", "a"]
+    assert got["rank"].tolist()[:2] == [1, 2] and np.isnan(got["rank"].iloc[2])
+    assert got["n"].tolist() == [3, 3, 2] and got["runs"].tolist() == [3] * 3
+
+
+# Which eps and sigma?
+
+
+def test_the_range_within_noise_of_the_best():
+    draw = np.random.default_rng(0)
+    means = np.array([0.0, 0.5, 1.0, 1.0, 0.5])
+    shared = draw.normal(size=(50, 1))  # what a seed does to all options is no noise between them
+    apart = np.where(np.arange(50)[:, None] % 2, 1e-3, -1e-3) * [0, 0, 0, 1, 0]
+    assert ranking.within_noise(means + 10 * shared + apart)[1:] == (2, 3)
+    loud = np.where((np.arange(50)[:, None] >> np.arange(5)) % 2, 10, -10) * [1, 1, 1, 1, 0]
+    assert ranking.within_noise((means + loud)[:48])[1:] == (0, 4)
+    assert ranking.within_noise(np.array([[1.0, 2.0, 2.0, 1.0]])) == (1, 1, 2)  # one: ties alone
+    assert ranking.within_noise(np.array([[np.nan, 1.0], [np.inf, 1.0]])) == (1, 1, 1)
+    assert ranking.within_noise(np.full((3, 2), np.nan)) is None
+
+
+def smoothed(held, seeds=3, **more):
+    """A table of a calibration whose held-out decreases over three sigmas are ``held``."""
+    grid = [0.01, 0.1, 1.0]
+    rows = [
+        {"seed": s, "status": "done", "value": 1.0, "smoothing/cosine": [1.0]} for s in range(seeds)
+    ]
+    for row, gains in zip(rows, held, strict=True):
+        for kind, scale in (("box", "epsilon"), ("gaussian", "sigma")):
+            row |= {f"smoothing/{kind}/{scale}": grid, f"smoothing/{kind}/heldout": gains}
+            row[f"smoothing/{kind}/best"] = gains
+            best = grid[int(np.argmax(gains))]
+            row |= {f"smoothing/{scale}": best, f"smoothing/{scale}_low": best}
+            row[f"smoothing/{scale}_high"] = best
+    made = pd.DataFrame(rows)
+    made.attrs = {"settings": ["seed"], "results": []}
+    return made
+
+
+def test_a_flat_curve_is_indifferent_and_no_mean_of_argmaxes_is_told():
+    flat = smoothed([[0.2, 0.19, 0.21], [0.2, 0.21, 0.2], [0.22, 0.2, 0.19]])
+    told = scales.answers(flat, ["all"] * 3)
+    assert len(told) == 2 and all("indifferent: 0.01 to 1 are within noise" in x for x in told)
+    assert "3 of 3 runs" in told[0]
+    peak = smoothed([[0.1, 0.3, 0.31], [0.11, 0.31, 0.3], [0.1, 0.3, 0.3]])
+    assert (
+        "which sigma? 0.1 to 1 are within noise of the best" in scales.answers(peak, ["a"] * 3)[1]
+    )
+    falls = smoothed([[-0.1, -0.3, -0.2]] * 3)
+    assert "none lowers the held-out loss" in scales.answers(falls, ["a"] * 3)[0]
+    cell = over_seeds(flat, ["a"] * 3, ["smoothing/sigma"])[1][0].cells[0]
+    assert cell.mean == 0.1 and cell.half != cell.half  # the median of 1, 0.1 and 0.01
+
+
+# Names, marks, labels, files
+
+
+def aligned_table():
+    first = "analysis.alignment.references.a"
+    made = pd.DataFrame(
+        {
+            "estimator._target_": ["sa.CDG", "sa.CDG", "sa.NES"], "estimator.path": "auto",
+            "estimator.epsilon": [0.1, 0.01, None], "estimator.sigma": [None, None, 0.1],
+            f"{first}._target_": "sa.CDG", f"{first}.epsilon": 0.1, "seed": 0, "status": "done",
+            "alignment/cosine": [1.0, 0.9, 0.3], "descent/best": [0.2, 0.1, 0.1], "value": 0.5,
+        }
+    )  # fmt: skip
+    settings = [c for c in made if "/" not in c and c not in ("status", "value")]
+    made.attrs = {"settings": settings, "results": ["alignment/cosine", "descent/best", "value"]}
+    return made
+
+
+def test_numbers_are_named_relative_and_the_reference_is_marked():
+    made = aligned_table()
+    assert is_reference(made) == [True, False, False]
+    cosine, best = shown(made, "alignment/cosine"), shown(made, "descent/best")
+    assert cosine.words == "cosine to CDG (eps 0.1)"
+    assert best.words == "best relative decrease (%)"
+    assert best.numbers.tolist() == pytest.approx([40, 20, 20])
+    rows = over_seeds(made, list("abc"), ["alignment/cosine", "descent/best"])[1]
+    assert [r.cells[0].reference for r in rows] == [True, False, False]
+    assert not any(r.cells[1].reference for r in rows)
+    assert "$1$ (reference)" in latex(["a", "b"], rows)
+
+
+def test_labels_are_one_a_configuration():
+    def points(*words):
+        return [{"overrides": w.split()} for w in words]
+
+    plain = pd.DataFrame()
+    some = points("e.first=a seed=0", "e.second=a seed=0", "seed=0")
+    assert varied(some, plain) == ["first=a", "second=a", "the defaults"]
+    several = points("dataset.dim=1 model.dim=2", "dataset.dim=2 model.dim=2", "model.dim=1")
+    told = varied(several, plain)
+    assert told == ["dataset.dim=1 model.dim=2", "dataset.dim=2 model.dim=2", "model.dim=1"]
+    same = pd.DataFrame({"seed": [0, 1, 0], "dim": [8, 8, 16]})  # one typed the default of another
+    same.attrs["settings"] = ["seed", "dim"]
+    assert worded(points("seed=0", "dim=8 seed=1", "seed=0"), same) == ["dim=8"] * 2 + ["dim=16"]
+
+
+def test_a_meaning_is_found_for_every_number_of_the_summaries():
+    from sa.sweep.view import KEYS
+
+    assert [k for k in KEYS if len(meaning(k)) < 15] == []
+    assert meaning("curvature/gap").startswith("Of the analysis curvature: ")
+    assert meaning("ema/test/accuracy").endswith("on the test rows, at the end.")
+    assert meaning("dim") == "Setting dim: width of toy_mlp and of gaussian rows."
+    assert meaning("nobody/knows") == ""
+
+
+def test_latex_needs_booktabs_alone_and_escapes(tmp_path):
+    configs = [config(s, model={"a_b": v}) for v in ("50 %", "x & y") for s in range(2)]
+    words = [[f"model.a_b={c['model']['a_b']}"] for c in configs]
+    points = plan(tmp_path, configs, words)
+    for at, one in enumerate(configs[:3]):
+        finish(tmp_path, one, value=1e-7 * (at + 1))
+    made = framed(tmp_path, points)
+    names, rows = over_seeds(made, worded(points, made), ["value"])
+    told = latex(names, rows)
+    assert r"model.a\_b=50 \% & 2 & $1.5 \cdot 10^{-7} \pm 6.4 \cdot 10^{-7}$ \\" in told
+    assert r"model.a\_b=x \& y & 1 of 2: 1 pending & $3 \cdot 10^{-7}$ ($n=1$) \\" in told
+    assert told.count(r"\toprule") == told.count(r"\bottomrule") == 1
+    body = [x for x in told.splitlines() if x.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", x)) for x in body} == {2}
