@@ -50,6 +50,12 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     return out.reset_index()
 
 
+def order(rows: pd.DataFrame) -> list[str]:
+    """The labels of `means`, lowest mean truth over activations first, those that lost runs last."""
+    told = rows.assign(lost=rows["rank"].isna()).groupby("label")[["lost", TRUTH]].mean()
+    return list(told.sort_values(["lost", TRUTH], kind="stable").index)
+
+
 def within_noise(gains: np.ndarray, paired: bool = True) -> tuple[int, int, int] | None:
     """Return the positions (best, low, high) of the best option and of the range that equals it.
 

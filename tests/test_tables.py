@@ -192,6 +192,8 @@ def test_a_ranking_does_not_rank_the_survivors():
     assert got["label"].tolist() == ["b", "c", "a"]
     assert got["rank"].tolist()[:2] == [1, 2] and np.isnan(got["rank"].iloc[2])
     assert got["n"].tolist() == [3, 3, 2] and got["runs"].tolist() == [3] * 3
+    assert ranking.order(got) == ["b", "c", "a"]
+    assert ranking.order(ranking.means(runs.assign(status="done"))) == ["a", "b", "c"]
 
 
 # Which eps and sigma?

@@ -20,7 +20,8 @@ def prediction(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for axis, (column, name) in zip(axes, kept, strict=False):
         for activation, colour in colours.items():
             mine = rows[rows["activation"] == activation]
-            tau = f"  τ = {ranking.kendall(mine[column], -mine[ranking.TRUTH]):.2f}"
+            known = mine[mine["rank"].notna()]  # who lost a run has no place in the order
+            tau = f"  τ = {ranking.kendall(known[column], -known[ranking.TRUTH]):.2f}"
             axis.plot(mine[column], mine[ranking.TRUTH], "o", ms=3, color=colour,
                       alpha=0.8, label=f"{activation}{tau}")  # fmt: skip
         axis.set_xlabel(name)

@@ -22,7 +22,7 @@ def variants(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         ranking.TRUTH: ("loss after training\n/ loss before", "viridis_r", None, 1.0),
     }
     shown = {k: v for k, v in shown.items() if k in tidy}
-    order = tidy.groupby("label")[ranking.TRUTH].mean().sort_values().index
+    order = ranking.order(tidy)
     columns = activations(tidy)
     height = 1.2 + 0.17 * len(order)
     figure = Figure(figsize=(2.6 + 0.62 * len(columns) * len(shown), height), dpi=200)
