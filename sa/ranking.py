@@ -51,7 +51,7 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def order(rows: pd.DataFrame) -> list[str]:
-    """The labels of `means`, lowest mean truth over activations first, those that lost runs last."""
+    """The labels of `means` by their mean truth over activations; who lost a run comes last."""
     told = rows.assign(lost=rows["rank"].isna()).groupby("label")[["lost", TRUTH]].mean()
     return list(told.sort_values(["lost", TRUTH], kind="stable").index)
 

@@ -449,6 +449,13 @@ def test_a_browser_sorts_filters_and_draws(trained):
     assert shown(opened(page)) == [zero, one, ten]
     assert shown(opened(page, "#sort=-test/accuracy")) == [ten, one, zero]
     assert shown(opened(page, "#filter=seed%3D1%20done")) == [one]  # and not seed=10
+    dom = opened(page, f"#compare={zero},{ten}&columns=run_id,-value&seeds=-seconds")
+    assert (
+        "<h2>Side by side</h2>" in dom and "<td>test/accuracy</td><td>0.5</td><td>0.7</td>" in dom
+    )
+    assert re.search(r'<th data-key="run_id"><button title="The run\'s folder', dom)
+    hidden = re.findall(r'<th data-key="([^"]*)" hidden', dom)
+    assert hidden == ["seconds", "value"]  # of the table over seeds, of the runs
     clicks = f"""
         const head = [...document.querySelectorAll("#runs th button")];
         const named = name => head.find(b => b.textContent === name);
