@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sa import provenance, record
+from sa import provenance, record, telling
 from sa.config.build import build, ignored
 from sa.config.catalogue import CONF
 from sa.config.complaint import UsageError, invalid
@@ -47,7 +47,7 @@ def multirun(
             raise UsageError(f"point {point.index} ({point.label}): {error}") from error
         made.append((point.config, components))
     for note in ignored(made):
-        print(f"note: {note}", file=sys.stderr)
+        telling.note(note)
     root, name, how = root_of(plan[0].config), planned.sweep_name(plan), plan[0].config["sweep"]
     try:
         lost = planned.dropped(root, name, plan)
@@ -65,10 +65,9 @@ def multirun(
     print(f"{name}: {many}, {len(left)} of {len(plan)} to do{told}", flush=True)
     one_seed = len({p.config["seed"] for p in plan}) == 1 and not plan[0].config["replicas"]
     if "bands" in plan[0].config["figure"] and one_seed:
-        print(
-            "note: figure=bands: every point is of one seed, and a band is over several; it will "
-            "not be drawn: add seeds, e.g. seed=range(5) or replicas=5",
-            file=sys.stderr,
+        telling.note(
+            "figure=bands: every point is of one seed, and a band is over several; it will "
+            "not be drawn: add seeds, e.g. seed=range(5) or replicas=5"
         )
     if how["dry_run"]:
         for point in plan:
@@ -86,18 +85,23 @@ def multirun(
         print(f"the canary comes first: {left[0].label}", flush=True)
         if _launch(root, left[:1], place, launcher, folder, None):
             raise RunFailed("the canary failed, no other point was started; see above")
-    failed = _launch(root, plan, place, launcher, folder, how)
+    try:
+        failed = _launch(root, plan, place, launcher, folder, how)
+    finally:
+        record.say_untold(folder / "sweep.json")
+    follow = f"python -m sa.sweep status {name}{planned.rooted(root)}"
     if failed is None:
-        print(f"submitted; to follow: python -m sa.sweep status {name} --watch", flush=True)
+        print(f"submitted; to follow: {follow} --watch", flush=True)
         return
     code = report(root, name)
     print(f"sweep: {folder}", flush=True)
+    record.say_untold(folder / "sweep.json")
     if failed:
         rest = sum(p.run_id not in failed for p in planned.todo(root, plan))
         more = f" and {rest} were not started (sweep.max_failures)" if rest else ""
         raise RunFailed(
-            f"{len(failed)} of {len(plan)} points failed{more}; `python -m sa.sweep status {name}` "
-            "says which and why; repeat the command to try them again"
+            f"{len(failed)} of {len(plan)} points failed{more}; `{follow}` says which and "
+            "why; repeat the command to try them again"
         )
     if code:
         raise RunFailed("every run is done, but the report could not be written; see above")
@@ -153,4 +157,8 @@ def _launch(
 def report(root: Path, name: str) -> int:
     """Collect, draw and write the page, in a process of its own: reading needs no torch."""
     words = [sys.executable, "-m", "sa.sweep", "report", name, "--root", str(root)]
-    return subprocess.run(words, env=os.environ | {"MPLBACKEND": "Agg"}).returncode
+    try:
+        return subprocess.run(words, env=os.environ | {"MPLBACKEND": "Agg"}).returncode
+    except OSError as error:  # no memory for another process: what was computed stays
+        telling.note(f"the report could not be started: {error}")
+        return 1

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sa import provenance, record, summary
+from sa import lock, provenance, record, summary, telling
 from sa.config import others
 from sa.config.build import Components, build
 from sa.config.complaint import NoData, UsageError
@@ -52,15 +52,17 @@ def execute(
     except (RunFailed, NoData) as error:
         record.freeze(root, config)
         skipped = isinstance(error, NoData)
-        record.mark(root, key, str(error), "skipped" if skipped else "failed")
+        record.mark(root, key, str(error), "skipped" if skipped else "failed", **lock.me())
         raise
-    with record.Record.open(root, config, provenance.meta(config)) as kept:
+    meta = provenance.meta(config)
+    with Signals() as asked, record.Record.open(root, config, meta) as kept:
         try:
             made = components or build(config)
             with _ranks(config, kept.folder) as ring:
-                return _compute(config, made, kept, (start, ends), tell, ring)
+                return _compute(config, made, kept, (start, ends), tell, ring, asked)
         except KeyboardInterrupt as error:
-            kept.fail(str(error) or "interrupted from the keyboard", state="interrupted")
+            why = str(error) or "interrupted from the keyboard"
+            kept.fail(_CANCELLED if kept.cancelled else why, state="interrupted")
             raise
         except record.RecordError as error:
             kept.fail(str(error))
@@ -92,6 +94,7 @@ def _compute(
     given: tuple[Path | None, list[Path]],
     tell: bool,
     ring: Any,
+    asked: "Signals",
 ) -> dict[str, Any]:
     import torch
 
@@ -152,20 +155,19 @@ def _compute(
         kept.save(lambda path: torch.save(progress.pack() | {"seconds": spent}, path))
 
     try:
-        with Signals() as told:
-            for row, progress in rows:
-                kept.append(row)
-                partial.begin(progress.step + 1)
-                mirror.log(row)
-                # what was measured before a divergence is no result of it
-                latest = dict(row) if "diverged" in row else latest | row
-                watch.row(row)
-                if keeps and (row["step"] % keeps == 0 or "stopped" in row):
-                    _snapshot(kept, progress, redundant)
-                due = time.perf_counter() - saved_at >= config["checkpoint_seconds"]
-                if config["steps"] and (due or told.wanted):
-                    save(progress)
-                    saved_at, told.wanted = time.perf_counter(), False
+        for row, progress in rows:
+            kept.append(row)
+            partial.begin(progress.step + 1)
+            mirror.log(row)
+            # what was measured before a divergence is no result of it
+            latest = dict(row) if "diverged" in row else latest | row
+            watch.row(row)
+            if keeps and (row["step"] % keeps == 0 or "stopped" in row):
+                _snapshot(kept, progress, redundant)
+            due = time.perf_counter() - saved_at >= config["checkpoint_seconds"]
+            if config["steps"] and (due or asked.to_save):
+                save(progress)
+                saved_at, asked.to_save = time.perf_counter(), False
     except BaseException:
         mirror.abort()
         raise
@@ -295,17 +297,21 @@ def _ended(config: Config, made: Config, what: str, tell: bool) -> Path:
     return folder / "checkpoint.pt"
 
 
+_CANCELLED = "cancelled by sa.sweep cancel"
+
+
 class Signals:
     """SIGTERM, SIGUSR1 and SIGUSR2 while a run computes.
 
-    USR1, of `sa.sweep cancel`, ends the run as interrupted. Under SLURM the others mean: save at
-    the next step. The scheduler kills what it wants to be gone, so the run goes on until then; on
-    USR2, sent before the time limit, it also asks to be requeued. Elsewhere they end it too.
+    USR1, of `sa.sweep cancel`, ends the run as interrupted. In a SLURM job that our launcher
+    started the others mean: save at the next step. The scheduler kills what it wants to be gone, so
+    the run goes on until then; on USR2, sent before the time limit, it also asks to be requeued.
+    Elsewhere, in an allocation of the user's own too, they end the run.
     """
 
     def __init__(self) -> None:
-        self.wanted = False
-        self.slurm = os.environ.get("SLURM_JOB_ID")
+        self.to_save = self._ended = False
+        self._job = lock.our_job()
 
     def __enter__(self) -> "Signals":
         self.before = {}
@@ -319,15 +325,16 @@ class Signals:
             signal.signal(number, handler)
 
     def _came(self, number: int, _: object) -> None:
-        if number == signal.SIGUSR1:
-            raise Stopped("cancelled by sa.sweep cancel")
-        if not self.slurm:
-            raise Stopped(f"stopped by {signal.Signals(number).name}")
-        self.wanted = True
-        if number == signal.SIGUSR2 and os.environ.get("SA_REQUEUE") == "1":
-            import subprocess
+        if number != signal.SIGUSR1 and self._job:
+            self.to_save = True
+            if number == signal.SIGUSR2 and os.environ.get("SA_REQUEUE") == "1":
+                import subprocess
 
-            subprocess.Popen(["scontrol", "requeue", self.slurm])
+                subprocess.Popen(["scontrol", "requeue", self._job])
+        elif not self._ended:  # a second signal would only disturb the record of the first
+            self._ended = True
+            name = signal.Signals(number).name
+            raise Stopped(_CANCELLED if number == signal.SIGUSR1 else f"stopped by {name}")
 
 
 class _Watch:
@@ -335,26 +342,34 @@ class _Watch:
 
     def __init__(self, config: Config, tell: bool):
         self.total, self.on = config["steps"], tell and config["steps"] and config["progress"]
-        self.bar = None
+        self.bar: Any = None
         if self.on and sys.stdout.isatty():
-            from rich.progress import Progress
+            telling.quietly("progress bar", self._start)
 
-            self.bar = Progress()
-            self.bar.start()
-            self.task = self.bar.add_task("training", total=self.total)
+    def _start(self) -> None:
+        from rich.progress import Progress
+
+        bar = Progress()
+        bar.start()
+        self.task = bar.add_task("training", total=self.total)
+        self.bar = bar
 
     def row(self, row: dict[str, Any]) -> None:
+        if self.on:
+            telling.quietly("progress bar", lambda: self._row(row))
+
+    def _row(self, row: dict[str, Any]) -> None:
         if self.bar is not None:
             words = f"loss {row['loss']:.4f}"
             self.bar.update(self.task, completed=row["step"], description=words)
-        elif self.on and any(k.startswith("test/") for k in row):
+        elif any(k.startswith("test/") for k in row):
             scores = [k for k in row if k.endswith(("train/loss", "test/loss", "/accuracy"))]
             told = "  ".join(f"{k} {row[k]:.4f}" for k in scores)
             print(f"step {row['step']}/{self.total}  {told}", flush=True)
 
     def close(self) -> None:
         if self.bar is not None:
-            self.bar.stop()
+            telling.quietly("progress bar", self.bar.stop)
 
 
 def _mirror(config: Config, made: Components, kept: record.Record) -> Any:

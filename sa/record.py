@@ -7,18 +7,21 @@ appended by one write each, and ``result.json`` comes last, so that it exists me
 import contextlib
 import difflib
 import errno
-import fcntl
 import hashlib
 import json
 import math
 import os
 import re
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from sa import lock, telling
+from sa.lock import BEAT, STALE, TEMP
 
 BOOKKEEPING = frozenset(
     "root tracker sweep figure checkpoint_seconds processes threads memory progress objective "
@@ -35,10 +38,9 @@ LATER = frozenset(
 )
 """Settings younger than the first runs: at null, false or {} they are no part of an id."""
 
-STALE = 120.0  # seconds without a sign of life after which a process counts as dead
-BEAT = 5.0  # seconds between two signs of life
-_TEMP = ".tmp-"
 _OVER = ("failed", "skipped", "interrupted")
+_CANCEL = "cancel"
+"""The file in a run's folder that asks its process to end: it holds the lock of that process."""
 SNAPSHOTS = "snapshots"
 """The folder of a run's kept points, ``<step>.npz``: ``params/NAME``, ``buffers/NAME`` and
 ``redundant``, the names of parameters that the loss cannot depend on."""
@@ -99,7 +101,7 @@ def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True)
 
     Whatever goes wrong, the temporary is gone and what ``path`` held before stays.
     """
-    temp = path.with_name(f"{_TEMP}{os.getpid()}-{os.urandom(3).hex()}-{path.name}")
+    temp = path.with_name(f"{TEMP}{os.getpid()}-{os.urandom(3).hex()}-{path.name}")
     try:
         write(temp)
         if sync:
@@ -197,78 +199,19 @@ def _jsonl(path: Path, remedy: str, torn: bool = False) -> tuple[list[dict[str, 
     return rows, sum(map(len, lines)) + len(lines)
 
 
-def _owner() -> dict[str, Any]:
-    job = os.environ.get("SLURM_JOB_ID")
-    return {"host": os.uname().nodename, "pid": os.getpid(), "job": job}
-
-
-def _live(owner: dict[str, Any], age: float) -> bool:
-    """Whether the process may still be there, ``age`` seconds after its last sign of life."""
-    if age > STALE:
-        return False
-    if owner.get("host") != os.uname().nodename:
-        return True
-    try:
-        os.kill(int(owner["pid"]), 0)
-        # A killed process whose parent has not asked for it yet is dead all the same.
-        stat = Path(f"/proc/{owner['pid']}/stat").read_text()
-        return stat.rpartition(")")[2].split()[0] not in "ZX"
-    except (ProcessLookupError, KeyError, ValueError, TypeError, OverflowError):
-        return False
-    except OSError:  # another user's process, or a system without /proc
-        return True
-
-
-def _age(*paths: Path) -> float:
-    """Seconds since the youngest of the files was touched; infinite where there is none."""
-    touched = [-math.inf]
-    for path in paths:
-        with contextlib.suppress(OSError):
-            touched.append(path.stat().st_mtime)
-    return time.time() - max(touched)
-
-
-def _create(lock: Path, content: bytes) -> bool:
-    try:
-        fd = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return False
-    try:
-        os.write(fd, content)
-    finally:
-        os.close(fd)
-    return True
-
-
-@contextlib.contextmanager
-def _one_stealer(folder: Path) -> Iterator[None]:
-    with (folder / ".steal").open("ab") as file:
-        with contextlib.suppress(OSError):  # file systems without locks keep a tiny race
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _acquire(folder: Path) -> bytes:
-    """Create the lock, or take over a stale one; its content, which is unique. Raises Busy."""
-    lock = folder / "lock"
-    mine = json.dumps(_owner() | {"token": os.urandom(8).hex()}).encode()
-    if _create(lock, mine):
-        return mine
-    # Stale has to be judged again inside: whoever stole it in between is alive.
-    with _one_stealer(folder.parent):
-        # A lock is empty for the instant between its creation and its content.
-        theirs = read_json(lock) or {"host": "?", "pid": "?"}
-        age = _age(lock, folder / "status.json")
-        if not (lock.exists() and _live(theirs, age)):
-            lock.unlink(missing_ok=True)
-            if _create(lock, mine):
-                return mine
-    job = f", job {theirs['job']}" if theirs.get("job") else ""
-    raise Busy(
-        f"run {folder.name} is being computed by process {theirs['pid']} on {theirs['host']}{job}, "
-        f"last seen {max(age, 0):.0f} s ago; wait for it, or stop it and repeat the command "
-        f"(a dead process is noticed within {STALE:.0f} s)"
-    )
+    """Take the lock of a run; its content, which is unique. Raises Busy."""
+    try:
+        return lock.take(folder / "lock", folder / "status.json")
+    except lock.Held as held:
+        theirs = held.owner
+        job = f", job {theirs['job']}" if theirs.get("job") else ""
+        raise Busy(
+            f"run {folder.name} is being computed by process {theirs.get('pid', '?')} on "
+            f"{theirs.get('host', '?')}{job}, last seen {max(held.age, 0):.0f} s ago; wait for "
+            "it, or stop it and repeat the command (a dead process is noticed at once on its own "
+            f"machine, elsewhere within {STALE:.0f} s)"
+        ) from held
 
 
 class Record:
@@ -277,14 +220,14 @@ class Record:
     folder, id: where and what. config, meta: as written. status: what status.json says.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], meta: dict[str, Any], lock: bytes):
+    def __init__(self, folder: Path, config: dict[str, Any], meta: dict[str, Any], taken: bytes):
         self.folder, self.id, self.config = folder, folder.name, config
-        self._lock, self._step, self._beaten = lock, None, time.monotonic()
+        self._lock, self._step, self._beaten = taken, None, time.monotonic()
         if read_result(folder.parent.parent, self.id) is not None:
             again = f"to compute it again, delete {folder}"
             raise Busy(f"run {self.id} has just been finished by another process; {again}")
         for where in (folder, folder / SNAPSHOTS):
-            for stale in where.glob(f"{_TEMP}*"):
+            for stale in where.glob(f"{TEMP}*"):
                 stale.unlink(missing_ok=True)
         # Rows go on where a checkpoint does; without one the run starts again from nothing.
         path = folder / "metrics.jsonl"
@@ -299,14 +242,15 @@ class Record:
         self.status: dict[str, Any] = {
             "state": "running", "step": None, "total": config.get("steps"),
             "restarts": int(before.get("restarts") or 0) + 1 if before else 0,
-            "started": time.time(), **_owner(), "error": None,
+            "started": time.time(), **lock.me(), "error": None, **_past(before),
         }  # fmt: skip
         self._write_status()
         self._size = good
         self._rows = path.open("ab", buffering=0)
         self._rows.truncate(good)
         self._stop = threading.Event()
-        threading.Thread(target=self._beat, daemon=True, name=f"heartbeat {self.id}").start()
+        beat = (folder / "lock", taken, self._stop, BEAT, self._look)
+        threading.Thread(target=lock.keep, args=beat, daemon=True, name=f"beat {self.id}").start()
 
     @classmethod
     def open(cls, root: Path | str, config: dict[str, Any], meta: dict[str, Any]) -> "Record":
@@ -314,13 +258,13 @@ class Record:
         folder = Path(root).expanduser() / "runs" / run_id(config)
         _make(folder, root)
         try:
-            lock = _acquire(folder)
+            taken = _acquire(folder)
         except OSError as error:
             raise unrooted(root, error) from error
         try:
-            return cls(folder, config, meta, lock)
+            return cls(folder, config, meta, taken)
         except BaseException as error:
-            (folder / "lock").unlink(missing_ok=True)
+            lock.release(folder / "lock", taken)
             if isinstance(error, OSError):
                 raise _unwritten(folder, error) from error
             raise
@@ -412,8 +356,9 @@ class Record:
             self.fail("it was closed before it ended", state="interrupted")
         self._stop.set()
         self._rows.close()
-        if self._owned():
-            (self.folder / "lock").unlink(missing_ok=True)
+        if self.cancelled:
+            (self.folder / _CANCEL).unlink(missing_ok=True)
+        lock.release(self.folder / "lock", self._lock)
 
     def __enter__(self) -> "Record":
         return self
@@ -427,11 +372,13 @@ class Record:
     def _scan(self) -> tuple[list[dict[str, Any]], int]:
         return _jsonl(self.folder / "metrics.jsonl", _remedy(self.folder), torn=True)
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether `ask_to_end` was called for this process."""
+        return lock.read(self.folder / _CANCEL) == self._lock
+
     def _owned(self) -> bool:
-        try:
-            return (self.folder / "lock").read_bytes() == self._lock
-        except OSError:
-            return False
+        return lock.read(self.folder / "lock") == self._lock
 
     def _check(self) -> None:
         if not self._owned():
@@ -444,14 +391,31 @@ class Record:
         self._check()
         self._beaten = time.monotonic()
         self.status |= {"step": self._step, "heartbeat": time.time()}
+        self.status |= {"untold": dict(telling.LOST)} if telling.LOST else {}
         write_json(self.folder / "status.json", self.status)
 
-    def _beat(self) -> None:
-        """Keep the lock fresh while one step takes minutes; a stolen lock is not ours to touch."""
-        while not self._stop.wait(BEAT):
-            if self._owned():
-                with contextlib.suppress(OSError):
-                    os.utime(self.folder / "lock")
+    def _look(self) -> None:
+        """End this process, as the command at its terminal would, where it was asked to."""
+        if self.cancelled and callable(signal.getsignal(signal.SIGUSR1)):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def ask_to_end(folder: Path) -> str | None:
+    """Ask the process that computes a run to end, wherever it runs: it looks every few seconds.
+
+    One of this machine is sent SIGTERM as well. Returns its host; None where no process has the
+    run.
+    """
+    if state(folder) != "running":
+        return None
+    theirs = lock.read(folder / "lock") or b""
+    owner = lock.owner(theirs) or load_status(folder)
+    if theirs:
+        write_atomic(folder / _CANCEL, lambda temp: temp.write_bytes(theirs), sync=False)
+    if lock.here(owner) and lock.there(owner) is not False:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(int(owner["pid"]), signal.SIGTERM)
+    return str(owner.get("host"))
 
 
 def freeze(root: Path | str, config: dict[str, Any]) -> Path:
@@ -548,16 +512,53 @@ def state(folder: Path) -> str:
         return "pending"
     if status.get("state") in _OVER:
         return str(status["state"])
-    alive = _live(status, _age(folder / "status.json", folder / "lock"))
-    return "running" if status.get("state") == "running" and alive else "lost"
+    if status.get("state") != "running" or not lock.alive(status, *signs(folder)):
+        return "lost"
+    # A process that could not write how this run ended is alive, but computes another one.
+    held = (folder / "lock").exists() or lock.age(folder / "status.json") <= STALE
+    return "running" if held else "lost"
 
 
-def mark(root: Path | str, run: str, reason: str, state: str = "failed") -> str:
-    """Note that a run whose process is gone ended without a result; returns the reason."""
+def signs(folder: Path) -> tuple[Path, Path]:
+    """The files of a run that its process touches while it lives."""
+    return folder / "status.json", folder / "lock"
+
+
+def reason(folder: Path, **who: Any) -> str | None:
+    """Why a run ended, if it is known of the process or job that ``who`` identifies."""
+    status = load_status(folder)
+    mine = all(status.get(key) == value for key, value in who.items())
+    return str(status.get("error")) if mine and status.get("state") in _OVER else None
+
+
+def mark(root: Path | str, run: str, reason: str, state: str = "failed", **who: Any) -> str:
+    """Note that a run whose process is gone ended without a result; returns the reason.
+
+    A reason recorded before stays in the list ``past``. who: the process or job that it is of.
+    """
     folder = Path(root).expanduser() / "runs" / run
-    status = {"started": time.time(), **load_status(folder), "state": state, "error": reason}
-    write_json(folder / "status.json", status)
+    before = load_status(folder)
+    if before.get("state") == state and before.get("error") == reason:
+        return reason
+    status = {"started": time.time(), **before, **who, **_past(before)}
+    write_json(folder / "status.json", status | {"state": state, "error": reason})
     return reason
+
+
+def _past(status: dict[str, Any]) -> dict[str, Any]:
+    """How a run ended before, each time that it did: state, the end of the reason, and where."""
+    past = list(status.get("past") or [])
+    if status.get("state") in _OVER:
+        about = {k: status[k] for k in ("state", "host", "pid", "array", "job") if k in status}
+        past.append(about | {"error": str(status.get("error"))[-400:]})
+    return {"past": past} if past else {}
+
+
+def say_untold(path: Path) -> None:
+    """Add to a JSON file, of a run or a sweep, what this process could not tell; never raises."""
+    if telling.LOST:
+        with contextlib.suppress(RecordError):
+            write_json(path, (read_json(path) or {}) | {"untold": dict(telling.LOST)})
 
 
 def sweep_folder(root: Path | str, name: str) -> Path:

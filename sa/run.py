@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sa import record, summary
+from sa import record, summary, telling
 from sa.config.build import Components, build, ignored
 from sa.config.catalogue import CONF, catalogue, page
 from sa.config.complaint import UsageError, explain, nearest
@@ -34,13 +34,13 @@ FLAGS = (
 
 def main() -> None:
     """Parse, run, and end with 0 (done), 1 (a run failed) or 2 (nothing was started)."""
-    sys.stdout = _Patient(sys.stdout)
+    telling.patient(hangup=True)
     argv = sys.argv[1:]
     if "--help" in argv or "-h" in argv:
-        print(catalogue())
+        _tell(catalogue())
         return
     if argv == ["--catalogue"]:
-        print(page())
+        _tell(page())
         return
     # Hydra prints and swallows errors unless told otherwise; here they get their own messages.
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -85,28 +85,16 @@ def main() -> None:
     finally:
         if not full:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+        if telling.output_lost():
+            lost = f"standard output could not be written ({telling.output_lost()})"
+            telling.note(f"{lost}; what was computed is in its record")
 
 
-class _Patient:
-    """Standard output that a reader may leave early (`| head`): what runs goes on without it."""
-
-    def __init__(self, stream: Any):
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        return self._try(lambda: self._stream.write(text)) or 0
-
-    def flush(self) -> None:
-        self._try(self._stream.flush)
-
-    def _try(self, act: Any) -> Any:
-        try:
-            return act()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+def _tell(text: str) -> None:
+    """Print what was asked for, and nothing else was: here a failure to tell is one."""
+    print(text, flush=True)
+    if telling.output_lost():
+        _exit(1, f"standard output could not be written ({telling.output_lost()})")
 
 
 def _exit(code: int, message: str | None) -> None:
@@ -123,6 +111,8 @@ def _compose() -> None:
     failed: list[Exception] = []
 
     def single(config: DictConfig) -> float:
+        # Relative folders are of where they were typed; Hydra can be told to leave it.
+        os.chdir(HydraConfig.get().runtime.cwd)
         try:
             plain = OmegaConf.to_container(config, resolve=True)
             assert isinstance(plain, dict)
@@ -142,12 +132,13 @@ def _compose() -> None:
 
 def one(config: Config) -> float:
     """Validate, run (or find the finished result), tell, and return the objective."""
+    telling.patient()  # a launcher of Hydra's own may call this in a process of its own
     config = resolve(config)
     components = build(config)
     if config["sweep"]["dry_run"]:
         print(f"valid; run id {record.run_id(config)}: {record.state(folder_of(config))}")
         for note in ignored([(config, components)]):
-            print(f"note: {note}", file=sys.stderr)
+            telling.note(note)
         return float("nan")
     result = execute(config, tell=True, components=components)
     folder = folder_of(config)
@@ -156,7 +147,8 @@ def one(config: Config) -> float:
         report(root_of(config), folder.name)
     print(f"run: {folder}", flush=True)
     for note in _notes(config, result, components):
-        print(f"note: {note}", file=sys.stderr)
+        telling.note(note)
+    record.say_untold(folder / "status.json")
     value = result.get(config.get("objective") or "value", result.get("value"))
     return float(value) if isinstance(value, int | float) else float("nan")
 
@@ -235,13 +227,21 @@ def rank(folder: Path, number: int, world: int, port: int) -> None:
 
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """What the process prints, libraries and all, also goes nowhere but to this file's end."""
+    """What the process prints, libraries and all, goes nowhere but to this file's end.
+
+    Where it cannot be written, the run goes on without it.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
+    for lost in ("standard output", "standard error", "log.txt"):  # by the run before
+        telling.LOST.pop(lost, None)
     kept = [os.dup(1), os.dup(2)]
-    with path.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    except OSError as error:
+        telling.lose("log.txt", error.strerror)
     try:
         yield
     finally:

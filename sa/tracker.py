@@ -9,6 +9,7 @@ computed again) they agree. With ``live=False`` the last folder alone holds the 
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+
+from sa import telling
 
 _BROKEN: list[str] = []  # why wandb failed in this process: it warns once and is not tried again
 
@@ -86,12 +89,13 @@ class Mirror:
         try:
             act()
             return True
-        except Exception as error:  # wandb raises anything: usage, network, broken pipes
+        except (Exception, SystemExit) as error:  # wandb raises anything: usage, network, pipes
             run, self._begin, self._run = self._run, None, None
             with contextlib.suppress(Exception):
                 run.finish(exit_code=1)
             if not _BROKEN:
                 _BROKEN.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+                telling.lose("W&B mirror", _BROKEN[0])
                 print(
                     f"sa: the W&B mirror broke ({_BROKEN[0]}) and is off for the rest of this "
                     "process; runs go on and their folders are complete. tracker=none does "
@@ -132,6 +136,8 @@ class Wandb:
         """
 
         def begin() -> Any:
+            if "wandb" not in sys.modules:  # another process's service, perhaps of another machine
+                os.environ.pop("WANDB_SERVICE", None)
             import wandb
 
             wandb.setup(wandb.Settings(silent=True))
@@ -164,6 +170,8 @@ class Wandb:
                 ),
             )
 
+        if self.mode != "disabled" and _BROKEN:
+            telling.lose("W&B mirror", _BROKEN[0])
         if self.mode == "disabled" or _BROKEN:
             return Mirror()
         return Mirror(begin, None if self.live else folder / "metrics.jsonl")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sa import record
+from sa import lock, record
 from sa.record import Record
 
 CONFIG = {
@@ -441,8 +441,11 @@ def test_of_many_stealers_one_wins(tmp_path):
     assert sum(wins) == (1 << 20) - 1 and wins[0] & wins[1] == wins[1] & wins[2] == 0
 
 
-def test_a_run_that_was_taken_over_writes_no_more(tmp_path):
-    with Record.open(tmp_path, CONFIG, {}) as slept:
+def test_a_run_that_was_taken_over_writes_no_more(tmp_path, monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(lock, "_machine", lambda: {"host": "another", "boot": "b", "space": "s"})
+        slept = Record.open(tmp_path, CONFIG, {})
+    with slept:
         slept.append({"step": 0})
         age(slept.folder, 200)
         with Record.open(tmp_path, CONFIG, {}) as thief:

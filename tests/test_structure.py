@@ -15,8 +15,8 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "surrogate": set(),
     "codes": set(),
     "total": set(),
-    "record": set(),
-    "tracker": set(),
+    "record": {"lock", "telling"},
+    "tracker": {"telling"},
     "dashboard": {"names"},
     "names": set(),
     "ranking": {"names"},
@@ -24,6 +24,8 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "summary": {"names"},
     "figure": {"grouping", "names", "ranking"},
     "flips": {"codes", "flips", "types"},
+    "telling": set(),
+    "lock": {"telling"},
     "curvature": {"types", "curvature"},
     "objective": {"total", "types", "flips", "curvature"},
     "dataset": {"types"},
@@ -40,20 +42,23 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "average": {"types"},
     "optimizer": set(),
     "train": {"types", "surrogate", "problem", "schedule", "average"},
-    "launch": {"record", "launch"},
+    "launch": {"lock", "record", "launch", "telling"},
     "provenance": set(),
-    "sweep": set("record figure grouping launch names ranking sweep tracker".split()),
+    "sweep": {"figure", "grouping", "launch", "lock", "names", "ranking", "record", "sweep", "telling", "tracker"},
     "config": {"config", "record", "task", "train", "types"},
     "data": {"dataset"},
     "replicas": {"total", "types", "objective", "problem", "task"},
     "ranks": {"types", "objective", "problem"},
-    "execute": set("config provenance ranks record replicas summary tracker train types".split()),
-    "driver": {"config", "execute", "launch", "provenance", "record", "sweep"},
-    "run": {"config", "driver", "execute", "launch", "ranks", "record", "run", "summary"},
+    "execute": set(
+        "config lock provenance ranks record replicas summary telling tracker train types".split()
+    ),
+    "driver": {"config", "execute", "launch", "provenance", "record", "sweep", "telling"},
+    "run": set("config driver execute launch ranks record run summary telling".split()),
 }
 HYDRA = {"config", "run"}  # the only modules that know it
 NO_TORCH = set(
     "data record tracker dashboard launch sweep figure grouping names ranking summary provenance "
+    "data lock telling record tracker dashboard launch sweep figure ranking summary provenance "
     "driver".split()
 )
 

@@ -9,7 +9,7 @@ from sa.config.catalogue import CONF, leaves, options
 from sa.config.complaint import UsageError, no_option, typed
 from sa.config.component import make
 from sa.config.words import was_typed
-from sa.record import LATER, read_manifest, sweeps
+from sa.record import LATER, identity, read_manifest, sweeps
 
 Config = dict[str, Any]
 
@@ -23,6 +23,11 @@ def resolve(config: Config) -> Config:
     if not isinstance(root, str | int) or isinstance(root, bool):
         raise UsageError(f"root={typed(root)}: expected a folder, e.g. root=results")
     config = {**config, "root": str(root)}
+    data = config.get("dataset")
+    if isinstance(data, Mapping) and isinstance(data.get("root"), str):
+        # a worker or a retry elsewhere reads the data of the folder where this was typed
+        where = Path(data["root"]).expanduser().absolute()
+        config["dataset"] = {**data, "root": str(where)}
     config = _with_ends(config)
     if isinstance(config.get("init"), Mapping):
         config = {**config, "init": _estimating(config["init"], "init")}
@@ -105,7 +110,7 @@ def _with_ends(config: Config) -> Config:
     if any(isinstance(x, dict) for x in names):
         return {**config, "ends": names}
     for key in _OF_ENDS:
-        if was_typed(key) and config.get(key) != first.get(key):
+        if was_typed(key) and identity({key: config.get(key)}) != identity({key: first.get(key)}):
             raise UsageError(
                 f"{key}: a run that looks at finished trainings takes it from the first of them, "
                 f"{names[0]}; leave it out, or name trainings that have it"

@@ -3,18 +3,32 @@
 from pathlib import Path
 from typing import Any
 
+from sa import lock, telling
 from sa.launch.plan import LaunchError, Point
 
 POLL = 1.0  # seconds between two looks at the folders
 
 CANCELLED = "cancelled"
-"""The file in a sweep's folder that tells its drivers to stop: touched by `sa.sweep cancel`."""
+"""The file in a sweep's folder that tells its drivers to stop: `sa.sweep cancel` writes it anew."""
 
 
 class Board:
-    """What has ended, a line a point, and a bar on a terminal."""
+    """What has ended, a line a point, and a bar on a terminal; use it as a context manager."""
 
     def __init__(self, total: int):
+        self.total, self.done = total, 0
+        self.failed: dict[str, str] = {}
+        self._bar: Any = None
+
+    def __enter__(self) -> "Board":
+        telling.quietly("progress bar", self._start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            telling.quietly("progress bar", self._bar.stop)
+
+    def _start(self) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -25,30 +39,34 @@ class Board:
             TimeRemainingColumn,
         )
 
-        self.total, self.done = total, 0
-        self.failed: dict[str, str] = {}
-        self.console = Console(soft_wrap=True)
+        console = Console(soft_wrap=True)
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TimeElapsedColumn(), TimeRemainingColumn(),
         )  # fmt: skip
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self.task = self.bar.add_task("runs", total=total)
+        bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        bar.add_task("runs", total=self.total)
+        bar.start()
+        self._bar = bar
 
     def ended(self, point: Point, result: dict[str, Any] | None, error: str | None = None) -> None:
         """Say how a point ended: with a result, or an error."""
+        self.done += 1
         if result is None:
-            error = error or "no result"
-            self.failed[point.run_id] = error
+            self.failed[point.run_id] = error = error or "no result"
+        telling.quietly("progress bar", lambda: self._print(point, result, error))
+
+    def _print(self, point: Point, result: dict[str, Any] | None, error: str | None) -> None:
+        if result is None:
             told = f"FAILED: {error.splitlines()[-1] if error else ''}"
         else:
             told = f"{_told(point.config, result)}  ({result['seconds']:.1f} s)"
-        self.done += 1
-        self.bar.advance(self.task)
-        self.console.print(
-            f"{self.done:>4}/{self.total}  {point.label:<48} {told}",
-            highlight=False, markup=False,
-        )  # fmt: skip
+        line = f"{self.done:>4}/{self.total}  {point.label:<48} {told}"
+        if self._bar is None:
+            print(line, flush=True)
+            return
+        self._bar.advance(self._bar.tasks[0].id)
+        self._bar.console.print(line, highlight=False, markup=False)
 
 
 def _told(config: dict[str, Any], result: dict[str, Any]) -> str:
@@ -57,11 +75,17 @@ def _told(config: dict[str, Any], result: dict[str, Any]) -> str:
     return f"{key} {value:.4g}" if isinstance(value, int | float) else str(result.get("status"))
 
 
-def stop_if_cancelled(folder: Path, began: float) -> None:
-    """Raise LaunchError where somebody cancelled the sweep after a driver began."""
-    mark = folder / CANCELLED
-    if mark.exists() and mark.stat().st_mtime > began:
-        raise LaunchError("cancelled by `sa.sweep cancel`; repeat the command to go on")
+class Cancelled:
+    """Whether somebody cancels a sweep after this was made: no two clocks are compared."""
+
+    def __init__(self, folder: Path):
+        self._mark = folder / CANCELLED
+        self._before = lock.read(self._mark)
+
+    def stop(self) -> None:
+        """Raise LaunchError if so."""
+        if lock.read(self._mark) != self._before:
+            raise LaunchError("cancelled by `sa.sweep cancel`; repeat the command to go on")
 
 
 def enough(board: Board, most: int | None) -> bool:

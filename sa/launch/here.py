@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from annotated_types import Gt
 
 from sa import record
-from sa.launch.board import POLL, Board, enough, stop_if_cancelled
+from sa.launch.board import POLL, Board, Cancelled, enough
 from sa.launch.plan import Point, chunks, command, paths, processes, scrubbed, todo
 
 
@@ -50,18 +50,20 @@ def inline(
     after so many failures.
     """
     queue = todo(root, plan)
-    board, began = Board(len(queue)), time.time()
-    with board.bar:
+    cancelled = Cancelled(folder)
+    with Board(len(queue)) as board:
         while queue and not enough(board, most):
-            stop_if_cancelled(folder, began)
+            cancelled.stop()
             point = queue.pop(0)
             try:
-                board.ended(point, execute(point.config))
+                result = execute(point.config)
             except record.Busy:
                 queue.append(point)
                 time.sleep(POLL)
             except Exception as error:  # a point's failure is recorded and the sweep goes on
                 board.ended(point, None, str(error) or repr(error))
+            else:
+                board.ended(point, result)
     return board.failed
 
 
@@ -74,12 +76,11 @@ def local(
     workers = place.workers or max(1, _cpus() // (threads * processes(left)))
     size = place.points_per_job
     queue = chunks(root, plan, left, size, max(workers, min(4 * workers, len(left))))
-    board, alive = Board(len(left)), dict[subprocess.Popen, list[Point]]()
-    began = time.time()
-    with board.bar:
+    alive, cancelled = dict[subprocess.Popen, list[Point]](), Cancelled(folder)
+    with Board(len(left)) as board:
         try:
             while queue or alive:
-                stop_if_cancelled(folder, began)
+                cancelled.stop()
                 while queue and len(alive) < workers and not enough(board, most):
                     some = queue.pop(0)
                     alive[_worker(root, some, folder, threads)] = some
@@ -93,7 +94,8 @@ def local(
                         if result is None and code is None:
                             continue
                         some.remove(point)
-                        board.ended(point, result, None if result else _why(root, point, code))
+                        why = None if result else _why(root, point, process.pid, code)
+                        board.ended(point, result, why)
                     if code is not None:
                         del alive[process]
         except BaseException:
@@ -112,13 +114,15 @@ def _worker(root: Path, some: Sequence[Point], folder: Path, threads: int) -> su
     return subprocess.Popen(command(root, some), env=env, stdout=quiet, stderr=quiet, stdin=quiet)
 
 
-def _why(root: Path, point: Point, code: int | None) -> str:
+def _why(root: Path, point: Point, pid: int, code: int | None) -> str:
     """Why a point of a process that ended has no result, in its record too."""
-    status = record.load_status(root / "runs" / point.run_id)
-    if status.get("state") in ("failed", "skipped", "interrupted"):
-        return str(status.get("error"))
+    folder = root / "runs" / point.run_id
+    who: dict[str, Any] = {"host": os.uname().nodename, "pid": pid}
+    told = record.reason(folder, **who)  # an earlier attempt's reason is none of this one
+    if told is not None:
+        return told
     how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"code {code}"
-    return record.mark(root, point.run_id, f"its process ended with {how} before a result")
+    return record.mark(root, point.run_id, f"its process ended with {how} before a result", **who)
 
 
 def _cpus() -> int:

@@ -2,7 +2,6 @@
 
 import builtins
 import contextlib
-import fcntl
 import fnmatch
 import itertools
 import math
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sa import record
+from sa import lock, record
 
 
 class LaunchError(Exception):
@@ -132,6 +131,12 @@ def sweep_name(plan: Sequence[Point]) -> str:
     return named or "sweep-" + record.run_id({"points": sorted(p.run_id for p in plan)})
 
 
+def rooted(root: Path) -> str:
+    """Return the words that a command of ``sa.sweep`` needs to find this root, from this folder."""
+    here = Path(os.environ.get("SA_ROOT") or ".").expanduser()
+    return "" if root == here else f" --root {shlex.quote(str(root))}"
+
+
 def todo(root: Path, plan: Sequence[Point]) -> list[Point]:
     """The points without a result."""
     return [p for p in plan if record.read_result(root, p.run_id) is None]
@@ -160,6 +165,7 @@ def freeze(root: Path, name: str, plan: Sequence[Point]) -> None:
     about = {
         "name": name,
         "argv": sys.argv[1:],
+        "typed_in": {"folder": os.getcwd(), **_folders()},
         "description": first.get("description"),
         "figure": first.get("figure") or [],
         "objective": first.get("objective"),
@@ -167,6 +173,12 @@ def freeze(root: Path, name: str, plan: Sequence[Point]) -> None:
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     record.write_manifest(root, name, entries, about)
+
+
+def _folders() -> dict[str, str]:
+    """The folders that the environment names, wherever they are looked up later."""
+    given = {k: os.environ.get(k) for k in ("SA_ROOT", "SA_DATA")}
+    return {k: os.path.abspath(os.path.expanduser(v)) for k, v in given.items() if v}
 
 
 def cost(root: Path, plan: Sequence[Point]) -> float | None:
@@ -206,16 +218,22 @@ def command(root: Path, some: Sequence[Point]) -> list[str]:
 def scrubbed(env: dict[str, str]) -> dict[str, str]:
     """The environment without what an enclosing SLURM job left: it would bend a child's resources.
 
-    SLURM_CONF stays, the cluster's address.
+    The address of the cluster stays, SLURM_CONF and SLURM_CLUSTERS. W&B's service goes: it may not
+    live as long as the child, or on another machine.
     """
-    bent = re.compile(r"(SLURM|SLURMD|SBATCH|SALLOC|SRUN|PMI[0-9X]*)_")
-    return {k: v for k, v in env.items() if k == "SLURM_CONF" or not bent.match(k)}
+    bent = re.compile(r"(SLURM|SLURMD|SBATCH|SALLOC|SRUN|PMI[0-9X]*)_|WANDB_SERVICE$")
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
+    return {k: v for k, v in env.items() if k in kept or not bent.match(k)}
 
 
 def paths(folder: Path) -> dict[str, str]:
     """Where the code of a sweep is: its snapshot, if it has one."""
     code = folder / "code"
-    return {"PYTHONPATH": str(code.resolve())} if code.is_dir() else {}
+    if not code.is_dir():
+        return {}
+    theirs = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    every = [code.resolve(), *map(os.path.abspath, theirs)]
+    return {"PYTHONPATH": os.pathsep.join(map(str, every))}
 
 
 def snapshot(folder: Path, packages: Sequence[Path], note: str, told: dict[str, Any]) -> None:
@@ -239,9 +257,8 @@ def alone(folder: Path) -> Iterator[None]:
     """One driver at a time plans and submits a sweep; the others wait for it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".driver").open("w")
+        (folder / ".driver").touch()
     except OSError as error:
         raise record.unrooted(folder.parent.parent, error) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock.exclusive(folder / ".driver"):
         yield

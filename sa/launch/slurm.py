@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from sa import record
+from sa import lock, record, telling
 from sa.launch.board import POLL, Board, enough
+from sa.launch.defaults import defaults, minutes
 from sa.launch.plan import LaunchError, Point, command, paths, processes, scrubbed, todo
 
 LIVE = {
@@ -29,7 +30,9 @@ LIVE = {
 class Slurm:
     """Arrays of jobs through submitit; needs no accounting database.
 
-    time: minutes a job may take. memory_gb: of one job; cpus, gpus: of each of its processes, of
+    A setting that is None is left to SLURM and to the user's defaults, SBATCH_PARTITION and its
+    like; one that is set overrules them. time: minutes a job may take, None for 60; memory_gb: of
+    one job; cpus, gpus: of each of its processes, of
     which a run with ``processes`` starts its own, all on one node. parallel: jobs of one array at
     once. points_per_job: points a job computes in turn; None chooses. signal_seconds: how long
     before the time limit a job is told to save and requeue itself, at most a third of it; requeue:
@@ -42,9 +45,9 @@ class Slurm:
     qos: str | None = None
     account: str | None = None
     constraint: str | None = None
-    time: Annotated[int, Gt(0)] = 60
+    time: Annotated[int, Gt(0)] | None = None
     cpus: Annotated[int, Gt(0)] = 1
-    gpus: Annotated[int, Ge(0)] = 0
+    gpus: Annotated[int, Ge(0)] | None = None
     memory_gb: Annotated[float, Gt(0)] | None = None
     parallel: Annotated[int, Gt(0)] = 256
     points_per_job: Annotated[int, Gt(0)] | None = None
@@ -77,10 +80,8 @@ def queue(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     if not bases or shutil.which("squeue") is None:
         return found
-    told = subprocess.run(
-        ["squeue", "-h", "-r", "-t", "all", "-o", "%F_%K|%i|%T|%r", "-j", ",".join(bases)],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    words = ["squeue", "-h", "-r", "-t", "all", "-o", "%F_%K|%i|%T|%r", "-j", ",".join(bases)]
+    told = _ask(*words, timeout=60)
     if told.returncode and "Invalid job id" not in told.stderr:
         raise LaunchError(f"squeue: {told.stderr.strip()}")
     for line in told.stdout.splitlines():
@@ -88,6 +89,13 @@ def queue(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
         for key in (array, single):
             found[key] = (state, reason)
     return found
+
+
+def _ask(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of SLURM without the user's defaults, which may filter what it says."""
+    own = ("SQUEUE_", "SCANCEL_", "SINFO_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(own)}
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=env)
 
 
 def flying(folder: Path) -> set[str]:
@@ -110,13 +118,17 @@ def submit(folder: Path, root: Path, place: Slurm, work: Sequence[Sequence[Point
     most = _array_limit()
     made: list[dict[str, Any]] = []
     before, there = dict(os.environ), set(logs.iterdir())
+    theirs, notes = defaults(before, vars(place))
+    for note in notes:
+        telling.note_once(note)
+    limit = place.time or minutes(theirs.get("SBATCH_TIMELIMIT", "60"))
     os.environ.clear()
     own = {"OMP_NUM_THREADS": str(place.cpus), "SA_REQUEUE": str(int(place.requeue))}
-    os.environ.update(scrubbed(before) | paths(folder) | own)
+    os.environ.update(scrubbed(before) | theirs | paths(folder) | own)
     try:
         executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=1000)
         world = processes([p for some in work for p in some])
-        executor.update_parameters(**_parameters(place, folder.name, world))
+        executor.update_parameters(**_parameters(place, folder.name, world, limit))
         for at in range(0, len(work), most):
             part = work[at : at + most]
             submitted = executor.map_array(_become, [command(root, some) for some in part])
@@ -124,11 +136,15 @@ def submit(folder: Path, root: Path, place: Slurm, work: Sequence[Sequence[Point
                 {"job": job.job_id, "runs": [p.run_id for p in some], "submitted": time.time()}
                 for job, some in zip(submitted, part, strict=True)
             ]
-    except Exception as error:  # submitit's and SLURM's: a wrong partition, a full queue
-        if made:
-            cancel([str(m["job"]) for m in made])
+        lines = "".join(json.dumps(m) + "\n" for m in [*jobs(folder), *made])
+        record.write_text(folder / "jobs.jsonl", lines)
+    except BaseException as error:
+        cancel([str(m["job"]) for m in made])
         for left in set(logs.iterdir()) - there:
             left.unlink()
+        if isinstance(error, record.RecordError) or not isinstance(error, Exception):
+            raise
+        # submitit's and SLURM's: a wrong partition, a full queue
         said = (x for x in str(error).splitlines() if x.strip() and "subprocess" not in x)
         words = list(dict.fromkeys(said))
         raise LaunchError(
@@ -137,14 +153,12 @@ def submit(folder: Path, root: Path, place: Slurm, work: Sequence[Sequence[Point
     finally:
         os.environ.clear()
         os.environ.update(before)
-    with (folder / "jobs.jsonl").open("a") as file:
-        file.writelines(json.dumps(m) + "\n" for m in made)
 
 
 def _hint(words: Sequence[str]) -> str:
     """What to type instead of what SLURM refused."""
     if any("partition" in x for x in words):
-        told = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True)
+        told = _ask("sinfo", "-h", "-o", "%R")
         known = ", ".join(dict.fromkeys(told.stdout.split()))
         return f"hydra.launcher.partition=NAME; there are: {known}"
     return (
@@ -157,23 +171,24 @@ def _hint(words: Sequence[str]) -> str:
 def _become(words: list[str]) -> None:
     """Replace the job's process: signals and the exit code are the worker's own."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # until the worker listens to it
+    os.environ[lock.OURS] = os.environ["SLURM_JOB_ID"]
     os.execv(words[0], words)
 
 
-def _parameters(place: Slurm, name: str, world: int) -> dict[str, Any]:
+def _parameters(place: Slurm, name: str, world: int, limit: int) -> dict[str, Any]:
     named = {
         "partition": place.partition, "qos": place.qos, "account": place.account,
-        "constraint": place.constraint, "gpus_per_node": place.gpus * world or None,
+        "constraint": place.constraint, "gpus_per_node": (place.gpus or 0) * world or None,
         "mem": f"{int(place.memory_gb * 1024)}M" if place.memory_gb else None,
     }  # fmt: skip
     return {k: v for k, v in named.items() if v is not None} | {
         "job_name": name[:64],
-        "time": place.time,
+        "time": limit,
         "nodes": 1,
         "ntasks_per_node": 1,
         "cpus_per_task": place.cpus * world,
         "array_parallelism": place.parallel,
-        "signal_delay_s": min(place.signal_seconds, 20 * place.time),
+        "signal_delay_s": min(place.signal_seconds, 20 * limit),
         "setup": list(place.setup),
         "additional_parameters": {
             "requeue" if place.requeue else "no-requeue": True,
@@ -183,7 +198,7 @@ def _parameters(place: Slurm, name: str, world: int) -> dict[str, Any]:
 
 
 def _array_limit() -> int:
-    told = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
+    told = _ask("scontrol", "show", "config")
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", told.stdout)
     return max(1, int(found.group(1)) - 1) if found else 1000
 
@@ -191,13 +206,13 @@ def _array_limit() -> int:
 def cancel(ids: Sequence[str]) -> None:
     """Cancel jobs; those that are over already are passed by."""
     if ids:
-        subprocess.run(["scancel", *ids], capture_output=True, text=True)
+        _ask("scancel", *ids)
 
 
 def ask(ids: Sequence[str]) -> None:
     """Tell the workers of jobs, by USR1, that they are cancelled: they say so in their records."""
     if ids:
-        subprocess.run(["scancel", "--signal=USR1", *ids], capture_output=True, text=True)
+        _ask("scancel", "--signal=USR1", *ids)
 
 
 def follow(
@@ -207,9 +222,9 @@ def follow(
     mine = {p.run_id: p for p in plan}
     job_of = {r: j for j in jobs(folder) for r in j["runs"]}  # the latest submission of each
     left = {k: mine[k] for k in (p.run_id for p in todo(root, plan)) if k in job_of}
-    board, gone, stopped = Board(len(left)), dict[str, int](), False
+    gone, stopped = dict[str, int](), False
     looked, known = 0.0, dict[str, tuple[str, str]]()
-    with board.bar:
+    with Board(len(left)) as board:
         while left:
             if time.monotonic() - looked > max(2 * POLL, 0.002 * len(left)):
                 try:
@@ -239,14 +254,17 @@ def follow(
 
 def _lost(root: Path, key: str, job: dict[str, Any], state: str, reason: str, folder: Path) -> str:
     """Why a point whose job is over has no result; noted in its record where that says nothing."""
-    status = record.load_status(root / "runs" / key)
-    fresh = float(status.get("started") or 0) >= job["submitted"] - 5
-    if fresh and status.get("state") in ("failed", "skipped", "interrupted"):
-        return str(status.get("error"))
+    run, number = root / "runs" / key, str(job["job"])
+    for name in ("array", "job"):  # what the job said itself, not an earlier one
+        own = record.reason(run, **{name: number})
+        if own is not None:
+            return own
+    status = record.load_status(run)
+    began = number in (status.get("array"), status.get("job"))
     told = f"SLURM: {state}" + (f" ({reason})" if reason not in ("", "None") else "")
-    told += f", job {job['job']}"
-    for path in (folder / "slurm").glob(f"{job['job']}_*_log.err"):  # before the worker began
+    told += f", job {number}"
+    for path in (folder / "slurm").glob(f"{number}_*_log.err"):  # before the worker began
         said = [x for x in path.read_text(errors="replace").splitlines() if x.strip()]
-        if said and not fresh:
+        if said and not began:
             told += f"; {path}: {said[-1]}"
-    return record.mark(root, key, told)
+    return record.mark(root, key, told, array=number)

@@ -3,6 +3,7 @@
 import argparse
 import glob
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from sa import record
+from sa import record, telling
 from sa.launch import slurm
 from sa.sweep.page import report
 from sa.sweep.series import OVER
@@ -42,6 +44,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """0: answered; 1: a run or the report failed; 2: there is no sweep or run of that name."""
+    telling.patient()
     parser = argparse.ArgumentParser(
         prog="python -m sa.sweep",
         description="Follow and read sweeps.",
@@ -73,13 +76,13 @@ def main(argv: list[str] | None = None) -> int:
             more |= {"over": given.over} if given.over and given.command == "report" else {}
             code = commands[given.command](root, given.name, **more)
         sys.stdout.flush()
+        if given.command in ("status", "logs") and telling.output_lost():
+            print(f"sa: {given.command}: {telling.output_lost()}", file=sys.stderr)
+            return 1
         return code if isinstance(code, int) else 0
     except record.RecordError as error:
         print(f"sa: {error}", file=sys.stderr)
         return 2 if isinstance(error, record.Missing) else 1
-    except BrokenPipeError:  # `status | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print("sa: interrupted", file=sys.stderr)
         return 130
@@ -99,13 +102,10 @@ def retry(root: Path, name: str) -> int:
     """
     about, points = record.read_manifest(root, name)
     if slurm.jobs(record.sweep_folder(root, name)):
-        words = [str(w) for w in about.get("argv") or []]
-        print(f"repeating: python -m sa.run {shlex.join(words)}", flush=True)
-        command = [sys.executable, "-m", "sa.run", *words]
-        return subprocess.run(command, env=os.environ | {"SA_ROOT": str(root)}).returncode
+        return _repeat(root, about)
     folders = []
     for point, state in zip(points, states_of(root, points), strict=True):
-        folder = root / "runs" / point["run_id"]
+        folder = root.absolute() / "runs" / point["run_id"]
         if state not in AGAIN:
             continue
         label = f"{point['index']:>4}  {folder.name}  {state:<11}  {' '.join(point['overrides'])}"
@@ -124,6 +124,30 @@ def retry(root: Path, name: str) -> int:
     return 1 if code else 0
 
 
+def _repeat(root: Path, about: dict[str, Any]) -> int:
+    """Type the command of a sweep again, for this root, in the folder where it was typed.
+
+    Every other word that is relative to a folder, and what the environment named, means what it
+    meant then.
+    """
+    typed = {str(k): str(v) for k, v in (about.get("typed_in") or {}).items()}
+    folder = Path(typed.pop("folder", "."))
+    if not folder.is_dir():
+        telling.note(
+            f"the folder where this sweep was typed, {folder}, is gone: words of it that are "
+            "relative to a folder now mean the current one"
+        )
+        folder = Path()
+    words = [str(w) for w in about.get("argv") or []]
+    where = str(root.absolute()).replace("\\", r"\\").replace("'", r"\'")
+    words = [w for w in words if not re.match(r"\+*root=", w)] + [f"root='{where}'"]
+    print(f"repeating: python -m sa.run {shlex.join(words)}", flush=True)
+    env = os.environ | typed | {"SA_ROOT": str(root.absolute())}
+    python = [p for p in env.get("PYTHONPATH", "").split(os.pathsep) if p]
+    env |= {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, python))} if python else {}
+    return subprocess.run([sys.executable, "-m", "sa.run", *words], env=env, cwd=folder).returncode
+
+
 def logs(root: Path, name: str) -> int:
     """Print what a run wrote while it ran, and how it ended."""
     found = sorted((root / "runs").glob(f"{glob.escape(name)}*"))
@@ -138,6 +162,11 @@ def logs(root: Path, name: str) -> int:
         f"{found[0]}: {record.state(found[0])}"
         + (f"\n{told['error']}" if told.get("error") else "")
     )
+    for place, why in (told.get("untold") or {}).items():
+        print(f"{place} was lost: {why}")
+    for past in told.get("past") or []:
+        last = (past["error"].strip().splitlines() or [""])[-1]
+        print(f"before that: {past['state']}: {last}")
     return 0
 
 

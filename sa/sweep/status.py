@@ -1,22 +1,19 @@
 """How far a sweep is, and stopping it: one look at its folders, and at SLURM's queue."""
 
-import contextlib
 import math
 import os
-import shlex
-import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa import record
+from sa import lock, record
 from sa.launch import slurm
 from sa.launch.board import CANCELLED
-from sa.launch.plan import LaunchError
-from sa.sweep.series import is_number
+from sa.launch.plan import LaunchError, rooted
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -124,11 +121,12 @@ def _told(root: Path, name: str) -> _Told:
             continue
         told = record.load_status(root / "runs" / point["run_id"])
         step = f"{_or(told.get('step'), 0)}/{_or(told.get('total'), '?')}" if told else "-"
-        beat = told.get("heartbeat")
-        seen = f"{_time(time.time() - beat)} ago" if is_number(beat) else "-"
+        run = root / "runs" / point["run_id"]
+        seen = f"{_time(_silence(run, told))} ago" if told else "-"
         reason = str(told.get("error") or "").strip().splitlines() if state != "running" else []
-        if state == "lost" and _touched(folder / CANCELLED) > float(told.get("started") or 0):
-            reason = ["cancelled by sa.sweep cancel"]  # it was killed before it could say so
+        # The run wrote meta.json when it began, on the same file server.
+        if state == "lost" and _touched(folder / CANCELLED) > _touched(run / "meta.json"):
+            reason = [_CANCELLED]  # it was killed before it could say so
         words = reason[-1] if reason else " ".join(map(str, point["overrides"]))
         host = str(told.get("host") or "-")
         job = job_of.get(point["run_id"], "")
@@ -136,8 +134,16 @@ def _told(root: Path, name: str) -> _Told:
             words = "SLURM: {} ({}), job {}".format(*known[job], job)
         table.append([str(point["index"]), point["run_id"], state, step, seen, host, words])
     again = not queued and set(states) & set(AGAIN) - {"pending"}
-    hint = f"to run these again: python -m sa.sweep retry {name}{_rooted(root)}" if again else ""
+    hint = f"to run these again: python -m sa.sweep retry {name}{rooted(root)}" if again else ""
     return _Told(states, head, table, hint, not queued and "running" not in states)
+
+
+def _silence(run: Path, told: dict[str, Any]) -> float:
+    """Seconds since the last sign of a run: by this machine's clock if it ran here."""
+    beat = told.get("heartbeat")
+    if lock.here(told) and isinstance(beat, int | float):
+        return time.time() - beat
+    return lock.age(*record.signs(run))
 
 
 def _touched(path: Path) -> float:
@@ -145,30 +151,47 @@ def _touched(path: Path) -> float:
 
 
 def cancel(root: Path, name: str) -> None:
-    """Stop the jobs of a sweep that still run or wait, and its processes on this machine."""
+    """Stop what runs of a sweep: its jobs, and processes here and on other machines."""
     _, points = record.read_manifest(root, name)
     jobs = slurm.jobs(record.sweep_folder(root, name))
     known = slurm.queue([j["job"] for j in jobs])
-    alive = {j["job"] for j in jobs if known.get(j["job"], ("", ""))[0] in slurm.LIVE}
-    (record.sweep_folder(root, name) / CANCELLED).touch()  # drivers start nothing more
-    theirs = [root / "runs" / r for j in jobs if j["job"] in alive for r in j["runs"]]
+    alive = {j["job"]: j["runs"] for j in jobs if _live(known, j["job"])}
+    mark = record.sweep_folder(root, name) / CANCELLED
+    record.write_text(mark, os.urandom(8).hex())  # drivers start nothing more
+    theirs = {run: job for job, runs in alive.items() for run in runs}
     slurm.ask(sorted(alive))
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and "running" in map(record.state, theirs):
-        time.sleep(0.1)
+    others = [p["run_id"] for p in points if p["run_id"] not in theirs]
+    hosts = [record.ask_to_end(root / "runs" / run) for run in others if _runs(root, run)]
+    _until(lambda: not any(_runs(root, run) for run in theirs))
     slurm.cancel(sorted(alive))
-    for run in (folder.name for folder in theirs):
-        if record.read_result(root, run) is None:
-            record.mark(root, run, "cancelled by sa.sweep cancel", state="interrupted")
-    stopped = 0
-    for point, state in zip(points, states_of(root, points), strict=True):
-        told = record.load_status(root / "runs" / point["run_id"])
-        here = told.get("host") == os.uname().nodename and not told.get("job")
-        if state == "running" and here:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(int(told["pid"]), signal.SIGTERM)
-                stopped += 1
-    print(f"{name}: {len(alive)} jobs cancelled, {stopped} processes told to stop here")
+    if alive:
+        _until(lambda: not any(_live(slurm.queue([*alive]), job) for job in alive))
+    for run, job in theirs.items():
+        told = record.reason(root / "runs" / run, array=job)
+        if told is None and record.read_result(root, run) is None:
+            record.mark(root, run, _CANCELLED, state="interrupted", array=job)
+    here = hosts.count(os.uname().nodename)
+    there = sorted({h for h in hosts if h} - {os.uname().nodename})
+    far = f", those on {', '.join(there)} within some seconds" if there else ""
+    print(f"{name}: {len(alive)} jobs cancelled, {here} processes told to stop here{far}")
+
+
+_CANCELLED = "cancelled by sa.sweep cancel"
+
+
+def _live(known: dict[str, tuple[str, str]], job: str) -> bool:
+    return known.get(job, ("", ""))[0] in slurm.LIVE
+
+
+def _runs(root: Path, run: str) -> bool:
+    return record.state(root / "runs" / run) == "running"
+
+
+def _until(over: Callable[[], bool]) -> None:
+    """Wait until something is over, with patience."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and not over():
+        time.sleep(0.1)
 
 
 def _overview(root: Path) -> None:
@@ -220,11 +243,6 @@ def aligned(lines: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = (map(str.ljust, line, widths) for line in lines)
     return "\n".join("  ".join(cells).rstrip() for cells in padded)
-
-
-def _rooted(root: Path) -> str:
-    here = Path(os.environ.get("SA_ROOT") or ".").expanduser()
-    return "" if root == here else f" --root {shlex.quote(str(root))}"
 
 
 def runs_there(root: Path) -> str:
