@@ -1,0 +1,295 @@
+"""Telling never ends computing; a record that cannot be written does, by name."""
+
+import builtins
+import errno
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from sa import driver, record, run, telling, tracker
+from sa.launch import board
+from sa.launch.plan import Point
+
+ABOUT = {"group": "", "job_type": "", "name": "", "tags": []}
+PROBE = "dim=3 dataset.n=16 analysis=[] tracker=none".split()
+TRAIN = [*PROBE, "steps=4", "evaluate_every=1"]
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.setattr(telling, "LOST", {})
+    monkeypatch.setattr(tracker, "_BROKEN", [])
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def raising(error: BaseException):
+    def act(*_, **__):
+        raise error
+
+    return act
+
+
+class Broken(io.StringIO):
+    """A stream without a descriptor that fails."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, _):
+        raise self.error
+
+
+LOST = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.EBADF, "Bad file descriptor"),
+    BrokenPipeError(errno.EPIPE, "Broken pipe"),
+    ValueError("I/O operation on closed file"),
+]
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda e: type(e).__name__ + str(e)[:10])
+def test_a_stream_that_fails_is_silent_from_then_on_and_says_why(error, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Broken(error))
+    telling.patient()
+    telling.patient()  # a second time changes nothing
+    print("lost", flush=True)
+    print("lost too", flush=True)
+    assert not sys.stdout.isatty()
+    assert telling.LOST == {"standard output": getattr(error, "strerror", None) or str(error)}
+    left = isinstance(error, BrokenPipeError)  # `| head`: its reader left by choice
+    assert (telling.output_lost() is None) == left
+
+
+def test_a_slow_reader_loses_no_more_than_what_it_did_not_take(monkeypatch):
+    stream = Broken(BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"))
+    monkeypatch.setattr(sys, "stdout", stream)
+    telling.patient()
+    print("too fast")
+    assert not telling.LOST and sys.stdout._stream is stream
+
+
+def test_signs_that_the_stream_cannot_write_are_escaped(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    telling.patient()
+    print("σ = 1 ━", flush=True)
+    assert raw.getvalue() == rb"\u03c3 = 1 \u2501" + b"\n" and not telling.LOST
+
+
+CLOSED = """
+import os, sys
+from sa import telling
+from sa.record import Record
+telling.patient()
+print("a line")
+sys.stderr.write("a line")
+os.write(1, b"of C code")
+run = Record.open(sys.argv[1], {"steps": 0}, {})
+run.append({"step": 0, "loss": 1.0})
+os.write(1, b"more")
+os.system("echo from a child; echo and more >&2")
+run.finish({})
+run.close()
+"""
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "012"])
+def test_a_closed_descriptor_is_never_a_file_of_the_record(tmp_path, closed):
+    shut = " ".join(f"{n}>&-" if n != "0" else "<&-" for n in closed)
+    code = ["sh", "-c", f'exec "$@" {shut}', "sh", sys.executable, "-c", CLOSED, str(tmp_path)]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "metrics.jsonl").read_text() == '{"step":0,"loss":1.0}\n'
+    told = record.load_status(folder)
+    places = {"1": "standard output", "2": "standard error"}
+    assert told["state"] == "done"
+    assert told["untold"] == {places[n]: "it was closed" for n in closed if n in places}
+
+
+GONE = """
+import contextlib, sys
+from sa import telling
+telling.patient(hangup=True)
+print("here", flush=True)
+with contextlib.suppress(OSError):
+    sys.stdin.readline()
+print("nobody is there", flush=True)
+with open(sys.argv[1], "w") as file:
+    file.write(telling.LOST["standard output"])
+"""
+
+
+def test_a_process_outlives_its_terminal(tmp_path):
+    """The end of a terminal is SIGHUP for its session, and EIO for who writes there."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", GONE, str(tmp_path / "told")])
+    assert b"here" in os.read(terminal, 1000)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert (tmp_path / "told").read_text() == os.strerror(errno.EIO)
+
+
+@pytest.fixture
+def sa(monkeypatch, tmp_path, capfd):
+    """Type a command whose standard output is on a full disk; (exit code, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SA_ROOT", raising=False)
+    monkeypatch.setattr(driver, "report", lambda *_: 0)
+
+    def typed(*words, out="/dev/full"):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["sa", *words])
+        code = 0
+        with open(out, "w") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            try:
+                run.main()
+            except SystemExit as end:
+                code = end.code
+        return code, capfd.readouterr().err
+
+    return typed
+
+
+@needs_full
+def test_a_training_and_a_sweep_on_a_full_disk_end_and_say_so(sa):
+    code, err = sa(*TRAIN, "root=one")
+    assert code == 0 and "No space left on device" in err
+    (folder,) = Path("one/runs").iterdir()
+    told = record.load_status(folder)
+    assert told["state"] == "done" and told["untold"] == {
+        "standard output": "No space left on device"
+    }
+    telling.LOST.clear()
+    code, _ = sa("-m", *PROBE, "seed=0,1", "sweep.name=s", "root=many")
+    assert code == 0
+    about, points = record.read_manifest("many", "s")
+    assert about["untold"] == {"standard output": "No space left on device"}
+    for point in points:
+        assert record.state(Path("many/runs") / point["run_id"]) == "done"
+
+
+@needs_full
+def test_what_only_tells_fails_where_it_cannot(sa, monkeypatch):
+    from sa.sweep.command import main
+
+    assert sa("--help")[0] == 1
+    telling.LOST.clear()
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["status", "--root", "."]) == 1
+
+
+def test_the_record_itself_is_no_telling(sa, monkeypatch):
+    append = record.Record.append
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, _):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    def full(self, row):
+        if row["step"] == 2:
+            self._rows = Full(self._rows)
+        append(self, row)
+
+    monkeypatch.setattr(record.Record, "append", full)
+    code, err = sa(*TRAIN, out="/dev/null")
+    assert code == 1 and "metrics.jsonl: No space left on device" in err
+    (folder,) = Path("runs").iterdir()
+    assert record.state(folder) == "failed"
+    assert "metrics.jsonl: No space left" in record.load_status(folder)["error"]
+
+
+def test_a_log_that_cannot_be_written_is_not_the_run(sa, monkeypatch):
+    config = {}
+
+    def execute(made, tell):
+        with record.Record.open(made["root"], config, {}) as kept:
+            kept.finish({})
+
+    monkeypatch.setattr(run, "execute", execute)
+    folder = record.freeze(".", config)
+    (folder / "log.txt").mkdir()  # root may write anywhere but to a folder
+    assert sa("--frozen", str(folder), out="/dev/null")[0] == 0
+    told = record.load_status(folder)
+    assert told["state"] == "done" and told["untold"] == {"log.txt": os.strerror(errno.EISDIR)}
+
+
+def test_a_bar_that_breaks_is_not_the_sweep(monkeypatch, capsys):
+    import rich.progress
+
+    point = Point(0, "aa", ["seed=0"], {"seed": 0})
+    for where in ("start", "advance", "stop"):
+        with monkeypatch.context() as broken:
+            broken.setattr(rich.progress.Progress, where, raising(RuntimeError(where)))
+            with board.Board(1) as shown:
+                shown.ended(point, {"value": 1.0, "seconds": 1.0})
+                shown.ended(point, None, "a reason")
+            assert shown.failed == {"aa": "a reason"}
+            assert telling.LOST.pop("progress bar") == f"RuntimeError: {where}"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("service"), SystemExit(3), BrokenPipeError(32, "")])
+def test_a_mirror_that_breaks_says_so_in_the_records(tmp_path, error, capsys):
+    mirror = tracker.Mirror(raising(error))
+    mirror.log({"step": 0})
+    assert not mirror.finish({}) or mirror._run is None
+    for seed in (0, 1):  # it is off for later runs of the process, and they say so too
+        telling.LOST.clear()
+        opened = tracker.Wandb().open(
+            "x", tmp_path, {}, {}, group="", job_type="", name="", tags=[]
+        )
+        assert opened._begin is None
+        with record.Record.open(tmp_path, {"seed": seed}, {}) as kept:
+            kept.finish({})
+        told = record.load_status(kept.folder)["untold"]
+        assert told["W&B mirror"].startswith(type(error).__name__)
+
+
+def test_a_service_that_was_inherited_is_not_used(tmp_path, monkeypatch):
+    seen, genuine = [], builtins.__import__
+
+    def imports(name, *more):
+        if name == "wandb":
+            seen.append(os.environ.get("WANDB_SERVICE"))
+            raise ImportError(name)
+        return genuine(name, *more)
+
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-nowhere")
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)  # as in a process that begins
+    monkeypatch.setattr(builtins, "__import__", imports)
+    tracker.Wandb().open("x", tmp_path, {}, {}, **ABOUT)
+    assert seen == [None]
+
+
+def test_what_could_not_be_told_joins_what_a_record_says(tmp_path):
+    path = tmp_path / "status.json"
+    record.write_json(path, {"state": "done"})
+    record.say_untold(path)
+    assert json.loads(path.read_text()) == {"state": "done"}
+    telling.lose("standard output", "gone")
+    record.say_untold(path)
+    assert json.loads(path.read_text()) == {"state": "done", "untold": {"standard output": "gone"}}
+    record.say_untold(tmp_path / "not" / "there")
