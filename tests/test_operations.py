@@ -153,6 +153,9 @@ def test_a_lost_job_is_told_by_its_number_and_not_by_a_clock(tmp_path):
     record.write_json(folder / "status.json", status)
     job = {"job": "9_0", "runs": [], "submitted": 1e12}
     assert slurm._lost(tmp_path, one.run_id, job, "FAILED", "", tmp_path) == "mine"
+    record.write_json(folder / "status.json", status | {"array": None, "job": "9"})
+    alone = job | {"job": "9"}  # a job that is no array
+    assert slurm._lost(tmp_path, one.run_id, alone, "FAILED", "", tmp_path) == "mine"
     later = slurm._lost(tmp_path, one.run_id, job | {"job": "10_0"}, "TIMEOUT", "", tmp_path)
     assert later == "SLURM: TIMEOUT, job 10_0"
     assert [p["error"] for p in record.load_status(folder)["past"]] == ["mine"]

@@ -252,13 +252,18 @@ def follow(
     return board.failed
 
 
+def reason_of(run: Path, job: str) -> str | None:
+    """Return why a run ended, if that is known of this job; not the reason of an earlier one."""
+    known = (record.reason(run, array=job), record.reason(run, job=job))  # alone it is no array
+    return next((x for x in known if x is not None), None)
+
+
 def _lost(root: Path, key: str, job: dict[str, Any], state: str, reason: str, folder: Path) -> str:
     """Why a point whose job is over has no result; noted in its record where that says nothing."""
     run, number = root / "runs" / key, str(job["job"])
-    for name in ("array", "job"):  # what the job said itself, not an earlier one
-        own = record.reason(run, **{name: number})
-        if own is not None:
-            return own
+    own = reason_of(run, number)
+    if own is not None:
+        return own
     status = record.load_status(run)
     began = number in (status.get("array"), status.get("job"))
     told = f"SLURM: {state}" + (f" ({reason})" if reason not in ("", "None") else "")

@@ -139,10 +139,10 @@ def _repeat(root: Path, about: dict[str, Any]) -> int:
         )
         folder = Path()
     words = [str(w) for w in about.get("argv") or []]
-    where = str(root.absolute()).replace("\\", r"\\").replace("'", r"\'")
+    where = str(root.resolve()).replace("\\", r"\\").replace("'", r"\'")
     words = [w for w in words if not re.match(r"\+*root=", w)] + [f"root='{where}'"]
     print(f"repeating: python -m sa.run {shlex.join(words)}", flush=True)
-    env = os.environ | typed | {"SA_ROOT": str(root.absolute())}
+    env = os.environ | typed | {"SA_ROOT": str(root.resolve())}
     python = [p for p in env.get("PYTHONPATH", "").split(os.pathsep) if p]
     env |= {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, python))} if python else {}
     return subprocess.run([sys.executable, "-m", "sa.run", *words], env=env, cwd=folder).returncode

@@ -167,7 +167,7 @@ def cancel(root: Path, name: str) -> None:
     if alive:
         _until(lambda: not any(_live(slurm.queue([*alive]), job) for job in alive))
     for run, job in theirs.items():
-        told = record.reason(root / "runs" / run, array=job)
+        told = slurm.reason_of(root / "runs" / run, job)
         if told is None and record.read_result(root, run) is None:
             record.mark(root, run, _CANCELLED, state="interrupted", array=job)
     here = hosts.count(os.uname().nodename)
