@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from sa import telling
 from sa.dataset import _cifar
 
 LARGEST = 64 << 20
@@ -141,6 +142,7 @@ class _Bar:
 
 def main(argv: list[str] | None = None) -> int:
     """0: it is there, whole; 1: it could not be fetched."""
+    telling.patient()
     parser = argparse.ArgumentParser(
         prog="python -m sa.data",
         description="Fetch data that a dataset reads from files; the others need nothing.",

@@ -341,7 +341,8 @@ class Record:
             raise ValueError(f"state={state}: expected one of {', '.join(_OVER)}")
         if not self._owned():  # whoever took the run over has the say
             return
-        self.status |= {"state": state, "error": error.strip()[-4000:]}
+        past = _past(load_status(self.folder))  # somebody took this process for dead, and said so
+        self.status |= {**past, "state": state, "error": error.strip()[-4000:]}
         try:
             self._write_status()
         except RecordError:  # a full disk: at least nobody takes this run for alive

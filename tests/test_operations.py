@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -13,10 +14,10 @@ import pytest
 from sa import execute, lock, record
 from sa.config.others import resolve
 from sa.execute import Signals, Stopped
-from sa.launch import slurm
+from sa.launch import board, slurm
 from sa.launch.board import Cancelled
 from sa.launch.defaults import defaults, minutes
-from sa.launch.here import _why
+from sa.launch.here import _why, inline
 from sa.launch.plan import LaunchError, Point, freeze, paths, scrubbed
 from sa.sweep import status as told
 from sa.sweep.command import main
@@ -113,6 +114,21 @@ def test_a_driver_is_cancelled_by_what_is_written_after_it_began(tmp_path):
     told.cancel(tmp_path, "s")
     with pytest.raises(LaunchError):
         second.stop()
+
+
+def test_a_cancelled_inline_driver_ends_what_it_computes_a_parent_too(tmp_path, monkeypatch):
+    """A parent is no point of the sweep, so that nobody can ask for it by name."""
+    monkeypatch.setattr(board, "POLL", 0.01)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    record.write_manifest(tmp_path, "s", [], {})
+
+    def compute(_):
+        with Signals():
+            told.cancel(tmp_path, "s")
+            time.sleep(20)
+
+    with pytest.raises(Stopped, match="cancelled by"):
+        inline(tmp_path, [point(tmp_path)], compute, tmp_path / "sweeps" / "s")
 
 
 def point(tmp_path, seed=0, **more):

@@ -46,8 +46,8 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "provenance": set(),
     "sweep": {"figure", "grouping", "launch", "lock", "names", "ranking", "record", "sweep", "telling", "tracker"},
     "config": {"config", "record", "task", "train", "types"},
-    "data": {"dataset"},
-    "replicas": {"total", "types", "objective", "problem", "task"},
+    "data": {"dataset", "telling"},
+    "replicas": {"objective", "problem", "task", "total", "types"},
     "ranks": {"types", "objective", "problem"},
     "execute": set(
         "config lock provenance ranks record replicas summary telling tracker train types".split()

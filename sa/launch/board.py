@@ -1,5 +1,10 @@
 """What drivers of a sweep tell while they follow it, and when they stop."""
 
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +87,31 @@ class Cancelled:
         self._mark = folder / CANCELLED
         self._before = lock.read(self._mark)
 
+    def now(self) -> bool:
+        """Whether somebody has by now."""
+        return lock.read(self._mark) != self._before
+
     def stop(self) -> None:
         """Raise LaunchError if so."""
-        if lock.read(self._mark) != self._before:
+        if self.now():
             raise LaunchError("cancelled by `sa.sweep cancel`; repeat the command to go on")
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """End what this process computes by SIGUSR1 if so: a run, or the parent of one."""
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(POLL):
+                if self.now() and callable(signal.getsignal(signal.SIGUSR1)):
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                    return
+
+        threading.Thread(target=look, daemon=True, name="cancelled").start()
+        try:
+            yield
+        finally:
+            over.set()
 
 
 def enough(board: Board, most: int | None) -> bool:

@@ -51,7 +51,7 @@ def inline(
     """
     queue = todo(root, plan)
     cancelled = Cancelled(folder)
-    with Board(len(queue)) as board:
+    with Board(len(queue)) as board, cancelled.interrupting():
         while queue and not enough(board, most):
             cancelled.stop()
             point = queue.pop(0)

@@ -255,10 +255,10 @@ def snapshot(folder: Path, packages: Sequence[Path], note: str, told: dict[str, 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One driver at a time plans and submits a sweep; the others wait for it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".driver").touch()
-    except OSError as error:
-        raise record.unrooted(folder.parent.parent, error) from error
-    with lock.exclusive(folder / ".driver"):
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.exclusive(folder / ".driver"))
+        except OSError as error:
+            raise record.unrooted(folder.parent.parent, error) from error
         yield

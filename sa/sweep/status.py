@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa import lock, record
+from sa import lock, record, telling
 from sa.launch import slurm
 from sa.launch.board import CANCELLED
 from sa.launch.plan import LaunchError, rooted
@@ -47,7 +47,7 @@ def watch(root: Path, name: str) -> None:
         while True:
             told = _told(root, name)
             live.update(_frame(told, console.width, console.height), refresh=True)
-            if told.over:
+            if told.over or telling.LOST:  # nobody can see it any more
                 return
             time.sleep(2)
 
