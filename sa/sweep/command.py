@@ -31,7 +31,8 @@ commands:
   wandb NAME      export finished runs to W&B files from one process; `wandb sync` sends them
   pca NAME        the trainings' paths in the plane of their principal components, whole model and
                   one layer (--layer NAME); of runs with snapshot_every=
-  report NAME     table, figures and one self-contained page: sweeps/NAME/report.html;
+  report NAME     table, figures and one self-contained page: sweeps/NAME/report.html; beside it
+                  the tables as CSV and LaTeX (booktabs);
                   of a single run's id: its curves, runs/ID/figures; --over epoch, sample or
                   flops: what curves and bands are drawn over (flops: of runs with analysis=[cost])
 
