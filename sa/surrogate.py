@@ -76,8 +76,9 @@ def step(x: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def hard_sign(x: Tensor) -> Tensor:
-    """+1 where x >= 0, else -1: sign(0) = +1, decided once for the whole project."""
-    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
+    """Return +1 where x >= 0, else -1, and NaN where x is NaN. So sign(0) = +1 everywhere."""
+    x = x.detach()
+    return (x >= 0).to(x.dtype).mul_(2).sub_(x.clamp(1, 1))  # a NaN passes through the clamp
 
 
 def sign(x: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ def rounded(x: Tensor, stochastic: bool = False) -> Tensor:
 
 
 def _ternary(u: Tensor) -> Tensor:
-    return (u > 1).to(u.dtype) - (u < -1).to(u.dtype)
+    return u.clamp(0, 0) + (u > 1).to(u.dtype) - (u < -1).to(u.dtype)  # NaN stays NaN
 
 
 def ternary(x: Tensor, threshold: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ SUFFIX = 1 << 17  # numbers of one layer's pre-activations evaluated together: a
 
 
 def stepped(z: Tensor, step: Step) -> Tensor:
-    """The step applied elementwise; half-open, so a threshold itself belongs to the level above."""
-    out = torch.full_like(z, step.levels[0])
+    """Apply the step elementwise; a threshold itself belongs to the level above, NaN stays NaN."""
+    out = z.clamp(step.levels[0], step.levels[0])
     for t, low, high in zip(step.thresholds, step.levels[:-1], step.levels[1:], strict=True):
         out.add_((z >= t).to(z.dtype), alpha=high - low)
     return out
@@ -26,7 +26,7 @@ def step_(z: Tensor, step: Step) -> Tensor:
     if len(step.levels) > 2:
         return stepped(z, step)
     (t,), (low, high) = step.thresholds, step.levels
-    return torch.add(z.new_full((), low), z.ge_(t), alpha=high - low, out=z)  # two passes
+    return torch.add(z.clamp(low, low), z.ge_(t), alpha=high - low, out=z)  # NaN stays NaN
 
 
 def obstacle(links: Sequence[Link]) -> str | None:

@@ -66,6 +66,14 @@ def term(rows: Tensor, step: Tensor, like: Tensor, granularity: str, axis: int) 
     return (Term(join(step * rows, like, granularity, axis)),)
 
 
+def rank(share: float, count: int) -> int:
+    """Return the least k with k/count >= share: the quantile is the k-th smallest of the numbers.
+
+    The product is rounded first: 0.07 * 100 is a little above 7 in floating point, and k is 7.
+    """
+    return max(1, math.ceil(round(share * count, 9)))
+
+
 def size(rows: Tensor, how: Range, reach: float | None) -> Tensor:
     """The half-width (groups, 1) of a range around 0, of (groups, n); ``mse`` starts from max."""
     reach = REACH.get(how, 0.0) if reach is None else reach
@@ -73,7 +81,7 @@ def size(rows: Tensor, how: Range, reach: float | None) -> Tensor:
         case "k_sigma":
             return reach * rows.square().mean(1, keepdim=True).sqrt()
         case "quantile":
-            at = math.ceil(reach * rows.shape[1]) - 1
+            at = rank(reach, rows.shape[1]) - 1
             return rows.abs().sort(dim=1).values[:, at : at + 1]
         case _:
             return rows.abs().amax(1, keepdim=True)
@@ -88,7 +96,7 @@ def ends(rows: Tensor, how: Range, reach: float | None) -> tuple[Tensor, Tensor]
             far = reach * (rows - mean).square().mean(1, keepdim=True).sqrt()
             low, high = mean - far, mean + far
         case "quantile":
-            sorted_, at = rows.sort(dim=1).values, math.ceil(reach * rows.shape[1]) - 1
+            sorted_, at = rows.sort(dim=1).values, rank(reach, rows.shape[1]) - 1
             low, high = sorted_[:, -1 - at].unsqueeze(1), sorted_[:, at].unsqueeze(1)
         case _:
             low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)

@@ -65,7 +65,7 @@ class FixedPoint:
         rows = _grid.split(x.detach(), self.granularity, self.axis)
         with torch.no_grad():
             half = _grid.size(rows, self.range, self.reach)
-            found = torch.where(half > 0, torch.exp2(torch.ceil(torch.log2(half))), 0.0)[None]
+            found = power_of_two(half)[None]
             if self.range != "mse":
                 return found
             tries = [found / 2**k for k in range(min(self.bits, 8) + 1)]
@@ -102,3 +102,13 @@ class FixedPoint:
         d = half / n
         u = _grid.clip(rows / d, (rows >= -half) & (rows <= half - d), -n, n - 1)
         return surrogate.rounded(u, stochastic), d
+
+
+def power_of_two(x: Tensor) -> Tensor:
+    """Return the least power of two >= x, for each x >= 0; 0 stays 0, and NaN stays NaN.
+
+    By the bits of x: log2 rounds the numbers just above a power of two down onto it.
+    """
+    mantissa, exponent = torch.frexp(x)  # x = mantissa 2^exponent, 1/2 <= mantissa < 1
+    up = torch.exp2((exponent - (mantissa == 0.5).int()).to(x.dtype))
+    return torch.where(x.isfinite() & (x > 0), up, x)

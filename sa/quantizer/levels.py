@@ -63,6 +63,6 @@ class Levels:
     def __call__(self, x: Tensor) -> Tensor:
         """Quantize x, any shape, elementwise."""
         inside = (x >= 0) & (x <= 1)  # closed; clamp's derivative at the border is a convention
-        clipped = torch.where(inside, x, (x > 1).to(x.dtype))
+        clipped = torch.where(inside, x, x.detach().clamp(0, 1))  # NaN stays NaN
         n = self.levels - 1
         return surrogate.rounded(n * clipped, self.stochastic) / n

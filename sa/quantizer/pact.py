@@ -48,7 +48,7 @@ class Pact:
         """Quantize activations x, any shape."""
         alpha = positive(alpha)
         unit = alpha.detach() / (2**self.bits - 1)
-        inside = torch.where((x > 0) & (x < alpha), x, 0.0)
+        inside = torch.where((x > 0) & (x < alpha), x, x.detach().clamp(0, 0))  # NaN stays NaN
         return torch.where(
             x >= alpha, alpha, surrogate.rounded(inside / unit, self.stochastic) * unit
         )

@@ -1,6 +1,5 @@
 """Random binary units whose chance of +1 is the normalised activation: stochastic rounding."""
 
-import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -10,6 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
+from sa.quantizer._grid import rank
 from sa.types import STRICT, Step
 
 CLIP = 1e-6
@@ -77,13 +77,13 @@ class RelaxedBernoulli:
                 scale = value * x.square().mean(dims, keepdim=True).sqrt()
             case "fixed":
                 scale = torch.full_like(x, value)
-        return torch.where(scale > 0, scale, 1.0)  # a tensor of zeros
+        return torch.where(scale == 0, 1.0, scale)  # of a tensor of zeros; NaN stays NaN
 
 
 def _quantile(x: Tensor, q: float, kept: int | None) -> Tensor:
     """The smallest entry that is at least a share q of all; torch.quantile is limited in size."""
     rows = x.reshape(1, -1) if kept is None else x.movedim(kept, 0).reshape(x.shape[kept], -1)
-    found = rows.kthvalue(math.ceil(q * rows.shape[1]), dim=1).values
+    found = rows.kthvalue(rank(q, rows.shape[1]), dim=1).values
     shape = [1] * x.dim()
     if kept is not None:
         shape[kept] = -1
