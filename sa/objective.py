@@ -239,6 +239,7 @@ class Objective:
         Nothing is kept for a backward; the stack has a leading K.
         """
         points = len(next(iter(stack.values())))
+        params = {k: p.detach().contiguous() for k, p in params.items()}  # expanded ones too
         out = torch.zeros(points, dtype=torch.float64, device=self.batch.inputs.device)
         chunk, rows = self._plan(points, 2 * self.width)
 

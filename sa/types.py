@@ -581,15 +581,22 @@ def stream(seed: int, *key: str | int, device: str = "cpu") -> torch.Generator:
 
 
 def flatten(params: Mapping[str, Tensor], lead: int = 0) -> Tensor:
-    """All entries as one vector: (..., D), keeping ``lead`` leading dimensions."""
-    return torch.cat([p.flatten(lead) for p in params.values()], dim=-1)
+    """All entries as one vector: (..., D), keeping ``lead`` leading dimensions.
+
+    Of tensors of several dtypes the vector has the widest. Raises ValueError where there are none.
+    """
+    if not params:
+        raise ValueError("the point has no parameters: give a dict with at least one tensor")
+    # no flatten(lead): a number without dimensions has none left after the leading ones
+    each = [p.reshape(*p.shape[:lead], p.shape[lead:].numel()) for p in params.values()]
+    return torch.cat(each, dim=-1)
 
 
 def unflatten(vector: Tensor, like: Params) -> Params:
-    """The inverse of flatten: (..., D) to one tensor of shape (..., *shape) a name."""
+    """The inverse of flatten: (..., D) to a tensor a name, of shape (..., *shape) and its dtype."""
     parts = vector.split([p.numel() for p in like.values()], dim=-1)
-    lead = vector.shape[:-1]
-    return {k: v.reshape(*lead, *p.shape) for (k, p), v in zip(like.items(), parts, strict=True)}
+    pairs, lead = zip(like.items(), parts, strict=True), vector.shape[:-1]
+    return {k: v.reshape((*lead, *p.shape)).to(p.dtype) for (k, p), v in pairs}
 
 
 def finite(params: Mapping[str, Tensor]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from sa.estimator import _scale
+from sa.estimator import _finite, _scale
 from sa.types import Estimate, Numbers, Objective, Params, State, flatten, size, unflatten
 
 BLOCK = 64
@@ -56,6 +56,9 @@ def orthogonal(count: int, dim: int, generator: torch.Generator, like: Tensor) -
     E[e e'] = I as for normal ones; each set of dim satisfies sum e e' = dim I exactly. Sets are
     independent of each other; the last may be cut short.
     """
+    if not dim:
+        yield like.new_zeros(count, 0)
+        return
     groups = max(1, BLOCK // dim)  # whole orthogonal sets a block; a lone one where dim is large
     for start in range(0, count, groups * dim):
         k = min(dim, count - start)  # less than a whole set only where there is but one
@@ -102,20 +105,25 @@ def pairs(
     kurtosis: E e_i^4 of independent entries (gaussian 3, Rademacher 1; a direction on the sphere
     obeys the law of 1). Then on a linear loss E (g.e)^2 |e|^2 = |g|^2 (D + kurtosis - 1), so the
     relative variance is (D + kurtosis - 2)/N and |E g^|/sqrt(E |g^|^2), the expected cosine,
-    sqrt(N/(N + D + kurtosis - 2)). ``flat``: the share of pairs whose two losses are equal.
+    sqrt(N/(N + D + kurtosis - 2)). ``flat``: the share of pairs whose two losses are equal. A pair
+    with a loss that is not finite is left out: N counts the others.
     """
     _scale.require("sigma", sigma, params, state)
     dim, w = size(params), flatten(params)
     total, flat = torch.zeros_like(w), torch.zeros((), dtype=torch.int64)
-    sums = {"total": total, "flat": flat}
+    sound = torch.zeros_like(flat)
+    sums = {"total": total, "flat": flat, "sound": sound}
     for e in kept(draw, samples, w, generator, objective, sums):
         gap = losses(objective, params, w + sigma * e) - losses(objective, params, w - sigma * e)
-        total += gap.to(w.dtype) @ e
-        flat += int((gap == 0).sum())
-    info: Numbers = {"flat": int(flat) / samples}
+        gap, ok = _finite.sound(gap.to(w.dtype))
+        total += gap @ e
+        flat += int(((gap == 0) & ok).sum())
+        sound += int(ok.sum())
+    n = int(sound)
+    info: Numbers = {"flat": int(flat) / max(1, n)} | _finite.counted(samples - n)
     if kurtosis is not None:
-        info["cosine_expected"] = math.sqrt(samples / (samples + dim + kurtosis - 2))
-    grad = unflatten(total / (2 * samples * sigma), params)
+        info["cosine_expected"] = math.sqrt(samples / max(1, samples + dim + kurtosis - 2))
+    grad = unflatten(_finite.mean(total, 2 * n, sigma), params)
     return Estimate(objective.value(params), grad, 2.0 * samples + 1, info=info)
 
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa import surrogate
-from sa.types import Batch, Numbers, Objective, Params, RowLoss, Structure, stream
+from sa.estimator import _finite
+from sa.types import Batch, Numbers, Objective, Params, RowLoss, Structure, finite, stream
 
 Pass = Callable[[Params, Batch, "Noise"], Tensor]
 """Row losses (rows,) to differentiate, of a part of the batch under one sample of the noise."""
@@ -31,6 +32,7 @@ class Noise:
         self._rows = 0
         self._counted: set[tuple[int, int]] = set()
         self._units = self._flipped = 0.0
+        self.left_out = 0
 
     def begin(self, rows: int) -> None:
         """The next part of the rows starts: forget what the last one drew."""
@@ -66,8 +68,11 @@ class Noise:
 
     @property
     def info(self) -> Numbers:
-        """flip_rate: the share of states drawn that differ from the most probable ones."""
-        return {"flip_rate": self._flipped / self._units}
+        """flip_rate: the share of states drawn that differ from the most probable ones.
+
+        nonfinite: how many samples were left out.
+        """
+        return {"flip_rate": self._flipped / self._units} | _finite.counted(self.left_out)
 
     @property
     def sampled(self) -> bool:
@@ -105,8 +110,9 @@ def average(
 ) -> tuple[Params, Noise]:
     """The gradient of rows(params, part, noise), averaged over samples of the noise, and the noise.
 
-    passes: how many forwards ``rows`` keeps alive at once. Raises ValueError where no random unit
-    was sampled.
+    Samples whose gradient is not finite are left out; the gradient is NaN where all are. passes:
+    how many forwards ``rows`` keeps alive at once. Raises ValueError where no random unit was
+    sampled.
     """
     requires(objective.structure)
     noise = Noise(generator)
@@ -119,8 +125,14 @@ def average(
     for sample in range(samples):
         noise.sample = sample
         _, grad = objective.value_and_grad(params, part_losses, passes)
+        if not finite(grad):
+            noise.left_out += 1
+            continue
         for name, g in grad.items():
             grads[name] += g / samples
+    if noise.left_out:  # the mean is over the others
+        share = samples - noise.left_out, 1 / samples
+        grads = {k: _finite.mean(g, *share) for k, g in grads.items()}
     if not noise.sampled:
         raise ValueError(
             "the loss asked for no random unit: call sa.surrogate.bernoulli(logits) in it, or use "

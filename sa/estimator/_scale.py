@@ -36,7 +36,7 @@ def _spacing(params: Params, dtype: torch.dtype | None) -> tuple[float, float, t
     """The largest |w|, the spacing of numbers there in a dtype (None: its own), and the dtype."""
     at, largest, kind = 0.0, 0.0, torch.float64
     for p in params.values():
-        top = float(p.abs().max()) if p.numel() else 0.0
+        top = float(p.detach().abs().max()) if p.numel() else 0.0
         space = torch.finfo(dtype or p.dtype).eps * top
         if space > at:  # never true of nan
             at, largest, kind = space, top, dtype or p.dtype
@@ -67,7 +67,8 @@ def choose(
 
     gap: (E f(w + sigma e) - f(w))/|f(w)|, undivided where f(w) is 0, over antithetic pairs of the
     directions e (k, D), the same for every sigma. Where even the smallest sigma is beyond, it is
-    taken and its gap tells.
+    taken and its gap tells. A sigma is beyond where one loss is not finite; the gap is of the
+    others, NaN where there are none.
     """
     w, here, evals = flatten(params), float(value), 0.0
     _, space, _ = _spacing(params, None)
@@ -75,10 +76,12 @@ def choose(
     best = math.nan, math.nan
     for sigma in grid:
         points = torch.cat([w + sigma * e, w - sigma * e])
-        moved = float(objective.values(unflatten(points, params)).mean()) - here
+        losses = objective.values(unflatten(points, params))
+        ok = losses.isfinite()
+        moved = float(losses[ok].mean()) - here
         evals += len(points)
         gap = moved / abs(here) if here else moved
-        beyond = not abs(moved) <= share * abs(here)  # not: nan is beyond
+        beyond = not ok.all() or abs(moved) > share * abs(here)
         if not beyond or math.isnan(best[0]):
             best = sigma, gap
         if beyond:

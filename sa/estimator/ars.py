@@ -8,7 +8,7 @@ from annotated_types import Gt, Le
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.estimator import _directions, _scale
+from sa.estimator import _directions, _finite, _scale
 from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, flatten, size, unflatten
 
 
@@ -23,7 +23,8 @@ class ARS:
     along any g is 2 sqrt(h) and the expected cosine sqrt(b h/(b h + D - 1)); b = N is best, but
     half the pairs keep 93 % of b h.
 
-    sigma: their nu, > 0, in the units of the weights. samples: N, pairs. top: the share p kept.
+    sigma: their nu, > 0, in the units of the weights. samples: N, pairs. top: the share p kept. A
+    pair with a loss that is not finite is left out, and counted in ``nonfinite``.
     """
 
     target: ClassVar[str] = "none"
@@ -41,14 +42,20 @@ class ARS:
         """2N + 1 evals. Memory holds one block of directions."""
         _scale.require("sigma", self.sigma, params, state)
         dim, w, n = size(params), flatten(params), self.samples
-        b = math.ceil(self.top * n)
+
+        def most(pairs: int) -> int:  # rounded first: 0.07 * 100 is a little above 7
+            return math.ceil(round(self.top * pairs, 9))
 
         def measure(e: Tensor) -> Tensor:
             ends = (w + self.sigma * e, w - self.sigma * e)
             return torch.stack([_directions.losses(objective, params, x) for x in ends])
 
         def weigh(seen: Tensor) -> Tensor:  # (2, N)
-            best = seen.amin(0).argsort(stable=True)[:b]
+            ok = seen.isfinite().all(0)
+            b = most(int(ok.sum()))
+            if not b:
+                return torch.full_like(seen[0], math.nan)
+            best = torch.where(ok, seen.amin(0), math.inf).argsort(stable=True)[:b]
             spread = seen[:, best].std(correction=0)
             out = torch.zeros_like(seen[0])
             if spread > 0:
@@ -57,11 +64,13 @@ class ARS:
 
         draw = _directions.gaussian
         total, seen = _directions.weighed(draw, n, w, generator, measure, weigh)
-        h = b * _kept(b / n)
+        h, ok = most(n) * _kept(most(n) / n), seen.isfinite().all(0)
+        sound = int(ok.sum())
         info: Numbers = {
-            "flat": float((seen[0] == seen[1]).double().mean()),
-            "cosine_expected": math.sqrt(h / (h + dim - 1)),
+            "flat": int(((seen[0] == seen[1]) & ok).sum()) / max(1, sound),
+            "cosine_expected": math.sqrt(h / max(h, h + dim - 1)),
         }
+        info |= _finite.counted(n - sound)
         grad = unflatten(total, params)
         return Estimate(objective.value(params), grad, 2.0 * n + 1, info=info)
 

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.estimator import _directions, _guide, _slopes
+from sa.estimator import _directions, _finite, _guide, _slopes
 from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, flatten, size, unflatten
 
 
@@ -26,7 +26,8 @@ class BestOf:
     A direction and a distance, no gradient (target ``none``): a step of learning rate 1 against it
     lands on the best point. It does not scale with the loss, and on a linear loss the expected
     cosine at N uniform draws is about sqrt(2 log(N)/D). ``decrease``, in the loss's own units, is
-    below 0 where no point is better than w.
+    below 0 where no point is better than w. A point whose loss is not finite is never the best;
+    ``nonfinite`` counts them.
     """
 
     target: ClassVar[str] = "none"
@@ -56,14 +57,18 @@ class BestOf:
         value = got[0][0] if got else objective.value(params)
         w = flatten(params)
         leads = -_guide.unit(torch.stack([g for _, g in got])) if got else w.new_zeros(0, len(w))
-        best, lowest = torch.zeros_like(w), torch.full_like(value, torch.inf)
+        best, lowest = torch.full_like(w, torch.nan), torch.full_like(value, torch.inf)
+        left_out = 0
         for u in self._units(leads, size(params), generator, w):
             losses = objective.values(unflatten(w + self.rho * u, params))
+            ok = losses.isfinite()
+            left_out += int((~ok).sum())
+            losses = torch.where(ok, losses, torch.inf)
             at = losses.argmin()
             if losses[at] < lowest:
                 best, lowest = self.rho * u[at], losses[at]
         evals = self.samples + max(1.0, 3.0 * len(got))
-        info: Numbers = {"decrease": float(value - lowest)}
+        info: Numbers = {"decrease": float(value - lowest)} | _finite.counted(left_out)
         return Estimate(value, unflatten(-best, params), evals, info=info)
 
     def _units(

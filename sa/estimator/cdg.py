@@ -6,7 +6,7 @@ import torch
 from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
-from sa.estimator import _scale
+from sa.estimator import _finite, _scale
 from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, Structure, size
 
 
@@ -19,7 +19,7 @@ class CDG:
     is a chain of affine maps, convolutions and steps, or where only kernels of convolutions move
     (`sa.flips`), and two forwards a coordinate elsewhere; ``fast`` and ``brute`` insist.
     Differences of networks are taken in float64 whatever their dtype; give a plain function a
-    float64 point.
+    float64 point. A coordinate whose difference is not finite is 0, and counted in ``nonfinite``.
 
     >>> from sa.objective import from_function
     >>> f = from_function(lambda p: (p["w"] ** 2).sum())
@@ -48,6 +48,8 @@ class CDG:
         """2D + 1 evals by brute force, far fewer on the fast path; draws nothing."""
         _scale.require("epsilon", self.epsilon, params, state, torch.float64)
         got = objective.differences(params, [self.epsilon], self.path)
+        grad, left_out = _finite.coordinates(got.grads[0])
         info: Numbers = {"path": got.path, "evals_brute": 2.0 * size(params) + 1}
         info |= {f"path/{name}": way for name, way in got.paths.items()}
-        return Estimate(objective.value(params), got.grads[0], got.evals + 1, info=info)
+        info |= _finite.counted(left_out)
+        return Estimate(objective.value(params), grad, got.evals + 1, info=info)

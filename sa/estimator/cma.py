@@ -40,7 +40,7 @@ class CMA:
     ) -> Estimate:
         """At most generations times samples, + 1 evals."""
         search = _oracle.Search(objective, params, self.rho)
-        w, dim = search.at, len(search.at)
+        w, dim = search.at, max(1, len(search.at))
         n = _oracle.population(self.samples, dim)
         weights = math.log((n + 1) / 2) - torch.arange(1.0, n // 2 + 1, dtype=torch.float64).log()
         weights = (weights / weights.sum()).to(w)
@@ -56,11 +56,14 @@ class CMA:
         m, s, c = torch.zeros_like(w), 0.3 * self.rho / math.sqrt(dim), torch.ones_like(w)
         path, track = torch.zeros_like(w), torch.zeros_like(w)
         for generation in range(1, self.generations + 1):
-            if s * float(c.max().sqrt()) < 100 * torch.finfo(w.dtype).eps * self.rho:
+            if not len(w) or s * float(c.max().sqrt()) < 100 * torch.finfo(w.dtype).eps * self.rho:
                 break  # points are no longer told apart
             z = torch.randn(n, dim, generator=generator, dtype=w.dtype, device=w.device)
             moves = search.inside(m + s * c.sqrt() * z)
             z = ((moves - m) / (s * c.sqrt()))[search(moves)][: len(weights)]
+            if not search.sound:  # no order to learn from
+                continue
+            z[search.sound :] = 0  # parents whose loss is not finite pull nowhere
             mean = weights @ z
             m = m + s * c.sqrt() * mean
             path = (1 - hold) * path + math.sqrt(hold * (2 - hold) * mu) * mean

@@ -1,5 +1,6 @@
 """The discrete gradient: single flips that lower the loss, the cheapest first."""
 
+import math
 from typing import Annotated, ClassVar
 
 import torch
@@ -80,7 +81,10 @@ class DiscreteGradient:
 
 
 def nearest(shifts: Tensor, losses: Tensor, epsilon: float) -> tuple[float, float] | None:
-    """The smallest shift within epsilon that lowers the loss, and by how much; None without."""
+    """The smallest shift within epsilon that lowers the loss, and by how much; None without.
+
+    Pieces whose loss is not finite are no descent, and set no scale.
+    """
     edge = shifts.new_full((1,), epsilon)
     left, right = torch.cat([-edge, shifts]), torch.cat([shifts, edge])
     here = int((shifts <= 0).sum())
@@ -89,7 +93,9 @@ def nearest(shifts: Tensor, losses: Tensor, epsilon: float) -> tuple[float, floa
     drop, hair = losses[here] - losses, HAIR * epsilon
     drop[here] = 0
     # pieces narrower than rounding may be none, and so may decreases
-    lower = (drop > 1e-10 * losses.abs().max()) & (far - near > 2 * hair) & (near + hair <= epsilon)
+    ok = losses.isfinite()
+    least = 1e-10 * losses[ok].abs().max() if ok.any() else math.inf
+    lower = ok & (drop > least) & (far - near > 2 * hair) & (near + hair <= epsilon)
     if not lower.any():
         return None
     at = int(torch.where(lower, near, near.new_full((), torch.inf)).argmin())

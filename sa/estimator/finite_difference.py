@@ -6,7 +6,7 @@ import torch
 from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
-from sa.estimator import _scale
+from sa.estimator import _finite, _scale
 from sa.types import STRICT, Estimate, Objective, Params, State, blocks, size
 
 BLOCK = 64
@@ -23,7 +23,8 @@ class FiniteDifference:
     central differences have no bias; D + 1 losses instead of 2D. No sampling variance. Losses are
     taken in the dtype of the point.
 
-    epsilon: > 0, in the units of the weights. side: ``forward`` or ``backward``.
+    epsilon: > 0, in the units of the weights. side: ``forward`` or ``backward``. A coordinate whose
+    difference is not finite is 0, and counted in ``nonfinite``.
     """
 
     target: ClassVar[str] = "box"
@@ -52,4 +53,6 @@ class FiniteDifference:
             flat += int((out == 0).sum())
             grad[name] = out.view(p.shape).to(p.dtype)
         dim = size(params)
-        return Estimate(value, grad, dim + 1.0, info={"flat": flat / dim})
+        grad, left_out = _finite.coordinates(grad)
+        info = {"flat": flat / max(1, dim)} | _finite.counted(left_out)
+        return Estimate(value, grad, dim + 1.0, info=info)

@@ -90,7 +90,8 @@ class Flow:
             return value, flatten(grad)
 
         first, k1 = gradient(start)
-        if not (first.isfinite() and finite({"w": start, "g": k1})):  # it flows no further
+        moves = len(start) and first.isfinite() and finite({"w": start, "g": k1})
+        if not moves:  # there is nothing to follow
             return Estimate(first, unflatten(k1, params), 3.0, after, {})
         if state["age"] % self.refresh == 0:
             seen = objective.curvature(params)

@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 
-from sa.estimator import _directions, _guide, _slopes
+from sa.estimator import _directions, _finite, _guide, _slopes
 from sa.types import STRICT, Estimate, Objective, Params, State, size, unflatten
 
 
@@ -62,12 +62,15 @@ class FOGZO:
             beta = 1 - (1 - beta) * float(state.get("progress", 0.0))
         if not guide.any():
             beta = 0.0
+        sound = 0
         lead, total = math.sqrt(beta) * _guide.unit(guide), torch.zeros_like(guide)
         for u in _directions.gaussian(self.samples, size(params), generator, guide):
             if self.noise == "uniform":  # the normal distribution function of a normal number
                 u = math.sqrt(3) * torch.erf(u / math.sqrt(2))
             v = lead + math.sqrt(1 - beta) * u
             up, down = _guide.ends(objective, params, self.sigma * v)
-            total += ((up - down) / (2 * self.sigma)).to(v.dtype) @ v
-        grad = unflatten(total / self.samples, params)
-        return Estimate(value, grad, 2.0 * self.samples + 3, info={"beta": beta})
+            gap, ok = _finite.sound(((up - down) / (2 * self.sigma)).to(v.dtype))
+            total, sound = total + gap @ v, sound + int(ok.sum())
+        grad = unflatten(_finite.mean(total, sound), params)
+        info = {"beta": beta} | _finite.counted(self.samples - sound)
+        return Estimate(value, grad, 2.0 * self.samples + 3, info=info)

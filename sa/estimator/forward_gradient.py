@@ -9,7 +9,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa import surrogate
-from sa.estimator import _directions, _slopes
+from sa.estimator import _directions, _finite, _slopes
 from sa.types import STRICT, Estimate, Objective, Params, State, flatten, size, unflatten
 
 
@@ -50,13 +50,15 @@ class ForwardGradient:
     ) -> Estimate:
         """N + 1 evals: 1 a direction, and the loss."""
         dim, w, n = size(params), flatten(params), self.samples
-        total = torch.zeros_like(w)
+        total, sound = torch.zeros_like(w), 0
         rule = None if self.surrogate is None else _slopes.rule(self.surrogate, self.scale)
         with nullcontext() if rule is None else surrogate.backward(rule):
             for v in _directions.gaussian(n, dim, generator, w):
-                total += objective.directional(params, unflatten(v, params)).to(w.dtype) @ v
+                along = objective.directional(params, unflatten(v, params)).to(w.dtype)
+                slope, ok = _finite.sound(along)
+                total, sound = total + slope @ v, sound + int(ok.sum())
         law = math.sqrt(n / (n + dim + 1))
         return Estimate(
-            objective.value(params), unflatten(total / n, params), n + 1.0,
-            info={"cosine_expected": law},
+            objective.value(params), unflatten(_finite.mean(total, sound), params), n + 1.0,
+            info={"cosine_expected": law} | _finite.counted(n - sound),
         )  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 
-from sa.estimator import _directions, _guide, _slopes
+from sa.estimator import _directions, _finite, _guide, _slopes
 from sa.types import STRICT, Estimate, Objective, Params, State, flatten, size, unflatten
 
 
@@ -52,15 +52,17 @@ class GuidedES:
         recent = _guide.recent(state, guide, self.k)
         basis, dim = _guide.orthonormal(recent), len(guide)
         k, alpha = len(basis), self.alpha if len(basis) else 1.0
-        across = alpha / dim  # eigenvalues of S: off the subspace, and in it
+        across = alpha / max(1, dim)  # eigenvalues of S: off the subspace, and in it
         within = across + (1 - alpha) / max(k, 1)
-        total = torch.zeros_like(guide)
+        total, sound = torch.zeros_like(guide), 0
         for z in _directions.gaussian(self.samples, dim, generator, guide):
             e = math.sqrt(across) * z
             e += (math.sqrt(within) - math.sqrt(across)) * (z @ basis.T) @ basis
             up, down = _guide.ends(objective, params, self.sigma * e)
-            total += ((up - down) / (2 * self.sigma)).to(e.dtype) @ e
+            gap, ok = _finite.sound(((up - down) / (2 * self.sigma)).to(e.dtype))
+            total, sound = total + gap @ e, sound + int(ok.sum())
         beta = 1 / within if self.beta is None else self.beta
-        grad = unflatten(total * (beta / self.samples), params)
+        grad = unflatten(_finite.mean(total * beta, sound), params)
         evals = 2.0 * self.samples + 3
-        return Estimate(value, grad, evals, {"recent": recent}, {"subspace": float(k)})
+        info = {"subspace": float(k)} | _finite.counted(self.samples - sound)
+        return Estimate(value, grad, evals, {"recent": recent}, info)

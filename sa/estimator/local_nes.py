@@ -9,7 +9,19 @@ from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.types import STRICT, Batch, Estimate, Link, Objective, Params, State, Structure, blocks
+from sa.estimator import _finite
+from sa.types import (
+    STRICT,
+    Batch,
+    Estimate,
+    Link,
+    Numbers,
+    Objective,
+    Params,
+    State,
+    Structure,
+    blocks,
+)
 
 ROWS = 512
 """Rows sampled together: part of the stream's definition, and what bounds the memory."""
@@ -66,13 +78,15 @@ class LocalNES:
         draws = self.samples if len(links) > 1 + exact else 1
         batch = objective.batch
         grads = {k: torch.zeros_like(v) for k, v in params.items()}
+        left_out = 0
         for start, stop in blocks(batch.rows, ROWS):
-            part = batch.part(start, stop)
-            self._rows(objective.structure, params, part, grads, exact, draws, generator)
+            part, s = batch.part(start, stop), objective.structure
+            left_out += self._rows(s, params, part, grads, exact, draws, generator)
         for g in grads.values():
             g /= batch.rows
         form = "exact_tail" if exact else "generic"
-        return Estimate(objective.value(params), grads, 1 + 3.0 * draws, info={"path": form})
+        info: Numbers = {"path": form} | _finite.counted(left_out)
+        return Estimate(objective.value(params), grads, 1 + 3.0 * draws, info=info)
 
     def requires(self, structure: Structure) -> None:
         """Raise ValueError where the network has not what the method needs, naming the layer."""
@@ -100,8 +114,8 @@ class LocalNES:
     def _rows(
         self, structure: Structure, params: Params, part: Batch, grads: Params, exact: bool,
         draws: int, generator: torch.Generator,
-    ) -> None:  # fmt: skip
-        """Add one block of rows' sums to the gradients."""
+    ) -> int:  # fmt: skip
+        """Add one block of rows' sums to the gradients; return how many draws were left out."""
         sampled = structure.links[:-2] if exact else structure.links[:-1]
         a = part.inputs.flatten(1).expand(draws, -1, -1)  # (draws, rows, in)
         tape = []
@@ -118,11 +132,16 @@ class LocalNES:
             if exact
             else self._outputs(structure, params, a, part, grads, generator)
         )
+        ok = losses.isfinite()  # (draws, rows); a draw without a loss is no draw of its row
         if not sampled:
-            return
-        gain = (losses - losses.mean(0)) * (draws / (draws - 1)) / draws  # leave one out
+            return int((~ok).sum())
+        count = ok.sum(0).to(losses.dtype)
+        mean = torch.where(ok, losses, 0.0).sum(0) / count
+        one_out = count / (count - 1).clamp(min=1)
+        gain = torch.where(ok, losses - mean, 0.0) * one_out / count.clamp(min=1)
         for link, inputs, score in tape:
             _accumulate(link, grads, score.mul_(gain.unsqueeze(-1)), inputs)
+        return int((~ok).sum())
 
     def _unit(self, link: Link, params: Params, a: Tensor) -> tuple[Tensor, Tensor]:
         """Distance to the threshold (draws or 1, rows, out) and its noise (draws or 1, rows, 1)."""

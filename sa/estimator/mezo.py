@@ -9,7 +9,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.estimator import _scale
+from sa.estimator import _finite, _scale
 from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, blocks, size
 
 BLOCK = 1 << 16
@@ -27,7 +27,8 @@ class MeZO:
     gradient: one moved copy of the parameters and one block. The published method moves them in
     place and saves the copy, at the price of a point restored up to rounding; here it is untouched.
 
-    sigma: their eps, > 0, in the units of the weights. samples: directions, theirs is 1.
+    sigma: their eps, > 0, in the units of the weights. samples: directions, theirs is 1. One with a
+    loss that is not finite is left out, and counted in ``nonfinite``.
     """
 
     target: ClassVar[str] = "gaussian"
@@ -43,26 +44,33 @@ class MeZO:
     ) -> Estimate:
         """2N + 1 evals, one point at a time."""
         _scale.require("sigma", self.sigma, params, state)
-        grad, flat = {k: torch.zeros_like(p) for k, p in params.items()}, 0
+        plain = torch.contiguous_format  # whatever the layout, numbers are drawn in one order
+        grad = {k: torch.zeros_like(p, memory_format=plain) for k, p in params.items()}
+        flat = sound = 0
         for _ in range(self.samples):
             seed = torch.randint(1 << 62, (), generator=generator, device=generator.device)
             ends = []
             for move in (self.sigma, -self.sigma):
-                moved = {k: p.clone() for k, p in params.items()}
+                moved = {k: p.detach().clone(memory_format=plain) for k, p in params.items()}
                 _add(moved, int(seed), move)
                 ends.append(float(objective.value(moved)))
                 del moved
-            flat += ends[0] == ends[1]
+            if not math.isfinite(ends[0] - ends[1]):
+                continue
+            sound, flat = sound + 1, flat + (ends[0] == ends[1])
             _add(grad, int(seed), (ends[0] - ends[1]) / (2 * self.sigma * self.samples))
         n = self.samples
+        if sound < n:  # the mean is over the others
+            grad = {k: _finite.mean(g, sound, 1 / n) for k, g in grad.items()}
         law = math.sqrt(n / (n + size(params) + 1))
-        info: Numbers = {"flat": flat / n, "cosine_expected": law}
+        info: Numbers = {"flat": flat / max(1, sound), "cosine_expected": law}
+        info |= _finite.counted(n - sound)
         return Estimate(objective.value(params), grad, 2.0 * n + 1, info=info)
 
 
 def _add(into: Params, seed: int, scale: float) -> None:
     """Add scale times the seed's direction, in place."""
-    device = next(iter(into.values())).device
+    device = next((p.device for p in into.values()), torch.device("cpu"))
     replay = torch.Generator(device).manual_seed(seed)
     for p in into.values():
         flat = p.view(-1)

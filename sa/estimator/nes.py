@@ -10,7 +10,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.estimator import _directions, _scale, _shaping
+from sa.estimator import _directions, _finite, _scale, _shaping
 from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, flatten, size, unflatten
 
 
@@ -37,8 +37,9 @@ class NES:
 
     sigma: > 0, in the units of the weights, or ``auto``: at the first call the largest of a grid
     (1e-4 to 1) whose smoothing gap |f_sigma - f| stays below ``gap`` times |f|, 64 evals a value
-    tried; then kept in the state. samples: N; pairs where antithetic. Info ``flat``: the share of
-    directions without any difference.
+    tried; then kept in the state. samples: N; pairs where antithetic. A direction with a loss that
+    is not finite is left out: N counts the others. Info ``flat``: the share of these without any
+    difference; ``nonfinite``: how many were left out.
     """
 
     sigma: _scale.Sigma = 0.1
@@ -89,41 +90,54 @@ class NES:
             return torch.stack([_directions.losses(objective, params, x) for x in ends])
 
         if self.shaping == "none":
-            total, flat = self._sum(draw, measure, objective, value, w, generator)
+            total, flat, sound = self._sum(draw, measure, objective, value, w, generator)
         else:
             total, seen = _directions.weighed(draw, n, w, generator, measure, self._weights)
-            flat = _flat(seen, value)
-        info |= {"flat": flat / n} | self._law(dim)
+            flat, sound = _flat(seen, value), int(seen.isfinite().all(0).sum())
+        info |= {"flat": flat / max(1, sound)} | _finite.counted(n - sound) | self._law(dim)
         evals = (2 if self.antithetic else 1) * n + 1 + searched
         kept = {"sigma": sigma} if self.sigma == "auto" else {}
-        return Estimate(value, unflatten(total / (n * sigma), params), evals, kept, info)
+        grad = unflatten(_finite.mean(total, sound, sigma), params)
+        return Estimate(value, grad, evals, kept, info)
 
     def _sum(
         self, draw: _directions.Draw, measure: Callable[[Tensor], Tensor], objective: Objective,
         value: Tensor, w: Tensor, generator: torch.Generator,
-    ) -> tuple[Tensor, int]:  # fmt: skip
-        """Sum of loss * e (D,), less the baseline's, and how many directions saw no difference."""
+    ) -> tuple[Tensor, int, int]:  # fmt: skip
+        """Sum of loss * e (D,), less the baseline's; how many directions are flat; how many count.
+
+        Those count whose losses are finite; those of them are flat that saw no difference.
+        """
         total, plain = torch.zeros_like(w), torch.zeros_like(w)  # sums of loss * e and of e
         seen = torch.zeros((), dtype=torch.float64)  # sum of losses
-        flat, n = torch.zeros((), dtype=torch.int64), self.samples
-        sums = {"total": total, "plain": plain, "seen": seen, "flat": flat}
-        for e in _directions.kept(draw, n, w, generator, objective, sums):
+        flat, sound = (torch.zeros((), dtype=torch.int64) for _ in range(2))
+        sums = {"total": total, "plain": plain, "seen": seen, "flat": flat, "sound": sound}
+        for e in _directions.kept(draw, self.samples, w, generator, objective, sums):
             at = measure(e)
             flat += _flat(at, value)
             if self.antithetic:
                 up = (at[0] - at[1]) / 2
             else:  # for the mean baseline this only saves digits
                 up = at[0] - value if self.baseline != "none" else at[0]
+            ok = up.to(w.dtype).isfinite()
+            up = torch.where(ok, up, 0.0)
             total += up.to(w.dtype) @ e
-            plain += e.sum(0)
+            plain += torch.where(ok.unsqueeze(1), e, 0.0).sum(0)
             seen += float(up.sum())
+            sound += int(ok.sum())
+        n = int(sound)
         if self.baseline == "mean":  # sum (f - mean) e / (N - 1) = the leave-one-out estimate
-            total = (total - float(seen) / n * plain) * (n / (n - 1))
-        return total, int(flat)
+            total = _finite.mean((total - float(seen) / max(1, n) * plain) * n, n - 1 if n else 0)
+        return total, int(flat), n
 
     def _weights(self, seen: Tensor) -> Tensor:
-        """Shaped over all losses (2, N) or (1, N), then halved differences where antithetic."""
-        u = _shaping.SHAPINGS[self.shaping](seen.flatten()).view_as(seen)
+        """Shaped over all losses (2, N) or (1, N), then halved differences where antithetic.
+
+        Directions with a loss that is not finite have no rank, and weight 0.
+        """
+        ok, u = seen.isfinite().all(0), torch.zeros_like(seen)
+        ranked = seen[:, ok]
+        u[:, ok] = _shaping.SHAPINGS[self.shaping](ranked.flatten()).view_as(ranked)
         return (u[0] - u[1]) / 2 if self.antithetic else u[0]
 
     def _sigma(
@@ -143,7 +157,7 @@ class NES:
 
     def _law(self, dim: int) -> Numbers:
         """The cosine a linear loss would give, where a law is known without the loss' scale."""
-        n, rest = self.samples, self.samples % dim
+        n, rest = self.samples, self.samples % max(1, dim)
         cut: Numbers = {"cut": float(rest)} if self.orthogonal and n > dim and rest else {}
         if self.shaping == "ranks" and not self.orthogonal:
             return {"cosine_expected": math.sqrt(n / (n + math.pi * dim / 3 + 2 / 3**0.5 - 1))}
@@ -157,4 +171,4 @@ class NES:
 def _flat(losses: Tensor, value: Tensor) -> int:
     """How many directions saw no difference: between the ends of a pair, or to the point."""
     other = losses[1] if len(losses) == 2 else value
-    return int((losses[0] == other).sum())
+    return int(((losses[0] == other) & losses[0].isfinite()).sum())

@@ -6,7 +6,7 @@ import torch
 from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
-from sa.estimator import _directions, _guide, _slopes
+from sa.estimator import _directions, _finite, _guide, _slopes
 from sa.types import STRICT, Estimate, Objective, Params, State, blocks, unflatten
 
 
@@ -20,7 +20,8 @@ class OrthonormalProbe:
     gradient, cos^2 has mean c0^2 + (1 - c0^2) k/(D - 1), never below c0^2; exact at k + 1 = D.
     Its scale, the projection on the gradient, is cos^2 as well: a part of it, never rescaled.
 
-    surrogate: the slope. sigma: the length of a probe. samples: k; k + 1 <= D.
+    surrogate: the slope. sigma: the length of a probe. samples: k; k + 1 <= D. A direction whose
+    difference is not finite is left out of the span, and counted in ``nonfinite``.
     """
 
     target: ClassVar[str] = "ball"
@@ -40,14 +41,19 @@ class OrthonormalProbe:
         if self.samples + 1 > dim:
             raise ValueError(
                 f"samples={self.samples} and the surrogate gradient are {self.samples + 1} "
-                f"directions, but only {dim} parameters move; set samples <= {dim - 1}"
+                f"directions, but only {dim} parameters move; "
+                + (f"set samples <= {dim - 1}" if dim else "let at least one move")
             )
         value, guide = _guide.gradient(objective, params, self.surrogate)
         draws = _directions.gaussian(self.samples, dim, generator, guide)
         basis = _guide.orthonormal(torch.cat([guide[None], *draws]))
-        total = torch.zeros_like(guide)
+        total, sound = torch.zeros_like(guide), 0
         for start, stop in blocks(len(basis), _directions.BLOCK):
             q = basis[start:stop]
             up, down = _guide.ends(objective, params, self.sigma * q)
-            total += ((up - down) / (2 * self.sigma)).to(q.dtype) @ q
-        return Estimate(value, unflatten(total, params), 2.0 * len(basis) + 3)
+            slope, ok = _finite.sound(((up - down) / (2 * self.sigma)).to(q.dtype))
+            total, sound = total + slope @ q, sound + int(ok.sum())
+        if len(basis) and not sound:
+            total = _finite.mean(total, 0)
+        info = _finite.counted(len(basis) - sound)
+        return Estimate(value, unflatten(total, params), 2.0 * len(basis) + 3, info=info)

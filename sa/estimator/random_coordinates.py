@@ -6,7 +6,7 @@ import torch
 from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
-from sa.estimator import _directions, _scale
+from sa.estimator import _directions, _finite, _scale
 from sa.types import STRICT, Estimate, Objective, Params, State, blocks, flatten, size, unflatten
 
 
@@ -18,7 +18,8 @@ class RandomCoordinates:
     k = D. Relative variance D/k - 1, expected cosine sqrt(k/D), whatever the loss.
 
     samples: k, all D where there are fewer, which ``coordinates`` tells. epsilon: > 0, in the
-    units of the weights.
+    units of the weights. A coordinate whose difference is not finite is 0, and counted in
+    ``nonfinite``.
     """
 
     target: ClassVar[str] = "box"
@@ -45,6 +46,9 @@ class RandomCoordinates:
             ends[0, index, at], ends[1, index, at] = w[at] + self.epsilon, w[at] - self.epsilon
             up, down = (_directions.losses(objective, params, end) for end in ends)
             grad[at] = ((up - down) / (2 * self.epsilon) * (dim / k)).to(w.dtype)
-        law = {"coordinates": float(k), "cosine_expected": (k / dim) ** 0.5}
+        told, left_out = _finite.coordinates({"chosen": grad[chosen]})
+        grad[chosen] = told["chosen"]
+        info = {"coordinates": float(k), "cosine_expected": (k / max(1, dim)) ** 0.5}
+        info |= _finite.counted(left_out)
         value = objective.value(params)
-        return Estimate(value, unflatten(grad, params), 2.0 * k + 1, info={**law})
+        return Estimate(value, unflatten(grad, params), 2.0 * k + 1, info={**info})

@@ -1,5 +1,6 @@
 """REINFORCE: the gradient of the expected loss from losses and the score of the sampled states."""
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -52,7 +53,8 @@ class Reinforce:
         grad, noise = _noise.average(objective, params, generator, self.samples, rows)
         if self.baseline == "running":
             mean = seen if known is None else self.decay * known + (1 - self.decay) * seen
-            state = {"loss": mean}
+            # one loss that is not finite would be in the mean for ever
+            state = {"loss": mean} if math.isfinite(mean) else {"loss": known} if known else {}
         else:
             state = {}
         evals = 3.0 * self.samples + 1

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _layers, _noise, _relaxation
-from sa.types import STRICT, Estimate, Objective, Params, State, Structure, stream
+from sa.types import STRICT, Estimate, Objective, Params, State, Structure, finite, stream
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -67,7 +67,8 @@ class Relax:
 
         alive = 9 if self.lr > 0 else 3
         grad, noise = _layers.layerwise(objective, params, generator, self.samples, gain, alive)
-        after = _adam(state, learned, slopes, self.lr) if self.lr > 0 else {"variate": learned}
+        learns = self.lr > 0 and finite(slopes)  # else c would never be finite again
+        after = _adam(state, learned, slopes, self.lr) if learns else state | {"variate": learned}
         evals = (3.0 + (18 if self.lr > 0 else 6) * noise.layers) * self.samples + 1
         info = noise.info
         for k in range(noise.layers):

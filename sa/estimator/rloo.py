@@ -1,5 +1,6 @@
 """REINFORCE with the leave-one-out baseline: samples judged against one another."""
 
+import math
 from typing import Annotated, ClassVar
 
 import torch
@@ -7,7 +8,7 @@ from annotated_types import Ge
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.estimator import _noise
+from sa.estimator import _finite, _noise
 from sa.types import STRICT, Batch, Estimate, Objective, Params, State, Structure
 
 
@@ -17,7 +18,8 @@ class RLOO:
 
     Each of the K = ``samples`` samples has the mean of the others as its baseline (Salimans &
     Knowles 2014; Mnih & Rezende 2016), row by row: unbiased for the gradient of E f, blind to a
-    constant. For K = 2 a unit gets (f(b_1) - f(b_2)) (b_1 - b_2) / 2.
+    constant. For K = 2 a unit gets (f(b_1) - f(b_2)) (b_1 - b_2) / 2. A sample with a loss that is
+    not finite is left out, and counted in ``nonfinite``: K is the number of the others, 2 or more.
     """
 
     target: ClassVar[str] = "stochastic"
@@ -35,19 +37,25 @@ class RLOO:
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         """3 a sample + 1 evals."""
-        count = self.samples
+        count, left_out = self.samples, 0
 
         def rows(point: Params, part: Batch, noise: _noise.Noise) -> Tensor:
+            nonlocal left_out
             losses, scores = [], []
             for noise.sample in range(count):
                 loss, score = _noise.scored(objective, point, part, noise)
-                losses.append(loss)
-                scores.append(score)
+                if loss.detach().isfinite().all():
+                    losses.append(loss)
+                    scores.append(score)
+            left_out = max(left_out, count - len(losses))
+            if len(losses) < 2:  # nothing to compare with: NaN, as its gradient
+                return math.nan * score
             f = torch.stack(losses)  # (samples, rows)
             g = torch.stack([_noise.owed(x.detach(), objective.coupled) for x in losses])
-            gain = (g - g.mean(0)) * (count / (count - 1))
+            gain = (g - g.mean(0)) * (len(g) / (len(g) - 1))
             return (f + gain * torch.stack(scores)).mean(0)
 
         grad, noise = _noise.average(objective, params, generator, 1, rows, count)
         evals = 3.0 * count + 1
-        return Estimate(objective.value(params), grad, evals, info=noise.info)
+        info = noise.info | _finite.counted(left_out)
+        return Estimate(objective.value(params), grad, evals, info=info)

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from sa.estimator import _directions, _guide
+from sa.estimator import _directions, _finite, _guide
 from sa.types import STRICT, Estimate, Objective, Params, State, flatten, size, unflatten
 
 
@@ -60,23 +60,25 @@ class SGES:
         ready = len(state["recent"]) >= self.k
         basis = _guide.orthonormal(state["recent"]) if ready else w.new_zeros(0, dim)
         k, alpha = len(basis), kept if len(basis) else 0.0
-        total, best, drawn = torch.zeros_like(w), [0.0, 0.0], [0, 0]
+        total, best, drawn, sound = torch.zeros_like(w), [0.0, 0.0], [0, 0], 0
+        root = math.sqrt(max(1, dim))
         for z in _directions.gaussian(self.samples, dim, generator, w):
             inside = torch.rand(len(z), generator=generator, device=w.device) < alpha
-            e = z / math.sqrt(dim)
+            e = z / root
             e[inside] = z[inside] @ basis.T @ basis / math.sqrt(max(k, 1))
             up, down = _guide.ends(objective, params, self.sigma * e)
-            total += ((up - down) / (2 * self.sigma)).to(e.dtype) @ e
-            for i, these in enumerate((~inside, inside)):
+            gap, ok = _finite.sound(((up - down) / (2 * self.sigma)).to(e.dtype))
+            total, sound = total + gap @ e, sound + int(ok.sum())
+            for i, these in enumerate((~inside & ok, inside & ok)):
                 best[i] += float(torch.minimum(up, down)[these].sum())
                 drawn[i] += int(these.sum())
         if all(drawn):
             better = best[1] / drawn[1] < best[0] / drawn[0]
             kept = min(max(kept * self.rate if better else kept / self.rate, self.low), self.high)
-        beta = 1 / (alpha / max(k, 1) + (1 - alpha) / dim)
-        grad = total * (beta / self.samples)
+        beta = 1 / (alpha / max(k, 1) + (1 - alpha) / max(1, dim))
+        grad = _finite.mean(total * beta, sound)
         after = {"recent": _guide.recent(state, grad, self.k), "alpha": kept}
         return Estimate(
             objective.value(params), unflatten(grad, params), 2.0 * self.samples + 1, after,
-            {"alpha": alpha, "subspace": float(k)},
+            {"alpha": alpha, "subspace": float(k)} | _finite.counted(self.samples - sound),
         )  # fmt: skip

@@ -39,13 +39,15 @@ class SNES:
     ) -> Estimate:
         """Generations times samples, + 1 evals."""
         search = _oracle.Search(objective, params, self.rho)
-        w, dim = search.at, len(search.at)
+        w, dim = search.at, max(1, len(search.at))
         n = _oracle.population(self.samples, dim)
         u, eta = _oracle.utilities(n, w), (3 + math.log(dim)) / (5 * math.sqrt(dim))
         m, s = torch.zeros_like(w), torch.full_like(w, 0.3 * self.rho / math.sqrt(dim))
         for _ in range(self.generations):
-            z = torch.randn(n, dim, generator=generator, dtype=w.dtype, device=w.device)
+            z = torch.randn(n, len(w), generator=generator, dtype=w.dtype, device=w.device)
             z = z[search(m + s * z)]
+            if not search.sound:  # no order to learn from
+                continue
             m = search.inside(m + s * (u @ z))
             s = s * torch.exp(eta / 2 * (u @ (z.square() - 1)))
         return search.estimate()

@@ -10,9 +10,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
-from sa.estimator import _slopes
+from sa.estimator import _finite, _slopes
 from sa.surrogate import Rule
-from sa.types import STRICT, Estimate, Objective, Params, State
+from sa.types import STRICT, Estimate, Objective, Params, State, finite
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -59,13 +59,19 @@ class STERandom:
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         """1F + 1B a sample: 3 evals each."""
-        grad = {k: torch.zeros_like(v) for k, v in params.items()}
+        grad, left_out = {k: torch.zeros_like(v) for k, v in params.items()}, 0
         for _ in range(self.samples):
             with surrogate.backward(self._draw(state.get("progress", 0.0), generator)):
                 value, one = objective.value_and_grad(params)
+            if not finite(one):
+                left_out += 1
+                continue
             for name, g in one.items():
                 grad[name] += g / self.samples
-        return Estimate(value, grad, 3.0 * self.samples)
+        if left_out:  # the mean is over the others
+            share = self.samples - left_out, 1 / self.samples
+            grad = {k: _finite.mean(g, *share) for k, g in grad.items()}
+        return Estimate(value, grad, 3.0 * self.samples, info=_finite.counted(left_out))
 
     def _draw(self, progress: float, generator: torch.Generator) -> Rule:
         device = generator.device

@@ -43,7 +43,7 @@ class XNES:
     ) -> Estimate:
         """Generations times samples, + 1 evals."""
         search = _oracle.Search(objective, params, self.rho)
-        w, dim = search.at, len(search.at)
+        w, dim = search.at, max(1, len(search.at))
         if dim > MOST:
             raise ValueError(
                 f"xnes keeps a matrix of D x D numbers; D={dim} is above {MOST}: use snes or cma"
@@ -51,10 +51,12 @@ class XNES:
         n = _oracle.population(self.samples, dim)
         u, eta = _oracle.utilities(n, w), 0.6 * (3 + math.log(dim)) / dim**1.5
         m = torch.zeros_like(w)
-        a = 0.3 * self.rho / math.sqrt(dim) * torch.eye(dim, dtype=w.dtype, device=w.device)
+        a = 0.3 * self.rho / math.sqrt(dim) * torch.eye(len(w), dtype=w.dtype, device=w.device)
         for _ in range(self.generations):
-            z = torch.randn(n, dim, generator=generator, dtype=w.dtype, device=w.device)
+            z = torch.randn(n, len(w), generator=generator, dtype=w.dtype, device=w.device)
             z = z[search(m + z @ a.T)]
+            if not search.sound:  # no order to learn from
+                continue
             m = search.inside(m + a @ (u @ z))
             q, r = torch.linalg.qr(z.T)  # sum u z z' = q (r diag(u) r') q'
             grow, turn = torch.linalg.eigh(eta / 2 * (r * u) @ r.T)
