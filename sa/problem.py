@@ -340,7 +340,8 @@ class Problem:
             losses.append(self._losses(part, rows.targets).double())
             if self.task.dataset.classes:
                 truth = rows.targets.argmax(1) if self.kind == "mse" else rows.targets
-                right = part.argmax(1) == truth
+                # a row of NaN has no largest output, though argmax names one
+                right = (part.argmax(1) == truth) & part.isfinite().all(1)
                 hits += float(right.sum())
                 if spoilt is not None:
                     fitted += float(right[spoilt[start : start + len(part)]].sum())

@@ -4,9 +4,12 @@ Everything here takes means over seeds first: a rank of single runs is a rank of
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 ONE_STEP = {
     "alignment/cosine": "cosine to CDG",
@@ -97,30 +100,35 @@ def _half_width(values: np.ndarray) -> float:
 
 
 def kendall(predicted: pd.Series, truth: pd.Series) -> float:
-    """Kendall's tau-b (Kendall 1945) of two orders, ties counted; nan below three pairs.
+    """Return Kendall's tau-b (Kendall 1945) of two orders, ties counted.
+
+    NaN below three pairs and where one is constant. Pairs with a NaN are left out; an infinity is
+    the largest or smallest of its column, and two are a tie.
 
     >>> kendall(pd.Series([1, 2, 3, 4]), pd.Series([1, 2, 4, 3]))
-    0.6666666666666666
+    0.66666666666667
     """
-    both = pd.concat([predicted, truth], axis=1).dropna().to_numpy(float)
-    if len(both) < 3:
-        return math.nan
-    upper = np.triu_indices(len(both), 1)
-    x, y = (np.sign(np.subtract.outer(c, c))[upper] for c in both.T)
-    pairs = np.abs(x).sum() * np.abs(y).sum()
-    return float((x * y).sum() / math.sqrt(pairs)) if pairs else math.nan
+    return _correlated(stats.kendalltau, predicted, truth)
 
 
 def spearman(predicted: pd.Series, truth: pd.Series) -> float:
-    """Spearman's rho (Spearman 1904) of two orders, mean ranks for ties; nan below three pairs.
+    """Return Spearman's rho (Spearman 1904) of two orders, mean ranks for ties.
+
+    NaN where `kendall` is.
 
     >>> round(spearman(pd.Series([1, 2, 3, 4]), pd.Series([1, 2, 4, 3])), 12)
     0.8
     """
-    both = pd.concat([predicted, truth], axis=1).dropna().rank()
+    return _correlated(stats.spearmanr, predicted, truth)
+
+
+def _correlated(statistic: Callable[..., Any], predicted: pd.Series, truth: pd.Series) -> float:
+    """Return a rank statistic of the pairs without a NaN; NaN where it is not defined."""
+    both = pd.concat([predicted, truth], axis=1).dropna()
     if len(both) < 3 or (both.nunique() < 2).any():
         return math.nan
-    return float(both.iloc[:, 0].corr(both.iloc[:, 1]))
+    # rounded: one order twice is 1, and scipy gives 0.9999999999999999 for six pairs
+    return round(float(statistic(*both.to_numpy(float).T).statistic), 14)
 
 
 def precision(predicted: pd.Series, truth: pd.Series, k: int) -> float:

@@ -19,6 +19,7 @@ from sa.schedule import Schedule
 from sa.types import (
     STRICT,
     Analysis,
+    Diverged,
     Estimator,
     Numbers,
     Params,
@@ -168,6 +169,7 @@ def loop(
     Randomness is keyed by (seed, use, step), so going on from a yielded progress gives the same
     rows, and an analysis changes no other number.
 
+    An analysis that finds nothing finite gives ``<analysis>/diverged`` 1, and the others run.
     A point, loss or gradient that is not finite ends the loop with ``diverged`` in the row, naming
     the first bad parameter or layer.
     """
@@ -224,7 +226,10 @@ def loop(
                 mine: Any = analysis
                 if factor != 1 and getattr(mine, "lr", None):  # the rate of this step
                     mine = replace(mine, lr=max(factor * mine.lr, 1e-30))
-                row |= mine(objective, params, estimate, generator)
+                try:
+                    row |= mine(objective, params, estimate, generator)
+                except Diverged:  # of this analysis; the others and the training go on
+                    row[f"{name}/diverged"] = 1.0
         yield row | scores, before
         if last:
             return

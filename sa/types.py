@@ -512,6 +512,10 @@ class Analysis(Protocol):
         ...
 
 
+class Diverged(ArithmeticError):
+    """What is measured is not finite at this point; the message says what."""
+
+
 class MissingData(Exception):
     """Files of a data set that are not on this machine; the message says what to do."""
 

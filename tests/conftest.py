@@ -111,3 +111,34 @@ class Quadratic:
 @pytest.fixture
 def quadratic():
     return Quadratic()
+
+
+def draw(*shape, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=dtype)
+
+
+TIED = draw(2, 2)
+# points of every shape, layout and dtype that a plain function may have
+ROOMS = {
+    "two": {"a": draw(2, 3), "b": draw(3)},
+    "a number": {"gain": torch.tensor(2.0, dtype=torch.float64)},
+    "a number beside": {"gain": torch.tensor(2.0, dtype=torch.float64), "w": draw(3)},
+    "float32 number": {"gain": torch.tensor(2.0)},
+    "empty": {"e": draw(0, 3)},
+    "empty beside": {"e": draw(0, 3), "w": draw(3)},
+    "transposed": {"w": draw(3, 2).T},
+    "expanded": {"w": draw(1, 3).expand(2, 3)},
+    "channels_last": {"w": draw(2, 3, 2, 2).to(memory_format=torch.channels_last)},
+    "sliced": {"w": draw(4, 6)[::2, 1::2]},
+    "float32": {"w": draw(2, 3, dtype=torch.float32)},
+    "mixed": {"w": draw(2, 3, dtype=torch.float32), "v": draw(2)},
+    "parameter": {"w": torch.nn.Parameter(draw(2, 3))},
+    "frozen parameter": {"w": torch.nn.Parameter(draw(2, 3), requires_grad=False)},
+    "shared": {"a": TIED, "b": TIED},
+    "overlapping": {"a": TIED[0], "b": TIED},
+}
+
+
+def plain(room):
+    """The same numbers in contiguous float64 tensors of their own."""
+    return {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in room.items()}

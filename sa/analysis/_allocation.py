@@ -22,11 +22,11 @@ class Losses:
         self.known: dict[Choice, float] = {}
 
     def __call__(self, choice: Choice) -> float:
-        """The loss, infinity where it is no number."""
+        """The loss; infinity, the worst, where it is not finite."""
         self.asked += 1
         if choice not in self.known:
             got = self.loss(choice)
-            self.known[choice] = math.inf if math.isnan(got) else got
+            self.known[choice] = got if math.isfinite(got) else math.inf
         return self.known[choice]
 
 
@@ -79,7 +79,11 @@ def greedy(losses: Losses, prices: np.ndarray, budget: float) -> Choice:
         now = losses(choice)
         steps = [_moved(choice, at, -1) for at, k in enumerate(choice) if k > 0]
         saved = [cost(choice, prices) - cost(s, prices) for s in steps]
-        rises = [(losses(s) - now) / p for s, p in zip(steps, saved, strict=True)]
+        # from infinity to infinity there is no rise: the worst, and never the least
+        rises = [
+            (losses(s) - now) / p if losses(s) < math.inf else math.inf
+            for s, p in zip(steps, saved, strict=True)
+        ]
         choice = steps[int(np.argmin(rises))]
     return choice
 
@@ -104,9 +108,9 @@ def anneal(
             new = _moved(new, b % len(at), 1)
         if min(new) < 0 or max(new) > top or not fits(new, prices, budget):
             continue
-        rise = losses(new) - losses(at)
-        rises = [*rises, abs(rise)][:20]
-        heat = float(np.mean(rises)) * 1e-3 ** (step / steps)
+        rise = losses(new) - losses(at) if losses(new) < math.inf else math.inf
+        rises = [*rises, abs(rise)][:20] if math.isfinite(rise) else rises
+        heat = float(np.mean(rises or [0.0])) * 1e-3 ** (step / steps)
         chance = math.exp(-rise / heat) if rise > 0 and heat > 0 else float(rise <= 0)
         if float(torch.rand((), generator=generator, device=device)) < chance:
             at = new

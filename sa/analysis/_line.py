@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from sa.analysis import _finite
 from sa.types import Objective, Params, flatten, unflatten
 
 
@@ -22,13 +23,20 @@ def line(objective: Objective, params: Params, along: Tensor, lrs: Tensor) -> Te
 def descend(
     objective: Objective, params: Params, along: Tensor, value: float, lrs: Tensor
 ) -> tuple[float, float, float | None]:
-    """Best decrease over lrs against a gradient, its lr, and the held-out decrease at that lr."""
+    """Best decrease over lrs against a gradient, its lr, and the held-out decrease at that lr.
+
+    Losses that are not finite are never the best; NaN where all are. Without a held-out twin None.
+    """
     drops = value - line(objective, params, unit(along), lrs)
-    at, other = int(drops.argmax()), objective.heldout
+    best, other = _finite.best(drops), objective.heldout
+    there = _finite.at(drops, best), _finite.at(lrs, best)
     if other is None:
-        return float(drops[at]), float(lrs[at]), None
-    held = float(other.value(params)) - float(line(other, params, unit(along), lrs[at : at + 1])[0])
-    return float(drops[at]), float(lrs[at]), held
+        return *there, None
+    if best is None:
+        return *there, math.nan
+    one = lrs[best : best + 1]
+    held = float(other.value(params)) - float(line(other, params, unit(along), one)[0])
+    return *there, held
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -6,14 +6,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sa.types import Objective, Params, flatten, unflatten
+from sa.types import Diverged, Objective, Params, flatten, unflatten
 
 
 def dense(objective: Objective, params: Params) -> Tensor:
-    """The Hessian (D, D) of the loss, by its products with every coordinate."""
+    """The Hessian (D, D) of the loss, by its products with every coordinate.
+
+    Raises Diverged where it is not finite.
+    """
     w = flatten(params)
     eye = torch.eye(len(w), dtype=w.dtype, device=w.device)
-    return objective.curvature(params).product(eye)
+    found = objective.curvature(params).product(eye)
+    if not found.isfinite().all():
+        raise Diverged("the second derivatives of the loss are not finite at this point")
+    return found
 
 
 def _slope(objective: Objective, w: Tensor, like: Params) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sa.types import Objective, Params, Structure
+from sa.types import Objective, Params, Structure, size
 
 MEANS = {
     "latent": "the weights that are trained",
@@ -64,11 +64,20 @@ def flippable(structure: Structure, params: Params) -> list[str]:
     return [k for k in params if k in binary]
 
 
+def numbers(params: Params) -> None:
+    """Raise ValueError where the point has no numbers: there is nothing to measure then."""
+    if not size(params):
+        raise ValueError("the point has no numbers; give a dict with a tensor that is not empty")
+
+
 def seen(objective: Objective, params: Params, view: str) -> tuple[Objective, Params]:
     """The loss over all training rows and the point, in float64, in the view.
 
     ``quantized``: of the quantized weights, with their quantizers taken away; else of the latent.
+    Raises ValueError where the point has no numbers.
     """
+    numbers(params)
+    params = {k: p.detach() for k, p in params.items()}
     whole: Any = objective.whole or objective
     if view == "quantized":
         whole, params = whole.opened(params)

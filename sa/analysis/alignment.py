@@ -3,6 +3,7 @@
 import torch
 from pydantic.dataclasses import dataclass
 
+from sa.analysis import _finite
 from sa.analysis._line import cosine
 from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten
 
@@ -13,12 +14,14 @@ class Alignment:
 
     For the first reference: ``cosine``; ``scale`` r = <g, g*>/|g*|^2 (1 is right; a cosine hides
     factors); ``rmse`` |g - g*|/|g*|; ``sign`` and ``sign_weighted``, the share of coordinates of
-    equal sign, plain and weighted by |g*|, over g* != 0; ``dead``, the share of coordinates with
-    g = 0; ``cosine/<parameter>``; ``ceiling``, the cosine between the references of this batch and
-    of the held-out one: how much of the reference is its own batch. An estimate free of any
-    batch's noise has about its square root as cosine; one from this same batch can have more. For
-    every further reference its ``<name>/cosine`` and ``<name>/scale``. Where estimator and
-    reference have different targets (the record's ``target``) a cosine below 1 is no defect.
+    equal sign, plain and weighted by |g*|, over g* != 0; ``dead``, the share of coordinates with g
+    = 0; ``cosine/<parameter>``; ``ceiling``, the cosine between the references of this batch and of
+    the held-out one: how much of the reference is its own batch. An estimate free of any batch's
+    noise has about its square root as cosine; one from this same batch can have more. For every
+    further reference its ``<name>/cosine`` and ``<name>/scale``. ``nonfinite``: coordinates where
+    the estimate or the first reference is not finite; ``diverged``: 1 where all are. Where
+    estimator and reference have different targets (the record's ``target``) a cosine below 1 is no
+    defect.
     """
 
     references: dict[str, Estimator]
@@ -30,12 +33,12 @@ class Alignment:
         out: Numbers = {}
         for i, (name, reference) in enumerate(self.references.items()):
             truth = objective.reference(reference, params)
-            mine, target = flatten(estimate.grad), flatten(truth)
+            mine, target = flatten(estimate.grad).double(), flatten(truth).double()
             out[f"{name}/cosine"] = cosine(mine, target)
             out[f"{name}/scale"] = float(mine @ target / (target @ target))
             out |= {f"{name}/{k}": v for k, v in _layers(estimate.grad, truth).items()}
             if i == 0:
-                out |= _details(estimate.grad, truth)
+                out |= _details(estimate.grad, truth) | _finite.counted(mine + target)
                 if objective.heldout is not None:
                     other = flatten(objective.heldout.reference(reference, params))
                     out["ceiling"] = cosine(target, other)
@@ -50,7 +53,7 @@ def _details(grad: Params, truth: Params) -> Numbers:
         "cosine": cosine(g, t),
         "scale": float(g @ t / (t @ t)),
         "rmse": float((g - t).norm() / t.norm()),
-        "sign": float(same.sum() / alive.sum()),
+        "sign": float(same[alive].double().mean()),
         "sign_weighted": float((same * t.abs()).sum() / t.abs().sum()),
         "dead": float((g == 0).double().mean()),
     }

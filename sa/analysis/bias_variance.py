@@ -7,9 +7,11 @@ from typing import Annotated
 import torch
 from annotated_types import Ge
 from pydantic.dataclasses import dataclass
+from scipy.special import stdtrit
 from torch import Tensor
 
 from sa.analysis._line import cosine, unit
+from sa.analysis._view import numbers
 from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten
 
 
@@ -23,11 +25,15 @@ class BiasVariance:
 
     ``bias2`` |mean g - g*|^2 - V/R, unbiased for the squared bias, and ``variance`` V, the trace
     of the covariance, both over |g*|^2. ``snr`` the squared mean over V. ``z_rms``, ``z_max``,
-    ``z_outside``: per coordinate z = (mean - g*) sqrt(R)/std; unbiased ones give about 1, and 5 %
-    outside +-1.96. ``reliability`` r, the cosine of the means of two halves, and
+    ``z_outside``: per coordinate z = (mean - g*) sqrt(R)/std, which has Student's t distribution of
+    R - 1 degrees of freedom where replicates are normal and unbiased: ``z_outside`` is the share
+    beyond its two-sided 5 % quantile, 5 % then, and ``z_rms`` about sqrt((R - 1)/(R - 3)).
+    ``reliability`` r, the cosine of the means of two halves, and
     ``reliability_mean`` sqrt(2 r/(1 + r)), that of the whole mean with what it tends to: a high one
     without descent is a wrong target, a low one is noise. ``cosine`` and ``scale`` of one
-    replicate, means with ``_ci95`` half-widths. ``evals`` and ``seconds`` of one.
+    replicate, means with ``_ci95``, the half-width of their 95 % interval by the same distribution.
+    ``evals`` and ``seconds`` of one. A replicate that is not finite is left out: R counts the
+    others, ``nonfinite`` those; ``diverged`` is 1 where fewer than two are left.
     """
 
     estimator: Estimator
@@ -38,6 +44,7 @@ class BiasVariance:
         self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
     ) -> Numbers:
         """Flat numbers under ``bias_variance/``."""
+        numbers(params)
         truth = flatten(objective.reference(self.reference, params)).double()
         began, evals, draws = time.perf_counter(), 0.0, []
         for _ in range(self.replicates):
@@ -45,7 +52,11 @@ class BiasVariance:
             draws.append(flatten(got.grad).double())
             evals += got.evals
         seconds = time.perf_counter() - began
-        out = split(torch.stack(draws), truth)
+        sound = [d for d in draws if d.isfinite().all()]
+        enough = len(sound) > 1
+        out = split(torch.stack(sound if enough else draws), truth)
+        left_out = len(draws) - len(sound)
+        out |= {"nonfinite": float(left_out), "diverged": float(not enough)}
         out["across"] = float(self.estimator.target != self.reference.target)
         out |= {"evals": evals / self.replicates, "seconds": seconds / self.replicates}
         return {f"bias_variance/{k}": v for k, v in out.items()}
@@ -54,7 +65,7 @@ class BiasVariance:
 def split(draws: Tensor, truth: Tensor) -> Numbers:
     """The numbers of `BiasVariance` from draws (R, D) and the truth (D,)."""
     count, mean, norm = len(draws), draws.mean(0), float(truth @ truth)
-    variance = float(draws.var(0).sum())
+    variance, reach = float(draws.var(0).sum()), float(stdtrit(count - 1, 0.975))
     halves = draws[0::2].mean(0), draws[1::2].mean(0)
     r = cosine(*halves)
     error = draws.std(0) / math.sqrt(count)
@@ -68,15 +79,15 @@ def split(draws: Tensor, truth: Tensor) -> Numbers:
         "variance": variance / norm,
         "snr": (float(mean @ mean) - variance / count) / variance if variance else math.nan,
         "reliability": r,
-        "reliability_mean": math.sqrt(2 * r / (1 + r)) if r > 0 else 0.0,
+        "reliability_mean": 0.0 if r <= 0 else math.sqrt(2 * r / (1 + r)),
     } if norm else {}  # fmt: skip
     if len(z):
         out |= {
             "z_rms": float(z.square().mean().sqrt()),
             "z_max": float(z.abs().max()),
-            "z_outside": float((z.abs() > 1.96).double().mean()),
+            "z_outside": float((z.abs() > reach).double().mean()),
         }
     for name, values in (("cosine", cosines), ("scale", scales)):
         out[name] = float(values.mean())
-        out[f"{name}_ci95"] = 1.96 * float(values.std()) / math.sqrt(count)
+        out[f"{name}_ci95"] = reach * float(values.std()) / math.sqrt(count)
     return out

@@ -50,7 +50,7 @@ class Blocks:
         """Flat numbers, words and a curve under ``blocks/``."""
         groups = grouped(params, self.blocks)
         whole = float(flatten(estimate.grad).double().square().sum())
-        out: Numbers = {"count": float(len(groups)), "order": ",".join(groups)}
+        out: Numbers = {"count": float(len(groups)), "order": ",".join(groups), "diverged": 0.0}
         for block, names in groups.items():
             part = flatten({n: estimate.grad[n] for n in names}).double().square().sum()
             shapes = ["x".join(map(str, params[n].shape)) or "1" for n in names]
@@ -78,13 +78,15 @@ class Blocks:
         held = torch.zeros(k, dtype=torch.float64)
         parts = unflatten(top, params)
         for block, names in groups.items():
+            if not size({n: params[n] for n in names}):
+                continue  # of empty tensors
             most = min(self.k, size({n: params[n] for n in names}))
             got = seen.within(names).top(most, generator, tol=self.tol)
             grad = flatten({n: estimate.grad[n] for n in names})
             out[f"{block}/share"] = float(_within(grad[None], got.vectors) / _squares(grad[None]))
             out[f"{block}/lambda_1"] = float(got.values[0])
             out[f"{block}/lambda_{most}"] = float(got.values[-1])
-            mine = torch.cat([parts[n].flatten(1) for n in names], 1)
+            mine = flatten({n: parts[n] for n in names}, 1)
             held += _within(mine, got.vectors).cpu()
         out |= {"held": held.tolist(), "held_least": float(held.min())}
         return out | {"held_mean": float(held.mean()), "evals": seen.evals}

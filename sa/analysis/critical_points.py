@@ -41,10 +41,10 @@ class CriticalPoints:
     ``taus``, those above tau max|l|, within, and below; at ``tau`` ``minimal_ratio`` n_pos/P and
     ``index`` n_neg/P. ``norm`` |g| there, ``norm_start``, ``norm_ratio``; ``flat`` |Hg|/(max|l|
     |g|) and ``kernel``, the share of |g|^2 where |l| <= tau max|l|. ``status``: ``critical`` (then
-    ``critical`` is 1, else 0) where |g| is rounding, or at most ``far`` of the start's;
-    ``stalled`` where half of |g|^2 is in the kernel, so that no step lowers it; else
-    ``unconverged``. ``redundant``: how many biases (as those before BatchNorm) move nothing,
-    ``left_out`` which; they are no part of P.
+    ``critical`` is 1, else 0) where |g| is rounding, or at most ``far`` of the start's; ``stalled``
+    where half of |g|^2 is in the kernel, so that no step lowers it; else ``unconverged``.
+    ``diverged``: 1, and nothing else, where H is not finite. ``redundant``: how many biases (as
+    those before BatchNorm) move nothing, ``left_out`` which; they are no part of P.
     """
 
     solver: Literal["gnm", "lm", "newton", "l1", "none"] = "gnm"
@@ -100,7 +100,7 @@ class CriticalPoints:
             out["status"] = "stalled"
         elif norm <= self.far * first:
             out["status"] = "critical"
-        out["critical"] = float(out["status"] == "critical")
+        out["critical"], out["diverged"] = float(out["status"] == "critical"), 0.0
         out |= {"loss": float(loss), "norm": norm, "norm_start": first, "steps": float(steps)}
         out |= {"parameters": float(len(g)), "taus": list(self.taus), "solver": self.solver}
         out |= {"redundant": float((~kept).sum()), "left_out": ", ".join(idle)}

@@ -34,7 +34,8 @@ class Curvature:
     first so many of the data; None for all. tol: relative residual |Hx - lambda x|/|lambda| of the
     pairs, and ``residual`` the largest there is: above tol where a search was given up.
 
-    Not for quantized networks, which have no Hessian.
+    ``diverged``: 1, and nothing else, where second derivatives are not finite. Not for quantized
+    networks, which have no Hessian.
     """
 
     k: Annotated[int, Gt(0)] = 10
@@ -69,7 +70,9 @@ class Curvature:
         values = got.values.tolist()
         out: Numbers = {f"lambda_{i}": v for i, v in enumerate(values[:k], 1)}
         scale = got.values.abs().clamp(min=1e-6 * float(got.values.abs().max()))
-        out["residual"] = float((got.residuals / scale).nan_to_num(0).max())
+        out["diverged"] = 0.0
+        share = torch.where(got.residuals == 0, 0.0, got.residuals / scale)
+        out["residual"] = float(share.max())
         out["gap"] = values[k - 1] / values[k] if values[k] > 0 else float("inf")
         grad = flatten(estimate.grad)
         top = float((got.vectors[:k] @ grad).double().square().sum())
@@ -81,6 +84,8 @@ class Curvature:
             out["headroom"] = edge / values[k] if values[k] > 0 else float("inf")
         groups = grouped(params, self.blocks)
         for block, names in groups.items() if len(groups) > 1 else ():
+            if not size({n: params[n] for n in names}):
+                continue  # of empty tensors
             most = min(self.k, size({n: params[n] for n in names}))
             mine = seen.within(names).top(most, generator, tol=self.tol)
             out |= {f"{block}/lambda_{i}": v for i, v in enumerate(mine.values.tolist(), 1)}

@@ -9,6 +9,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sa.analysis import _finite
 from sa.analysis._line import line, unit
 from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten
 
@@ -24,12 +25,14 @@ class Descent:
     Curves: ``lr``, ``decrease``, ``decrease_heldout``, ``null`` (mean over random directions).
     Numbers: ``best`` and its ``best_lr``; ``best_heldout``, the held-out decrease at that same lr
     (on a small batch much of a decrease is overfitting); ``window``, decades of lr around the best
-    with at least half of it; ``area``, the mean decrease (negative parts as 0) over the log of the
-    lr asked for, without the extensions;
+    with at least half of it; ``area``, the mean decrease over the log of the lr asked for, without
+    the extensions, as 0 where it is negative or the loss is not finite;
     ``edge``, 1 where the best lies on the grid's edge; ``null_best``, the null's best, mean over
     directions; ``ratio``; and the same ``best``, ``best_lr`` and ``best_heldout`` under
     ``layerwise/`` for d with every parameter tensor normalised by itself (another direction).
-    The best is that of the refined grid, within a few percent of the line's own maximum.
+    The best is that of the refined grid, within a few percent of the line's own maximum. A loss
+    that is not finite is never the best: ``nonfinite`` counts them along d, and ``diverged`` is 1
+    where all are; then there is no best, and its numbers are NaN.
     """
 
     reference: Estimator | None = None
@@ -51,31 +54,34 @@ class Descent:
         """Flat numbers and curves under ``descent/``."""
         value = float(estimate.value)
         grad = flatten(estimate.grad)
-        if not grad.isfinite().all():
-            return {"descent/best": 0.0, "descent/best_heldout": 0.0, "descent/best_lr": 0.0}
         lrs, drops, edge = self._search(objective, params, unit(grad), value)
-        best = int(drops.argmax())
+        best = _finite.best(drops)
         asked = (lrs >= self.lr_min * (1 - 1e-9)) & (lrs <= self.lr_max * (1 + 1e-9))
-        log, gains = lrs[asked].log10(), drops[asked].clamp(min=0)
+        log, gains = lrs[asked].log10(), drops[asked].nan_to_num(0, posinf=0).clamp(min=0)
         out: Numbers = {
             "lr": lrs.tolist(),
             "decrease": drops.tolist(),
-            "best": float(drops[best]),
-            "best_lr": float(lrs[best]),
+            "best": _finite.at(drops, best),
+            "best_lr": _finite.at(lrs, best),
             "window": _window(lrs, drops, best),
             "area": float(torch.trapezoid(gains, log) / (log[-1] - log[0])),
             "edge": edge,
         }
+        out |= _finite.counted(drops)
+        if best is None:
+            out["area"] = math.nan
         out |= self._heldout(objective, params, unit(grad), lrs, best)
         out |= self._null(objective, params, grad, lrs, value, generator)
         if self.reference is not None:
             truth = flatten(objective.reference(self.reference, params))
             _, ideal, _ = self._search(objective, params, unit(truth), value)
-            out["ratio"] = float(drops[best] / ideal.max()) if ideal.max() > 0 else math.nan
+            furthest = _finite.most(ideal)
+            out["ratio"] = _finite.at(drops, best) / furthest if furthest > 0 else math.nan
         layered = flatten({k: unit(g) for k, g in estimate.grad.items()})
         lrs, drops, _ = self._search(objective, params, unit(layered), value)
-        best = int(drops.argmax())
-        out["layerwise/best"], out["layerwise/best_lr"] = float(drops[best]), float(lrs[best])
+        best = _finite.best(drops)
+        out["layerwise/best"] = _finite.at(drops, best)
+        out["layerwise/best_lr"] = _finite.at(lrs, best)
         for key, held in self._heldout(objective, params, unit(layered), lrs, best).items():
             if key == "best_heldout":
                 out[f"layerwise/{key}"] = held
@@ -84,13 +90,16 @@ class Descent:
     def _search(
         self, objective: Objective, params: Params, along: Tensor, value: float
     ) -> tuple[Tensor, Tensor, float]:
-        """The grid, extended while its best is on the edge and refined once; (lrs, drops, edge)."""
+        """The grid, extended while its best is on the edge and refined once; (lrs, drops, edge).
+
+        The plain grid where no loss is finite.
+        """
         ends = math.log10(self.lr_min), math.log10(self.lr_max)
         lrs = torch.logspace(*ends, self.points, dtype=torch.float64)
         drops = value - line(objective, params, along, lrs)
         per_decade = max(2, round(self.points / (ends[1] - ends[0])))
         for _ in range(self.extend):
-            best = int(drops.argmax())
+            best = _finite.best(drops)
             if best not in (0, len(lrs) - 1):
                 break
             steps = torch.arange(1, per_decade + 1, dtype=torch.float64) / per_decade
@@ -98,7 +107,9 @@ class Descent:
             gained = value - line(objective, params, along, more)
             lrs = torch.cat([lrs, more] if best else [more, lrs])
             drops = torch.cat([drops, gained] if best else [gained, drops])
-        best = int(drops.argmax())
+        best = _finite.best(drops)
+        if best is None:
+            return lrs, drops, math.nan
         if best in (0, len(lrs) - 1):
             return lrs, drops, 1.0
         fine = torch.logspace(
@@ -111,13 +122,13 @@ class Descent:
         return lrs[order], drops[order], 0.0
 
     def _heldout(
-        self, objective: Objective, params: Params, along: Tensor, lrs: Tensor, best: int
+        self, objective: Objective, params: Params, along: Tensor, lrs: Tensor, best: int | None
     ) -> Numbers:
         other = objective.heldout
         if other is None:
             return {}
         held = float(other.value(params)) - line(other, params, along, lrs)
-        return {"decrease_heldout": held.tolist(), "best_heldout": float(held[best])}
+        return {"decrease_heldout": held.tolist(), "best_heldout": _finite.at(held, best)}
 
     def _null(
         self, objective: Objective, params: Params, like: Tensor, lrs: Tensor, value: float,
@@ -128,14 +139,18 @@ class Descent:
             for _ in range(self.nulls)
         ]
         drops = torch.stack([value - line(objective, params, d, lrs) for d in draws])
-        return {"null": drops.mean(0).tolist(), "null_best": float(drops.amax(1).mean())}
+        each = torch.tensor([_finite.most(one) for one in drops], dtype=torch.float64)
+        return {"null": [_finite.mean(x) for x in drops.T], "null_best": _finite.mean(each)}
 
 
-def _window(lrs: Tensor, drops: Tensor, best: int) -> float:
+def _window(lrs: Tensor, drops: Tensor, best: int | None) -> float:
     """Decades of lr around the best over which at least half of it is had without a break."""
+    if best is None:
+        return math.nan
     if drops[best] <= 0:
         return 0.0
-    below = (drops < drops[best] / 2).nonzero()[:, 0]
+    enough = drops.isfinite() & (drops >= drops[best] / 2)
+    below = (~enough).nonzero()[:, 0]
     first = int(below[below < best].max()) + 1 if (below < best).any() else 0
     last = int(below[below > best].min()) - 1 if (below > best).any() else len(lrs) - 1
     return float((lrs[last] / lrs[first]).log10())

@@ -34,7 +34,8 @@ class Efficiency:
     evals: ``at_evals/cosine``, ``/decrease``, ``/heldout``, ``/calls``, and ``/n_eff``
     D c^2/(1 - c^2), the random directions a linear loss would need for that cosine c; the same at
     the budget of seconds, ``at_seconds/``. ``over`` is 1 where one call costs more than the
-    budget of evals.
+    budget of evals. An estimate that is not finite costs, and is left out of the mean:
+    ``nonfinite`` counts them, ``diverged`` is 1 where all are.
     """
 
     estimator: Estimator
@@ -50,6 +51,7 @@ class Efficiency:
         truth = flatten(objective.reference(self.reference, params))
         total, first, state = torch.zeros_like(truth), None, estimate.state
         evals = seconds = 0.0
+        sound = 0
         rows: list[dict[str, float]] = []
         for calls in range(1, self.most + 1):
             began = time.perf_counter()
@@ -59,20 +61,24 @@ class Efficiency:
             if calls > 1 and (not within or torch.equal(mine, first)):  # type: ignore[arg-type]
                 break
             first, state = mine if first is None else first, got.state
-            total, evals, seconds = total + mine, evals + got.evals, seconds + spent
+            if mine.isfinite().all():
+                total, sound = total + mine, sound + 1
+            evals, seconds = evals + got.evals, seconds + spent
+            along = total if sound else mine
             now = {"calls": float(calls), "evals": evals, "seconds": seconds}
             if calls & (calls - 1) == 0:  # a power of two
-                rows.append(now | self._worth(objective, params, total, truth))
+                rows.append(now | self._worth(objective, params, along, truth))
         if rows[-1]["calls"] < now["calls"]:
-            rows.append(now | self._worth(objective, params, total, truth))
+            rows.append(now | self._worth(objective, params, along, truth))
         out: Numbers = {k: [r[k] for r in rows] for k in rows[0]}
         for key, budget in (("evals", self.evals), ("seconds", self.seconds)):
             bought = [r for r in rows if r[key] <= budget] or rows[:1]
             told = {k: v for k, v in bought[-1].items() if k not in ("evals", "seconds")}
             c2 = told["cosine"] ** 2
-            told["n_eff"] = size(params) * c2 / (1 - c2) if c2 < 1 - 1e-9 else math.inf
+            told["n_eff"] = math.inf if c2 >= 1 - 1e-9 else size(params) * c2 / (1 - c2)
             out |= {f"at_{key}/{k}": v for k, v in told.items()}
         out["over"] = float(rows[0]["evals"] > self.evals)
+        out |= {"nonfinite": now["calls"] - sound, "diverged": float(not sound)}
         return {f"efficiency/{k}": v for k, v in out.items()}
 
     def _worth(

@@ -6,6 +6,7 @@ import torch
 from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
+from sa.analysis import _finite
 from sa.types import STRICT, Dataset, Estimate, Numbers, Objective, Params
 
 
@@ -18,7 +19,8 @@ class FunctionCurve:
 
     Curves ``x``, ``truth`` and ``value``. Numbers: ``rmse`` and ``worst``, the root mean square
     and the largest absolute residual over all held-out rows; ``spread``, the outputs' standard
-    deviation over the targets'; ``collapsed``, 1 where it is below the share.
+    deviation over the targets'; ``collapsed``, 1 where it is below the share. Rows whose output is
+    not finite are left out, and counted in ``nonfinite``.
     """
 
     points: Annotated[int, Ge(2)] = 200
@@ -41,16 +43,18 @@ class FunctionCurve:
         x, truth = rows.inputs[:, 0], rows.targets[:, 0]
         value = network.outputs(params, rows.inputs)[:, 0]
         apart = (value - truth).double()
-        spread = float(value.double().std() / truth.double().std())
+        ok = value.isfinite()
+        spread = float(value[ok].double().std(correction=0) / truth.double().std(correction=0))
         at = torch.linspace(0, len(x) - 1, min(self.points, len(x))).round().long()
         at = x.argsort()[at.to(x.device)]
         out: Numbers = {
             "x": x[at].tolist(),
             "truth": truth[at].tolist(),
             "value": value[at].tolist(),
-            "rmse": float(apart.square().mean().sqrt()),
-            "worst": float(apart.abs().max()),
+            "rmse": _finite.mean(apart.square()) ** 0.5,
+            "worst": _finite.most(apart.abs()),
             "spread": spread,
             "collapsed": float(spread < self.collapsed),
         }
+        out |= _finite.counted(value)
         return {f"function_curve/{k}": v for k, v in out.items()}

@@ -48,7 +48,7 @@ class GradientNorm:
             out[which] = float(flatten(gs).double().norm())
             out |= {f"{which}/{k}": float(g.double().norm()) for k, g in gs.items()}
         if self.lr is not None:
-            w, g = flatten(params), flatten(grad)
+            w, g = flatten(params).detach(), flatten(grad)
             length = float(w.double().norm())
             out["update"] = self.lr * float(g.double().norm()) / length if length else float("nan")
             there = unflatten(w - self.lr * g, params)
@@ -58,7 +58,7 @@ class GradientNorm:
         if self.curvature and not objective.structure.quantized:
             top = objective.curvature(params).top(1, generator)
             sharp = float(top.values[0])
-            out["lambda_max"] = sharp
+            out |= {"lambda_max": sharp, "diverged": 0.0}
             if self.lr is not None:
                 out["of_edge"] = sharp * self.lr / 2
         return {f"gradient_norm/{k}": v for k, v in out.items()}

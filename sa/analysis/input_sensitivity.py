@@ -1,5 +1,6 @@
 """How much a network's outputs move with its inputs: the Jacobian's Frobenius norm, row by row."""
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -7,6 +8,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sa.analysis import _finite
 from sa.types import (
     STRICT,
     Batch,
@@ -24,7 +26,8 @@ class InputSensitivity:
     """|d output / d input|_F of each row (Novak et al. 2018), in evaluation mode: mean and median.
 
     Of ``logits`` (the outputs) and, of classes, of ``probabilities`` (their softmax), on ``train``
-    and ``test``: ``<split>/<reading>/mean`` and ``/median``. rows: the first so many of each split;
+    and ``test``: ``<split>/<reading>/mean`` and ``/median``, of the rows whose norm is finite;
+    ``/nonfinite`` counts the others. rows: the first so many of each split;
     None for all. view ``latent``: the derivative, which weights may be quantized for, not
     activations; ``smoothed``: sqrt(E |f(x + sigma e) - f(x)|^2)/sigma of ``draws`` normal e, of any
     network, the same as sigma goes to 0 where there is a derivative.
@@ -62,8 +65,10 @@ class InputSensitivity:
             for reading in readings:
                 each = self._norms(objective, params, batch, reading, generator)
                 key = f"input_sensitivity/{split}/{reading}"
-                out[f"{key}/mean"] = float(each.mean())
-                out[f"{key}/median"] = float(each.quantile(0.5))
+                sound = each[each.isfinite()]
+                out[f"{key}/mean"] = _finite.mean(each)
+                out[f"{key}/median"] = float(sound.quantile(0.5)) if len(sound) else math.nan
+                out |= {f"{key}/{k}": v for k, v in _finite.counted(each).items()}
         return out
 
     def _norms(

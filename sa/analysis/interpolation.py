@@ -7,6 +7,7 @@ from annotated_types import Ge
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
+from sa.analysis import _finite
 from sa.analysis._align import matched, permuted
 from sa.types import STRICT, Estimate, Numbers, Objective, Params, Structure
 
@@ -87,8 +88,10 @@ class Interpolation:
         for key, name in (("train/loss", "barrier"), ("test/loss", "barrier/test")):
             inside = [(a, x) for a, x in zip(alphas, curves[key], strict=True) if 0 <= a <= 1]
             low, high = inside[0][1], inside[-1][1]
-            out[name] = max(x - (1 - a) * low - a * high for a, x in inside)
-        out["worst"] = max(curves["train/loss"])
+            above = [x - (1 - a) * low - a * high for a, x in inside]
+            out[name] = _finite.most(torch.tensor(above, dtype=torch.float64))
+        line = torch.tensor(curves["train/loss"], dtype=torch.float64)
+        out |= {"worst": _finite.most(line)} | _finite.counted(line)
         square = sum(float((end[0][k] - p).double().square().sum()) for k, p in start[0].items())
         out["distance"] = square**0.5
         for name, (point, statistics) in zip(("first", "second"), network.ends, strict=True):

@@ -62,6 +62,7 @@ class QuantError:
             told |= {"needed_mean": sum(needed) / len(needed), "needed_most": max(needed)}
             out |= {f"{layer.name}.{name}/{k}": v for k, v in told.items()}
             found[f"{layer.name}.{name}"] = float(told["sqnr"])  # type: ignore[arg-type]
+        found = {k: v for k, v in found.items() if not math.isnan(v)}
         if found:
             out["worst"] = min(found, key=lambda k: found[k])
             out["least"] = min(found.values())

@@ -12,11 +12,13 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.analysis import _allocation, _proxy
+from sa.analysis import _allocation, _finite, _proxy
 from sa.analysis._allocation import Choice, Losses
 from sa.analysis._bits import prices
+from sa.analysis._view import numbers
 from sa.types import (
     STRICT,
+    Diverged,
     Estimate,
     Numbers,
     Objective,
@@ -49,7 +51,7 @@ class SensitivityBits:
     program, exact where losses add up; ``anneal``: so many moves from the best of these. Each has
     ``bits`` by layer, ``loss``, ``heldout``, ``spent``, mean bits. ``gain``: the loss of ``even``
     less the least of the others. ``points``: losses computed, no point twice; ``asked``: how many
-    were wanted.
+    were wanted; ``nonfinite``: how many of them are not finite, which count as the worst.
     """
 
     quantizer: Quantizer
@@ -90,8 +92,10 @@ class SensitivityBits:
         self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
     ) -> Numbers:
         """Flat numbers and curves under ``sensitivity_bits/``."""
-        many = [k for k, p in params.items() if p.dim() > 1]
-        names = many or list(params)
+        numbers(params)
+        params = {k: p.detach() for k, p in params.items()}
+        there = [k for k, p in params.items() if p.numel()]
+        names = [k for k in there if params[k].dim() > 1] or there
         unit = self._prices(objective, params, names)
         low = {
             (n, k): self._quantized(params[n], b) for n in names for k, b in enumerate(self.bits)
@@ -103,6 +107,8 @@ class SensitivityBits:
 
         losses = Losses(lambda choice: float(objective.value(point(choice))))
         base = losses((FULL,) * len(names))
+        if not math.isfinite(base):
+            raise Diverged("the loss at the point is not finite")
         rises = np.array(
             [[losses(_only(names, {n: k})) - base for k in range(len(self.bits))] for n in names]
         )
@@ -116,6 +122,8 @@ class SensitivityBits:
         out |= self._pairs(losses, names, base, rises)
         out |= self._allocate(objective, losses, point, rises, unit, generator)
         out |= {"base": base, "points": float(len(losses.known)), "asked": float(losses.asked)}
+        known = torch.tensor(list(losses.known.values()), dtype=torch.float64)
+        out |= _finite.counted(known)
         return {f"sensitivity_bits/{k}": v for k, v in out.items()}
 
     def _with(self, bits: int) -> Any:
@@ -148,9 +156,10 @@ class SensitivityBits:
         for i, j in itertools.combinations(range(len(names)), 2):
             alone = rises[i, k] + rises[j, k]
             both = losses(_only(names, {names[i]: k, names[j]: k})) - base
-            found[i, j] = found[j, i] = both - alone
-            sums += abs(alone)
-        share = float(np.abs(found).sum() / 2 / sums) if sums else math.nan
+            found[i, j] = found[j, i] = both - alone if math.isfinite(alone) else math.nan
+            sums += abs(alone) if math.isfinite(found[i, j]) else 0.0
+        pairs = np.where(np.isfinite(found), found, 0.0)  # the share is of the finite ones
+        share = float(np.abs(pairs).sum() / 2 / sums) if sums else math.nan
         return {"pairs": found.flatten().tolist(), "interaction": share}
 
     def _allocate(
@@ -170,7 +179,8 @@ class SensitivityBits:
                 losses, table, budget, start, self.anneal, generator
             )
         best = min(losses(c) for k, c in found.items() if k != "even")
-        out: Numbers = {"budget": self.budget, "gain": losses(found["even"]) - best}
+        gain = losses(found["even"]) - best if best < math.inf else math.nan
+        out: Numbers = {"budget": self.budget, "gain": gain}
         for name, choice in found.items():
             out[f"{name}/bits"] = [float(self.bits[k]) for k in choice]
             out[f"{name}/loss"] = losses(choice)

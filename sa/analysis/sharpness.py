@@ -8,9 +8,11 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sa.analysis import _finite
 from sa.analysis._view import DERIVATIVES, VALUES, check, flippable, seen
 from sa.types import (
     STRICT,
+    Diverged,
     Estimate,
     Numbers,
     Objective,
@@ -37,6 +39,7 @@ class Sharpness:
     L(Q(w + sigma e)) - L(Q(w)) of ``draws`` normal e, and ``rise_error``, its standard error.
     ``discrete``: ``flip_mean``, ``flip_max`` of L's change as one binary weight flips and
     ``flip_worse``, the share that raise it, of ``flips`` weights drawn at random (None: all).
+    Losses that are not finite are left out: ``nonfinite`` counts them.
     """
 
     view: Literal["latent", "quantized", "smoothed", "discrete"] = "latent"
@@ -59,6 +62,8 @@ class Sharpness:
         """Flat numbers under ``sharpness/``."""
         mine, point = seen(objective, params, self.view)
         loss = float(mine.value(point))
+        if not math.isfinite(loss):
+            raise Diverged("the loss at the point is not finite")
         if self.view == "smoothed":
             out = self._smoothed(mine, point, loss, generator)
         elif self.view == "discrete":
@@ -74,19 +79,23 @@ class Sharpness:
         box, ones = self.epsilon * (w.abs() + 1), torch.ones_like(w)
         first = flatten(mine.value_and_grad(point)[1])
         step = self.rho * first / first.norm().clamp(min=1e-300)
-        rise = 100 * self._most(mine, point, box, None, generator) / (1 + loss)
+        rise, lost = self._most(mine, point, box, None, generator)
+        sam, more = self._most(mine, point, ones, self.rho, generator)
+        asam, most = self._most(mine, point, w.abs(), self.adaptive, generator)
         return {
-            "keskar": rise,
-            "sam": self._most(mine, point, ones, self.rho, generator),
+            "keskar": 100 * rise / (1 + loss),
+            "sam": sam,
             "sam_step": float(mine.value(unflatten(w + step, point))) - loss,
-            "asam": self._most(mine, point, w.abs(), self.adaptive, generator),
+            "asam": asam,
             "lambda_max": float(mine.curvature(point).top(1, generator).values[0]),
+            "nonfinite": float(lost + more + most),
+            "diverged": 0.0,
         }
 
     def _most(
         self, mine: Objective, point: Params, t: Tensor, radius: float | None, generator: object
-    ) -> float:
-        """The largest rise over |d_i| <= t_i, or over |d/t| <= radius."""
+    ) -> tuple[float, int]:
+        """The largest rise over |d_i| <= t_i, or |d/t| <= radius; how many losses were lost."""
         w, loss = flatten(point), float(mine.value(point))
 
         def furthest(g: Tensor) -> Tensor:
@@ -94,19 +103,23 @@ class Sharpness:
                 return t * g.sign()
             return radius * t.square() * g / (t * g).norm().clamp(min=1e-300)
 
-        best = 0.0
+        best, left_out = 0.0, 0
         for start in range(self.starts):
             draw = torch.randn(w.shape, generator=generator, dtype=w.dtype, device=w.device)  # type: ignore[call-overload]
             d = torch.zeros_like(w) if start == 0 else furthest(draw)
             for _ in range(self.rounds + 1):
                 value, grad = mine.value_and_grad(unflatten(w + d, point))
-                best = max(best, float(value) - loss)
                 g = flatten(grad)
+                if value.isfinite():
+                    best = max(best, float(value) - loss)
+                left_out += not value.isfinite()
+                if not (value.isfinite() and g.isfinite().all()):
+                    break  # there is no way up from here
                 new = furthest(g if bool(g.any()) else draw)
                 if bool((new - d).abs().max() <= 1e-12 * new.abs().max()):
                     break
                 d = new
-        return best
+        return best, left_out
 
     def _smoothed(
         self, mine: Objective, point: Params, loss: float, generator: torch.Generator
@@ -115,8 +128,9 @@ class Sharpness:
         shape = self.draws, len(w)
         noise = torch.randn(shape, generator=generator, dtype=w.dtype, device=w.device)
         rises = mine.values(unflatten(w + self.sigma * noise, point)) - loss
-        error = float(rises.std()) / math.sqrt(self.draws)
-        return {"rise": float(rises.mean()), "rise_error": error}
+        sound = rises[rises.isfinite()]
+        error = float(sound.std()) / math.sqrt(len(sound)) if len(sound) > 1 else math.nan
+        return {"rise": _finite.mean(rises), "rise_error": error} | _finite.counted(rises)
 
     def _discrete(
         self, mine: Objective, point: Params, loss: float, generator: torch.Generator
@@ -137,6 +151,7 @@ class Sharpness:
                 stack = {name: flat.view(len(at), *point[name].shape)}
                 rises.append(mine.values(stack, point) - loss)
         rise = torch.cat(rises)
-        worse = float((rise > 0).double().mean())
-        out = {"flip_mean": float(rise.mean()), "flip_max": float(rise.max())}
-        return {**out, "flip_worse": worse, "flips": float(len(rise))}
+        sound = rise[rise.isfinite()]
+        out = {"flip_mean": _finite.mean(rise), "flip_max": _finite.most(rise)}
+        out["flip_worse"] = float((sound > 0).double().mean())
+        return {**out, "flips": float(len(rise))} | _finite.counted(rise)

@@ -9,7 +9,8 @@ from annotated_types import Ge, Gt, Len
 from pydantic.dataclasses import dataclass
 
 from sa import ranking
-from sa.analysis._line import descend, unit
+from sa.analysis import _finite
+from sa.analysis._line import cosine, descend, unit
 from sa.types import (
     STRICT,
     Estimate,
@@ -43,7 +44,9 @@ class Smoothing:
     range around each whose decreases are below its own by no more than the noise of that, the 95 %
     half-width of its mean over the held-out rows. (Other rows would have given other directions
     too, so differences paired by row would promise too much.) A range of all scales says that the
-    choice is indifferent. All three are missing where no decrease is finite.
+    choice is indifferent. All three are NaN where no decrease is finite. Losses that are not finite
+    are left out; ``nonfinite`` counts the draws of the gaps that are, and the best steps;
+    ``diverged`` is 1 where no step has a finite loss.
     """
 
     smoother: Estimator
@@ -68,28 +71,33 @@ class Smoothing:
             smoother: Any = replace(self.smoother, sigma=sigma)  # type: ignore[type-var]
             pair = [flatten(smoother(objective, params, {}, generator).grad) for _ in range(2)]
             gaussians.append((pair[0] + pair[1]) / 2)
-            agreement.append(float(unit(pair[0]) @ unit(pair[1])))
+            agreement.append(cosine(*pair))
         out: Numbers = {"gaussian/agreement": agreement}
+        probed = []
         for kind, scale, scales, grads, e in (
             ("box", "epsilon", self.epsilons, boxes, cube),
             ("gaussian", "sigma", self.sigmas, gaussians, normal),
         ):
             best, held, flips, gains = self._descend(objective, params, value, grads)
             moved = [objective.values(unflatten(w + s * e, params)) for s in scales]
-            out[f"{kind}/gap"] = [float(m.mean()) - value for m in moved]
+            out[f"{kind}/gap"] = [_finite.mean(m) - value for m in moved]
+            probed += [*moved, torch.tensor(best, dtype=torch.float64)]
             if flips:
                 out[f"{kind}/flips"] = flips
             out |= {
                 f"{kind}/{scale}": list(scales),
-                f"{kind}/norm": [float(g.norm()) for g in grads],
+                f"{kind}/norm": [float(g.double().norm()) for g in grads],
                 f"{kind}/best": best,
             }
             if held:
                 out[f"{kind}/heldout"] = held
             found = ranking.within_noise(gains.numpy(), paired=False)
-            for name, at in zip(("", "_low", "_high"), found or (), strict=False):
-                out[f"{scale}{name}"] = scales[at]
-        out["cosine"] = [float(unit(g) @ unit(b)) for g in gaussians for b in boxes]
+            for i, name in enumerate(("", "_low", "_high")):
+                out[f"{scale}{name}"] = scales[found[i]] if found else math.nan
+        out["cosine"] = [cosine(g, b) for g in gaussians for b in boxes]
+        out |= _finite.counted(torch.cat([p.cpu().double() for p in probed]))
+        steps = torch.tensor([*out["box/best"], *out["gaussian/best"]])  # type: ignore[misc]
+        out["diverged"] = _finite.counted(steps)["diverged"]
         return {f"smoothing/{k}": v for k, v in out.items()}
 
     def _descend(
@@ -112,6 +120,6 @@ class Smoothing:
             after.append(judge.row_losses(there))
             rate = objective.flip_rate(params, there)
             if rate is not None:
-                flips.append(rate)
+                flips.append(rate if math.isfinite(lr) else math.nan)
         gains = judge.row_losses(params)[:, None] - torch.stack(after, 1)
         return best, held, flips, gains

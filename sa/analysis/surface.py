@@ -8,6 +8,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sa.analysis import _finite
 from sa.analysis._view import DERIVATIVES, VALUES, check, seen
 from sa.types import (
     STRICT,
@@ -36,9 +37,10 @@ class Surface:
     gaussian noise of sigma, the same draws at every point).
 
     ``losses``, b by b (row by row, a fastest), ``at`` the values of a and of b, ``least`` and
-    ``most`` of the losses, ``centre`` the loss at the point; ``lambda_1``, ``lambda_2`` of
-    eigenvectors; of ``pca`` ``path/a`` and ``path/b``, the kept points projected onto the plane,
-    ``share_1``, ``share_2`` of their variance and ``share``, both together.
+    ``most`` of the finite losses, ``centre`` the loss at the point; ``nonfinite`` counts the
+    others; ``lambda_1``, ``lambda_2`` of eigenvectors; of ``pca`` ``path/a`` and ``path/b``, the
+    kept points projected onto the plane, ``share_1``, ``share_2`` of their variance and ``share``,
+    both together.
     """
 
     axes: Literal["random", "eigenvectors", "pca"] = "random"
@@ -85,6 +87,8 @@ class Surface:
     ) -> Numbers:
         """Flat numbers and curves under ``surface/``."""
         mine, point = seen(objective, params, self.view)
+        if self.axes != "pca":
+            self.fits(params, 0)
         w = flatten(point)
         out: Numbers = {}
         if self.axes == "pca":
@@ -112,8 +116,9 @@ class Surface:
         return {
             "surface/losses": losses.flatten().tolist(),
             "surface/at": ticks.tolist(),
-            "surface/least": float(losses.min()),
-            "surface/most": float(losses.max()),
+            "surface/least": -_finite.most(-losses.flatten()),
+            "surface/most": _finite.most(losses.flatten()),
+            **{f"surface/{k}": v for k, v in _finite.counted(losses).items()},
             "surface/centre": float(losses[self.points // 2, self.points // 2]),
             **{f"surface/{k}": v for k, v in out.items()},
         }
@@ -153,7 +158,8 @@ def filtered(point: Params, generator: torch.Generator) -> Tensor:
     parts = []
     for p in point.values():
         draw = torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device)
-        rows, like = (draw.flatten(1), p.flatten(1)) if p.dim() > 1 else (draw[None], p[None])
+        count = len(p) if p.dim() > 1 else 1
+        rows, like = (x.reshape(count, x.numel() // max(1, count)) for x in (draw, p))
         scale = like.norm(dim=1, keepdim=True) / rows.norm(dim=1, keepdim=True)
         alone = p.dim() < 2 and len(point) > 1
         parts.append((torch.zeros_like(rows) if alone else rows * scale).flatten())

@@ -34,7 +34,8 @@ class Training:
     ``loss`` the final loss, at the lr where it is lowest, ``ratio`` its share of the first,
     ``heldout`` the held-out loss there, ``lr`` that lr, ``edge`` 1 where it is the grid's first or
     last, ``steps`` the steps the budget bought for each lr, ``over`` 1 where it is below one step;
-    ``losses``, the final loss by lr.
+    ``losses``, the final loss by lr. ``nonfinite``: how many lrs led to a loss that is not finite,
+    which is never the lowest; ``diverged`` 1 where all did, and then the other numbers are NaN.
     """
 
     estimator: Estimator
@@ -67,14 +68,19 @@ class Training:
         runs = [self._descend(mine, objective, params, seed, lr, steps) for lr in lrs]
         at = min(range(len(lrs)), key=lambda i: runs[i][0])
         loss, point = runs[at]
+        left_out = sum(x == math.inf for x, _ in runs)
+        if left_out == len(runs):
+            loss = math.nan
         out: Numbers = {
             "loss": loss,
             "ratio": loss / float(estimate.value) if estimate.value else math.nan,
-            "lr": lrs[at],
+            "lr": math.nan if left_out == len(runs) else lrs[at],
             "steps": float(steps),
             "over": float(cost > self.evals),
             "edge": float(at in (0, len(lrs) - 1)),
             "losses": [x for x, _ in runs],
+            "nonfinite": float(left_out),
+            "diverged": float(left_out == len(runs)),
         }
         if objective.heldout is not None:
             out["heldout"] = float(objective.heldout.value(point))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sa.curvature import solve, stochastic
 from sa.curvature.engine import Hessian, Jacobian
-from sa.types import Pairs, flatten
+from sa.types import Diverged, Pairs, flatten
 
 ROUNDS = 8
 """Block products that find the top space of a map that is not symmetric, from nothing."""
@@ -47,6 +47,13 @@ class View:
         """(k, D) -> (k, D)."""
         return self.engine.product(vectors, self.names)
 
+    def _finite(self, vectors: Tensor) -> Tensor:
+        """Return the product; raise Diverged where it is not finite: a search would fail on it."""
+        out = self.product(vectors)
+        if not out.isfinite().all():
+            raise Diverged("the second derivatives of the loss are not finite at this point")
+        return out
+
     def top(
         self,
         k: int,
@@ -61,9 +68,11 @@ class View:
         each of its outputs, or nearly so. One vector sees one of them; two see two, and then the
         search is made anew from k. Of differences of a gradient, which are not
         symmetric: Ritz pairs of the symmetric part in the space that ROUNDS of `solve.follow` lead
-        to.
+        to. Raises Diverged where products are not finite.
         """
         w = self._point
+        if not len(w):
+            raise ValueError("the point has no numbers, and so no directions of curvature")
         symmetric = isinstance(self.engine, Hessian)
 
         def start(rows: int) -> Tensor:
@@ -72,11 +81,11 @@ class View:
 
         if not symmetric:
             space = solve.orthonormal(start(k + (spare or 4)))
-            got = solve.follow(self.product, space, ROUNDS)
+            got = solve.follow(self._finite, space, ROUNDS)
             return Pairs(*(x[: k + spare] for x in got))
         for width in (min(2, k), k):
             got = solve.top(
-                self.product, k, start(width), generator=generator, tol=tol, spare=spare
+                self._finite, k, start(width), generator=generator, tol=tol, spare=spare
             )
             values = got.values[:k]
             if bool((values[:-1] - values[1:] > max(CLOSE, tol**2) * values.abs()[:-1]).all()):
@@ -85,12 +94,12 @@ class View:
 
     def follow(self, space: Tensor, rounds: int = 1) -> Pairs:
         """A known top space (c, D) brought up to date; see `solve.follow`."""
-        return solve.follow(self.product, space, rounds)
+        return solve.follow(self._finite, space, rounds)
 
     def trace(self, draws: int, generator: torch.Generator) -> tuple[float, float]:
         """The trace and its standard error; see `stochastic.trace`."""
-        return stochastic.trace(self.product, self._point, draws, generator)
+        return stochastic.trace(self._finite, self._point, draws, generator)
 
     def density(self, steps: int, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Nodes and weights of the spectrum's density; see `stochastic.density`."""
-        return stochastic.density(self.product, self._point, steps, draws, generator)
+        return stochastic.density(self._finite, self._point, steps, draws, generator)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sa.types import (
     STRICT,
+    Diverged,
     Estimate,
     Objective,
     Params,
@@ -97,7 +98,12 @@ class Flow:
             seen = objective.curvature(params)
             space = state["space"]
             most = min(COLUMNS, size(params))
-            got = seen.top(1, generator, spare=most - 1) if space is None else seen.follow(space, 1)
+            try:
+                cold = space is None
+                got = seen.top(1, generator, spare=most - 1) if cold else seen.follow(space, 1)
+            except Diverged:  # a NaN gradient, which the loop records as diverged
+                lost = unflatten(torch.full_like(start, math.nan), params)
+                return Estimate(first, lost, 3.0 + seen.evals, after, {})
             after |= {"space": got.vectors, "sharpness": float(got.values[0])}
             spent = seen.evals
         after["age"] += 1

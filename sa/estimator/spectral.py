@@ -15,6 +15,7 @@ from sa.types import (
     STRICT,
     Blocks,
     Curvature,
+    Diverged,
     Estimate,
     Estimator,
     Numbers,
@@ -220,7 +221,11 @@ class Spectral:
         due = needed and (first or alarm or after["age"] > self.refresh)
         if due and math.isfinite(value) and finite(params) and finite(base.grad):
             seen = self._look(objective, params, state["base"] | told, generator)
-            self._renew(seen, params, after, lr, generator, rounds=1 + alarm)
+            try:
+                self._renew(seen, params, after, lr, generator, rounds=1 + alarm)
+            except Diverged:  # a NaN gradient, which the loop records as diverged
+                lost = {k: torch.full_like(g, math.nan) for k, g in base.grad.items()}
+                return Estimate(base.value, lost, evals + seen.evals, after, base.info | info)
             info = {"refreshed": 1.0, "products": float(seen.products)}
             evals += seen.evals
             after["age"] = 1
