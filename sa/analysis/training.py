@@ -103,7 +103,9 @@ class Training:
             got = mine(objective, point, told, generator)
             grad, state = flatten(got.grad), got.state
             length = length or float(grad.norm())
-            if not length or not math.isfinite(length):
+            if not grad.isfinite().all():
+                return math.inf, point
+            if not length:
                 break
             rate = lr * (1 - step / steps) / length
             point = unflatten(flatten(point) - rate * grad, params)
