@@ -61,7 +61,8 @@ class Member:
     """What the catalogue says of an estimator: all of it read from its YAML and its docstrings.
 
     about: one line with source and year. target, evals: of the class' ``target`` and ``__call__``.
-    theorem: the first sentence of the class.
+    theorem: the YAML's own line ``# theorem:``, for the settings that it sets; without one the
+    first sentence of the class.
     """
 
     about: str
@@ -90,7 +91,9 @@ def estimators() -> dict[str, Member]:
             and isinstance(x.value, ast.Constant)
         ]
         target = str(fixed[0]) if fixed else docs["target"].removeprefix("What it estimates: ")
-        found[name] = Member(about, target, docs["__call__"], _sentence(node))
+        own = re.search(r"^# theorem: *(.+)$", text, re.M)
+        theorem = own.group(1) if own else _sentence(node)
+        found[name] = Member(about, target, docs["__call__"], theorem)
     return found
 
 
