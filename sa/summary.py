@@ -47,6 +47,10 @@ def _told(result: dict[str, Any], who: str) -> list[tuple[str, str]]:
     out = []
     if result["status"] == "diverged":
         out.append(("DIVERGED", f"at step {result['step']}; first bad: {result['diverged']}"))
+    if lost := [
+        k.removesuffix("/diverged") for k in result if k.endswith("/diverged") and result[k]
+    ]:
+        out.append(("DIVERGED", f"{', '.join(lost)}: no probed loss or derivative is finite"))
     value, norm = result["value"], result["grad_norm"]
     out += [("value", _number(value)), ("gradient norm", _number(norm))]
     if "alignment/cosine" in result:
@@ -66,11 +70,12 @@ def _told(result: dict[str, Any], who: str) -> list[tuple[str, str]]:
     out += _curved(result)
     out += _around(result)
     if "descent/best" in result:
-        share = f" ({result['descent/best'] / value:.1%} of the loss)" if value else ""
+        best, lr = (result[f"descent/{k}"] for k in ("best", "best_lr"))
+        share = f" ({best / value:.1%} of the loss)" if value and best is not None else ""
         edge = "; ON THE GRID'S EDGE" if result.get("descent/edge") else ""
         ratio = result.get("descent/ratio")
-        best = f"{_number(result['descent/best'])}{share} at lr {result['descent/best_lr']:.3g}"
-        out.append(("best decrease", f"{best}{edge}"))
+        told = f"{_number(best)}{share} at lr {lr:.3g}" if lr is not None else "undefined"
+        out.append(("best decrease", f"{told}{edge}"))
         out.append(("  held out", _number(result.get("descent/best_heldout"))))
         if ratio is not None:
             out.append(("  against CDG", f"x {ratio:.2f}"))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sa.types import (
     STRICT,
+    Diverged,
     Estimate,
     Numbers,
     Objective,
@@ -32,7 +33,8 @@ class Blocks:
     ``held_mean``.
     k: of a block with fewer parameters, all of them. rows: of the data, the first; None for all.
 
-    A quantized network has no Hessian: then only shapes and parts, and ``note`` says so.
+    A quantized network has no Hessian: then only shapes and parts, and ``note`` says so. The same
+    where second derivatives are not finite: then ``diverged`` is 1.
     """
 
     blocks: How = "module"
@@ -60,7 +62,10 @@ class Blocks:
         if objective.structure.quantized:
             out["note"] = "a quantized network has no Hessian: shapes and parts only"
         else:
-            out |= self._spectra(objective, params, estimate, generator, groups)
+            try:
+                out |= self._spectra(objective, params, estimate, generator, groups)
+            except Diverged:
+                out["diverged"] = 1.0
         return {f"blocks/{k}": v for k, v in out.items()}
 
     def _spectra(

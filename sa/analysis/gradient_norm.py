@@ -1,5 +1,6 @@
 """How long the gradient is along a training: of all rows and of the batch, layer by layer."""
 
+import math
 from typing import Annotated, Any
 
 import torch
@@ -9,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from sa.analysis._line import cosine
 from sa.types import (
     STRICT,
+    Diverged,
     Estimate,
     Estimator,
     Numbers,
@@ -56,9 +58,11 @@ class GradientNorm:
             out["successive"] = cosine(g, flatten(after))
             out["edge"] = 2 / self.lr
         if self.curvature and not objective.structure.quantized:
-            top = objective.curvature(params).top(1, generator)
-            sharp = float(top.values[0])
-            out |= {"lambda_max": sharp, "diverged": 0.0}
+            try:
+                sharp = float(objective.curvature(params).top(1, generator).values[0])
+            except Diverged:
+                sharp = math.nan
+            out |= {"lambda_max": sharp, "diverged": float(math.isnan(sharp))}
             if self.lr is not None:
                 out["of_edge"] = sharp * self.lr / 2
         return {f"gradient_norm/{k}": v for k, v in out.items()}
