@@ -1,6 +1,5 @@
 """A mean of the points a training passes, beside the training itself, which it does not change."""
 
-import math
 from typing import Annotated, Any
 
 import torch
@@ -8,6 +7,7 @@ from annotated_types import Ge, Gt, Lt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sa.schedule import first_step
 from sa.types import STRICT, Params, State
 
 
@@ -33,7 +33,7 @@ class Average:
 
     def look(self, mean: State, params: Params, buffers: Params, step: int, steps: int) -> State:
         """The mean with the point of this step, if it is one to look at; seen twice counts once."""
-        after = step - math.ceil(self.start * steps)
+        after = step - first_step(self.start, steps)
         if after < 0 or after % self.every or mean.get("step", -1) >= step:
             return mean
         n = mean.get("count", 0) + 1

@@ -5,6 +5,7 @@ steps multiplies what follows by (step + 1)/n; the schedule's own course starts 
 """
 
 import math
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -14,6 +15,18 @@ from pydantic.dataclasses import dataclass
 from sa.types import STRICT
 
 Share = Annotated[float, Gt(0), Lt(1)]
+
+
+def first_step(share: float, steps: int) -> int:
+    """Return the first step at or after a share of a training of so many steps.
+
+    The share counts as the decimal number that was typed: its product with ``steps`` in floating
+    point may lie just above a whole number.
+
+    >>> 0.55 * 100 > 55, first_step(0.55, 100)
+    (True, 55)
+    """
+    return math.ceil(Fraction(str(share)) * steps)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,7 +73,7 @@ class Stairs:
     def __call__(self, step: int, steps: int) -> float:
         """The factor of one step of a training of so many."""
         warm = (step + 1) / self.warmup if step < self.warmup else 1.0
-        return warm * self.gamma ** sum(step >= share * steps for share in self.at)
+        return warm * self.gamma ** sum(step >= first_step(share, steps) for share in self.at)
 
 
 Schedule = Annealed | Stairs

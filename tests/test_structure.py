@@ -39,7 +39,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     ),
     "task": {"types", "problem", "structure"},
     "schedule": {"types"},
-    "average": {"types"},
+    "average": {"types", "schedule"},
     "optimizer": set(),
     "train": {"types", "surrogate", "problem", "schedule", "average"},
     "launch": {"lock", "record", "launch", "telling"},

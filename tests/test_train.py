@@ -192,6 +192,17 @@ def test_schedules_are_their_formulas():
     assert Stairs(warmup=2)(0, 100) == 0.5
 
 
+@pytest.mark.parametrize("steps", [50, 100, 300, 1000])
+def test_a_share_of_a_training_begins_at_its_first_step(steps):
+    for percent in range(1, 100):
+        first = -(-percent * steps // 100)  # in whole numbers
+        drop = Stairs(at=(percent / 100,))
+        assert [drop(t, steps) for t in (first - 1, first)] == [1.0, 0.1], percent
+        swa, point = Average(decay=None, start=percent / 100), {"w": torch.zeros(1)}
+        begun = [bool(swa.look({}, point, {}, t, steps)) for t in (first - 1, first)]
+        assert begun == [False, True], percent
+
+
 def test_a_schedule_sets_the_step_and_says_it_in_every_row():
     plan = train.Recipe(schedule=Annealed("cosine", warmup=2))
     got = rows(problem(), STE("clipped"), SGD, 5, recipe=plan)
