@@ -340,8 +340,7 @@ class Problem:
             losses.append(self._losses(part, rows.targets).double())
             if self.task.dataset.classes:
                 truth = rows.targets.argmax(1) if self.kind == "mse" else rows.targets
-                # a row of NaN has no largest output, though argmax names one
-                right = (part.argmax(1) == truth) & part.isfinite().all(1)
+                right = chosen(part, 1) == truth
                 hits += float(right.sum())
                 if spoilt is not None:
                     fitted += float(right[spoilt[start : start + len(part)]].sum())
@@ -454,6 +453,14 @@ class Problem:
         for h in hooks:
             h.remove()
         return found[0] if found else "the gradient"
+
+
+def chosen(outputs: Tensor, dim: int) -> Tensor:
+    """Return the class of the largest output along ``dim``, -1 where an output is no number.
+
+    The first of several equal ones. ``argmax`` alone takes NaN for the largest.
+    """
+    return outputs.argmax(dim).masked_fill_(outputs.isnan().any(dim), -1)
 
 
 @lru_cache(maxsize=1)

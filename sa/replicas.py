@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from sa.objective import CRITERIA
-from sa.problem import PART, SPLITS, Problem, statistics
+from sa.problem import PART, SPLITS, Problem, chosen, statistics
 from sa.task import Task
 from sa.total import total
 from sa.types import Batch, Numbers, Params, Splits, Structure, blocks, stream
@@ -95,7 +95,7 @@ class Replicas(Problem):
                 losses.append(self._each(got, part.targets).double())
                 if self.task.dataset.classes:
                     truth = part.targets.argmax(2) if self.kind == "mse" else part.targets
-                    hits.append((got.argmax(2) == truth).double())
+                    hits.append((chosen(got, 2) == truth).double())
             for name, parts in (("loss", losses), ("accuracy", hits)):
                 if not parts:
                     continue

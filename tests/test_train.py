@@ -375,6 +375,17 @@ def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):
             torch.testing.assert_close(x["params"][k], y["params"][k], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("many", [None, 2])
+def test_an_output_that_is_no_number_is_no_hit(many):
+    """``argmax`` takes NaN for the largest: it would be a hit wherever its class is right."""
+    p = replicas.prepare(problem().task, 0, many) if many else problem()
+    assert p.evaluate(p.params)["test/accuracy"] > 0
+    bias = p.params["head.bias"].clone()
+    bias[..., 3] = torch.nan
+    got = p.evaluate(p.params | {"head.bias": bias})
+    assert got["test/accuracy"] == got["train/accuracy"] == 0
+
+
 # Many networks at once
 
 
