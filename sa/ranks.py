@@ -100,17 +100,19 @@ class Shared(Problem):
         """The loss on the batch, this rank's rows of which it evaluates."""
         assert self.ring
         start, stop = self.ring.part(batch.rows)
-        mine = super().objective(batch.part(start, stop))
-        weight, kept = (stop - start) / batch.rows, list(self.buffers.values())
-        return _Part(**vars(mine), ring=self.ring, weight=weight, kept=kept)
+        mine = super().objective(batch)
+        mine.batch = batch.part(start, stop)
+        kept = list(self.buffers.values())
+        return _Part(**vars(mine), ring=self.ring, start=start, total=batch.rows, kept=kept)
 
 
 @plain
 class _Part(Objective):
-    """weight: this rank's share of the rows. kept: the network's buffers."""
+    """start: where this rank's rows begin among all ``total``. kept: the network's buffers."""
 
     ring: Ring | None = None
-    weight: float = 1.0
+    start: int = 0
+    total: int = 1
     kept: Sequence[Tensor] = ()
 
     def value_and_grad(
@@ -121,8 +123,15 @@ class _Part(Objective):
         with torch.no_grad():
             self.ring.share([*params.values(), *self.kept])
         value, grad = super().value_and_grad(params, rows, passes)
-        every = [value, *grad.values()]
-        self.ring.add([t.mul_(self.weight) for t in every])
+        weight = self.batch.rows / self.total
+        self.ring.add([t.mul_(weight) for t in (value, *grad.values())])
+        if self._seen is not None:  # the outputs of all rows, as one process sees them
+            point, versions, parts = self._seen
+            mine = torch.cat(parts)
+            every = mine.new_zeros(self.total, *mine.shape[1:])
+            every[self.start : self.start + len(mine)] = mine
+            self.ring.add([every])
+            self._seen = point, versions, [every]
         return value, grad
 
 

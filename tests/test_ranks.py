@@ -86,3 +86,15 @@ def test_a_killed_rank_ends_the_run_and_a_repeat_takes_the_steps_of_one(sa, capf
     for kind in ("params", "buffers"):
         for name, p in saved[0][kind].items():
             torch.testing.assert_close(p, saved[1][kind][name], rtol=1e-9, atol=1e-11)
+
+
+def test_several_processes_reach_a_goal_at_the_step_of_one(sa):
+    """A step of all rows knows their scores, so a goal can end it between two evaluations."""
+    words = ["batch_size=null", "evaluate_every=50", "optimizer.lr=0.01"]
+    _, whole = sa(*words, "steps=4", root="whole")
+    losses = [row["train/loss"] for row in record.read_rows(whole)]
+    assert losses == sorted(losses, reverse=True)
+    words += ["steps=40", f"until={{train/loss:{losses[2]:.6f}}}"]
+    found = [sa(*words, *more, root=f"{len(more)}")[1] for more in ([], ["processes=2"])]
+    assert record.read_rows(found[0])[-1]["step"] in (2, 3)
+    same(*found)
