@@ -290,7 +290,10 @@ class Problem:
 
     @cached_property
     def spoilt(self) -> Tensor | None:
-        """Which training rows have a label that is not their own (rows,); None where none can."""
+        """Which training rows have a label that is not their own (rows,); None where none can.
+
+        Of replicas (rows, replicas).
+        """
         data: Any = self.task.dataset
         kind = (
             "random" if getattr(data, "random_labels", False) else getattr(data, "corruption", "")
@@ -300,7 +303,8 @@ class Problem:
         clean = replace(data, corruption="none", random_labels=False)
         own = clean.load(stream(self.seed, "data")).train.targets.to(self.data.train.targets.device)
         given = self.data.train.targets
-        return own != (given.argmax(1) if self.kind == "mse" else given)
+        labels = given.argmax(-1) if self.kind == "mse" else given
+        return own.view(-1, *[1] * (labels.dim() - 1)) != labels
 
     def outputs(self, params: Params, inputs: Tensor) -> Tensor:
         """What the network puts out for inputs (n, ...) in evaluation mode."""

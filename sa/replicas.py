@@ -83,7 +83,7 @@ class Replicas(Problem):
     def evaluate(
         self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
     ) -> Numbers:
-        """Loss, and accuracy for classes: the mean, the 5th, 50th, 95th percentile, and each."""
+        """Loss, for classes accuracy, and ``fitted``: the mean, 5th, 50th, 95th percentile, each."""
         out: Numbers = {}
         most = max(1, min(PART, self.task.memory // (8 * self.width)))
         for split in splits:
@@ -96,10 +96,14 @@ class Replicas(Problem):
                 if self.task.dataset.classes:
                     truth = part.targets.argmax(2) if self.kind == "mse" else part.targets
                     hits.append((chosen(got, 2) == truth).double())
-            for name, parts in (("loss", losses), ("accuracy", hits)):
-                if not parts:
-                    continue
-                each = total(torch.cat(parts).T) / batch.rows
+            found = {"loss": total(torch.cat(losses).T) / batch.rows}
+            if hits:
+                right = torch.cat(hits)
+                found["accuracy"] = total(right.T) / batch.rows
+                wrong = self.spoilt if split == "train" else None
+                if wrong is not None and wrong.any():
+                    found["fitted"] = total((right * wrong).T) / wrong.sum(0)
+            for name, each in found.items():
                 low, middle, high = each.quantile(each.new_tensor([0.05, 0.5, 0.95])).tolist()
                 key = f"{split}/{name}"
                 out |= {key: float(each.mean()), f"{key}/low": low, f"{key}/median": middle}

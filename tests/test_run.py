@@ -1232,6 +1232,10 @@ REFUSED = [
     (["init_seed=-1"], ["init_seed=-1", ">= 0"]),
     (["init_seed=1", "init=ste_100"], ["init_seed", "init=none"]),
     (["replicas=3", "steps=9", "analysis=[]", "init_seed=1"], ["replicas", "init_seed=null"]),
+    (
+        ["replicas=3", "steps=9", "analysis=[]", "evaluate_every=1", "until={train/loss:1}"],
+        ["replicas: until", "until=null"],
+    ),
     (["ends=[{steps: 3},{steps: 4}]", "steps=3"], ["steps: a run that looks at ends", "steps=0"]),
     (["analysis=function_curve"], ["analysis.function_curve", "dataset=sinc"]),
     (["snapshot_every=0"], ["snapshot_every=0", ">= 1"]),

@@ -418,6 +418,18 @@ def test_each_replica_is_the_run_of_its_seed(name, batch_size):
     assert len({tuple(v.flatten().tolist()) for v in many[0][1]["params"]["head.weight"]}) == 3
 
 
+@pytest.mark.parametrize("criterion", ["ce", "mse"])
+def test_each_replica_tells_the_wrong_labels_it_fits(criterion):
+    data = Digits(corruption="partial", fraction=0.5)
+    task = Task(model=component("model", "mlp", hidden=[12]), dataset=data, criterion=criterion)
+    many = replicas.prepare(task, 0, 2)
+    got = many.evaluate(many.params)
+    alone = [task.prepare(seed) for seed in range(2)]
+    each = [p.evaluate(p.params)["train/fitted"] for p in alone]
+    assert got["train/fitted/each"] == pytest.approx(each, rel=1e-12) and min(each) > 0
+    assert got["train/fitted"] == pytest.approx(sum(each) / 2) and "test/fitted" not in got
+
+
 def test_replicas_resume_exactly_and_say_who_diverged():
     task = problem("cnn").task
     whole = rows(replicas.prepare(task, 0, 3), STE("clipped"), ADAM, 4, evaluate_every=2)

@@ -184,7 +184,8 @@ def _replicas(config: Config, task: Any, estimator: Any) -> None:
             "replicas: they are trained by one back-propagation through all of them; take "
             "estimator=ste, ste_clipped or another slope, or sweep over seed instead"
         )
-    seen = (("analysis", "analysis=[]"), ("init", "init=none"), ("stored", "stored=null"))
+    seen = (("analysis", "analysis=[]"), ("init", "init=none"), ("stored", "stored=null"),
+            ("until", "until=null"))  # fmt: skip
     for key, instead in seen:
         if config.get(key):
             raise UsageError(f"replicas: {key} looks at one network; set {instead}")
