@@ -16,8 +16,8 @@ class Muon(torch.optim.Optimizer):
     b <- momentum b + g; O is the orthogonal polar factor of g + momentum b (n, m), nearly, by
     ``iterations`` of Newton-Schulz (Jordan et al. 2024; Bernstein & Newhouse 2024: the steepest
     descent of unit spectral norm). Kernels are matrices (out, rest); a vector is a matrix of one
-    column, so its O is the unit vector. torch.optim.Muon takes matrices alone. Raises ValueError
-    for settings out of their range.
+    column, so its O is the unit vector, of one number its sign. torch.optim.Muon takes matrices
+    alone. Raises ValueError for settings out of their range.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Muon(torch.optim.Optimizer):
                 buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
                 buffer.mul_(group["momentum"]).add_(p.grad)
                 u = p.grad + group["momentum"] * buffer
-                u = u.flatten(1) if u.dim() > 1 else u[:, None]
+                u = u.flatten(1) if u.dim() > 1 else u.reshape(-1, 1)
                 n, m = u.shape
                 move = orthogonalised(u, group["iterations"])
                 p.sub_(group["lr"] * max(1.0, n / m) ** 0.5 * move.view(p.shape))

@@ -83,7 +83,7 @@ class Replicas(Problem):
     def evaluate(
         self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
     ) -> Numbers:
-        """Loss, for classes accuracy, and ``fitted``: the mean, 5th, 50th, 95th percentile, each."""
+        """Loss, accuracy, ``fitted``: their mean, 5th, 50th and 95th percentile, and each."""
         out: Numbers = {}
         most = max(1, min(PART, self.task.memory // (8 * self.width)))
         for split in splits:

@@ -46,6 +46,14 @@ def test_two_steps_by_hand():
     torch.testing.assert_close(b.detach(), -0.2 * 3**0.5 * along)
 
 
+def test_a_number_goes_the_step_of_its_sign():
+    w = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    optimizer = Muon([w], lr=0.1)
+    w.grad = torch.tensor(-3.0, dtype=torch.float64)
+    optimizer.step()
+    assert float(w.detach()) == pytest.approx(2.1)
+
+
 def test_goes_on_from_its_state():
     def walk(steps, state=None, at=None):
         w = (matrix(3, 3) if at is None else at.clone()).requires_grad_()
