@@ -20,6 +20,12 @@ _OTHERS = (
     "sa.optimizer.Muon",
 )
 
+_NO_STEP = {
+    "torch.optim.LBFGS": "it evaluates the loss several times a step; a step here has one gradient",
+    "torch.optim.SparseAdam": "it takes sparse gradients; those here are dense",
+}
+"""Optimizers of torch that cannot take the step of one dense gradient, and why."""
+
 _MADE: dict[str, Any] = {}
 
 
@@ -38,6 +44,9 @@ def _instantiate(key: str, node: Any) -> Any:
 
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UsageError(f"{key}: expected a component (a mapping with _target_), got {node!r}")
+    if why := _NO_STEP.get(str(node["_target_"])):
+        name = str(node["_target_"]).rpartition(".")[2]
+        raise UsageError(f"{key}={name}: {why}; take another, e.g. optimizer=adam")
     try:
         made = instantiate(dict(node), _convert_="all")
         if key == "optimizer":
