@@ -30,7 +30,7 @@ def resolve(config: Config) -> Config:
         config["dataset"] = {**data, "root": str(where)}
     config = _with_ends(config)
     if isinstance(config.get("init"), Mapping):
-        config = {**config, "init": _estimating(config["init"], "init")}
+        config = {**config, "init": _by_name(config["init"], "init")}
     epochs, rows = config.get("epochs"), config.get("batch_size")
     if epochs is None:
         return config
@@ -88,7 +88,7 @@ def _with_ends(config: Config) -> Config:
         if isinstance(one, str) and one in sweeps(config["root"]):
             names += [point["run_id"] for point in read_manifest(config["root"], one)[1]]
         else:
-            names.append(_estimating(one, "ends") if isinstance(one, Mapping) else one)
+            names.append(_by_name(one, "ends") if isinstance(one, Mapping) else one)
     if len(names) != 2:
         told = ", ".join(map(str, names[:8]))
         raise UsageError(f"ends: expected two trainings, there are {len(names)}: {told}")
@@ -134,14 +134,19 @@ def _recorded(config: Config, run: str) -> Config:
     return {**yaml.safe_load(path.read_text()), "root": config["root"]}
 
 
-def _estimating(training: Mapping[str, Any], key: str) -> Config:
-    """A training of ``init`` or ``ends`` with ``estimator: NAME`` as that option's settings."""
+def _by_name(training: Mapping[str, Any], key: str) -> Config:
+    """Return a training of ``init`` or ``ends`` with ``estimator: NAME`` as NAME's settings.
+
+    Likewise its optimizer, schedule and average.
+    """
     import yaml
 
-    name = training.get("estimator")
-    if not isinstance(name, str):
-        return dict(training)
-    if name not in options("estimator"):
-        raise UsageError(f"{key}: {no_option('estimator', name)}")
-    text = (CONF / "estimator" / f"{name}.yaml").read_text()
-    return {**training, "estimator": yaml.safe_load(text)}
+    found = dict(training)
+    for group in ("estimator", "optimizer", "schedule", "average"):
+        name = found.get(group)
+        if not isinstance(name, str):
+            continue
+        if name not in options(group):
+            raise UsageError(f"{key}: {no_option(group, name)}")
+        found[group] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    return found
