@@ -16,7 +16,7 @@ from sa.config.build import Components, build, ignored
 from sa.config.catalogue import CONF, catalogue, page
 from sa.config.complaint import UsageError, explain, nearest
 from sa.config.others import resolve
-from sa.config.words import hold, swept
+from sa.config.words import hold, settings_first, swept
 from sa.driver import report
 from sa.execute import RunFailed, execute, folder_of, root_of
 from sa.launch.board import POLL
@@ -64,7 +64,7 @@ def main() -> None:
                     )
                 if re.fullmatch(r"[\w./]+=\{\}", word):
                     raise UsageError(f"{word} changes nothing: {{}} is merged, not set")
-            sys.argv[1:] = hold(argv)
+            sys.argv[1:] = settings_first(hold(argv))
             _compose()
     except KeyboardInterrupt:
         _exit(130, "interrupted; repeat the command to go on from the last checkpoint")

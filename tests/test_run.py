@@ -20,7 +20,7 @@ from sa import execute, provenance, record, run, tracker
 from sa.config.build import build
 from sa.config.catalogue import CONF, options
 from sa.config.complaint import NoData
-from sa.config.words import full
+from sa.config.words import full, settings_first
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["dim=4", "dataset.n=128", "tracker=none"]
@@ -120,6 +120,42 @@ def test_a_quantizer_that_the_network_has_no_place_for_is_told(sa):
     assert code == 0 and err.count("note: ") == 1 and f"note: 2 of 3 points: {why}" in err
     assert f"note: 2 of 2 points: {why}" in sa(*plan, "quantizer=bwba", "seed=0,1")[2]
     assert f"note: {why}" in sa(*plan[1:], "quantizer=bwba")[2]
+
+
+def test_a_parent_takes_optimizer_schedule_and_average_by_their_names(sa):
+    words = [
+        *SMALL,
+        "analysis=[]",
+        "steps=2",
+        "init=ste_100",
+        "init.steps=3",
+        "init.optimizer=adam",
+    ]
+    words += ["+init.schedule=cosine", "+init.average=swa", "init_average=true"]
+    code, out, err = sa(*words)
+    assert code == 0, err
+    config = yaml.safe_load((folder(out) / "config.yaml").read_text())
+    for group, name in (("optimizer", "adam"), ("schedule", "cosine"), ("average", "swa")):
+        text = (CONF / group / f"{name}.yaml").read_text()
+        assert config["init"][group] == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    ("typed", "ordered"),
+    [
+        ("dim=4 --cfg job seed=1", "dim=4 seed=1 --cfg job"),
+        ("-m dim=4 --config-dir a=b hydra=x", "dim=4 hydra=x -m --config-dir a=b"),
+        ("--info dim=4 -cn config seed=1", "dim=4 seed=1 --info -cn config"),
+        ("--config-dir=c ~schedule seed=1", "~schedule seed=1 --config-dir=c"),
+    ],
+)  # fmt: skip
+def test_options_stand_anywhere(typed, ordered):
+    assert settings_first(typed.split()) == ordered.split()
+
+
+def test_a_setting_behind_an_option_is_heard(sa):
+    code, out, _ = sa("dim=3", "--cfg", "job", "dataset.n=77")
+    assert code == 0 and "dim: 3\n" in out and "'n': 77\n" in out
 
 
 def test_what_two_finished_trainings_decide_cannot_be_typed_beside_them(sa):
@@ -1180,7 +1216,7 @@ REFUSED = [
     (["sweep.dry_run=maybe"], ["sweep.dry_run=maybe", "true or false"]),
     (["batch_size=100000"], ["16384", "batch_size=null"]),
     (["estimator=nes", "quantizer/gradient=uniform"], ["back-propagates nothing", "gradient=none"]),
-    (["optimizer._target_=torch.optim.LBFGS"], ["~optimizer.momentum"]),
+    (["optimizer._target_=torch.optim.Rprop"], ["~optimizer.momentum"]),
     (["steps=9", "epochs=2"], ["epochs=2 is 2 steps and steps=9", "steps=0 epochs=2"]),
     (["epochs=0"], ["epochs=0", ">= 1"]),
     (["schedule=cosin"], ["did you mean schedule=cosine?"]),
@@ -1232,6 +1268,10 @@ REFUSED = [
     (["init_seed=-1"], ["init_seed=-1", ">= 0"]),
     (["init_seed=1", "init=ste_100"], ["init_seed", "init=none"]),
     (["replicas=3", "steps=9", "analysis=[]", "init_seed=1"], ["replicas", "init_seed=null"]),
+    (["init=ste_100", "init.optimizer=adm"], ["init: optimizer=adm", "adam"]),
+    (["init=ste_100", "+init.average=emma"], ["init: average=emma", "ema"]),
+    (["optimizer._target_=torch.optim.LBFGS", "steps=2"], ["optimizer=LBFGS", "optimizer=adam"]),
+    (["optimizer._target_=torch.optim.SparseAdam"], ["optimizer=SparseAdam", "optimizer=adam"]),
     (
         ["replicas=3", "steps=9", "analysis=[]", "evaluate_every=1", "until={train/loss:1}"],
         ["replicas: until", "until=null"],

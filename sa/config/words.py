@@ -12,6 +12,12 @@ TYPED: list[str] = []
 HELD: list[str] = []
 """Words of ``-m`` kept from Hydra, which would try them on the defaults first: for the sweeper."""
 
+_VALUED = (
+    "--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name",
+    "-cn", "--config-dir", "-cd",
+)  # fmt: skip
+"""Options of Hydra whose value may be the next word."""
+
 
 def hold(argv: list[str]) -> list[str]:
     """The words of a multirun that Hydra itself needs, ``-m`` first; the others go to HELD.
@@ -30,6 +36,23 @@ def hold(argv: list[str]) -> list[str]:
     own = re.compile(r"[~+]*(hydra[./]|hydra=|experiment=)|-|[^=]*$")
     HELD.extend(x for x in rest if not own.match(x))
     return ["-m", *(x for x in rest if own.match(x))]
+
+
+def settings_first(argv: list[str]) -> list[str]:
+    """Return the words with every option, and its value, behind the settings.
+
+    Hydra's parser takes settings from one place: of ``dim=4 --cfg job seed=1`` it refuses the last.
+    """
+    settings: list[str] = []
+    options: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        (options if word.startswith("-") else settings).append(word)
+        optional = word in ("--info", "-i") and words and "=" in words[0]
+        if word in _VALUED and words and not words[0].startswith("-") and not optional:
+            options.append(words.pop(0))
+    return [*settings, *options]
 
 
 def was_typed(key: str) -> bool:
