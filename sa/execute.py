@@ -136,9 +136,12 @@ def _compute(
     else:
         problem.kept = lambda: _path(kept.folder, partial.step)
     latest: dict[str, Any] = {}
-    for row in kept.rows():
+    before = kept.rows()
+    for row in before:
         latest |= row
     mirror = _mirror(config, made, kept)
+    for row in before[-_HELD_BACK:]:
+        mirror.log(row)
     began = saved_at = time.perf_counter()
     rows = train.loop(
         problem, made.estimator, made.optimizer, made.analyses,
@@ -189,6 +192,10 @@ def _compute(
     mirror.finish(result)
     return result
 
+
+_HELD_BACK = 1000
+"""Rows before a checkpoint that a resumed run mirrors again: W&B writes its file in blocks of 32
+KiB, so a kill loses up to as many rows of 33 bytes, and they are never computed again."""
 
 _CHECKPOINT = {"step", "params", "buffers", "optimizer", "estimator"}
 

@@ -1,10 +1,11 @@
 """The W&B mirror of a run: a copy of what its folder holds, never read back.
 
 Offline, each process that works on a run leaves one ``<run>/wandb/offline-run-<time>-<id>``. A
-resumed run therefore has several: the later ones start where the checkpoint was and carry the same
-id and ``resume=allow``, so that ``wandb sync <run>/wandb/offline-run-*`` uploads them in order of
-start as one run. Steps are always explicit, so where two overlap (rows after the checkpoint are
-computed again) they agree. With ``live=False`` the last folder alone holds the whole run.
+resumed run therefore has several: the later ones start some rows before the checkpoint, as a kill
+takes the last that W&B had not written, and carry the same id and ``resume=allow``, so that
+``wandb sync <run>/wandb/offline-run-*`` uploads them in order of start as one run. Steps are always
+explicit, so where two overlap they agree. With ``live=False`` the last folder alone holds the whole
+run.
 """
 
 import contextlib

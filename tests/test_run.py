@@ -153,6 +153,28 @@ def test_options_stand_anywhere(typed, ordered):
     assert settings_first(typed.split()) == ordered.split()
 
 
+def test_a_resumed_run_mirrors_the_rows_that_a_kill_may_have_taken(sa, monkeypatch):
+    """W&B writes in blocks: of a run killed at step 6 its file may hold no row at all."""
+    words = [*SMALL, "analysis=[]", "steps=9", "checkpoint_seconds=0"]
+    mirrored, append = [], record.Record.append
+
+    def killed_at_6(self, row):
+        append(self, row)
+        if row["step"] == 6:
+            raise KeyboardInterrupt
+
+    class Mirror:
+        log, finish, abort = mirrored.append, lambda *_: None, lambda *_: None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record.Record, "append", killed_at_6)
+        assert sa(*words)[0] == 130
+    monkeypatch.setattr(execute, "_mirror", lambda *_: Mirror)
+    code, out, _ = sa(*words)
+    assert code == 0 and "going on from step 5 of 9" in out
+    assert mirrored == record.read_rows(folder(out))
+
+
 def test_a_setting_behind_an_option_is_heard(sa):
     code, out, _ = sa("dim=3", "--cfg", "job", "dataset.n=77")
     assert code == 0 and "dim: 3\n" in out and "'n': 77\n" in out
