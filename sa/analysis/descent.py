@@ -22,14 +22,16 @@ class Descent:
     ``extend`` times; the grid is then refined once around the best. nulls: how many random
     directions the null uses. reference: the estimator whose best decrease the ``ratio`` is to.
 
-    Curves: ``lr``, ``decrease``, ``decrease_heldout``, ``null`` (mean over random directions).
+    Curves: ``lr``, ``decrease``, ``decrease_heldout``, ``null`` (mean over random directions),
+    ``null_least`` and ``null_most`` (the least and the most of them).
     Numbers: ``best`` and its ``best_lr``; ``best_heldout``, the held-out decrease at that same lr
     (on a small batch much of a decrease is overfitting); ``window``, decades of lr around the best
     with at least half of it; ``area``, the mean decrease over the log of the lr asked for, without
     the extensions, as 0 where it is negative or the loss is not finite;
     ``edge``, 1 where the best lies on the grid's edge; ``null_best``, the null's best, mean over
-    directions; ``ratio``; and the same ``best``, ``best_lr`` and ``best_heldout`` under
-    ``layerwise/`` for d with every parameter tensor normalised by itself (another direction).
+    directions, ``null_best_least`` and ``null_best_most`` the least and the most of them;
+    ``ratio``; and the same ``best``, ``best_lr`` and ``best_heldout`` under ``layerwise/`` for d
+    with every parameter tensor normalised by itself (another direction).
     The best is that of the refined grid, within a few percent of the line's own maximum. A loss
     that is not finite is never the best: ``nonfinite`` counts them along d, and ``diverged`` is 1
     where all are; then there is no best, and its numbers are NaN.
@@ -139,8 +141,15 @@ class Descent:
             for _ in range(self.nulls)
         ]
         drops = torch.stack([value - line(objective, params, d, lrs) for d in draws])
-        each = torch.tensor([_finite.most(one) for one in drops], dtype=torch.float64)
-        return {"null": [_finite.mean(x) for x in drops.T], "null_best": _finite.mean(each)}
+        best = torch.tensor([_finite.most(one) for one in drops], dtype=torch.float64)
+        return {
+            "null": [_finite.mean(x) for x in drops.T],
+            "null_least": [-_finite.most(-x) for x in drops.T],
+            "null_most": [_finite.most(x) for x in drops.T],
+            "null_best": _finite.mean(best),
+            "null_best_least": -_finite.most(-best),
+            "null_best_most": _finite.most(best),
+        }
 
 
 def _window(lrs: Tensor, drops: Tensor, best: int | None) -> float:

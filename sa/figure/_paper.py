@@ -1,15 +1,14 @@
-"""What all figures share: panels, colours, labels, legends."""
+"""What all figures share: kinds, panels, colours, labels, axes, legends."""
 
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.figure import Figure, SubFigure
 
 from sa import ranking
 
@@ -23,17 +22,65 @@ STYLE = {
 AXES = {"sample": "rows seen", "flops": "FLOPs of the forward-equivalents"}
 """What an axis of trainings is called where its column's name says too little."""
 
+MEANS = "lines: means over seeds; bands: least to most over seeds"
+MEDIANS = "lines: medians over seeds; bands: least to most over seeds"
+POINTS = "points: means over seeds; bars: least to most over seeds"
+"""What kinds say of their spread."""
+
 ORDER = ("ste", "cdg", "nes", "random")  # the first colours, the same in every figure
 
 
-def panels(count: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """Panels beside each other, in rows of three where there are more than four.
+Canvas = Figure | SubFigure
+Sheet = Callable[[float, float], Canvas]
+"""Gives a kind what it draws on, for a width and a height in inches."""
 
-    None of them is known to pyplot, so nothing global is left.
+Shown = str | Callable[[pd.DataFrame], pd.Series]
+"""A column of the table, or what makes one of it."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of figure.
+
+    paint: draws a table on a sheet, and returns the canvas and the tidy table it shows.
+    shows: the columns that its axes, colours and panels tell apart. Runs that differ in another
+        setting are drawn in rows of panels of their own.
+    told: what its lines, bands and bars are, over the replicate.
     """
+
+    paint: Callable[[pd.DataFrame, Sheet], tuple[Canvas, pd.DataFrame]]
+    shows: tuple[Shown, ...]
+    told: str
+
+    def columns(self, table: pd.DataFrame) -> list[pd.Series]:
+        """What it shows of each run."""
+        made = [c(table) if callable(c) else table.get(c) for c in self.shows]
+        return [c for c in made if c is not None]
+
+    def __call__(
+        self, table: pd.DataFrame, sheet: Sheet | None = None
+    ) -> tuple[Canvas, pd.DataFrame]:
+        """Draw the table; without a sheet as a figure of its own."""
+        return self.paint(table, sheet or alone)
+
+
+def kind(
+    *shows: Shown, told: str
+) -> Callable[[Callable[[pd.DataFrame, Sheet], tuple[Canvas, pd.DataFrame]]], Kind]:
+    """Make a kind of the function that paints it."""
+    return lambda paint: Kind(paint, shows, told)
+
+
+def alone(width: float, height: float) -> Figure:
+    """A figure of its own. It is not known to pyplot, so nothing global is left."""
+    return Figure(figsize=(width, height), dpi=200)
+
+
+def panels(sheet: Sheet, count: int, sharey: bool = False) -> tuple[Canvas, list[Axes]]:
+    """Panels beside each other, in rows of three where there are more than four."""
     columns = count if count <= 4 else 3
     rows = -(-count // columns)
-    figure = Figure(figsize=(max(4.2, PANEL * columns), 3.1 if rows == 1 else 2.5 * rows), dpi=200)
+    figure = sheet(max(4.2, PANEL * columns), 3.1 if rows == 1 else 2.5 * rows)
     axes = figure.subplots(rows, columns, sharey=sharey, squeeze=False).flatten()
     for axis in axes[count:]:
         axis.remove()
@@ -90,84 +137,6 @@ def references(table: pd.DataFrame) -> dict[str, float]:
     return {e["id"]: sum(e["value"]) / 2 for e in found if e["predicate"] == "between"}
 
 
-def labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with a ``label`` a run: the estimator, and the settings that vary within it."""
-    table = _activated(table)
-    if "label" in table or "estimator._target_" not in table:
-        return table.assign(label=table.get("label", "run"), seed=table.get("seed", 0))
-    names = table["estimator._target_"].str.split(".").str[-1].str.replace("Random", "random")
-    labels = names.copy()
-    for column in sorted(str(c) for c in table if str(c).startswith("estimator.")):
-        key = column.removeprefix("estimator.")
-        shown = {"samples": "N=", "sigma": "σ=", "epsilon": "ε=", "surrogate": ""}.get(
-            key, f"{key}="
-        )
-        for _, rows in table.groupby(names):
-            values = rows[column].dropna().astype(str).unique()
-            if key == "_target_" or (len(values) < 2 and key != "surrogate"):
-                continue
-            told = table.loc[rows.index, column].map(lambda v, shown=shown: _setting(shown, v))
-            labels.loc[rows.index] += told
-    return table.assign(label=labels, seed=table.get("seed", 0))
-
-
-def faceted(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The table with a ``facet`` a run, and the facets in order: a panel each.
-
-    The layer that moves where that varies, and the weights' quantizer where it does; else the dim.
-    """
-    if "moving" not in table or table["moving"].nunique() < 2:
-        told = table["dim"].map("dim {:g}".format)
-        return table.assign(facet=told), [f"dim {d:g}" for d in sorted(table["dim"].unique())]
-    told = "layer " + table["moving"].astype(str).str.strip("[]").str.replace('"', "")
-    weights = "quantizer.weight._target_"
-    if weights in table and table[weights].nunique() > 1:
-        kinds = table[weights].str.split(".").str[-1].replace("Identity", "full-precision")
-        told = told + ", " + kinds + " weights"
-    return table.assign(facet=told), list(told.unique())
-
-
-def _activated(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with an ``activation`` a run, by the name the field gives it."""
-    column = "quantizer.activation._target_"
-    if "activation" in table or column not in table:
-        return table.assign(activation=table.get("activation", "network"))
-    names = table[column].str.split(".").str[-1].str.lower().replace("bernoulli", "sign")
-    levels = numbers(table, "quantizer.activation.levels")
-    known = {3: "ternary", 4: "2-bit", 8: "3-bit", 16: "4-bit"}
-    told = levels.map(lambda n: known.get(n, f"{n:g} levels"))
-    return table.assign(activation=names.where(levels.isna(), told))
-
-
-def told(table: pd.DataFrame) -> pd.Series:
-    """What each run varies beside its seed, as the page of a sweep says it; else its label."""
-    words: pd.Series = table["words"] if "words" in table else table["label"]
-    return words.replace("", "all")
-
-
-def paired(table: pd.DataFrame) -> pd.Series:
-    """What each run varies, told of the two trainings it looks at: ``STE - CDG, one start``.
-
-    What else the sweep varies follows, where runs of one name differ in it. As `told` where their
-    estimators are not told.
-    """
-    if "ends" not in table:
-        return told(table)
-    words = []
-    for ends, seed in zip(map(json.loads, table["ends"].fillna("[]")), table["seed"], strict=True):
-        if not ends or not all(isinstance(e, dict) and "estimator" in e for e in ends):
-            return told(table)
-        names = [e["estimator"]["_target_"].rsplit(".", 1)[-1] for e in ends]
-        own = [e.get("seed", seed) if e.get("init_seed") is None else e["init_seed"] for e in ends]
-        words.append(f"{' - '.join(names)}, {'one start' if own[0] == own[1] else 'two starts'}")
-    pairs = pd.Series(words, table.index)
-    more = (
-        told(table).str.replace(r"\b(estimator|init_seed|seed)=\S+ ?", "", regex=True).str.strip()
-    )
-    alike = more.groupby(pairs).transform("nunique") < 2
-    return pairs.where(alike, pairs.str.cat(more, sep=", "))
-
-
 def order(tidy: pd.DataFrame, x: str, y: str) -> str:
     """Kendall's tau of two columns within each seed, in words: the mean, the least and the most."""
     taus = pd.Series([ranking.kendall(s[x], s[y]) for _, s in tidy.groupby("seed")]).dropna()
@@ -176,74 +145,32 @@ def order(tidy: pd.DataFrame, x: str, y: str) -> str:
     return f"τ = {taus.mean():.2f} [{taus.min():.2f}, {taus.max():.2f}] of {len(taus)} seeds"
 
 
-def activations(table: pd.DataFrame) -> list[str]:
-    """The activations of a table, coarse ones first."""
-    order = ["sign", "ternary", "2-bit", "3-bit", "4-bit"]
-    there = set(table["activation"])
-    return [a for a in order if a in there] + sorted(there - set(order))
-
-
-def _setting(shown: str, value: Any) -> str:
-    """A setting as a label tells it: nothing where it is off, its name alone where it is on."""
-    if pd.isna(value) or str(value) in ("False", "none", "[]"):
-        return ""
-    if str(value) == "True":  # 1 is a number
-        return f" {shown.rstrip('=')}"
-    if isinstance(value, str) and value.startswith("["):  # a list: how many
-        several = value.count(",") + 1
-        return f" {value.strip('[]').strip(chr(34))}" if several == 1 else f" {shown}{several}"
-    return f" {shown}{value:g}" if isinstance(value, float) else f" {shown}{value}"
-
-
 def palette(labels: pd.Series) -> dict[str, Any]:
-    """Label -> colour: colour-blind safe, the familiar estimators always in their own."""
+    """Label -> colour: colour-blind safe, the familiar estimators always in their own.
+
+    Ten colours differ for everybody; of more labels the rest are spread over the hues.
+    """
     tones = sns.color_palette("colorblind", 10)
     fixed = dict(zip(ORDER, (tones[0], tones[3], tones[2], (0.45, 0.45, 0.45)), strict=True))
-    spare = [tones[i] for i in (1, 4, 5, 6, 8, 9)]
+    there = sorted(set(labels), key=lambda x: (_rank(x), x))
     out: dict[str, Any] = {}
-    for label in sorted(set(labels), key=lambda x: (_rank(x), x)):
-        own = fixed.pop(label.split()[0].lower(), None)
-        out[label] = own or spare[len(out) % len(spare)]
-    return out
+    for label in there:
+        if (own := fixed.pop(label.split()[0].lower(), None)) is not None:
+            out[label] = own
+    spare = [tones[i] for i in (1, 4, 5, 6, 8, 9)] + [v for k, v in fixed.items() if k != "random"]
+    left = [x for x in there if x not in out]
+    spare += sns.husl_palette(max(0, len(left) - len(spare)), s=0.7, l=0.5)
+    out |= dict(zip(left, spare, strict=False))
+    return {x: out[x] for x in there}
+
+
+def hues(names: Sequence[Any]) -> dict[Any, Any]:
+    """Name -> colour, in the order given, all different."""
+    if len(names) <= 10:
+        return dict(zip(names, sns.color_palette("colorblind", 10), strict=False))
+    return dict(zip(names, sns.husl_palette(len(names), s=0.8, l=0.5), strict=True))
 
 
 def _rank(label: str) -> int:
     first = label.split()[0].lower()
     return ORDER.index(first) if first in ORDER else len(ORDER)
-
-
-def shade_null(axis: Axes, x: Any, height: Any) -> None:
-    """Shade what the best of a random direction reaches."""
-    axis.fill_between(
-        x,
-        0,
-        np.clip(height, 0, None),
-        color="0.87",
-        lw=0,
-        zorder=0,
-        label="null: random directions",
-    )
-
-
-def widths(axis: Axes, dims: pd.Series) -> None:
-    """A logarithmic axis of widths."""
-    there = sorted(dims.unique())
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(there, [f"{d:g}" for d in there])
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlabel("dim (width of the network)")
-
-
-def columns(figure: Figure, labels: Sequence[str], most: int) -> int:
-    """How many columns of a legend with these labels fit below a figure, 1 to ``most``."""
-    inches = 0.5 + 0.052 * max((len(x) for x in labels), default=0)
-    return max(1, min(most, int(figure.get_figwidth() / inches)))
-
-
-def legend(figure: Figure, axis: Axes, other: str | None, line: str = "--") -> None:
-    """One legend below all panels; other: what lines of this style are."""
-    if other:
-        axis.plot([], [], line, color="0.3", label=other)
-    handles, labels = axis.get_legend_handles_labels()
-    columns = 6 if figure.get_figwidth() > 6 else 3
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)

@@ -3,15 +3,15 @@
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import PANEL, need, numbers
+from sa.figure._axis import percent
+from sa.figure._paper import PANEL, Canvas, Sheet, kind, need, numbers
 
 _WEIGHT, _LEVELS = "quantizer.weight.bits", "quantizer.activation.levels"
 
 
-def accuracy_bits(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind(_WEIGHT, _LEVELS, told="lines and cells: means over seeds; bands: least to most over seeds")
+def accuracy_bits(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Test accuracy against weight bits, a line an activation width, and both as a heat map.
 
     Means over seeds, with their range as a band.
@@ -21,12 +21,13 @@ def accuracy_bits(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         {
             "weights": numbers(table, _WEIGHT),
             "activations": np.log2(numbers(table, _LEVELS)),
-            "accuracy": 100 * numbers(table, "test/accuracy"),
+            "accuracy": numbers(table, "test/accuracy"),
             "seed": table["seed"],
+            "run_id": table["run_id"],
         }
     ).dropna(subset="accuracy")
     weights, widths = (sorted(tidy[k].unique()) for k in ("weights", "activations"))
-    figure = Figure(figsize=(2.1 * PANEL, 0.85 * PANEL), dpi=200)
+    figure = sheet(2.1 * PANEL, 0.85 * PANEL)
     lines, grid = figure.subplots(1, 2, width_ratios=[1.3, 1])
     at = {b: i for i, b in enumerate(weights)}
     for bits, tone in zip(widths, sns.color_palette("viridis", len(widths)), strict=True):
@@ -37,9 +38,9 @@ def accuracy_bits(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         lines.fill_between(x, got["min"], got["max"], color=tone, alpha=0.15, lw=0)
     lines.set_xticks(range(len(weights)), [f"{b:g}" for b in weights])
     lines.set(xlabel="bits of weights", ylabel="test accuracy")
-    lines.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
+    percent(lines.yaxis)
     lines.legend(title="bits of\nactivations", frameon=False, title_fontsize=7)
-    both = tidy.pivot_table(index="activations", columns="weights", values="accuracy")
+    both = tidy.pivot_table(index="activations", columns="weights", values="accuracy") * 100
     both.index, both.columns = ([f"{v:g}" for v in k] for k in (both.index, both.columns))
     sns.heatmap(both, ax=grid, cmap="viridis", annot=True, fmt=".1f", annot_kws={"size": 6.5},
                 cbar=False, linewidths=0.3)  # fmt: skip

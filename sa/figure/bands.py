@@ -1,22 +1,22 @@
 """Loss and accuracy over a training: the median over seeds, and where most of them lie."""
 
 import pandas as pd
-import seaborn as sns
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import AXES, columns, need, panels
+from sa.figure._axis import legend, other, percent
+from sa.figure._paper import AXES, Canvas, Sheet, hues, kind, need, panels
 
 QUANTILES = 0.05, 0.95
 
 
-def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind("label", told="lines: medians over seeds; bands: 5 to 95 % of seeds")
+def bands(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Median and 5 to 95 % band over seeds of every kind of training; tests dashed.
 
-    Where trainings end at different steps a curve ends with the last but one of its seeds. rows:
-    evaluated steps, with ``label``, ``seed`` and ``step``, or what else ``attrs["over"]`` names.
+    Where trainings end at different steps a curve ends with the last but one of its seeds.
+    table: evaluated steps, with ``label``, ``seed`` and ``step``, or what ``attrs["over"]`` names.
     Raises ValueError where a kind has one seed.
     """
+    rows = table
     over = rows.attrs.get("over", "step")
     need(rows, "label", "seed", over)
     seeds = rows.groupby("label", sort=False)["seed"].nunique()
@@ -28,17 +28,17 @@ def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     ends = [e for e in ("loss", "accuracy") if f"train/{e}" in rows or f"test/{e}" in rows]
     if not ends:
         raise ValueError("no step was evaluated; set evaluate_every")
-    figure, axes = panels(len(ends))
-    colours = dict(zip(seeds.index, sns.color_palette("colorblind", 10) * 9, strict=False))
+    figure, axes = panels(sheet, len(ends))
+    colours = hues(list(seeds.index))
     told = []
     for axis, end in zip(axes, ends, strict=True):
         for split, line in (("train", "-"), ("test", "--")):
             if f"{split}/{end}" not in rows:
                 continue
             mine = rows[["label", over, f"{split}/{end}"]].dropna()
-            for label, kind in mine.groupby("label", sort=False):
-                several = kind.groupby(over)[over].transform("size") > 1
-                steps = kind[several].groupby(over)[f"{split}/{end}"]
+            for label, some in mine.groupby("label", sort=False):
+                several = some.groupby(over)[over].transform("size") > 1
+                steps = some[several].groupby(over)[f"{split}/{end}"]
                 low, middle, high = (steps.quantile(q) for q in (QUANTILES[0], 0.5, QUANTILES[1]))
                 name = f"{label} ({seeds[label]} seeds)" if line == "-" else None
                 axis.plot(middle.index, middle, line, color=colours[label], label=name)
@@ -52,9 +52,8 @@ def bands(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         if tidy[tidy["number"].str.endswith("loss")]["low"].min() > 0:
             axes[0].set_yscale("log")
     if "accuracy" in ends:
-        axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
-    axes[0].plot([], [], "--", color="0.3", label="test")
-    handles, labels = axes[0].get_legend_handles_labels()
-    side = columns(figure, labels, 4 if len(ends) > 1 else 2)
-    figure.legend(handles, labels, loc="outside lower center", ncols=side, frameon=False)
+        percent(axes[-1].yaxis)
+    if any(f"test/{end}" in rows for end in ends):
+        other(axes[0], "--", "test")
+    legend(figure, axes[0])
     return figure, tidy

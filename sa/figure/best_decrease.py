@@ -1,40 +1,52 @@
-"""What the best step takes away, against dim."""
+"""What the best step takes away, against dim or another setting."""
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import legend, need, numbers, palette, panels, shade_null, widths
+from sa import names
+from sa.figure._axis import beside, horizontal, legend, other, percent, shade_null
+from sa.figure._paper import POINTS, Canvas, Sheet, kind, need, numbers, palette, panels
 
 
-def best_decrease(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Best relative decrease against dim: mean and range over seeds, held out dashed, the null."""
-    need(table, "dim", "value", "descent/best")
-    tidy = table[["dim", "seed", "label"]].assign(
-        best=numbers(table, "descent/best") / numbers(table, "value"),
-        best_heldout=numbers(table, "descent/best_heldout") / numbers(table, "value"),
-        null_best=numbers(table, "descent/null_best") / numbers(table, "value"),
-    )
-    figure, (axis,) = panels(1)
-    for at, (label, colour) in enumerate(palette(tidy["label"]).items()):
-        mine = tidy[tidy["label"] == label].groupby("dim")
-        dims = np.array(sorted(float(str(d)) for d in mine.groups)) * 2 ** (
-            0.04 * (at - 1.5)
-        )  # side by side
-        for column, line in (("best", "-"), ("best_heldout", "--")):
-            got = mine[column].agg(["mean", "min", "max"])
-            if got["mean"].isna().all():
+@kind("label", "x", told=POINTS)
+def best_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
+    """Best relative decrease against x, held out hollow and dashed.
+
+    Grey: from the least to the most of what the best step along one random direction takes away.
+    """
+    need(table, "value", "descent/best")
+    value = numbers(table, "value")
+    relative = {k: numbers(table, f"descent/{k}") / value for k in ("best", "best_heldout")}
+    for end in ("least", "most"):
+        told = f"descent/null_best_{end}" in table
+        relative[f"null_{end}"] = numbers(
+            table, f"descent/null_best_{end}" if told else "descent/null_best"
+        ).div(value)
+    kept = [k for k in ("dim", "x", "seed", "label", "run_id") if k in table]
+    tidy = table[kept].assign(**relative)
+    colours = palette(tidy["label"])
+    figure, (axis,) = panels(sheet, 1)
+    for (label, colour), shift in zip(colours.items(), beside(table, len(colours)), strict=True):
+        mine = tidy[tidy["label"] == label].groupby("x")
+        for column, line, face in (("best", "-", colour), ("best_heldout", "--", "none")):
+            got = mine[column].agg(["mean", "min", "max"]).dropna()
+            if got.empty:
                 continue
-            axis.plot(dims, got["mean"], line, color=colour, label=label if line == "-" else None)
+            x = got.index * shift  # side by side
+            reach = [got["mean"] - got["min"], got["max"] - got["mean"]]
+            name = label if line == "-" else None
+            axis.plot(x, got["mean"], line, marker="o", ms=3.5, mfc=face, color=colour, label=name)
             if line == "-":
-                reach = [got["mean"] - got["min"], got["max"] - got["mean"]]
-                axis.errorbar(dims, got["mean"], reach, fmt="o", ms=3, color=colour, lw=0.8)
-    null = tidy.groupby("dim")["null_best"].mean()
-    shade_null(axis, null.index, null)
+                axis.errorbar(x, got["mean"], reach, fmt="none", color=colour, lw=0.8)
+    each = tidy.groupby("x")
+    null = pd.DataFrame(
+        {"least": each["null_least"].min(), "most": each["null_most"].max()}
+    ).dropna()
+    shade_null(axis, null.index, null["least"], null["most"], "random directions, least to most")
     axis.axhline(0, color="0.4", lw=0.6)
-    widths(axis, tidy["dim"])
-    axis.set_ylabel("best loss decrease / loss")
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
-    legend(figure, axis, "held out")
+    horizontal(axis, table)
+    axis.set_ylabel(names.words("descent/best").removesuffix(" (%)"))
+    percent(axis.yaxis)
+    if tidy["best_heldout"].notna().any():
+        other(axis, "--", "held out", marker="o", ms=3.5, mfc="none")
+    legend(figure, axis)
     return figure, tidy

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
-from sa.figure._paper import PANEL, need, numbers
+from sa.figure._axis import legend
+from sa.figure._paper import PANEL, Canvas, Sheet, kind, need, numbers
 
 SHOWN = {
     "size": "share of the parameters",
@@ -14,7 +14,8 @@ SHOWN = {
 }
 
 
-def blocks(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind("model._target_", told="bars: means over seeds")
+def blocks(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """A panel a model: three shares a block, in the network's order; means over runs.
 
     Titles say how much of each of the whole's top directions the blocks' top spaces hold.
@@ -24,7 +25,7 @@ def blocks(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     tidy = pd.concat([_blocks(row) for _, row in known.iterrows()], ignore_index=True)
     models = list(dict.fromkeys(tidy["model"]))
     counts = [tidy.loc[tidy["model"] == m, "block"].nunique() for m in models]
-    figure = Figure(figsize=(PANEL * len(models) + 0.4, 1.4 + 0.2 * max(counts)), dpi=200)
+    figure = sheet(max(4.2, PANEL * len(models) + 0.4), 1.4 + 0.2 * max(counts))
     axes = figure.subplots(1, len(models), squeeze=False)[0]
     tones = sns.color_palette("colorblind")
     for axis, model in zip(axes, models, strict=True):
@@ -38,9 +39,7 @@ def blocks(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         held = numbers(mine, "held").dropna()
         words = f"; hold {held.min():.2f} or more of each top direction" if len(held) else ""
         axis.set_title(f"{model}: {len(means)} blocks{words}", fontsize=7)
-    handles, labels = axes[0].get_legend_handles_labels()
-    columns = 3 if len(models) > 1 else 1
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    legend(figure, axes[0])
     return figure, tidy
 
 
@@ -52,6 +51,6 @@ def _blocks(run: pd.Series) -> pd.DataFrame:
         got = {k: run.get(f"blocks/{name}/{k}") for k in ("shapes", "parameters", "part", "share")}
         found.append(got | {"block": name})
     out = pd.DataFrame(found).assign(
-        model=model, seed=run.get("seed"), held=run.get("blocks/held_least")
+        model=model, seed=run.get("seed"), run_id=run["run_id"], held=run.get("blocks/held_least")
     )
     return out.assign(size=out["parameters"] / out["parameters"].sum())

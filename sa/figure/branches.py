@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
-from sa.figure._paper import PANEL, need, numbers, steps
+from sa.figure._paper import PANEL, Canvas, Sheet, kind, need, numbers, steps
 
 GRADIENT = 3.0
 """Forward-equivalents of one gradient."""
@@ -13,15 +12,20 @@ GRADIENT = 3.0
 _OPTIMIZERS = {"Adam": "Adam", "Muon": "orthogonalised momentum"}
 
 
-def branches(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+def _branches(table: pd.DataFrame) -> pd.Series:
+    return pd.Series([_branch(row) for _, row in table.iterrows()], table.index)
+
+
+@kind(_branches, told="lines: the first seed; bars: means over seeds; dots: runs")
+def branches(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """The loss against gradient-equivalents, and a row a branch: steps and cost to the goal.
 
     Lines are the first seed's, dots runs, bars their means; what diverged or did not reach the goal
     is told and has no dot. The goal is that of ``until``; without one the end of each run counts.
     """
     need(table, "step", "evals", "stopped", "optimizer.lr")
-    tidy = table[["seed", "status"]].assign(
-        branch=[_branch(row) for _, row in table.iterrows()],
+    tidy = table[["seed", "status", "run_id"]].assign(
+        branch=_branches(table),
         steps=numbers(table, "step"),
         gradients=numbers(table, "evals") / GRADIENT,
         loss=numbers(table, "train/loss"),
@@ -31,7 +35,7 @@ def branches(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     )  # fmt: skip
     met = tidy.assign(steps=tidy["steps"].where(tidy["reached"]))
     order = met.groupby("branch")["steps"].mean().sort_values(na_position="last").index
-    figure = Figure(figsize=(2.9 * PANEL, max(3.2, 0.2 * len(order) + 1.2)), dpi=200)
+    figure = sheet(2.9 * PANEL, max(3.2, 0.2 * len(order) + 1.2))
     curves, *bars = figure.subplots(1, 3, width_ratios=[1.4, 1, 1])
     tones = dict(zip(order, sns.color_palette("husl", len(order)), strict=True))
     first = tidy["seed"] == tidy["seed"].min()

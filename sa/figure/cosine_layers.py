@@ -5,14 +5,15 @@ import re
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
-from sa.figure._paper import activations, need, numbers, references
+from sa.figure._label import activations, reference
+from sa.figure._paper import Canvas, Sheet, kind, need, numbers, references
 
 _LAYER = re.compile(r"alignment/(\w[\w.]*)/cosine(?:/(\S+))?")
 
 
-def cosine_layers(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind("activation", told="cells: means over seeds; in brackets: expected")
+def cosine_layers(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Heat map of the cosine by activation and layer, a panel a reference; ``all``: them together.
 
     Mean over seeds; in brackets what is expected, the middle of the range of the expectation named
@@ -27,11 +28,11 @@ def cosine_layers(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     tidy = pd.DataFrame(
         [
             {
-                "activation": activation, "reference": reference,
+                "activation": activation, "reference": told,
                 "layer": (layer or "all").split(".")[0],
                 "cosine": numbers(some, column).mean(), "runs": int(some[column].notna().sum()),
             }
-            for column, (reference, layer) in columns.items()
+            for column, (told, layer) in columns.items()
             for activation, some in table.groupby("activation")
         ]
     )  # fmt: skip
@@ -41,10 +42,10 @@ def cosine_layers(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     ]
     kinds, rows = list(dict.fromkeys(tidy["reference"])), activations(table)
     size = 1.2 + 0.62 * len(names) * len(kinds), 0.9 + 0.42 * len(rows)
-    figure = Figure(figsize=(max(4.2, size[0]), max(2.0, size[1])), dpi=200)
+    figure = sheet(max(4.2, size[0]), max(2.0, size[1]))
     axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
-    for axis, kind in zip(axes, kinds, strict=True):
-        mine = tidy[tidy["reference"] == kind]
+    for axis, one in zip(axes, kinds, strict=True):
+        mine = tidy[tidy["reference"] == one]
         grids = {
             k: mine.pivot(index="activation", columns="layer", values=k).reindex(
                 index=rows, columns=names
@@ -57,7 +58,7 @@ def cosine_layers(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             grids["cosine"], ax=axis, vmin=0, vmax=1, cmap="viridis", annot=np.array(told), fmt="",
             annot_kws={"size": 6}, cbar=False, linewidths=0.5,
         )  # fmt: skip
-        axis.set(xlabel="layer", ylabel="", title=f"cosine to the reference {kind}")
+        axis.set(xlabel="layer", ylabel="", title=f"cosine to {reference(table, one)}")
         axis.tick_params(length=0)
     return figure, tidy
 

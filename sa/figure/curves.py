@@ -3,13 +3,12 @@
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import AXES, panels
+from sa.figure._axis import percent
+from sa.figure._paper import AXES, Canvas, alone, panels
 
 
-def curves(rows: pd.DataFrame, title: str) -> tuple[Figure, pd.DataFrame]:
+def curves(rows: pd.DataFrame, title: str) -> tuple[Canvas, pd.DataFrame]:
     """Loss and accuracy over steps; raises ValueError where there is one row."""
     if len(rows) < 2:
         raise ValueError("one row: a probe has no curves")
@@ -17,7 +16,7 @@ def curves(rows: pd.DataFrame, title: str) -> tuple[Figure, pd.DataFrame]:
     over = rows.attrs.get("over", "step")
     tidy = rows[list(dict.fromkeys(["step", over, *kept]))]
     ends = [e for e in ("loss", "accuracy") if any(f"{s}/{e}" in rows for s in ("train", "test"))]
-    figure, axes = panels(max(1, len(ends)))
+    figure, axes = panels(alone, max(1, len(ends)))
     colours = dict(zip(("train", "test"), sns.color_palette("colorblind"), strict=False))
     if "loss" in rows:
         axes[0].plot(rows[over], rows["loss"], color="0.85", lw=0.6, label="minibatch", zorder=0)
@@ -39,7 +38,7 @@ def curves(rows: pd.DataFrame, title: str) -> tuple[Figure, pd.DataFrame]:
         told = f"test {100 * last:.1f} %"
         axes[1].annotate(told, (0.98, last), xycoords=("axes fraction", "data"), ha="right",
                          va="top", xytext=(0, -4), textcoords="offset points")  # fmt: skip
-        axes[1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
+        percent(axes[1].yaxis)
     if title:
         figure.suptitle(title, fontsize=8.5)
     return figure, tidy

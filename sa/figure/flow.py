@@ -5,21 +5,26 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
-from sa.figure._paper import legend, need, numbers, panels, steps
+from sa.figure._axis import legend, other
+from sa.figure._paper import Canvas, Sheet, kind, need, numbers, panels, steps
 
 SHOWN = {"loss": "training loss", "sharpness": "sharpness λ₁", "distance": "distance"}
 
 
-def flow(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+def _is_flow(table: pd.DataFrame) -> pd.Series:
+    return table["estimator._target_"].str.endswith(".Flow")
+
+
+@kind("optimizer.lr", _is_flow, told="a line a run")
+def flow(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Loss, sharpness with 2/rate, and |w - w_flow|/|w_flow - w(0)| by sketches, over time.
 
     Time is step times rate. Pairs are runs of one rate and seed; a line a pair of them.
     """
     need(table, "sketch/point", "curvature/lambda_1", "optimizer.lr")
     whole = table.assign(lr=numbers(table, "optimizer.lr"))
-    flows = whole["estimator._target_"].str.endswith(".Flow")
+    flows = _is_flow(table)
     rows, out = steps(table), []
     for _, pair in whole.groupby(["lr", "seed"]):
         mine = pair[flows[pair.index]], pair[~flows[pair.index]]
@@ -27,7 +32,7 @@ def flow(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             raise ValueError("a rate and seed need one run of estimator=flow and one of another")
         out += _both(mine[0].iloc[0], mine[1].iloc[0], rows)
     tidy = pd.concat(out, ignore_index=True)
-    figure, axes = panels(3)
+    figure, axes = panels(sheet, 3)
     tones = sns.color_palette("colorblind")
     for (name, _, _), some in tidy.groupby(["what", "lr", "seed"]):
         shown = {"color": tones[0 if name == "flow" else 1], "lw": 1.0}
@@ -43,7 +48,8 @@ def flow(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for axis, told in zip(axes, SHOWN.values(), strict=True):
         axis.set(xlabel="time (step × rate)", ylabel=told)
     axes[2].set_ylabel("|w − flow| / |flow − start|")
-    legend(figure, axes[0], "2/rate")
+    other(axes[0], "--", "2/rate", lw=0.8)
+    legend(figure, axes[0])
     return figure, tidy
 
 
@@ -65,6 +71,7 @@ def _both(
         pd.DataFrame(
             {
                 "what": name, "lr": flow["lr"], "seed": flow["seed"], "step": r["step"],
+                "run_id": (flow if name == "flow" else other)["run_id"],
                 "time": r["step"] * flow["lr"], "loss": r["loss"],
                 "sharpness": r["curvature/lambda_1"],
                 "distance": r["step"].map(apart) if name == "descent" else np.nan,

@@ -1,26 +1,28 @@
 """What networks of one input have learnt, beside the truth."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.figure import Figure
 
-from sa.figure._paper import PANEL, need, numbers, told
+from sa.figure._axis import legend
+from sa.figure._paper import PANEL, Canvas, Sheet, hues, kind, need, numbers
 
 
-def function_curve(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind("told", told="thin: every seed; thick: median over seeds")
+def function_curve(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """A column a kind of training: truth, every seed thin, the median thick; residuals below."""
     need(table, "function_curve/x", "function_curve/value")
     table = table[table["function_curve/value"].notna()]
-    table = table.assign(told=told(table), dead=numbers(table, "function_curve/collapsed"))
+    table = table.assign(dead=numbers(table, "function_curve/collapsed"))
     kinds = list(dict.fromkeys(table["told"]))
-    figure = Figure(figsize=(max(4.2, 0.62 * PANEL * len(kinds)), PANEL), dpi=200)
+    figure = sheet(max(4.2, 0.62 * PANEL * len(kinds)), PANEL)
     axes = figure.subplots(2, len(kinds), squeeze=False, sharex="col", sharey="row",
                            height_ratios=[2, 1])  # fmt: skip
-    colours = sns.color_palette("colorblind", 10)
+    colours = hues(kinds)
     tidy = []
-    for (upper, lower), (at, kind) in zip(axes.T, enumerate(kinds), strict=True):
-        mine, colour = table[table["told"] == kind], colours[at % 10]
+    for (upper, lower), one in zip(axes.T, kinds, strict=True):
+        mine, colour = table[table["told"] == one], colours[one]
         x, truth = (np.array(mine.iloc[0][f"function_curve/{k}"]) for k in ("x", "truth"))
         values = np.stack([np.array(v) for v in mine["function_curve/value"]])
         for value in values:
@@ -32,13 +34,12 @@ def function_curve(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         lower.plot(x, middle - truth, color=colour, lw=1.8)
         lower.axhline(0, color="0.4", lw=0.6)
         lower.set_xlabel("x")
-        words = "\n".join(kind.split())
+        words = "\n".join(textwrap.wrap(one, 22))
         upper.set_title(f"{words}\n{int(mine['dead'].sum())} of {len(mine)} collapsed", fontsize=7)
-        for seed, value in zip(mine["seed"], values, strict=True):
-            one = {"kind": kind, "seed": seed, "x": x, "truth": truth, "value": value}
-            tidy.append(pd.DataFrame(one))
+        for seed, run, value in zip(mine["seed"], mine["run_id"], values, strict=True):
+            about = {"kind": one, "seed": seed, "run_id": run}
+            tidy.append(pd.DataFrame(about | {"x": x, "truth": truth, "value": value}))
     axes[0][0].set_ylabel("network's output")
     axes[1][0].set_ylabel("residual")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    legend(figure, axes[0][0])
     return figure, pd.concat(tidy, ignore_index=True)

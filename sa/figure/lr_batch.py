@@ -2,9 +2,8 @@
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
-from sa.figure._paper import need, numbers
+from sa.figure._paper import Canvas, Sheet, kind, need, numbers
 
 _SETTINGS = {
     "stored.bits": "bits",
@@ -14,19 +13,20 @@ _SETTINGS = {
 }
 
 
-def lr_batch(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind(*_SETTINGS, told="cells: means over seeds, in %")
+def lr_batch(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Heat map of the test accuracy, a panel a width of storage and rounding; means over seeds.
 
     Empty where every run diverged.
     """
     need(table, *_SETTINGS, "test/accuracy")
-    tidy = table[[*_SETTINGS, "seed"]].rename(columns=_SETTINGS)
-    tidy["accuracy"] = 100 * numbers(table, "test/accuracy")
+    tidy = table[[*_SETTINGS, "seed", "run_id"]].rename(columns=_SETTINGS)
+    tidy["accuracy"] = numbers(table, "test/accuracy")
     bits = sorted(tidy["bits"].unique())
     roundings = sorted(tidy["rounding"].unique())
     lrs, batches = (sorted(tidy[k].unique()) for k in ("lr", "batch"))
     size = 1.0 + 0.42 * len(lrs) * len(bits), 0.8 + (0.5 + 0.32 * len(batches)) * len(roundings)
-    figure = Figure(figsize=(max(4.2, size[0]), max(2.2, size[1])), dpi=200)
+    figure = sheet(max(4.2, size[0]), max(2.2, size[1]))
     axes = figure.subplots(len(roundings), len(bits), squeeze=False, sharex=True, sharey=True)
     for row, rounding in zip(axes, roundings, strict=True):
         for axis, b in zip(row, bits, strict=True):
@@ -34,7 +34,7 @@ def lr_batch(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             if mine.empty:
                 axis.set_visible(False)
                 continue
-            grid = mine.pivot_table(index="batch", columns="lr", values="accuracy")
+            grid = mine.pivot_table(index="batch", columns="lr", values="accuracy") * 100
             sns.heatmap(
                 grid.reindex(index=batches, columns=lrs), ax=axis, vmin=10, vmax=100,
                 cmap="viridis", annot=True, fmt=".0f", annot_kws={"size": 6.5}, cbar=False,

@@ -5,71 +5,89 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.axes import Axes
 
-from sa.figure._paper import faceted, legend, need, palette, panels, shade_null
+from sa import names
+from sa.figure._axis import common, legend, other, percent, shade_null, stack
+from sa.figure._label import facets
+from sa.figure._paper import MEANS, Canvas, Sheet, kind, need, palette, panels
+
+CURVES = ("decrease", "decrease_heldout", "null_least", "null_most")
 
 
-def lr_decrease(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind("label", "facet", told=MEANS)
+def lr_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Relative loss decrease against step length: a panel a dim or layer, a line an estimator.
 
-    Mean over seeds with their range as a band; held out dashed; the null's best shaded.
+    Held out dashed. A line reaches as far as all of its seeds were measured; a triangle marks where
+    one goes on below the panel. Grey: from the least to the most of random directions.
     """
-    need(table, "dim", "value", "descent/lr", "descent/decrease")
-    table, facets = faceted(table)
-    names = ["decrease", "decrease_heldout"]
-    tidy = pd.concat(
-        [
-            pd.DataFrame(
-                {"lr": row["descent/lr"]}
-                | {k: np.asarray(row[f"descent/{k}"]) / row["value"] for k in names if _has(row, k)}
-            ).assign(
-                dim=row["dim"],
-                facet=row["facet"],
-                label=row["label"],
-                seed=row.get("seed"),
-                null_best=row.get("descent/null_best", np.nan) / row["value"],
-            )
-            for _, row in table[table["descent/lr"].notna()].iterrows()
-        ]
-    )
-    facets, colours = [f for f in facets if f in set(tidy["facet"])], palette(tidy["label"])
-    figure, axes = panels(len(facets), sharey=True)
-    top = tidy["decrease"].max()
-    for axis, facet in zip(axes, facets, strict=True):
+    need(table, "value", "descent/lr", "descent/decrease")
+    there = table[table["descent/lr"].notna()]
+    tidy = pd.concat([_curves(row) for _, row in there.iterrows()], ignore_index=True)
+    shown = [f for f in facets(table) if f in set(tidy["facet"])]
+    colours = palette(table["label"])
+    figure, axes = panels(sheet, len(shown), sharey=True)
+    low, high = _limits(tidy)
+    for axis, facet in zip(axes, shown, strict=True):
         here = tidy[tidy["facet"] == facet]
-        grid = _common(here)
         for label, colour in colours.items():
-            mine = [g for _, g in here[here["label"] == label].groupby("seed", dropna=False)]
-            if not mine:
-                continue
-            on = _stack(mine, grid, "decrease")
-            axis.plot(grid, on.mean(0), color=colour, label=label)
-            axis.fill_between(grid, on.min(0), on.max(0), color=colour, alpha=0.15, lw=0)
-            if "decrease_heldout" in here:
-                axis.plot(grid, _stack(mine, grid, "decrease_heldout").mean(0), "--", color=colour)
-        if "null_best" in here:
-            shade_null(axis, [grid[0], grid[-1]], [here["null_best"].mean()] * 2)
+            mine = [g for _, g in here[here["label"] == label].groupby("run_id")]
+            if mine:
+                _lines(axis, mine, label, colour, low)
+        _null(axis, [g for _, g in here.groupby("run_id")])
         axis.axhline(0, color="0.4", lw=0.6)
-        axis.set(xscale="log", ylim=(-0.5 * top, 1.1 * top), title=facet)
+        axis.set(xscale="log", ylim=(low, high), title=facet)
         axis.set_xlabel(r"step length $\eta$ (direction of unit norm)")
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
-    axes[0].set_ylabel("loss decrease / loss")
-    legend(figure, axes[0], "held out" if "decrease_heldout" in tidy else None)
+        percent(axis.yaxis)
+    axes[0].set_ylabel(names.DECREASE)
+    if tidy["decrease_heldout"].notna().any():
+        other(axes[0], "--", "held out")
+    legend(figure, axes[0])
     return figure, tidy
 
 
-def _has(row: Any, name: str) -> bool:
-    value = row.get(f"descent/{name}")
-    return value is not None and np.size(value) == np.size(row["descent/lr"])
+def _curves(run: pd.Series) -> pd.DataFrame:
+    """The curves of one run, relative to its loss; nan where they were not measured."""
+    size = np.size(run["descent/lr"])
+    found: dict[str, Any] = {k: run.get(f"descent/{k}") for k in CURVES}
+    kept = {
+        k: np.asarray(v, float) / run["value"] if np.size(v) == size else np.nan
+        for k, v in found.items()
+    }
+    about = {k: run[k] for k in ("dim", "seed", "label", "facet", "run_id") if k in run}
+    return pd.DataFrame({"lr": run["descent/lr"], **kept}).assign(**about)
 
 
-def _common(rows: pd.DataFrame) -> np.ndarray:
-    """One log grid over the step lengths of all lines, which differ by refinement."""
-    return np.geomspace(rows["lr"].min(), rows["lr"].max(), 120)
+def _limits(tidy: pd.DataFrame) -> tuple[float, float]:
+    """What the panels show: of every run its lines up to the best step, and as much below 0."""
+    best = tidy.groupby("run_id")["decrease"].transform("max")
+    at = tidy["lr"].where(tidy["decrease"] == best).groupby(tidy["run_id"]).transform("min")
+    early = tidy.loc[tidy["lr"] <= at, ["decrease", "decrease_heldout"]]
+    top = float(np.nanmax(tidy[["decrease", "decrease_heldout"]].to_numpy(), initial=0.0))
+    least = float(np.nanmin(early.to_numpy(), initial=0.0))
+    top = top or -least or 1.0
+    return max(1.15 * least, -2 * top) - 0.3 * top, 1.1 * top
 
 
-def _stack(groups: Sequence[pd.DataFrame], grid: np.ndarray, column: str) -> np.ndarray:
-    """Lines (seeds, grid), linear in log step length; beyond a line's own range nan-free ends."""
-    return np.stack([np.interp(np.log(grid), np.log(g["lr"]), g[column]) for g in groups])
+def _lines(axis: Axes, runs: Sequence[pd.DataFrame], label: str, colour: Any, floor: float) -> None:
+    grid = common(runs)
+    on = stack(runs, grid, "decrease")
+    axis.plot(grid, on.mean(0), color=colour, label=label)
+    axis.fill_between(grid, on.min(0), on.max(0), color=colour, alpha=0.15, lw=0)
+    held = stack(runs, grid, "decrease_heldout").mean(0)
+    if np.isfinite(held).any():
+        axis.plot(grid, held, "--", color=colour)
+    for line in (on.mean(0), held):
+        falls = np.flatnonzero((line[:-1] >= floor) & (line[1:] < floor))
+        if len(falls):
+            axis.plot(grid[falls[:1]], [floor], "v", ms=4, color=colour, clip_on=False, gid="below")
+
+
+def _null(axis: Axes, runs: Sequence[pd.DataFrame]) -> None:
+    """Shade from the least to the most of random directions, of all runs that measured them."""
+    runs = [r for r in runs if r[["null_least", "null_most"]].notna().all(axis=None)]
+    if runs:
+        grid = common(runs)
+        low, high = stack(runs, grid, "null_least").min(0), stack(runs, grid, "null_most").max(0)
+        shade_null(axis, grid, low, high, "random directions, least to most")

@@ -5,16 +5,20 @@ import math
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sa.figure._paper import need, numbers, panels
+from sa.figure._axis import legend, percent
+from sa.figure._paper import Canvas, Sheet, kind, need, numbers, panels
 
 GOAL = 0.99
 """The share of labels from which they count as memorised."""
 
 
-def memorised(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind(
+    "quantizer.weight.bits", "cost/parameters", "rows",
+    told="dots: every seed; lines: medians over seeds",
+)  # fmt: skip
+def memorised(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """The share fitted against parameters and bits a training row, a line the bits of weights.
 
     Every seed a dot, medians joined. The legend has where the median first crosses the goal, on the
@@ -26,12 +30,13 @@ def memorised(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         {
             "bits": numbers(table, "quantizer.weight.bits"),
             "seed": table["seed"],
+            "run_id": table["run_id"],
             "parameters/row": numbers(table, "cost/parameters") / rows,
             "bits/row": numbers(table, "cost/bits") / rows,
             "fitted": numbers(table, "train/accuracy"),
         }
     ).dropna()
-    figure, axes = panels(2, sharey=True)
+    figure, axes = panels(sheet, 2, sharey=True)
     widths = sorted(tidy["bits"].unique())
     tones = sns.color_palette("viridis", len(widths))
     for bits, colour in zip(widths, tones, strict=True):
@@ -54,12 +59,8 @@ def memorised(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         axis.xaxis.set_minor_formatter(NullFormatter())
     axes[1].axvline(math.log2(10), color="0.5", lw=0.8, ls="-.", label="log2(10): a label's own")
     axes[0].set_ylabel("random labels fitted")
-    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
-    handles, labels = (a + b for a, b in zip(*(x.get_legend_handles_labels() for x in axes),
-                                             strict=True))  # fmt: skip
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False,
-                  title=f"a training row, where the median crosses {GOAL:.0%}",
-                  title_fontsize=7)  # fmt: skip
+    percent(axes[0].yaxis)
+    legend(figure, *axes, title=f"a training row, where the median crosses {GOAL:.0%}")
     return figure, tidy
 
 

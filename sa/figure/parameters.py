@@ -4,10 +4,9 @@ from itertools import product
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import need, numbers, panels
+from sa.figure._axis import legend, percent
+from sa.figure._paper import Canvas, Sheet, kind, need, numbers, panels
 
 FITTED = 0.999
 """Training accuracy from which the median network of a size counts as interpolating."""
@@ -21,7 +20,8 @@ SIZES = {
 """What a size may be told in, where the runs were priced (analysis=cost)."""
 
 
-def parameters(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind("parameters", told="dots: every seed; lines: medians over seeds")
+def parameters(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Loss and accuracy of both splits and their absolute gap against size, every seed a dot.
 
     A column a way to tell it: parameters, and where they were counted MACs and bits. Medians are
@@ -30,16 +30,16 @@ def parameters(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     need(table, "parameters", "train/loss", "test/loss")
     ends = [e for e in ("loss", "accuracy") if f"test/{e}" in table]
     sizes = [x for x in SIZES if numbers(table, x).notna().any()]
-    tidy = table[["seed", *sizes]].astype(float)
+    tidy = table[["seed", *sizes]].astype(float).assign(run_id=table["run_id"])
     for end in ends:
         for split in ("train", "test"):
             tidy[f"{split}/{end}"] = numbers(table, f"{split}/{end}")
         tidy[f"gap/{end}"] = (tidy[f"test/{end}"] - tidy[f"train/{end}"]).abs()
     tidy = tidy.dropna()
-    figure, axes = panels(len(ends) * len(sizes))
+    figure, axes = panels(sheet, len(ends) * len(sizes))
     colours = sns.color_palette("colorblind")
     for axis, (end, size) in zip(axes, product(ends, sizes), strict=True):
-        middle = tidy.groupby(size).median()
+        middle = tidy.groupby(size).median(numeric_only=True)
         for split, colour, line in zip(("train", "test", "gap"), colours, "--:", strict=False):
             column = f"{split}/{end}"
             axis.plot(tidy[size], tidy[column], ".", ms=3, color=colour, alpha=0.5)
@@ -56,7 +56,6 @@ def parameters(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             positive = (tidy[["train/loss", "test/loss"]] > 0).all().all()
             axis.set_yscale("log" if positive else "linear")
         else:
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+            percent(axis.yaxis)
+    legend(figure, *axes)
     return figure, tidy

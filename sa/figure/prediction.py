@@ -1,22 +1,22 @@
 """Whether figures of one step order estimators as a training does."""
 
 import pandas as pd
-import seaborn as sns
-from matplotlib.figure import Figure
 
-from sa import ranking
-from sa.figure._paper import PANEL, activations, need
+from sa import names, ranking
+from sa.figure._label import activations
+from sa.figure._paper import PANEL, Canvas, Sheet, hues, kind, need
 
 
-def prediction(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind("label", "activation", told="a point an estimator, means over seeds; τ over estimators")
+def prediction(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Final loss of a short training against each figure of one step, with Kendall's tau."""
     need(table, ranking.TRUTH)
     rows = ranking.means(table)
-    tidy = ranking.judged(rows)
+    judged = ranking.judged(rows)
     kept = [(c, n) for c, n in ranking.ONE_STEP.items() if c in rows and rows[c].notna().any()]
-    figure = Figure(figsize=(0.62 * PANEL * max(2, len(kept)), 0.9 * PANEL), dpi=200)
+    figure = sheet(0.72 * PANEL * max(2, len(kept)), 0.9 * PANEL)
     axes = figure.subplots(1, max(1, len(kept)), squeeze=False, sharey=True)[0]
-    colours = dict(zip(activations(rows), sns.color_palette("colorblind"), strict=False))
+    colours = hues(activations(rows))
     for axis, (column, name) in zip(axes, kept, strict=False):
         for activation, colour in colours.items():
             mine = rows[rows["activation"] == activation]
@@ -26,5 +26,18 @@ def prediction(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                       alpha=0.8, label=f"{activation}{tau}")  # fmt: skip
         axis.set_xlabel(name)
         axis.legend(frameon=False, fontsize=6, handletextpad=0.1)
-    axes[0].set_ylabel("loss after training / loss before")
-    return figure, tidy
+        axis.locator_params(axis="x", nbins=5)
+    axes[0].set_ylabel(names.words(ranking.TRUTH))
+    return figure, _points(rows, judged)
+
+
+def _points(rows: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
+    """A row an estimator, activation and figure of one step, with how well that figure orders."""
+    found = []
+    for column, name in ranking.ONE_STEP.items():
+        if column in rows and rows[column].notna().any():
+            keys = rows[["activation", "label", "runs"]]
+            found.append(keys.assign(figure=name, value=rows[column], truth=rows[ranking.TRUTH]))
+    long = pd.concat(found, ignore_index=True) if found else rows[["activation", "label", "runs"]]
+    on = [c for c in ("activation", "figure") if c in judged and c in long]
+    return long.merge(judged, on=on, how="left") if on else long

@@ -5,14 +5,19 @@ from typing import Any
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
-from sa.figure._paper import PANEL, need
+from sa.figure._axis import legend
+from sa.figure._paper import PANEL, Canvas, Sheet, hues, kind, need
 
 KEY = re.compile(r"quant_error/(.+)/sqnr")
 
 
-def quant_error(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+def _quantizers(table: pd.DataFrame) -> pd.Series:
+    return pd.Series([_named(row) for _, row in table.iterrows()], table.index)
+
+
+@kind(_quantizers, told="bars: means over seeds; whiskers: least to most")
+def quant_error(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """A row a tensor, a colour a quantizer: SQNR, clipping's share of the error, bits needed.
 
     Means over runs, and for the bits needed over channels, with their range.
@@ -22,6 +27,7 @@ def quant_error(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     tidy = pd.DataFrame(
         {
             "tensor": tensor, "quantizer": _named(row), "seed": row.get("seed"),
+            "run_id": row["run_id"],
             "sqnr": row[column], "clipping": row[f"quant_error/{tensor}/clipping"],
             "bits": row[f"quant_error/{tensor}/bits"],
             "levels": row[f"quant_error/{tensor}/levels"],
@@ -33,10 +39,10 @@ def quant_error(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     )  # fmt: skip
     tensors = [t for t in columns if t in set(tidy["tensor"])]
     height = 1.3 + 0.22 * len(tensors) * tidy["quantizer"].nunique() ** 0.5
-    figure = Figure(figsize=(2.6 * PANEL, height), dpi=200)
+    figure = sheet(2.6 * PANEL, height)
     axes = figure.subplots(1, 3, sharey=True)
     style: dict[str, Any] = {"y": "tensor", "hue": "quantizer", "order": tensors, "orient": "h"}
-    style |= {"palette": sns.color_palette("colorblind", tidy["quantizer"].nunique())}
+    style |= {"palette": hues(list(dict.fromkeys(tidy["quantizer"])))}
     shown = {
         "sqnr": "SQNR (dB)",
         "clipping": "clipping's share of the error",
@@ -48,11 +54,13 @@ def quant_error(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         sns.barplot(long, x=column, ax=axis, errorbar=("pi", 100), err_kws={"lw": 0.8}, **style)
         axis.set(xlabel=label, ylabel="")
     axes[1].set_xlim(0, 1)
-    handles, labels = axes[0].get_legend_handles_labels()
+    handles, names = axes[0].get_legend_handles_labels()
+    for handle, name in zip(handles, names, strict=True):
+        handle.set_label(name)
     for axis in axes:
         if axis.get_legend():
             axis.get_legend().remove()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    legend(figure, handles=handles)
     return figure, tidy
 
 

@@ -6,16 +6,30 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from sa.figure._paper import PANEL, legend, need, numbers, shade_null
+from sa import names
+from sa.figure._axis import common, legend, other, percent, shade_null, stack
+from sa.figure._paper import MEANS, PANEL, Canvas, Sheet, hues, kind, need, numbers
 
 _NORMALISER = "quantizer.activation.normaliser"
-_PLAIN = ("0.15", "0.5")  # estimators that do not sample
 
 
-def rounding(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+def _line(table: pd.DataFrame) -> pd.Series:
+    sampling = numbers(table, "flip_rate").notna()
+    line: pd.Series = table[_NORMALISER].where(sampling, table["label"])
+    return line
+
+
+def _samples(table: pd.DataFrame) -> pd.Series:
+    return numbers(table, "estimator.samples").where(numbers(table, "flip_rate").notna())
+
+
+def _rows(table: pd.DataFrame) -> pd.Series:
+    return numbers(table, "batch_size").fillna(numbers(table, "dataset.n"))
+
+
+@kind(_line, _samples, _rows, told=MEANS)
+def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """A row a batch size: decrease by step length, best decrease by samples, signs flipped.
 
     A line a normaliser, estimators that do not sample in grey; means over seeds, held out dashed;
@@ -24,12 +38,11 @@ def rounding(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     need(table, _NORMALISER, "value", "descent/lr", "descent/decrease")
     tidy = _tidy(table[table["descent/lr"].notna()].reset_index(drop=True))
     sampling = tidy["samples"].notna()
-    tones: dict[str, Any] = dict(
-        zip(tidy["line"][sampling].unique(), sns.color_palette("colorblind"), strict=False)
-    )
-    tones |= dict(zip(tidy["line"][~sampling].unique(), _PLAIN, strict=False))
+    tones: dict[str, Any] = hues(list(tidy["line"][sampling].unique()))
+    plain = list(tidy["line"][~sampling].unique())
+    tones |= dict(zip(plain, sns.color_palette("Greys_d", len(plain))[::-1], strict=True))
     sizes = sorted(tidy["rows"].unique(), reverse=True)
-    figure = Figure(figsize=(2.1 * PANEL, 0.72 * PANEL * len(sizes) + 0.4), dpi=200)
+    figure = sheet(2.1 * PANEL, 0.72 * PANEL * len(sizes) + 0.4)
     axes = figure.subplots(len(sizes), 3, squeeze=False, width_ratios=[1.4, 1, 0.8])
     for (curve, best, flipped), size in zip(axes, sizes, strict=True):
         here = tidy[tidy["rows"] == size]
@@ -44,36 +57,44 @@ def rounding(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                 flipped.bar(line, rate, color=tone)
                 flipped.text(line, rate, f"{100 * rate:.0f}", ha="center", va="bottom", fontsize=6)
         for axis in (curve, best):
-            shade_null(axis, axis.get_xlim(), [here["null_best"].mean()] * 2)
+            if here["null_least"].notna().any():
+                low, high = here["null_least"].min(), here["null_most"].max()
+                told = "best of random directions, least to most"
+                shade_null(axis, axis.get_xlim(), [low] * 2, [high] * 2, told)
         runs = here.groupby(["line", "samples", "seed"], dropna=False)["decrease"].max()
         top = max(runs.max(), 1e-4)
         curve.set(xscale="log", ylim=(-0.5 * top, 1.15 * top), title=f"{size:g} rows")
         curve.set(xlabel=r"step length $\eta$ (direction of unit norm)")
-        curve.set_ylabel("loss decrease / loss")
-        best.set(xlabel="averaged samples", ylabel="best decrease / loss")
+        curve.set_ylabel(names.DECREASE)
+        best.set(xlabel="averaged samples", ylabel=names.words("descent/best").removesuffix(" (%)"))
         flipped.set(ylabel="signs flipped by sampling", ylim=(0, 0.5))
         flipped.tick_params(axis="x", rotation=35)
         for axis in (curve, best, flipped):
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
+            percent(axis.yaxis)
             axis.axhline(0, color="0.4", lw=0.6)
-    legend(figure, axes[0][0], "held out")
+    other(axes[0][0], "--", "held out")
+    legend(figure, *axes[:, 0])
     return figure, tidy
 
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:
     """A row a run and step length."""
-    samples, flips = numbers(table, "estimator.samples"), numbers(table, "flip_rate")
-    rows = numbers(table, "batch_size").fillna(numbers(table, "dataset.n"))
-    null = numbers(table, "descent/null_best") / numbers(table, "value")
+    lines, samples, rows = _line(table), _samples(table), _rows(table)
+    flips, value = numbers(table, "flip_rate"), numbers(table, "value")
+    ends = ("least", "most")
+    null = {
+        e: numbers(table, k if (k := f"descent/null_best_{e}") in table else "descent/null_best")
+        / value
+        for e in ends
+    }
     held = table.get("descent/decrease_heldout", table["descent/decrease"])
     found = []
     for i in range(len(table)):
         run = table.iloc[i]
         curve = {"decrease": run["descent/decrease"], "heldout": held[i]}
         curve = {k: np.asarray(v, dtype=float) / run["value"] for k, v in curve.items()}
-        line = run["label"] if np.isnan(flips[i]) else run[_NORMALISER]
-        mine = {"line": line, "samples": samples[i] if line != run["label"] else np.nan}
-        mine |= {"rows": rows[i], "flip_rate": flips[i], "null_best": null[i]}
+        mine = {"line": lines[i], "samples": samples[i], "rows": rows[i], "flip_rate": flips[i]}
+        mine |= {f"null_{e}": null[e][i] for e in ends} | {"run_id": run["run_id"]}
         found.append(
             pd.DataFrame({"lr": run["descent/lr"], **curve}).assign(seed=run["seed"], **mine)
         )
@@ -83,10 +104,10 @@ def _tidy(table: pd.DataFrame) -> pd.DataFrame:
 def _curve(axis: Axes, mine: pd.DataFrame, line: str, tone: Any) -> None:
     """Decrease against step length, with the most samples there are."""
     most = mine[mine["samples"].isna() | (mine["samples"] == mine["samples"].max())]
-    grid = np.geomspace(most["lr"].min(), most["lr"].max(), 80)
-    seeds = [g for _, g in most.groupby("seed")]
+    seeds = [g for _, g in most.groupby("run_id")]
+    grid = common(seeds)
     for column, style in (("decrease", "-"), ("heldout", "--")):
-        on = np.stack([np.interp(grid, g["lr"], g[column]) for g in seeds])
+        on = stack(seeds, grid, column)
         axis.plot(grid, on.mean(0), style, color=tone, label=line if style == "-" else None)
         if style == "-":
             axis.fill_between(grid, on.min(0), on.max(0), color=tone, alpha=0.12, lw=0)

@@ -3,17 +3,17 @@
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from sa.figure._paper import PANEL, need, numbers
+from sa.figure._paper import PANEL, Canvas, Sheet, kind, need, numbers
 
 PROXIES = {"gradient": "g·d", "curvature": "tr H |d|²/2n", "taylor": "their sum", "error": "|d|²"}
 WAYS = ("even", "greedy", "ilp", "anneal")
 AT = "sensitivity_bits/"
 
 
-def sensitivity_bits(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind(told="lines: means over seeds; bands: least to most over seeds; τ: mean over seeds")
+def sensitivity_bits(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Rise of the loss against bits, a line a layer; proxies against it; allocations' losses.
 
     Means over runs with their range as a band; taus are means over runs.
@@ -21,7 +21,7 @@ def sensitivity_bits(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     need(table, f"{AT}layers", f"{AT}bits")
     table = table[table[f"{AT}layers"].notna()]
     tidy = pd.concat([_points(row) for _, row in table.iterrows()], ignore_index=True)
-    figure = Figure(figsize=(2.9 * PANEL, 3.3), dpi=200)
+    figure = sheet(2.9 * PANEL, 3.3)
     left, middle, right = figure.subplots(1, 3)
     layers = list(dict.fromkeys(tidy["layer"]))
     for layer, colour in zip(layers, sns.color_palette("viridis", len(layers)), strict=True):
@@ -70,5 +70,7 @@ def _points(row: pd.Series) -> pd.DataFrame:
         columns = {p: row[f"{AT}{layer}/{p}"] for p in kept}
         rise = np.asarray(row[f"{AT}{layer}/loss"], float) - row[f"{AT}base"]
         columns |= {"bits": row[f"{AT}bits"], "rise": rise}
-        out.append(pd.DataFrame(columns).assign(layer=layer, seed=row.get("seed")))
+        out.append(
+            pd.DataFrame(columns).assign(layer=layer, seed=row.get("seed"), run_id=row["run_id"])
+        )
     return pd.concat(out)

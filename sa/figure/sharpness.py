@@ -5,12 +5,16 @@ from typing import Any
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from sa.figure._paper import PANEL, need, numbers, steps
+from sa.figure._paper import MEDIANS, PANEL, Canvas, Sheet, kind, need, numbers, steps
 
 
-def sharpness(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind(
+    "optimizer.lr",
+    "model._target_",
+    told=MEDIANS,
+)
+def sharpness(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """lambda_1 ... lambda_k over steps and the edge m/rate (dashed), a column a rate; losses below.
 
     Where the gap behind lambda_k is known, lambda_{k+1} is grey.
@@ -22,7 +26,7 @@ def sharpness(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     rows = steps(table)
     tidy = pd.concat([_steps(run, rows(run)) for _, run in known.iterrows()], ignore_index=True)
     there = known[["model", "lr"]].drop_duplicates().sort_values(["model", "lr"]).values.tolist()
-    figure = Figure(figsize=(max(4.2, 0.8 * PANEL * len(there)), 4.2), dpi=200)
+    figure = sheet(max(4.2, 0.8 * PANEL * len(there)), 4.2)
     axes = figure.subplots(2, len(there), sharex=True, squeeze=False, height_ratios=[3, 2])
     for low in axes[1][1:]:
         low.sharey(axes[1][0])
@@ -64,7 +68,7 @@ def _steps(run: pd.Series, rows: pd.DataFrame) -> pd.DataFrame:
     told = rows[["step", "loss", *known]].rename(columns=known)
     if "curvature/gap" in rows:
         told["next"] = told[f"lambda_{len(known) - ('edge' in told)}"] / rows["curvature/gap"]
-    return told.assign(model=run["model"], lr=run["lr"], seed=run["seed"])
+    return told.assign(model=run["model"], lr=run["lr"], seed=run["seed"], run_id=run["run_id"])
 
 
 def _wanted(column: str) -> bool:

@@ -1,11 +1,10 @@
 """Trainings as paths in the plane of their principal components."""
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from sa.figure._paper import PANEL, need
+from sa.figure._axis import legend, other
+from sa.figure._paper import PANEL, Canvas, Sheet, hues, kind, need
 
 VIEWS = {
     "joint": "all points together",
@@ -17,18 +16,17 @@ CONTROLS = {"joint": "walk", "centred": "walk centred", "own": "walk own"}
 """The random walks that a view is compared with."""
 
 
-def trajectories(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind(told="")
+def trajectories(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """A row a scope (whole model, layer), a column a view; explained shares on axes and inset.
 
     In the inset the bars are the components' shares, the dots those of random walks.
     """
     need(table, "what", "scope", "view")
     scopes = list(dict.fromkeys(table["scope"]))
-    figure = Figure(figsize=(1.8 * PANEL, 0.52 * PANEL * len(scopes) + 0.3), dpi=200)
+    figure = sheet(1.8 * PANEL, 0.52 * PANEL * len(scopes) + 0.3)
     axes = figure.subplots(len(scopes), len(VIEWS), squeeze=False)
-    colours = dict(
-        zip(table["run"].dropna().unique(), sns.color_palette("colorblind", 10) * 9, strict=False)
-    )
+    colours = hues(list(table["run"].dropna().unique()))
     for across, scope in zip(axes, scopes, strict=True):
         for axis, (view, title) in zip(across, VIEWS.items(), strict=True):
             here = table[(table["scope"] == scope) & (table["view"] == view)]
@@ -43,8 +41,9 @@ def trajectories(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     axes[0][0].plot([], [], ".", ms=4, color="0.5", label="start")
     axes[0][0].plot([], [], "o", ms=2.5, color="0.2", label="end")
     axes[0][0].plot([], [], ".", ms=4, color="C3", label="shares of random walks")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    for run, colour in colours.items():
+        other(axes[0][0], "-", str(run), color=colour)
+    legend(figure, axes[0][0])
     return figure, table
 
 

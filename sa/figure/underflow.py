@@ -3,23 +3,28 @@
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
-from sa.figure._paper import history, legend, need, panels, references
+from sa.figure._axis import legend, other
+from sa.figure._paper import MEANS, Canvas, Sheet, history, kind, need, panels, references
 
 
-def underflow(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind(
+    "stored.bits",
+    "stored.rounding",
+    told=MEANS,
+)
+def underflow(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Root mean square distance to what is averaged, over steps, by bits and rounding.
 
     Of runs of dim coordinates on (x - x')^2/2. Mean over seeds with their range; dotted: where it
     rests by the closed form, the middle of what the expectation ``<rounding>_<bits>_...`` allows.
     """
     need(table, "dim", "stored.bits", "stored.rounding")
-    kept = ["stored.bits", "stored.rounding", "dim", "seed"]
+    kept = ["stored.bits", "stored.rounding", "dim", "seed", "run_id"]
     tidy = history(table, kept, "loss").rename(columns=lambda c: c.removeprefix("stored."))
     tidy["distance"] = np.sqrt(2 * tidy["loss"] / tidy["dim"])
     rests = {tuple(k.split("_")[:2]): v for k, v in references(table).items()}
-    figure, axes = panels(2, sharey=True)
+    figure, axes = panels(sheet, 2, sharey=True)
     bits = sorted(tidy["bits"].unique())
     tones = dict(zip(bits, sns.color_palette("viridis", len(bits)), strict=True))
     for axis, rounding in zip(axes, ("nearest", "stochastic"), strict=True):
@@ -34,7 +39,9 @@ def underflow(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                 axis.axhline(rest, color=tones[b], ls=":", lw=1)
         axis.set(yscale="log", xlabel="step", title=f"rounded {_WORDS[rounding]}")
     axes[0].set_ylabel("distance of the average\nto its target (rms)")
-    legend(figure, axes[0], "at rest, closed form", ":")
+    if rests:
+        other(axes[0], ":", "at rest, closed form", lw=1)
+    legend(figure, *axes)
     return figure, tidy
 
 

@@ -2,13 +2,14 @@
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
-from sa import ranking
-from sa.figure._paper import activations, need
+from sa import names, ranking
+from sa.figure._label import activations, reference
+from sa.figure._paper import Canvas, Sheet, kind, need
 
 
-def variants(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+@kind("label", "activation", told="cells: means over seeds")
+def variants(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Every estimator by every activation: what one step says, and a short training.
 
     Means over seeds, estimators in the order of their mean final loss; the tidy table is the
@@ -17,15 +18,25 @@ def variants(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     need(table, ranking.TRUTH)
     tidy = ranking.means(table)
     shown = {
-        "alignment/cosine": ("cosine to CDG", "viridis", 0.0, 1.0),
-        "efficiency/at_evals/heldout": ("held-out decrease,\nequal evals", "viridis", 0.0, None),
+        "alignment/cosine": (
+            names.words("alignment/cosine", reference(table)),
+            "viridis",
+            0.0,
+            1.0,
+        ),
+        "efficiency/at_evals/heldout": (
+            "held-out relative\ndecrease, equal evals",
+            "viridis",
+            0.0,
+            None,
+        ),
         ranking.TRUTH: ("loss after training\n/ loss before", "viridis_r", None, 1.0),
     }
     shown = {k: v for k, v in shown.items() if k in tidy}
     order = ranking.order(tidy)
     columns = activations(tidy)
     height = 1.2 + 0.17 * len(order)
-    figure = Figure(figsize=(2.6 + 0.62 * len(columns) * len(shown), height), dpi=200)
+    figure = sheet(2.6 + 0.62 * max(2, len(columns)) * len(shown), height)
     axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axis, (column, (title, colours, low, high)) in zip(axes, shown.items(), strict=True):
         grid = tidy.pivot(index="label", columns="activation", values=column)
