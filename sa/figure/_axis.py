@@ -1,6 +1,5 @@
 """Axes, bands and legends that figures share."""
 
-import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import Formatter, NullFormatter, NullLocator
 
 from sa.figure._paper import Canvas
@@ -67,14 +68,16 @@ class Percent(Formatter):
         self._decimals = 0
 
     def set_locs(self, locs: Any) -> None:
-        """Choose the decimals from the distance of the ticks."""
-        gaps = np.diff(np.unique(np.round(np.asarray(locs, float), 15)))
-        least = 100 * float(gaps[gaps > 0].min()) if (gaps > 0).any() else 1.0
-        self._decimals = max(0, math.ceil(-math.log10(least) - 1e-9))
+        """Choose the decimals, so that no tick is rounded by a tenth of their distance."""
+        ticks = 100 * np.asarray(locs, float)
+        gaps = np.diff(np.unique(ticks))
+        least = float(gaps[gaps > 1e-12].min()) if (gaps > 1e-12).any() else 1.0
+        fit = (d for d in range(12) if np.abs(ticks - ticks.round(d)).max(initial=0.0) < least / 10)
+        self._decimals = next(fit, 12)
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         """The tick at x, a share."""
-        told = f"{100 * x:.{self._decimals}f}" if self._decimals <= 5 else f"{100 * x:.3g}"
+        told = f"{100 * x:.{self._decimals}f}" if self._decimals <= 6 else f"{100 * x:.3g}"
         return f"{told.lstrip('-')} %" if float(told) == 0 else f"{told} %"
 
 
@@ -86,8 +89,15 @@ def percent(*axes: Axis) -> None:
 
 def columns(figure: Canvas, labels: Sequence[str], most: int) -> int:
     """How many columns of a legend with these labels fit below a figure, 1 to ``most``."""
-    inches = 0.5 + 0.052 * max((len(x) for x in labels), default=0)
-    return max(1, min(most, int(_width(figure) / inches)))
+    widest = max((_inches(x) for x in labels), default=0.0)
+    return max(1, min(most, int((_width(figure) - 0.1) / (widest + 0.5))))
+
+
+def _inches(text: str) -> float:
+    """The width of a text in a legend."""
+    size = FontProperties(size=7)
+    lines = [TextPath((0, 0), x, prop=size).get_extents().width for x in text.split("\n") if x]
+    return max(map(float, lines), default=0.0) / 72
 
 
 def _width(figure: Canvas) -> float:
@@ -106,9 +116,9 @@ def legend(figure: Canvas, *axes: Axes, title: str = "", handles: Sequence[Any] 
     found |= {h.get_label(): h for h in handles}
     if not found:
         return
-    room = int((_width(figure) - 0.6) / 0.052)
+    room = int((_width(figure) - 0.6) / 0.062)
     labels = ["\n".join(textwrap.wrap(x, room)) for x in found]
-    side = columns(figure, [max(x.split("\n"), key=len) for x in labels], 6)
+    side = columns(figure, labels, 6)
     figure.legend(
         list(found.values()), labels, loc="outside lower center", ncols=side, frameon=False,
         title=title, title_fontsize=6.5,

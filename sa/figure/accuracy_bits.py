@@ -34,16 +34,17 @@ def accuracy_bits(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
         mine = tidy[tidy["activations"] == bits].groupby("weights")["accuracy"]
         got = mine.agg(["mean", "min", "max"])
         x = [at[b] for b in got.index]
-        lines.plot(x, got["mean"], "o-", ms=3, color=tone, label=f"{bits:g}")
+        lines.plot(x, got["mean"], "o-", ms=3, color=tone, label=f"{bits:.3g}")
         lines.fill_between(x, got["min"], got["max"], color=tone, alpha=0.15, lw=0)
     lines.set_xticks(range(len(weights)), [f"{b:g}" for b in weights])
     lines.set(xlabel="bits of weights", ylabel="test accuracy")
     percent(lines.yaxis)
     lines.legend(title="bits of\nactivations", frameon=False, title_fontsize=7)
     both = tidy.pivot_table(index="activations", columns="weights", values="accuracy") * 100
-    both.index, both.columns = ([f"{v:g}" for v in k] for k in (both.index, both.columns))
+    both.index, both.columns = ([f"{v:.3g}" for v in k] for k in (both.index, both.columns))
     sns.heatmap(both, ax=grid, cmap="viridis", annot=True, fmt=".1f", annot_kws={"size": 6.5},
                 cbar=False, linewidths=0.3)  # fmt: skip
     grid.set(xlabel="bits of weights", ylabel="bits of activations", title="test accuracy, %")
+    grid.tick_params(rotation=0)
     grid.invert_yaxis()
     return figure, tidy

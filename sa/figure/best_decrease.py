@@ -7,7 +7,7 @@ from sa.figure._axis import beside, horizontal, legend, other, percent, shade_nu
 from sa.figure._paper import POINTS, Canvas, Sheet, kind, need, numbers, palette, panels
 
 
-@kind("label", "x", told=POINTS)
+@kind("label", "x", told=f"{POINTS}; grey: random directions, least to most")
 def best_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Best relative decrease against x, held out hollow and dashed.
 
@@ -17,10 +17,7 @@ def best_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
     value = numbers(table, "value")
     relative = {k: numbers(table, f"descent/{k}") / value for k in ("best", "best_heldout")}
     for end in ("least", "most"):
-        told = f"descent/null_best_{end}" in table
-        relative[f"null_{end}"] = numbers(
-            table, f"descent/null_best_{end}" if told else "descent/null_best"
-        ).div(value)
+        relative[f"null_{end}"] = numbers(table, f"descent/null_best_{end}") / value
     kept = [k for k in ("dim", "x", "seed", "label", "run_id") if k in table]
     tidy = table[kept].assign(**relative)
     colours = palette(tidy["label"])
@@ -41,7 +38,7 @@ def best_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
     null = pd.DataFrame(
         {"least": each["null_least"].min(), "most": each["null_most"].max()}
     ).dropna()
-    shade_null(axis, null.index, null["least"], null["most"], "random directions, least to most")
+    shade_null(axis, null.index, null["least"], null["most"], "random directions")
     axis.axhline(0, color="0.4", lw=0.6)
     horizontal(axis, table)
     axis.set_ylabel(names.words("descent/best").removesuffix(" (%)"))

@@ -59,7 +59,7 @@ def cosine_layers(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
             annot_kws={"size": 6}, cbar=False, linewidths=0.5,
         )  # fmt: skip
         axis.set(xlabel="layer", ylabel="", title=f"cosine to {reference(table, one)}")
-        axis.tick_params(length=0)
+        axis.tick_params(length=0, rotation=0)
     return figure, tidy
 
 

@@ -96,7 +96,7 @@ def _kind(name: str) -> Kind:
 
 def _named(kind: Kind, table: pd.DataFrame, other: bool) -> pd.DataFrame:
     """The table with what its kind draws by, and with ``part``, what the kind leaves out."""
-    named = table.reset_index(drop=True)
+    named = table.reset_index(drop=True).copy()  # of one piece: columns follow
     if not other:
         named = prepared(named)
         if "run_id" not in named:

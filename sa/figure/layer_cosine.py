@@ -19,7 +19,7 @@ def layer_cosine(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFram
     """
     need(table, "moving", "estimator.epsilon", "alignment/cosine")
     table = table[table["estimator.epsilon"].notna()]
-    weights = table.get("quantizer.weight._target_", pd.Series("weights", index=table.index))
+    weights = table.get("quantizer.weight._target_", pd.Series("", index=table.index))
     tidy = table[["moving", "seed", "run_id"]].assign(
         weights=weights.str.split(".").str[-1].replace("Identity", "full-precision"),
         epsilon=numbers(table, "estimator.epsilon"),
@@ -38,7 +38,9 @@ def layer_cosine(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFram
             axis.errorbar(got.index, got["mean"], reach, fmt="o-", ms=3, color=colour, label=name)
             level(axis, here["dead"].mean(), ":", color=colour)
         axis.axhline(0, color="0.4", lw=0.6)
-        axis.set(xscale="log", title=f"{one} weights", xlabel="eps", ylim=(-0.1, 1.05))
+        axis.set(
+            xscale="log", title=f"{one} weights" if one else "", xlabel="eps", ylim=(-0.1, 1.05)
+        )
     axes[0].set_ylabel(names.words("alignment/cosine", reference(table)))
     if tidy["dead"].notna().any():
         other(axes[0], ":", "share of differences that are 0")

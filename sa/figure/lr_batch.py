@@ -42,7 +42,7 @@ def lr_batch(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
             )  # fmt: skip
             axis.set_xticklabels([f"{v:g}" for v in lrs], rotation=0)
             axis.set(xlabel="", ylabel="", title=f"{b:g} bits, {_WORDS[rounding]}")
-            axis.tick_params(length=0)
+            axis.tick_params(length=0, rotation=0)
         row[0].set_ylabel("rows a step")
     for axis in axes[-1]:
         axis.set_xlabel("learning rate")

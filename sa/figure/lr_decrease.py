@@ -15,7 +15,7 @@ from sa.figure._paper import MEANS, Canvas, Sheet, kind, need, palette, panels
 CURVES = ("decrease", "decrease_heldout", "null_least", "null_most")
 
 
-@kind("label", "facet", told=MEANS)
+@kind("label", "facet", told=f"{MEANS}; grey: random directions, least to most")
 def lr_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Relative loss decrease against step length: a panel a dim or layer, a line an estimator.
 
@@ -63,11 +63,12 @@ def _limits(tidy: pd.DataFrame) -> tuple[float, float]:
     """What the panels show: of every run its lines up to the best step, and as much below 0."""
     best = tidy.groupby("run_id")["decrease"].transform("max")
     at = tidy["lr"].where(tidy["decrease"] == best).groupby(tidy["run_id"]).transform("min")
-    early = tidy.loc[tidy["lr"] <= at, ["decrease", "decrease_heldout"]]
-    top = float(np.nanmax(tidy[["decrease", "decrease_heldout"]].to_numpy(), initial=0.0))
+    early = tidy.loc[tidy["lr"] <= at, ["decrease", "decrease_heldout", "null_least"]]
+    gains = tidy[["decrease", "decrease_heldout", "null_most"]]
+    top = float(np.nanmax(gains.to_numpy(), initial=0.0))
     least = float(np.nanmin(early.to_numpy(), initial=0.0))
     top = top or -least or 1.0
-    return max(1.15 * least, -2 * top) - 0.3 * top, 1.1 * top
+    return max(1.15 * least, -top) - 0.2 * top, 1.1 * top
 
 
 def _lines(axis: Axes, runs: Sequence[pd.DataFrame], label: str, colour: Any, floor: float) -> None:
@@ -90,4 +91,4 @@ def _null(axis: Axes, runs: Sequence[pd.DataFrame]) -> None:
     if runs:
         grid = common(runs)
         low, high = stack(runs, grid, "null_least").min(0), stack(runs, grid, "null_most").max(0)
-        shade_null(axis, grid, low, high, "random directions, least to most")
+        shade_null(axis, grid, low, high, "random directions")

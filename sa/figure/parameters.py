@@ -48,7 +48,8 @@ def parameters(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]
         hits = middle["train/accuracy"] if "accuracy" in ends else middle["train/loss"] * 0
         fitted = middle.index[hits >= FITTED]
         if len(fitted):
-            told = f"interpolates from {fitted[0]:,.0f} {size} (training error <= {1 - FITTED:.1%})"
+            told = f"interpolates from {fitted[0]:,.0f} {SIZES[size]}"
+            told += f" (training error <= {1 - FITTED:.1%})"
             axis.axvline(fitted[0], color="0.5", lw=0.8, ls="-.", label=told)
         axis.set(xscale="log", xlabel=SIZES[size], ylabel=end)
         if end == "loss":

@@ -1,12 +1,13 @@
 """What networks fit of spoilt training sets, and what that is worth."""
 
-import textwrap
+from collections.abc import Sequence
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 
 from sa.figure._axis import legend, percent
-from sa.figure._paper import Canvas, Sheet, kind, need, numbers, panels
+from sa.figure._paper import PANEL, Canvas, Sheet, kind, need, numbers
 
 SHOWN = {
     "train/accuracy": "train",
@@ -30,7 +31,7 @@ def random_labels(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
     kinds = list(dict.fromkeys(tidy["kind"]))
     tidy["steps"] = numbers(table, "step")
     tidy["reached"] = table.get("stopped", pd.Series("steps", table.index)) != "steps"
-    figure, (axis, took) = panels(sheet, 2)
+    figure, (axis, took) = _two(sheet, kinds)
     width = 0.8 / len(kept)
     tones = sns.color_palette("colorblind")
     for at, ((column, name), colour) in enumerate(zip(kept.items(), tones, strict=False)):
@@ -47,9 +48,10 @@ def random_labels(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
         mine = tidy[tidy["kind"] == one].dropna(subset="steps")
         fill = ["0.2" if there else "none" for there in mine["reached"]]
         took.scatter([x] * len(mine), mine["steps"], c=fill, edgecolors="0.2", s=16)
-    short = ["\n".join(textwrap.wrap(k.removeprefix("dataset.corruption="), 20)) for k in kinds]
+    short = [k.removeprefix("dataset.corruption=") for k in kinds]
     for one in (axis, took):
-        one.set_xticks(range(len(kinds)), short, rotation=20, ha="right", fontsize=6.5)
+        one.set_xticks(range(len(kinds)), short, rotation=30, ha="right", fontsize=6.5,
+                       rotation_mode="anchor")  # fmt: skip
     took.set(ylabel="steps to the goal (open: not reached)")
     if tidy["steps"].min() > 0:
         took.set_yscale("log")
@@ -57,3 +59,10 @@ def random_labels(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
     percent(axis.yaxis)
     legend(figure, axis)
     return figure, tidy
+
+
+def _two(sheet: Sheet, kinds: Sequence[str]) -> tuple[Canvas, tuple[Axes, Axes]]:
+    """Two panels, as wide as their bars and as high as the names below them need."""
+    figure = sheet(max(2 * PANEL, 0.9 * len(kinds)), 2.6 + 0.03 * max(map(len, kinds)))
+    left, right = figure.subplots(1, 2)
+    return figure, (left, right)

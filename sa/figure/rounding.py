@@ -28,7 +28,7 @@ def _rows(table: pd.DataFrame) -> pd.Series:
     return numbers(table, "batch_size").fillna(numbers(table, "dataset.n"))
 
 
-@kind(_line, _samples, _rows, told=MEANS)
+@kind(_line, _samples, _rows, told=f"{MEANS}; grey: the best of random directions, least to most")
 def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """A row a batch size: decrease by step length, best decrease by samples, signs flipped.
 
@@ -59,13 +59,15 @@ def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
         for axis in (curve, best):
             if here["null_least"].notna().any():
                 low, high = here["null_least"].min(), here["null_most"].max()
-                told = "best of random directions, least to most"
+                told = "best of random directions"
                 shade_null(axis, axis.get_xlim(), [low] * 2, [high] * 2, told)
         runs = here.groupby(["line", "samples", "seed"], dropna=False)["decrease"].max()
         top = max(runs.max(), 1e-4)
         curve.set(xscale="log", ylim=(-0.5 * top, 1.15 * top), title=f"{size:g} rows")
         curve.set(xlabel=r"step length $\eta$ (direction of unit norm)")
         curve.set_ylabel(names.DECREASE)
+        if here["samples"].isna().all():
+            best.set_xticks([])
         best.set(xlabel="averaged samples", ylabel=names.words("descent/best").removesuffix(" (%)"))
         flipped.set(ylabel="signs flipped by sampling", ylim=(0, 0.5))
         flipped.tick_params(axis="x", rotation=35)
@@ -82,11 +84,7 @@ def _tidy(table: pd.DataFrame) -> pd.DataFrame:
     lines, samples, rows = _line(table), _samples(table), _rows(table)
     flips, value = numbers(table, "flip_rate"), numbers(table, "value")
     ends = ("least", "most")
-    null = {
-        e: numbers(table, k if (k := f"descent/null_best_{e}") in table else "descent/null_best")
-        / value
-        for e in ends
-    }
+    null = {e: numbers(table, f"descent/null_best_{e}") / value for e in ends}
     held = table.get("descent/decrease_heldout", table["descent/decrease"])
     found = []
     for i in range(len(table)):

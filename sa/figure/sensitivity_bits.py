@@ -43,6 +43,8 @@ def sensitivity_bits(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.Data
         middle.plot(both[name], both["rise"], "o", ms=2.5, color=colour, alpha=0.7,
                     label=f"{shown}  τ = {tau:.2f}")  # fmt: skip
     middle.set(xscale="log", yscale="log", xlabel="predicted (where both rise)")
+    for axis in (middle.xaxis, middle.yaxis):
+        axis.set_minor_formatter(NullFormatter())
     middle.set_ylabel("rise of the loss")
     middle.legend(frameon=False, fontsize=6, handletextpad=0.1)
     there = [w for w in WAYS if f"{AT}{w}/loss" in table]

@@ -99,7 +99,7 @@ def _panels(sheet: Sheet, kinds: Sequence[str], titles: Sequence[str]) -> tuple[
     """A square panel a run: a row a kind of plane, or of one kind rows of four."""
     rows, columns = list(dict.fromkeys(kinds)), list(dict.fromkeys(titles))
     cells = [(rows.index(k), columns.index(t)) for k, t in zip(kinds, titles, strict=True)]
-    if len(rows) == 1 or len(set(cells)) < len(cells):
+    if len(rows) == 1 or not len(set(cells)) == len(cells) == len(rows) * len(columns):
         cells = [divmod(i, min(4, len(kinds))) for i in range(len(kinds))]
     down, across = (max(c) + 1 for c in zip(*cells, strict=True))
     size = 0.6 * PANEL

@@ -45,5 +45,5 @@ def variants(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
             annot=True, fmt=".2f", annot_kws={"size": 5.5}, cbar=False, linewidths=0.3,
         )  # fmt: skip
         axis.set(xlabel="", ylabel="", title=title)
-        axis.tick_params(length=0, labelsize=6)
+        axis.tick_params(length=0, labelsize=6, rotation=0)
     return figure, tidy
