@@ -64,7 +64,7 @@ def multirun(
     many = "1 point" if len(plan) == 1 else f"{len(plan)} points"
     print(f"{name}: {many}, {len(left)} of {len(plan)} to do{told}", flush=True)
     one_seed = len({p.config["seed"] for p in plan}) == 1 and not plan[0].config["replicas"]
-    if "bands" in plan[0].config["figure"] and one_seed:
+    if "bands" in (plan[0].config["figure"] or []) and one_seed:
         telling.note(
             "figure=bands: every point is of one seed, and a band is over several; it will "
             "not be drawn: add seeds, e.g. seed=range(5) or replicas=5"

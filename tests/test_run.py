@@ -23,7 +23,7 @@ from sa.config.complaint import NoData
 from sa.config.words import full, settings_first
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["dim=4", "dataset.n=128", "tracker=none"]
+SMALL = ["dim=4", "dataset.n=128", "tracker=none", "figure=[]"]
 
 
 @pytest.fixture

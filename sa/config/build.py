@@ -345,10 +345,13 @@ def _scalars(config: dict[str, Any]) -> None:
             "numbers, e.g. 'moving=[fc1.*]' or 'moving=[1,-1]'"
         )
     kinds = config["figure"]
-    if not isinstance(kinds, list):
-        raise UsageError(f"figure={kinds}: expected a list, e.g. figure=[lr_decrease]")
+    if not isinstance(kinds, list | None):
+        raise UsageError(
+            f"figure={kinds}: expected a list, e.g. figure=[lr_decrease], or null: a sweep draws "
+            "what it measured"
+        )
     there = figures()
-    for kind in kinds:
+    for kind in kinds or []:
         if kind not in there:
             raise UsageError(
                 f"figure={kind}: there is no such figure; there are: {', '.join(there)}"

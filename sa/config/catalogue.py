@@ -149,7 +149,8 @@ def catalogue() -> str:
     out.append("\nsettings (KEY=VALUE), with their defaults:")
     for line in (CONF / "config.yaml").read_text().splitlines():
         if line.startswith("figure:"):
-            line = line.split("#")[0] + "# drawn at the end: " + ", ".join(figures())
+            line = line.split("#")[0] + "# drawn at the end; null: what a sweep measured; "
+            line += ", ".join(figures())
         if re.match(r"(  )?[a-z_]+: +[^#]", line) and not line.startswith(("defaults", "  dir")):
             key, rest = line.split(":", 1)
             if key.strip() in ("output_subdir", "chdir"):

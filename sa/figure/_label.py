@@ -163,12 +163,15 @@ def _setting(shown: str, value: Any) -> str:
 def reference(table: pd.DataFrame, name: str = "") -> str:
     """The gradient that ``alignment/cosine`` compares with: the study's first reference.
 
-    name: another of its references. CDG, or the name given, where the table does not say.
+    name: another of its references. CDG, or the name given, where the table does not say; ``the
+    reference`` where runs have several.
     """
     start = f"analysis.alignment.references.{name}"
-    for key in (str(c) for c in table if str(c).startswith(start)):
-        if key.endswith("._target_") and table[key].notna().any():
-            epsilon = numbers(table, key.replace("_target_", "epsilon")).dropna()
-            same = float(epsilon.iloc[0]) if epsilon.nunique() == 1 else None
-            return names.reference(str(table[key].dropna().iloc[0]), same)
-    return name or names.reference(None)
+    keys = (str(c) for c in table if str(c).startswith(start) and str(c).endswith("._target_"))
+    key = next((k for k in keys if table[k].notna().any()), None)
+    if key is None:
+        return name or names.reference(None)
+    epsilons = numbers(table, key.replace("_target_", "epsilon"))
+    told = zip(table[key], epsilons, strict=True)
+    found = {names.reference(t, e) for t, e in told if isinstance(t, str)}
+    return found.pop() if len(found) == 1 else "the reference"

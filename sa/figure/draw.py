@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from sa.figure._apart import replicates, rest, varied
 from sa.figure._label import prepared
 from sa.figure._paper import STYLE, Canvas, Kind, Sheet, alone
+from sa.grouping import key
 
 OTHERS = {"bands": "evaluated steps", "trajectories": "points of trainings"}
 """Kinds that are drawn from another table than that of runs, and what it holds."""
@@ -150,7 +151,9 @@ def _with_settings(kind: Kind, named: pd.DataFrame, tidy: pd.DataFrame) -> pd.Da
     on = ["run_id"] if "run_id" in tidy else [c for c in ("part", *kind.shows) if c in tidy]
     known = named[list(dict.fromkeys([*on, *names]))].drop_duplicates(on)
     free = {n: n if n not in tidy else f"config.{n}" for n in names if n not in on}
-    return tidy.merge(known.rename(columns=free), on=on, how="left")
+    out = tidy.merge(known.rename(columns=free), on=on, how="left")
+    twice = [f for n, f in free.items() if f != n and out[f].map(key).equals(out[n].map(key))]
+    return out.drop(columns=twice)
 
 
 def _caption(kind: Kind, named: pd.DataFrame) -> str:

@@ -167,7 +167,7 @@ def freeze(root: Path, name: str, plan: Sequence[Point]) -> None:
         "argv": sys.argv[1:],
         "typed_in": {"folder": os.getcwd(), **_folders()},
         "description": first.get("description"),
-        "figure": first.get("figure") or [],
+        "figure": first.get("figure"),
         "objective": first.get("objective"),
         "expectations": first.get("expectations") or [],
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

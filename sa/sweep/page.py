@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sa import record
 from sa.sweep import scales, view
 from sa.sweep.export import export
-from sa.sweep.label import varied, worded
+from sa.sweep.label import typed, varied, worded
 from sa.sweep.meaning import caption
 from sa.sweep.series import along, evaluated, is_number, thin_curves
 from sa.sweep.shown import Cell, Row, counted, over_seeds, short_of
@@ -146,13 +146,13 @@ def _draw(
     root: Path, about: dict[str, Any], points: list[dict[str, Any]], table: "pd.DataFrame"
 ) -> tuple[list[dict[str, str]], list[str]]:
     """The figures as data URIs, and what went wrong with those that could not be drawn."""
-    kinds = about.get("figure") or []
-    figures, problems = [], []
+    figures: list[dict[str, Any]] = []
+    problems: list[str] = []
     folder = record.sweep_folder(root, about["name"]) / "figures"
     table = table.copy()
     table.attrs["rows"] = lambda run: _steps(root / "runs" / run)
     table.attrs["expectations"] = about.get("expectations") or []
-    for kind in [kinds] if isinstance(kinds, str) else kinds:
+    for kind in _kinds(about, table):
         try:
             from sa.figure import draw
 
@@ -176,6 +176,16 @@ def _draw(
     return figures, problems
 
 
+def _kinds(about: dict[str, Any], table: "pd.DataFrame") -> list[str]:
+    """The kinds that the sweep names; where it says null, those that show what it measured."""
+    kinds = about.get("figure", [])
+    if kinds is None:
+        from sa.figure import draw
+
+        return draw.fitting(table)
+    return [kinds] if isinstance(kinds, str) else list(kinds)
+
+
 def _figure(kind: str, path: Path, paths: list[Path], folder: Path) -> dict[str, Any]:
     """What the page shows of a figure: the picture, what it is in words, links to its files."""
     picture = base64.b64encode(path.read_bytes()).decode()
@@ -191,13 +201,26 @@ def _source(
     kind: str, root: Path, points: list[dict[str, Any]], table: "pd.DataFrame", over: str
 ) -> "pd.DataFrame":
     """The table that a kind of figure is drawn from."""
+    import pandas as pd
+
     if kind == "trajectories":
         from sa.sweep import weight_pca
 
         return weight_pca.table(root, points)
-    named = varied(points, table)
     if kind == "bands":
-        return evaluated(root, points, named, over)
-    words = dict(zip([p["run_id"] for p in points], named, strict=True))
-    table = table.assign(words=table["run_id"].map(words))
+        return _with_settings(evaluated(root, points, varied(points, table), over), points, table)
+    table = table.assign(typed=pd.Series(typed(points), table.index, dtype=object))
     return table if kind in RANKINGS else table[table["status"].isin(ENDED)]
+
+
+def _with_settings(
+    rows: "pd.DataFrame", points: list[dict[str, Any]], table: "pd.DataFrame"
+) -> "pd.DataFrame":
+    """The evaluated steps, with the settings that vary between their labels."""
+    from sa.grouping import varying
+
+    names = varying(table[table.attrs["settings"]])
+    known = table[names].assign(label=[x or "all" for x in varied(points, table)])
+    out = rows.merge(known.drop_duplicates("label"), on="label", how="left")
+    out.attrs = rows.attrs | {"settings": [*names, "seed"]}
+    return out
