@@ -158,8 +158,8 @@ def _with_settings(kind: Kind, named: pd.DataFrame, tidy: pd.DataFrame) -> pd.Da
 
 def _caption(kind: Kind, named: pd.DataFrame) -> str:
     over = replicates(named)
-    told = f"{kind.told} ({over})" if kind.told and over else kind.told
-    return "; ".join(x for x in (told, targets(named)) if x)
+    told = (over, kind.told, targets(named)) if kind.told else ()
+    return "; ".join(x for x in told if x)
 
 
 @contextlib.contextmanager
