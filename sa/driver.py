@@ -3,17 +3,20 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sa import provenance, record, telling
-from sa.config.build import build, ignored
+from sa.config.build import Components, check_machine, ignored, validate
 from sa.config.catalogue import CONF
 from sa.config.complaint import UsageError, invalid
 from sa.config.others import resolve
 from sa.execute import RunFailed, Signals, execute, folder_of, root_of
 from sa.launch import here, slurm
 from sa.launch import plan as planned
+from sa.launch.plan import LaunchError
 
 Config = dict[str, Any]
 Place = here.Inline | here.Local | slurm.Slurm
@@ -26,38 +29,17 @@ def multirun(
     """Plan a sweep, validate every point of it, run what is missing, report."""
     place = _place(launcher)
     configs = [resolve(c) for c in configs]
-    if isinstance(place, slurm.Slurm):
-        slurm.need()
-    for key in ("root", "sweep", "figure", "description", "expectations"):
-        if any(c[key] != configs[0][key] for c in configs):
-            raise UsageError(f"{key}: belongs to the sweep as a whole; give it one value")
-    if configs[0]["expectations"]:
-        from sa.sweep import expectation
-
-        try:
-            expectation.read(configs[0]["expectations"])
-        except ValueError as error:
-            raise UsageError(f"expectations: {error}") from error
+    _whole(configs)
     plan = planned.points(configs, overrides, words)
-    made = []
-    for point in plan:
-        try:
-            components = build(point.config, here=not isinstance(place, slurm.Slurm))
-        except UsageError as error:
-            raise UsageError(f"point {point.index} ({point.label}): {error}") from error
-        made.append((point.config, components))
-    for note in ignored(made):
-        telling.note(note)
+    made = [_named(point, validate) for point in plan]
     root, name, how = root_of(plan[0].config), planned.sweep_name(plan), plan[0].config["sweep"]
-    try:
-        lost = planned.dropped(root, name, plan)
-    except record.Missing as error:
-        raise UsageError(f"sweep.name={name}: {error}") from error
-    if lost and not how["replace"]:
-        raise UsageError(
-            f"sweep.name={name}: a sweep of this name has {lost} points that this command has not; "
-            "take another sweep.name, or sweep.replace=true (the runs themselves are kept)"
-        )
+    notes = list(ignored([(p.config, c) for p, c in zip(plan, made, strict=True)]))
+    for error in _hindrances(root, name, plan, made, place):
+        if not how["dry_run"]:  # which answers: what was asked is the plan
+            raise error
+        notes.append(str(error))
+    for note in notes:
+        telling.note(note)
     left = planned.todo(root, plan)
     each = planned.cost(root, plan)
     told = f", about {each * len(left):.0f} s of computing" if each and left else ""
@@ -105,6 +87,51 @@ def multirun(
         )
     if code:
         raise RunFailed("every run is done, but the report could not be written; see above")
+
+
+def _whole(configs: list[Config]) -> None:
+    """Refuse what belongs to a sweep as a whole where points differ in it, or it cannot be read."""
+    for key in ("root", "sweep", "figure", "description", "expectations"):
+        if any(c[key] != configs[0][key] for c in configs):
+            raise UsageError(f"{key}: belongs to the sweep as a whole; give it one value")
+    if configs[0]["expectations"]:
+        from sa.sweep import expectation
+
+        try:
+            expectation.read(configs[0]["expectations"])
+        except ValueError as error:
+            raise UsageError(f"expectations: {error}") from error
+
+
+def _named(point: planned.Point, check: Callable[[Config], Any]) -> Any:
+    """Return what a check makes of a point's configuration; its UsageError names the point."""
+    try:
+        return check(point.config)
+    except UsageError as error:
+        raise type(error)(f"point {point.index} ({point.label}): {error}") from error
+
+
+def _hindrances(
+    root: Path, name: str, plan: list[planned.Point], made: list[Components], place: Place | None
+) -> Iterator[UsageError | LaunchError]:
+    """Yield what keeps a valid plan from running, here and now: points of before, the machine."""
+    try:
+        lost = planned.dropped(root, name, plan)
+    except record.Missing as error:
+        raise UsageError(f"sweep.name={name}: {error}") from error
+    if lost and not plan[0].config["sweep"]["replace"]:
+        yield UsageError(
+            f"sweep.name={name}: a sweep of this name has {lost} points that this command has not; "
+            "take another sweep.name, or sweep.replace=true (the runs themselves are kept)"
+        )
+    there = isinstance(place, slurm.Slurm)
+    try:
+        if there:
+            slurm.need()
+        for point, components in zip(plan, made, strict=True):
+            _named(point, partial(check_machine, made=components, here=not there))
+    except (UsageError, LaunchError) as error:
+        yield error
 
 
 def _place(launcher: Any) -> Place | None:

@@ -564,9 +564,10 @@ def say_untold(path: Path) -> None:
 
 def sweep_folder(root: Path | str, name: str) -> Path:
     """Where a sweep lies; names are single words, so that none leads out of the root."""
-    if not re.fullmatch(r"[\w+=,@%-][\w.+=,@%-]*", name):
-        allowed = "letters, digits and . _ - + = , @ %, not beginning with a dot"
-        raise Missing(f"'{name}' is no name of a sweep: expected {allowed}")
+    if not re.fullmatch(r"[\w+=,@%][\w.+=,@%-]*", name) or len(name.encode()) > 200:
+        allowed = "up to 200 letters, digits and . _ - + = , @ %, not beginning with a dot or dash"
+        short = name if len(name) < 60 else f"{name[:57]}..."
+        raise Missing(f"'{short}' is no name of a sweep: expected {allowed}")
     return Path(root).expanduser() / "sweeps" / name
 
 

@@ -12,24 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from sa import record, summary, telling
-from sa.config.build import Components, build, ignored
+from sa.config.build import build, check_machine, ignored, validate
 from sa.config.catalogue import CONF, catalogue, page
-from sa.config.complaint import UsageError, explain, nearest
+from sa.config.complaint import UsageError, explain
+from sa.config.flags import checked, without_effect
 from sa.config.others import resolve
-from sa.config.words import hold, settings_first, swept
+from sa.config.words import TYPED, hold, settings_first, swept
 from sa.driver import report
 from sa.execute import RunFailed, execute, folder_of, root_of
 from sa.launch.board import POLL
 from sa.launch.plan import LaunchError
 
 Config = dict[str, Any]
-
-FLAGS = (
-    "--help", "--catalogue", "--multirun", "--cfg", "--resolve", "--package", "--info", "--version",
-    "--hydra-help", "--run", "--shell-completion", "--config-path", "--config-name", "--config-dir",
-    "--experimental-rerun",
-)  # fmt: skip
-"""Options beside settings: ours, and Hydra's own."""
 
 
 def main() -> None:
@@ -53,17 +47,7 @@ def main() -> None:
         elif argv[:1] == ["--rank"]:
             rank(Path(argv[1]), *map(int, argv[2:]))
         else:
-            for word in argv:
-                flag = word.partition("=")[0]
-                if flag.startswith("--") and flag not in FLAGS:
-                    close = nearest(flag, FLAGS)
-                    hint = f"; did you mean {close}?" if close else ""
-                    raise UsageError(
-                        f"{flag}: there is no such option{hint}"
-                        f"\noptions: {', '.join(FLAGS)}; settings are typed KEY=VALUE"
-                    )
-                if re.fullmatch(r"[\w./]+=\{\}", word):
-                    raise UsageError(f"{word} changes nothing: {{}} is merged, not set")
+            argv = checked(argv)
             sys.argv[1:] = settings_first(hold(argv))
             _compose()
     except KeyboardInterrupt:
@@ -133,28 +117,35 @@ def _compose() -> None:
 def one(config: Config) -> float:
     """Validate, run (or find the finished result), tell, and return the objective."""
     telling.patient()  # a launcher of Hydra's own may call this in a process of its own
+    sys.argv[1:] = TYPED or sys.argv[1:]  # as typed, for the record
     config = resolve(config)
-    components = build(config)
+    components = validate(config)
+    meant = [*_meant(config), *ignored([(config, components)])]
     if config["sweep"]["dry_run"]:
         print(f"valid; run id {record.run_id(config)}: {record.state(folder_of(config))}")
-        for note in ignored([(config, components)]):
+        try:
+            check_machine(config, components)
+        except UsageError as error:
+            meant.append(str(error))
+        for note in meant:
             telling.note(note)
         return float("nan")
+    check_machine(config, components)
     result = execute(config, tell=True, components=components)
     folder = folder_of(config)
     summary.tell(config, result)
     if config["figure"] and config["steps"]:
         report(root_of(config), folder.name)
     print(f"run: {folder}", flush=True)
-    for note in _notes(config, result, components):
+    for note in [*meant, *_of_result(config, result)]:
         telling.note(note)
     record.say_untold(folder / "status.json")
     value = result.get(config.get("objective") or "value", result.get("value"))
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def _notes(config: Config, result: dict[str, Any], made: Components) -> Iterator[str]:
-    """What the person who typed the command may have meant otherwise."""
+def _meant(config: Config) -> Iterator[str]:
+    """Yield what the person who typed the command may have meant otherwise."""
     study = config.get("experiment")
     varied = swept(study)
     if varied:
@@ -164,7 +155,13 @@ def _notes(config: Config, result: dict[str, Any], made: Components) -> Iterator
         )
     elif config["figure"] and not config["steps"]:
         yield "figures are drawn of trainings and of sweeps (-m), not of a single probe"
-    yield from ignored([(config, made)])
+    idle = without_effect(TYPED)
+    if idle and not {"-m", "--multirun"} & set(TYPED):  # else: one point of another sweeper's
+        yield f"{' '.join(idle)}: has no effect on one run; write -m to sweep"
+
+
+def _of_result(config: Config, result: dict[str, Any]) -> Iterator[str]:
+    """Yield what a run has to say beside its numbers."""
     for name, told in result.items():
         if told and re.fullmatch(r"(.+/)?note", name):
             yield f"{name.partition('/')[0]}: {told}" if "/" in name else f"estimator: {told}"

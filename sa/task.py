@@ -54,12 +54,8 @@ class Task:
     autocast: Literal["bfloat16"] | None = None
     compile: bool = False
 
-    def check(self, here: bool = True) -> None:
-        """Refuse what does not fit, before any work: raises Mismatch naming both sides.
-
-        Raises MissingData where the dataset's files are not on this machine. here: whether the run
-        will be on this machine, which then needs its device.
-        """
+    def check(self) -> None:
+        """Refuse what does not fit, before any work: raises Mismatch naming both sides."""
         model, data = self.model, self.dataset
         if tuple(model.shape) != tuple(data.shape):
             raise Mismatch(
@@ -101,14 +97,26 @@ class Task:
         network, width = _sample(model)  # type: ignore[arg-type]
         _moving(self.moving, network, [k for k, _ in network.named_parameters()])
         self._enough(network, width)
-        if here and self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
         if self.autocast and self.dtype == "float64":
             raise Mismatch("autocast", f"{self.autocast} products of float64; set dtype=float32")
+
+    def check_machine(self, here: bool = True) -> None:
+        """Refuse what this machine lacks, after `check`.
+
+        Args:
+            here: whether the run will be on this machine, which then needs its device.
+
+        Raises:
+            Mismatch: there is no GPU, or no compiler.
+            MissingData: the dataset's files are not on this machine.
+
+        """
+        if here and self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
         if here and self.compile and self.device == "cpu" and not compiler():
             raise Mismatch("compile", "there is no C++ compiler here; compile=false")
-        if hasattr(data, "check"):
-            data.check()
+        if hasattr(self.dataset, "check"):
+            self.dataset.check()
 
     def _enough(self, network: nn.Module, width: int) -> None:
         """Refuse a memory budget too small for one point."""

@@ -3,10 +3,9 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from sa.config.catalogue import CONF, HELP, figures, leaves
+from sa.config.catalogue import HELP, figures, leaves, top
 from sa.config.complaint import NoData, UsageError, invalid, nearest, typed
 from sa.config.component import allowed, make
 from sa.config.others import Config, parent, resolve
@@ -35,14 +34,61 @@ class Components:
     tracker: Any
 
 
-def build(config: dict[str, Any], here: bool = True) -> Components:
-    """Validate a resolved configuration and make its components; UsageError, no side effects.
+def build(config: dict[str, Any]) -> Components:
+    """Validate a resolved configuration, see that this machine can run it, and make its components.
 
-    here: whether it will run on this machine.
+    Raises:
+        UsageError: from `validate`, then from `check_machine`.
+
+    """
+    made = validate(config)
+    check_machine(config, made)
+    return made
+
+
+def check_machine(config: dict[str, Any], made: Components, here: bool = True) -> None:
+    """Refuse what this machine lacks for a validated configuration: a device, files of its data.
+
+    Args:
+        config: a resolved configuration.
+        made: what `validate` made of it.
+        here: whether it will run on this machine.
+
+    Raises:
+        NoData: the dataset's files are not on this machine.
+        UsageError: a device or a compiler is not.
+
+    """
+    from sa.task import Mismatch
+    from sa.types import MissingData
+
+    try:
+        made.task.check_machine(here)
+    except Mismatch as error:
+        raise UsageError(f"{error.key}: {error}") from error
+    except MissingData as error:
+        raise NoData(f"dataset: {error}") from error
+    world = config.get("processes") or 1
+    if here and world > 1 and config["device"] == "cuda":
+        import torch
+
+        if torch.cuda.device_count() < world:
+            many = torch.cuda.device_count()
+            raise UsageError(
+                f"processes={world}: each takes a GPU of its own, and there are {many}"
+            )
+
+
+def validate(config: dict[str, Any]) -> Components:
+    """Validate a resolved configuration and make its components, on any machine; no side effects.
+
+    Raises:
+        UsageError: a setting that does not exist, or does not fit the others.
+
     """
     for key in config:
-        if key not in _top():
-            close = nearest(key, _top())
+        if key not in top():
+            close = nearest(key, top())
             hint = f"; did you mean {close}?" if close else ""
             raise UsageError(f"{key}: there is no such setting{hint}\n{HELP}")
     _scalars(config)
@@ -50,7 +96,6 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
         if key.rsplit(".", 1)[-1] == "_target_":
             allowed(key, value)
     from sa.task import Mismatch, Task
-    from sa.types import MissingData
 
     made = {k: make(k, config[k]) for k in ("model", "dataset", "estimator", "optimizer")}
     analyses = {k: make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
@@ -62,11 +107,9 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
     except ValueError as error:
         raise UsageError(invalid("", config, error)) from error
     try:
-        task.check(here)
+        task.check()
     except Mismatch as error:
         raise UsageError(f"{error.key}: {error}") from error
-    except MissingData as error:
-        raise NoData(f"dataset: {error}") from error
     except ValueError as error:
         raise UsageError(f"model: {error}") from error  # of the layers it is built of
     try:
@@ -97,8 +140,8 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
     if config.get("init"):
         if config.get("init_seed") is not None:
             raise UsageError("init_seed: the run starts where its parent ended; set init=none")
-        _parent(config, here)
-    _ends(config, analyses, here)
+        _parent(config)
+    _ends(config, analyses)
     _paths(config, analyses)
     for key, analysis in analyses.items():
         try:
@@ -112,7 +155,7 @@ def build(config: dict[str, Any], here: bool = True) -> Components:
         if config.get(key):
             _faster(key, config, made["estimator"])
     if config.get("processes"):
-        _processes(config, task, here)
+        _processes(config, task)
     tracker = make("tracker", config["tracker"])
     return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
 
@@ -134,16 +177,6 @@ def ignored(points: Sequence[tuple[Config, Components]]) -> Iterator[str]:
             f"{where}{name} is in full precision and ignores the quantizer; models of quantized "
             "layers: toy_mlp, mlp, mlp_line, cnn, xnor_resnet18"
         )
-
-
-@cache
-def _top() -> frozenset[str]:
-    """The top-level keys of a configuration."""
-    import yaml
-
-    whole = yaml.safe_load((CONF / "config.yaml").read_text())
-    groups = {k for x in whole["defaults"] if isinstance(x, dict) for k in x}
-    return frozenset({*whole, *groups, "experiment"} - {"defaults", "hydra", "_self_"})
 
 
 def _recipe(config: Config, task: Any) -> Any:
@@ -223,8 +256,8 @@ def _off(key: str) -> Any:
     return False if key == "compile" else None
 
 
-def _processes(config: Config, task: Any, here: bool) -> None:
-    """Refuse losses that are no sums over rows, and devices that there are too few of."""
+def _processes(config: Config, task: Any) -> None:
+    """Refuse losses that are no sums over rows, and a device that processes would share."""
     world, who = config["processes"], task.coupling()
     if who[0]:
         raise UsageError(f"processes: {who[0]} normalises rows together; set {who[1]}")
@@ -233,14 +266,6 @@ def _processes(config: Config, task: Any, here: bool) -> None:
         raise UsageError(f"processes={world}: a step has {rows} rows; set processes={rows} or less")
     if str(config["device"]).startswith("cuda:"):
         raise UsageError("processes: each takes a GPU of its own; set device=cuda, not a number")
-    if here and config["device"] == "cuda":
-        import torch
-
-        if torch.cuda.device_count() < world:
-            many = torch.cuda.device_count()
-            raise UsageError(
-                f"processes={world}: each takes a GPU of its own, and there are {many}"
-            )
 
 
 def _backpropagates(estimator: Any) -> bool:
@@ -249,7 +274,7 @@ def _backpropagates(estimator: Any) -> bool:
     )
 
 
-def _ends(config: Config, analyses: Mapping[str, Any], here: bool) -> None:
+def _ends(config: Config, analyses: Mapping[str, Any]) -> None:
     """Refuse ends that cannot be looked at, and analyses of two trainings without them."""
     wanted = [k for k, a in analyses.items() if getattr(a, "between", False)]
     if not config.get("ends"):
@@ -266,7 +291,7 @@ def _ends(config: Config, analyses: Mapping[str, Any], here: bool) -> None:
     for end in config["ends"]:
         if isinstance(end, dict):
             try:
-                _parent({**config, "init": end}, here)
+                _parent({**config, "init": end})
             except UsageError as error:
                 told = re.sub(r"^init(?= \(|\.|:)", "ends", str(error))
                 raise UsageError(
@@ -291,7 +316,7 @@ def _paths(config: Config, analyses: Mapping[str, Any]) -> None:
         )
 
 
-def _parent(config: dict[str, Any], here: bool) -> None:
+def _parent(config: dict[str, Any]) -> None:
     unknown = sorted(set(config["init"]) - _REPLACES)
     if unknown:
         known = ", ".join(sorted(_REPLACES))
@@ -301,7 +326,7 @@ def _parent(config: dict[str, Any], here: bool) -> None:
     if made["steps"] == 0:
         raise UsageError("init.steps=0: a parent run has to train; set init.steps to 1 or more")
     try:
-        build(made, here)
+        validate(made)
     except UsageError as error:
         raise UsageError(f"init (the parent run): {error}") from error
 
@@ -319,36 +344,38 @@ def _scalars(config: dict[str, Any]) -> None:
         if value is None and key in free:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UsageError(f"{key}={value}: expected a whole number >= {least}")
+            raise UsageError(f"{key}={typed(value)}: expected a whole number >= {least}")
     how = config["sweep"]
     for key in ("dry_run", "replace", "canary", "wait", "snapshot"):
         if not isinstance(how.get(key), bool):
-            raise UsageError(f"sweep.{key}={how.get(key)}: expected true or false")
-    most = how["max_failures"]
+            raise UsageError(f"sweep.{key}={typed(how.get(key))}: expected true or false")
+    most = how.get("max_failures")
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise UsageError(f"sweep.max_failures={typed(most)}: expected a whole number >= 1 or null")
     for key in ("recalibrate", "decay_all", "init_average", "compile"):
         if config.get(key) not in (True, False, None):
-            raise UsageError(f"{key}={config[key]}: expected true or false")
+            raise UsageError(f"{key}={typed(config[key])}: expected true or false")
     for key in ("zip", "points", "exclude"):
-        if not isinstance(how[key], list):
-            raise UsageError(f"sweep.{key}={how[key]}: expected a list, e.g. 'sweep.{key}=[...]'")
+        if not isinstance(how.get(key), list):
+            raise UsageError(
+                f"sweep.{key}={typed(how.get(key))}: expected a list, e.g. 'sweep.{key}=[...]'"
+            )
     seconds = config["checkpoint_seconds"]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
-        raise UsageError(f"checkpoint_seconds={seconds}: expected a number >= 0")
+        raise UsageError(f"checkpoint_seconds={typed(seconds)}: expected a number >= 0")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", str(config["device"])):
-        raise UsageError(f"device={config['device']}: expected cpu, cuda or cuda:NUMBER")
+        raise UsageError(f"device={typed(config['device'])}: expected cpu, cuda or cuda:NUMBER")
     moving = config["moving"]
     if moving != "all" and not (isinstance(moving, list) and moving):
         raise UsageError(
-            f"moving={moving}: expected all, or a list of name patterns and quantized-layer "
+            f"moving={typed(moving)}: expected all, or a list of name patterns and quantized-layer "
             "numbers, e.g. 'moving=[fc1.*]' or 'moving=[1,-1]'"
         )
     kinds = config["figure"]
     if not isinstance(kinds, list | None):
         raise UsageError(
-            f"figure={kinds}: expected a list, e.g. figure=[lr_decrease], or null: a sweep draws "
-            "what it measured"
+            f"figure={typed(kinds)}: expected a list, e.g. figure=[lr_decrease], or null: a sweep "
+            "draws what it measured"
         )
     there = figures()
     for kind in kinds or []:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,17 @@ def catalogue() -> str:
         "\nA component's own settings: conf/<group>/<name>.yaml, e.g. estimator.samples=5000"
     )
     return "\n".join(out)
+
+
+@cache
+def top() -> tuple[str, ...]:
+    """The top-level keys of a configuration."""
+    import yaml
+
+    whole = yaml.safe_load((CONF / "config.yaml").read_text())
+    groups = [k for x in whole["defaults"] if isinstance(x, dict) for k in x]
+    skip = ("defaults", "hydra", "_self_")
+    return tuple(k for k in (*groups, *whole) if k not in skip and not k.startswith("override "))
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

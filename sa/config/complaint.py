@@ -73,6 +73,12 @@ def explain(error: Exception, argv: list[str]) -> str | None:
     if not missing:
         found = re.search(r"In '[^']*': Could not find '([^']+)'", text)
         missing = found.group(1) if found else None
+    if missing and "primary config" in text:
+        name = str(missing).removesuffix(".yaml")
+        return (
+            f"--config-name={name}: there is no such file in the searched folders; leave it out: a "
+            "study is experiment=NAME, files of your own are found with --config-dir=DIR"
+        )
     if missing:
         group, _, name = str(missing).rpartition("/")
         return no_option(group, name)
@@ -85,6 +91,11 @@ def explain(error: Exception, argv: list[str]) -> str | None:
     )
     if text.startswith("Ambiguous value for argument"):
         given = text.splitlines()[0].partition("'")[2].rstrip("'")
+        if any(x.startswith(("--cfg", "-c", "--info", "-i")) for x in argv):
+            return (
+                f"{given} lists several values: --cfg and --info show one run, so give it one; the "
+                "points of a sweep: -m ... sweep.dry_run=true"
+            )
         return f"{given} lists several values: write -m to sweep over them, or KEY=[A,B] for a list"
     if key and "No match in the defaults list" not in text:
         return _no_key(key.group(1), argv)
@@ -100,6 +111,8 @@ def explain(error: Exception, argv: list[str]) -> str | None:
         return (
             f"{first}\nwrite KEY=VALUE; quote what holds spaces, commas or brackets: 'KEY=\"a b\"'"
         )
+    if text.startswith("Config group override"):
+        return f"a group of settings was given no name of an option\ngroups: {', '.join(GROUPS)}"
     if type(error).__module__.startswith(("hydra", "omegaconf")):
         return text.split("\nSet the environment")[0]
     return None
@@ -119,6 +132,15 @@ def no_option(group: str, name: str) -> str:
     if not there:
         return f"{group}={name}: there is no such group; groups: {', '.join(GROUPS)}"
     return f"{group}={name}: there is no such {group}{hint}\nthere are: {', '.join(there)}"
+
+
+def no_choice(group: str, value: Any) -> str:
+    """What to say of a value that is no name of an option, such as null or a number."""
+    there = options(group)
+    none = f"{group}=none" if "none" in there else f"{group}=[]" if group == "analysis" else ""
+    instead = f"to have none, type {none}\n" if value is None and none else ""
+    names = f"there are: {', '.join(there)}" if there else "expected the name of an option"
+    return f"{group}={typed(value)}: there is no such {group}\n{instead}{names}"
 
 
 def _no_key(key: str, argv: list[str]) -> str:

@@ -5,13 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sa.config.catalogue import CONF, leaves, options
+from sa.config.catalogue import CONF, HELP, leaves, options, top
 from sa.config.complaint import UsageError, no_option, typed
 from sa.config.component import make
 from sa.config.words import was_typed
 from sa.record import LATER, identity, read_manifest, sweeps
 
 Config = dict[str, Any]
+
+SWEEP = "name dry_run replace zip points exclude canary max_failures wait snapshot".split()
+"""The settings of a sweep, in conf/config.yaml."""
+
+_MAY_LACK = ("analysis", "schedule", "average", "init", "experiment")
+"""Groups of which a run may have nothing."""
 
 _OF_ENDS = "dim model dataset quantizer criterion dtype batchnorm seed device autocast".split()
 """What a run that looks at two finished trainings takes over from the first of them."""
@@ -22,7 +28,22 @@ def resolve(config: Config) -> Config:
     root = config.get("root")
     if not isinstance(root, str | int) or isinstance(root, bool):
         raise UsageError(f"root={typed(root)}: expected a folder, e.g. root=results")
-    config = {**config, "root": str(root)}
+    sweep = config.get("sweep")
+    if not isinstance(sweep, Mapping):
+        raise UsageError(f"sweep={typed(sweep)}: set what is in it, e.g. sweep.name=NAME")
+    for key in sweep:
+        if key not in SWEEP:
+            raise UsageError(
+                f"sweep.{key}: there is no such setting; there are: {', '.join(SWEEP)}"
+            )
+    for key in top():
+        if key not in config and key not in _MAY_LACK:
+            raise UsageError(f"{key}: cannot be taken away; give it another value\n{HELP}")
+    name = sweep.get("name")
+    if name == "" or isinstance(name, bool) or not isinstance(name, str | int | None):
+        raise UsageError(f"sweep.name={typed(name)}: expected a name; sweep.name=null makes one")
+    name = None if name is None else str(name)
+    config = {"init": {}, **config, "root": str(root), "sweep": {**sweep, "name": name}}
     data = config.get("dataset")
     if isinstance(data, Mapping) and isinstance(data.get("root"), str):
         # a worker or a retry elsewhere reads the data of the folder where this was typed
@@ -40,7 +61,7 @@ def resolve(config: Config) -> Config:
     if config["steps"] not in (0, steps):
         raise UsageError(
             f"epochs={epochs} is {steps} steps and steps={config['steps']} is another budget; "
-            f"give one of them: steps=0 epochs={epochs}, or epochs=null"
+            f"type one of them: epochs={epochs}, or steps={config['steps']}"
         )
     return {**config, "steps": steps}
 

@@ -1,6 +1,7 @@
-"""The words of a command line before Hydra reads them: an experiment's size, what -m keeps back."""
+"""The words of a command line before Hydra reads them: sizes, budgets, what -m keeps back."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from sa.config.catalogue import CONF, options
@@ -18,6 +19,12 @@ _VALUED = (
 )  # fmt: skip
 """Options of Hydra whose value may be the next word."""
 
+NO_EXPERIMENT = re.compile(r"\+*experiment=null", re.I)
+"""A word that says what is so without it, and that Hydra takes for no option of the group."""
+
+_BUDGETS = {"steps": "0", "epochs": "null"}
+"""The two settings of a training's budget, and the value that leaves it to the other."""
+
 
 def hold(argv: list[str]) -> list[str]:
     """The words of a multirun that Hydra itself needs, ``-m`` first; the others go to HELD.
@@ -27,12 +34,12 @@ def hold(argv: list[str]) -> list[str]:
     """
     TYPED[:] = argv
     HELD.clear()
-    argv = sized(argv)
+    argv = [x for x in sized(argv) if not NO_EXPERIMENT.fullmatch(x)]
     if not {"-m", "--multirun"} & set(argv):
-        return argv
+        return settled(argv)
     rest = [x for x in argv if x not in ("-m", "--multirun")]
     if any(x.startswith("hydra/sweeper=") for x in rest):
-        return ["-m", *rest]
+        return ["-m", *settled(rest)]
     own = re.compile(r"[~+]*(hydra[./]|hydra=|experiment=)|-|[^=]*$")
     HELD.extend(x for x in rest if not own.match(x))
     return ["-m", *(x for x in rest if own.match(x))]
@@ -60,11 +67,37 @@ def was_typed(key: str) -> bool:
     return any(re.match(rf"\+*{key}[./@=]", word) for word in TYPED)
 
 
+def settled(words: Sequence[str]) -> list[str]:
+    """The words of one run, where the budget they name replaces the preset's.
+
+    Steps and epochs are two ways to set one budget: naming one leaves the other out. Raises
+    UsageError where both are named.
+    """
+    named = _budgets(words)
+    if set(named) == set(_BUDGETS) and not named["steps"].endswith("steps=0"):
+        told = " ".join(named.values())
+        raise UsageError(f"{told}: both set how long the training is; give one of them")
+    typed = {w.lstrip("+~").partition("=")[0] for w in words}
+    return [*words, *(f"{k}={v}" for k, v in _BUDGETS.items() if named and k not in typed)]
+
+
+def yielding(words: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """The words of a preset without those that name a budget, where what is typed names one."""
+    return [w for w in words if not (_budgets([w]) and _budgets(typed))]
+
+
+def _budgets(words: Sequence[str]) -> dict[str, str]:
+    """The last word of steps and of epochs; `epochs=null` names no budget."""
+    last = {w.lstrip("+").partition("=")[0]: w for w in words}
+    return {k: last[k] for k in _BUDGETS if k in last and not last[k].endswith("epochs=null")}
+
+
 def sized(argv: list[str]) -> list[str]:
     """The words with ``size=full`` replaced by what the experiment's ``full`` lists.
 
-    A word of its list yields to a typed one of the same key. ``size=quick`` is the experiment as it
-    is. Raises UsageError for another size, or where there is no experiment that has it.
+    A word of its list yields to a typed one of the same key. The sweep is another one, NAME-full,
+    unless it is given a name. ``size=quick`` is the experiment as it is. Raises UsageError for
+    another size, or where there is no experiment that has it.
     """
     rest = [x for x in argv if not re.match(r"\+*size=", x)]
     if rest == argv:
@@ -76,8 +109,10 @@ def sized(argv: list[str]) -> list[str]:
     if size != "size=full" or not full(study):
         there = ", ".join(x for x in options("experiment") if full(x))
         raise UsageError(f"{size}: there are size=quick and size=full, of experiment={{{there}}}")
+    name = (_experiment(study).get("sweep") or {}).get("name") or study
     typed = {x.lstrip("+~").partition("=")[0] for x in rest}
-    return [*(w for w in full(study) if w.lstrip("+~").partition("=")[0] not in typed), *rest]
+    words = [*yielding(full(study), rest), f"sweep.name={name}-full"]
+    return [*(w for w in words if w.lstrip("+~").partition("=")[0] not in typed), *rest]
 
 
 def full(experiment: str | None) -> list[str]:

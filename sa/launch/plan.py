@@ -4,6 +4,7 @@ import builtins
 import contextlib
 import fnmatch
 import itertools
+import json
 import math
 import os
 import re
@@ -70,10 +71,12 @@ def shape(
     axes = [values for k, values in swept.items() if k not in zip]
     if zip:
         axes.append([sum(some, ()) for some in builtins.zip(*(swept[k] for k in zip), strict=True)])
+    crossed = [[w for some in product for w in some] for product in itertools.product(*axes)]
+    made = crossed
     if points:
-        axes.append([tuple(_words(p)) for p in points])
-    made = [[w for some in product for w in some] for product in itertools.product(*axes)]
-    left_out = [_words(e) for e in exclude]
+        every = [listed(p) for p in points]
+        made = [[*beside(one, words), *one] for words in crossed for one in every]
+    left_out = [listed(e) for e in exclude]
     kept = [
         p for p in made if not any(all(w in p or fnmatch.filter(p, w) for w in e) for e in left_out)
     ]
@@ -91,25 +94,75 @@ def overruled(typed: Sequence[str], points: Sequence[Any]) -> Iterator[str]:
 
     Raises LaunchError where all of them do: what was typed would be lost.
     """
-    listed = [{w.split("=")[0].lstrip("+~") for w in _words(p)} for p in points]
-    for key in (w.split("=")[0].lstrip("+~") for w in typed if "=" in w):
-        many = sum(key in one for one in listed)
-        if listed and many == len(listed):
+    every = [{_setting(w) for w in listed(p)} for p in points]
+    for word in (w for w in typed if "=" in w):
+        key, many = word.lstrip("+~").partition("=")[0], sum(_setting(word) in one for one in every)
+        if every and many == len(every):
             raise LaunchError(
                 f"{key}: every one of the listed points sets it, so what is typed would be lost; "
                 "leave it out, or list points of your own: 'sweep.points=[\"KEY=VALUE ...\"]'"
             )
         if many:
-            yield f"{key}: {many} of the {len(listed)} listed points set their own"
+            yield f"{key}: {many} of the {len(every)} listed points set their own"
 
 
-def _words(point: Any) -> list[str]:
+def beside(own: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The words that stay beside those of a listed point: the others set what it sets itself."""
+    mine = {_setting(w) for w in own}
+    return [w for w in words if _setting(w) not in mine]
+
+
+def _setting(word: str) -> str:
+    """What a word sets; epochs and steps are two ways to set one budget."""
+    key = word.lstrip("+~").partition("=")[0]
+    return "steps" if key == "epochs" else key
+
+
+def listed(point: Any) -> list[str]:
+    """The words of a listed point, which is a mapping or "KEY=VALUE KEY=VALUE"."""
     if isinstance(point, dict):
-        return [f"{k}={v}" for k, v in point.items()]
-    words = shlex.split(str(point))
+        return [word(str(k), v) for k, v in point.items()]
+    words = _split(str(point))
     if not words or not all("=" in w for w in words):
         raise LaunchError(f"{point!r}: expected KEY=VALUE KEY=VALUE, of one point")
     return words
+
+
+def word(key: str, value: Any) -> str:
+    """KEY=VALUE as it is typed; text stays as it is, so that it may list values or be a number."""
+    return f"{key}={_typed(value)}"
+
+
+def _typed(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{k}:{_typed(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_typed, value)) + "]"
+    return str(value)
+
+
+def _split(text: str) -> list[str]:
+    """Split at the spaces outside brackets and quotes; a backslash outside quotes is taken off."""
+    found, depth, quote, kept = [""], 0, "", False
+    for letter in text:
+        if letter == "\\" and not quote and not kept:
+            kept = True
+            continue
+        if quote:
+            quote = "" if letter == quote else quote
+        elif kept:
+            kept = False
+        elif letter in "'\"":
+            quote = letter
+        elif letter.isspace() and depth == 0:
+            found.append("")
+            continue
+        else:
+            depth += (letter in "[{(") - (letter in "]})")
+        found[-1] += letter
+    return [w for w in found if w]
 
 
 def points(
@@ -219,9 +272,12 @@ def scrubbed(env: dict[str, str]) -> dict[str, str]:
     """The environment without what an enclosing SLURM job left: it would bend a child's resources.
 
     The address of the cluster stays, SLURM_CONF and SLURM_CLUSTERS. W&B's service goes: it may not
-    live as long as the child, or on another machine.
+    live as long as the child, or on another machine; and W&B's run, which is the parent's.
     """
-    bent = re.compile(r"(SLURM|SLURMD|SBATCH|SALLOC|SRUN|PMI[0-9X]*)_|WANDB_SERVICE$")
+    bent = re.compile(
+        r"(SLURM|SLURMD|SBATCH|SALLOC|SRUN|PMI[0-9X]*)_"
+        r"|WANDB_(SERVICE|RUN_ID|RESUME|SWEEP_ID)$"
+    )
     kept = ("SLURM_CONF", "SLURM_CLUSTERS")
     return {k: v for k, v in env.items() if k in kept or not bent.match(k)}
 

@@ -1,0 +1,259 @@
+"""Words of a command line: plans equal their points' words alone; what Hydra reads is checked."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+
+from sa import driver, record, run
+from sa.config.catalogue import CONF, GROUPS, top
+from sa.config.others import resolve
+from sa.config.words import hold, settled
+from sa.launch import plan
+
+MAPPINGS = "until={test/accuracy:0.7},{train/loss:0.3}"
+GOALS = ["experiment=digits_ste", "evaluate_every=20"]
+PLANS = {
+    "mappings": [*GOALS, MAPPINGS],
+    "mappings_and_options": [*GOALS, MAPPINGS, "estimator=ste,ste_tanh"],
+    "mappings_of_the_same_keys": [*GOALS, "until={train/loss:0.3},{train/loss:0.1},null"],
+    "merged_by_force": [*GOALS, "++until={train/loss:0.3},{test/loss:0.2}", "seed=0,1"],
+    "a_value_then_a_forced_one": ["estimator.scale=1,2", "++estimator.scale=3,4"],
+    "a_forced_mapping_over_a_swept_one": [*GOALS, MAPPINGS, "++until={train/accuracy:0.9}"],
+    "lists_of_mappings": [
+        "ends=[{steps: 3},{steps: 4}],[{seed: 1, steps: 3},{steps: 4}]", "analysis=[]",
+    ],
+    "inside_a_mapping": [
+        "ends={first:{steps:3},second:{steps:4,seed:2}}", "ends.first.steps=1,2", "analysis=[]",
+    ],
+    "a_mapping_or_none": ["init=none,ste_100", "quantizer=fwba,fp"],
+    "zipped": ["dim=4,5", "seed=0,1", "estimator=cdg,nes", "sweep.zip=[dim,seed]"],
+    "listed": ["seed=0,1", "sweep.points=['dim=5','estimator=nes dim=6 estimator.sigma=0.2']"],
+    "listed_mappings": [
+        "batch_size=64",
+        "sweep.points=[{batch_size: null, decay_all: true},{optimizer: adam, moving: [fc1.weight]},"
+        "{until: {train/loss: 0.1}, steps: 3, evaluate_every: 1}]",
+    ],
+    "listed_with_spaces": ["sweep.points=['ends=[{steps: 3}, {steps: 4}] analysis=[]','dim=3']"],
+    "deleted": ["~sweep.wait", "++sweep.wait=true", "dim=3,4"],
+    "deleted_setting": ["optimizer=sgd", "~optimizer.momentum", "optimizer.lr=0.1,0.2"],
+    "interpolated": ["dim=4,8", "dataset.n=${dim}"],
+    "several_groups": ["estimator=cdg,nes", "quantizer=fwba,bwba", "optimizer=sgd,adam"],
+    "presets_and_their_parts": ["quantizer=fwba,fp", "quantizer/weight=none,sign", "dim=4,5"],
+    "experiments": ["experiment=digits_ste,null", "steps=5,6"],
+    "a_study": ["experiment=branches", "seed=0,1"],
+    "a_studys_full_size": ["experiment=descent_dims", "size=full", "seed=0"],
+    "budgets": ["experiment=digits_ste", "epochs=1,2"],
+    "listed_budgets": ["experiment=digits_ste", "sweep.points=['epochs=1','steps=7']"],
+    "only_where_it_exists": ["estimator=ste,cdg,nes", "estimator.sigma=0.01,0.1,1", "dim=3,4"],
+    "excluded": ["dim=4,5", "seed=0,1", "sweep.exclude=['dim=4 seed=1']"],
+    "quoted": ["description='a, b'", "seed=0,1"],
+    "text_that_looks_otherwise": ['objective="1"', "dim=3,4"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def planned(monkeypatch, capfd, tmp_path):
+    """Compose what is typed, and run nothing: (words and configuration of each point, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SA_ROOT", raising=False)
+    found = []
+    monkeypatch.setattr(
+        driver,
+        "multirun",
+        lambda configs, _, words, __: found.extend(zip(words, configs)),  # noqa: B905
+    )
+    monkeypatch.setattr(run, "one", lambda config: found.append((sys.argv[1:], config)) or 0.0)
+
+    def typed(*words):
+        GlobalHydra.instance().clear()
+        found.clear()
+        monkeypatch.setattr(sys, "argv", ["sa", *words])
+        try:
+            run.main()
+        except SystemExit as end:
+            assert end.code == 2
+            found.clear()
+        return list(found), capfd.readouterr().err
+
+    return typed
+
+
+@pytest.mark.parametrize("words", PLANS.values(), ids=PLANS)
+def test_every_point_of_a_plan_is_the_run_of_its_words_alone(planned, words):
+    points, err = planned("-m", *words)
+    assert len(points) > 1, err
+    for mine, config in (*points[:2], points[-1]):
+        ((_, alone),), err = planned(*mine)
+        assert config == alone, err
+        assert record.run_id(resolve(config)) == record.run_id(resolve(alone))
+    assert len({record.run_id(resolve(config)) for _, config in points}) > 1
+
+
+def test_a_listed_point_is_read_as_it_would_be_typed():
+    assert plan.listed({"batch_size": None, "compile": True, "until": {"train/loss": 0.1}}) == [
+        "batch_size=null", "compile=true", "until={train/loss:0.1}",
+    ]  # fmt: skip
+    assert plan.listed("ends=[{steps: 3}, {steps: 4}]  description='a b' seed=1") == [
+        "ends=[{steps: 3}, {steps: 4}]", "description='a b'", "seed=1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["sweep.points=['hydra/launcher=local dim=3','dim=4']"], "belongs to the sweep"),
+    (["sweep.points=['dim=3,4']"], "has one value of a setting"),
+    (["sweep.points=['estimator=cdg estimator.sigma=1','estimator=nes']"], "estimator.sigma"),
+    (["estimator=ste,cdg", "estimator.sigma=0.1,1"], "estimator.sigma: there is no such setting"),
+    (["estimator=null,ste"], "estimator=null: there is no such estimator"),
+    (["steps=5", "epochs=1,2"], "steps=5 epochs=1: both set how long"),
+])  # fmt: skip
+def test_a_plan_that_nobody_can_mean_is_refused(planned, words, told):
+    points, err = planned("-m", *words)
+    assert not points and told in err and "Traceback" not in err
+
+
+def test_a_setting_is_swept_where_it_exists(planned):
+    words = ["estimator=ste,cdg,nes", "estimator.sigma=0.01,0.1,1"]
+    points, err = planned("-m", *words)
+    assert [p[0] for p in points] == [
+        ["estimator=ste"],
+        ["estimator=cdg"],
+        *(["estimator=nes", f"estimator.sigma={s}"] for s in ("0.01", "0.1", "1")),
+    ]
+    assert "note: estimator.sigma: " in err and "estimator=ste, estimator=cdg" in err
+    points, err = planned("-m", "estimator=nes,cdg", "estimator.samples=9", "seed=0,1")
+    assert len(points) == 4 and "estimator.samples: " in err and "estimator=cdg;" in err
+
+
+@pytest.mark.parametrize(("words", "steps"), [
+    (["experiment=digits_ste", "epochs=5"], 5 * (1437 // 64)),
+    (["experiment=digits_ste", "steps=0", "epochs=5"], 5 * (1437 // 64)),
+    (["experiment=digits_ste", "epochs=null"], 1500),
+    (["experiment=digits_ste", "steps=7"], 7),
+    (["experiment=digits_xnor", "steps=7"], 7),  # the preset is of epochs
+    (["experiment=digits_xnor", "steps=0"], 0),
+    (["experiment=digits_bits", "size=full", "seed=0", "steps=7"], 7),  # its full size types epochs
+    (["experiment=edge_of_stability", "size=full", "seed=0", "epochs=3"], 3),
+])  # fmt: skip
+def test_a_typed_budget_replaces_the_presets(planned, words, steps):
+    points, err = planned(*(["-m"] if "size=full" in words else []), *words)
+    assert {resolve(config)["steps"] for _, config in points} == {steps}, err
+
+
+@pytest.mark.parametrize("words", [["steps=5", "epochs=5"], ["epochs=5", "steps=110"]])
+def test_two_typed_budgets_are_refused(planned, words):
+    points, err = planned("experiment=digits_ste", *words)
+    assert not points and "both set how long the training is; give one of them" in err
+    assert settled(["epochs=2", "steps=0"]) == ["epochs=2", "steps=0"]
+
+
+def test_a_full_size_is_a_sweep_of_its_own():
+    assert "sweep.name=descent_dims-full" in hold(["experiment=descent_dims", "size=full"])
+    words = hold(["experiment=descent_dims", "size=full", "sweep.name=mine"])
+    assert [w for w in words if w.startswith("sweep.name")] == ["sweep.name=mine"]
+    for path in (CONF / "experiment").glob("*.yaml"):  # one rule for all studies
+        names = [w for w in yaml.safe_load(path.read_text()).get("full") or [] if "name=" in w]
+        assert not names, path
+
+
+@pytest.mark.parametrize("group", [g for g in GROUPS if g != "experiment"])
+@pytest.mark.parametrize("value", ["null", "5", "true", "[null]"])
+def test_a_value_that_is_no_option_of_a_group_is_refused(planned, group, value):
+    points, err = planned(f"{group}={value}")
+    assert not points and f"{group}=" in err and "there is no such" in err
+    assert "Traceback" not in err
+
+
+def test_no_experiment_is_as_if_it_were_left_out(planned):
+    ((_, config),), err = planned("experiment=null", "seed=3")
+    assert not err and config == planned("seed=3")[0][0][1]
+
+
+@pytest.mark.parametrize("key", top())
+def test_what_is_taken_away_is_refused_or_makes_no_other_run(planned, key):
+    points, err = planned(f"~{key}")
+    try:
+        found = [resolve(config) for _, config in points]
+    except Exception as error:
+        assert f"{key}" in str(error) and type(error).__name__ == "UsageError"
+        return
+    if not found:
+        assert key in err and "Traceback" not in err
+    for config in found:
+        assert key in ("analysis", "experiment") or record.run_id(config) == "66f1b13182"
+
+
+FLAGS = [
+    (["--nope"], "--nope: there is no such option"),
+    (["-x"], "-x: there is no such option"),
+    (["--hlep"], "did you mean --help?"),
+    (["--cfg"], "--cfg: expected --cfg job|hydra|all"),
+    (["--cfg", "nope"], "--cfg nope: expected --cfg job|hydra|all"),
+    (["--info=nope"], "--info nope: expected"),
+    (["--resolve"], "--resolve: it goes with --cfg job"),
+    (["--package", "x"], "--package: it goes with --cfg job"),
+    (["--cfg", "job", "--info"], "give one of --cfg"),
+    (["-m", "--run"], "give one of them"),
+    (["--experimental-rerun", "x"], "there is no such option"),
+    (["--config-name=nope"], "--config-name=nope: there is no such file"),
+    (["-cn", "nope", "-m"], "--config-name=nope: there is no such file"),
+    (["--config-dir=nope"], "nope' not found"),
+    (["-m", "--cfg", "job", "seed=0,1"], "seed=0,1 lists several values: --cfg and --info show"),
+    (["hydra.run.dir=X"], "set root=X"),
+    (["-m", "hydra.sweep.dir=X"], "set root=X"),
+    (["-m", "hydra.sweep.subdir=X"], "set root=X"),
+    (["hydra.output_subdir=X"], "set root=X"),
+    (["hydra.job.chdir=true"], "set root=X"),
+    (["++hydra.run.dir=X"], "set root=X"),
+    (["~hydra.run.dir"], "set root=X"),
+    (["hydra.mode=MULTIRUN"], "write -m to sweep"),
+    (["hydra=null"], "hydra=null: it cannot be replaced as a whole"),
+    (["sweep=null"], "sweep=null: it cannot be replaced as a whole"),
+    (["-m", "sweep="], "it cannot be replaced as a whole"),
+    (["root="], "root=: expected a folder"),
+    (["root=''"], "root=: expected a folder"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), FLAGS, ids=[" ".join(w) for w, _ in FLAGS])
+def test_options_and_settings_of_hydras_own_are_checked(planned, words, told):
+    points, err = planned(*words)
+    assert not points and told in err and "Traceback" not in err
+    assert not list(Path(".").iterdir())
+
+
+@pytest.mark.parametrize("first", [[], ["-m"]])
+def test_a_configuration_is_shown_with_and_without_m(planned, capfd, first):
+    points, err = planned(*first, "--cfg", "job", "seed=3")
+    assert not points and not err
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "''", "[a]", "true", "..", "-x", "a/b", "'a b'"])
+def test_a_name_that_no_sweep_can_have_is_refused(planned, tmp_path, name):
+    ((_, config),), err = planned(f"sweep.name={name}")
+    with pytest.raises(Exception, match=r"no name of a sweep|expected a name"):
+        record.sweep_folder(tmp_path, resolve(config)["sweep"]["name"])
+
+
+def test_a_sweep_may_be_named_by_a_number(planned):
+    ((_, config),), err = planned("sweep.name=5")
+    assert resolve(config)["sweep"]["name"] == "5"
+
+
+def test_an_experiment_of_ones_own_chooses_the_launcher(planned, monkeypatch, tmp_path):
+    text = "# @package _global_\ndefaults: [override /hydra/launcher: local]\ndescription: mine\n"
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text(text)
+    chosen = []
+    monkeypatch.setattr(driver, "multirun", lambda *given: chosen.append(given[-1].kind))
+    own = ["-m", f"--config-dir={tmp_path / 'mine'}", "experiment=own"]
+    for words in (own, [*own, "hydra/launcher=inline"], ["-m"], ["-m", "hydra/launcher=basic"]):
+        planned(*words, "seed=0,1")
+    assert chosen == ["Local", "Inline", "Inline", "Inline"]
+
+
+def test_workers_inherit_no_service_of_wandb():
+    env = {"WANDB_SERVICE": "3-1-unix-x", "WANDB_API_KEY": "k", "SLURM_JOB_ID": "1", "HOME": "h"}
+    assert plan.scrubbed(env) == {"WANDB_API_KEY": "k", "HOME": "h"}
