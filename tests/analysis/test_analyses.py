@@ -157,9 +157,13 @@ def test_descent_window_is_around_the_best_and_area_over_the_grid_asked_for():
     assert out["descent/area"] < 0.02
 
 
-@pytest.mark.parametrize("wrong", [{"lr_min": 1, "lr_max": 0.1}, {"points": 2}, {"nulls": 0}])
-def test_descent_refuses(wrong):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(("wrong", "told"), [
+    ({"lr_min": 1, "lr_max": 0.1}, "lr_min=1.0 must be below lr_max=0.1"),
+    ({"points": 2}, "points\n.*greater than or equal to 3"),
+    ({"nulls": 0}, "nulls\n.*greater than or equal to 1"),
+])  # fmt: skip
+def test_descent_refuses(wrong, told):
+    with pytest.raises(ValueError, match=told):
         Descent(**wrong)
 
 
