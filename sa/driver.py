@@ -45,12 +45,7 @@ def multirun(
     told = f", about {each * len(left):.0f} s of computing" if each and left else ""
     many = "1 point" if len(plan) == 1 else f"{len(plan)} points"
     print(f"{name}: {many}, {len(left)} of {len(plan)} to do{told}", flush=True)
-    one_seed = len({p.config["seed"] for p in plan}) == 1 and not plan[0].config["replicas"]
-    if "bands" in (plan[0].config["figure"] or []) and one_seed:
-        telling.note(
-            "figure=bands: every point is of one seed, and a band is over several; it will "
-            "not be drawn: add seeds, e.g. seed=range(5) or replicas=5"
-        )
+    _bands(plan)
     if how["dry_run"]:
         for point in plan:
             state = record.state(folder_of(point.config))
@@ -87,6 +82,16 @@ def multirun(
         )
     if code:
         raise RunFailed("every run is done, but the report could not be written; see above")
+
+
+def _bands(plan: list[planned.Point]) -> None:
+    """Note a figure over seeds that will not be drawn, because there is one seed."""
+    one_seed = len({p.config["seed"] for p in plan}) == 1 and not plan[0].config["replicas"]
+    if "bands" in (plan[0].config["figure"] or []) and one_seed:
+        telling.note(
+            "figure=bands: every point is of one seed, and a band is over several; it will "
+            "not be drawn: add seeds, e.g. seed=range(5) or replicas=5"
+        )
 
 
 def _whole(configs: list[Config]) -> None:

@@ -86,11 +86,6 @@ def validate(config: dict[str, Any]) -> Components:
         UsageError: a setting that does not exist, or does not fit the others.
 
     """
-    for key in config:
-        if key not in top():
-            close = nearest(key, top())
-            hint = f"; did you mean {close}?" if close else ""
-            raise UsageError(f"{key}: there is no such setting{hint}\n{HELP}")
     _scalars(config)
     for key, value in leaves(config):
         if key.rsplit(".", 1)[-1] == "_target_":
@@ -112,23 +107,7 @@ def validate(config: dict[str, Any]) -> Components:
         raise UsageError(f"{error.key}: {error}") from error
     except ValueError as error:
         raise UsageError(f"model: {error}") from error  # of the layers it is built of
-    try:
-        structure = task.structure()
-        if structure.gradients and not _backpropagates(made["estimator"]):
-            raise ValueError(
-                "it back-propagates nothing that quantizer.gradient could quantize; set "
-                "quantizer/gradient=none, or take an estimator of the straight-through family"
-            )
-        if hasattr(made["estimator"], "requires"):
-            made["estimator"].requires(structure)
-        if hasattr(made["estimator"], "fits"):
-            made["estimator"].fits(task.point())
-        if hasattr(made["estimator"], "trains"):
-            optimizer = str(config["optimizer"]["_target_"]).rpartition(".")[2]
-            asked = config["steps"], optimizer, config["optimizer"], config["batch_size"]
-            made["estimator"].trains(*asked)
-    except ValueError as error:
-        raise UsageError(f"estimator: {error}") from error
+    structure = _fits(config, task, made["estimator"])
     for name, analysis in analyses.items():
         try:
             if hasattr(analysis, "requires"):
@@ -158,6 +137,28 @@ def validate(config: dict[str, Any]) -> Components:
         _processes(config, task)
     tracker = make("tracker", config["tracker"])
     return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
+
+
+def _fits(config: Config, task: Any, estimator: Any) -> Any:
+    """Return the structure of the network; refuse an estimator that does not fit."""
+    try:
+        structure = task.structure()
+        if structure.gradients and not _backpropagates(estimator):
+            raise ValueError(
+                "it back-propagates nothing that quantizer.gradient could quantize; set "
+                "quantizer/gradient=none, or take an estimator of the straight-through family"
+            )
+        if hasattr(estimator, "requires"):
+            estimator.requires(structure)
+        if hasattr(estimator, "fits"):
+            estimator.fits(task.point())
+        if hasattr(estimator, "trains"):
+            optimizer = str(config["optimizer"]["_target_"]).rpartition(".")[2]
+            asked = config["steps"], optimizer, config["optimizer"], config["batch_size"]
+            estimator.trains(*asked)
+    except ValueError as error:
+        raise UsageError(f"estimator: {error}") from error
+    return structure
 
 
 def ignored(points: Sequence[tuple[Config, Components]]) -> Iterator[str]:
@@ -332,6 +333,11 @@ def _parent(config: dict[str, Any]) -> None:
 
 
 def _scalars(config: dict[str, Any]) -> None:
+    for key in config:
+        if key not in top():
+            close = nearest(key, top())
+            hint = f"; did you mean {close}?" if close else ""
+            raise UsageError(f"{key}: there is no such setting{hint}\n{HELP}")
     ranges = {
         "dim": 1, "seed": 0, "steps": 0, "threads": 1, "memory": 1, "batch_size": 1,
         "evaluate_every": 1, "analyse_every": 1, "replicas": 1, "processes": 1,
