@@ -59,7 +59,7 @@ def checked(p, rows, eps=EPS):
 
 @pytest.mark.parametrize("layer", [1, -2])
 def test_t8_sums_of_signs_that_cancel_are_on_the_threshold_in_both(layer):
-    """Behind norms that have seen nothing a sum of signs that is 0 is a tie: there are hundreds."""
+    """Behind norms that have seen nothing a sum of signs that is 0 is a tie: there are dozens."""
     task = Task(
         model=net(BWBA), moving=(layer,), batchnorm="running", dataset=Digits(size=8)
     )  # fmt: skip
@@ -68,11 +68,11 @@ def test_t8_sums_of_signs_that_cancel_are_on_the_threshold_in_both(layer):
     hooks = [
         m.register_forward_hook(lambda m, x, y: ties.append(int((x[0] == 0).sum()))) for m in acts
     ]
-    p.objective(p.batch(0).part(0, 6)).value(p.params)
+    p.objective(p.batch(0).part(0, 3)).value(p.params)
     for h in hooks:
         h.remove()
-    assert sum(ties) > 50
-    checked(p, 6, [0.02, 0.3])
+    assert sum(ties) > 25
+    checked(p, 3, [0.3])
 
 
 LAYERS = {1: "patterns", 5: "patterns", 8: "suffixes", -2: "patterns", -1: "suffixes"}
