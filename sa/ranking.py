@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 ONE_STEP = {
     "alignment/cosine": "cosine to CDG",
@@ -108,6 +107,8 @@ def kendall(predicted: pd.Series, truth: pd.Series) -> float:
     >>> kendall(pd.Series([1, 2, 3, 4]), pd.Series([1, 2, 4, 3]))
     0.66666666666667
     """
+    from scipy import stats
+
     return _correlated(stats.kendalltau, predicted, truth)
 
 
@@ -119,6 +120,8 @@ def spearman(predicted: pd.Series, truth: pd.Series) -> float:
     >>> round(spearman(pd.Series([1, 2, 3, 4]), pd.Series([1, 2, 4, 3])), 12)
     0.8
     """
+    from scipy import stats
+
     return _correlated(stats.spearmanr, predicted, truth)
 
 

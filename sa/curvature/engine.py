@@ -104,7 +104,7 @@ class Jacobian:
     def product(self, vectors: Tensor, names: tuple[str, ...] | None = None) -> Tensor:
         """(k, D) -> (k, D), over the tensors named (None: all)."""
         like = {k: self.params[k] for k in names or self.params}
-        w, whole = flatten(like), flatten(self.params)
+        w, whole = (flatten(p).detach() for p in (like, self.params))
         length = whole.norm() if whole.any() else whole.new_ones(())
         reach = self.epsilon * length * math.sqrt(len(w) / len(whole))
         out = torch.empty_like(vectors)

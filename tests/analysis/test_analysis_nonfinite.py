@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from test_points import ANALYSES
+from test_analysis_points import ANALYSES
 
 from sa import ranking
 from sa.analysis import _finite
