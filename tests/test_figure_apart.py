@@ -25,7 +25,8 @@ def runs(kind, value, factor):
         made["step"] *= factor
         made["evals"] *= factor
     else:
-        made = table(dims=(8,), names=("STE", "CDG"))
+        several = kind in ("lr_decrease", "best_decrease", "alignment", "gates", "variants")
+        made = table(dims=(8,), seeds=(0,), names=("STE", "CDG") if several else ("CDG",))
         changed = {}
         for column in [*RESULTS, "step", "keep"]:
             if column == "value" or column.startswith("cost/"):  # what others are relative to

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -84,8 +84,8 @@ def caption(kind: str, table: pd.DataFrame) -> str:
 
 def curves(rows: pd.DataFrame, folder: Path, title: str = "") -> list[Path]:
     """Loss and accuracy of one training run over its steps; ValueError where there is one row."""
-    from sa.figure.curves import curves as paint
-
+    paint: Callable[[pd.DataFrame, str], tuple[Canvas, pd.DataFrame]]
+    paint = import_module("sa.figure.curves").curves
     with _style():
         return _save(*paint(rows, title), folder / "curves")
 
