@@ -12,6 +12,10 @@ from tests.test_figure import RESULTS, TRAININGS, evaluated, table, trained
 EXTRA = "extra.kind"
 
 
+SEVERAL = ("lr_decrease", "best_decrease", "alignment", "gates", "variants", "layer_cosine")
+"""Kinds that are tried with several estimators; the others' table has one."""
+
+
 def runs(kind, value, factor):
     """Runs of one value of an extra setting, all of whose results have a factor of their own."""
     if kind == "bands":
@@ -25,7 +29,14 @@ def runs(kind, value, factor):
         made["step"] *= factor
         made["evals"] *= factor
     else:
-        several = kind in ("lr_decrease", "best_decrease", "alignment", "gates", "variants")
+        several = kind in (
+            "lr_decrease",
+            "best_decrease",
+            "alignment",
+            "gates",
+            "variants",
+            "layer_cosine",
+        )
         made = table(dims=(8,), seeds=(0,), names=("STE", "CDG") if several else ("CDG",))
         changed = {}
         for column in [*RESULTS, "step", "keep"]:

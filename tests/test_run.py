@@ -619,6 +619,7 @@ def test_a_parent_is_computed_once_and_shared(sa):
 
 def test_a_sweep_runs_what_is_missing_and_reports(sa):
     words = ["-m", *SMALL, "estimator=cdg,ste,random", "seed=0,1", "sweep.name=mine"]
+    words.append("figure=null")  # the default: what the runs measured is drawn
     sa(*SMALL, "estimator=cdg")  # a point that is there already
     code, out, err = sa(*words)
     assert code == 0, err
@@ -628,6 +629,10 @@ def test_a_sweep_runs_what_is_missing_and_reports(sa):
     assert points[0]["overrides"] == ["estimator=cdg", "seed=0"]
     assert all(record.read_result(".", p["run_id"]) for p in points)
     assert (Path("sweeps/mine") / "report.html").exists()
+    for kind in ("lr_decrease", "best_decrease", "alignment"):
+        assert {p.suffix for p in Path("sweeps/mine/figures").glob(f"{kind}.*")} == {
+            ".png", ".svg", ".pdf", ".csv",
+        }  # fmt: skip
     import pandas as pd
 
     table = pd.read_parquet("sweeps/mine/results.parquet")

@@ -148,12 +148,18 @@ def _only(canvas: Canvas) -> Sheet:
 def _with_settings(kind: Kind, named: pd.DataFrame, tidy: pd.DataFrame) -> pd.DataFrame:
     """The tidy table with the settings that vary: by run, else by what the kind shows of it."""
     names = varied(named)
-    on = ["run_id"] if "run_id" in tidy else [c for c in ("part", *kind.shows) if c in tidy]
+    on = ["run_id"] if "run_id" in tidy else _keys(kind, tidy)
     known = named[list(dict.fromkeys([*on, *names]))].drop_duplicates(on)
     free = {n: n if n not in tidy else f"config.{n}" for n in names if n not in on}
     out = tidy.merge(known.rename(columns=free), on=on, how="left")
     twice = [f for n, f in free.items() if f != n and out[f].map(key).equals(out[n].map(key))]
     return out.drop(columns=twice)
+
+
+def _keys(kind: Kind, tidy: pd.DataFrame) -> list[str]:
+    """The columns by which a row of several runs finds their settings."""
+    shown = [c for c in kind.shows if isinstance(c, str)]
+    return [c for c in dict.fromkeys(["part", "label", *shown]) if c in tidy]
 
 
 def _caption(kind: Kind, named: pd.DataFrame) -> str:

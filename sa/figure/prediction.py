@@ -7,7 +7,12 @@ from sa.figure._label import activations
 from sa.figure._paper import PANEL, Canvas, Sheet, hues, kind, need
 
 
-@kind("label", "activation", told="a point an estimator, means over seeds; τ over estimators")
+def _label(table: pd.DataFrame) -> pd.Series:
+    """The estimators: each has a dot, and none a colour of its own."""
+    return table["label"]
+
+
+@kind(_label, "activation", told="a point an estimator, means over seeds; τ over estimators")
 def prediction(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Final loss of a short training against each figure of one step, with Kendall's tau."""
     need(table, ranking.TRUTH)
