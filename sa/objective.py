@@ -16,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sa import surrogate
 from sa.curvature.engine import PART, Hessian, Jacobian
 from sa.curvature.view import View
 from sa.flips import chain, single
 from sa.flips import differences as flips
+from sa.gradient_noise import GradientNoise, seed
 from sa.total import total
 from sa.types import (
     Batch,
@@ -94,7 +96,9 @@ class Objective:
     outputs: of the network, given where they are kept when a gradient is computed (`seen`); rows
     are then their losses. network: the network itself, None of a plain function. opened: the same
     loss as a function of the quantized weights, and those of a point; quantizers before weights
-    are taken away.
+    are taken away. first: how many rows of the step's batch come before these, in other processes.
+    seeds: of the noise of random gradient quantizers, drawn from an estimator's generator, one for
+    each network.
     """
 
     rows: RowLoss
@@ -114,6 +118,8 @@ class Objective:
     network: Network | None = None
     trace: Callable[[Params, Batch], list[Layer]] | None = None
     opened: "Callable[[Params], tuple[Objective, Params]] | None" = None
+    first: int = 0
+    seeds: Callable[[torch.Generator], Sequence[int]] = lambda generator: [seed(generator)]
     _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
     _curved: list[tuple[Params, list[int], View]] = field(default_factory=list, repr=False)
     _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)
@@ -194,12 +200,25 @@ class Objective:
         return out / batch.rows
 
     def value_and_grad(
-        self, params: Params, rows: RowLoss | None = None, passes: int = 1
+        self,
+        params: Params,
+        rows: RowLoss | None = None,
+        passes: int = 1,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Params]:
         """Loss and gradient, back-propagated through the surrogate in force (none: the truth).
 
-        rows: row losses to average instead of the objective's own, e.g. weighted ones. passes: how
-        many forwards they keep alive at once, for the chunk plan.
+        Args:
+            params: the point.
+            rows: row losses to average instead of the objective's own, e.g. weighted ones.
+            passes: how many forwards they keep alive at once, for the chunk plan.
+            generator: of the noise with which gradients are rounded at random. One number is
+                drawn from it, and only if the network has a quantizer of gradients that is random:
+                two calls that are compared start from the same state of it.
+
+        Raises:
+            ValueError: gradients are rounded at random and there is no generator.
+
         """
         each, kept = rows or self.rows, []
         if rows is None and self.outputs is not None:
@@ -214,8 +233,10 @@ class Objective:
         losses = []
         grads = {k: torch.zeros_like(v) for k, v in params.items()}
         _, chunk = self._plan(1, 2 * passes * self.width)
-        with torch.enable_grad():
+        noise = GradientNoise(lambda: self._seeded(generator), self.first)
+        with torch.enable_grad(), surrogate.drawing(noise):
             for p in blocks(self.batch.rows, chunk):
+                noise.begin(*p)
                 one = each(leaves, self.batch.part(*p)).double()
                 losses.append(one.detach())
                 loss = one.sum() / self.batch.rows
@@ -226,6 +247,14 @@ class Objective:
                     grads[name] += g
         self._seen = (params, _versions(params), kept) if kept else None
         return total(torch.cat(losses)) / self.batch.rows, grads
+
+    def _seeded(self, generator: torch.Generator | None) -> Sequence[int]:
+        if generator is None:
+            raise ValueError(
+                "gradients are rounded at random here (quantizer.gradient), and this call of "
+                "value_and_grad has no generator; give it the estimator's, generator=generator"
+            )
+        return self.seeds(generator)
 
     def seen(self, params: Params) -> list[Tensor] | None:
         """The outputs that the last gradient saw, by parts of the rows, if it was at params."""
@@ -287,15 +316,20 @@ class Objective:
         if gradient is not None:
             return View(Jacobian(gradient, params, epsilon))
         s = self.structure
-        if s.quantized:
-            raise ValueError(NO_HESSIAN.format(next(iter(s.quantized))))
+        if s.hard:
+            raise ValueError(NO_HESSIAN.format(s.hard[0]))
         mine = self.whole or self
         n = min(rows or mine.batch.rows, mine.batch.rows)
         each = mine.width * next(iter(params.values())).element_size()
         part = n if mine.coupled else max(1, min(n, PART // each, mine.memory // (4 * each)))
+
+        def rows_(at: Params, some: Batch) -> Tensor:
+            with surrogate.exact_gradients():  # of the loss, whatever trainings quantize
+                return mine.rows(at, some)
+
         return View(
             Hessian(
-                mine.rows, mine.batch.part(0, n), params,
+                rows_, mine.batch.part(0, n), params,
                 part=part, kept=mine.memory // each, of=self.batch.rows,
             )
         )  # fmt: skip
@@ -459,13 +493,17 @@ class Objective:
         return self.trace(params, self.batch.part(0, rows)) if self.trace else []
 
     def reference(self, estimator: Estimator, params: Params) -> Params:
-        """The gradient a deterministic estimator gives at params, computed once per point."""
+        """The gradient a deterministic estimator gives at params, computed once per point.
+
+        What it back-propagates is not quantized: a reference has no noise and no bias of that.
+        """
         versions = _versions(params)
         for known, at, then, grad in self._memo:
             if known == estimator and at is params and then == versions:
                 return grad
         generator = stream(0, "reference", device=str(self.batch.inputs.device))
-        grad = estimator(self, params, estimator.init(params), generator).grad
+        with surrogate.exact_gradients():
+            grad = estimator(self, params, estimator.init(params), generator).grad
         self._memo.append((estimator, params, versions, grad))
         return grad
 

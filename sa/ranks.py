@@ -101,7 +101,7 @@ class Shared(Problem):
         assert self.ring
         start, stop = self.ring.part(batch.rows)
         mine = super().objective(batch)
-        mine.batch = batch.part(start, stop)
+        mine.batch, mine.first = batch.part(start, stop), start
         kept = list(self.buffers.values())
         return _Part(**vars(mine), ring=self.ring, start=start, total=batch.rows, kept=kept)
 
@@ -116,13 +116,17 @@ class _Part(Objective):
     kept: Sequence[Tensor] = ()
 
     def value_and_grad(
-        self, params: Params, rows: RowLoss | None = None, passes: int = 1
+        self,
+        params: Params,
+        rows: RowLoss | None = None,
+        passes: int = 1,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Params]:
         """Loss and gradient of the whole batch at rank 0's point, to rounding as of one process."""
         assert self.ring
         with torch.no_grad():
             self.ring.share([*params.values(), *self.kept])
-        value, grad = super().value_and_grad(params, rows, passes)
+        value, grad = super().value_and_grad(params, rows, passes, generator)
         weight = self.batch.rows / self.total
         self.ring.add([t.mul_(weight) for t in (value, *grad.values())])
         if self._seen is not None:  # the outputs of all rows, as one process sees them

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from sa.objective import CRITERIA
+from sa.gradient_noise import seed
+from sa.objective import CRITERIA, Objective
 from sa.problem import PART, SPLITS, Problem, chosen, statistics
 from sa.task import Task
 from sa.total import total
@@ -29,6 +30,7 @@ class Replicas(Problem):
     running: Params = field(default_factory=dict)
     first: Problem | None = None
     _epoch: tuple[int, Tensor] | None = None
+    _step: int = 0
 
     @property
     def buffers(self) -> Params:
@@ -39,6 +41,19 @@ class Replicas(Problem):
         """Biases that batch normalisation takes away again: the same of every network."""
         assert self.first is not None
         return self.first.redundant()
+
+    def batch(self, step: int) -> Batch:
+        """The rows of one step, of every replica."""
+        self._step = step
+        return super().batch(step)
+
+    def objective(self, batch: Batch) -> Objective:
+        """The loss on the last batch; random gradient quantizers draw as each seed alone would."""
+        mine, device = super().objective(batch), self.task.device
+        seeds = range(self.seed, self.seed + (self.replicas or 1))
+        own = [stream(s, "estimator", self._step, device=device) for s in seeds]
+        mine.seeds = lambda _: [seed(generator) for generator in own]
+        return mine
 
     def _order(self, epoch: int) -> Tensor:
         if self._epoch is None or self._epoch[0] != epoch:

@@ -15,11 +15,7 @@ def describe(network: nn.Module, frozen: Params, kind: str, batchnorm: str) -> S
     """What estimators may need to know of a network with a loss of this kind (mse, ce, value)."""
     modules = list(network.modules())
     base = Structure(
-        stochastic=any(
-            getattr(getattr(m, slot, None), "stochastic", False)
-            for m in modules
-            for slot in ("quantize", "gradient")
-        ),
+        stochastic=any(getattr(getattr(m, "quantize", None), "stochastic", False) for m in modules),
         quantized=quantized(network),
         gradients=any(getattr(m, "gradient", None) is not None for m in modules),
         criterion=CRITERIA[kind],

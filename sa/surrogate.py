@@ -25,7 +25,7 @@ Quantized = TypeVar("Quantized")
 Unit = Callable[[int, Tensor], Tensor]
 """(k, logits) -> the states, in [-1, 1], of the k-th layer of random units of a forward.
 
-k < 0: units that belong to no row, of weights or gradients."""
+k < 0: units that belong to no row, of weights."""
 
 _RULE: ContextVar[Rule | None] = ContextVar("rule", default=None)
 _Units = tuple[Unit, Iterator[int], Iterator[int]]
@@ -139,7 +139,7 @@ def logit(p: Tensor) -> Tensor:
 def sampling(unit: Unit) -> Iterator[None]:
     """For one forward: every layer of random units inside is ``unit(k, logits)``, k = 0, 1, ...
 
-    Units of weights and of back-propagated gradients are no layers of rows: k = -1, -2, ...
+    Units of weights are no layers of rows: k = -1, -2, ...
     """
     token = _UNIT.set((unit, itertools.count(), itertools.count(-1, -1)))
     try:
@@ -160,21 +160,97 @@ def weights(quantize: Callable[[Tensor], Quantized], w: Tensor) -> Quantized:
         _UNIT.reset(token)
 
 
-def hook(quantize: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """``quantize`` for the backward of what runs now, with the random units in force now.
+Draw = Callable[[Tensor], Tensor]
+"""Gradients of one layer (rows, ...) -> uniform numbers in [0, 1), of their shape and dtype."""
 
-    A backward may run later, and on CUDA in a thread that does not see this one's context.
+_DRAWS: ContextVar[Callable[[object], Draw] | None] = ContextVar("draws", default=None)
+_EXACT: ContextVar[bool] = ContextVar("exact", default=False)
+
+
+@contextmanager
+def drawing(draws: Callable[[object], Draw]) -> Iterator[None]:
+    """Let the gradients of what runs inside be rounded at random by ``draws(layer)``."""
+    token = _DRAWS.set(draws)
+    try:
+        yield
+    finally:
+        _DRAWS.reset(token)
+
+
+@contextmanager
+def exact_gradients() -> Iterator[None]:
+    """Leave the gradients of what runs inside as they are: nothing back-propagated is quantized."""
+    token = _EXACT.set(True)
+    try:
+        yield
+    finally:
+        _EXACT.reset(token)
+
+
+class _Back(torch.autograd.Function):
+    """y, whose gradient g goes back as quantize(g, stacked).
+
+    stacked: whether g has networks first, as under vmap, where no hook of a tensor is called.
     """
-    taken = _UNIT.get()
-    if taken is None:
-        return quantize
-    k = next(taken[2])
 
-    def late(g: Tensor) -> Tensor:
-        with sampling(lambda _, logits: hard_sign(taken[0](k, logits))):
-            return quantize(g)
+    @staticmethod
+    def forward(y: Tensor, quantize: Callable[[Tensor, bool], Tensor], stacked: bool) -> Tensor:
+        return y.view_as(y)
 
-    return late
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.quantize, ctx.stacked = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.quantize(grad, ctx.stacked), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return tangent.view_as(tangent)  # forward mode back-propagates nothing
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: tuple[int | None, ...], y: Tensor, quantize: Any, stacked: bool
+    ) -> tuple[Tensor, int | None]:
+        if dims[0] is None:
+            return _Back.apply(y, quantize, stacked), None
+        return _Back.apply(y.movedim(dims[0], 0), quantize, True), 0
+
+
+def back(y: Tensor, quantize: Callable[[Tensor], Tensor], layer: object) -> Tensor:
+    """Return y (rows, ...), whose gradient is quantized in every backward, never in a forward.
+
+    A quantizer that is random takes the numbers that ``drawing`` gives this layer; where nothing
+    does, as in a training loop of your own, it takes those of torch's default generator.
+    """
+    if _EXACT.get() or not torch.is_grad_enabled():
+        return y
+    draws = _DRAWS.get()  # a backward may run later, and on CUDA in a thread of its own
+    draw = draws(layer) if draws else torch.rand_like
+
+    def quantized(g: Tensor, stacked: bool) -> Tensor:
+        wide = g.float() if g.dtype in (torch.bfloat16, torch.float16) else g
+        if not stacked:
+            return _drawn(quantize, wide, lambda: draw(wide)).to(g.dtype)
+        asked = []  # no number can be drawn inside vmap: the first network says if one is needed
+
+        def ask() -> Tensor:
+            asked.append(True)
+            return torch.zeros_like(wide[0])
+
+        _drawn(quantize, wide[0], ask)
+        numbers = draw(wide) if asked else torch.zeros_like(wide)
+        each = torch.vmap(lambda one, u: _drawn(quantize, one, lambda: u))
+        return each(wide, numbers).to(g.dtype)
+
+    return _Back.apply(y, quantized, False)
+
+
+def _drawn(quantize: Callable[[Tensor], Tensor], g: Tensor, draw: Callable[[], Tensor]) -> Tensor:
+    """quantize(g), its random units up where a uniform number is below their probability."""
+    with sampling(lambda _, logits: hard_sign(logits - logit(draw().reshape(logits.shape)))):
+        return quantize(g)
 
 
 def bernoulli(logits: Tensor, x: Tensor | None = None) -> Tensor:

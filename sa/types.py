@@ -204,6 +204,11 @@ class Structure:
     bound: str | None = "the loss is a plain function"
 
     @property
+    def hard(self) -> list[str]:
+        """The quantized weights and activations: where there are any, the loss has no Hessian."""
+        return [k for k in self.quantized if not k.endswith(".gradient")]
+
+    @property
     def slow(self) -> str | None:
         """Why coordinate differences take two forwards a coordinate, or None if they do not."""
         return None if self.cuts else self.obstacle
@@ -424,12 +429,16 @@ class Objective(Protocol):
         ...
 
     def value_and_grad(
-        self, params: Params, rows: "RowLoss | None" = None, passes: int = 1
+        self,
+        params: Params,
+        rows: "RowLoss | None" = None,
+        passes: int = 1,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Params]:
         """Loss and back-propagated gradient with the surrogate in force (none: the truth, 0).
 
         rows: row losses to average instead of the objective's own; passes: how many forwards they
-        keep alive at once.
+        keep alive at once. generator: of the noise with which gradients are rounded at random.
         """
         ...
 

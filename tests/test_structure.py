@@ -27,12 +27,13 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "telling": set(),
     "lock": {"telling"},
     "curvature": {"types", "curvature"},
-    "objective": {"total", "types", "flips", "curvature"},
+    "gradient_noise": {"types"},
+    "objective": set("total types flips curvature surrogate gradient_noise".split()),
     "dataset": {"types"},
     "quantizer": {"codes", "types", "surrogate"},
     "model": {"codes", "types", "surrogate"},
     "estimator": {"types", "surrogate"},
-    "analysis": {"types", "ranking"},
+    "analysis": {"types", "ranking", "surrogate"},
     "structure": {"types", "flips", "objective"},
     "problem": set(  # of task its type alone
         "codes objective structure surrogate task total types".split()
@@ -58,7 +59,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     },
     "config": {"config", "record", "task", "train", "types"},
     "data": {"dataset", "telling"},
-    "replicas": {"objective", "problem", "task", "total", "types"},
+    "replicas": set("gradient_noise objective problem task total types".split()),
     "ranks": {"types", "objective", "problem"},
     "execute": set(
         "config lock provenance ranks record replicas summary telling tracker train types".split()

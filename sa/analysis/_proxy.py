@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sa import ranking
+from sa import ranking, surrogate
 from sa.types import Numbers, Objective, Params
 
 
@@ -60,8 +60,10 @@ def traces(
         h = torch.finfo(w.dtype).eps ** (1 / 3)
         for _ in range(probes):
             v = 2 * torch.randint(2, w.shape, generator=generator, device=w.device).to(w.dtype) - 1
-            up, down = (
-                objective.value_and_grad(params | {name: w + s * h * v})[1][name] for s in (1, -1)
-            )
+            with surrogate.exact_gradients():
+                up, down = (
+                    objective.value_and_grad(params | {name: w + s * h * v})[1][name]
+                    for s in (1, -1)
+                )
             out[name] += float((v * (up - down)).double().sum()) / (2 * h * probes)
     return out

@@ -59,7 +59,7 @@ class Blocks:
             out[f"{block}/shapes"] = ", ".join(shapes)
             out[f"{block}/parameters"] = float(size({n: params[n] for n in names}))
             out[f"{block}/part"] = float(part) / whole if whole else float("nan")
-        if objective.structure.quantized:
+        if objective.structure.hard:
             out["note"] = "a quantized network has no Hessian: shapes and parts only"
         else:
             try:

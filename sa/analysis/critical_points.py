@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Len, Lt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sa import surrogate
 from sa.analysis import _solve
 from sa.analysis._view import DERIVATIVES, check, seen
 from sa.types import (
@@ -74,6 +75,11 @@ class CriticalPoints:
         self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
     ) -> Numbers:
         """Flat numbers and curves under ``critical_points/``."""
+        with surrogate.exact_gradients():  # of the loss, whatever trainings quantize
+            out = self._search(objective, params, generator)
+        return {f"critical_points/{k}": v for k, v in out.items()}
+
+    def _search(self, objective: Objective, params: Params, generator: torch.Generator) -> Numbers:
         mine, start = seen(objective, params, self.view)
         idle = redundant(mine, start, generator)
         g0 = flatten(mine.value_and_grad(start)[1])
@@ -110,7 +116,7 @@ class CriticalPoints:
             on = w[kept] != 0
             off = (g + self.penalty * w[kept].sign()).abs()[on] <= 0.01 * self.penalty
             out["penalised"] = float(off.double().mean()) if len(off) else 1.0
-        return {f"critical_points/{k}": v for k, v in out.items()}
+        return out
 
 
 def inertia(hessian: Tensor, g: Tensor, tau: float, taus: tuple[float, ...]) -> Numbers:

@@ -48,9 +48,9 @@ class Curvature:
 
     def requires(self, structure: Structure) -> None:
         """Raise ValueError for a quantized network, naming what to ask instead."""
-        if structure.quantized:
+        if structure.hard:
             raise ValueError(
-                f"'{next(iter(structure.quantized))}' is quantized: the loss is flat almost "
+                f"'{structure.hard[0]}' is quantized: the loss is flat almost "
                 "everywhere and has no Hessian to speak of; take analysis=smoothing (its smoothed "
                 "losses), estimator=spectral_ste (how a stand-in gradient changes), or the network "
                 "in full precision (quantizer=fp)"

@@ -57,7 +57,7 @@ class GradientNorm:
             after = mine(objective, there, mine.init(params), generator).grad
             out["successive"] = cosine(g, flatten(after))
             out["edge"] = 2 / self.lr
-        if self.curvature and not objective.structure.quantized:
+        if self.curvature and not objective.structure.hard:
             try:
                 sharp = float(objective.curvature(params).top(1, generator).values[0])
             except Diverged:

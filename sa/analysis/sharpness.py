@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sa import surrogate
 from sa.analysis import _finite
 from sa.analysis._view import DERIVATIVES, VALUES, check, flippable, seen
 from sa.types import (
@@ -69,7 +70,8 @@ class Sharpness:
         elif self.view == "discrete":
             out = self._discrete(mine, point, loss, generator)
         else:
-            out = self._continuous(mine, point, loss, generator)
+            with surrogate.exact_gradients():  # the loss' own, whatever trainings quantize
+                out = self._continuous(mine, point, loss, generator)
         return {f"sharpness/{k}": v for k, v in ({"loss": loss} | out).items()}
 
     def _continuous(

@@ -145,8 +145,9 @@ def _fits(config: Config, task: Any, estimator: Any) -> Any:
         structure = task.structure()
         if structure.gradients and not _backpropagates(estimator):
             raise ValueError(
-                "it back-propagates nothing that quantizer.gradient could quantize; set "
-                "quantizer/gradient=none, or take an estimator of the straight-through family"
+                "it back-propagates nothing that quantizer.gradient could quantize, which has no "
+                "effect; set quantizer/gradient=none, or take an estimator of the straight-through "
+                "family"
             )
         if hasattr(estimator, "requires"):
             estimator.requires(structure)
@@ -270,9 +271,8 @@ def _processes(config: Config, task: Any) -> None:
 
 
 def _backpropagates(estimator: Any) -> bool:
-    return estimator.target in ("surrogate", "stochastic") or bool(
-        getattr(estimator, "surrogate", None)
-    )
+    slopes = getattr(estimator, "surrogate", None) or getattr(estimator, "surrogates", None)
+    return estimator.target in ("surrogate", "stochastic") or bool(slopes)
 
 
 def _ends(config: Config, analyses: Mapping[str, Any]) -> None:

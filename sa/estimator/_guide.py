@@ -8,10 +8,12 @@ from sa.estimator import _slopes
 from sa.types import Objective, Params, State, flatten, unflatten
 
 
-def gradient(objective: Objective, params: Params, slope: _slopes.Name) -> tuple[Tensor, Tensor]:
+def gradient(
+    objective: Objective, params: Params, slope: _slopes.Name, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """The loss and the straight-through gradient (D,) of a slope at its default scale; 3 evals."""
     with surrogate.backward(_slopes.rule(slope)):
-        value, grad = objective.value_and_grad(params)
+        value, grad = objective.value_and_grad(params, generator=generator)
     return value, flatten(grad)
 
 

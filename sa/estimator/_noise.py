@@ -84,9 +84,8 @@ def of_rows(k: int) -> int:
     """k, the number of a layer whose units are rows'; raises ValueError for others."""
     if k < 0:
         raise ValueError(
-            "weights or back-propagated gradients are rounded at random here, and this estimator "
-            "takes random units of rows only; use estimator=sr_ste, st, gumbel or reinmax, or "
-            "rounding=nearest"
+            "weights are rounded at random here, and this estimator takes random units of rows "
+            "only; use estimator=sr_ste, st, gumbel or reinmax, or rounding=nearest"
         )
     return k
 
@@ -97,6 +96,17 @@ def requires(structure: Structure) -> None:
         raise ValueError(
             "this estimator samples random units, and the network has none; use quantizer=sba, or "
             "quantizer/activation=bernoulli"
+        )
+
+
+def scores(structure: Structure) -> None:
+    """Raise ValueError where a score function has no units, or a quantizer no effect on it."""
+    requires(structure)
+    if structure.gradients:
+        raise ValueError(
+            "it learns by the scores of random units and back-propagates nothing through them, so "
+            "quantizer.gradient has no effect; set quantizer/gradient=none, or take estimator=st, "
+            "gumbel, reinmax or sr_ste"
         )
 
 
@@ -124,7 +134,7 @@ def average(
 
     for sample in range(samples):
         noise.sample = sample
-        _, grad = objective.value_and_grad(params, part_losses, passes)
+        _, grad = objective.value_and_grad(params, part_losses, passes, generator)
         if not finite(grad):
             noise.left_out += 1
             continue

@@ -29,8 +29,8 @@ class ARM:
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no unit is random."""
-        _noise.requires(structure)
+        """Raise ValueError where no unit is random, or gradients are quantized."""
+        _noise.scores(structure)
 
     def __call__(
         self, objective: Objective, params: Params, state: State, generator: torch.Generator

@@ -53,7 +53,7 @@ class BestOf:
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         """N + 1 evals, or N + 3 a surrogate. Memory holds one block of directions."""
-        got = [_guide.gradient(objective, params, name) for name in self.surrogates]
+        got = [_guide.gradient(objective, params, name, generator) for name in self.surrogates]
         value = got[0][0] if got else objective.value(params)
         w = flatten(params)
         leads = -_guide.unit(torch.stack([g for _, g in got])) if got else w.new_zeros(0, len(w))

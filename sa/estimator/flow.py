@@ -87,7 +87,7 @@ class Flow:
         spent, start = 0.0, flatten(params)
 
         def gradient(w: Tensor) -> tuple[Tensor, Tensor]:
-            value, grad = objective.value_and_grad(unflatten(w, params))
+            value, grad = objective.value_and_grad(unflatten(w, params), generator=generator)
             return value, flatten(grad)
 
         first, k1 = gradient(start)

@@ -56,7 +56,7 @@ class FOGZO:
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         """2n + 3 evals."""
-        value, guide = _guide.gradient(objective, params, self.surrogate)
+        value, guide = _guide.gradient(objective, params, self.surrogate, generator)
         beta = self.beta
         if self.anneal:
             beta = 1 - (1 - beta) * float(state.get("progress", 0.0))

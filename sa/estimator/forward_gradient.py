@@ -10,7 +10,17 @@ from pydantic.dataclasses import dataclass
 
 from sa import surrogate
 from sa.estimator import _directions, _finite, _slopes
-from sa.types import STRICT, Estimate, Objective, Params, State, flatten, size, unflatten
+from sa.types import (
+    STRICT,
+    Estimate,
+    Objective,
+    Params,
+    State,
+    Structure,
+    flatten,
+    size,
+    unflatten,
+)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -40,6 +50,14 @@ class ForwardGradient:
     def target(self) -> str:
         """What it estimates: ``true``, or ``surrogate`` with a slope in force."""
         return "true" if self.surrogate is None else "surrogate"
+
+    def requires(self, structure: Structure) -> None:
+        """Raise ValueError where gradients are quantized: forward mode back-propagates none."""
+        if structure.gradients:
+            raise ValueError(
+                "it back-propagates nothing, so quantizer.gradient has no effect on it; set "
+                "quantizer/gradient=none, or take estimator=ste"
+            )
 
     def init(self, params: Params) -> State:
         """No state."""

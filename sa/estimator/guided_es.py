@@ -48,7 +48,7 @@ class GuidedES:
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         """2P + 3 evals."""
-        value, guide = _guide.gradient(objective, params, self.surrogate)
+        value, guide = _guide.gradient(objective, params, self.surrogate, generator)
         recent = _guide.recent(state, guide, self.k)
         basis, dim = _guide.orthonormal(recent), len(guide)
         k, alpha = len(basis), self.alpha if len(basis) else 1.0

@@ -44,7 +44,7 @@ class OrthonormalProbe:
                 f"directions, but only {dim} parameters move; "
                 + (f"set samples <= {dim - 1}" if dim else "let at least one move")
             )
-        value, guide = _guide.gradient(objective, params, self.surrogate)
+        value, guide = _guide.gradient(objective, params, self.surrogate, generator)
         draws = _directions.gaussian(self.samples, dim, generator, guide)
         basis = _guide.orthonormal(torch.cat([guide[None], *draws]))
         total, sound = torch.zeros_like(guide), 0

@@ -271,7 +271,7 @@ class Spectral:
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
         if self.base is None:
-            return Estimate(*objective.value_and_grad(params), 3.0)
+            return Estimate(*objective.value_and_grad(params, generator=generator), 3.0)
         return self.base(objective, params, state, generator)
 
     def _update(self, grad: Params, after: State) -> Params:

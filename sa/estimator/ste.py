@@ -51,8 +51,8 @@ class STE:
     def __call__(
         self, objective: Objective, params: Params, state: State, generator: torch.Generator
     ) -> Estimate:
-        """1F + 1B: 3 evals; draws nothing."""
+        """1F + 1B: 3 evals; draws nothing but the noise of random gradient quantizers."""
         rule = _slopes.rule(self.surrogate, self.scale, state.get("progress", 0.0))
         with surrogate.backward(rule):
-            value, grad = objective.value_and_grad(params)
+            value, grad = objective.value_and_grad(params, generator=generator)
         return Estimate(value, grad, 3.0)

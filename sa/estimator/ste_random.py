@@ -62,7 +62,7 @@ class STERandom:
         grad, left_out = {k: torch.zeros_like(v) for k, v in params.items()}, 0
         for _ in range(self.samples):
             with surrogate.backward(self._draw(state.get("progress", 0.0), generator)):
-                value, one = objective.value_and_grad(params)
+                value, one = objective.value_and_grad(params, generator=generator)
             if not finite(one):
                 left_out += 1
                 continue

@@ -156,9 +156,7 @@ class Activation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize x, any shape."""
         y = self.quantize(x)
-        if self.gradient is not None and y.requires_grad:
-            y.register_hook(surrogate.hook(self.gradient))
-        return y
+        return y if self.gradient is None else surrogate.back(y, self.gradient, self)
 
 
 def step_size(source: Sequence[Activation]) -> Tensor | float | None:

@@ -15,9 +15,9 @@ class DorefaGradient:
     """q(g) = 2 M [q_k(g/(2 M) + 1/2 + N) - 1/2], M = max |g| of the row, q_k(r) = round(n r)/n.
 
     k = bits, n = 2^k - 1, N uniform in +-1/(2 n): round(n r + n N) is floor(n r + U), U uniform in
-    [0, 1), so that E q(g) = g. N is drawn while an estimator samples; elsewhere, and with
-    ``rounding`` nearest, N = 0, and a gradient of 0 becomes M/n: no level is 0. A row of zeros
-    stays.
+    [0, 1), so that E q(g) = g, of variance f (1 - f) (2 M/n)^2, f the distance to the level below
+    in levels. N is drawn in every backward. ``rounding`` nearest is the biased control: N = 0, and
+    a gradient of 0 becomes M/n: no level is 0. A row of zeros stays.
     """
 
     coupled: ClassVar[bool] = False

@@ -19,7 +19,8 @@ class FixedPoint:
     """q(x) = d round(clip(x/d, -n, n - 1)), d = S/n, n = 2^(bits - 1), S a power of two.
 
     Clips, then rounds, halves up: with m the rule in force the slope is m where -S <= x <= S - d
-    and 0 where x is clipped. As a gradient quantizer x is what is back-propagated. Zeros stay.
+    and 0 where x is clipped. As a gradient quantizer x is what is back-propagated, and
+    stochastic rounding draws in every backward. Zeros stay.
 
     granularity: a range for the ``tensor``, each ``channel`` (dimension ``axis``: 0 of weights, 1
     of activations) or each ``group:n`` of n elements of a channel. range: of the elements x,

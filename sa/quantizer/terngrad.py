@@ -16,8 +16,8 @@ from sa.types import STRICT
 class TernGrad:
     """q(g) = M sign(g) b, P(b = 1) = |g|/M, M = max |g|, g first clipped at +-clip sigma.
 
-    sigma is the standard deviation of all of g. E q(g) is the clipped g. b is drawn while an
-    estimator samples; elsewhere b = 1 where |g| >= M/2. The paper quantizes the gradients of
+    sigma is the standard deviation of all of g. E q(g) is the clipped g, and the variance of an
+    element |g| (M - |g|). b is drawn in every backward. The paper quantizes the gradients of
     parameters that workers send each other; here it is what is back-propagated to activations.
 
     clip: null for none.

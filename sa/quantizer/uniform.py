@@ -21,7 +21,8 @@ class Uniform:
     Affine: q(x) = s round(clip(x/s, -z, n - z)), s = (high - low)/n, z = round(-low/s), n =
     2^bits - 1, of a range [low, high] that holds 0, so that 0 is a level. Clips, then rounds,
     halves up. The range is detached: with m the rule in force the slope is m in the range and 0
-    outside. As a gradient quantizer x is what is back-propagated. Zeros stay.
+    outside. As a gradient quantizer x is what is back-propagated, and
+    stochastic rounding draws in every backward. Zeros stay.
 
     granularity: a range for the ``tensor``, each ``channel`` (dimension ``axis``: 0 of weights, 1
     of activations) or each ``group:n`` of n elements of a channel. range: of the elements x,

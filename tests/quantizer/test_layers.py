@@ -27,7 +27,6 @@ from sa.quantizer.lsq import LSQ
 from sa.quantizer.none import Identity
 from sa.quantizer.pact import Pact
 from sa.quantizer.sign import Sign
-from sa.quantizer.terngrad import TernGrad
 from sa.quantizer.ttq import TTQ
 from sa.quantizer.uniform import Uniform
 from sa.structure import quantized
@@ -174,10 +173,8 @@ def test_evaluation_has_settings_of_its_own():
         {"weight": make("weight", "binaryconnect_sto")},
         {"weight": Uniform(3, rounding="stochastic")},
         {"activation": Levels(3, "stochastic")},
-        {"gradient": TernGrad()},
-        {"gradient": make("gradient", "dorefa", bits=2)},
     ],
-    ids=["binaryconnect", "weights", "activations", "terngrad", "dorefa"],
+    ids=["binaryconnect", "weights", "activations"],
 )
 def test_noise_is_the_estimators(slots):
     p, e = problem(**slots), SRSTE(surrogate="identity")
@@ -201,22 +198,8 @@ def test_all_rows_share_random_weights_however_they_are_split():
         torch.testing.assert_close(one[k], other[k])
 
 
-def test_random_gradients_are_unbiased():
-    slots = {"gradient": make("gradient", "dorefa", bits=2)}
-    p, plain = problem(**slots), problem()
-    n, name = 400, "fc3.weight"  # one quantizer above it: beyond, a mean of products
-    draws = torch.stack([grad(p, SRSTE(surrogate="identity"), s)[name] for s in range(n)])
-    law = grad(plain, STE())[name]
-    error = draws.std(0) / math.sqrt(n)
-    assert ((draws.mean(0) - law).abs() <= 5 * error + 1e-12).all() and (error > 0).sum() > 8
-    assert not torch.allclose(grad(p, STE())[name], law, rtol=0.01)
-
-
-@pytest.mark.parametrize(
-    "slots", [{"weight": make("weight", "binaryconnect_sto")}, {"gradient": TernGrad()}]
-)
-def test_estimators_by_rows_refuse_units_of_no_row(slots):
-    p = problem(activation=make("activation", "bernoulli"), **slots)
+def test_estimators_by_rows_refuse_units_of_no_row():
+    p = problem(make("weight", "binaryconnect_sto"), make("activation", "bernoulli"))
     with pytest.raises(ValueError, match="random units of rows only; use estimator=sr_ste"):
         grad(p, RLOO())
 
