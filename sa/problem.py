@@ -366,6 +366,11 @@ class Problem:
             if self.norms or observers:
                 self._forward(params, batch.inputs, "track")
 
+    def asleep(self) -> list[str]:
+        """Quantizers that are the identity for now, having seen only zeros, by layer."""
+        named = self.network.named_modules()
+        return [k.removesuffix(".quantize") for k, m in named if getattr(m, "asleep", False)]
+
     @torch.no_grad()
     def observe(self) -> None:
         """Let what starts from data (ranges, step sizes) see the first batch, once."""

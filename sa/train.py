@@ -183,7 +183,7 @@ def loop(
     if progress.optimizer:
         stepper.load_state_dict(progress.optimizer)
     state = progress.estimator or estimator.init(params)
-    evals, mean = progress.evals, progress.average
+    evals, mean, asleep = progress.evals, progress.average, problem.asleep()
     for step in range(progress.step, steps + 1):
         batch = problem.batch(step)
         objective = problem.objective(batch)
@@ -201,6 +201,9 @@ def loop(
         row |= {"evals": evals} | estimate.info
         if steps:
             row["lr"] = factor * rates[0]
+        if asleep:  # told until none is: the last row says how it is now
+            asleep = problem.asleep()
+            row["quantizer/note"] = _identities(asleep)
         # the point too: a step function of nan is a finite number
         if not (finite(params) and math.isfinite(float(estimate.value)) and math.isfinite(norm)):
             row["diverged"] = problem.first_bad(params, batch)
@@ -245,6 +248,11 @@ def loop(
         if recipe.stored:
             _store(params, recipe.stored, stream(seed, "stored", step, device=device))
         problem.track(params, batch)
+
+
+def _identities(asleep: list[str]) -> str:
+    """What to say of quantizers that have seen only zeros; nothing where there are none."""
+    return f"{', '.join(asleep)}: the identity so far, having seen only zeros" if asleep else ""
 
 
 @torch.no_grad()

@@ -168,10 +168,11 @@ class _Stepped(Protocol):
 class Stored(nn.Module):
     """A quantizer with a range of its layer's: ``limits`` (ends, groups, 1), a buffer.
 
-    The range is that of the first tensor observed, then limits <- ema limits + (1 - ema) that of
-    each tensor observed. Only while ``observing`` is anything observed: once at the start, and
-    after every step of training; no other forward changes a buffer. Uses the settings ``train``
-    or ``eval``, by ``training``.
+    The range is that of the first tensor observed that is not all 0, then limits <- ema limits + (1
+    - ema) that of each tensor observed; a group of zeros starts with the widest range of the
+    others. Until then it is the identity, which it says by ``asleep``. Only while ``observing`` is
+    anything observed: once at the start, and after every step of training; no other forward changes
+    a buffer. Uses the settings ``train`` or ``eval``, by ``training``.
     """
 
     def __init__(self, spec: Scaled, like: Tensor | None):
@@ -184,6 +185,7 @@ class Stored(nn.Module):
             )
         some = torch.zeros(1, dtype=torch.float64) if like is None else like.detach()
         self.register_buffer("limits", spec.limits(some))
+        self._zeros = not bool(self.limits.any())
         self.register_buffer("seen", torch.tensor(False))
         self.limits: Tensor
         self.seen: Tensor
@@ -204,6 +206,11 @@ class Stored(nn.Module):
         used = "fixed" in (self.spec.train, self.spec.eval)
         return used and (self.spec.ema < 1 or not self.seen)
 
+    @property
+    def asleep(self) -> bool:
+        """Whether its stored range is not there yet: all that it has seen are zeros."""
+        return self._zeros and not bool(self.seen)
+
     def extra_repr(self) -> str:
         """The settings."""
         return repr(self.spec)
@@ -214,7 +221,8 @@ class Stored(nn.Module):
 
     def step_size(self) -> Tensor | None:
         """Return the step of the stored range, where that is in use."""
-        fixed = (self.spec.train if self.training else self.spec.eval) == "fixed"
+        used = self.spec.train if self.training else self.spec.eval
+        fixed = used == "fixed" and not self.asleep
         return (
             self.spec.step_size(self.limits) if fixed and isinstance(self.spec, _Stepped) else None
         )
@@ -222,17 +230,26 @@ class Stored(nn.Module):
     def coded(self, x: Tensor) -> Terms:
         """Quantize x, any shape, to codes and scales."""
         if self.observing:
-            now = self.spec.limits(x.detach())
-            share = torch.where(self.seen, self.spec.ema, 0.0)
-            self.limits.copy_(share * self.limits + (1 - share) * now)
-            self.seen.fill_(True)
+            self._observe(self.spec.limits(x.detach()))
         match self.spec.train if self.training else self.spec.eval:
             case "none":
                 return (Term(x),)
             case "auto":
                 return self.spec.coded(x)
             case "fixed":
-                return self.spec.coded(x, self.limits)
+                return (Term(x),) if self.asleep else self.spec.coded(x, self.limits)
+
+    def _observe(self, now: Tensor) -> None:
+        """Let the stored range follow the range (ends, groups, 1) of a tensor."""
+        if self.seen:
+            share = torch.full_like(self.seen, self.spec.ema, dtype=torch.float32)
+            self.limits.copy_(share * self.limits + (1 - share) * now)
+            return
+        self._zeros = not bool(now.any())
+        if not self._zeros:
+            widest = now.gather(1, now.abs().argmax(1, keepdim=True))
+            self.limits.copy_(torch.where((now == 0).all(0), widest, now))
+            self.seen.fill_(True)
 
 
 def built(spec: Scaled, like: Tensor | None) -> Scaled | Stored:

@@ -19,7 +19,8 @@ class LSQ:
     """q(x) = s round(clip(x/s, -Qn, Qp)); s, the step size, is a parameter of the layer.
 
     Signed: Qn = 2^(bits - 1), Qp = 2^(bits - 1) - 1; else 0 and 2^bits - 1. s starts at
-    2 mean |x| / sqrt(Qp), of the weights or of the first activations. With g = dL/dq, v = x/s and m
+    2 mean |x| / sqrt(Qp), of the weights or of the first activations; as long as those are all 0, q
+    is the identity. With g = dL/dq, v = x/s and m
     the rule in force: dL/dx = m g where -Qn < v < Qp, else 0; dL/ds = sum of g times -Qn,
     round(v) - m v or Qp, over sqrt(N Qp), N the number of weights, or of activations of a row.
 
@@ -53,8 +54,10 @@ class LSQ:
         """The quantizer of one layer."""
         return Learned(self, like, rows=like is None)
 
-    def start(self, x: Tensor) -> dict[str, Tensor]:
-        """S to begin with."""
+    def start(self, x: Tensor) -> dict[str, Tensor] | None:
+        """S to begin with; None of zeros."""
+        if not x.any():
+            return None
         return {"s": 2 * x.abs().mean() / math.sqrt(self.ends[1])}
 
     def __call__(self, x: Tensor, s: Tensor, rows: bool = False) -> Tensor:

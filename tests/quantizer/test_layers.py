@@ -18,9 +18,11 @@ from sa.estimator import _slopes
 from sa.estimator.rloo import RLOO
 from sa.estimator.sr_ste import SRSTE
 from sa.estimator.ste import STE
+from sa.model._layers import made
 from sa.model._patch import Rule, apply_quantizers
 from sa.model.cnn import CNN
 from sa.model.toy_mlp import ToyMLP
+from sa.quantizer._learned import Learned
 from sa.quantizer.fixed_point import FixedPoint
 from sa.quantizer.levels import Levels
 from sa.quantizer.lsq import LSQ
@@ -336,3 +338,72 @@ def test_folding_by_powers_of_two_commutes_with_fixed_point_a_channel():
     factor = kernels[1][0].flatten(1)[:, 0] / network.conv2.weight.flatten(1)[:, 0]
     before = q(network.conv2.weight) * factor.view(-1, 1, 1, 1)
     torch.testing.assert_close(q(kernels[1][0]), before, rtol=1e-9, atol=1e-12)
+
+
+# What starts at zero: a start, and a floor, from which a scale can move.
+
+
+STUCK = {
+    "lsq weights": {"weight": LSQ()},
+    "lsq activations": {"activation": LSQ(signed=False)},
+    "ttq": {"weight": TTQ()},
+    "one range for ever": {"activation": make("activation", "uniform", train="fixed", ema=1.0)},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", list(STUCK))
+def test_a_layer_that_starts_at_zero_learns_and_says_while_it_is_the_identity(
+    name, dtype, monkeypatch
+):
+    build = ToyMLP.build
+
+    def zero(self, generator):
+        network = build(self, generator)
+        if generator.initial_seed() == stream(0, "init").initial_seed():
+            with torch.no_grad():
+                network.fc2.weight.zero_()
+                q = network.fc2.quantize
+                if isinstance(q, Learned):
+                    network.fc2.quantize = made(q.spec, network.fc2.weight)
+        return network
+
+    monkeypatch.setattr(ToyMLP, "build", zero)
+    p = problem(**{"activation": Identity(), "dtype": dtype, **STUCK[name]})
+    sgd = lambda params: torch.optim.SGD(params, lr=0.1)  # noqa: E731
+    rows = [r for r, _ in train.loop(p, STE(), sgd, {}, steps=60, progress=train.start(p))]
+    losses = [r["loss"] for r in rows]
+    assert all(math.isfinite(x) for x in losses)
+    assert losses[-1] < 0.998 * losses[0] and len(set(losses[-5:])) > 1
+    if name != "ttq":  # whose levels are its own: they move from 0
+        assert "identity" in rows[0]["quantizer/note"]
+    assert not p.asleep() and not rows[-1].get("quantizer/note")
+
+
+def test_a_group_of_zeros_starts_with_the_widest_range():
+    w = torch.randn(3, 8, generator=stream(0), dtype=torch.float64)
+    w[1] = 0
+    for spec in (
+        make("weight", "uniform", granularity="channel", train="fixed", ema=1.0),
+        make("weight", "fixed_point", granularity="channel", train="fixed", ema=1.0, range="max"),
+    ):
+        q, law = spec.build(w), spec.limits(w)
+        q.observing = True
+        q(w)
+        torch.testing.assert_close(q.limits[:, [0, 2]], law[:, [0, 2]])
+        assert torch.equal(q.limits[:, 1].abs(), law.abs().amax(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spec", [LSQ(), LSQ(8, signed=False), Pact(), Pact(32)], ids=repr)
+@pytest.mark.parametrize("at", [0.0, -0.0, 1e-40, -1e-30])
+def test_a_scale_at_its_floor_has_a_finite_slope_away_from_it(spec, at, dtype):
+    q = spec.build(None).to(dtype)
+    (scale,) = q.parameters()
+    scale.data.fill_(at)
+    x = torch.tensor([[0.0, 1.0, 100.0]], dtype=dtype, requires_grad=True)
+    with surrogate.backward(_slopes.rule("identity")):
+        out = q(x)
+        out.sum().backward()
+    assert out.isfinite().all() and x.grad.isfinite().all()
+    assert bool(scale.grad.isfinite()) and float(scale.grad) * (-1 if scale.data < 0 else 1) > 0
