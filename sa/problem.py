@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sa import codes, surrogate
+from sa.divergence import best_constant
 from sa.objective import CRITERIA, Objective
 from sa.structure import coupling, describe, latent_weights
 from sa.total import total
@@ -365,6 +366,20 @@ class Problem:
         with observing(self.network) as observers:
             if self.norms or observers:
                 self._forward(params, batch.inputs, "track")
+
+    def losses(self, params: Params, batch: Batch, total: Tensor) -> Tensor:
+        """Loss of each network (networks,), float64, of a batch at a point; total: their sum."""
+        return total.reshape(1)
+
+    def constant(self) -> Tensor | None:
+        """Loss (networks,) of the best constant output on the training rows.
+
+        None where the output is the loss itself.
+        """
+        if self.kind == "value":
+            return None
+        targets = self.data.train.targets
+        return torch.tensor([best_constant(CRITERIA[self.kind], targets)], dtype=torch.float64)
 
     def asleep(self) -> list[str]:
         """Quantizers that are the identity for now, having seen only zeros, by layer."""

@@ -38,6 +38,9 @@ LATER = frozenset(
 )
 """Settings younger than the first runs: at null, false or {} they are no part of an id."""
 
+DEFAULTS = {"diverge": 1000}
+"""Settings younger than the first runs that are on by default: as here no part of an id."""
+
 _OVER = ("failed", "skipped", "interrupted")
 _CANCEL = "cancel"
 """The file in a run's folder that asks its process to end: it holds the lock of that process."""
@@ -69,6 +72,7 @@ class Unwritable(RecordError):
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes a run itself: the config minus bookkeeping, 1.0 = 1, tuples = lists."""
     unset = BOOKKEEPING | {k for k in LATER if is_off(config.get(k))}
+    unset |= {k for k, v in DEFAULTS.items() if config.get(k, v) == v}
     return {str(k): _canonical(v, str(k)) for k, v in config.items() if k not in unset}
 
 

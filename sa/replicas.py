@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from sa.divergence import best_constant
 from sa.gradient_noise import seed
 from sa.objective import CRITERIA, Objective
 from sa.problem import PART, SPLITS, Problem, chosen, statistics
@@ -54,6 +55,28 @@ class Replicas(Problem):
         own = [stream(s, "estimator", self._step, device=device) for s in seeds]
         mine.seeds = lambda _: [seed(generator) for generator in own]
         return mine
+
+    @torch.no_grad()
+    def losses(self, params: Params, batch: Batch, total: Tensor) -> Tensor:
+        """Loss of each network (R,), float64, of a batch at a point."""
+        parts = (
+            self._each(self._forward(params, part.inputs, "train"), part.targets)
+            for part in (batch.part(a, b) for a, b in blocks(batch.rows, self._rows(batch)))
+        )
+        return torch.stack([p.double().sum(0) for p in parts]).sum(0) / batch.rows
+
+    def _rows(self, batch: Batch) -> int:
+        """How many rows fit into memory at once; all where BatchNorm couples them."""
+        coupled = self.norms and self.task.batchnorm == "batch"
+        return batch.rows if coupled else max(1, self.task.memory // (8 * self.width))
+
+    def constant(self) -> Tensor | None:
+        """Loss (R,) of each network's best constant output on its training rows."""
+        if self.kind == "value":
+            return None
+        targets, many = self.data.train.targets, self.replicas or 1
+        each = [best_constant(CRITERIA[self.kind], targets[:, r]) for r in range(many)]
+        return torch.tensor(each, dtype=torch.float64)
 
     def _order(self, epoch: int) -> Tensor:
         if self._epoch is None or self._epoch[0] != epoch:

@@ -5,14 +5,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass as plain
 from dataclasses import field, replace
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
-from sa import surrogate
+from sa import divergence, surrogate
 from sa.average import Average
 from sa.problem import Problem
 from sa.schedule import Schedule
@@ -45,6 +47,9 @@ class Recipe:
     alone. quantizer_lr: the rate of quantizers' own parameters, as a factor. stored: what the
     optimizer keeps is of few bits: all that moves is rounded so after every step, at random where
     the quantizer's rounding is stochastic (Gupta et al. 2015). There is no finer latent weight.
+    diverge: a training has diverged where its loss is above so many times its reference for three
+    steps in a row (`sa.divergence`); None: only where a number is not finite. At the default
+    criterion=value, whose loss may begin at 0, is left out.
     """
 
     until: dict[str, float] | None = None
@@ -55,6 +60,7 @@ class Recipe:
     decay_all: bool = False
     quantizer_lr: Annotated[float, Gt(0)] | None = None
     stored: Quantizer | None = None
+    diverge: Annotated[float, Gt(1)] | None = divergence.FACTOR
 
     @model_validator(mode="after")
     def _goals(self) -> "Recipe":
@@ -97,7 +103,7 @@ class Progress:
     """Everything a checkpoint holds: tensors, numbers and dicts of them, nothing else.
 
     step: optimizer steps taken. evals: forward-equivalents spent so far. average: the mean of the
-    points so far.
+    points so far. divergence: what the rule for it carries from one step to the next.
     """
 
     step: int
@@ -107,6 +113,7 @@ class Progress:
     estimator: State
     evals: float = 0.0
     average: State = field(default_factory=dict)
+    divergence: State = field(default_factory=dict)
 
     def pack(self) -> dict[str, Any]:
         """As a plain dict, for torch.save."""
@@ -171,7 +178,8 @@ def loop(
 
     An analysis that finds nothing finite gives ``<analysis>/diverged`` 1, and the others run.
     A point, loss or gradient that is not finite ends the loop with ``diverged`` in the row, naming
-    the first bad parameter or layer.
+    the first bad parameter or layer; so does a loss that stays far above its reference
+    (`Recipe.diverge`), with how far. No analysis runs there.
     """
     seed, device = problem.seed, problem.task.device
     params = {k: v.to(device, copy=True) for k, v in progress.params.items()}
@@ -184,10 +192,14 @@ def loop(
         stepper.load_state_dict(progress.optimizer)
     state = progress.estimator or estimator.init(params)
     evals, mean, asleep = progress.evals, progress.average, problem.asleep()
+    watched = progress.divergence
+    limit, constant = _limit(recipe, problem) if steps else (None, torch.zeros(1))
     for step in range(progress.step, steps + 1):
         batch = problem.batch(step)
         objective = problem.objective(batch)
-        before = Progress(step, params, problem.buffers, stepper.state_dict(), state, evals, mean)
+        before = Progress(
+            step, params, problem.buffers, stepper.state_dict(), state, evals, mean, watched
+        )
         factor = recipe.schedule(step, steps) if recipe.schedule else 1.0
         # for what has a schedule, and for what asks which curvature a step is too long for
         told = state | {"progress": step / steps if steps else 0.0, "lr": factor * rates[0]}
@@ -207,6 +219,12 @@ def loop(
         # the point too: a step function of nan is a finite number
         if not (finite(params) and math.isfinite(float(estimate.value)) and math.isfinite(norm)):
             row["diverged"] = problem.first_bad(params, batch)
+            yield row, before
+            return
+        each = partial(problem.losses, params, batch, estimate.value)
+        watched, lost = divergence.look(watched, limit, float(estimate.value), each, constant)
+        if lost:
+            row["diverged"] = _above(problem, recipe.diverge, watched["reference"], each(), lost[0])
             yield row, before
             return
         if recipe.average and steps:
@@ -248,6 +266,27 @@ def loop(
         if recipe.stored:
             _store(params, recipe.stored, stream(seed, "stored", step, device=device))
         problem.track(params, batch)
+
+
+def _limit(recipe: Recipe, problem: Problem) -> tuple[float | None, torch.Tensor]:
+    """By what factor, and over the losses (networks,) of which constants, losses diverge."""
+    constant = problem.constant() if recipe.diverge else None
+    if constant is not None:
+        return recipe.diverge, constant
+    standard = recipe.diverge == divergence.FACTOR
+    return None if standard else recipe.diverge, torch.zeros(problem.replicas or 1)
+
+
+def _above(
+    problem: Problem, factor: float | None, reference: Tensor, losses: Tensor, at: int
+) -> str:
+    """The reason of a divergence that is still finite: by how much network ``at`` is above."""
+    whose = f" of seed {problem.seed + at}" if problem.replicas else ""
+    times, start = float(losses[at]) / float(reference[at]), float(reference[at])
+    return (
+        f"the loss{whose}, {times:.3g} times {start:.4g} (its start, or the best constant output), "
+        f"above {factor:g} times for {divergence.STEPS} steps"
+    )
 
 
 def _identities(asleep: list[str]) -> str:

@@ -378,6 +378,10 @@ class Network(Protocol):
         """Loss, and accuracy for classes, of both splits: ``train/loss``, ``test/loss``, ..."""
         ...
 
+    def constant(self) -> Tensor | None:
+        """Loss (1,) of the best constant output on the training rows; None where there is none."""
+        ...
+
     def recalibrate(self, params: Params, buffers: Params | None = None) -> Params:
         """The buffers with BatchNorm's statistics at params, over the training rows."""
         ...

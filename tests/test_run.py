@@ -460,8 +460,9 @@ def test_replicas_are_the_runs_of_their_seeds(sa):
 def test_settings_younger_than_a_run_leave_its_id(sa):
     kept = folder(sa(*SMALL)[1])
     config = yaml.safe_load((kept / "config.yaml").read_text())
-    assert set(config) >= record.LATER
-    old = {k: v for k, v in config.items() if k not in record.LATER}
+    younger = record.LATER | set(record.DEFAULTS)
+    assert set(config) >= younger
+    old = {k: v for k, v in config.items() if k not in younger}
     assert record.run_id(old) == kept.name != record.run_id(old | {"clip": 1.0})
     build(old)  # what was frozen before can still be run
 
@@ -1188,6 +1189,15 @@ REFUSED = [
     (["dim=0"], ["dim=0", ">= 1"]),
     (["seed=0.5"], ["seed=0.5"]),
     (["steps=-1"], ["steps=-1", ">= 0"]),
+    (["diverge=1"], ["diverge=1", "greater than 1"]),
+    (
+        [
+            "estimator=forward_gradient",
+            "estimator.surrogate=clipped",
+            "quantizer/gradient=terngrad",
+        ],
+        ["estimator", "quantizer.gradient has no effect", "gradient=none"],
+    ),
     (["dtype=float16"], ["dtype=float16", "float32"]),
     (["device=cuda"], ["device", "device=cpu"]),
     (["device=tpu"], ["device=tpu", "cuda"]),

@@ -28,21 +28,22 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "lock": {"telling"},
     "curvature": {"types", "curvature"},
     "gradient_noise": {"types"},
+    "divergence": {"types"},
     "objective": set("total types flips curvature surrogate gradient_noise".split()),
     "dataset": {"types"},
     "quantizer": {"codes", "types", "surrogate"},
     "model": {"codes", "types", "surrogate"},
     "estimator": {"types", "surrogate"},
-    "analysis": {"types", "ranking", "surrogate"},
+    "analysis": {"types", "ranking", "surrogate", "divergence"},
     "structure": {"types", "flips", "objective"},
     "problem": set(  # of task its type alone
-        "codes objective structure surrogate task total types".split()
+        "codes divergence objective structure surrogate task total types".split()
     ),
     "task": {"types", "problem", "structure"},
     "schedule": {"types"},
     "average": {"types", "schedule"},
     "optimizer": set(),
-    "train": {"types", "surrogate", "problem", "schedule", "average"},
+    "train": {"types", "surrogate", "problem", "schedule", "average", "divergence"},
     "launch": {"lock", "record", "launch", "telling"},
     "provenance": set(),
     "sweep": {
@@ -59,7 +60,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     },
     "config": {"config", "record", "task", "train", "types"},
     "data": {"dataset", "telling"},
-    "replicas": set("gradient_noise objective problem task total types".split()),
+    "replicas": set("divergence gradient_noise objective problem task total types".split()),
     "ranks": {"types", "objective", "problem"},
     "execute": set(
         "config lock provenance ranks record replicas summary telling tracker train types".split()

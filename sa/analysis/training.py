@@ -9,6 +9,7 @@ from annotated_types import Gt
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
+from sa import divergence
 from sa.types import (
     STRICT,
     Estimate,
@@ -16,6 +17,7 @@ from sa.types import (
     Numbers,
     Objective,
     Params,
+    State,
     flatten,
     unflatten,
 )
@@ -34,8 +36,9 @@ class Training:
     ``loss`` the final loss, at the lr where it is lowest, ``ratio`` its share of the first,
     ``heldout`` the held-out loss there, ``lr`` that lr, ``edge`` 1 where it is the grid's first or
     last, ``steps`` the steps the budget bought for each lr, ``over`` 1 where it is below one step;
-    ``losses``, the final loss by lr. ``nonfinite``: how many lrs led to a loss that is not finite,
-    which is never the lowest; ``diverged`` 1 where all did, and then the other numbers are NaN.
+    ``losses``, the final loss by lr. ``nonfinite``: how many lrs diverged, to a loss that is not
+    finite or 1000 times its reference for three steps (`sa.divergence`): infinite among the losses,
+    and never the lowest; ``diverged`` 1 where all did, and then the other numbers are NaN.
     """
 
     estimator: Estimator
@@ -95,9 +98,14 @@ class Training:
         lr: float,
         steps: int,
     ) -> tuple[float, Params]:
-        """The final loss, infinity where it left the numbers, and where."""
+        """The final loss, infinity where it diverged (`sa.divergence`), and where."""
         generator = torch.Generator(objective.batch.inputs.device).manual_seed(seed)
         point, state, length = params, mine.init(params), 0.0
+        network = objective.network
+        constant = network.constant() if network else None
+        limit = None if constant is None else divergence.FACTOR
+        constant = torch.zeros(1) if constant is None else constant
+        watched: State = {}
         for step in range(steps):
             told = state | {"progress": step / steps}
             got = mine(objective, point, told, generator)
@@ -107,6 +115,10 @@ class Training:
                 return math.inf, point
             if not length:
                 break
+            each = got.value.reshape(1).clone
+            watched, lost = divergence.look(watched, limit, float(got.value), each, constant)
+            if lost:
+                return math.inf, point
             rate = lr * (1 - step / steps) / length
             point = unflatten(flatten(point) - rate * grad, params)
         loss = float(objective.value(point))

@@ -10,7 +10,7 @@ from sa.config.complaint import NoData, UsageError, invalid, nearest, typed
 from sa.config.component import allowed, make
 from sa.config.others import Config, parent, resolve
 from sa.config.words import was_typed
-from sa.record import LATER
+from sa.record import DEFAULTS, LATER
 
 _COUPLED = ("Adafactor", "LBFGS", "Muon")
 """Optimizers whose step of one number depends on the others': not for stacked networks."""
@@ -18,7 +18,7 @@ _COUPLED = ("Adafactor", "LBFGS", "Muon")
 _REPLACES = {
     "batch_size", "batchnorm", "criterion", "estimator", "evaluate_every", "moving", "optimizer",
     "seed", "steps",
-} | LATER - {"init_average", "replicas", "ends"}  # fmt: skip
+} | LATER - {"init_average", "replicas", "ends"} | set(DEFAULTS)  # fmt: skip
 """What ``init`` may say of the parent: no setting that others are made from, as dim is."""
 
 
@@ -187,6 +187,7 @@ def _recipe(config: Config, task: Any) -> Any:
 
     keys = "until recalibrate clip decay_all quantizer_lr".split()
     plain: Config = {k: config[k] for k in keys if config.get(k) is not None}
+    plain |= {k: config[k] for k in DEFAULTS if k in config}  # where null has a meaning
     stored = config.get("stored")
     if stored and not isinstance(stored, Mapping):
         raise UsageError(

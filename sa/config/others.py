@@ -9,7 +9,7 @@ from sa.config.catalogue import CONF, HELP, leaves, options, top
 from sa.config.complaint import UsageError, no_option, typed
 from sa.config.component import make
 from sa.config.words import was_typed
-from sa.record import LATER, identity, read_manifest, sweeps
+from sa.record import DEFAULTS, LATER, identity, read_manifest, sweeps
 
 Config = dict[str, Any]
 
@@ -76,7 +76,7 @@ def parent(config: dict[str, Any]) -> dict[str, Any] | None:
     if not init:
         return None
     loop: Config = {"analysis": {}, "analyse_every": None, "evaluate_every": None, "moving": "all"}
-    loop |= dict.fromkeys((*LATER, "epochs"))
+    loop |= dict.fromkeys((*LATER, "epochs")) | DEFAULTS
     return {**config, **loop, "init": None, "figure": [], **init}
 
 
