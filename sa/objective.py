@@ -34,6 +34,7 @@ from sa.types import (
     Partial,
     Profile,
     RowLoss,
+    State,
     Structure,
     blocks,
     flatten,
@@ -492,10 +493,11 @@ class Objective:
         """What each layer did with the batch's first rows; nothing of a plain function."""
         return self.trace(params, self.batch.part(0, rows)) if self.trace else []
 
-    def reference(self, estimator: Estimator, params: Params) -> Params:
+    def reference(self, estimator: Estimator, params: Params, told: State | None = None) -> Params:
         """The gradient a deterministic estimator gives at params, computed once per point.
 
         What it back-propagates is not quantized: a reference has no noise and no bias of that.
+        told: what an estimate at this point was told (`Estimate.told`).
         """
         versions = _versions(params)
         for known, at, then, grad in self._memo:
@@ -503,7 +505,7 @@ class Objective:
                 return grad
         generator = stream(0, "reference", device=str(self.batch.inputs.device))
         with surrogate.exact_gradients():
-            grad = estimator(self, params, estimator.init(params), generator).grad
+            grad = estimator(self, params, estimator.init(params) | (told or {}), generator).grad
         self._memo.append((estimator, params, versions, grad))
         return grad
 

@@ -202,10 +202,11 @@ def loop(
         )
         factor = recipe.schedule(step, steps) if recipe.schedule else 1.0
         # for what has a schedule, and for what asks which curvature a step is too long for
-        told = state | {"progress": step / steps if steps else 0.0, "lr": factor * rates[0]}
+        told: State = {"progress": step / steps if steps else 0.0, "lr": factor * rates[0]}
         estimate = estimator(
-            objective, params, told, stream(seed, "estimator", step, device=device)
+            objective, params, state | told, stream(seed, "estimator", step, device=device)
         )
+        estimate = replace(estimate, told=told)
         state, evals = estimate.state, evals + estimate.evals
         norm = float(flatten(estimate.grad).double().norm())
         row: Numbers = {"step": step, "loss": float(estimate.value) / (many or 1)}

@@ -78,7 +78,9 @@ class Estimate:
 
     value: the loss at the point, 0-dim float64. grad: same keys and shapes as the point.
     evals: forward-equivalents spent (a backward counts 2), the currency of fair comparisons.
-    state: goes into the next call. info: flat extras for the record.
+    state: goes into the next call. info: flat extras for the record. told: where in a training it
+    was made, ``progress`` in [0, 1] and the rate ``lr``: whoever calls the estimator again at this
+    point adds it to the state.
     """
 
     value: Tensor
@@ -86,6 +88,7 @@ class Estimate:
     evals: float
     state: State = field(default_factory=dict)
     info: Numbers = field(default_factory=dict)
+    told: State = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -482,7 +485,9 @@ class Objective(Protocol):
         """What each layer did with the batch's first rows; nothing of a plain function."""
         ...
 
-    def reference(self, estimator: "Estimator", params: Params) -> Params:
+    def reference(
+        self, estimator: "Estimator", params: Params, told: State | None = None
+    ) -> Params:
         """The gradient a deterministic estimator gives at params, computed once per point."""
         ...
 

@@ -1194,6 +1194,39 @@ REFUSED = [
         [
             "estimator=forward_gradient",
             "estimator.surrogate=clipped",
+            "steps=2",
+            "processes=2",
+            "analysis=[]",
+        ],
+        ["processes", "back-propagation alone"],
+    ),
+    (
+        [
+            "estimator=forward_gradient",
+            "estimator.surrogate=clipped",
+            "steps=2",
+            "replicas=2",
+            "analysis=[]",
+        ],
+        ["replicas", "one back-propagation"],
+    ),
+    (
+        [
+            "estimator=spectral_ste",
+            "estimator.refresh=2",
+            "optimizer.momentum=0",
+            "steps=2",
+            "estimator.n_filter=2",
+            "processes=2",
+            "analysis=[]",
+        ],
+        ["processes", "carries a state"],
+    ),
+    (["estimator=ste", "analysis=bias_variance_stochastic"], ["reference", "quantizer=sba"]),
+    (
+        [
+            "estimator=forward_gradient",
+            "estimator.surrogate=clipped",
             "quantizer/gradient=terngrad",
         ],
         ["estimator", "quantizer.gradient has no effect", "gradient=none"],

@@ -58,7 +58,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
         "telling",
         "tracker",
     },
-    "config": {"config", "record", "task", "train", "types"},
+    "config": {"config", "estimator", "record", "task", "train", "types"},
     "data": {"dataset", "telling"},
     "replicas": set("divergence gradient_noise objective problem task total types".split()),
     "ranks": {"types", "objective", "problem"},

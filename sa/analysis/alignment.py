@@ -32,7 +32,7 @@ class Alignment:
         """Flat numbers under ``alignment/``."""
         out: Numbers = {}
         for i, (name, reference) in enumerate(self.references.items()):
-            truth = objective.reference(reference, params)
+            truth = objective.reference(reference, params, estimate.told)
             mine, target = flatten(estimate.grad).double(), flatten(truth).double()
             out[f"{name}/cosine"] = cosine(mine, target)
             out[f"{name}/scale"] = float(mine @ target / (target @ target))
@@ -40,7 +40,7 @@ class Alignment:
             if i == 0:
                 out |= _details(estimate.grad, truth) | _finite.counted(mine + target)
                 if objective.heldout is not None:
-                    other = flatten(objective.heldout.reference(reference, params))
+                    other = flatten(objective.heldout.reference(reference, params, estimate.told))
                     out["ceiling"] = cosine(target, other)
         return {f"alignment/{k}": v for k, v in out.items()}
 

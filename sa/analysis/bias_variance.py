@@ -45,10 +45,11 @@ class BiasVariance:
     ) -> Numbers:
         """Flat numbers under ``bias_variance/``."""
         numbers(params)
-        truth = flatten(objective.reference(self.reference, params)).double()
+        truth = flatten(objective.reference(self.reference, params, estimate.told)).double()
         began, evals, draws = time.perf_counter(), 0.0, []
+        state = estimate.state | estimate.told
         for _ in range(self.replicates):
-            got = self.estimator(objective, params, estimate.state, generator)
+            got = self.estimator(objective, params, state, generator)
             draws.append(flatten(got.grad).double())
             evals += got.evals
         seconds = time.perf_counter() - began

@@ -75,7 +75,7 @@ class Descent:
         out |= self._heldout(objective, params, unit(grad), lrs, best)
         out |= self._null(objective, params, grad, lrs, value, generator)
         if self.reference is not None:
-            truth = flatten(objective.reference(self.reference, params))
+            truth = flatten(objective.reference(self.reference, params, estimate.told))
             _, ideal, _ = self._search(objective, params, unit(truth), value)
             furthest = _finite.most(ideal)
             out["ratio"] = _finite.at(drops, best) / furthest if furthest > 0 else math.nan

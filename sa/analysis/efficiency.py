@@ -48,14 +48,14 @@ class Efficiency:
         self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
     ) -> Numbers:
         """Flat numbers and curves under ``efficiency/``."""
-        truth = flatten(objective.reference(self.reference, params))
+        truth = flatten(objective.reference(self.reference, params, estimate.told))
         total, first, state = torch.zeros_like(truth), None, estimate.state
         evals = seconds = 0.0
         sound = 0
         rows: list[dict[str, float]] = []
         for calls in range(1, self.most + 1):
             began = time.perf_counter()
-            got = self.estimator(objective, params, state, generator)
+            got = self.estimator(objective, params, state | estimate.told, generator)
             spent, mine = time.perf_counter() - began, flatten(got.grad)
             within = evals + got.evals <= self.evals or seconds + spent <= self.seconds
             if calls > 1 and (not within or torch.equal(mine, first)):  # type: ignore[arg-type]

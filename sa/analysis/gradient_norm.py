@@ -42,9 +42,10 @@ class GradientNorm:
         """Flat numbers under ``gradient_norm/``."""
         whole, grad = objective.whole, estimate.grad
         mine: Any = self.estimator
+        state = mine.init(params) | estimate.told
         full = grad
         if whole is not None:
-            full = mine(whole, params, mine.init(params), generator).grad
+            full = mine(whole, params, state, generator).grad
         out: Numbers = {}
         for which, gs in (("full", full), ("batch", grad)):
             out[which] = float(flatten(gs).double().norm())
@@ -54,7 +55,7 @@ class GradientNorm:
             length = float(w.double().norm())
             out["update"] = self.lr * float(g.double().norm()) / length if length else float("nan")
             there = unflatten(w - self.lr * g, params)
-            after = mine(objective, there, mine.init(params), generator).grad
+            after = mine(objective, there, state, generator).grad
             out["successive"] = cosine(g, flatten(after))
             out["edge"] = 2 / self.lr
         if self.curvature and not objective.structure.hard:

@@ -27,8 +27,8 @@ from sa.types import (
 class Training:
     """Plain gradient descent on the run's batch, w -= lr g/|g_0|, for each lr of a log grid.
 
-    |g_0| is the norm of the first gradient, so lr is the first step's length whatever an
-    estimator's scale; it falls linearly to 0. All lrs see the same draws. evals:
+    |g_0| is the norm of the estimate at the run's own rate, so lr is the first step's length
+    whatever an estimator's scale; it falls linearly to 0. All lrs see the same draws. evals:
     forward-equivalents a training may spend: estimators that cost more a step make fewer; steps:
     at most so many. samples: of estimators that have them, a step; None for their own. Many small
     steps are a better use of a budget than one exact one.
@@ -66,9 +66,10 @@ class Training:
         if self.samples is not None and hasattr(mine, "samples"):
             mine = replace(mine, samples=self.samples)
         generator = torch.Generator(generator.device).manual_seed(seed)
-        cost = mine(objective, params, mine.init(params), generator).evals
+        first = mine(objective, params, mine.init(params) | estimate.told, generator)
+        cost, length = first.evals, float(flatten(first.grad).norm())
         steps = max(1, min(self.steps, int(self.evals // cost)))
-        runs = [self._descend(mine, objective, params, seed, lr, steps) for lr in lrs]
+        runs = [self._descend(mine, objective, params, seed, lr, steps, length) for lr in lrs]
         at = min(range(len(lrs)), key=lambda i: runs[i][0])
         loss, point = runs[at]
         left_out = sum(x == math.inf for x, _ in runs)
@@ -97,29 +98,29 @@ class Training:
         seed: int,
         lr: float,
         steps: int,
+        length: float,
     ) -> tuple[float, Params]:
         """The final loss, infinity where it diverged (`sa.divergence`), and where."""
         generator = torch.Generator(objective.batch.inputs.device).manual_seed(seed)
-        point, state, length = params, mine.init(params), 0.0
+        point, state = params, mine.init(params)
+        if not math.isfinite(length):
+            return math.inf, point
         network = objective.network
         constant = network.constant() if network else None
         limit = None if constant is None else divergence.FACTOR
         constant = torch.zeros(1) if constant is None else constant
         watched: State = {}
-        for step in range(steps):
-            told = state | {"progress": step / steps}
+        for step in range(steps if length else 0):
+            rate = lr * (1 - step / steps) / length
+            told = state | {"progress": step / steps, "lr": rate}
             got = mine(objective, point, told, generator)
             grad, state = flatten(got.grad), got.state
-            length = length or float(grad.norm())
             if not grad.isfinite().all():
                 return math.inf, point
-            if not length:
-                break
             each = got.value.reshape(1).clone
             watched, lost = divergence.look(watched, limit, float(got.value), each, constant)
             if lost:
                 return math.inf, point
-            rate = lr * (1 - step / steps) / length
             point = unflatten(flatten(point) - rate * grad, params)
         loss = float(objective.value(point))
         return loss if math.isfinite(loss) else math.inf, point

@@ -110,10 +110,7 @@ def validate(config: dict[str, Any]) -> Components:
     structure = _fits(config, task, made["estimator"])
     for name, analysis in analyses.items():
         try:
-            if hasattr(analysis, "requires"):
-                analysis.requires(structure)
-            if hasattr(analysis, "fits"):
-                analysis.fits(task.point(), config["memory"])
+            suits(analysis, structure, task.point(), config["memory"])
         except ValueError as error:
             raise UsageError(f"analysis.{name}: {error}") from error
     if config.get("init"):
@@ -134,7 +131,7 @@ def validate(config: dict[str, Any]) -> Components:
         if config.get(key):
             _faster(key, config, made["estimator"])
     if config.get("processes"):
-        _processes(config, task)
+        _processes(config, task, made["estimator"])
     tracker = make("tracker", config["tracker"])
     return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
 
@@ -160,6 +157,28 @@ def _fits(config: Config, task: Any, estimator: Any) -> Any:
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error
     return structure
+
+
+def suits(analysis: Any, structure: Any, point: Any, memory: int) -> None:
+    """Raise ValueError where an analysis, or an estimator that it calls, does not fit a network."""
+    from sa.types import Estimator
+
+    if hasattr(analysis, "requires"):
+        analysis.requires(structure)
+    if hasattr(analysis, "fits"):
+        analysis.fits(point, memory)
+    for key, value in vars(analysis).items():
+        within = value if isinstance(value, Mapping) else {"": value}
+        for name, called in within.items():
+            if not isinstance(called, Estimator):
+                continue
+            try:
+                if hasattr(called, "requires"):
+                    called.requires(structure)
+                if hasattr(called, "fits"):
+                    called.fits(point)
+            except ValueError as error:
+                raise ValueError(f"{key}{'.' * bool(name)}{name}: {error}") from error
 
 
 def ignored(points: Sequence[tuple[Config, Components]]) -> Iterator[str]:
@@ -215,7 +234,8 @@ def _recipe(config: Config, task: Any) -> Any:
 
 def _replicas(config: Config, task: Any, estimator: Any) -> None:
     """Refuse what is not, for networks trained together, what it is for each alone."""
-    if not (estimator.target == "surrogate" and hasattr(estimator, "surrogate")):
+    slope = estimator.target == "surrogate" and hasattr(estimator, "surrogate")
+    if not slope or _forward_mode(estimator):
         raise UsageError(
             "replicas: they are trained by one back-propagation through all of them; take "
             "estimator=ste, ste_clipped or another slope, or sweep over seed instead"
@@ -241,7 +261,7 @@ def _replicas(config: Config, task: Any, estimator: Any) -> None:
 
 def _faster(key: str, config: Config, estimator: Any) -> None:
     """Refuse what makes back-propagation alone faster where something else is done."""
-    if estimator.target != "surrogate":
+    if estimator.target != "surrogate" or _forward_mode(estimator):
         raise UsageError(
             f"{key}: it is for trainings by back-propagation alone; take estimator=ste, "
             f"ste_clipped or another slope, or {key}={typed(_off(key))} (differences, samples and "
@@ -259,8 +279,13 @@ def _off(key: str) -> Any:
     return False if key == "compile" else None
 
 
-def _processes(config: Config, task: Any) -> None:
+def _processes(config: Config, task: Any, estimator: Any) -> None:
     """Refuse losses that are no sums over rows, and a device that processes would share."""
+    if estimator.init(task.point()):
+        raise UsageError(
+            f"processes: {type(estimator).__name__} carries a state from step to step, in one "
+            "process; take estimator=ste, ste_clipped or another slope, or processes=null"
+        )
     world, who = config["processes"], task.coupling()
     if who[0]:
         raise UsageError(f"processes: {who[0]} normalises rows together; set {who[1]}")
@@ -269,6 +294,13 @@ def _processes(config: Config, task: Any) -> None:
         raise UsageError(f"processes={world}: a step has {rows} rows; set processes={rows} or less")
     if str(config["device"]).startswith("cuda:"):
         raise UsageError("processes: each takes a GPU of its own; set device=cuda, not a number")
+
+
+def _forward_mode(estimator: Any) -> bool:
+    """Whether it differentiates along drawn directions, each over all rows and all parameters."""
+    from sa.estimator.forward_gradient import ForwardGradient
+
+    return isinstance(estimator, ForwardGradient)
 
 
 def _backpropagates(estimator: Any) -> bool:

@@ -58,7 +58,7 @@ def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]
     """Return the configuration of every point, without bookkeeping.
 
     A point without a readable folder has the configuration of one with the same words, less the
-    seed. A setting that is younger than some of the runs has its value that is off for those.
+    seed. A setting that is younger than some of the runs has the value that leaves their ids as they are for those.
     """
     configs = [read_config(root / "runs" / p["run_id"]) for p in points]
     configs = [{k: v for k, v in c.items() if k not in record.BOOKKEEPING} for c in configs]
@@ -72,6 +72,9 @@ def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]
         off = [c[name] for c in configs if name in c and record.is_off(c[name])]
         for config in configs if off else []:
             config.setdefault(name, off[0])
+    for name, value in record.DEFAULTS.items():
+        for config in configs if any(name in c for c in configs) else []:
+            config.setdefault(name, value)
     return configs
 
 

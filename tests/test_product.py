@@ -1,0 +1,122 @@
+"""Every estimator with every analysis that accepts it: none is called valid and then fails."""
+
+import math
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+from conftest import CONF, options
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from sa import train
+from sa.config.build import suits
+from sa.dataset.gaussian import Gaussian
+from sa.model.toy_mlp import ToyMLP
+from sa.quantizer.bernoulli import Bernoulli
+from sa.quantizer.none import Identity
+from sa.quantizer.sign import Sign
+from sa.task import Task
+from sa.types import Slots
+
+SMALL: dict[str, dict[str, Any]] = {
+    "bias_variance": {"replicates": 4},
+    "efficiency": {"evals": 10, "seconds": 1e-6, "most": 2},
+    "training": {"points": 2, "steps": 2},
+    "smoothing": {"epsilons": [0.1], "sigmas": [0.1], "points": 3, "draws": 2},
+    "sharpness": {"rounds": 1, "starts": 1, "draws": 2},
+    "critical_points": {"steps": 2},
+    "surface": {"points": 3, "draws": 2},
+    "function_curve": {"points": 5},
+    "sensitivity_bits": {"bits": [2, 4], "probes": 1},
+    "curvature": {"k": 2},
+    "descent": {"points": 4, "extend": 0, "nulls": 1},
+    "alignment": {},
+}
+"""Settings that make an analysis short, by the name it has in the record."""
+
+NETWORKS = {
+    "smooth": Slots(Identity(), Identity()),
+    "signs": Slots(Identity(), Sign()),
+    "random": Slots(Identity(), Bernoulli()),
+}
+LR = 0.05
+
+
+def node(group, name, **known):
+    """The YAML of a component, short where it can be, with the settings it looks up elsewhere."""
+    made = OmegaConf.load(CONF / group / f"{name}.yaml")
+    root = OmegaConf.create({"dim": 2, "optimizer": {"lr": LR}, **known, "it": made})
+    said = OmegaConf.to_container(root, resolve=True)["it"]
+    if group == "analysis":
+        ((key, said),) = said.items()
+        said |= SMALL.get(key, {})
+        if name == "bias_variance_stochastic":
+            said["reference"] |= {"samples": 2}
+    if isinstance(said.get("samples"), int):
+        said["samples"] = min(said["samples"], 16)
+    return said
+
+
+@cache
+def problem(network):
+    model = ToyMLP(quantizer=NETWORKS[network], dim=2, gain=math.sqrt(3))
+    return Task(model=model, dataset=Gaussian(dim=2, n=6)).prepare(0)
+
+
+def takes(ask, *what):
+    """Whether a component says, as a dry run asks it, that it can be used here."""
+    try:
+        ask(*what)
+    except ValueError:
+        return False
+    return True
+
+
+def estimates(estimator, p):
+    """Whether an estimator takes a problem."""
+    asked = [(x, y) for x, y in (("requires", p.structure), ("fits", p.params))]
+    return all(takes(getattr(estimator, x), y) for x, y in asked if hasattr(estimator, x))
+
+
+def analyses_of(said, p):
+    """The analyses that take a problem, with the estimator of this YAML."""
+    made = {}
+    for key in options("analysis"):
+        if key == "bias_variance_gaussian" and not isinstance(said.get("sigma"), float):
+            continue  # it looks the sigma up
+        one = instantiate(node("analysis", key, estimator=said), _convert_="all")
+        alone = not (getattr(one, "between", False) or getattr(one, "follows", False))
+        data = takes(getattr(one, "takes", lambda _: None), p.task.dataset)
+        if alone and data and takes(suits, one, p.structure, p.params, 1 << 27):
+            made[key] = one
+    return made
+
+
+SCHEDULED = ("spectral", "spectral_ste", "flow", "ste_ede", "fogzo")
+"""Estimators that ask where in a training they are: looked at in a probe too."""
+
+CASES = [(name, 1) for name in options("estimator")] + [(name, 0) for name in SCHEDULED]
+
+
+@pytest.mark.parametrize(("name", "steps"), CASES)
+def test_every_estimator_runs_with_every_analysis_that_accepts_it(name, steps):
+    said = node("estimator", name)
+    if "n_filter" in said:
+        said |= {"n_filter": 2, "refresh": 2}
+    estimator = instantiate(said, _convert_="all")
+    ran = 0
+    for network in NETWORKS:
+        p = problem(network)
+        if not estimates(estimator, p):
+            continue
+        analyses = analyses_of(said, p)
+        start = train.Progress(0, p.params, p.buffers, {}, {})
+        sgd = partial(torch.optim.SGD, lr=LR)
+        got = list(train.loop(p, estimator, sgd, analyses, steps=steps, progress=start))
+        assert "diverged" not in got[-1][0]
+        told = {k.partition("/")[0] for k in got[-1][0] if "/" in k}
+        assert {"training", "bias_variance", "efficiency", "gradient_norm"} <= told
+        ran += 1
+    assert ran, "no network here is one that it takes"
