@@ -58,7 +58,8 @@ def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]
     """Return the configuration of every point, without bookkeeping.
 
     A point without a readable folder has the configuration of one with the same words, less the
-    seed. A setting that is younger than some of the runs has the value that leaves their ids as they are for those.
+    seed. A setting that is younger than some of the runs has, for those, the value that leaves
+    their ids as they are.
     """
     configs = [read_config(root / "runs" / p["run_id"]) for p in points]
     configs = [{k: v for k, v in c.items() if k not in record.BOOKKEEPING} for c in configs]
