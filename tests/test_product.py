@@ -54,8 +54,9 @@ def node(group, name, **known):
         said |= SMALL.get(key, {})
         if name == "bias_variance_stochastic":
             said["reference"] |= {"samples": 2}
-    if isinstance(said.get("samples"), int):
-        said["samples"] = min(said["samples"], 16)
+    for key in ("samples", "generations"):
+        if isinstance(said.get(key), int):
+            said[key] = min(said[key], 16 if key == "samples" else 3)
     return said
 
 
