@@ -29,14 +29,7 @@ def runs(kind, value, factor):
         made["step"] *= factor
         made["evals"] *= factor
     else:
-        several = kind in (
-            "lr_decrease",
-            "best_decrease",
-            "alignment",
-            "gates",
-            "variants",
-            "layer_cosine",
-        )
+        several = kind in SEVERAL
         made = table(dims=(8,), seeds=(0,), names=("STE", "CDG") if several else ("CDG",))
         changed = {}
         for column in [*RESULTS, "step", "keep"]:

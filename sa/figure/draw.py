@@ -66,7 +66,7 @@ def draw(kind: str, table: pd.DataFrame, folder: Path) -> list[Path]:
     if kind not in (there := sorted([*kinds(), *OTHERS])):
         raise ValueError(f"there is no figure '{kind}'; there are: {', '.join(there)}")
     made = _kind(kind)
-    named = table if kind == "trajectories" else _named(made, table, kind in OTHERS)
+    named = _named(made, table, kind in OTHERS)
     with _style():
         figure, tidy, lacking = _painted(made, named)
         words = "; ".join(x for x in (_caption(made, named), lacking) if x)
