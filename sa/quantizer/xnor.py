@@ -61,7 +61,7 @@ class Xnor:
         s = surrogate.sign(w)
         if self.scale == "none":
             return (Term(s),)
-        alpha = (s.detach() * w).mean(dims, keepdim=True)  # |w|, of slope sign(w), +1 at 0
+        alpha = (surrogate.hard_sign(w.detach()) * w).mean(dims, keepdim=True)  # 0 has slope +1
         if self.scale_grad == "bireal":  # codes of slope 1/alpha, so that q has slope 1 in s
             alpha = alpha.detach()
             some = torch.where(alpha == 0, 1.0, alpha)
