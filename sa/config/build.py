@@ -131,7 +131,7 @@ def validate(config: dict[str, Any]) -> Components:
         if config.get(key):
             _faster(key, config, made["estimator"])
     if config.get("processes"):
-        _processes(config, task, made["estimator"])
+        _processes(config, task)
     tracker = make("tracker", config["tracker"])
     return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
 
@@ -279,13 +279,8 @@ def _off(key: str) -> Any:
     return False if key == "compile" else None
 
 
-def _processes(config: Config, task: Any, estimator: Any) -> None:
+def _processes(config: Config, task: Any) -> None:
     """Refuse losses that are no sums over rows, and a device that processes would share."""
-    if estimator.init(task.point()):
-        raise UsageError(
-            f"processes: {type(estimator).__name__} carries a state from step to step, in one "
-            "process; take estimator=ste, ste_clipped or another slope, or processes=null"
-        )
     world, who = config["processes"], task.coupling()
     if who[0]:
         raise UsageError(f"processes: {who[0]} normalises rows together; set {who[1]}")
