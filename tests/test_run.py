@@ -1220,7 +1220,7 @@ REFUSED = [
             "processes=2",
             "analysis=[]",
         ],
-        ["processes", "carries a state"],
+        ["processes", "back-propagation alone"],
     ),
     (["estimator=ste", "analysis=bias_variance_stochastic"], ["reference", "quantizer=sba"]),
     (
