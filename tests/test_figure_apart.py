@@ -228,4 +228,6 @@ def test_a_sweep_without_figures_of_its_own_draws_what_it_measured():
     assert "bands" not in kinds and "curves" not in kinds
     one = pd.DataFrame({"seed": [0], "steps": [5]})
     assert draw.fitting(one) == ["curves"]
-    assert draw.fitting(pd.concat([one, one.assign(seed=1)])) == ["bands"]
+    two = pd.concat([one, one.assign(seed=1)])
+    assert draw.fitting(two) == draw.fitting(one.assign(replicas=3)) == ["bands"]
+    assert draw.fitting(two.assign(**{"model.hidden": [8, 9]})) == ["curves"]

@@ -12,10 +12,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sa.figure._apart import replicates, rest, varied
+from sa.figure._apart import replicates, rest, settings, varied
 from sa.figure._label import prepared
 from sa.figure._paper import STYLE, Canvas, Kind, Sheet, alone
-from sa.grouping import key
+from sa.grouping import configurations, key
 
 OTHERS = {"bands": "evaluated steps", "trajectories": "points of trainings"}
 """Kinds that are drawn from another table than that of runs, and what it holds."""
@@ -45,12 +45,15 @@ def kinds() -> list[str]:
 def fitting(table: pd.DataFrame) -> list[str]:
     """The kinds that show what the runs of a table have measured.
 
-    Of trainings also ``bands`` where a configuration has several seeds, else ``curves``.
+    Of trainings also ``bands`` where every configuration has several seeds, else ``curves``.
     """
     there = {str(c) for c in table if table[c].notna().any()}
     found = [k for column, several in FITTING.items() if column in there for k in several]
     if "steps" in there and (pd.to_numeric(table["steps"], errors="coerce") > 0).any():
-        found.append("bands" if int(table["seed"].nunique()) > 1 else "curves")
+        of = configurations(settings(table))
+        several = table["seed"].groupby(of).nunique().min() > 1
+        replicas = "replicas" in there
+        found.append("bands" if several or replicas else "curves")
     return found
 
 
