@@ -144,6 +144,9 @@ def test_dim_is_no_axis_where_no_setting_follows_it():
     given.attrs["settings"] = [s for s in given.attrs["settings"] if s != "model.dim"]
     named = _label.prepared(given)
     assert set(named["facet"]) == {""} and named["x"].nunique() == 1
+    images = given[given["dim"] == 8].assign(**{"dataset.size": 8})  # as large as dim by chance
+    images.attrs["settings"] = [*given.attrs["settings"], "dataset.size"]
+    assert set(_label.prepared(images)["facet"]) == {""}
     figure, tidy = painted("best_decrease", given)
     assert "width of the network" not in texts(figure) and set(tidy["part"]) == {"dim=8", "dim=16"}
     named = _label.prepared(table())

@@ -11,6 +11,9 @@ from sa.figure._paper import numbers
 
 DIM = "dim (width of the network)"
 
+WIDTHS = ("model.dim", "model.size", "dataset.dim")
+"""The settings that are ``dim`` in what this project has."""
+
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a ``label`` a run: the estimator, and the settings that vary within it."""
@@ -68,7 +71,7 @@ def widths_of(table: pd.DataFrame) -> pd.Series:
             continue
         there = table[name].notna()
         same = bool(there.any()) and (table[name] == dims)[there].all()
-        if same and (name.endswith((".dim", ".size")) or dims[there].nunique() > 1):
+        if same and (name in WIDTHS or dims[there].nunique() > 1):
             used |= there
     return dims.where(used)
 
