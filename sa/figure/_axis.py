@@ -61,6 +61,16 @@ def horizontal(axis: Axes, table: pd.DataFrame) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
+def mark_below(axis: Axes, floor: float) -> None:
+    """A triangle where a line goes on below the panel, whose lower end is floor."""
+    for line in list(axis.lines):
+        x, y = (np.asarray(v, float) for v in line.get_data())
+        falls = np.flatnonzero((y[:-1] >= floor) & (y[1:] < floor))
+        if len(falls):
+            at, colour = x[falls[:1]], line.get_color()
+            axis.plot(at, [floor], "v", ms=4, color=colour, clip_on=False, gid="below")
+
+
 class Percent(Formatter):
     """Ticks in percent, with as many decimals as keep neighbouring ticks apart."""
 

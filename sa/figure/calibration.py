@@ -56,7 +56,8 @@ def calibration(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
             cbar_kws={"label": "cosine"},
         )  # fmt: skip
         right.set(xlabel="eps", ylabel="sigma")
-        right.tick_params(rotation=0)
+        right.tick_params(axis="y", rotation=0)
+        right.tick_params(axis="x", rotation=90 if sizes[1] > 6 else 0)
         right.invert_yaxis()
     if tidy["heldout"].notna().any():
         other(axes[0][0], "--", "held out")

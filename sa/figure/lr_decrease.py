@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from sa import names
-from sa.figure._axis import common, legend, other, percent, shade_null, stack
+from sa.figure._axis import common, legend, mark_below, other, percent, shade_null, stack
 from sa.figure._label import facets
 from sa.figure._paper import MEANS, Canvas, Sheet, kind, need, palette, panels
 
@@ -34,7 +34,8 @@ def lr_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
         for label, colour in colours.items():
             mine = [g for _, g in here[here["label"] == label].groupby("run_id")]
             if mine:
-                _lines(axis, mine, label, colour, low)
+                _lines(axis, mine, label, colour)
+        mark_below(axis, low)
         _null(axis, [g for _, g in here.groupby("run_id")])
         axis.axhline(0, color="0.4", lw=0.6)
         axis.set(xscale="log", ylim=(low, high), title=facet)
@@ -71,7 +72,7 @@ def _limits(tidy: pd.DataFrame) -> tuple[float, float]:
     return max(1.15 * least, -top) - 0.2 * top, 1.1 * top
 
 
-def _lines(axis: Axes, runs: Sequence[pd.DataFrame], label: str, colour: Any, floor: float) -> None:
+def _lines(axis: Axes, runs: Sequence[pd.DataFrame], label: str, colour: Any) -> None:
     grid = common(runs)
     on = stack(runs, grid, "decrease")
     axis.plot(grid, on.mean(0), color=colour, label=label)
@@ -79,10 +80,6 @@ def _lines(axis: Axes, runs: Sequence[pd.DataFrame], label: str, colour: Any, fl
     held = stack(runs, grid, "decrease_heldout").mean(0)
     if np.isfinite(held).any():
         axis.plot(grid, held, "--", color=colour)
-    for line in (on.mean(0), held):
-        falls = np.flatnonzero((line[:-1] >= floor) & (line[1:] < floor))
-        if len(falls):
-            axis.plot(grid[falls[:1]], [floor], "v", ms=4, color=colour, clip_on=False, gid="below")
 
 
 def _null(axis: Axes, runs: Sequence[pd.DataFrame]) -> None:

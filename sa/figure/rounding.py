@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from sa import names
-from sa.figure._axis import common, legend, other, percent, shade_null, stack
+from sa.figure._axis import common, legend, mark_below, other, percent, shade_null, stack
 from sa.figure._paper import MEANS, PANEL, Canvas, Sheet, hues, kind, need, numbers
 
 _NORMALISER = "quantizer.activation.normaliser"
@@ -63,6 +63,7 @@ def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
                 shade_null(axis, axis.get_xlim(), [low] * 2, [high] * 2, told)
         runs = here.groupby(["line", "samples", "seed"], dropna=False)["decrease"].max()
         top = max(runs.max(), 1e-4)
+        mark_below(curve, -0.5 * top)
         curve.set(xscale="log", ylim=(-0.5 * top, 1.15 * top), title=f"{size:g} rows")
         curve.set(xlabel=r"step length $\eta$ (direction of unit norm)")
         curve.set_ylabel(names.DECREASE)
