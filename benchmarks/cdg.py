@@ -8,6 +8,7 @@ from benchmarks.measure import ratio
 from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
 from sa.objective import CRITERIA
+from sa.prepare import prepare
 from sa.problem import Problem
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
@@ -20,7 +21,7 @@ ROWS = 16_384
 def problem(dim: int, rows: int = ROWS) -> Problem:
     """Two hidden sign layers of width dim and dim outputs (3 dim^2 weights), in float64."""
     model = ToyMLP(quantizer=Slots(Identity(), Sign()), dim=dim, hidden=2, out=dim)
-    return Task(model=model, dataset=Gaussian(dim=dim, n=rows)).prepare(0)
+    return prepare(Task(model=model, dataset=Gaussian(dim=dim, n=rows)), 0)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from sa.model.cnn import CNN
 from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
 from sa.objective import mse
+from sa.prepare import prepare
 from sa.problem import Problem
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
@@ -76,7 +77,7 @@ def main() -> None:
     print(f"float64; eps {EPSILONS}; largest |fast - brute| / largest |brute|")
     for hidden in (1, 2, 3, 5):
         model = ToyMLP(quantizer=FWBA, dim=6, hidden=hidden, out=3)
-        p = Task(model=model, dataset=Gaussian(dim=6, n=500)).prepare(hidden)
+        p = prepare(Task(model=model, dataset=Gaussian(dim=6, n=500)), hidden)
         _tell(f"toy, {hidden} hidden, real inputs", _network(p, 500))
     _tell("benchmark network, dim 16", _network(problem(16, 2000), 2000))
     for criterion in ("mse", "ce"):
@@ -84,12 +85,12 @@ def main() -> None:
             model=MLP(quantizer=FWBA, hidden=(8, 6), norm="batch"), dataset=Digits(),
             criterion=criterion, batchnorm="running",
         )  # fmt: skip
-        _tell(f"digits mlp, batch norm, {criterion}", _network(task.prepare(0), 100))
+        _tell(f"digits mlp, batch norm, {criterion}", _network(prepare(task, 0), 100))
     for pool, head in itertools.product(("none", "average"), ("flatten", "average")):
         settings: Any = {"pool": pool, "head": head, "norm": "batch"}
         cnn = CNN(quantizer=FWBA, channels=(3, 4), **settings)
         task = Task(model=cnn, dataset=Digits(), batchnorm="running")
-        _tell(f"digits cnn, pool {pool}, head {head}", _network(task.prepare(0), 30))
+        _tell(f"digits cnn, pool {pool}, head {head}", _network(prepare(task, 0), 30))
     for name, step in LEVELS.items():
         worst, ties = _ties(step)
         print(f"{f'dyadic, {name}, {ties} exact ties':<36} absolute {worst:.1e}")

@@ -13,6 +13,7 @@ from sa.dataset.gaussian import Gaussian
 from sa.estimator.local_nes import LocalNES
 from sa.estimator.nes import NES
 from sa.model.toy_mlp import ToyMLP
+from sa.prepare import prepare
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.task import Task
@@ -33,7 +34,7 @@ def main() -> None:
     total = [0.0, 0.0]
     for dim in DIMS:
         model = ToyMLP(quantizer=Slots(Identity(), Sign()), dim=dim)
-        p = Task(model=model, dataset=Gaussian(dim=dim, n=ROWS)).prepare(0)
+        p = prepare(Task(model=model, dataset=Gaussian(dim=dim, n=ROWS)), 0)
         f = p.objective(p.batch(0))
 
         def spent(estimator: Estimator, seed: int, f=f, p=p) -> tuple[float, torch.Tensor]:

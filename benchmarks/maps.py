@@ -6,6 +6,7 @@ from benchmarks.cdg import loop
 from benchmarks.measure import ratio
 from sa.dataset.digits import Digits
 from sa.model.cnn import CNN
+from sa.prepare import prepare
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.task import Task
@@ -20,7 +21,7 @@ def _against_loop(name: str, channels: tuple[int, ...], epsilon: float) -> dict[
         quantizer=Slots(Identity(), Sign()), channels=channels, pool="none", norm="none",
         head="average",
     )  # fmt: skip
-    p = Task(model=model, dataset=Digits(), moving=("conv2.*",)).prepare(0)
+    p = prepare(Task(model=model, dataset=Digits(), moving=("conv2.*",)), 0)
     batch = Batch(*(x[:ROWS] for x in p.data.train))
     f = p.objective(batch)
     most, total = 8, size(p.params)

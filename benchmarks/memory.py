@@ -23,6 +23,7 @@ from sa.estimator.ste import STE
 from sa.model.cnn import CNN
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
+from sa.prepare import prepare
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.task import Task
@@ -50,7 +51,7 @@ class White:
 def _images(model: Model, estimator: Estimator) -> Callable[[], object]:
     """Two steps of full-batch descent on 20,000 images, with the scores of every step."""
     task = Task(model=model, dataset=White(), criterion="mse", dtype="float32")
-    problem = task.prepare(0)
+    problem = prepare(task, 0)
     sgd = partial(torch.optim.SGD, lr=0.01)
     begin = start(problem)
     return lambda: list(loop(problem, estimator, sgd, {}, steps=2, progress=begin))
@@ -68,7 +69,7 @@ def _maps(estimator: Estimator, memory: int) -> Callable[[], object]:
         head="average",
     )  # fmt: skip
     task = Task(model=model, dataset=Digits(), moving=("conv2.*", "conv3.*"), memory=memory)
-    p = task.prepare(0)
+    p = prepare(task, 0)
     f = p.objective(p.batch(0).part(0, 256))
     return lambda: estimator(f, p.params, {}, stream(0, "memory"))
 

@@ -8,6 +8,7 @@ from benchmarks.measure import ratio
 from sa.dataset.digits import Digits
 from sa.model.xnor_resnet18 import XnorResnet18
 from sa.objective import Objective
+from sa.prepare import prepare
 from sa.problem import Problem
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
@@ -23,7 +24,7 @@ def _network(layer: int, side: Side, binary: bool = False) -> Problem:
     slots = Slots(Xnor() if binary else Identity(), Sign())
     model = XnorResnet18(quantizer=slots, shape=(1, side, side))
     task = Task(model=model, dataset=Digits(size=side), moving=(layer,), batchnorm="running")
-    p = task.prepare(0)
+    p = prepare(task, 0)
     for name, seen in p.recalibrate(p.params).items():
         p.buffers[name].copy_(seen)
     return p

@@ -12,6 +12,7 @@ from sa import train
 from sa.estimator.ste import STE
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
+from sa.prepare import prepare
 from sa.problem import Problem
 from sa.task import Task
 from sa.types import Batch, Model, Splits
@@ -61,7 +62,7 @@ def _ours(p: Problem) -> None:
 
 
 def _step(name: str, model: Model, rows: int) -> dict[str, Any]:
-    made = Task(model=model, dataset=_Images(rows), dtype="float32").prepare(0)
+    made = prepare(Task(model=model, dataset=_Images(rows), dtype="float32"), 0)
     return ratio(
         name,
         lambda: _usual(made),

@@ -14,6 +14,7 @@ from sa import lock, provenance, record, summary, telling
 from sa.config import others
 from sa.config.build import Components, build
 from sa.config.complaint import NoData, UsageError
+from sa.prepare import prepare
 
 Config = dict[str, Any]
 
@@ -105,9 +106,9 @@ def _compute(
     many = config.get("replicas")
     try:
         if many is None:
-            problem = made.task.prepare(config["seed"], init_seed=config.get("init_seed"))
+            problem = prepare(made.task, config["seed"], init_seed=config.get("init_seed"))
         else:
-            problem = replicas.prepare(made.task, config["seed"], many)
+            problem = replicas.stack(made.task, config["seed"], many)
     except MissingData as error:
         raise NoData(f"dataset: {error}") from error
     start, ends = given

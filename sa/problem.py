@@ -2,13 +2,11 @@
 
 import copy
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from sa import codes, surrogate
 from sa.divergence import best_constant
 from sa.objective import CRITERIA, Objective
 from sa.structure import coupling, describe, latent_weights
+from sa.task import Task
 from sa.total import total
 from sa.types import (
     Batch,
@@ -32,9 +31,6 @@ from sa.types import (
     blocks,
     stream,
 )
-
-if TYPE_CHECKING:
-    from sa.task import Task
 
 PART = 4096
 """The most rows that are evaluated together outside of a step."""
@@ -53,7 +49,7 @@ class Problem:
     reads the points that the training kept on its way to the one that is looked at.
     """
 
-    task: "Task"
+    task: Task
     network: nn.Module
     kind: str
     data: Splits
@@ -491,12 +487,6 @@ def chosen(outputs: Tensor, dim: int) -> Tensor:
 def _compiled() -> Callable[..., Tensor]:
     """``functional_call``, compiled for each network and shape when it comes."""
     return torch.compile(functional_call)
-
-
-def compiler() -> str | None:
-    """The C++ compiler that torch.compile would call on a CPU."""
-    names = (os.environ.get("CXX"), "g++", "clang++")
-    return next((path for x in names if x and (path := shutil.which(x))), None)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from sa.divergence import best_constant
 from sa.gradient_noise import seed
 from sa.objective import CRITERIA, Objective
+from sa.prepare import prepare
 from sa.problem import PART, SPLITS, Problem, chosen, statistics
 from sa.task import Task
 from sa.total import total
@@ -162,13 +163,13 @@ class Replicas(Problem):
         )
 
 
-def prepare(task: Task, seed: int, replicas: int) -> Replicas:
-    """Stack the problems of so many seeds; data that no seed draws are held once."""
+def stack(task: Task, seed: int, replicas: int) -> Replicas:
+    """Return the problems of so many seeds as one; data that no seed draws are held once."""
     drawn = stream(seed, "data")
     before = drawn.get_state()
     data = task.dataset.load(drawn)
     same = torch.equal(before, drawn.get_state())
-    each = [task.prepare(s, data if same else None) for s in range(seed, seed + replicas)]
+    each = [prepare(task, s, data if same else None) for s in range(seed, seed + replicas)]
     first = each[0]
 
     def stacked(parts: list[Params]) -> Params:

@@ -13,15 +13,18 @@ from typing import Any
 
 from sa import record, summary, telling
 from sa.config.build import build, check_machine, ignored, validate
-from sa.config.catalogue import CONF, catalogue, page
-from sa.config.complaint import UsageError, explain
+from sa.config.catalogue import CONF
+from sa.config.complaint import UsageError
+from sa.config.explain import explain
 from sa.config.flags import checked, without_effect
+from sa.config.handbook import catalogue, page
 from sa.config.others import resolve
 from sa.config.words import TYPED, hold, settings_first, swept
 from sa.driver import report
 from sa.execute import RunFailed, execute, folder_of, root_of
 from sa.launch.board import POLL
 from sa.launch.plan import LaunchError
+from sa.prepare import prepare
 
 Config = dict[str, Any]
 
@@ -213,8 +216,8 @@ def rank(folder: Path, number: int, world: int, port: int) -> None:
     made = build(config)
     torch.set_num_threads(config["threads"])
     device = f"cuda:{number}" if config["device"] == "cuda" else config["device"]
-    problem = replace(made.task, device=device).prepare(
-        config["seed"], init_seed=config.get("init_seed")
+    problem = prepare(
+        replace(made.task, device=device), config["seed"], init_seed=config.get("init_seed")
     )
     try:
         ranks.serve(problem, made.estimator, config["steps"], ranks.Ring(number, world, port))

@@ -1,6 +1,7 @@
 """The result of a run in words, for the terminal."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from sa import names
@@ -28,7 +29,7 @@ def _named(value: Any) -> str:
     return str(value)
 
 
-def quantized(layers: dict[str, str]) -> str:
+def quantized(layers: Mapping[str, str]) -> str:
     """Which layers are quantized and how, those of one kind together."""
     kinds: dict[str, list[str]] = {}
     for name, how in layers.items():

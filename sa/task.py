@@ -1,6 +1,8 @@
 """Model x dataset x criterion -> the loss being studied, and which of its parameters move."""
 
 import fnmatch
+import os
+import shutil
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Annotated, Literal
@@ -8,14 +10,18 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Gt
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
-from sa.problem import Problem, compiler, observing
 from sa.structure import coupling, describe, latent_weights, row_width
-from sa.types import STRICT, Batch, Dataset, Model, Params, Splits, Structure, blocks, stream
+from sa.types import STRICT, Dataset, Model, Params, Structure, stream
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile would call on a CPU."""
+    names = (os.environ.get("CXX"), "g++", "clang++")
+    return next((path for x in names if x and (path := shutil.which(x))), None)
 
 
 class Mismatch(ValueError):
@@ -83,7 +89,7 @@ class Task:
                 "batch_size=null is all of them",
             )
         demanded = getattr(model, "criterion", None)
-        if demanded != self._kind and "value" in (demanded, self.criterion):
+        if demanded != self.kind and "value" in (demanded, self.criterion):
             who = f"{type(model).__name__} is {'a loss itself' if demanded else 'none'}"
             raise Mismatch(
                 "criterion",
@@ -95,7 +101,7 @@ class Task:
                 "criterion", f"ce needs classes, {type(data).__name__} has none; use mse"
             )
         network, width = _sample(model)  # type: ignore[arg-type]
-        _moving(self.moving, network, [k for k, _ in network.named_parameters()])
+        moving_names(self.moving, network, [k for k, _ in network.named_parameters()])
         self._enough(network, width)
         if self.autocast and self.dtype == "float64":
             raise Mismatch("autocast", f"{self.autocast} products of float64; set dtype=float32")
@@ -132,7 +138,8 @@ class Task:
             )
 
     @property
-    def _kind(self) -> str:
+    def kind(self) -> str:
+        """The criterion's name: ce, mse or value."""
         if self.criterion != "auto":
             return self.criterion
         demanded: str | None = getattr(self.model, "criterion", None)
@@ -150,7 +157,7 @@ class Task:
         """What moves, at some start: for its names and shapes, before any data is loaded."""
         network, _ = _sample(self.model)  # type: ignore[arg-type]
         named = {k: p.detach() for k, p in network.named_parameters()}
-        return {k: named[k] for k in _moving(self.moving, network, list(named))}
+        return {k: named[k] for k in moving_names(self.moving, network, list(named))}
 
     def keeps(self) -> bool:
         """Whether quantizers of the network keep anything from data, or learn."""
@@ -161,55 +168,9 @@ class Task:
         """The network's structure, before any data is loaded: what an estimator may require."""
         network, _ = _sample(self.model)  # type: ignore[arg-type]
         named = {k: p.detach() for k, p in network.named_parameters()}
-        moving = _moving(self.moving, network, list(named))
+        moving = moving_names(self.moving, network, list(named))
         frozen = {k: p for k, p in named.items() if k not in moving}
-        return describe(network, frozen, self._kind, self.batchnorm)
-
-    def prepare(
-        self, seed: int, data: Splits | None = None, init_seed: int | None = None
-    ) -> Problem:
-        """Build the network and load the data, each from its own stream of the seed.
-
-        data: what the dataset loads, where it has been loaded. init_seed: of the network's start
-        alone, instead of the seed.
-        """
-        self.check()
-        if self.compile:
-            torch.compiler.reset()  # it compiles a function for so many networks, then no more
-        dtype = DTYPES[self.dtype]
-        data = data or self.dataset.load(stream(seed, "data"))
-        start = seed if init_seed is None else init_seed
-        network = self.model.build(stream(start, "init")).eval()
-        kind = self._kind
-        unlabelled = kind != "value" and data.train.targets.shape[1:] == (0,)
-        if unlabelled:  # a second network sets the targets
-            teacher = self.model.build(stream(seed, "target")).eval()
-            with observing(teacher):  # its quantizers start from the first inputs
-                _outputs(teacher, data.train.inputs[: 1 << 16])
-            data = Splits(*(Batch(b.inputs, _outputs(teacher, b.inputs)) for b in data))
-        if kind == "mse" and self.dataset.classes:
-            hot = [torch.eye(self.model.outputs, dtype=torch.float64)[b.targets] for b in data]
-            data = Splits(*(Batch(b.inputs, h) for b, h in zip(data, hot, strict=True)))
-        data = Splits(*(_place(b.to(dtype), self.device) for b in data))
-        network = network.to(self.device, dtype)
-        named = {k: p.detach() for k, p in network.named_parameters()}
-        moving = _moving(self.moving, network, list(named))
-        problem = Problem(
-            task=self,
-            network=network,
-            kind=kind,
-            data=data,
-            params={k: named[k] for k in moving},
-            frozen={k: p for k, p in named.items() if k not in moving},
-            structure=describe(
-                network, {k: named[k] for k in named if k not in moving}, kind, self.batchnorm
-            ),
-            norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
-            width=row_width(network, data.train.inputs[:1]),
-            seed=seed,
-        )
-        problem.observe()
-        return problem
+        return describe(network, frozen, self.kind, self.batchnorm)
 
 
 @lru_cache(maxsize=4)
@@ -232,17 +193,20 @@ def _fitting(model: Model, data: Dataset) -> str:
     )
 
 
-def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
-    with torch.no_grad():
-        parts = [network(inputs[a:b]) for a, b in blocks(len(inputs), 1 << 16)]
-    return torch.cat(parts)
+def moving_names(
+    wanted: str | tuple[str | int, ...], network: nn.Module, names: list[str]
+) -> list[str]:
+    """Return the names of the parameters that move, in the network's order.
 
+    Args:
+        wanted: ``all``, or name patterns and 1-based numbers of quantized layers.
+        network: The network.
+        names: Its parameters.
 
-def _place(batch: Batch, device: str) -> Batch:
-    return Batch(batch.inputs.to(device), batch.targets.to(device))
+    Raises:
+        Mismatch: a pattern or number that matches nothing.
 
-
-def _moving(wanted: str | tuple[str | int, ...], network: nn.Module, names: list[str]) -> list[str]:
+    """
     if isinstance(wanted, str):
         return names
     layers = [

@@ -12,6 +12,7 @@ from sa.model.convnet import ConvNet
 from sa.model.fc import FC
 from sa.model.mlp import MLP
 from sa.objective import from_function
+from sa.prepare import prepare
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.task import Task
@@ -21,7 +22,7 @@ from sa.types import Slots, flatten, grouped, size, stream, unflatten
 def network(model=None, memory=1 << 28, dtype="float64", rows=200, criterion="mse", **task):
     """A small tanh network on the first digits: its objective and its point."""
     model = model or FC(shape=(1, 8, 8), hidden=(4,), outputs=10)
-    p = Task(model, Digits(), criterion=criterion, memory=memory, dtype=dtype, **task).prepare(0)
+    p = prepare(Task(model, Digits(), criterion=criterion, memory=memory, dtype=dtype, **task), 0)
     return p.objective(p.data.train.part(0, rows)), p.params
 
 

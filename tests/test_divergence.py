@@ -18,6 +18,7 @@ from sa.estimator.ste import STE
 from sa.model.quadratic import Quadratic
 from sa.model.toy_mlp import ToyMLP
 from sa.objective import ce, mse
+from sa.prepare import prepare
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.task import Task
@@ -26,7 +27,7 @@ from sa.types import Slots, stream
 
 def problem(seed=0, **settings):
     model = ToyMLP(quantizer=Slots(Identity(), Sign()), dim=4, gain=math.sqrt(3))
-    return Task(model=model, dataset=Gaussian(dim=4, n=32), **settings).prepare(seed)
+    return prepare(Task(model=model, dataset=Gaussian(dim=4, n=32), **settings), seed)
 
 
 def rows(p, lr, steps, progress=None, estimator=STE(), **recipe):  # noqa: B008
@@ -104,9 +105,9 @@ def test_a_finite_loss_that_blows_up_is_a_divergence_and_resumes_to_the_same(est
 
 def test_the_first_replica_to_diverge_ends_them_all_as_alone():
     task = problem().task
-    alone = [rows(task.prepare(seed), 3.0, 200)[-1][0] for seed in (3, 4, 5)]
+    alone = [rows(prepare(task, seed), 3.0, 200)[-1][0] for seed in (3, 4, 5)]
     first = min(range(3), key=lambda i: alone[i]["step"])
-    last = rows(replicas.prepare(task, 3, 3), 3.0, 200)[-1][0]
+    last = rows(replicas.stack(task, 3, 3), 3.0, 200)[-1][0]
     assert last["step"] == alone[first]["step"]
     assert f"of seed {3 + first}" in last["diverged"]
     assert last["diverged"].replace(f" of seed {3 + first}", "") == alone[first]["diverged"]
@@ -114,8 +115,8 @@ def test_the_first_replica_to_diverge_ends_them_all_as_alone():
 
 def test_each_replica_has_its_own_losses_and_constants():
     task = problem().task
-    many = replicas.prepare(task, 3, 3)
-    alone = [task.prepare(seed) for seed in (3, 4, 5)]
+    many = replicas.stack(task, 3, 3)
+    alone = [prepare(task, seed) for seed in (3, 4, 5)]
     law = torch.stack([p.objective(p.batch(0)).value(p.params) for p in alone])
     total = law.sum()
     torch.testing.assert_close(many.losses(many.params, many.batch(0), total), law)
@@ -126,9 +127,9 @@ def test_each_replica_has_its_own_losses_and_constants():
 
 def test_a_loss_that_is_the_output_diverges_only_where_a_number_is_set():
     task = Task(model=Quadratic(), dataset=Point())
-    free = rows(task.prepare(0), 30.0, 60)
+    free = rows(prepare(task, 0), 30.0, 60)
     assert free[-1][0]["loss"] > 1e6 * free[0][0]["loss"] > 0 and "diverged" not in free[-1][0]
-    held = rows(task.prepare(0), 30.0, 60, diverge=50)
+    held = rows(prepare(task, 0), 30.0, 60, diverge=50)
     assert "above 50 times" in held[-1][0]["diverged"] and len(held) < 60
 
 

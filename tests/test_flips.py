@@ -11,6 +11,7 @@ from sa.model.cnn import CNN
 from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
 from sa.objective import ce, mse
+from sa.prepare import prepare
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.task import Task
@@ -40,12 +41,12 @@ def worst(fast, brute, eps):
 @pytest.mark.parametrize("hidden", [1, 2, 3, 5])
 def test_t8_every_layer_and_eps_at_once(hidden, out):
     model = ToyMLP(quantizer=FWBA, dim=5, hidden=hidden, out=out)
-    p = Task(model=model, dataset=Gaussian(dim=5, n=200)).prepare(hidden)
+    p = prepare(Task(model=model, dataset=Gaussian(dim=5, n=200)), hidden)
     assert worst(*both(p, EPS), EPS) < 1e-12
 
 
 def test_t8_biases_and_cross_entropy_on_digits():
-    p = Task(model=MLP(quantizer=FWBA, hidden=(6, 5)), dataset=Digits()).prepare(0)
+    p = prepare(Task(model=MLP(quantizer=FWBA, hidden=(6, 5)), dataset=Digits()), 0)
     batch = p.batch(0).part(0, 60)
     p.params["fc1.bias"] += 0.1 * torch.randn(6, dtype=torch.float64)
     p.params["fc2.bias"] += 0.5  # on a half-integer lattice with +-1 inputs: many near ties
@@ -54,7 +55,7 @@ def test_t8_biases_and_cross_entropy_on_digits():
 
 def test_t8_only_what_moves():
     model = ToyMLP(quantizer=FWBA, dim=4, hidden=3)
-    p = Task(model=model, dataset=Gaussian(dim=4, n=100), moving=("fc2.*",)).prepare(0)
+    p = prepare(Task(model=model, dataset=Gaussian(dim=4, n=100), moving=("fc2.*",)), 0)
     fast, brute = both(p, EPS)
     assert list(fast[0]) == ["fc2.weight"] and worst(fast, brute, EPS) < 1e-12
 
@@ -62,7 +63,7 @@ def test_t8_only_what_moves():
 def test_row_blocks_change_nothing():
     model = ToyMLP(quantizer=FWBA, dim=4)
     whole, split = (
-        Task(model=model, dataset=Gaussian(dim=4, n=300), memory=m).prepare(0)
+        prepare(Task(model=model, dataset=Gaussian(dim=4, n=300), memory=m), 0)
         for m in (1 << 26, 20_000)
     )
     a, b = (p.objective(p.batch(0)).differences(p.params, EPS).grads for p in (whole, split))
@@ -85,7 +86,7 @@ CNNS = [
 def test_t8_convolutions(pool, norm, head, channels, ways, criterion):
     """Every path of a convolution, BatchNorm on running statistics with either sign of its gain."""
     model = CNN(quantizer=FWBA, channels=channels, pool=pool, norm=norm, head=head)
-    p = Task(model=model, dataset=Digits(), criterion=criterion, batchnorm="running").prepare(0)
+    p = prepare(Task(model=model, dataset=Digits(), criterion=criterion, batchnorm="running"), 0)
     g = torch.Generator().manual_seed(0)
     for m in p.norms:
         for v in (m.running_mean, m.weight.data, m.bias.data):
@@ -100,7 +101,7 @@ def test_t8_convolutions(pool, norm, head, channels, ways, criterion):
 
 def test_t8_a_norm_between_fully_connected_layers():
     model = MLP(quantizer=FWBA, hidden=(6, 5), norm="batch")
-    p = Task(model=model, dataset=Digits(), batchnorm="running").prepare(1)
+    p = prepare(Task(model=model, dataset=Digits(), batchnorm="running"), 1)
     for m in p.norms:
         m.weight.data[::2] *= -0.7  # and no eps takes it to 0, where every row would tie
         m.running_mean += 0.3
@@ -110,7 +111,7 @@ def test_t8_a_norm_between_fully_connected_layers():
 def test_maps_in_small_pieces_change_nothing():
     model = CNN(quantizer=FWBA, channels=(3, 4), pool="none", norm="none", head="average")
     whole, split = (
-        Task(model=model, dataset=Digits(), memory=m).prepare(0) for m in (1 << 26, 320_000)
+        prepare(Task(model=model, dataset=Digits(), memory=m), 0) for m in (1 << 26, 320_000)
     )
     a, b = (p.objective(p.batch(0).part(0, 30)).differences(p.params, EPS) for p in (whole, split))
     for x, y in zip(a.grads, b.grads, strict=True):
@@ -119,7 +120,7 @@ def test_maps_in_small_pieces_change_nothing():
 
 def test_float32_agrees_by_norm():
     model = ToyMLP(quantizer=FWBA, dim=8, hidden=2, out=8)
-    p = Task(model=model, dataset=Gaussian(dim=8, n=500)).prepare(0)
+    p = prepare(Task(model=model, dataset=Gaussian(dim=8, n=500)), 0)
     s, batch = p.structure, p.batch(0)
     single = {k: v.float() for k, v in p.params.items()}
     exact, rough = (
@@ -158,7 +159,7 @@ def test_the_profile_is_the_loss_along_a_coordinate(name, step):
 
 
 def test_a_profile_needs_a_step_and_no_convolution():
-    p = Task(model=ToyMLP(quantizer=FWBA, dim=4), dataset=Gaussian(dim=4, n=50)).prepare(0)
+    p = prepare(Task(model=ToyMLP(quantizer=FWBA, dim=4), dataset=Gaussian(dim=4, n=50)), 0)
     f = p.objective(p.batch(0))
     assert len(f.profile(p.params, "fc2.weight", (0, 0), 0.5)[0]) > 0
     with pytest.raises(ValueError, match="head.weight.*outputs"):
@@ -266,7 +267,7 @@ def test_obstacles_name_the_layer():
 
 
 def test_evals_grow_with_eps_and_stay_below_brute_force():
-    p = Task(model=ToyMLP(quantizer=FWBA, dim=8), dataset=Gaussian(dim=8, n=500)).prepare(0)
+    p = prepare(Task(model=ToyMLP(quantizer=FWBA, dim=8), dataset=Gaussian(dim=8, n=500)), 0)
     f = p.objective(p.batch(0))
     small, large = (f.differences(p.params, [e]).evals for e in (0.01, 1.0))
     assert 3 <= small < large < f.differences(p.params, [0.01], "brute").evals

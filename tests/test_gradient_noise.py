@@ -15,6 +15,7 @@ from sa.estimator.spectral import Spectral
 from sa.estimator.ste import STE
 from sa.gradient_noise import GradientNoise
 from sa.model.toy_mlp import ToyMLP
+from sa.prepare import prepare
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.dorefa_gradient import DorefaGradient
 from sa.quantizer.none import Identity
@@ -36,7 +37,7 @@ def task(gradient=DOREFA, activation=None, n=24, **settings):
 
 
 def estimate(estimator, gradient=DOREFA, seed=0, generator=None, **settings):
-    p = task(gradient, **settings).prepare(0)
+    p = prepare(task(gradient, **settings), 0)
     f = p.objective(p.batch(0))
     return estimator(f, p.params, estimator.init(p.params), generator or stream(seed))
 
@@ -88,7 +89,7 @@ def test_without_random_gradients_nothing_is_drawn_of_the_generator():
 def test_splitting_the_rows_over_memory_changes_no_draw():
     whole = flatten(estimate(STE()).grad)
     for memory in (2_000, 5_000):
-        p = task().prepare(0)
+        p = prepare(task(), 0)
         f, calls = p.objective(p.batch(0)), []
         f.memory, outputs = memory, f.outputs
         f.outputs = lambda *a: calls.append(1) or outputs(*a)  # noqa: B023
@@ -98,7 +99,7 @@ def test_splitting_the_rows_over_memory_changes_no_draw():
 
 
 def test_splitting_the_rows_over_processes_changes_no_draw():
-    p = task().prepare(0)
+    p = prepare(task(), 0)
     whole, batch = p.objective(p.batch(0)), p.batch(0)
     _, law = whole.value_and_grad(p.params, generator=stream(1))
     total = torch.zeros_like(flatten(law))
@@ -120,19 +121,19 @@ def test_each_replica_quantizes_gradients_as_the_run_of_its_seed(gradient):
         return [x.params | {} for _, x in train.loop(p, STE(), sgd, {}, progress=start, **how)][-1]
 
     made = task(gradient, batch_size=None)
-    many = rows(replicas.prepare(made, 3, 3))
+    many = rows(replicas.stack(made, 3, 3))
     for i, seed in enumerate((3, 4, 5)):
-        alone = rows(made.prepare(seed))
+        alone = rows(prepare(made, seed))
         for name, w in alone.items():
             torch.testing.assert_close(many[name][i], w, rtol=1e-9, atol=1e-12)
 
 
 def test_going_on_from_a_checkpoint_draws_the_same():
-    p = task(TernGrad(), batch_size=8).prepare(0)
+    p = prepare(task(TernGrad(), batch_size=8), 0)
     sgd = partial(torch.optim.SGD, lr=0.1)
 
     def rows(progress):
-        return list(train.loop(task(TernGrad(), batch_size=8).prepare(0), STE(), sgd, {}, steps=5,
+        return list(train.loop(prepare(task(TernGrad(), batch_size=8), 0), STE(), sgd, {}, steps=5,
                                progress=progress))  # fmt: skip
 
     start = train.Progress(0, p.params, p.buffers, {}, {})
@@ -145,7 +146,7 @@ def test_going_on_from_a_checkpoint_draws_the_same():
 
 
 def test_both_ends_of_a_gradients_difference_share_the_draw(monkeypatch):
-    p = task().prepare(0)
+    p = prepare(task(), 0)
     f, seen = p.objective(p.batch(0)), []
     curvature = f.curvature
     monkeypatch.setattr(
@@ -239,7 +240,7 @@ def test_terngrads_relative_variance_on_a_normal_gradient():
 
 def test_a_network_is_unbiased_at_every_depth_with_variance_that_grows_towards_the_input():
     """A backward is linear in g; `bias_variance` against the same estimator says so."""
-    p = task(DOREFA, n=16).prepare(0)
+    p = prepare(task(DOREFA, n=16), 0)
     f, n = p.objective(p.batch(0)), 200
     got = STE()(f, p.params, {}, stream(0))
     analysis = BiasVariance(STE(), STE(), n)
@@ -260,7 +261,7 @@ def test_a_network_is_unbiased_at_every_depth_with_variance_that_grows_towards_t
 
 
 def test_nearest_is_the_biased_control():
-    p = task(DorefaGradient(2, "nearest")).prepare(0)
+    p = prepare(task(DorefaGradient(2, "nearest")), 0)
     f = p.objective(p.batch(0))
     got = STE()(f, p.params, {}, stream(0))
     told = BiasVariance(STE(), STE(), 8)(f, p.params, got, stream(1))
@@ -268,13 +269,13 @@ def test_nearest_is_the_biased_control():
 
 
 def test_a_backward_without_a_generator_says_what_to_give():
-    p = task().prepare(0)
+    p = prepare(task(), 0)
     with pytest.raises(ValueError, match="generator=generator"):
         p.objective(p.batch(0)).value_and_grad(p.params)
 
 
 def test_outside_an_objective_torchs_own_generator_is_taken():
-    p = task(activation=Identity()).prepare(0)
+    p = prepare(task(activation=Identity()), 0)
     net = p.network.double()
     x, got = p.batch(0).inputs, []
     for seed in (0, 0, 1):

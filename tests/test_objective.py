@@ -12,6 +12,7 @@ from sa.dataset.point import Point
 from sa.dataset.sinc import Sinc
 from sa.estimator.cdg import CDG
 from sa.objective import from_function
+from sa.prepare import prepare
 from sa.task import Mismatch, Task
 from sa.types import Batch, flatten, unflatten
 
@@ -28,7 +29,7 @@ def problem(name="mlp", **settings):
     if len(model.shape) == 3:
         model = component("model", name, **small | {"shape": [1, 8, 8]})
     data = {(0,): Point(), (1,): Sinc(), (3,): Gaussian(n=60)}.get(tuple(model.shape), Digits())
-    return Task(model=model, dataset=data, **settings).prepare(0)
+    return prepare(Task(model=model, dataset=data, **settings), 0)
 
 
 @pytest.mark.parametrize("name", [m for m in options("model") if m not in HUGE])
@@ -61,9 +62,9 @@ def test_gradient_of_a_smooth_network_by_finite_differences():
         "weight": {"_target_": "sa.quantizer.none.Identity"},
         "activation": {"_target_": "sa.quantizer.none.Identity"},
     }
-    p = Task(
-        model=component("model", "mlp", hidden=[4], quantizer=slots), dataset=Digits()
-    ).prepare(0)
+    p = prepare(
+        Task(model=component("model", "mlp", hidden=[4], quantizer=slots), dataset=Digits()), 0
+    )
     f = p.objective(p.batch(0).part(0, 30))
     _, grad = f.value_and_grad(p.params)
     brute = f.differences(p.params, [1e-5], "brute").grads[0]

@@ -14,6 +14,7 @@ from sa import train
 from sa.config.build import suits
 from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
+from sa.prepare import prepare
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
@@ -63,7 +64,7 @@ def node(group, name, **known):
 @cache
 def problem(network):
     model = ToyMLP(quantizer=NETWORKS[network], dim=2, gain=math.sqrt(3))
-    return Task(model=model, dataset=Gaussian(dim=2, n=6)).prepare(0)
+    return prepare(Task(model=model, dataset=Gaussian(dim=2, n=6)), 0)
 
 
 def takes(ask, *what):

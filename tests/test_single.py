@@ -9,6 +9,7 @@ from sa.estimator.ste import STE
 from sa.flips.distinct import distinct
 from sa.model.cnn import CNN
 from sa.model.xnor_resnet18 import XnorResnet18
+from sa.prepare import prepare
 from sa.quantizer.dorefa import Dorefa
 from sa.quantizer.levels import Levels
 from sa.quantizer.none import Identity
@@ -30,7 +31,7 @@ def net(quantizer=FWBA, block="xnor", size=8, **settings):
 def problem(model, *moving, seed=1, **settings):
     """Of norms that have seen something, with either sign of their gain."""
     settings = {"batchnorm": "running", "dataset": Digits(size=model.shape[1])} | settings
-    p = Task(model=model, moving=moving, **settings).prepare(seed)
+    p = prepare(Task(model=model, moving=moving, **settings), seed)
     g = torch.Generator().manual_seed(seed)
     for m in p.norms:
         for v, middle in ((m.running_mean, 0), (m.weight.data, 1), (m.bias.data, 0)):
@@ -63,7 +64,7 @@ def test_t8_sums_of_signs_that_cancel_are_on_the_threshold_in_both(layer):
     task = Task(
         model=net(BWBA), moving=(layer,), batchnorm="running", dataset=Digits(size=8)
     )  # fmt: skip
-    p, ties = task.prepare(1), []
+    p, ties = prepare(task, 1), []
     acts = [m for k, m in p.network.named_modules() if k.endswith("act2")]
     hooks = [
         m.register_forward_hook(lambda m, x, y: ties.append(int((x[0] == 0).sum()))) for m in acts

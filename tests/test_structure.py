@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import structure
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("dataset", "quantizer", "model", "estimator", "analysis")
 INSIDE = (*ROOMS, "figure")
@@ -36,10 +38,9 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "estimator": {"types", "surrogate"},
     "analysis": {"types", "ranking", "surrogate", "divergence"},
     "structure": {"types", "flips", "objective"},
-    "problem": set(  # of task its type alone
-        "codes divergence objective structure surrogate task total types".split()
-    ),
-    "task": {"types", "problem", "structure"},
+    "problem": set("codes divergence objective structure surrogate task total types".split()),
+    "task": {"types", "structure"},
+    "prepare": {"types", "problem", "structure", "task"},
     "schedule": {"types"},
     "average": {"types", "schedule"},
     "optimizer": set(),
@@ -60,13 +61,14 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     },
     "config": {"config", "estimator", "record", "task", "train", "types"},
     "data": {"dataset", "telling"},
-    "replicas": set("divergence gradient_noise objective problem task total types".split()),
+    "replicas": set("divergence gradient_noise objective prepare problem task total types".split()),
     "ranks": {"types", "objective", "problem"},
     "execute": set(
-        "config lock provenance ranks record replicas summary telling tracker train types".split()
+        ["config", "lock", "prepare", "provenance", "ranks", "record", "replicas", "summary"]
+        + ["telling", "tracker", "train", "types"]
     ),
     "driver": {"config", "execute", "launch", "provenance", "record", "sweep", "telling"},
-    "run": set("config driver execute launch ranks record run summary telling".split()),
+    "run": set("config driver execute launch prepare ranks record run summary telling".split()),
 }
 HYDRA = {"config", "run"}  # the only modules that know it
 NO_TORCH = set(
@@ -116,6 +118,15 @@ def test_arrows(path):
         if parts[0] == "torch":
             assert mine not in NO_TORCH, f"{path} knows torch"
         assert parts[0] not in ("tests", "launchers", "benchmarks"), f"{path} imports {name}"
+
+
+def test_no_import_circle_of_files_lazy_imports_included():
+    assert structure.circles(structure.graph()) == []
+
+
+def test_a_circle_is_found_whatever_its_length():
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "e"}, "e": {"d"}, "f": {"f"}}
+    assert sorted(structure.circles(edges)) == [["b", "c"], ["d", "e"]]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
@@ -209,7 +220,7 @@ def test_no_path_of_a_machine():
 
 
 def test_the_page_of_estimators_is_what_the_code_says():
-    from sa.config.catalogue import page
+    from sa.config.handbook import page
 
     kept = (ROOT / "dev" / "estimators.md").read_text()
     assert kept == page() + "\n", "python -m sa.run --catalogue > dev/estimators.md"

@@ -18,6 +18,7 @@ from sa.dataset.point import Point
 from sa.estimator.nes import NES
 from sa.estimator.ste import STE
 from sa.model.quadratic import Quadratic
+from sa.prepare import prepare
 from sa.problem import SPLITS, Problem
 from sa.quantizer.fixed_point import FixedPoint
 from sa.schedule import Annealed, Stairs
@@ -44,7 +45,7 @@ def problem(name="mlp", binary=False, **settings):
         sign = {"_target_": "sa.quantizer.sign.Sign"}
         small["quantizer"] = {"_target_": "sa.types.Slots", "weight": sign, "activation": sign}
     settings = {"batch_size": 32, "dtype": "float32"} | settings
-    return Task(model=component("model", name, **small), dataset=Digits(), **settings).prepare(0)
+    return prepare(Task(model=component("model", name, **small), dataset=Digits(), **settings), 0)
 
 
 def rows(p, estimator, optimizer, steps, progress=None, analyses=None, **every):
@@ -378,7 +379,7 @@ def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):
 @pytest.mark.parametrize("many", [None, 2])
 def test_an_output_that_is_no_number_is_no_hit(many):
     """``argmax`` takes NaN for the largest: it would be a hit wherever its class is right."""
-    p = replicas.prepare(problem().task, 0, many) if many else problem()
+    p = replicas.stack(problem().task, 0, many) if many else problem()
     assert p.evaluate(p.params)["test/accuracy"] > 0
     bias = p.params["head.bias"].clone()
     bias[..., 3] = torch.nan
@@ -396,8 +397,8 @@ def test_each_replica_is_the_run_of_its_seed(name, batch_size):
     adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1)
     task = problem(name, True, batch_size=batch_size, dtype="float64").task
     how = {"evaluate_every": 2, "recipe": recipe}
-    many = rows(replicas.prepare(task, 3, 3), STE("clipped"), adam, 4, **how)
-    alone = [rows(task.prepare(seed), STE("clipped"), adam, 4, **how) for seed in (3, 4, 5)]
+    many = rows(replicas.stack(task, 3, 3), STE("clipped"), adam, 4, **how)
+    alone = [rows(prepare(task, seed), STE("clipped"), adam, 4, **how) for seed in (3, 4, 5)]
     for i, (row, progress) in enumerate(many):
         each = [rows_[i] for rows_ in alone]
         assert row["loss"] == pytest.approx(sum(r["loss"] for r, _ in each) / 3, rel=1e-12)
@@ -422,9 +423,9 @@ def test_each_replica_is_the_run_of_its_seed(name, batch_size):
 def test_each_replica_tells_the_wrong_labels_it_fits(criterion):
     data = Digits(corruption="partial", fraction=0.5)
     task = Task(model=component("model", "mlp", hidden=[12]), dataset=data, criterion=criterion)
-    many = replicas.prepare(task, 0, 2)
+    many = replicas.stack(task, 0, 2)
     got = many.evaluate(many.params)
-    alone = [task.prepare(seed) for seed in range(2)]
+    alone = [prepare(task, seed) for seed in range(2)]
     each = [p.evaluate(p.params)["train/fitted"] for p in alone]
     assert got["train/fitted/each"] == pytest.approx(each, rel=1e-12) and min(each) > 0
     assert got["train/fitted"] == pytest.approx(sum(each) / 2) and "test/fitted" not in got
@@ -432,11 +433,11 @@ def test_each_replica_tells_the_wrong_labels_it_fits(criterion):
 
 def test_replicas_resume_exactly_and_say_who_diverged():
     task = problem("cnn").task
-    whole = rows(replicas.prepare(task, 0, 3), STE("clipped"), ADAM, 4, evaluate_every=2)
+    whole = rows(replicas.stack(task, 0, 3), STE("clipped"), ADAM, 4, evaluate_every=2)
     progress = train.Progress(**whole[3][1])
-    again = rows(replicas.prepare(task, 0, 3), STE("clipped"), ADAM, 4, progress, evaluate_every=2)
+    again = rows(replicas.stack(task, 0, 3), STE("clipped"), ADAM, 4, progress, evaluate_every=2)
     assert [r for r, _ in again] == [r for r, _ in whole[3:]]
-    p = replicas.prepare(problem().task, 5, 3)
+    p = replicas.stack(problem().task, 5, 3)
     p.params["fc1.weight"][2, 0, 0] = torch.nan
     assert rows(p, STE("clipped"), SGD, 5)[0][0]["diverged"] == "fc1.weight of seed 7"
 
@@ -445,19 +446,19 @@ def test_replicas_draw_their_own_data_where_the_dataset_draws():
     from sa.dataset.gaussian import Gaussian
 
     task = Task(model=component("model", "toy_mlp", dim=4), dataset=Gaussian(4, 64))
-    p = replicas.prepare(task, 0, 2)
+    p = replicas.stack(task, 0, 2)
     for seed in (0, 1):
-        one = task.prepare(seed).data
+        one = prepare(task, seed).data
         assert torch.equal(p.data.train.inputs[:, seed], one.train.inputs)
         assert torch.equal(p.data.test.targets[:, seed], one.test.targets)
     assert problem().data.train.inputs.shape[0] == 1437
-    shared = replicas.prepare(problem().task, 0, 2).data.train.inputs
+    shared = replicas.stack(problem().task, 0, 2).data.train.inputs
     assert shared.stride(1) == 0  # held once
 
 
 def kept(rounding, steps, bits=10, seed=3):
     """x <- q(0.99 x + 0.01 x') as SGD on (x - x')^2/2: the losses, where it ends, x' and a step."""
-    p = Task(model=Quadratic(size=256, condition=1), dataset=Point()).prepare(seed)
+    p = prepare(Task(model=Quadratic(size=256, condition=1), dataset=Point()), seed)
     recipe = train.Recipe(stored=FixedPoint(bits=bits, range="max", rounding=rounding))
     sgd = partial(torch.optim.SGD, lr=0.01)
     got = rows(p, STE(), sgd, steps, recipe=recipe)
@@ -537,7 +538,7 @@ def test_a_compiled_loss_is_the_loss():
 def test_without_a_compiler_there_is_no_compiling(monkeypatch):
     monkeypatch.setattr(task, "compiler", lambda: None)
     with pytest.raises(task.Mismatch, match="no C\\+\\+ compiler"):
-        problem(compile=True)
+        replace(problem().task, compile=True).check_machine()
 
 
 @pytest.mark.parametrize("criterion", ["ce", "mse"])

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sa.config.catalogue import HELP, figures, leaves, top
-from sa.config.complaint import NoData, UsageError, invalid, nearest, typed
+from sa.config.catalogue import figures, leaves, top
+from sa.config.complaint import HELP, NoData, UsageError, invalid, nearest, typed
 from sa.config.component import allowed, make
 from sa.config.others import Config, parent, resolve
 from sa.config.words import was_typed

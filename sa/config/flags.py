@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from sa.config.catalogue import GROUPS
-from sa.config.complaint import UsageError, nearest, no_choice
+from sa.config.complaint import UsageError, nearest
+from sa.config.explain import no_choice
 
 FLAGS = (
     "--help", "--catalogue", "--multirun", "--cfg", "--resolve", "--package", "--info", "--version",

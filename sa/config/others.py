@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sa.config.catalogue import CONF, HELP, leaves, options, top
-from sa.config.complaint import UsageError, no_option, typed
+from sa.config.catalogue import CONF, leaves, options, top
+from sa.config.complaint import HELP, UsageError, typed
 from sa.config.component import make
+from sa.config.explain import no_option
 from sa.config.words import was_typed
 from sa.record import DEFAULTS, LATER, identity, read_manifest, sweeps
 

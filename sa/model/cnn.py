@@ -9,7 +9,8 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from sa.model._layers import Activation, Conv, Linear, Network
+from sa.model._layers import Activation, Conv, Linear
+from sa.model._network import Network
 from sa.types import STRICT, Slots
 
 Positive = Annotated[int, Gt(0)]

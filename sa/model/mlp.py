@@ -9,7 +9,8 @@ from annotated_types import Gt, Len
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from sa.model._layers import Activation, Linear, Network
+from sa.model._layers import Activation, Linear
+from sa.model._network import Network
 from sa.types import STRICT, Slots
 
 Positive = Annotated[int, Gt(0)]

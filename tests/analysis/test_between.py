@@ -15,6 +15,7 @@ from sa.dataset.chebyshev import Chebyshev
 from sa.dataset.digits import Digits
 from sa.dataset.sinc import Sinc
 from sa.estimator.ste import STE
+from sa.prepare import prepare
 from sa.task import Task
 from sa.types import Estimate
 
@@ -25,7 +26,7 @@ def gen(seed=0):
 
 def small(seed, norm="before", **settings):
     model = component("model", "cnn2", shape=[1, 8, 8], channels=[2, 3], norm=norm)
-    return Task(model=model, dataset=Digits(), batch_size=100, **settings).prepare(seed)
+    return prepare(Task(model=model, dataset=Digits(), batch_size=100, **settings), seed)
 
 
 def trained(problem, steps=20):
@@ -87,7 +88,7 @@ def test_recalibration_tames_the_far_end():
 
 def test_a_convex_loss_has_no_barrier_and_a_parabola_on_its_line():
     model = component("model", "mlp_relu", hidden=[])  # linear
-    problem = Task(model=model, dataset=Chebyshev(degree=2)).prepare(0)
+    problem = prepare(Task(model=model, dataset=Chebyshev(degree=2)), 0)
     points = [{k: torch.full_like(v, x) for k, v in problem.params.items()} for x in (-1.0, 2.0)]
     out = line(problem, [(p, {}) for p in points], points=5)
     assert out["barrier"] == pytest.approx(0, abs=1e-12)
@@ -113,7 +114,7 @@ CHAINS = {
 @pytest.mark.parametrize("name, settings", CHAINS.values(), ids=CHAINS)
 def test_a_network_and_its_permuted_copy_have_no_barrier_when_aligned(name, settings):
     model = component("model", name, **settings)
-    problem = Task(model=model, dataset=Digits(), batch_size=100).prepare(0)
+    problem = prepare(Task(model=model, dataset=Digits(), batch_size=100), 0)
     first = trained(problem, steps=5)
     second, layers = first, problem.structure.units
     assert len(layers) == 2 and problem.structure.bound is None
@@ -136,8 +137,8 @@ def test_a_network_and_its_permuted_copy_have_no_barrier_when_aligned(name, sett
 
 def test_the_best_order_of_one_hidden_layer_is_found_and_of_two_none_is_worse():
     model = component("model", "mlp_relu", hidden=[5])
-    ends = [Task(model=model, dataset=Chebyshev(degree=2)).prepare(s).params for s in (0, 1)]
-    (units,) = Task(model=model, dataset=Chebyshev(degree=2)).prepare(0).structure.units
+    ends = [prepare(Task(model=model, dataset=Chebyshev(degree=2)), s).params for s in (0, 1)]
+    (units,) = prepare(Task(model=model, dataset=Chebyshev(degree=2)), 0).structure.units
 
     def inner(one, other):
         return float(sum((p * other[k]).sum() for k, p in one.items()))
@@ -179,7 +180,7 @@ def test_a_line_that_misses_an_end_is_refused():
 
 def test_a_function_curve_of_known_networks():
     model = component("model", "mlp_relu", hidden=[])
-    problem = Task(model=model, dataset=Chebyshev(degree=1)).prepare(0)  # y = x
+    problem = prepare(Task(model=model, dataset=Chebyshev(degree=1)), 0)  # y = x
     f, analysis = problem.objective(problem.batch(0)), FunctionCurve(points=7)
     nothing = Estimate(torch.zeros(()), {}, 0.0)
 
@@ -228,7 +229,7 @@ def test_a_bias_before_batchnorm_is_redundant(norm, names):
 def test_the_fitted_share_is_of_the_spoilt_rows_alone():
     def problem(kind):
         model = component("model", "fc_relu", shape=[1, 8, 8], hidden=[])
-        return Task(model=model, dataset=Digits(corruption=kind)).prepare(0)
+        return prepare(Task(model=model, dataset=Digits(corruption=kind)), 0)
 
     p, clean = problem("partial"), problem("none").data
     apart = p.data.train.targets != clean.train.targets

@@ -10,6 +10,7 @@ from sa.analysis.sharpness import Sharpness
 from sa.dataset.linear import Linear
 from sa.model.fc import FC
 from sa.objective import from_function
+from sa.prepare import prepare
 from sa.task import Task
 from sa.types import Estimate
 
@@ -118,7 +119,7 @@ def test_newton_takes_no_step_uphill():
 def test_critical_points_of_a_linear_network_have_the_known_losses(seed):
     """The loss is what a set of singular values leaves over (Baldi & Hornik 1989)."""
     model = FC(shape=(4,), hidden=(2,), outputs=4, activation="linear")
-    made = Task(model, Linear(dim=4, n=12)).prepare(seed)
+    made = prepare(Task(model, Linear(dim=4, n=12)), seed)
     f, train = made.objective(made.data.train), made.data.train
     x, y = (z - z.mean(0) for z in train)  # the biases take the means away
     values, basis = torch.linalg.eigh(x.T @ x)

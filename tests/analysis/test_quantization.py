@@ -14,6 +14,7 @@ from sa.dataset.gaussian import Gaussian
 from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
 from sa.objective import from_function
+from sa.prepare import prepare
 from sa.quantizer.fixed_point import FixedPoint
 from sa.quantizer.levels import Levels
 from sa.quantizer.none import Identity
@@ -103,7 +104,7 @@ def test_bits_needed_follow_six_decibels_a_bit():
 
 def test_every_quantized_tensor_of_a_network_is_told():
     both = Slots(Uniform(3), Levels(4))
-    p = Task(model=ToyMLP(quantizer=both, dim=4), dataset=Gaussian(dim=4, n=64)).prepare(0)
+    p = prepare(Task(model=ToyMLP(quantizer=both, dim=4), dataset=Gaussian(dim=4, n=64)), 0)
     out = look(QuantError(RULER), p)
     layers = {k.split("/")[1] for k in out if k.count("/") == 2}
     acts = {f"act{i}.activation" for i in (1, 2, 3)}
@@ -141,13 +142,13 @@ def costs(name, **settings):
     rows = Batch(torch.randn(4, *model.shape, dtype=F64), torch.arange(4))
     data = Digits(size=model.shape[-1])
     return look(
-        Cost(), Task(model=model, dataset=data, batchnorm="running").prepare(0, Splits(rows, rows))
+        Cost(), prepare(Task(model=model, dataset=data, batchnorm="running"), 0, Splits(rows, rows))
     )
 
 
 def test_a_fully_connected_network():
     both = Slots(Uniform(4), Levels(4))
-    p = Task(model=MLP(quantizer=both, hidden=(32, 16)), dataset=Digits()).prepare(0)
+    p = prepare(Task(model=MLP(quantizer=both, hidden=(32, 16)), dataset=Digits()), 0)
     out = look(Cost(full=16), p)
     assert out["cost/macs"] == 64 * 32 + 32 * 16 + 16 * 10 == out["cost/flops"] / 2
     assert out["cost/bops"] == 64 * 32 * 16 * 16 + 32 * 16 * 4 * 2 + 16 * 10 * 16 * 2
@@ -162,7 +163,7 @@ def test_costs_do_not_depend_on_which_statistics_batchnorm_takes():
     )  # ends in 1x1 maps
     task = Task(model=model, dataset=Digits(), batch_size=4)
     batch, running = (
-        look(Cost(), replace(task, batchnorm=b).prepare(0)) for b in ("batch", "running")
+        look(Cost(), prepare(replace(task, batchnorm=b), 0)) for b in ("batch", "running")
     )
     assert batch == running and batch["cost/head/macs"] == 80
 

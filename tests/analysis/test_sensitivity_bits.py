@@ -15,6 +15,7 @@ from sa.model.fc import FC
 from sa.model.mlp import MLP
 from sa.model.quadratic import Quadratic
 from sa.objective import from_function
+from sa.prepare import prepare
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.quantizer.uniform import Uniform
@@ -119,7 +120,7 @@ def test_annealing_leaves_a_greedy_dead_end(generator):
 
 
 def test_of_a_formula_all_parameters_are_layers():
-    p = Task(model=Quadratic(size=6), dataset=Point()).prepare(0)
+    p = prepare(Task(model=Quadratic(size=6), dataset=Point()), 0)
     f = p.objective(p.batch(0))
     out = run(f, p.params)
     low = Uniform(2)(p.params["point"])
@@ -136,7 +137,7 @@ def test_bit_operations_are_paid_by_the_map(generator):
     rows = Batch(torch.randn(32, 1, 8, 8, generator=generator, dtype=torch.float64),
                  torch.randint(10, (32,), generator=generator))  # fmt: skip
     task = Task(model=MLP(quantizer=slots, hidden=(16, 8)), dataset=Digits())
-    p = task.prepare(0, type(task.dataset.load(torch.Generator()))(rows, rows))
+    p = prepare(task, 0, type(task.dataset.load(torch.Generator()))(rows, rows))
     out = run(p.objective(rows), p.params, price="bops", budget=2.2, probes=1)
     unit = [64 * 16 * 32, 16 * 8, 8 * 10]
     for how in ("greedy", "ilp"):
@@ -148,7 +149,7 @@ def test_bit_operations_are_paid_by_the_map(generator):
 def test_the_trace_of_a_sign_network_is_its_heads():
     """Moving hidden weights flips states: their jumps are no curvature."""
     task = Task(model=MLP(quantizer=Slots(Identity(), Sign()), hidden=(6, 5)), dataset=Digits())
-    p = task.prepare(0)
+    p = prepare(task, 0)
     f = p.objective(p.batch(0))
     got = _proxy.traces(f, p.params, ["fc2.weight", "head.weight"], 200, stream(0))
     assert got["fc2.weight"] == 0.0

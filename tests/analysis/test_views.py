@@ -16,10 +16,11 @@ from sa.dataset.digits import Digits
 from sa.dataset.gaussian import Gaussian
 from sa.dataset.sinc import Sinc
 from sa.estimator.ste import STE
-from sa.model._layers import Network
+from sa.model._network import Network
 from sa.model.fc import FC
 from sa.model.mlp import MLP
 from sa.objective import from_function
+from sa.prepare import prepare
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.task import Task
@@ -35,7 +36,7 @@ def gen(seed=0):
 
 def problem(quantizer=FLOAT, norm="none", seed=0, **task):
     model = MLP(quantizer, shape=(1, 8, 8), hidden=(4, 3), norm=norm)
-    return Task(model, Digits(), **task).prepare(seed)
+    return prepare(Task(model, Digits(), **task), seed)
 
 
 def measure(analysis, made, batch=None, seed=0):
@@ -46,11 +47,14 @@ def measure(analysis, made, batch=None, seed=0):
 
 @pytest.mark.parametrize("batch_size", [7, 64, None])
 def test_sensitivity_of_a_linear_network_is_its_matrix_norm_whatever_the_batch(batch_size):
-    made = Task(
-        FC(shape=(5,), hidden=(4,), outputs=3, activation="linear"),
-        Gaussian(dim=5, n=200),
-        batch_size=batch_size,
-    ).prepare(0)
+    made = prepare(
+        Task(
+            FC(shape=(5,), hidden=(4,), outputs=3, activation="linear"),
+            Gaussian(dim=5, n=200),
+            batch_size=batch_size,
+        ),
+        0,
+    )
     p = made.params
     law = float((p["head.weight"] @ p["fc1.weight"]).norm())
     for view, rel in (("latent", 1e-12), ("smoothed", 0.02)):
@@ -163,9 +167,9 @@ def test_a_bias_before_batchnorm_is_redundant(batchnorm, idle):
                 OrderedDict(flat=n.flat, fc1=n.fc1, norm1=norm, act1=n.act1, head=n.head)
             )
 
-    made = Task(
-        Normed(shape=(1,), hidden=(20,), outputs=1), Sinc(n=20), batchnorm=batchnorm
-    ).prepare(0)
+    made = prepare(
+        Task(Normed(shape=(1,), hidden=(20,), outputs=1), Sinc(n=20), batchnorm=batchnorm), 0
+    )
     out = measure(CriticalPoints(solver="none"), made)
     assert out["critical_points/redundant"] == idle
     assert out["critical_points/left_out"] == ("fc1.bias" if idle else "")

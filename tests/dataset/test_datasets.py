@@ -13,6 +13,7 @@ from sa.dataset._corrupt import corrupt
 from sa.dataset.digits import Digits
 from sa.dataset.sinc import Sinc
 from sa.model.fc import FC
+from sa.prepare import prepare
 from sa.task import Mismatch, Task
 from sa.types import Batch, stream
 
@@ -66,13 +67,14 @@ from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
+from sa.prepare import prepare
 from sa.task import Task
 from sa.types import Slots
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 model = ToyMLP(quantizer=Slots(Identity(), Sign()), dim=8)
-Task(model=model, dataset=Gaussian(dim=8, n=1000)).prepare(0)
+prepare(Task(model=model, dataset=Gaussian(dim=8, n=1000)), 0)
 before = peak()
-data = Task(model=model, dataset=Gaussian(dim=8, n=1_000_000)).prepare(0).data
+data = prepare(Task(model=model, dataset=Gaussian(dim=8, n=1_000_000)), 0).data
 size = sum(t.numel() * t.element_size() for b in data for t in b)
 print(size, peak() - before)
 """
@@ -203,7 +205,7 @@ def test_targets_of_another_width_are_refused():
 def test_the_share_of_wrong_labels_that_are_fitted(how, criterion):
     task = Task(model=FC(shape=(1, 8, 8), hidden=(9,)), dataset=Digits(corruption=how),
                 criterion=criterion)  # fmt: skip
-    p = task.prepare(3)
+    p = prepare(task, 3)
     own = Digits().load(torch.Generator()).train.targets
     given = p.data.train.targets.argmax(1) if criterion == "mse" else p.data.train.targets
     outputs = p.network(p.data.train.inputs).argmax(1)

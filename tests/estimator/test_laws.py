@@ -7,6 +7,7 @@ from conftest import component, options
 from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
 from sa.objective import Objective, from_function
+from sa.prepare import prepare
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
@@ -52,7 +53,7 @@ def problem(name="", memory=1 << 26, dtype="float64"):
         memory=memory,
         dtype=dtype,
     )
-    return task.prepare(0)
+    return prepare(task, 0)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -15,6 +15,7 @@ from sa.estimator.local_nes import LocalNES
 from sa.estimator.nes import NES
 from sa.model.toy_mlp import ToyMLP
 from sa.objective import ce, from_function, mse
+from sa.prepare import prepare
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.task import Task
@@ -192,7 +193,7 @@ def test_bias_at_width_eight_every_layer(sigma, form):
 def toy(**settings):
     slots = Slots(Identity(), Sign())
     model = ToyMLP(quantizer=slots, dim=6, hidden=2, out=6)
-    return Task(model=model, dataset=Gaussian(dim=6, n=500), **settings).prepare(0)
+    return prepare(Task(model=model, dataset=Gaussian(dim=6, n=500), **settings), 0)
 
 
 @pytest.mark.parametrize("form", ["generic", "exact_tail"])
@@ -219,7 +220,7 @@ def test_refusals_name_the_layer_and_the_way_out(quadratic):
         ("cnn", "batch", "norm1.*batchnorm=running"),
         ("mlp", "batch", "norm1.*batchnorm=running"),
     ]:
-        other = Task(model=component("model", name, norm=norm), dataset=Digits()).prepare(0)
+        other = prepare(Task(model=component("model", name, norm=norm), dataset=Digits()), 0)
         with pytest.raises(ValueError, match=why):
             run(LocalNES(), other.objective(other.batch(0).part(0, 8)), other.params)
     f, point = network(1, Step((-0.5, 0.5), (-1.0, 0.0, 1.0)), mse, False)

@@ -16,6 +16,7 @@ from sa.estimator.ste import STE
 from sa.model.fc import FC
 from sa.model.mlp import MLP
 from sa.objective import from_function
+from sa.prepare import prepare
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.task import Task
@@ -52,7 +53,7 @@ def once(f, at, **settings):
 
 def digits(**settings):
     task = Task(FC(shape=(1, 8, 8), hidden=(8,)), Digits(), criterion="mse", **settings)
-    return task.prepare(0)
+    return prepare(task, 0)
 
 
 # The algebra
@@ -162,7 +163,7 @@ def test_blocks_across_layers_keep_the_order_of_the_tensors():
 
 def test_a_blocks_space_has_every_copy_of_its_eigenvalues():
     task = Task(FC(shape=(1, 8, 8), hidden=(4,)), Digits(), criterion="mse")
-    p = task.prepare(0)
+    p = prepare(task, 0)
     info = once(p.objective(p.batch(0)), p.params, n_filter=12, blocks="module").info
     values = torch.tensor([info[f"head/lambda_{i}"] for i in range(1, 14)], dtype=torch.float64)
     # under MSE the last layer has each once for each of ten classes
@@ -320,7 +321,7 @@ def test_the_overlap_of_many_blocks_is_summed_in_their_order():
 def test_around_a_straight_through_gradient_on_a_quantized_network():
     slots = Slots(Identity(), Sign())
     model = MLP(quantizer=slots, shape=(1, 8, 8), hidden=(6,), outputs=10)
-    p = Task(model, Digits(), dtype="float64").prepare(0)
+    p = prepare(Task(model, Digits(), dtype="float64"), 0)
     f = p.objective(p.data.train.part(0, 200))
     own = PLAIN | {"base": STE("clipped"), "curvature": "differences", "mode": "flat_v1"}
     estimator = Spectral(**own)

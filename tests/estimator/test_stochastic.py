@@ -17,6 +17,7 @@ from sa.estimator.sr_ste import SRSTE
 from sa.model.cnn import CNN
 from sa.model.mlp import MLP
 from sa.objective import Objective, from_function
+from sa.prepare import prepare
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.none import Identity
 from sa.quantizer.relaxed_bernoulli import RelaxedBernoulli
@@ -384,7 +385,7 @@ def test_sr_ste_relaxed_back_propagates_the_relaxed_sample():
 
 def digits(activation, memory=1 << 26, **settings):
     model = MLP(quantizer=Slots(Identity(), activation), hidden=(6, 5), **settings)
-    return Task(model=model, dataset=Digits(), memory=memory, batch_size=60).prepare(0)
+    return prepare(Task(model=model, dataset=Digits(), memory=memory, batch_size=60), 0)
 
 
 def test_a_scale_of_the_batch_keeps_rows_together():
@@ -433,7 +434,7 @@ def test_units_without_rows_are_refused():
 def test_convolutions_and_float32(name):
     slots = Slots(Identity(), Bernoulli())
     model = CNN(quantizer=slots, channels=(2, 3), norm="none")
-    p = Task(model=model, dataset=Digits(), dtype="float32", batch_size=20).prepare(0)
+    p = prepare(Task(model=model, dataset=Digits(), dtype="float32", batch_size=20), 0)
     got = run(component("estimator", name), p.objective(p.batch(0)), p.params)
     assert all(g.isfinite().all() and g.any() for g in got.grad.values())
 

@@ -7,12 +7,13 @@ from conftest import component
 from sa.dataset.digits import Digits
 from sa.dataset.point import Point
 from sa.estimator.nes import NES
+from sa.prepare import prepare
 from sa.task import Mismatch, Task
 from sa.types import stream
 
 
 def problem(name, **settings):
-    p = Task(model=component("model", name, **settings), dataset=Point()).prepare(0)
+    p = prepare(Task(model=component("model", name, **settings), dataset=Point()), 0)
     return p, p.objective(p.batch(0)), p.params["point"]
 
 
@@ -87,7 +88,7 @@ def test_linear_form_is_one():
 
 def test_values_of_many_points_and_both_precisions():
     model = component("model", "quadratic", size=5)
-    p = Task(model=model, dataset=Point(), dtype="float32").prepare(0)
+    p = prepare(Task(model=model, dataset=Point(), dtype="float32"), 0)
     f = p.objective(p.batch(0))
     stack = torch.randn(4, 5, generator=stream(3))
     looped = torch.stack([f.value({"point": w}) for w in stack])

@@ -6,6 +6,7 @@ from conftest import component, options
 from hydra.errors import InstantiationException
 
 from sa.dataset.digits import Digits
+from sa.prepare import prepare
 from sa.task import Mismatch, Task
 from sa.types import stream
 
@@ -133,7 +134,7 @@ def test_xnor_resnet18(c, block):
 @pytest.mark.parametrize("c", [8, 16])
 def test_moving_selects_quantized_layers_of_the_xnor_resnet(c):
     model = component("model", "xnor_resnet18", init_channels=c, shape=[1, 8, 8])
-    p = Task(model=model, dataset=Digits(), moving=(1, 8, -2), batch_size=10).prepare(0)
+    p = prepare(Task(model=model, dataset=Digits(), moving=(1, 8, -2), batch_size=10), 0)
     got = [tuple(v.shape) for v in p.params.values()]
     assert got == [(c, c, 3, 3), (2 * c, 2 * c, 3, 3), (8 * c, 8 * c, 3, 3)]
     forwards = {8: [1_152, 4_608, 73_728], 16: [4_608, 18_432, 294_912]}[c]

@@ -22,6 +22,7 @@ from sa.model._layers import Activation, Conv, Linear
 from sa.model._patch import Rule, apply_quantizers
 from sa.model.cnn import CNN
 from sa.model.mlp import MLP
+from sa.prepare import prepare
 from sa.quantizer.dorefa import Dorefa
 from sa.quantizer.levels import Levels
 from sa.quantizer.lsq import LSQ
@@ -89,7 +90,7 @@ def problem(weight, activation="sign", hidden=(12, 12), **settings):
     """Every layer has quantized weights and zero biases: sums of 0 are common."""
     slots = Slots(WEIGHTS[weight](), ACTIVATIONS[activation]())
     model = MLP(quantizer=slots, shape=(8,), hidden=hidden, outputs=2, every=True)
-    return Task(model=model, dataset=Whole(), **settings).prepare(3)
+    return prepare(Task(model=model, dataset=Whole(), **settings), 3)
 
 
 def rational(x):

@@ -15,6 +15,7 @@ from sa.estimator.rloo import RLOO
 from sa.estimator.sr_ste import SRSTE
 from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
+from sa.prepare import prepare
 from sa.quantizer.gate import Gate
 from sa.quantizer.none import Identity
 from sa.task import Task
@@ -79,7 +80,7 @@ def problem(**settings):
     task = Task(model=MLP(quantizer=slots, shape=(1, 8, 8), hidden=(4,)), dataset=Digits())
     g = stream(3)
     rows = Batch(torch.randn(3, 1, 8, 8, generator=g, dtype=F64), torch.tensor([0, 4, 9]))
-    return task.prepare(0, Splits(rows, rows))
+    return prepare(task, 0, Splits(rows, rows))
 
 
 def exact(p):
@@ -130,7 +131,7 @@ def test_the_budget_is_owed_above_it_only():
         assert told["keep"] == told["keep/act1"] == pytest.approx(keep)
         assert told["train/loss"] == pytest.approx(plain.evaluate(at)["train/loss"])
     bare = ToyMLP(quantizer=Slots(Identity(), Identity()), dim=2)
-    assert "keep" not in Task(model=bare, dataset=Gaussian(dim=2, n=4)).prepare(0).evaluate({})
+    assert "keep" not in prepare(Task(model=bare, dataset=Gaussian(dim=2, n=4)), 0).evaluate({})
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from sa.model._layers import made
 from sa.model._patch import Rule, apply_quantizers
 from sa.model.cnn import CNN
 from sa.model.toy_mlp import ToyMLP
+from sa.prepare import prepare
 from sa.quantizer._learned import Learned
 from sa.quantizer.fixed_point import FixedPoint
 from sa.quantizer.levels import Levels
@@ -39,7 +40,7 @@ from sa.types import Slots, stream
 def problem(weight=None, activation=None, gradient=None, **settings):
     slots = Slots(weight or Identity(), activation or Sign(), gradient)
     model = ToyMLP(quantizer=slots, dim=4, gain=math.sqrt(3))
-    return Task(model=model, dataset=Gaussian(dim=4, n=64), **settings).prepare(0)
+    return prepare(Task(model=model, dataset=Gaussian(dim=4, n=64), **settings), 0)
 
 
 def affine(**settings):

@@ -10,6 +10,7 @@ from sa import surrogate
 from sa.dataset.gaussian import Gaussian
 from sa.flips.chain import step_, stepped
 from sa.model.toy_mlp import ToyMLP
+from sa.prepare import prepare
 from sa.quantizer._grid import rank
 from sa.quantizer.fixed_point import FixedPoint, power_of_two
 from sa.quantizer.none import Identity
@@ -125,7 +126,7 @@ def test_the_loss_of_a_network_with_a_nan_weight_is_nan(slot, name, moving):
     mine = component(f"quantizer/{slot}", name)
     slots = Slots(mine, Sign()) if slot == "weight" else Slots(Identity(), mine)
     model, data = ToyMLP(quantizer=slots, dim=4, hidden=2), Gaussian(dim=4, n=20)
-    p = Task(model=model, dataset=data, moving=moving).prepare(0)
+    p = prepare(Task(model=model, dataset=data, moving=moving), 0)
     f = p.objective(p.batch(0))
     assert f.value(p.params).isfinite()
     for key in p.params:

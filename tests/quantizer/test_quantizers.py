@@ -12,6 +12,7 @@ from sa.estimator import _slopes
 from sa.estimator.cdg import CDG
 from sa.flips.chain import stepped
 from sa.model.toy_mlp import ToyMLP
+from sa.prepare import prepare
 from sa.quantizer.levels import Levels
 from sa.quantizer.none import Identity
 from sa.task import Task
@@ -230,8 +231,8 @@ def test_t10_ternary_is_two_binary_units():
 @pytest.mark.parametrize("out", [1, 3])
 def test_t8_fast_cdg_of_levels_is_the_brute_one(name, out):
     slots = Slots(Identity(), make("activation", name))
-    p = Task(model=ToyMLP(quantizer=slots, dim=5, out=out), dataset=Gaussian(dim=5, n=200)).prepare(
-        0
+    p = prepare(
+        Task(model=ToyMLP(quantizer=slots, dim=5, out=out), dataset=Gaussian(dim=5, n=200)), 0
     )
     f = p.objective(p.batch(0))
     point = {k: 2 * v for k, v in p.params.items()}  # so that the third layer is not silent

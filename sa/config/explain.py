@@ -1,0 +1,148 @@
+"""Messages for what Hydra refuses: what was wrong, what there is, what was probably meant."""
+
+import difflib
+import fnmatch
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from sa.config.catalogue import CONF, GROUPS, leaves, options
+from sa.config.complaint import _TEMPERATURE, HELP, nearest, typed
+
+
+def explain(error: Exception, argv: list[str]) -> str | None:
+    """A one-screen message for an error of Hydra's, with what there is and what was meant."""
+    text = str(error)
+    missing = getattr(error, "missing_cfg_file", None)
+    if not missing:
+        found = re.search(r"In '[^']*': Could not find '([^']+)'", text)
+        missing = found.group(1) if found else None
+    if missing and "primary config" in text:
+        name = str(missing).removesuffix(".yaml")
+        return (
+            f"--config-name={name}: there is no such file in the searched folders; leave it out: a "
+            "study is experiment=NAME, files of your own are found with --config-dir=DIR"
+        )
+    if missing:
+        group, _, name = str(missing).rpartition("/")
+        return no_option(group, name)
+    lost = re.search(r"Interpolation key '(\w+)", text)
+    if lost:
+        name = lost.group(1)
+        return f"{name}: cannot be taken away or emptied; take an option: {name}=NAME\n{HELP}"
+    key = re.search(r"Could not (?:override|delete) '([^']+)'", text) or re.search(
+        r"Key '([^']+)' (?:is )?not in", text
+    )
+    if text.startswith("Ambiguous value for argument"):
+        given = text.splitlines()[0].partition("'")[2].rstrip("'")
+        if any(x.startswith(("--cfg", "-c", "--info", "-i")) for x in argv):
+            return (
+                f"{given} lists several values: --cfg and --info show one run, so give it one; the "
+                "points of a sweep: -m ... sweep.dry_run=true"
+            )
+        return f"{given} lists several values: write -m to sweep over them, or KEY=[A,B] for a list"
+    if key and "No match in the defaults list" not in text:
+        return _no_key(key.group(1), argv)
+    if "No match in the defaults list" in text:
+        name = key.group(1) if key else "?"
+        if name in GROUPS:
+            return f"{name}: cannot be taken away; {name}=[] or another option replaces it"
+        close = nearest(name, GROUPS)
+        hint = f"; did you mean {close}=?" if close else ""
+        return f"{name}: there is no such group{hint}\ngroups: {', '.join(GROUPS)}"
+    if type(error).__name__ in ("OverrideParseException", "LexerCanceledException"):
+        first = text.splitlines()[0]
+        return (
+            f"{first}\nwrite KEY=VALUE; quote what holds spaces, commas or brackets: 'KEY=\"a b\"'"
+        )
+    if text.startswith("Config group override"):
+        return f"a group of settings was given no name of an option\ngroups: {', '.join(GROUPS)}"
+    if type(error).__module__.startswith(("hydra", "omegaconf")):
+        return text.split("\nSet the environment")[0]
+    return None
+
+
+def no_option(group: str, name: str) -> str:
+    """What to say of an option that a group has not."""
+    there = list(options(group))
+    close = nearest(name, there)
+    hint = f"; did you mean {group}={close}?" if close else ""
+    if not there:
+        return f"{group}={name}: there is no such group; groups: {', '.join(GROUPS)}"
+    return f"{group}={name}: there is no such {group}{hint}\nthere are: {', '.join(there)}"
+
+
+def no_choice(group: str, value: Any) -> str:
+    """What to say of a value that is no name of an option, such as null or a number."""
+    there = options(group)
+    none = f"{group}=none" if "none" in there else f"{group}=[]" if group == "analysis" else ""
+    instead = f"to have none, type {none}\n" if value is None and none else ""
+    names = f"there are: {', '.join(there)}" if there else "expected the name of an option"
+    return f"{group}={typed(value)}: there is no such {group}\n{instead}{names}"
+
+
+def _no_key(key: str, argv: list[str]) -> str:
+    """A key that the chosen options do not have: near misses, and who does have it."""
+    group, _, name = key.partition(".")
+    for chosen in _choices(argv):  # of a sweep, the first point that lacks the key
+        known: list[str] = list(_settings("config", ""))
+        for room in chosen:
+            if (CONF / room / f"{chosen[room]}.yaml").is_file():
+                known += _settings(f"{room}/{chosen[room]}", f"{room.replace('/', '.')}.")
+        if key not in known:
+            break
+    elsewhere = {o: _settings(f"{group}/{o}", "") for o in options(group)} if name else {}
+    every = {x for names in elsewhere.values() for x in names}
+    meant = difflib.get_close_matches(name, every, 1)
+    owners = [o for o, names in elsewhere.items() if meant and meant[0] in names]
+    close = nearest(key, [x for x in (*known, *GROUPS) if x != group])
+    close = close if not owners or chosen.get(group) in owners else None
+    hint = f"; did you mean {close}?" if close else ""
+    lines = [f"{key}: there is no such setting{hint}"]
+    if name and group in chosen:
+        mine = [x.removeprefix(f"{group}.") for x in known if x.startswith(f"{group}.")]
+        lines.append(f"{group}={chosen[group]} has: {', '.join(mine) or 'no settings'}")
+        if owners and chosen[group] not in owners:
+            lines.append(f"'{meant[0]}' is a setting of {group}={'|'.join(owners)}")
+    if key == "estimator.temperature":
+        lines.append(_TEMPERATURE)
+    if key == "until":  # the keys of a mapping: those of another goal are new to it
+        lines = ["until: the study has a goal of its own; type another value of that, or add yours"]
+        lines.append("beside it: '++until={train/accuracy:0.9}' (the first that is met ends it)")
+    lines.append(HELP)
+    return "\n".join(lines)
+
+
+def _choices(argv: list[str]) -> Iterator[dict[str, str]]:
+    """Group -> option, as typed: one for every combination that a sweep makes."""
+    import yaml
+
+    defaults: dict[str, str] = {}
+    for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]:
+        if isinstance(entry, dict):
+            defaults |= {k: v for k, v in entry.items() if isinstance(v, str)}
+    words = dict(x.lstrip("+").split("=", 1) for x in argv if "=" in x)
+    listed: dict[str, list[str]] = {}
+    for group, value in words.items():
+        if (CONF / group).is_dir():
+            inside = re.sub(r"^(choice|glob)\((.*)\)$", r"\2", value)
+            names = [n for part in inside.split(",") for n in fnmatch.filter(options(group), part)]
+            listed[group] = names or [value]
+    for some in itertools.islice(itertools.product(*listed.values()), 1000):
+        mine = dict(zip(listed, some, strict=True))
+        path = CONF / "experiment" / f"{mine.get('experiment')}.yaml"
+        text = path.read_text() if path.is_file() else ""
+        yield defaults | dict(re.findall(r"override /(\w+): (\w+)", text)) | mine
+
+
+def _settings(file: str, prefix: str) -> list[str]:
+    import yaml
+
+    content = yaml.safe_load((CONF / f"{file}.yaml").read_text()) or {}
+    skip = ("defaults", "hydra", "_target_", "_partial_")
+    return [
+        f"{prefix}{k}"
+        for k, _ in leaves({k: v for k, v in content.items() if k not in skip})
+        if not k.endswith(("_target_", "_partial_"))
+    ]
