@@ -59,7 +59,7 @@ def test_best_of_is_never_worse_than_its_surrogates_on_its_own_batch(name):
         estimator = component("estimator", name, rho=rho, samples=8)
         got = run(estimator, f, p.params)
         for slope in estimator.surrogates:
-            value, g = _guide.gradient(f, p.params, slope)
+            value, g = _guide.gradient(f, p.params, slope, torch.Generator())
             step = unflatten(flatten(p.params) - rho * g / g.norm(), p.params)
             assert float(f.value(step)) >= float(value) - got.info["decrease"] - 1e-12
 
@@ -76,7 +76,8 @@ def test_best_of_stays_in_the_span(quadratic):
     p = problem()
     f, slopes = p.objective(p.batch(0)), ("clipped", "poly")
     got = flatten(run(BestOf(samples=50, surrogates=slopes), f, p.params).grad)
-    q = _guide.orthonormal(torch.stack([_guide.gradient(f, p.params, s)[1] for s in slopes]))
+    each = [_guide.gradient(f, p.params, s, torch.Generator())[1] for s in slopes]
+    q = _guide.orthonormal(torch.stack(each))
     torch.testing.assert_close(got @ q.T @ q, got)
 
 
