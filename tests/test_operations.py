@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sa import execute, lock, record
+from sa.config.catalogue import top
 from sa.config.others import resolve
 from sa.execute import Signals, Stopped
 from sa.launch import board, slurm
@@ -190,7 +191,8 @@ def test_a_worker_that_dies_before_it_begins_is_not_told_by_an_earlier_reason(tm
 
 
 def test_data_are_of_the_folder_where_they_were_typed(tmp_path, monkeypatch):
-    config = {"root": ".", "dataset": {"root": "data"}, "epochs": None, "steps": 0}
+    config = dict.fromkeys(top()) | {"root": ".", "dataset": {"root": "data"}, "steps": 0}
+    config |= {"sweep": {"name": None}}
     monkeypatch.chdir(tmp_path)
     made = resolve(config)
     assert made["dataset"]["root"] == str(tmp_path / "data")
