@@ -293,6 +293,20 @@ def test_bands_are_quantiles_over_seeds_and_need_several(tmp_path):
     assert list(tidy["epoch"].unique()) == [0, 0.5, 1, 1.5]
 
 
+def test_bands_of_one_step_alone_are_points_that_are_seen():
+    given = evaluated(steps=1).assign(**{"test/loss": 2.0})
+    with draw._style():
+        kind = draw._kind("bands")
+        figure = draw._painted(kind, draw._named(kind, given, True))[0]
+    for axis in figure.axes:
+        lines = [line for line in axis.lines if len(line.get_xdata())]
+        assert lines and all(line.get_marker() == "o" for line in lines)
+        places = [float(line.get_xdata()[0]) for line in lines]
+        assert len(set(places)) == len(lines)  # side by side
+        low, high = axis.get_xlim()
+        assert all(low < x < high for x in places) and len(axis.collections) == len(lines)
+
+
 def test_a_band_ends_where_one_seed_is_left(tmp_path):
     given = evaluated(seeds=2)  # one of two ends after step 1, its goal reached
     given = given[(given["seed"] == 0) | (given["step"] < 2)]

@@ -57,7 +57,7 @@ def calibration(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
         )  # fmt: skip
         right.set(xlabel="eps", ylabel="sigma")
         right.tick_params(axis="y", rotation=0)
-        right.tick_params(axis="x", rotation=90 if sizes[1] > 6 else 0)
+        right.tick_params(axis="x", rotation=90 if sizes[1] > 5 else 0)
         right.invert_yaxis()
     if tidy["heldout"].notna().any():
         other(axes[0][0], "--", "held out")
