@@ -234,3 +234,11 @@ def test_a_sweep_without_figures_of_its_own_draws_what_it_measured():
     two = pd.concat([one, one.assign(seed=1)])
     assert draw.fitting(two) == draw.fitting(one.assign(replicas=3)) == ["bands"]
     assert draw.fitting(two.assign(**{"model.hidden": [8, 9]})) == ["curves"]
+
+
+def test_labels_come_in_the_order_of_their_numbers():
+    from sa.figure._paper import palette
+
+    given = ["NES N=100", "CDG", "NES N=50", "NES sigma=1e-05", "NES sigma=0.01"]
+    told = ["CDG", "NES N=50", "NES N=100", "NES sigma=1e-05", "NES sigma=0.01"]
+    assert list(palette(pd.Series(given))) == told

@@ -1,5 +1,6 @@
 """What all figures share: kinds, panels, colours, labels, axes, legends."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -152,7 +153,7 @@ def palette(labels: pd.Series) -> dict[str, Any]:
     """
     tones = sns.color_palette("colorblind", 10)
     fixed = dict(zip(ORDER, (tones[0], tones[3], tones[2], (0.45, 0.45, 0.45)), strict=True))
-    there = sorted(set(labels), key=lambda x: (_rank(x), x))
+    there = sorted(set(labels), key=lambda x: (_rank(x), _natural(x)))
     out: dict[str, Any] = {}
     for label in there:
         if (own := fixed.pop(label.split()[0].lower(), None)) is not None:
@@ -169,6 +170,12 @@ def hues(names: Sequence[Any]) -> dict[Any, Any]:
     if len(names) <= 10:
         return dict(zip(names, sns.color_palette("colorblind", 10), strict=False))
     return dict(zip(names, sns.husl_palette(len(names), s=0.8, l=0.5), strict=True))
+
+
+def _natural(label: str) -> list[str | float]:
+    """What sorts labels by the numbers in them: N=50 comes before N=100."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", label)
+    return [float(part) if at % 2 else part for at, part in enumerate(parts)]
 
 
 def _rank(label: str) -> int:
