@@ -780,6 +780,8 @@ def test_zipped_listed_and_excluded_points(sa):
         ["seed=0", "dim=4"],
         ["seed=1", "dim=5"],
     ]
+    _, out, _ = sa(*words, "seed=0,1", "++steps=0,1", "sweep.zip=[steps,seed]")
+    assert "2 points" in out and "++steps=0" in out and "++steps=1" in out
     _, out, _ = sa(*words, "sweep.points=['estimator=cdg','estimator=nes dim=5']", "seed=0,1")
     assert "4 points" in out and out.count("estimator=nes dim=5") == 2
     mine = ["estimator=cdg", "estimator=cdg estimator.epsilon=0.2", "estimator=cdg dim=5"]

@@ -61,6 +61,8 @@ def shape(
             told = f"sweep.{name}={given}: expected a list, e.g. 'sweep.{name}=[...]'"
             raise LaunchError(told)
     varied = ", ".join(k for k, values in swept.items() if len(values) > 1) or "none"
+    typed = {k.lstrip("+"): k for k in swept}  # zip=[until] also names ++until=
+    zip = [k if k in swept else typed.get(k, k) for k in zip]
     unknown = [k for k in zip if k not in swept]
     if unknown:
         raise LaunchError(f"sweep.zip: {unknown[0]} is not swept; swept are: {varied}")
