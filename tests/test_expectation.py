@@ -122,3 +122,23 @@ def test_a_line_tells_all():
     assert told.startswith("pass: x: 0.7375 [") and told.endswith(
         "of 4 seeds; expected >= 0.5 (paper)"
     )
+
+
+def test_a_verdict_names_the_settings_that_it_pools():
+    rows = [
+        {"seed": s, "dim": d, "model.dim": d, "q._target_": q, "x/y": 1.0 + d, "status": "done"}
+        for s in (0, 1) for d in (8, 16, 32) for q in ("a", "b")
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.attrs |= {"settings": ["seed", "dim", "model.dim", "q._target_"], "results": ["x/y"]}
+    asked = {"statistic": "x/y", "predicate": ">=", "value": 0, "source": "s"}
+    words = [[f"dim={r['dim']}", f"q={r['q._target_']}", f"seed={r['seed']}"] for r in rows]
+    given = [
+        asked | {"id": "all"},
+        asked | {"id": "one", "where": "q=a dim=8"},
+        asked | {"id": "order", "tau": "dim"},
+    ]
+    pooled, single, order = expectation.judge(expectation.read(given), table, words)
+    assert pooled["over"] == ["dim", "q"] and single["over"] == [] and order["over"] == ["q"]
+    assert "over all values of dim, q;" in expectation.line(pooled)
+    assert "over all values" not in expectation.line(single)

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from scipy import stats
 
-from sa import ranking
+from sa import grouping, ranking
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -76,11 +76,13 @@ def judge(
     run its value) agrees, and no run is missing; fail: none of the interval agrees; else
     inconclusive. ``missing`` counts by name the runs (of ``runs``) without a number: diverged,
     failed, lost, ..., or done without it. A diverged run's numbers are not used, unless ``where``
-    asks for a ``status``.
+    asks for a ``status``. ``over``: the settings that vary among the runs and that the statistic
+    is a mean or an order over.
     """
     results = table.attrs.get("results", [str(c) for c in table if "/" in str(c)])
+    settings = list(table.attrs.get("settings", []))
     table = table.reset_index(drop=True).join(_typed(words))
-    return [_judged(e, table, set(results)) for e in expected]
+    return [_judged(e, table, set(results), settings) for e in expected]
 
 
 def line(judged: dict[str, Any]) -> str:
@@ -92,6 +94,8 @@ def line(judged: dict[str, Any]) -> str:
     if judged["observed"] is not None:
         low, high = judged["interval"]
         seen = f"{judged['observed']:.4g} [{low:.4g}, {high:.4g}] of {judged['n']} {judged['of']}"
+    if judged["observed"] is not None and judged["over"]:
+        seen += f", over all values of {', '.join(judged['over'])}"
     lacking = ", ".join(f"{n} of {judged['runs']} {how}" for how, n in judged["missing"].items())
     seen += f"; {lacking}" if lacking else ""
     return f"{judged['verdict']}: {judged['id']}: {seen}; expected {asked} ({judged['source']})"
@@ -120,11 +124,14 @@ class _Side:
     unmatched: int
 
 
-def _judged(e: Expectation, table: pd.DataFrame, results: set[str]) -> dict[str, Any]:
+def _judged(
+    e: Expectation, table: pd.DataFrame, results: set[str], settings: list[str]
+) -> dict[str, Any]:
     out: dict[str, Any] = {
         "id": e.id, "statistic": e.statistic, "predicate": e.predicate, "value": e.value,
         "source": e.source, "observed": None, "interval": None, "n": 0, "of": "seeds",
         "verdict": "inconclusive", "why": "", "missing": {}, "runs": 0,
+        "over": [],
     }  # fmt: skip
     try:
         sides = [_side(e, table, x, results) for x in (e.where, e.against) if x is not None]
@@ -133,7 +140,9 @@ def _judged(e: Expectation, table: pd.DataFrame, results: set[str]) -> dict[str,
     missing = pd.concat([side.missing for side in sides])
     runs = len(set().union(*(side.runs.index for side in sides)))
     lacking = missing[~missing.index.duplicated()].value_counts().to_dict()
-    out |= {"missing": lacking, "runs": runs}
+    order = None if e.tau is None else _column(table, e.tau)
+    over = dict.fromkeys(x for side in sides for x in _pooled(side.runs, settings, order))
+    out |= {"missing": lacking, "runs": runs, "over": list(over)}
     if e.statistic not in table:
         return out | {"why": f"no run has {e.statistic}"}
     every = _observed(e, sides, table)
@@ -179,6 +188,19 @@ def _side(e: Expectation, table: pd.DataFrame, where: str, results: set[str]) ->
         none = number.isna() & ~number.index.isin(missing.index)
         missing = pd.concat([missing, pd.Series(f"without {e.tau}", number.index[none])])
     return _Side(runs, number, missing, int((~kept).sum()))
+
+
+def _pooled(runs: pd.DataFrame, settings: list[str], order: str | None) -> list[str]:
+    """Return the settings that vary among runs; one of several that vary together.
+
+    order: a column; what it determines is left out.
+    """
+    found: dict[tuple[int, ...], str] = {}
+    for name in grouping.varying(runs[settings]):
+        keys = runs[name].map(grouping.key, na_action=None)
+        if order is None or keys.groupby(runs[order]).nunique().max() > 1:
+            found.setdefault(tuple(pd.factorize(keys)[0]), name.removesuffix("._target_"))
+    return list(found.values())
 
 
 def _observed(e: Expectation, sides: Sequence[_Side], table: pd.DataFrame) -> pd.Series:
