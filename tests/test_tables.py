@@ -315,3 +315,18 @@ def test_latex_needs_booktabs_alone_and_escapes(tmp_path):
     assert told.count(r"\toprule") == told.count(r"\bottomrule") == 1
     body = [x for x in told.splitlines() if x.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", x)) for x in body} == {2}
+
+
+def test_a_figure_says_which_runs_of_its_sweep_are_not_done(tmp_path, monkeypatch):
+    from sa.figure import draw
+    from sa.sweep import page
+
+    seen = []
+    monkeypatch.setattr(page, "_source", lambda kind, root, points, table, over: table.head(1))
+    monkeypatch.setattr(
+        draw, "draw", lambda kind, table, folder: seen.append(table.attrs["missing"]) or []
+    )
+    runs = pd.DataFrame({"status": ["done", "diverged", "diverged", "failed"]})
+    page._draw(tmp_path, {"name": "s", "figure": ["bands"], "over": "step"}, [], runs)
+    assert seen == ["2 of 4 runs diverged, 1 of 4 runs failed"]
+    assert page._missing(runs.head(1)) == ""

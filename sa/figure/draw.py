@@ -62,7 +62,8 @@ def draw(kind: str, table: pd.DataFrame, folder: Path) -> list[Path]:
 
     Runs that differ in a setting that the kind does not show by itself are drawn in rows of panels
     of their own, and the tidy table has every setting that varies. ``table.attrs["settings"]``
-    names the columns that are settings.
+    names the columns that are settings; ``table.attrs["missing"]`` says which runs of the sweep
+    the table lacks, and is written below the figure's caption.
 
     Raises ValueError for an unknown kind (naming those there are) or a missing column.
     """
@@ -72,7 +73,8 @@ def draw(kind: str, table: pd.DataFrame, folder: Path) -> list[Path]:
     named = _named(made, table, kind in OTHERS)
     with _style():
         figure, tidy, lacking = _painted(made, named)
-        words = "; ".join(x for x in (_caption(made, named), lacking) if x)
+        missing = str(table.attrs.get("missing", ""))
+        words = "; ".join(x for x in (_caption(made, named), missing, lacking) if x)
         told = textwrap.wrap(words, int(17 * figure.get_figwidth()))
         if told:
             figure.set_figheight(figure.get_figheight() + 0.11 * len(told))

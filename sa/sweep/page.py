@@ -160,7 +160,9 @@ def _draw(
             if kind == "curves":
                 paths = _all_curves(root, points, folder, about["over"])
             else:
-                paths = draw.draw(kind, _source(kind, root, points, table, about["over"]), folder)
+                source = _source(kind, root, points, table, about["over"])
+                source.attrs["missing"] = _missing(table)
+                paths = draw.draw(kind, source, folder)
         except Exception as error:  # one figure must not cost the page
             problems.append(f"figure {kind}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")
@@ -174,6 +176,12 @@ def _draw(
             more = f"{kind}: {PICTURES} of {len(pictures)} figures are shown, all are in {folder}"
             problems.append(more)
     return figures, problems
+
+
+def _missing(table: "pd.DataFrame") -> str:
+    """Return how many runs of a sweep are not done, and how they ended; '' where all are done."""
+    states = table["status"][table["status"] != "done"].value_counts()
+    return ", ".join(f"{n} of {len(table)} runs {state}" for state, n in states.items())
 
 
 def _kinds(about: dict[str, Any], table: "pd.DataFrame") -> list[str]:
