@@ -150,7 +150,8 @@ def _judged(
     if got.empty:
         if e.tau is not None and not sides[0].runs.empty:
             return out | {"why": f"no seed has three runs to order by {e.tau}"}
-        return out | {"why": "no run has it"}
+        both = "no seed has a number on both sides" if e.against is not None else "no run has it"
+        return out | {"why": both}
     mean, n, reach = float(got.mean()), len(got), 0.0
     if n > 1:
         reach = float(stats.t.ppf(0.975, n - 1) * got.std(ddof=1) / math.sqrt(n))
