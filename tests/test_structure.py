@@ -45,7 +45,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "average": {"types", "schedule"},
     "optimizer": set(),
     "train": {"types", "surrogate", "problem", "schedule", "average", "divergence"},
-    "launch": {"lock", "record", "launch", "telling"},
+    "launch": {"lock", "names", "record", "launch", "telling"},
     "provenance": set(),
     "sweep": {
         "figure",

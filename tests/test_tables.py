@@ -330,3 +330,13 @@ def test_a_figure_says_which_runs_of_its_sweep_are_not_done(tmp_path, monkeypatc
     page._draw(tmp_path, {"name": "s", "figure": ["bands"], "over": "step"}, [], runs)
     assert seen == ["2 of 4 runs diverged, 1 of 4 runs failed"]
     assert page._missing(runs.head(1)) == ""
+
+
+def test_the_line_of_a_finished_point_names_its_number_as_tables_do():
+    from sa.launch.board import _told
+
+    result = {"value": 0.5, "descent/best": 0.2, "status": "done", "x/y": 3.0}
+    assert _told({"objective": "descent/best"}, result) == "best relative decrease (%) 40"
+    assert _told({"objective": "x/y"}, result) == "x/y 3"
+    assert _told({"objective": None}, result) == "loss at the point 0.5"
+    assert _told({"objective": "absent"}, result) == "done"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sa import lock, telling
+from sa import lock, names, telling
 from sa.launch.plan import LaunchError, Point
 
 POLL = 1.0  # seconds between two looks at the folders
@@ -75,9 +75,19 @@ class Board:
 
 
 def _told(config: dict[str, Any], result: dict[str, Any]) -> str:
+    """Return the run's objective as tables name it, or how it ended."""
     key = config.get("objective") or "value"
-    value = result.get(key)
-    return f"{key} {value:.4g}" if isinstance(value, int | float) else str(result.get("status"))
+    value, loss = result.get(key), result.get("value")
+    if not isinstance(value, int | float):
+        return str(result.get("status"))
+    name = names.NAMES.get(key)
+    if name is not None and name.relative:
+        if not isinstance(loss, int | float) or not loss:
+            return f"{key} {value:.4g}"
+        value = value / loss
+    if name is not None and name.percent:
+        value = 100 * value
+    return f"{names.words(key)} {value:.4g}"
 
 
 class Cancelled:
