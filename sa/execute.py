@@ -14,7 +14,6 @@ from sa import lock, provenance, record, summary, telling
 from sa.config import others
 from sa.config.build import Components, build
 from sa.config.complaint import NoData, UsageError
-from sa.prepare import prepare
 
 Config = dict[str, Any]
 
@@ -100,6 +99,7 @@ def _compute(
     import torch
 
     from sa import ranks, replicas, train
+    from sa.prepare import prepare
     from sa.types import MissingData, size
 
     torch.set_num_threads(config["threads"])

@@ -24,7 +24,6 @@ from sa.driver import report
 from sa.execute import RunFailed, execute, folder_of, root_of
 from sa.launch.board import POLL
 from sa.launch.plan import LaunchError
-from sa.prepare import prepare
 
 Config = dict[str, Any]
 
@@ -211,6 +210,7 @@ def rank(folder: Path, number: int, world: int, port: int) -> None:
     import yaml
 
     from sa import ranks
+    from sa.prepare import prepare
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
     made = build(config)

@@ -12,6 +12,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from sa import telling
+
 CONF = Path(__file__).parents[1] / "conf"
 
 torch.set_num_threads(1)
@@ -142,3 +144,9 @@ ROOMS = {
 def plain(room):
     """The same numbers in contiguous float64 tensors of their own."""
     return {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in room.items()}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_lost(monkeypatch):
+    """Begin each test as a new process does: nothing that could not be written is known."""
+    monkeypatch.setattr(telling, "LOST", {})

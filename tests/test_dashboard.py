@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sa import dashboard
-from sa.sweep.page import DIGEST, KEY_NUMBERS
 from sa.sweep.series import SERIES
+from sa.sweep.view import KEYS
 
 SNAPSHOT = Path(__file__).with_name("dashboard.json")
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")
@@ -37,7 +37,7 @@ def test_its_panels_show_what_runs_record(library):
     bank = dashboard.document("me", "sa")["spec"]["section"]["panelBankConfig"]
     names = [s["name"] for s in bank["sections"]]
     assert names == ["probes", "trainings over step", "trainings over evals"]
-    known = {*KEY_NUMBERS, *DIGEST, *SERIES, "step"}
+    known = {*KEYS, *SERIES, "step"}
     for panel in (p["config"] for s in bank["sections"] for p in s["panels"]):
         axes = [panel.get(k, "") for k in ("xAxis", "yAxis")] + panel.get("metrics", [])
         shown = {a.removeprefix("summary:") for a in axes if a and not a.startswith("config:")}
