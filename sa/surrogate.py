@@ -78,7 +78,7 @@ def step(x: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
 def hard_sign(x: Tensor) -> Tensor:
     """Return +1 where x >= 0, else -1, and NaN where x is NaN. So sign(0) = +1 everywhere."""
     x = x.detach()
-    return (x >= 0).to(x.dtype).mul_(2).sub_(x.clamp(1, 1))  # a NaN passes through the clamp
+    return x.clamp(1, 1).add_(x < 0, alpha=-2)  # a NaN passes through the clamp
 
 
 def sign(x: Tensor) -> Tensor:

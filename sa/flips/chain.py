@@ -26,7 +26,8 @@ def step_(z: Tensor, step: Step) -> Tensor:
     if len(step.levels) > 2:
         return stepped(z, step)
     (t,), (low, high) = step.thresholds, step.levels
-    return torch.add(z.clamp(low, low), z.ge_(t), alpha=high - low, out=z)  # NaN stays NaN
+    base = z.clamp(low, low) if bool(z.sum().isnan()) else z.new_full((), low)
+    return torch.add(base, z.ge_(t), alpha=high - low, out=z)  # NaN stays NaN
 
 
 def obstacle(links: Sequence[Link]) -> str | None:
