@@ -192,7 +192,7 @@ def _side(e: Expectation, table: pd.DataFrame, where: str, results: set[str]) ->
 
 
 def _pooled(runs: pd.DataFrame, settings: list[str], order: str | None) -> list[str]:
-    """Return the settings that vary among runs; one of several that vary together.
+    """Return the settings that vary among runs; of several that vary together the shortest name.
 
     order: a column; what it determines is left out.
     """
@@ -200,7 +200,9 @@ def _pooled(runs: pd.DataFrame, settings: list[str], order: str | None) -> list[
     for name in grouping.varying(runs[settings]):
         keys = runs[name].map(grouping.key, na_action=None)
         if order is None or keys.groupby(runs[order]).nunique().max() > 1:
-            found.setdefault(tuple(pd.factorize(keys)[0]), name.removesuffix("._target_"))
+            alike = tuple(int(x) for x in pd.factorize(keys)[0])
+            short = name.removesuffix("._target_")
+            found[alike] = min(found.get(alike, short), short, key=len)
     return list(found.values())
 
 
