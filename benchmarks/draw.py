@@ -28,7 +28,7 @@ OURS = {
     "hessian_projector": "a filtered step between renewals, without its gradient",
     "full_batch": "10 steps of full-batch descent with the scores of every step",
 }
-"""What our side of a row computes, by the longest prefix of its name."""
+"""Our side of each row, in words; a row takes the longest prefix of its name."""
 
 OTHER = ("nes_gemm_fraction", "help", "status_1000", "hessian_blocks", "hessian_projector")
 """Rows whose other side computes something else: a yardstick."""
@@ -39,7 +39,7 @@ KINDS = {
     "an answer of equal error": ("s", 4),
     "other work, as a yardstick": ("|", 7),
 }
-"""What the other side of a row is: marker and colour."""
+"""Marker and colour for each kind of comparison."""
 
 
 def sides(result: dict[str, Any]) -> tuple[str, str, str]:

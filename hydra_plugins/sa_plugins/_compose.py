@@ -98,7 +98,7 @@ class Composer:
         return self.parse(word).get_key_element()
 
     def _chooses(self, word: str) -> bool:
-        """Whether a word chooses an option of a group, by Hydra's own rule."""
+        """Return whether Hydra takes a word for the choice of a group's option."""
         override = self.parse(word)
         group = override.key_or_group
         if group not in self.choices:  # Hydra takes milliseconds to look for a group
@@ -128,7 +128,7 @@ class Composer:
         return not (override.is_add() or override.is_force_add() or override.is_delete())
 
     def _independent(self, words: Sequence[str]) -> bool:
-        """Whether setting the words again with other values leaves nothing of the values before."""
+        """Return whether setting the words again replaces their earlier values completely."""
         keys = sorted(f"{self._key(w)}." for w in words)
         nested = any(b.startswith(a) for a, b in zip(keys, keys[1:], strict=False))
         return not nested and all(
