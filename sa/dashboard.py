@@ -44,7 +44,8 @@ def workspace(entity: str, project: str) -> Any:
         for key, what in told.items()
     ] + [
         wr.BarPlot(
-            title=f"{what} by estimator, mean and standard error", metrics=[key],
+            title=f"{what} by estimator: mean and standard error over all runs shown",
+            metrics=[key],
             groupby=wr.Config(ESTIMATOR), groupby_aggfunc="mean", groupby_rangefunc="stderr",
         )
         for key, what in told.items()

@@ -39,15 +39,20 @@ DECREASE = "relative decrease of the loss"
 
 
 def words(column: str, reference: str = "CDG") -> str:
-    """The name and unit of a column, ``best relative decrease (%)``; an unknown one as it is.
+    """Return the name and unit of a column, ``best relative decrease (%)``.
 
-    reference: the short name of the gradient compared with, as `reference` reads it.
+    reference: the short name of the gradient compared with, as `reference` reads it. A column that
+    has no name here is called as it is.
     """
     known = NAMES.get(column)
-    if known is None:
-        return column
-    told = known.words.format(reference=reference)
-    return f"{told} (%)" if known.percent else told
+    told = bare(column, reference)
+    return f"{told} (%)" if known is not None and known.percent else told
+
+
+def bare(column: str, reference: str = "CDG") -> str:
+    """Return the name of a column without its unit, for an axis whose ticks say the unit."""
+    known = NAMES.get(column)
+    return column if known is None else known.words.format(reference=reference)
 
 
 def reference(target: str | None, epsilon: float | None = None) -> str:

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-ONE_STEP = {
-    "alignment/cosine": "cosine to CDG",
-    "efficiency/at_evals/cosine": "cosine, equal evals",
-    "efficiency/at_evals/decrease": "best decrease, equal evals",
-    "efficiency/at_evals/heldout": "held-out decrease, equal evals",
-}
-"""Figures of one step that higher is better of, by column."""
+from sa import names
+
+ONE_STEP = (
+    "alignment/cosine",
+    "efficiency/at_evals/cosine",
+    "efficiency/at_evals/decrease",
+    "efficiency/at_evals/heldout",
+)
+"""Results of one step of which higher is better."""
 
 TRUTH = "training/ratio"
 """What they are to predict, lower is better: the loss after a short training over the first."""
@@ -153,7 +155,7 @@ def judged(rows: pd.DataFrame, k: int = 5) -> pd.DataFrame:
     """
     out = []
     for activation, mine in rows.groupby("activation", sort=False):
-        for column, name in ONE_STEP.items():
+        for column in ONE_STEP:
             if column not in mine:
                 continue
             some = mine[mine["n"] == mine["runs"]].dropna(subset=[column, TRUTH])
@@ -163,7 +165,8 @@ def judged(rows: pd.DataFrame, k: int = 5) -> pd.DataFrame:
             few = min(k, len(some))
             out.append(
                 {
-                    "activation": activation, "figure": name, "n": len(some), "of": len(mine),
+                    "activation": activation, "figure": names.bare(column), "n": len(some),
+                    "of": len(mine),
                     "tau": kendall(some[column], -some[TRUTH]),
                     f"precision@{k}": precision(some[column], some[TRUTH], few),
                     f"best@{k}": best_rank(some[column], some[TRUTH], few),

@@ -571,7 +571,9 @@ def sweep_folder(root: Path | str, name: str) -> Path:
     if not re.fullmatch(r"[\w+=,@%][\w.+=,@%-]*", name) or len(name.encode()) > 200:
         allowed = "up to 200 letters, digits and . _ - + = , @ %, not beginning with a dot or dash"
         short = name if len(name) < 60 else f"{name[:57]}..."
-        raise Missing(f"'{short}' is no name of a sweep: expected {allowed}")
+        raise Missing(
+            f"a sweep cannot be named '{short}' ({len(name)} letters): a name is {allowed}"
+        )
     return Path(root).expanduser() / "sweeps" / name
 
 

@@ -142,3 +142,9 @@ def test_a_verdict_names_the_settings_that_it_pools():
     assert pooled["over"] == ["dim", "q"] and single["over"] == [] and order["over"] == ["q"]
     assert "over all values of dim, q;" in expectation.line(pooled)
     assert "over all values" not in expectation.line(single)
+
+
+def test_a_decrease_is_relative_to_the_loss_as_tables_show_it():
+    frame = table().rename(columns={"cosine": "descent/best"}).assign(value=2.0)
+    relative, absolute = judged(frame, statistic="descent/best"), judged()
+    assert relative["observed"] == pytest.approx(absolute["observed"] / 2)

@@ -509,7 +509,7 @@ def test_a_missing_sweep_lists_those_there_are(tmp_path):
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b"])
 def test_a_name_leads_nowhere_else(tmp_path, name):
-    with pytest.raises(record.RecordError, match="is no name of a sweep"):
+    with pytest.raises(record.RecordError, match="cannot be named"):
         record.write_manifest(tmp_path, name, POINTS, {})
 
 

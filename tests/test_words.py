@@ -233,7 +233,7 @@ def test_a_configuration_is_shown_with_and_without_m(planned, capfd, first):
 @pytest.mark.parametrize("name", ["a" * 300, "''", "[a]", "true", "..", "-x", "a/b", "'a b'"])
 def test_a_name_that_no_sweep_can_have_is_refused(planned, tmp_path, name):
     ((_, config),), err = planned(f"sweep.name={name}")
-    with pytest.raises((UsageError, record.Missing), match=r"no name of a sweep|expected a name"):
+    with pytest.raises((UsageError, record.Missing), match=r"cannot be named|expected a name"):
         record.sweep_folder(tmp_path, resolve(config)["sweep"]["name"])
 
 

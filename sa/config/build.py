@@ -142,9 +142,9 @@ def _fits(config: Config, task: Any, estimator: Any) -> Any:
         structure = task.structure()
         if structure.gradients and not _backpropagates(estimator):
             raise ValueError(
-                "it back-propagates nothing that quantizer.gradient could quantize, which has no "
-                "effect; set quantizer/gradient=none, or take an estimator of the straight-through "
-                "family"
+                "quantizer.gradient has no effect on it: only estimators of the straight-through "
+                "family (ste_*) quantize what they back-propagate; take one of them, or set "
+                "quantizer/gradient=none"
             )
         if hasattr(estimator, "requires"):
             estimator.requires(structure)

@@ -11,14 +11,15 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from scipy import stats
 
-from sa import grouping, ranking
+from sa import grouping, names, ranking
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Expectation:
     """What a statistic of a sweep is expected to be, and by whom.
 
-    id: names it. statistic: a number of the results, e.g. ``descent/best``. predicate and value:
+    id: names it. statistic: a number of the results, e.g. ``test/accuracy``, as a fraction; what
+    tables show relative to the loss (``descent/best``) is relative here too. predicate and value:
     ``>= 0.9``, ``<= 0.9`` or ``between [0.8, 0.9]``. where: the runs it is of, as words
     ``KEY=VALUE`` with ``*`` as in `sweep.exclude`, all if empty; of several settings it is the
     mean of each seed's. against: other runs; the statistic is then the ``how`` (ratio,
@@ -267,9 +268,12 @@ def _means(side: _Side) -> pd.Series:
 
 
 def _number(table: pd.DataFrame, column: str) -> pd.Series:
-    """A column as finite numbers; nan elsewhere, and everywhere if no run has it."""
+    """A column as finite numbers, as tables show it; nan elsewhere, or if no run has it."""
     given = table[column] if column in table else pd.Series(math.nan, table.index)
     number = pd.to_numeric(given, errors="coerce").astype(float)
+    known = names.NAMES.get(column)
+    if known is not None and known.relative and "value" in table:
+        number = number / pd.to_numeric(table["value"], errors="coerce").astype(float)
     return number.where(number.abs() < math.inf)
 
 

@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 
 Points = Sequence[dict[str, Any]]
 
+DEFAULTS = "the defaults"
+"""The label of a run for which nothing was typed, beside runs for which something was."""
+
+EVERY = "every run"
+"""The label where all runs are of one configuration."""
+
 
 def typed(points: Points) -> list[dict[str, str]]:
     """Return the words of each point as a mapping, ``seed`` among them."""
@@ -20,7 +26,7 @@ def typed(points: Points) -> list[dict[str, str]]:
 def worded(points: Points, table: "pd.DataFrame") -> list[str]:
     """Return the label of each run in full: all its words but the seed's."""
     words = [" ".join(w for w in p["overrides"] if not is_replicate(w)) for p in points]
-    return _distinct([w or "the defaults" for w in words], table)
+    return _distinct([w or _unnamed(words) for w in words], table)
 
 
 def varied(points: Points, table: "pd.DataFrame") -> list[str]:
@@ -36,7 +42,12 @@ def varied(points: Points, table: "pd.DataFrame") -> list[str]:
         return _distinct(values, table)
     names = {k: _shortest(k, kept) for k in kept}
     told = [" ".join(f"{names[k]}={one[k]}" for k in kept if k in one) for one in words]
-    return _distinct([x or "the defaults" for x in told] if kept else told, table)
+    return _distinct([x or _unnamed(told) for x in told] if kept else told, table)
+
+
+def _unnamed(words: Sequence[str]) -> str:
+    """Return the label of a run without words of its own beside the others'."""
+    return DEFAULTS if any(words) else EVERY
 
 
 def _shortest(key: str, keys: Sequence[str]) -> str:
@@ -66,4 +77,4 @@ def _distinct(labels: list[str], table: "pd.DataFrame") -> list[str]:
         for column in varying(rows) if len(tied) > 1 else []:
             for g, value in zip(tied, rows[column], strict=True):
                 told[g] += f" {column.rpartition('.')[2]}={value}"
-    return [told[g].removeprefix("the defaults ") for g in group]
+    return [told[g].removeprefix(f"{DEFAULTS} ").removeprefix(f"{EVERY} ") for g in group]

@@ -82,7 +82,7 @@ def page(
         "commits": sorted({c for both in table["commit"].dropna() for c in both.split("+")}),
         "cautions": cautions(table),
         "columns": list(runs.values()),
-        "rows": _rows(table, lists, list(runs.values())),
+        "rows": _rows(table, lists, list(runs.values()), labels),
         "seeds": _over_seeds(table, labels, keys),
         "extra": {"runs": _fitting(extra)} | {"seeds": _over_seeds_extra(table, labels, keys)},
     }
@@ -106,7 +106,10 @@ def _result(table: "pd.DataFrame", key: str) -> dict[str, Any]:
 
 
 def _rows(
-    table: "pd.DataFrame", lists: set[str], columns: list[dict[str, Any]]
+    table: "pd.DataFrame",
+    lists: set[str],
+    columns: list[dict[str, Any]],
+    labels: Sequence[str],
 ) -> list[dict[str, Any]]:
     settings, results = table.attrs["settings"], table.attrs["results"]
     rows = []
@@ -116,7 +119,9 @@ def _rows(
         hidden = ", ".join(k for k in results if k in lists and isinstance(row[k], list))
         detail += f"\n\nlists, in results.parquet: {hidden}" if hidden else ""
         cells = [column["cells"][i] for column in columns]
-        rows.append({"cells": cells, "detail": detail, "run": row["run_id"]})
+        seed = f" seed={row['seed']}" if "seed" in settings else ""
+        label = f"{labels[i]}{seed}"
+        rows.append({"cells": cells, "detail": detail, "run": row["run_id"], "label": label})
     return rows
 
 
