@@ -255,6 +255,22 @@ def test_panels_are_layers_where_those_vary(tmp_path):
     assert (tidy["epsilon"] == 0.1).all() and (tidy["cosine"] == 1 / 3).all()
 
 
+def test_equal_seeds_are_drawn_although_their_mean_is_rounded(tmp_path):
+    given = table(dims=(8,), seeds=(0, 1, 2))
+    for column in ("alignment/cosine", "descent/best", "alignment/eps0.1/cosine"):
+        given[column] = 0.1  # whose mean of three is above 0.1
+    for kind in ("alignment", "best_decrease", "layer_cosine"):
+        assert draw.draw(kind, given, tmp_path)
+
+
+def test_a_triangle_at_the_edge_is_explained(tmp_path):
+    given = table(dims=(8,))  # decreases of g eta - eta^2 fall far below 0
+    assert draw.BELOW in (draw.draw("lr_decrease", given, tmp_path)[1]).read_text().replace(
+        "\n", " "
+    )
+    assert draw.BELOW not in draw.draw("alignment", given, tmp_path)[1].read_text()
+
+
 def test_alignment_keeps_the_law(tmp_path):
     tidy = pd.read_csv(draw.draw("alignment", table(), tmp_path)[3])
     assert tidy.loc[tidy["label"] == "NES", "expected"].eq(0.5).all()

@@ -41,6 +41,14 @@ def beside(table: pd.DataFrame, count: int) -> list[float]:
     return [float(2 ** (spread * (at - (count - 1) / 2))) for at in range(count)]
 
 
+def reach(got: pd.DataFrame) -> list[pd.Series]:
+    """Return how far bars reach below and above the column ``mean``: to ``min`` and to ``max``.
+
+    Never less than 0: the mean of equal values may lie beside them by rounding.
+    """
+    return [(got["mean"] - got["min"]).clip(lower=0), (got["max"] - got["mean"]).clip(lower=0)]
+
+
 def horizontal(axis: Axes, table: pd.DataFrame) -> None:
     """The horizontal axis of what has one number a run: ``x`` of `prepared`."""
     there = sorted(table["x"].unique())

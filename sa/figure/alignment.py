@@ -3,7 +3,7 @@
 import pandas as pd
 
 from sa import names
-from sa.figure._axis import beside, horizontal, legend, level, other
+from sa.figure._axis import beside, horizontal, legend, level, other, reach
 from sa.figure._label import reference
 from sa.figure._paper import POINTS, Canvas, Sheet, kind, need, numbers, palette, panels
 
@@ -23,11 +23,10 @@ def alignment(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     for (label, colour), shift in zip(colours.items(), beside(table, len(colours)), strict=True):
         mine = tidy[tidy["label"] == label].groupby("x")
         got = mine["cosine"].agg(["mean", "min", "max"]).dropna()
-        reach = [got["mean"] - got["min"], got["max"] - got["mean"]]
         itself = label.split()[0] == who.split()[0] and (got["min"] > 1 - 1e-9).all()
         name = f"{label} (the reference)" if itself else label
         x = got.index * shift
-        axis.errorbar(x, got["mean"], reach, fmt="o-", ms=3, color=colour, label=name)
+        axis.errorbar(x, got["mean"], reach(got), fmt="o-", ms=3, color=colour, label=name)
         level(axis, mine["expected"].mean(), ":", color=colour)
     level(axis, tidy.groupby("x")["ceiling"].mean(), "-", color="0.6", lw=0.9,
           label=f"{who} of two batches")  # fmt: skip

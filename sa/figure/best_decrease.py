@@ -3,11 +3,11 @@
 import pandas as pd
 
 from sa import names
-from sa.figure._axis import beside, horizontal, legend, other, percent, shade_null
+from sa.figure._axis import beside, horizontal, legend, other, percent, reach, shade_null
 from sa.figure._paper import POINTS, Canvas, Sheet, kind, need, numbers, palette, panels
 
 
-@kind("label", "x", told=f"{POINTS}; grey: random directions, least to most")
+@kind("label", "x", told=f"{POINTS}; grey band: random directions, least to most")
 def best_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Best relative decrease against x, held out hollow and dashed.
 
@@ -29,11 +29,10 @@ def best_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
             if got.empty:
                 continue
             x = got.index * shift  # side by side
-            reach = [got["mean"] - got["min"], got["max"] - got["mean"]]
             name = label if line == "-" else None
             axis.plot(x, got["mean"], line, marker="o", ms=3.5, mfc=face, color=colour, label=name)
             if line == "-":
-                axis.errorbar(x, got["mean"], reach, fmt="none", color=colour, lw=0.8)
+                axis.errorbar(x, got["mean"], reach(got), fmt="none", color=colour, lw=0.8)
     each = tidy.groupby("x")
     null = pd.DataFrame(
         {"least": each["null_least"].min(), "most": each["null_most"].max()}
@@ -41,7 +40,7 @@ def best_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
     shade_null(axis, null.index, null["least"], null["most"], "random directions")
     axis.axhline(0, color="0.4", lw=0.6)
     horizontal(axis, table)
-    axis.set_ylabel(names.words("descent/best").removesuffix(" (%)"))
+    axis.set_ylabel(names.bare("descent/best"))
     percent(axis.yaxis)
     if tidy["best_heldout"].notna().any():
         other(axis, "--", "held out", marker="o", ms=3.5, mfc="none")

@@ -43,7 +43,7 @@ def calibration(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
             left.plot(got.index, mine["heldout"].mean(), "--", color=colour)
         left.axhline(0, color="0.4", lw=0.6)
         left.set(xscale="log", title=dim, xlabel="eps, sigma")
-        left.set_ylabel(names.words("descent/best").removesuffix(" (%)"))
+        left.set_ylabel(names.bare("descent/best"))
         percent(left.yaxis)
         here = table[table["facet"] == dim]
         row = here.iloc[0]

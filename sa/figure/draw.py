@@ -36,6 +36,10 @@ FITTING = {
 """The kinds that a sweep draws which names none, by a column that they need."""
 
 
+BELOW = "triangles: the line goes on below the panel"
+"""What the caption of a figure says where `mark_below` has drawn one."""
+
+
 def kinds() -> list[str]:
     """The figure kinds drawn from a table of runs."""
     files = Path(__file__).parent.glob("[a-z]*.py")
@@ -74,7 +78,8 @@ def draw(kind: str, table: pd.DataFrame, folder: Path) -> list[Path]:
     with _style():
         figure, tidy, lacking = _painted(made, named)
         missing = str(table.attrs.get("missing", ""))
-        words = "; ".join(x for x in (_caption(made, named), missing, lacking) if x)
+        below = BELOW if figure.findobj(lambda artist: artist.get_gid() == "below") else ""
+        words = "; ".join(x for x in (_caption(made, named), below, missing, lacking) if x)
         told = textwrap.wrap(words, int(17 * figure.get_figwidth()))
         if told:
             figure.set_figheight(figure.get_figheight() + 0.11 * len(told))

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from sa import names
-from sa.figure._axis import legend, level, other
+from sa.figure._axis import legend, level, other, reach
 from sa.figure._label import reference
 from sa.figure._paper import POINTS, Canvas, Sheet, hues, kind, need, numbers, panels
 
@@ -33,9 +33,10 @@ def layer_cosine(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFram
         for layer, colour in colours.items():
             here = tidy[(tidy["weights"] == one) & (tidy["moving"] == layer)].groupby("epsilon")
             got = here["cosine"].agg(["mean", "min", "max"])
-            reach = [got["mean"] - got["min"], got["max"] - got["mean"]]
             name = "layer " + str(layer).strip("[]")
-            axis.errorbar(got.index, got["mean"], reach, fmt="o-", ms=3, color=colour, label=name)
+            axis.errorbar(
+                got.index, got["mean"], reach(got), fmt="o-", ms=3, color=colour, label=name
+            )
             level(axis, here["dead"].mean(), ":", color=colour)
         axis.axhline(0, color="0.4", lw=0.6)
         axis.set(

@@ -15,7 +15,7 @@ from sa.figure._paper import MEANS, Canvas, Sheet, kind, need, palette, panels
 CURVES = ("decrease", "decrease_heldout", "null_least", "null_most")
 
 
-@kind("label", "facet", told=f"{MEANS}; grey: random directions, least to most")
+@kind("label", "facet", told=f"{MEANS}; grey band: random directions, least to most")
 def lr_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Relative loss decrease against step length: a panel a dim or layer, a line an estimator.
 

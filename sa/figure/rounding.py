@@ -28,7 +28,9 @@ def _rows(table: pd.DataFrame) -> pd.Series:
     return numbers(table, "batch_size").fillna(numbers(table, "dataset.n"))
 
 
-@kind(_line, _samples, _rows, told=f"{MEANS}; grey: the best of random directions, least to most")
+@kind(
+    _line, _samples, _rows, told=f"{MEANS}; grey band: the best of random directions, least to most"
+)
 def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """A row a batch size: decrease by step length, best decrease by samples, signs flipped.
 
@@ -69,7 +71,7 @@ def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
         curve.set_ylabel(names.DECREASE)
         if here["samples"].isna().all():
             best.set_xticks([])
-        best.set(xlabel="averaged samples", ylabel=names.words("descent/best").removesuffix(" (%)"))
+        best.set(xlabel="averaged samples", ylabel=names.bare("descent/best"))
         flipped.set(ylabel="signs flipped by sampling", ylim=(0, 0.5))
         flipped.tick_params(axis="x", rotation=35)
         for axis in (curve, best, flipped):
@@ -114,6 +116,7 @@ def _curve(axis: Axes, mine: pd.DataFrame, line: str, tone: Any) -> None:
 
 def _best(axis: Axes, mine: pd.DataFrame, tone: Any) -> None:
     """Best decrease on the batch, and held out at the same step length, by samples."""
+    mine = mine[mine["decrease"].notna()]
     at = mine.loc[mine.groupby(["samples", "seed"], dropna=False)["decrease"].idxmax()]
     for column, style in (("decrease", "-"), ("heldout", "--")):
         got = at.groupby("samples")[column].mean()

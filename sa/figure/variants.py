@@ -25,7 +25,7 @@ def variants(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
             1.0,
         ),
         "efficiency/at_evals/heldout": (
-            "held-out relative\ndecrease, equal evals",
+            names.words("efficiency/at_evals/heldout").replace(" decrease", "\ndecrease"),
             "viridis",
             0.0,
             None,
@@ -39,10 +39,12 @@ def variants(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     figure = sheet(2.6 + 0.62 * max(2, len(columns)) * len(shown), height)
     axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axis, (column, (title, colours, low, high)) in zip(axes, shown.items(), strict=True):
+        percent = column in names.NAMES and names.NAMES[column].percent
         grid = tidy.pivot(index="label", columns="activation", values=column)
         sns.heatmap(
-            grid.reindex(index=order, columns=columns), ax=axis, cmap=colours, vmin=low, vmax=high,
-            annot=True, fmt=".2f", annot_kws={"size": 5.5}, cbar=False, linewidths=0.3,
+            grid.reindex(index=order, columns=columns) * (100 if percent else 1),
+            ax=axis, cmap=colours, vmin=low, vmax=high, annot=True, fmt=".1f" if percent else ".2f",
+            annot_kws={"size": 5.5}, cbar=False, linewidths=0.3,
         )  # fmt: skip
         axis.set(xlabel="", ylabel="", title=title)
         axis.tick_params(length=0, labelsize=6, rotation=0)
