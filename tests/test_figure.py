@@ -313,7 +313,7 @@ def test_bands_of_one_step_alone_are_points_that_are_seen():
     given = evaluated(steps=1).assign(**{"test/loss": 2.0})
     with draw._style():
         kind = draw._kind("bands")
-        figure = draw._painted(kind, draw._named(kind, given, True))[0]
+        figure = draw._painted(kind, draw._named(kind, given, True))[0][0]()
     for axis in figure.axes:
         lines = [line for line in axis.lines if len(line.get_xdata())]
         assert lines and all(line.get_marker() == "o" for line in lines)

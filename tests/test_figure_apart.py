@@ -68,7 +68,8 @@ def both(kind, *tables):
 def painted(kind, given):
     made = _kind(kind)
     with draw._style():
-        return _painted(made, _named(made, given, kind in draw.OTHERS))[:2]
+        pictures, tidy, _ = _painted(made, _named(made, given, kind in draw.OTHERS))
+        return pictures[0](), tidy
 
 
 def heights(figure):
@@ -242,3 +243,20 @@ def test_labels_come_in_the_order_of_their_numbers():
     given = ["NES N=100", "CDG", "NES N=50", "NES sigma=1e-05", "NES sigma=0.01"]
     told = ["CDG", "NES N=50", "NES N=100", "NES sigma=1e-05", "NES sigma=0.01"]
     assert list(palette(pd.Series(given))) == told
+
+
+def test_many_parts_are_several_pictures_of_one_table(tmp_path):
+    several = [runs("alignment", f"k{i}", 1 - i / 100) for i in range(draw.PANELS + 1)]
+    made = draw.draw("alignment", both("alignment", *several), tmp_path)
+    names = [p.name for p in made]
+    assert names[:4] == [f"alignment.{end}" for end in ("png", "svg", "pdf", "csv")]
+    assert names[4:] == [f"alignment-2.{end}" for end in ("png", "svg", "pdf")]
+    assert set(pd.read_csv(made[3])[EXTRA]) == {f"k{i}" for i in range(draw.PANELS + 1)}
+    words = [p.read_text() for p in made if p.suffix == ".svg"]
+    assert (
+        "picture 1 of 2" in words[0]
+        and "picture 2 of 2" in words[1]
+        and f"k{draw.PANELS}" in words[1]
+    )
+    draw.draw("alignment", several[0], tmp_path)
+    assert not list(tmp_path.glob("alignment-2.*")), "an earlier drawing's picture"

@@ -1,9 +1,11 @@
 """Draws a kind, named as its file is, from a table: <kind>.png, .svg, .pdf and .csv."""
 
 import contextlib
+import gc
 import os
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -36,6 +38,10 @@ FITTING = {
 """The kinds that a sweep draws which names none, by a column that they need."""
 
 
+PANELS = 12
+"""The most panels of a picture with several parts, but for those of one part. Laying them out takes
+memory by the square of their number: 0.7 GB for 12, 7 GB for 40."""
+
 BELOW = "triangles: the line goes on below the panel"
 """What the caption of a figure says where `mark_below` has drawn one."""
 
@@ -65,9 +71,10 @@ def draw(kind: str, table: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw one kind from its table: <folder>/<kind>.png, .svg, .pdf and .csv, the tidy table.
 
     Runs that differ in a setting that the kind does not show by itself are drawn in rows of panels
-    of their own, and the tidy table has every setting that varies. ``table.attrs["settings"]``
-    names the columns that are settings; ``table.attrs["missing"]`` says which runs of the sweep
-    the table lacks, and is written below the figure's caption.
+    of their own, and the tidy table has every setting that varies. Of more panels than `PANELS`
+    the rest follow in <kind>-2, <kind>-3, ..., pictures without tables.
+    ``table.attrs["settings"]`` names the columns that are settings; ``table.attrs["missing"]`` says
+    which runs of the sweep the table lacks, and is written below the figure's caption.
 
     Raises ValueError for an unknown kind (naming those there are) or a missing column.
     """
@@ -76,15 +83,32 @@ def draw(kind: str, table: pd.DataFrame, folder: Path) -> list[Path]:
     made = _kind(kind)
     named = _named(made, table, kind in OTHERS)
     with _style():
-        figure, tidy, lacking = _painted(made, named)
+        pictures, tidy, lacking = _painted(made, named)
         missing = str(table.attrs.get("missing", ""))
-        below = BELOW if figure.findobj(lambda artist: artist.get_gid() == "below") else ""
-        words = "; ".join(x for x in (_caption(made, named), below, missing, lacking) if x)
-        told = textwrap.wrap(words, int(17 * figure.get_figwidth()))
-        if told:
-            figure.set_figheight(figure.get_figheight() + 0.11 * len(told))
-            figure.suptitle("\n".join(told), fontsize=6.5, color="0.35")
-        return _save(figure, tidy, folder / kind)
+        paths: list[Path] = []
+        for number, paint in enumerate(pictures, 1):
+            figure = paint()
+            below = BELOW if figure.findobj(lambda artist: artist.get_gid() == "below") else ""
+            page = f"picture {number} of {len(pictures)}" if len(pictures) > 1 else ""
+            told = (page, _caption(made, named), below, missing, lacking)
+            words = textwrap.wrap("; ".join(x for x in told if x), int(17 * figure.get_figwidth()))
+            if words:
+                figure.set_figheight(figure.get_figheight() + 0.11 * len(words))
+                figure.suptitle("\n".join(words), fontsize=6.5, color="0.35")
+            name = kind if number == 1 else f"{kind}-{number}"
+            paths += _save(figure, tidy if number == 1 else None, folder / name)
+            del figure
+            gc.collect()  # a laid-out figure is a circle of references
+        _forget(folder, kind, len(pictures))
+        return paths
+
+
+def _forget(folder: Path, kind: str, many: int) -> None:
+    """Delete the pictures of an earlier drawing that had more of them."""
+    for path in folder.glob(f"{kind}-*.*"):
+        number = path.stem.removeprefix(f"{kind}-")
+        if number.isdigit() and int(number) > many:
+            path.unlink()
 
 
 def caption(kind: str, table: pd.DataFrame) -> str:
@@ -119,35 +143,54 @@ def _named(kind: Kind, table: pd.DataFrame, other: bool) -> pd.DataFrame:
     return named.assign(part=rest(named, kind.columns(named)))
 
 
-def _painted(kind: Kind, named: pd.DataFrame) -> tuple[Figure, pd.DataFrame, str]:
-    """The figure, a row of panels for each part, its tidy table, and which parts it lacks.
+def _painted(
+    kind: Kind, named: pd.DataFrame
+) -> tuple[list[Callable[[], Figure]], pd.DataFrame, str]:
+    """What paints each picture, a row of panels for each part; their table, and what they lack.
 
     A part without what the kind needs is left out, unless all are: then the ValueError is raised.
     """
-    parts, lacking, drafts = {}, {}, []
+    parts, lacking, tables, sizes, panels, whole = {}, {}, [], [], [], None
     for name, some in named.groupby("part", sort=False):
         try:
             figure, tidy = kind(some)
         except ValueError as error:
             lacking[str(name)] = error
             continue
-        parts[str(name)] = some
-        drafts.append((figure, tidy.assign(part=name)))
-    if not drafts:
+        assert isinstance(figure, Figure)
+        parts[str(name)], whole = some, whole or figure
+        tables.append(tidy.assign(part=name))
+        panels.append(len(figure.axes))
+        sizes.append((float(figure.get_figwidth()), float(figure.get_figheight()) + 0.3))
+    if whole is None:
         raise next(iter(lacking.values()))
     told = f"nothing to draw of: {', '.join(lacking)}" if lacking else ""
-    tidy = _with_settings(kind, named, pd.concat([t for _, t in drafts], ignore_index=True))
-    whole = drafts[0][0]
-    if len(parts) == 1 and isinstance(whole, Figure):
-        return whole, tidy.drop(columns="part"), told
-    sizes = [f.get_size_inches() for f, _ in drafts if isinstance(f, Figure)]
-    heights = [float(h) + 0.3 for _, h in sizes]
-    whole = alone(max(float(w) for w, _ in sizes), sum(heights))
-    rows = whole.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for row, (part, some) in zip(rows, parts.items(), strict=True):
-        kind(some, _only(row))
-        row.suptitle(part, fontsize=9, fontweight="bold")
-    return whole, tidy, told
+    tidy = _with_settings(kind, named, pd.concat(tables, ignore_index=True))
+    if len(parts) == 1:
+        return [lambda: whole], tidy.drop(columns="part"), told
+    chunks: list[list[Row]] = [[]]
+    held = 0
+    for row, many in zip(zip(parts.items(), sizes, strict=True), panels, strict=True):
+        if chunks[-1] and held + many > PANELS:
+            chunks.append([])
+            held = 0
+        chunks[-1].append(row)
+        held += many
+    return [partial(_stacked, kind, chunk) for chunk in chunks], tidy, told
+
+
+Row = tuple[tuple[str, pd.DataFrame], tuple[float, float]]
+
+
+def _stacked(kind: Kind, rows: Sequence[Row]) -> Figure:
+    """One figure of several parts below each other, each ((name, table), (width, height))."""
+    heights = [height for _, (_, height) in rows]
+    whole = alone(max(width for _, (width, _) in rows), sum(heights))
+    places = whole.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for place, ((part, some), _) in zip(places, rows, strict=True):
+        kind(some, _only(place))
+        place.suptitle(part, fontsize=9, fontweight="bold")
+    return whole
 
 
 def _only(canvas: Canvas) -> Sheet:
@@ -199,16 +242,16 @@ def targets(table: pd.DataFrame) -> str:
     return f"targets differ: {told}"
 
 
-def _save(figure: Canvas, tidy: pd.DataFrame, path: Path) -> list[Path]:
+def _save(figure: Canvas, tidy: pd.DataFrame | None, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     made = []
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()  # lays it out, once for all formats
     figure.set_layout_engine("none")
-    for end in ("png", "svg", "pdf", "csv"):
+    for end in ("png", "svg", "pdf") if tidy is None else ("png", "svg", "pdf", "csv"):
         temp = path.with_name(f".tmp-{os.getpid()}-{path.name}.{end}")
         try:
-            if end == "csv":
+            if end == "csv" and tidy is not None:
                 tidy.to_csv(temp, index=False)
             else:
                 figure.savefig(temp, format=end, dpi=200)
