@@ -164,7 +164,8 @@ def _painted(
         sizes.append((float(figure.get_figwidth()), float(figure.get_figheight()) + 0.3))
     if whole is None:
         raise next(iter(lacking.values()))
-    told = f"nothing to draw of: {', '.join(lacking)}" if lacking else ""
+    more = f" and {len(lacking) - 6} more" if len(lacking) > 6 else ""
+    told = f"nothing to draw of: {', '.join([*lacking][:6])}{more}" if lacking else ""
     tidy = _with_settings(kind, named, pd.concat(tables, ignore_index=True))
     if len(parts) == 1:
         return [lambda: whole], tidy.drop(columns="part"), told

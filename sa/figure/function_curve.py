@@ -11,17 +11,24 @@ from sa.figure._paper import PANEL, Canvas, Sheet, hues, kind, need, numbers
 
 @kind("told", told="thin: every seed; thick: median over seeds")
 def function_curve(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """A column a kind of training: truth, every seed thin, the median thick; residuals below."""
+    """A panel a kind of training: truth, every seed thin, the median thick; residuals below."""
     need(table, "function_curve/x", "function_curve/value")
     table = table[table["function_curve/value"].notna()]
     table = table.assign(dead=numbers(table, "function_curve/collapsed"))
     kinds = list(dict.fromkeys(table["told"]))
-    figure = sheet(max(4.2, 0.62 * PANEL * len(kinds)), PANEL)
-    axes = figure.subplots(2, len(kinds), squeeze=False, sharex="col", sharey="row",
-                           height_ratios=[2, 1])  # fmt: skip
+    across = min(len(kinds), 5)
+    down = -(-len(kinds) // across)
+    figure = sheet(max(4.2, 0.62 * PANEL * across), PANEL * down)
+    axes = figure.subplots(2 * down, across, squeeze=False, sharex="col", sharey="row",
+                           height_ratios=[2, 1] * down)  # fmt: skip
+    places = [(axes[2 * row][at], axes[2 * row + 1][at])
+              for row in range(down) for at in range(across)]  # fmt: skip
+    for spare in places[len(kinds) :]:
+        for axis in spare:
+            axis.remove()
     colours = hues(kinds)
     tidy = []
-    for (upper, lower), one in zip(axes.T, kinds, strict=True):
+    for (upper, lower), one in zip(places, kinds, strict=False):
         mine, colour = table[table["told"] == one], colours[one]
         x, truth = (np.array(mine.iloc[0][f"function_curve/{k}"]) for k in ("x", "truth"))
         values = np.stack([np.array(v) for v in mine["function_curve/value"]])
@@ -39,7 +46,8 @@ def function_curve(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFr
         for seed, run, value in zip(mine["seed"], mine["run_id"], values, strict=True):
             about = {"kind": one, "seed": seed, "run_id": run}
             tidy.append(pd.DataFrame(about | {"x": x, "truth": truth, "value": value}))
-    axes[0][0].set_ylabel("network's output")
-    axes[1][0].set_ylabel("residual")
+    for upper, lower in axes[:, 0].reshape(-1, 2):
+        upper.set_ylabel("network's output")
+        lower.set_ylabel("residual")
     legend(figure, axes[0][0])
     return figure, pd.concat(tidy, ignore_index=True)
