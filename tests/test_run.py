@@ -1350,7 +1350,7 @@ REFUSED = [
     (["~analysis"], ["analysis", "analysis=[]"]),
     (["sweep.dry_run=maybe"], ["sweep.dry_run=maybe", "true or false"]),
     (["batch_size=100000"], ["16384", "batch_size=null"]),
-    (["estimator=nes", "quantizer/gradient=uniform"], ["back-propagates nothing", "gradient=none"]),
+    (["estimator=nes", "quantizer/gradient=uniform"], ["has no effect on it", "gradient=none"]),
     (["optimizer._target_=torch.optim.Rprop"], ["~optimizer.momentum"]),
     (["steps=9", "epochs=2"], ["steps=9 epochs=2: both set", "give one of them"]),
     (["epochs=0"], ["epochs=0", ">= 1"]),
