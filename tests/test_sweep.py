@@ -394,7 +394,7 @@ def opened(page: Path, address: str = "", script: str = "") -> str:
 
 def shown(dom: str) -> list[str]:
     """Run ids of the rows a reader sees, in their order."""
-    return re.findall(r'<tbody id="(\w+)">', dom)
+    return re.findall(r'<tbody id="(\w+)" data-label="[^"]*">', dom)
 
 
 @pytest.fixture
