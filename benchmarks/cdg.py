@@ -7,13 +7,14 @@ import torch
 from benchmarks.measure import ratio
 from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
-from sa.objective import CRITERIA
-from sa.prepare import prepare
-from sa.problem import Problem
+from sa.objective.criterion import CRITERIA
+from sa.objective.prepare import prepare
+from sa.objective.problem import Problem
+from sa.objective.task import Task
+from sa.params import size
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.types import Batch, Slots, size
+from sa.types import Batch, Slots
 
 ROWS = 16_384
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from benchmarks.measure import ratio
-from sa import record
+from sa.record import files, run, sweep
 
 
 def _spent(*words: str) -> None:
@@ -52,11 +52,11 @@ def status_1000() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as root:
         points = []
         for seed in range(1000):
-            folder = record.freeze(root, {"seed": seed})
-            record.write_text(folder / "status.json", '{"state": "done"}', sync=False)
-            record.write_text(folder / "result.json", '{"value": 1.0}', sync=False)
+            folder = run.freeze(root, {"seed": seed})
+            files.write_text(folder / "status.json", '{"state": "done"}', sync=False)
+            files.write_text(folder / "result.json", '{"value": 1.0}', sync=False)
             points.append({"index": seed, "run_id": folder.name, "overrides": [f"seed={seed}"]})
-        record.write_manifest(root, "many", points, {"created": time.time()})
+        sweep.write_manifest(root, "many", points, {"created": time.time()})
         return ratio(
             "status_1000",
             lambda: _spent("-c", "import pandas, torch"),

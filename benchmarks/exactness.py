@@ -13,13 +13,14 @@ from sa.flips import differences as flips
 from sa.model.cnn import CNN
 from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
-from sa.objective import mse
-from sa.prepare import prepare
-from sa.problem import Problem
+from sa.network.structure import Link, Step
+from sa.objective.criterion import mse
+from sa.objective.prepare import prepare
+from sa.objective.problem import Problem
+from sa.objective.task import Task
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.types import Batch, Link, Slots, Step
+from sa.types import Batch, Slots
 
 FWBA = Slots(Identity(), Sign())
 EPSILONS = [1e-3, 1e-2, 0.1, 1.0]

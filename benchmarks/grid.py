@@ -13,11 +13,12 @@ from sa.dataset.gaussian import Gaussian
 from sa.estimator.local_nes import LocalNES
 from sa.estimator.nes import NES
 from sa.model.toy_mlp import ToyMLP
-from sa.prepare import prepare
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import flatten, stream
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.types import Estimator, Slots, flatten, stream
+from sa.types import Estimator, Slots
 
 DIMS, SAMPLES = (8, 16, 32, 64), (500, 5_000, 50_000)
 SIGMAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)

@@ -16,23 +16,15 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.measure import ratio
+from sa.curvature.solve import Pairs
 from sa.dataset.digits import Digits
 from sa.estimator.spectral import Spectral
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
-from sa.objective import Objective, mse
-from sa.types import (
-    Batch,
-    Estimate,
-    Pairs,
-    Params,
-    State,
-    flatten,
-    grouped,
-    size,
-    stream,
-    unflatten,
-)
+from sa.objective.criterion import mse
+from sa.objective.objective import Objective
+from sa.params import flatten, grouped, size, stream, unflatten
+from sa.types import Batch, Estimate, Params, State
 
 K, LR, MEMORY = 10, 0.05, 2 << 30
 USUAL = "eigsh LM tol 0, DataLoader of 500 rows, graphs rebuilt"

@@ -21,8 +21,8 @@ from sa.estimator.nes import NES
 from sa.estimator.rdsa import RDSA
 from sa.estimator.sphere import Sphere
 from sa.estimator.spsa import SPSA
-from sa.objective import from_function
-from sa.types import Estimator, Objective, Params
+from sa.objective.objective import Objective, from_function
+from sa.types import Estimator, Params
 
 DIM, SAMPLES, DRAWS = 200, (20, 200, 1000), 50
 MINIMUM, STEEP = 1.0, 100.0  # Rosenbrock's a and b

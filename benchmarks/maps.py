@@ -6,11 +6,12 @@ from benchmarks.cdg import loop
 from benchmarks.measure import ratio
 from sa.dataset.digits import Digits
 from sa.model.cnn import CNN
-from sa.prepare import prepare
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import size
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.types import Batch, Slots, size
+from sa.types import Batch, Slots
 
 ROWS = 256
 

@@ -23,12 +23,13 @@ from sa.estimator.ste import STE
 from sa.model.cnn import CNN
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
-from sa.prepare import prepare
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import stream
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.train import loop, start
-from sa.types import Batch, Estimator, Model, Slots, Splits, stream
+from sa.training.loop import loop, start
+from sa.types import Batch, Estimator, Model, Slots, Splits
 
 MIB = 1 << 20
 

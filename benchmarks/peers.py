@@ -11,7 +11,8 @@ import torch
 from benchmarks.cdg import problem
 from benchmarks.measure import ratio
 from sa.estimator.nes import NES
-from sa.types import Params, flatten, stream, unflatten
+from sa.params import flatten, stream, unflatten
+from sa.types import Params
 
 DIM, ROWS, PAIRS, SIGMA = 32, 1024, 128, 0.1
 

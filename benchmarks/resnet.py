@@ -7,14 +7,15 @@ import torch
 from benchmarks.measure import ratio
 from sa.dataset.digits import Digits
 from sa.model.xnor_resnet18 import XnorResnet18
-from sa.objective import Objective
-from sa.prepare import prepare
-from sa.problem import Problem
+from sa.objective.objective import Objective
+from sa.objective.prepare import prepare
+from sa.objective.problem import Problem
+from sa.objective.task import Task
+from sa.params import size
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.quantizer.xnor import Xnor
-from sa.task import Task
-from sa.types import Slots, size
+from sa.types import Slots
 
 Side = Literal[8, 16, 32]
 

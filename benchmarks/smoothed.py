@@ -9,7 +9,7 @@ import torch
 from benchmarks.cdg import problem
 from sa.estimator.local_nes import LocalNES
 from sa.estimator.nes import NES
-from sa.types import flatten, stream
+from sa.params import flatten, stream
 
 Form = Literal["generic", "exact_tail"]
 

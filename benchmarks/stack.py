@@ -6,7 +6,8 @@ import torch
 
 from benchmarks.cdg import problem
 from benchmarks.measure import ratio
-from sa.types import Params, flatten, unflatten
+from sa.params import flatten, unflatten
+from sa.types import Params
 
 POINTS = 64
 

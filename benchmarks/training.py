@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.measure import ratio
-from sa import train
 from sa.estimator.ste import STE
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
-from sa.prepare import prepare
-from sa.problem import Problem
-from sa.task import Task
+from sa.objective.prepare import prepare
+from sa.objective.problem import Problem
+from sa.objective.task import Task
+from sa.training import loop
 from sa.types import Batch, Model, Splits
 
 STEPS, LR = 10, 0.01
@@ -57,7 +57,7 @@ def _usual(p: Problem) -> None:
 
 def _ours(p: Problem) -> None:
     sgd = lambda params: torch.optim.SGD(params, lr=LR)  # noqa: E731
-    for _ in train.loop(p, STE(), sgd, {}, steps=STEPS, progress=train.start(p)):
+    for _ in loop.loop(p, STE(), sgd, {}, steps=STEPS, progress=loop.start(p)):
         pass
 
 

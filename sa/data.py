@@ -13,8 +13,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from sa import telling
 from sa.dataset import _cifar
+from sa.record import telling
 
 LARGEST = 64 << 20
 """Bytes that one file of the archive may have; CIFAR-10's have half of it."""

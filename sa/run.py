@@ -1,31 +1,28 @@
 """The composition root, ``python -m sa.run``: from words on a command line to a recorded run."""
 
-import contextlib
 import os
 import re
-import signal
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sa import record, summary, telling
-from sa.config.build import build, check_machine, ignored, validate
+from sa.config.argv import TYPED, hold, settings_first, swept
+from sa.config.build import check_machine, ignored, validate
 from sa.config.catalogue import CONF
-from sa.config.complaint import UsageError
+from sa.config.error import UsageError
 from sa.config.explain import explain
 from sa.config.flags import checked, without_effect
 from sa.config.handbook import catalogue, page
-from sa.config.others import resolve
-from sa.config.words import TYPED, hold, settings_first, swept
-from sa.driver import report
-from sa.execute import RunFailed, execute, folder_of, root_of
-from sa.launch.board import POLL
+from sa.config.parents import resolve
+from sa.job import summary
+from sa.job.execute import RunFailed, execute, folder_of, root_of
+from sa.job.worker import frozen, rank
+from sa.launch.driver import report
 from sa.launch.plan import LaunchError
-
-Config = dict[str, Any]
+from sa.record import files, identity, run, telling
+from sa.record.identity import Config
 
 
 def main() -> None:
@@ -56,11 +53,11 @@ def main() -> None:
         _exit(130, "interrupted; repeat the command to go on from the last checkpoint")
     except UsageError as error:
         _exit(2, str(error))
-    except record.Unwritable as error:
+    except files.Unwritable as error:
         _exit(2, str(error))
     except LaunchError as error:
         _exit(2, str(error))
-    except (RunFailed, record.RecordError) as error:
+    except (RunFailed, files.RecordError) as error:
         _exit(1, str(error))
     except Exception as error:
         told = explain(error, argv)
@@ -124,7 +121,7 @@ def one(config: Config) -> float:
     components = validate(config)
     meant = [*_meant(config), *ignored([(config, components)])]
     if config["sweep"]["dry_run"]:
-        print(f"valid; run id {record.run_id(config)}: {record.state(folder_of(config))}")
+        print(f"valid; run id {identity.run_id(config)}: {run.state(folder_of(config))}")
         try:
             check_machine(config, components)
         except UsageError as error:
@@ -141,7 +138,7 @@ def one(config: Config) -> float:
     print(f"run: {folder}", flush=True)
     for note in [*meant, *_of_result(config, result)]:
         telling.note(note)
-    record.say_untold(folder / "status.json")
+    run.say_untold(folder / "status.json")
     value = result.get(config.get("objective") or "value", result.get("value"))
     return float(value) if isinstance(value, int | float) else float("nan")
 
@@ -171,85 +168,6 @@ def _of_result(config: Config, result: dict[str, Any]) -> Iterator[str]:
     if key not in (None, "value", "descent/best") and key not in result:
         there = ", ".join(k for k, v in result.items() if isinstance(v, int | float))
         yield f"objective={key} is not among the results, value is returned; there are: {there}"
-
-
-def frozen(folders: list[Path]) -> None:
-    """The worker: run the configurations frozen in run folders, one after another."""
-    import yaml
-
-    failed, queue = [], list(folders)
-    while queue:
-        folder = queue.pop(0)
-        try:
-            config = yaml.safe_load((folder / "config.yaml").read_text())
-        except OSError as error:
-            raise UsageError(f"--frozen {folder}: no frozen run there ({error})") from error
-        config["root"] = str(folder.resolve().parent.parent)
-        with _logged(folder / "log.txt"):
-            try:
-                execute(config, tell=True)
-                print(f"run: {folder}", flush=True)
-            except record.Busy:  # another process computes it: it, or we after it
-                queue.append(folder)
-                time.sleep(POLL)
-            except Exception as error:
-                failed.append(folder.name)
-                print(f"sa: {folder.name}: {error}", file=sys.stderr)
-    if failed:
-        raise RunFailed(f"{len(failed)} of {len(folders)} runs failed: {', '.join(failed)}")
-
-
-def rank(folder: Path, number: int, world: int, port: int) -> None:
-    """One of the processes that share a run's steps (`sa.ranks`); rank 0 started it and ends it."""
-    rank_0_answers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-    for told in rank_0_answers:
-        signal.signal(told, signal.SIG_IGN)
-    from dataclasses import replace
-
-    import torch
-    import yaml
-
-    from sa import ranks
-    from sa.prepare import prepare
-
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    made = build(config)
-    torch.set_num_threads(config["threads"])
-    device = f"cuda:{number}" if config["device"] == "cuda" else config["device"]
-    problem = prepare(
-        replace(made.task, device=device), config["seed"], init_seed=config.get("init_seed")
-    )
-    try:
-        ranks.serve(problem, made.estimator, config["steps"], ranks.Ring(number, world, port))
-    except RuntimeError as error:  # rank 0 is gone, or says why itself
-        raise RunFailed(f"rank {number}: {error}") from error
-
-
-@contextlib.contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """What the process prints, libraries and all, goes nowhere but to this file's end.
-
-    Where it cannot be written, the run goes on without it.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    for lost in ("standard output", "standard error", "log.txt"):  # by the run before
-        telling.LOST.pop(lost, None)
-    kept = [os.dup(1), os.dup(2)]
-    try:
-        with path.open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-    except OSError as error:
-        telling.lose("log.txt", error.strerror)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, place in zip(kept, (1, 2), strict=True):
-            os.dup2(fd, place)
-            os.close(fd)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from sa import telling
+from sa.record import telling
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -51,7 +51,8 @@ def cifar(root: Path, rows: int = 12, seed: int = 0) -> Path:
 
 _KILLED = """
 import os, signal, sys
-from sa import record, run
+from sa import run
+from sa.record import run as record
 at, saved, file, *words = sys.argv[1:]
 append, save, step = record.Record.append, record.Record.save, 0
 def die():

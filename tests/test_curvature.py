@@ -11,12 +11,13 @@ from sa.dataset.digits import Digits
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
 from sa.model.mlp import MLP
-from sa.objective import from_function
-from sa.prepare import prepare
+from sa.objective.objective import from_function
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import flatten, grouped, size, stream, unflatten
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.types import Slots, flatten, grouped, size, stream, unflatten
+from sa.types import Slots
 
 
 def network(model=None, memory=1 << 28, dtype="float64", rows=200, criterion="mse", **task):

@@ -13,7 +13,7 @@ from conftest import cifar, component
 
 from sa import data
 from sa.dataset import _cifar
-from sa.types import stream
+from sa.params import stream
 
 
 def archive(folder, *extra, without=()):

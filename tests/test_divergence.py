@@ -8,21 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from sa import divergence, record, replicas, train
 from sa.analysis.training import Training
-from sa.config.others import parent
+from sa.config.parents import parent
 from sa.dataset.gaussian import Gaussian
 from sa.dataset.point import Point
 from sa.estimator.mezo import MeZO
 from sa.estimator.ste import STE
 from sa.model.quadratic import Quadratic
 from sa.model.toy_mlp import ToyMLP
-from sa.objective import ce, mse
-from sa.prepare import prepare
+from sa.objective import divergence
+from sa.objective.criterion import ce, mse
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import stream
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.types import Slots, stream
+from sa.record import identity
+from sa.training import loop, replicas
+from sa.types import Slots
 
 
 def problem(seed=0, **settings):
@@ -32,9 +35,9 @@ def problem(seed=0, **settings):
 
 def rows(p, lr, steps, progress=None, estimator=STE(), **recipe):  # noqa: B008
     sgd = partial(torch.optim.SGD, lr=lr)
-    start = progress or train.Progress(0, p.params, p.buffers, {}, {})
-    how = {"recipe": train.Recipe(**recipe), "progress": start, "steps": steps}
-    return [(row, copy.deepcopy(at.pack())) for row, at in train.loop(p, estimator, sgd, {}, **how)]
+    start = progress or loop.Progress(0, p.params, p.buffers, {}, {})
+    how = {"recipe": loop.Recipe(**recipe), "progress": start, "steps": steps}
+    return [(row, copy.deepcopy(at.pack())) for row, at in loop.loop(p, estimator, sgd, {}, **how)]
 
 
 def test_the_best_constant_output_is_the_mean_or_the_shares_of_the_classes():
@@ -99,7 +102,7 @@ def test_a_finite_loss_that_blows_up_is_a_divergence_and_resumes_to_the_same(est
     free = rows(problem(), lr, last["step"] + 1, estimator=estimator, diverge=None)
     assert "diverged" not in free[-1][0] and free[-1][0]["stopped"] == "steps"
     for at in (0, len(got) // 2, len(got) - 2, len(got) - 1):  # also inside the last three
-        again = rows(problem(), lr, 200, train.Progress(**got[at][1]), estimator)
+        again = rows(problem(), lr, 200, loop.Progress(**got[at][1]), estimator)
         assert [r for r, _ in again] == [r for r, _ in got[at:]]
 
 
@@ -145,8 +148,8 @@ def test_the_analysis_of_short_trainings_counts_those_that_diverged():
 
 def test_the_default_leaves_the_id_of_a_run_and_any_other_changes_it():
     old = {"estimator": "ste", "steps": 3}
-    ids = [record.run_id(old | x) for x in ({}, {"diverge": 1000}, {"diverge": 1000.0})]
-    others = [record.run_id(old | {"diverge": x}) for x in (None, 10)]
+    ids = [identity.run_id(old | x) for x in ({}, {"diverge": 1000}, {"diverge": 1000.0})]
+    others = [identity.run_id(old | {"diverge": x}) for x in (None, 10)]
     assert len(set(ids)) == 1 and len({*ids, *others}) == 3
     made = parent({**old, "diverge": None, "init": {"steps": 5}})
     assert made["diverge"] == 1000  # a parent's is its own: init.diverge

@@ -7,23 +7,25 @@ import pytest
 import torch
 from conftest import CONF, component, options
 
-from sa import replicas, surrogate, train
+from sa import surrogate
 from sa.analysis.bias_variance import BiasVariance
 from sa.config.build import _backpropagates
 from sa.dataset.gaussian import Gaussian
 from sa.estimator.spectral import Spectral
 from sa.estimator.ste import STE
-from sa.gradient_noise import GradientNoise
 from sa.model.toy_mlp import ToyMLP
-from sa.prepare import prepare
+from sa.objective.gradient_noise import GradientNoise
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import flatten, stream
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.dorefa_gradient import DorefaGradient
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.quantizer.terngrad import TernGrad
 from sa.quantizer.uniform import Uniform
-from sa.task import Task
-from sa.types import Slots, flatten, stream
+from sa.training import loop, replicas
+from sa.types import Slots
 
 F64 = torch.float64
 DOREFA = DorefaGradient(2)
@@ -117,8 +119,8 @@ def test_each_replica_quantizes_gradients_as_the_run_of_its_seed(gradient):
     how = {"steps": 3}
 
     def rows(p):
-        start = train.Progress(0, p.params, p.buffers, {}, {})
-        return [x.params | {} for _, x in train.loop(p, STE(), sgd, {}, progress=start, **how)][-1]
+        start = loop.Progress(0, p.params, p.buffers, {}, {})
+        return [x.params | {} for _, x in loop.loop(p, STE(), sgd, {}, progress=start, **how)][-1]
 
     made = task(gradient, batch_size=None)
     many = rows(replicas.stack(made, 3, 3))
@@ -133,15 +135,15 @@ def test_going_on_from_a_checkpoint_draws_the_same():
     sgd = partial(torch.optim.SGD, lr=0.1)
 
     def rows(progress):
-        return list(train.loop(prepare(task(TernGrad(), batch_size=8), 0), STE(), sgd, {}, steps=5,
+        return list(loop.loop(prepare(task(TernGrad(), batch_size=8), 0), STE(), sgd, {}, steps=5,
                                progress=progress))  # fmt: skip
 
-    start = train.Progress(0, p.params, p.buffers, {}, {})
+    start = loop.Progress(0, p.params, p.buffers, {}, {})
     whole = []
-    for row, at in train.loop(p, STE(), sgd, {}, steps=5, progress=start):
+    for row, at in loop.loop(p, STE(), sgd, {}, steps=5, progress=start):
         whole.append(row)
         if row["step"] == 2:
-            kept = train.Progress(2, {k: v.clone() for k, v in at.params.items()}, {}, {}, {}, 6.0)
+            kept = loop.Progress(2, {k: v.clone() for k, v in at.params.items()}, {}, {}, {}, 6.0)
     assert [r for r, _ in rows(kept)] == whole[2:]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sa.grouping import configurations, key, varying
+from sa.table.grouping import configurations, key, varying
 
 
 def frame(rows):

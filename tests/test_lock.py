@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from sa import driver, lock, record, run, telling
-from sa.record import Record
+from sa import run
+from sa.launch import driver
+from sa.record import files, lock, sweep, telling
+from sa.record import run as record
+from sa.record.run import Record
 
 CONFIG = {"seed": 0, "steps": 10}
 HERE = os.uname().nodename
@@ -42,7 +45,7 @@ def test_a_live_run_is_not_taken_over_by_a_process_with_another_clock(tmp_path, 
         for seconds in (0, 10_000):  # however long it gave no sign of life
             touched(kept.folder / "lock", seconds)
             touched(kept.folder / "status.json", 0)
-            with pytest.raises(record.Busy, match=f"process {os.getpid()} on {HERE}"):
+            with pytest.raises(files.Busy, match=f"process {os.getpid()} on {HERE}"):
                 Record.open(tmp_path, CONFIG, {})
             assert record.state(kept.folder) == "running"
 
@@ -220,7 +223,7 @@ def test_a_sweep_on_a_file_system_without_flock(flock, tmp_path, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", ["sa", *words.split(), "sweep.name=s"])
     run.main()
     assert capfd.readouterr().err.count("has no flock") == 1
-    points = record.read_manifest(tmp_path, "s")[1]
+    points = sweep.read_manifest(tmp_path, "s")[1]
     assert [record.state(tmp_path / "runs" / p["run_id"]) for p in points] == ["done", "done"]
 
 
@@ -282,7 +285,7 @@ def test_a_process_that_got_the_number_of_a_dead_one_is_not_signalled(tmp_path, 
     folder = record.freeze(tmp_path, CONFIG)
     other = lock.me() | {"began": 1}
     (folder / "lock").write_text(json.dumps(other))
-    record.write_json(folder / "status.json", {"state": "running", **other})
+    files.write_json(folder / "status.json", {"state": "running", **other})
     assert record.state(folder) == "lost"
     told = []
     monkeypatch.setattr(os, "kill", lambda pid, number: number and told.append(pid))

@@ -11,10 +11,11 @@ from sa.dataset.gaussian import Gaussian
 from sa.dataset.point import Point
 from sa.dataset.sinc import Sinc
 from sa.estimator.cdg import CDG
-from sa.objective import from_function
-from sa.prepare import prepare
-from sa.task import Mismatch, Task
-from sa.types import Batch, flatten, unflatten
+from sa.objective.objective import from_function
+from sa.objective.prepare import prepare
+from sa.objective.task import Mismatch, Task
+from sa.params import flatten, unflatten
+from sa.types import Batch
 
 SMALL = {
     "mlp": {"hidden": [7, 6]}, "cnn": {"channels": [3, 4]}, "xnor_resnet18": {"init_channels": 2},

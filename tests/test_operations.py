@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from sa import execute, lock, record
 from sa.config.catalogue import top
-from sa.config.others import resolve
-from sa.execute import Signals, Stopped
-from sa.launch import board, slurm
-from sa.launch.board import Cancelled
+from sa.config.parents import resolve
+from sa.job import execute
+from sa.job.signals import Signals, Stopped
+from sa.launch import progress, slurm
 from sa.launch.defaults import defaults, minutes
 from sa.launch.here import _why, inline
 from sa.launch.plan import LaunchError, Point, freeze, paths, scrubbed
+from sa.launch.progress import Cancelled
+from sa.record import files, identity, lock, sweep
+from sa.record import run as record
 from sa.sweep import status as told
 from sa.sweep.command import main
 
@@ -103,7 +105,7 @@ def test_a_signal_before_the_first_row_is_recorded(tmp_path, monkeypatch):
 
 def test_a_driver_is_cancelled_by_what_is_written_after_it_began(tmp_path):
     folder = tmp_path / "sweeps" / "s"
-    record.write_manifest(tmp_path, "s", [], {})
+    sweep.write_manifest(tmp_path, "s", [], {})
     first = Cancelled(folder)
     first.stop()
     told.cancel(tmp_path, "s")
@@ -119,9 +121,9 @@ def test_a_driver_is_cancelled_by_what_is_written_after_it_began(tmp_path):
 
 def test_a_cancelled_inline_driver_ends_what_it_computes_a_parent_too(tmp_path, monkeypatch):
     """A parent is no point of the sweep, so that nobody can ask for it by name."""
-    monkeypatch.setattr(board, "POLL", 0.01)
+    monkeypatch.setattr(progress, "POLL", 0.01)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    record.write_manifest(tmp_path, "s", [], {})
+    sweep.write_manifest(tmp_path, "s", [], {})
 
     def compute(_):
         with Signals():
@@ -135,7 +137,7 @@ def test_a_cancelled_inline_driver_ends_what_it_computes_a_parent_too(tmp_path, 
 def point(tmp_path, seed=0, **more):
     config = {"seed": seed, "steps": 1, "root": str(tmp_path), "sweep": {"name": "s"}} | more
     record.freeze(tmp_path, config)
-    return Point(seed, record.run_id(config), [f"seed={seed}"], config)
+    return Point(seed, identity.run_id(config), [f"seed={seed}"], config)
 
 
 def test_cancel_keeps_the_reason_that_a_job_gave_itself(tmp_path, monkeypatch):
@@ -167,10 +169,10 @@ def test_a_lost_job_is_told_by_its_number_and_not_by_a_clock(tmp_path):
     one = point(tmp_path)
     folder = tmp_path / "runs" / one.run_id
     status = {"state": "failed", "error": "mine", "started": 0.0, "array": "9_0"}  # a clock behind
-    record.write_json(folder / "status.json", status)
+    files.write_json(folder / "status.json", status)
     job = {"job": "9_0", "runs": [], "submitted": 1e12}
     assert slurm._lost(tmp_path, one.run_id, job, "FAILED", "", tmp_path) == "mine"
-    record.write_json(folder / "status.json", status | {"array": None, "job": "9"})
+    files.write_json(folder / "status.json", status | {"array": None, "job": "9"})
     alone = job | {"job": "9"}  # a job that is no array
     assert slurm._lost(tmp_path, one.run_id, alone, "FAILED", "", tmp_path) == "mine"
     later = slurm._lost(tmp_path, one.run_id, job | {"job": "10_0"}, "TIMEOUT", "", tmp_path)
@@ -197,7 +199,7 @@ def test_data_are_of_the_folder_where_they_were_typed(tmp_path, monkeypatch):
     made = resolve(config)
     assert made["dataset"]["root"] == str(tmp_path / "data")
     monkeypatch.chdir("/")
-    assert resolve(made) == made and record.run_id(made) == record.run_id(config)
+    assert resolve(made) == made and identity.run_id(made) == identity.run_id(config)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve(config | {"dataset": {"root": "~/x"}})["dataset"]["root"] == str(tmp_path / "x")
 
@@ -340,10 +342,10 @@ def test_jobs_that_cannot_be_noted_are_cancelled(tmp_path, monkeypatch):
     monkeypatch.setattr(slurm, "cancel", cancelled.extend)
 
     def full(path, *_):
-        raise record.RecordError(f"{path}: No space left on device")
+        raise files.RecordError(f"{path}: No space left on device")
 
-    monkeypatch.setattr(record, "write_text", full)
+    monkeypatch.setattr(files, "write_text", full)
     work = [[Point(0, "aa", [], {})]]
-    with pytest.raises(record.RecordError, match=r"jobs\.jsonl: No space"):
+    with pytest.raises(files.RecordError, match=r"jobs\.jsonl: No space"):
         slurm.submit(tmp_path, tmp_path, slurm.Slurm(), work)
     assert cancelled == ["8_0"]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sa.optimizer import Muon, orthogonalised
-from sa.types import stream
+from sa.params import stream
+from sa.training.muon import Muon, orthogonalised
 
 
 def matrix(n, m):

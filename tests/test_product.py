@@ -10,15 +10,15 @@ from conftest import CONF, options
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from sa import train
 from sa.config.build import suits
 from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
-from sa.prepare import prepare
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
+from sa.training import loop
 from sa.types import Slots
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -114,9 +114,9 @@ def test_every_estimator_runs_with_every_analysis_that_accepts_it(name, steps):
         if not estimates(estimator, p):
             continue
         analyses = analyses_of(said, p)
-        start = train.Progress(0, p.params, p.buffers, {}, {})
+        start = loop.Progress(0, p.params, p.buffers, {}, {})
         sgd = partial(torch.optim.SGD, lr=LR)
-        got = list(train.loop(p, estimator, sgd, analyses, steps=steps, progress=start))
+        got = list(loop.loop(p, estimator, sgd, analyses, steps=steps, progress=start))
         assert "diverged" not in got[-1][0]
         told = {k.partition("/")[0] for k in got[-1][0] if "/" in k}
         assert {"training", "bias_variance", "efficiency", "gradient_norm"} <= told

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sa import ranking
+from sa.table import ranking
 
 
 def test_kendall_equals_the_reference_with_ties():

@@ -10,7 +10,9 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from sa import ranks, record, run
+from sa import run
+from sa.record import run as record
+from sa.training import ranks
 
 WORDS = (
     "dataset=digits model=cnn model.channels=[4,4] model.pool=none batchnorm=running batch_size=33 "

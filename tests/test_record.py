@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sa import lock, record
-from sa.record import Record
+from sa.record import files, identity, lock, sweep
+from sa.record import run as record
+from sa.record.run import Record
 
 CONFIG = {
     "seed": 0,
@@ -37,7 +39,8 @@ def run(tmp_path):
 def child(code: str, *args: object, **more) -> subprocess.Popen:
     """A Python process with the configuration and the record at hand."""
     start = (
-        f"import sys, os, time\nfrom pathlib import Path\nfrom sa import record\nC = {CONFIG!r}\n"
+        "import sys, os, time\nfrom pathlib import Path\n"
+        f"from sa.record import files, run as record\nC = {CONFIG!r}\n"
     )
     command = [sys.executable, "-c", start + textwrap.dedent(code), *map(str, args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **more)
@@ -61,7 +64,7 @@ def temporaries(folder: Path) -> list[str]:
     ],
 )
 def test_the_same_run_has_the_same_id(same):
-    assert record.run_id(CONFIG | same) == record.run_id(CONFIG)
+    assert identity.run_id(CONFIG | same) == identity.run_id(CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -80,30 +83,30 @@ def test_the_same_run_has_the_same_id(same):
     ],
 )
 def test_another_run_has_another_id(other):
-    assert record.run_id(CONFIG | other) != record.run_id(CONFIG)
+    assert identity.run_id(CONFIG | other) != identity.run_id(CONFIG)
 
 
 def test_an_id_is_ten_digits_and_the_same_for_ever():
     text = '{"a":1,"b":{"c":[true,null,"x",0.5]}}'
     expected = hashlib.sha256(text.encode()).hexdigest()[:10]
-    assert record.run_id({"b": {"c": (True, None, "x", 0.5)}, "a": 1.0}) == expected
+    assert identity.run_id({"b": {"c": (True, None, "x", 0.5)}, "a": 1.0}) == expected
 
 
 def test_only_top_level_bookkeeping_is_left_out():
     config = {"model": {"memory": 3}, "memory": 4}
-    assert record.identity(config) == {"model": {"memory": 3}}
+    assert identity.identity(config) == {"model": {"memory": 3}}
 
 
 def test_a_setting_that_cannot_be_written_down_is_named():
-    with pytest.raises(record.RecordError, match=r"model\.hook=.*number, text, list or mapping"):
-        record.run_id({"model": {"hook": object()}})
+    with pytest.raises(files.RecordError, match=r"model\.hook=.*number, text, list or mapping"):
+        identity.run_id({"model": {"hook": object()}})
 
 
 def test_the_frozen_configuration_has_the_id_of_its_folder(tmp_path):
     numbers = {"a": 1e-5, "b": 1e22, "c": math.inf, "d": -0.0, "e": "1e-5", "f": "no", "g": (1, 2)}
     folder = record.freeze(tmp_path, CONFIG | numbers)
     assert record.state(folder) == "pending"
-    assert record.run_id(yaml.safe_load((folder / "config.yaml").read_text())) == folder.name
+    assert identity.run_id(yaml.safe_load((folder / "config.yaml").read_text())) == folder.name
 
 
 # The life of a run
@@ -125,9 +128,9 @@ def test_a_whole_life(tmp_path):
     assert record.read_rows(run.folder) == run.rows()
     assert record.state(run.folder) == "done"
     assert record.read_result(tmp_path, run.id) == {"value": 0.5, "bad": None}
-    meta = record.read_json(run.folder / "meta.json")
+    meta = files.read_json(run.folder / "meta.json")
     assert meta["commit"] == "abc" and meta["schema"] == 1
-    assert meta["hashed"] == record.identity(CONFIG)
+    assert meta["hashed"] == identity.identity(CONFIG)
     assert yaml.safe_load((run.folder / "config.yaml").read_text()) == CONFIG
     status = record.load_status(run.folder)
     assert (status["step"], status["total"], status["restarts"]) == (1, 100, 0)
@@ -144,7 +147,7 @@ def test_numbers_of_other_libraries_are_numbers(run):
 
 
 def test_rows_are_flat(run):
-    with pytest.raises(record.RecordError, match="'test' is a mapping"):
+    with pytest.raises(files.RecordError, match="'test' is a mapping"):
         run.append({"step": 0, "test": {"loss": 1.0}})
     assert run.rows() == []
 
@@ -207,7 +210,7 @@ def test_reopening_without_a_checkpoint_starts_anew(tmp_path):
 def test_a_run_finished_in_between_is_not_opened_again(tmp_path):
     with Record.open(tmp_path, CONFIG, {}) as run:
         run.finish({"value": 1.0})
-    with pytest.raises(record.Busy, match="just been finished"):
+    with pytest.raises(files.Busy, match="just been finished"):
         Record.open(tmp_path, CONFIG, {})
     assert record.state(run.folder) == "done" and not (run.folder / "lock").exists()
 
@@ -240,11 +243,11 @@ WRITER = """
 
 @pytest.mark.parametrize("delay", [0.0, 0.013, 0.05, 0.111])
 def test_kill_9_leaves_nothing_half_written(tmp_path, delay):
-    folder = tmp_path / "runs" / record.run_id(CONFIG)
+    folder = tmp_path / "runs" / identity.run_id(CONFIG)
     with child(WRITER, tmp_path) as process:
         process.stdout.readline()
         assert record.state(folder) == "running"
-        with pytest.raises(record.Busy, match=rf"process {process.pid} on"):
+        with pytest.raises(files.Busy, match=rf"process {process.pid} on"):
             Record.open(tmp_path, CONFIG, {})
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
@@ -283,7 +286,7 @@ def test_a_corrupt_line_elsewhere_is_named(run):
         run.append({"step": step})
     path = run.folder / "metrics.jsonl"
     path.write_text(path.read_text().replace('{"step":1}', '{"step":1'))
-    with pytest.raises(record.RecordError, match=r"metrics\.jsonl, line 2: .*Delete that line"):
+    with pytest.raises(files.RecordError, match=r"metrics\.jsonl, line 2: .*Delete that line"):
         run.rows()
 
 
@@ -302,7 +305,7 @@ def torch_full(path: Path) -> None:
 )
 def test_a_full_disk_keeps_the_old_checkpoint(run, write, message):
     run.save(lambda path: path.write_text("old"))
-    with pytest.raises(record.RecordError, match=rf"checkpoint\.pt: .*{message}"):
+    with pytest.raises(files.RecordError, match=rf"checkpoint\.pt: .*{message}"):
         run.save(write)
     assert run.checkpoint.read_text() == "old"
     assert temporaries(run.folder) == []
@@ -321,7 +324,7 @@ def test_a_full_disk_under_the_rows(run):
 
     run.append({"step": 0})
     run._rows = Full(run._rows)
-    with pytest.raises(record.RecordError, match=r"metrics\.jsonl: No space left"):
+    with pytest.raises(files.RecordError, match=r"metrics\.jsonl: No space left"):
         run.append({"step": 1})
     run._rows = run._rows.file
     run.append({"step": 1})
@@ -329,7 +332,7 @@ def test_a_full_disk_under_the_rows(run):
 
 
 def test_a_full_disk_at_the_end_leaves_the_run_resumable(tmp_path, monkeypatch):
-    with pytest.raises(record.RecordError, match="No space left"):
+    with pytest.raises(files.RecordError, match="No space left"):
         with Record.open(tmp_path, CONFIG, {}) as run:
             monkeypatch.setattr(Path, "write_bytes", lambda path, data: full_now(path))
             run.finish({"value": 1.0})
@@ -361,9 +364,9 @@ def test_an_unwritable_root_says_how_to_name_another(tmp_path):
     for attempt in (
         lambda: Record.open(root, CONFIG, {}),
         lambda: record.freeze(root, CONFIG),
-        lambda: record.write_manifest(root, "s", [], {}),
+        lambda: sweep.write_manifest(root, "s", [], {}),
     ):
-        with pytest.raises(record.RecordError, match=wanted):
+        with pytest.raises(files.RecordError, match=wanted):
             attempt()
 
 
@@ -371,7 +374,7 @@ def test_an_unwritable_root_says_how_to_name_another(tmp_path):
 
 
 def test_a_live_run_is_busy_and_says_who_has_it(tmp_path, run, monkeypatch):
-    with pytest.raises(record.Busy, match=rf"process {os.getpid()} on {os.uname().nodename}"):
+    with pytest.raises(files.Busy, match=rf"process {os.getpid()} on {os.uname().nodename}"):
         Record.open(tmp_path, CONFIG, {})
     assert record.state(run.folder) == "running"
 
@@ -400,12 +403,12 @@ def test_when_a_lock_is_stale(tmp_path, owner, seconds, live):
     folder = record.freeze(tmp_path, CONFIG)
     (folder / "lock").write_text(json.dumps(owner) if owner else "")
     if owner:
-        record.write_json(folder / "status.json", {"state": "running", **owner})
+        files.write_json(folder / "status.json", {"state": "running", **owner})
     age(folder, seconds)
     if owner:
         assert record.state(folder) == ("running" if live else "lost")
     if live:
-        with pytest.raises(record.Busy, match="job 77" if owner and "job" in owner else "process"):
+        with pytest.raises(files.Busy, match="job 77" if owner and "job" in owner else "process"):
             Record.open(tmp_path, CONFIG, {})
     else:
         with Record.open(tmp_path, CONFIG, {}) as run:
@@ -423,7 +426,7 @@ def test_of_many_stealers_one_wins(tmp_path):
             try:
                 run = record.Record.open(f"{root}/{attempt}", C, {})
                 won += 1 << attempt
-            except record.Busy:
+            except files.Busy:
                 pass
         print(won, flush=True)
         sys.stdin.read()
@@ -449,9 +452,9 @@ def test_a_run_that_was_taken_over_writes_no_more(tmp_path, monkeypatch):
         slept.append({"step": 0})
         age(slept.folder, 200)
         with Record.open(tmp_path, CONFIG, {}) as thief:
-            with pytest.raises(record.RecordError, match="taken over by another process"):
+            with pytest.raises(files.RecordError, match="taken over by another process"):
                 slept.save(lambda path: path.write_text("x"))
-            with pytest.raises(record.RecordError, match="taken over"):
+            with pytest.raises(files.RecordError, match="taken over"):
                 slept.finish({})
             slept.fail("not its business any more")
             slept.close()
@@ -492,25 +495,25 @@ POINTS = [
 
 
 def test_a_manifest_is_read_as_written(tmp_path):
-    record.write_manifest(tmp_path, "study", POINTS, {"figure": ["curves"]})
-    about, points = record.read_manifest(tmp_path, "study")
+    sweep.write_manifest(tmp_path, "study", POINTS, {"figure": ["curves"]})
+    about, points = sweep.read_manifest(tmp_path, "study")
     assert about.pop("digest") and (about, points) == ({"figure": ["curves"]}, POINTS)
-    assert record.sweeps(tmp_path) == ["study"]
+    assert sweep.sweeps(tmp_path) == ["study"]
     assert temporaries(tmp_path / "sweeps" / "study") == []
 
 
 def test_a_missing_sweep_lists_those_there_are(tmp_path):
-    with pytest.raises(record.Missing, match="no sweeps yet"):
-        record.read_manifest(tmp_path, "study")
-    record.write_manifest(tmp_path, "study", POINTS, {})
-    with pytest.raises(record.Missing, match="did you mean 'study'.*there are: study"):
-        record.read_manifest(tmp_path, "studdy")
+    with pytest.raises(files.Missing, match="no sweeps yet"):
+        sweep.read_manifest(tmp_path, "study")
+    sweep.write_manifest(tmp_path, "study", POINTS, {})
+    with pytest.raises(files.Missing, match="did you mean 'study'.*there are: study"):
+        sweep.read_manifest(tmp_path, "studdy")
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b"])
 def test_a_name_leads_nowhere_else(tmp_path, name):
-    with pytest.raises(record.RecordError, match="cannot be named"):
-        record.write_manifest(tmp_path, name, POINTS, {})
+    with pytest.raises(files.RecordError, match="cannot be named"):
+        sweep.write_manifest(tmp_path, name, POINTS, {})
 
 
 @pytest.mark.parametrize(
@@ -526,14 +529,28 @@ def test_a_name_leads_nowhere_else(tmp_path, name):
     ],
 )
 def test_a_damaged_manifest_says_where_and_what_to_do(tmp_path, line, told):
-    record.write_manifest(tmp_path, "study", POINTS[:1], {})
+    sweep.write_manifest(tmp_path, "study", POINTS[:1], {})
     with (tmp_path / "sweeps/study/manifest.jsonl").open("a") as file:
         file.write(line)
-    with pytest.raises(record.RecordError, match=rf"line 2: .*{told}.*Repeat the .* -m"):
-        record.read_manifest(tmp_path, "study")
+    with pytest.raises(files.RecordError, match=rf"line 2: .*{told}.*Repeat the .* -m"):
+        sweep.read_manifest(tmp_path, "study")
 
 
 def test_a_wrong_plan_is_not_written(tmp_path):
-    with pytest.raises(record.RecordError, match="sweep study, line 2: aaaa is on line 1"):
-        record.write_manifest(tmp_path, "study", [POINTS[0], POINTS[0] | {"index": 1}], {})
-    assert record.sweeps(tmp_path) == []
+    with pytest.raises(files.RecordError, match="sweep study, line 2: aaaa is on line 1"):
+        sweep.write_manifest(tmp_path, "study", [POINTS[0], POINTS[0] | {"index": 1}], {})
+    assert sweep.sweeps(tmp_path) == []
+
+
+def test_classes_that_have_moved_keep_ids_and_are_read_by_their_names_of_today(tmp_path):
+    for old, new in identity.MOVED.items():
+        before = CONFIG | {"part": {"_target_": old, "several": [{"_target_": old}]}}
+        after = CONFIG | {"part": {"_target_": new, "several": [{"_target_": new}]}}
+        assert identity.run_id(before) == identity.run_id(after)
+        assert identity.current(before) == after
+        module, _, name = new.rpartition(".")
+        assert getattr(importlib.import_module(module), name).__module__ == module
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text(json.dumps(before))
+        assert record.read_config(folder)["part"] == after["part"]

@@ -16,11 +16,15 @@ import yaml
 from conftest import cifar, component, killed
 from hydra.core.global_hydra import GlobalHydra
 
-from sa import execute, provenance, record, run, tracker
+from sa import run
+from sa.config.argv import full, settings_first
 from sa.config.build import build
 from sa.config.catalogue import CONF, options
-from sa.config.complaint import NoData
-from sa.config.words import full, settings_first
+from sa.config.error import NoData
+from sa.job import execute
+from sa.record import files, identity, provenance, sweep
+from sa.record import run as record
+from sa.tracking import wandb
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["dim=4", "dataset.n=128", "tracker=none", "figure=[]"]
@@ -31,7 +35,7 @@ def sa(monkeypatch, capfd, tmp_path):
     """Type a command in an empty folder: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SA_ROOT", raising=False)
-    monkeypatch.setattr(tracker, "_BROKEN", [])
+    monkeypatch.setattr(wandb, "_BROKEN", [])
 
     def typed(*words):
         GlobalHydra.instance().clear()
@@ -460,10 +464,10 @@ def test_replicas_are_the_runs_of_their_seeds(sa):
 def test_settings_younger_than_a_run_leave_its_id(sa):
     kept = folder(sa(*SMALL)[1])
     config = yaml.safe_load((kept / "config.yaml").read_text())
-    younger = record.LATER | set(record.DEFAULTS)
+    younger = identity.LATER | set(identity.DEFAULTS)
     assert set(config) >= younger
     old = {k: v for k, v in config.items() if k not in younger}
-    assert record.run_id(old) == kept.name != record.run_id(old | {"clip": 1.0})
+    assert identity.run_id(old) == kept.name != identity.run_id(old | {"clip": 1.0})
     build(old)  # what was frozen before can still be run
 
 
@@ -486,7 +490,7 @@ def test_kept_points_are_the_same_after_a_kill(sa, monkeypatch):
 
     monkeypatch.setattr(record.Record, "append", killed)
     assert sa(*words)[0] == 130
-    with pytest.raises(record.RecordError, match="not done"):
+    with pytest.raises(files.RecordError, match="not done"):
         record.snapshots(next(Path("runs").iterdir()))
     monkeypatch.setattr(record.Record, "append", sound)
     code, out, _ = sa(*words)
@@ -528,7 +532,7 @@ def test_the_plane_of_a_training_is_drawn_by_itself_or_from_its_end(sa):
 def test_a_line_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
     code, out, err = sa("-m", *NET, "steps=9", "analysis=[]", "seed=0,1", "sweep.name=two")
     assert code == 0, err
-    about, points = record.read_manifest(Path("."), "two")
+    about, points = sweep.read_manifest(Path("."), "two")
     names = ",".join(p["run_id"] for p in points)
     probe = ["analysis=interpolation", "analysis.interpolation.points=2", "tracker=none"]
     code, out, err = sa(*probe, "ends=two")
@@ -585,7 +589,7 @@ def test_the_ends_of_a_line_choose_their_estimator_and_their_start(sa):
 
 def test_an_averaged_parent(sa):
     words = [*SMALL, "init=ste_500", "init.steps=20", "init.batch_size=64", "schedule=cosine"]
-    words += ["+init.average={_target_:sa.average.Average,decay:0.9}"]
+    words += ["+init.average={_target_:sa.training.average.Average,decay:0.9}"]
     values = {x: result(sa(*words, f"init_average={x}")[1])["value"] for x in ("true", "false")}
     assert values["true"] != values["false"] and len(list(Path("runs").iterdir())) == 3
 
@@ -625,7 +629,7 @@ def test_a_sweep_runs_what_is_missing_and_reports(sa):
     code, out, err = sa(*words)
     assert code == 0, err
     assert "6 points, 5 of 6 to do" in out and folder(out, "sweep") == Path("sweeps/mine")
-    about, points = record.read_manifest(".", "mine")
+    about, points = sweep.read_manifest(".", "mine")
     assert [p["index"] for p in points] == list(range(6))
     assert points[0]["overrides"] == ["estimator=cdg", "seed=0"]
     assert all(record.read_result(".", p["run_id"]) for p in points)
@@ -663,7 +667,7 @@ def test_points_that_differ_in_bookkeeping_only_are_one(sa):
 def test_compose_once_equals_composing_each(sa):
     words = ["estimator=nes,cdg", "dim=4,6", "dataset.n=64,128"]
     sa("-m", "tracker=none", "analysis=[]", *words, "sweep.name=fast")
-    _, points = record.read_manifest(".", "fast")
+    _, points = sweep.read_manifest(".", "fast")
     assert len(points) == 8
     for point in points:
         out = sa("tracker=none", "analysis=[]", *point["overrides"])[1]
@@ -676,7 +680,7 @@ def test_a_failing_point_leaves_the_others(sa):
              "evaluate_every=1"]  # fmt: skip
     code, out, err = sa(*words, "optimizer.lr=0.1,1e300")
     assert code == 0, err
-    _, points = record.read_manifest(".", "rough")
+    _, points = sweep.read_manifest(".", "rough")
     assert [record.state(Path("runs") / p["run_id"]) for p in points] == ["done", "diverged"]
     fine, rough = (record.read_result(".", p["run_id"]) for p in points)
     assert "test/loss" in fine and "test/loss" not in rough  # that of the start is no outcome
@@ -697,7 +701,7 @@ def test_an_error_in_one_point_is_told_and_the_rest_is_kept(sa, monkeypatch):
     code, out, err = sa(*words)
     assert code == 1 and "made to fail" in out and "1 of 3 points failed" in err
     assert "sa.sweep status part" in err
-    _, points = record.read_manifest(".", "part")
+    _, points = sweep.read_manifest(".", "part")
     states = [record.state(Path("runs") / p["run_id"]) for p in points]
     assert states == ["done", "failed", "done"]
     monkeypatch.setattr(STE, "__call__", sound)
@@ -858,10 +862,10 @@ def test_a_snapshot_is_what_runs(sa):
 
 def test_a_repository_that_has_not_the_code_is_not_its_commit(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    (tmp_path / "sa").mkdir()
+    (tmp_path / "sa" / "record").mkdir(parents=True)
     words = ["-C", tmp_path, "-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "-m", "c"]
     subprocess.run(["git", *words, "--allow-empty"], check=True)
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "sa" / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "sa/record/provenance.py"))
     monkeypatch.setattr(provenance, "_COMMIT", {})
     assert provenance.commit() == {"commit": None, "dirty": False}
 
@@ -929,7 +933,7 @@ def test_two_local_drivers_share_a_sweep(tmp_path):
     for driver in drivers:
         out, err = driver.communicate(timeout=120)
         assert driver.returncode == 0 and "FAILED" not in out, (out, err)
-    points = record.read_manifest(tmp_path, "both")[1]
+    points = sweep.read_manifest(tmp_path, "both")[1]
     assert all(record.load_status(tmp_path / "runs" / p["run_id"])["restarts"] == 0 for p in points)
 
 
@@ -961,11 +965,11 @@ def test_an_edited_manifest_is_said_and_the_command_writes_it_anew(sa):
     path = Path("sweeps/edited/manifest.jsonl")
     for damage in ("garbage", path.read_text().replace("seed=0", "seed=9")):
         path.write_text(damage)
-        with pytest.raises(record.RecordError, match="writes the manifest anew"):
-            record.read_manifest(".", "edited")
+        with pytest.raises(files.RecordError, match="writes the manifest anew"):
+            sweep.read_manifest(".", "edited")
         code, out, err = sa(*words)
         assert code == 0 and "0 of 2 to do" in out, err
-        assert len(record.read_manifest(".", "edited")[1]) == 2
+        assert len(sweep.read_manifest(".", "edited")[1]) == 2
 
 
 # Data that lie in files
@@ -1010,7 +1014,7 @@ def test_a_dry_run_of_other_points_under_a_name_that_exists_is_a_plan(sa):
     code, out, err = sa(*words, "seed=1,2", "sweep.dry_run=true")
     assert code == 0 and "2 points, 1 of 2 to do" in out
     assert "note: sweep.name=one: a sweep of this name has 1 points" in err
-    assert len(record.read_manifest(".", "one")[1]) == 2
+    assert len(sweep.read_manifest(".", "one")[1]) == 2
 
 
 def test_words_of_sweeps_that_one_run_does_not_heed_are_told(sa):
@@ -1245,7 +1249,7 @@ REFUSED = [
     (["moving=fc1"], ["moving=fc1", "moving=[fc1.*]"]),
     (["optimizer.lr=-1"], ["optimizer", "learning rate"]),
     (["estimator._target_=os.system"], ["refused", "os.system"]),
-    (["estimator._target_=sa.record.os.system"], ["refused"]),
+    (["estimator._target_=sa.record.run.os.system"], ["refused"]),
     (["optimizer._target_=torch.optim.Foo"], ["no such class"]),
     (["expirement=x"], ["did you mean experiment?"]),
     (["size=full"], ["size=full, of experiment={", "descent_dims"]),

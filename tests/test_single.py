@@ -9,14 +9,15 @@ from sa.estimator.ste import STE
 from sa.flips.distinct import distinct
 from sa.model.cnn import CNN
 from sa.model.xnor_resnet18 import XnorResnet18
-from sa.prepare import prepare
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import flatten
 from sa.quantizer.dorefa import Dorefa
 from sa.quantizer.levels import Levels
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.quantizer.xnor import Xnor
-from sa.task import Task
-from sa.types import Slots, flatten
+from sa.types import Slots
 
 FWBA, BWBA = Slots(Identity(), Sign()), Slots(Xnor(), Sign())
 EPS = [1e-2, 0.1, 1.0]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sa import record
 from sa.launch import slurm as launched
 from sa.launch.plan import scrubbed
+from sa.record import files, run, sweep
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "launchers" / "one_node_slurm.sh"
@@ -86,13 +86,13 @@ def until(ready, seconds=60):
 
 def by_label(name):
     """Overrides -> run folder of every point of a sweep."""
-    _, points = record.read_manifest(".", name)
+    _, points = sweep.read_manifest(".", name)
     return {" ".join(p["overrides"]): Path("runs") / p["run_id"] for p in points}
 
 
 def training(folder):
-    return record.load_status(folder).get("state") == "running" and len(
-        record.read_rows(folder)
+    return run.load_status(folder).get("state") == "running" and len(
+        run.read_rows(folder)
     ) > 20  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def test_every_way_to_end_is_told_and_a_repeat_runs_those_alone(sa):
     runs = until(lambda: Path("sweeps/ends/manifest.jsonl").exists() and by_label("ends"))
     at = {k.split("seed=")[1].split()[0]: v for k, v in runs.items()}
     until(lambda: all(training(at[k]) for k in "345"))
-    os.kill(record.load_status(at["3"])["pid"], signal.SIGKILL)
+    os.kill(run.load_status(at["3"])["pid"], signal.SIGKILL)
     (job,) = [j["job"] for j in launched.jobs(Path("sweeps/ends")) if at["4"].name in j["runs"]]
     launched.cancel([job])
     status = until(lambda: "SLURM: CANCELLED" in told("ends") and told("ends"), 30)
@@ -149,7 +149,7 @@ def test_preempted_and_requeued_runs_end_with_the_numbers_of_undisturbed_ones(sa
     first, second = runs["seed=0"], runs["seed=1"]
     until(lambda: training(first) and training(second))
     # USR2, as before a time limit: saved, requeued by itself
-    raw = record.load_status(first)["job"]
+    raw = run.load_status(first)["job"]
     subprocess.run(["scancel", "-s", "USR2", raw], env=cluster, check=True)
     # SIGTERM alone, from a job of higher priority that needs the whole node
     other = ["sbatch", "-p", "urgent", "-c", "16", "--wrap", "sleep 1"]
@@ -159,7 +159,7 @@ def test_preempted_and_requeued_runs_end_with_the_numbers_of_undisturbed_ones(sa
     calm = [sa(*TRAIN, "steps=8000", f"seed={seed}", "root=calm") for seed in (0, 1)]
     assert [ended(c)[0] for c in calm] == [0, 0]
     for folder in (first, second):
-        assert record.load_status(folder)["restarts"] >= 1
+        assert run.load_status(folder)["restarts"] >= 1
         undisturbed = Path("calm/runs") / folder.name
         mine, theirs = (json.loads((f / "result.json").read_text()) for f in (folder, undisturbed))
         assert {**mine, "seconds": 0} == {**theirs, "seconds": 0}
@@ -176,8 +176,8 @@ def test_arrays_above_the_limit_and_a_driver_inside_a_job(sa, cluster):
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert len({j["job"].split("_")[0] for j in launched.jobs(Path("sweeps/many"))}) == 2
     for folder in by_label("many").values():
-        assert record.read_result(".", folder.name)
-        assert record.read_json(folder / "meta.json")["slurm"]["SLURM_CPUS_PER_TASK"] == "2"
+        assert run.read_result(".", folder.name)
+        assert files.read_json(folder / "meta.json")["slurm"]["SLURM_CPUS_PER_TASK"] == "2"
 
 
 def test_a_killed_driver_and_a_second_one_lose_and_repeat_nothing(sa):
@@ -191,7 +191,7 @@ def test_a_killed_driver_and_a_second_one_lose_and_repeat_nothing(sa):
         assert code == 0, (out, err)
     runs = [r for j in launched.jobs(Path("sweeps/drivers")) for r in j["runs"]]
     assert len(runs) == len(set(runs)) == 3  # submitted once each
-    assert all(record.load_status(f)["restarts"] == 0 for f in by_label("drivers").values())
+    assert all(run.load_status(f)["restarts"] == 0 for f in by_label("drivers").values())
     code, out, _ = ended(sa(*words))
     assert code == 0 and "0 of 3 to do" in out
 
@@ -213,7 +213,7 @@ def test_without_waiting_and_cancelled_by_name(sa):
     code, out, _ = ended(sa("cancel", "fly", module="sa.sweep"))
     assert code == 0 and "2 jobs cancelled" in out
     for folder in runs.values():  # they run no longer, and say so themselves
-        status = record.load_status(folder)
+        status = run.load_status(folder)
         assert status["state"] == "interrupted"
         assert status["error"].strip().endswith("cancelled by sa.sweep cancel")
     until(lambda: not launched.flying(Path("sweeps/fly")), 30)
@@ -226,8 +226,8 @@ def test_a_job_starts_the_processes_of_its_run_and_has_their_cpus(sa):
     code, out, err = ended(sa(*words))
     assert code == 0, (out, err)
     (found,) = by_label("ranks").values()
-    assert record.read_result(".", found.name)["status"] == "done"
-    assert record.read_json(found / "meta.json")["slurm"]["SLURM_CPUS_PER_TASK"] == "2"
+    assert run.read_result(".", found.name)["status"] == "done"
+    assert files.read_json(found / "meta.json")["slurm"]["SLURM_CPUS_PER_TASK"] == "2"
 
 
 def test_a_wrong_partition_is_slurms_own_message_and_nothing_is_submitted(sa):

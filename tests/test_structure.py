@@ -14,68 +14,41 @@ ROOMS = ("dataset", "quantizer", "model", "estimator", "analysis")
 INSIDE = (*ROOMS, "figure")
 MAY = {  # module or room of sa -> the modules of sa it may import
     "types": set(),
+    "params": {"types"},
     "surrogate": set(),
-    "codes": set(),
-    "total": set(),
-    "record": {"lock", "telling"},
-    "tracker": {"telling"},
-    "dashboard": {"names"},
-    "names": set(),
-    "ranking": {"names"},
-    "grouping": set(),
-    "summary": {"names"},
-    "figure": {"grouping", "names", "ranking"},
-    "flips": {"codes", "flips", "types"},
-    "telling": set(),
-    "lock": {"telling"},
-    "curvature": {"types", "curvature"},
-    "gradient_noise": {"types"},
-    "divergence": {"types"},
-    "objective": set("total types flips curvature surrogate gradient_noise".split()),
-    "dataset": {"types"},
-    "quantizer": {"codes", "types", "surrogate"},
-    "model": {"codes", "types", "surrogate"},
-    "estimator": {"types", "surrogate"},
-    "analysis": {"types", "ranking", "surrogate", "divergence"},
-    "structure": {"types", "flips", "objective"},
-    "problem": set("codes divergence objective structure surrogate task total types".split()),
-    "task": {"types", "structure"},
-    "prepare": {"types", "problem", "structure", "task"},
-    "schedule": {"types"},
-    "average": {"types", "schedule"},
-    "optimizer": set(),
-    "train": {"types", "surrogate", "problem", "schedule", "average", "divergence"},
-    "launch": {"lock", "names", "record", "launch", "telling"},
-    "provenance": set(),
-    "sweep": {
-        "figure",
-        "grouping",
-        "launch",
-        "lock",
-        "names",
-        "ranking",
+    "record": {"record"},
+    "table": {"table"},
+    "tracking": {"record"},
+    "dashboard": {"table"},
+    "figure": {"table"},
+    "network": {"flips", "network", "objective", "params", "surrogate", "types"},
+    "flips": {"flips", "network", "params", "types"},
+    "curvature": {"curvature", "params", "types"},
+    "objective": set("curvature flips network objective params surrogate types".split()),
+    "dataset": {"params", "types"},
+    "quantizer": {"network", "surrogate", "types"},
+    "model": {"network", "params", "surrogate", "types"},
+    "estimator": {"curvature", "objective", "params", "surrogate", "types", "network"},
+    "analysis": {"curvature", "network", "objective", "params", "surrogate", "table", "types"},
+    "training": {"network", "objective", "params", "surrogate", "training", "types"},
+    "launch": {"config", "job", "launch", "record", "sweep", "table"},
+    "sweep": {"figure", "launch", "record", "sweep", "table", "tracking"},
+    "config": {
+        "config",
+        "estimator",
+        "network",
+        "objective",
+        "params",
         "record",
-        "sweep",
-        "telling",
-        "tracker",
+        "training",
+        "types",
     },
-    "config": {"config", "estimator", "record", "task", "train", "types"},
-    "data": {"dataset", "telling"},
-    "replicas": set("divergence gradient_noise objective prepare problem task total types".split()),
-    "ranks": {"types", "objective", "problem"},
-    "execute": set(
-        ["config", "lock", "prepare", "provenance", "ranks", "record", "replicas", "summary"]
-        + ["telling", "tracker", "train", "types"]
-    ),
-    "driver": {"config", "execute", "launch", "provenance", "record", "sweep", "telling"},
-    "run": set("config driver execute launch prepare ranks record run summary telling".split()),
+    "data": {"dataset", "record"},
+    "job": set("config job objective params record table tracking training types".split()),
+    "run": {"config", "job", "launch", "record", "run", "table"},
 }
 HYDRA = {"config", "run"}  # the only modules that know it
-NO_TORCH = set(
-    "data record tracker dashboard launch sweep figure grouping names ranking summary provenance "
-    "data lock telling record tracker dashboard launch sweep figure ranking summary provenance "
-    "driver".split()
-)
+NO_TORCH = set("dashboard data figure launch record sweep table tracking".split())
 
 
 def modules():

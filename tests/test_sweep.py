@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 import sa.figure
-from sa import record
+from sa.record import files, identity, sweep
+from sa.record import run as record
 from sa.sweep import page as report
 from sa.sweep import series
 from sa.sweep import status as states
@@ -38,12 +39,12 @@ def plan(root: Path, name: str, configs: list[dict], **about) -> list[str]:
     """Freeze a sweep of these configurations; the run ids."""
     for one in configs:
         record.freeze(root, one)
-    ids = [record.run_id(c) for c in configs]
+    ids = [identity.run_id(c) for c in configs]
     points = [
         {"index": i, "run_id": run, "overrides": [f"seed={c['seed']}"]}
         for i, (run, c) in enumerate(zip(ids, configs, strict=True))
     ]
-    record.write_manifest(root, name, points, {"argv": ["-m", "seed=0,1"]} | about)
+    sweep.write_manifest(root, name, points, {"argv": ["-m", "seed=0,1"]} | about)
     return ids
 
 
@@ -65,7 +66,7 @@ def mixed(tmp_path):
     for i, pid in ((3, 2**22 + 1), (5, os.getpid())):
         owner = {"host": os.uname().nodename, "pid": pid, "heartbeat": time.time() - 7}
         status = {"state": "running", "step": 4, "total": 10, **owner}
-        record.write_json(tmp_path / "runs" / ids[i] / "status.json", status)
+        files.write_json(tmp_path / "runs" / ids[i] / "status.json", status)
     return tmp_path, ids
 
 
@@ -104,7 +105,7 @@ def test_status_without_a_name_lists_the_sweeps(mixed, capsys):
 def test_status_of_a_thousand_runs(tmp_path):
     ids = [f"{i:010x}" for i in range(1000)]
     points = [{"index": i, "run_id": r, "overrides": [f"seed={i}"]} for i, r in enumerate(ids)]
-    record.write_manifest(tmp_path, "big", points, {})
+    sweep.write_manifest(tmp_path, "big", points, {})
     owner = {"host": "far", "pid": 1, "heartbeat": time.time()}
     for i, run in enumerate(ids):
         folder = tmp_path / "runs" / run
@@ -330,8 +331,8 @@ def test_the_page_stands_alone(mixed, figure, capsys):
     }  # fmt: skip
     expected = {"id": "cosine > 0.8", "statistic": "value", "predicate": "<=", "value": 0.0}
     about["expectations"] = [expected | {"source": "a guess"}]
-    _, points = record.read_manifest(root, "study")
-    record.write_manifest(root, "study", points, about)
+    _, points = sweep.read_manifest(root, "study")
+    sweep.write_manifest(root, "study", points, about)
     assert main(["report", "study", "--root", str(root)]) == 0
     out = capsys.readouterr().out.splitlines()
     folder = root / "sweeps/study"
@@ -366,7 +367,7 @@ def test_the_page_of_a_plan_without_overrides_shows_what_varies(tmp_path, figure
     configs = [config(0, dim=8), config(1, dim=16)]
     ids = plan(tmp_path, "study", configs)
     points = [{"index": i, "run_id": run, "overrides": []} for i, run in enumerate(ids)]
-    record.write_manifest(tmp_path, "study", points, {})
+    sweep.write_manifest(tmp_path, "study", points, {})
     done(tmp_path, configs[0], profile=[0.125, 7.75])
     report.report(tmp_path, "study")
     page = (tmp_path / "sweeps/study/report.html").read_text()
@@ -402,8 +403,8 @@ def trained(tmp_path, figure):
     """Three trainings of 1,001 rows and their page; the loss of one is not finite after 500."""
     configs = [config(seed, steps=1000) for seed in (0, 1, 10)]
     ids = plan(tmp_path, "study", configs)
-    points = record.read_manifest(tmp_path, "study")[1]
-    record.write_manifest(tmp_path, "study", points, {"objective": "test/accuracy"})
+    points = sweep.read_manifest(tmp_path, "study")[1]
+    sweep.write_manifest(tmp_path, "study", points, {"objective": "test/accuracy"})
     for at, one in enumerate(configs):
         with record.Record.open(tmp_path, one, {"commit": "c0ffee"}) as run:
             for step in range(1001):
@@ -499,7 +500,7 @@ def test_curves_lie_over_what_a_step_has_seen(tmp_path, capsys):
         assert series.along(folder, over)(row) == where
     assert main(["report", run, "--root", str(tmp_path), "--over", "flops"]) == 1
     assert f"{run} has no 'cost/macs'; set analysis=[cost]" in capsys.readouterr().err
-    record.write_json(folder / "result.json", {"rows": 220, "cost/macs": 10.0})
+    files.write_json(folder / "result.json", {"rows": 220, "cost/macs": 10.0})
     assert series.along(folder, "flops")(row) == 24 * 50 * 2 * 10
     (whole,) = plan(tmp_path, "whole", [config(1, batch_size=None)])
     done(tmp_path, config(1, batch_size=None), rows=220)
@@ -537,11 +538,11 @@ def test_watch_ends_when_nothing_is_left_to_wait_for(tmp_path, capsys):
 
 def test_one_screen_of_a_long_sweep(mixed):
     root, ids = mixed
-    points = record.read_manifest(root, "study")[1]
+    points = sweep.read_manifest(root, "study")[1]
     later = [{"index": i, "run_id": f"x{i}", "overrides": [f"seed={i}"]} for i in range(6, 46)]
-    record.write_manifest(root, "study", points + later, {})
+    sweep.write_manifest(root, "study", points + later, {})
     status = root / "runs" / ids[2] / "status.json"
-    record.write_json(status, record.read_json(status) | {"error": "word " * 100})
+    files.write_json(status, files.read_json(status) | {"error": "word " * 100})
     screen = states._frame(states._told(root, "study"), 100, 20).plain.splitlines()
     assert len(screen) <= 19 and max(map(len, screen)) <= 100
     assert re.fullmatch(r"\[###>>xxx\.+\] 4% done", screen[0])
@@ -603,7 +604,7 @@ def test_an_export_that_breaks_says_where_and_goes_on_when_repeated(tmp_path, ca
     import wandb as library
     from test_tracker import offline
 
-    from sa import tracker
+    from sa.tracking import wandb
 
     configs = [config(seed) for seed in range(3)]
     ids = plan(tmp_path, "study", configs)
@@ -618,13 +619,13 @@ def test_an_export_that_breaks_says_where_and_goes_on_when_repeated(tmp_path, ca
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(**settings)
 
-    monkeypatch.setattr(tracker, "_BROKEN", [])
+    monkeypatch.setattr(wandb, "_BROKEN", [])
     monkeypatch.setattr(library, "init", full)
     assert main(["wandb", "study", "--root", str(tmp_path)]) == 1
     told = capsys.readouterr().err
     assert "No space left" in told and f"the export broke at run {ids[1]}" in told
     assert begun == ids[:2] and not (tmp_path / "runs" / ids[1] / "wandb").exists()
-    monkeypatch.setattr(tracker, "_BROKEN", [])
+    monkeypatch.setattr(wandb, "_BROKEN", [])
     assert main(["wandb", "study", "--root", str(tmp_path)]) == 0
     assert "2 of 3 runs exported" in capsys.readouterr().out
     assert all(len(offline(tmp_path / "runs" / run)) == 1 for run in ids)
@@ -660,9 +661,9 @@ def test_a_manifest_edited_by_hand_is_one_line(mixed, command, capsys):
 def test_a_run_that_is_nowhere_is_pending(tmp_path, figure, capsys):
     plan(tmp_path, "study", [config(0)])
     done(tmp_path, config(0))
-    _, points = record.read_manifest(tmp_path, "study")
+    _, points = sweep.read_manifest(tmp_path, "study")
     gone = {"index": 1, "run_id": "feedbeef00", "overrides": ["seed=7"]}
-    record.write_manifest(tmp_path, "study", [*points, gone], {})
+    sweep.write_manifest(tmp_path, "study", [*points, gone], {})
     assert "2 points: 1 done, 1 pending" in typed("status", tmp_path, capsys)[1]
     for command in ("collect", "report"):
         code, out, _ = typed(command, tmp_path, capsys)
@@ -679,28 +680,28 @@ def test_a_configuration_that_is_none_is_named(tmp_path, figure, text, command, 
     (tmp_path / "runs" / run / "config.yaml").write_text(text)
     code, out, err = typed(command, tmp_path, capsys)
     assert code == 1 and len(err.splitlines()) == 1
-    assert f"{run}/config.yaml: not " in err and "repeat the -m command of the sweep" in err
+    assert f"{run}/config.yaml: not " in err and "repeat the command that made it" in err
     assert sorted(p.name for p in (tmp_path / "sweeps/study").iterdir()) == [
         "manifest.jsonl", "sweep.json",
     ]  # fmt: skip
 
 
 def test_runs_of_an_older_schema_are_read_as_far_as_they_go(tmp_path, figure, capsys, monkeypatch):
-    from sa import tracker
+    from sa.tracking import wandb
 
-    monkeypatch.setattr(tracker, "_BROKEN", [])
+    monkeypatch.setattr(wandb, "_BROKEN", [])
     ids = plan(tmp_path, "study", [config(0), config(1), config(2)])
-    _, points = record.read_manifest(tmp_path, "study")
-    record.write_manifest(tmp_path, "study", points, {"figure": "curves"})
+    _, points = sweep.read_manifest(tmp_path, "study")
+    sweep.write_manifest(tmp_path, "study", points, {"figure": "curves"})
     done(tmp_path, config(0))
     old, odd = (tmp_path / "runs" / run for run in ids[1:])
     (old / "config.yaml").write_text("seed: 1\n")
     (old / "metrics.jsonl").write_text('{"loss": 1.0}\n{"loss": 0.5}\n')
-    record.write_json(old / "result.json", {"value": 0.5})
-    record.write_json(old / "meta.json", {"commit": "older"})
+    files.write_json(old / "result.json", {"value": 0.5})
+    files.write_json(old / "meta.json", {"commit": "older"})
     told = {"state": "running", "host": os.uname().nodename, "heartbeat": "soon", "error": 5}
-    record.write_json(odd / "status.json", told)
-    record.write_json(odd / "meta.json", {"commits": "text", "commit": 3})
+    files.write_json(odd / "status.json", told)
+    files.write_json(odd / "meta.json", {"commits": "text", "commit": 3})
     code, out, _ = typed("status", tmp_path, capsys)
     assert code == 0 and "3 points: 2 done, 1 lost" in out
     code, out, err = typed("report", tmp_path, capsys)

@@ -7,13 +7,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sa import ranking, record
+from sa.record import identity, sweep
+from sa.record import run as record
 from sa.sweep import expectation, scales
 from sa.sweep.export import latex
 from sa.sweep.label import varied, worded
 from sa.sweep.meaning import meaning
 from sa.sweep.shown import is_reference, over_seeds, shown
 from sa.sweep.table import aggregate, framed
+from sa.table import ranking
 
 NES = {"_target_": "sa.NES", "sigma": 0.1, "samples": 50, "orthogonal": False}
 
@@ -28,8 +30,8 @@ def plan(root, configs, words=None):
     for at, one in enumerate(configs):
         record.freeze(root, one)
         typed = [f"seed={one['seed']}", *(words[at] if words else [])]
-        points.append({"index": at, "run_id": record.run_id(one), "overrides": typed})
-    record.write_manifest(root, "x", points, {})
+        points.append({"index": at, "run_id": identity.run_id(one), "overrides": typed})
+    sweep.write_manifest(root, "x", points, {})
     return points
 
 
@@ -65,7 +67,7 @@ def test_a_mixed_column_keeps_unlike_settings_apart(tmp_path):
 
 def test_settings_younger_than_a_run_make_no_group(tmp_path):
     configs = [config(0), config(1, decay_all=False, stored=None, schedule={})]
-    assert record.run_id(config(1)) == record.run_id(configs[1])
+    assert identity.run_id(config(1)) == identity.run_id(configs[1])
     assert aggregate(table(tmp_path, configs))["runs"].tolist() == [2]
 
 
@@ -77,7 +79,7 @@ def test_two_trainings_looked_at_are_settings_less_their_seeds(tmp_path):
     other = {"_target_": "sa.CDG"}
     configs = [pair(s, e, s) for s in range(3) for e in (NES, other)]
     assert aggregate(table(tmp_path, configs))["runs"].tolist() == [3, 3]
-    named = [config(s, ends=[record.run_id(pair(s, NES, s)), "gone"]) for s in range(3)]
+    named = [config(s, ends=[identity.run_id(pair(s, NES, s)), "gone"]) for s in range(3)]
     found = table(tmp_path, [*configs, *named])
     assert found["ends.0.estimator.samples"].tolist() == [50] * 9  # of a run by its id, too
     assert aggregate(found)["runs"].tolist() == [3, 3, 3]
@@ -333,7 +335,7 @@ def test_a_figure_says_which_runs_of_its_sweep_are_not_done(tmp_path, monkeypatc
 
 
 def test_the_line_of_a_finished_point_names_its_number_as_tables_do():
-    from sa.launch.board import _told
+    from sa.launch.progress import _told
 
     result = {"value": 0.5, "descent/best": 0.2, "status": "done", "x/y": 3.0}
     assert _told({"objective": "descent/best"}, result) == "best relative decrease (%) 40"

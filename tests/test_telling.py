@@ -14,9 +14,13 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from sa import driver, record, run, telling, tracker
-from sa.launch import board
+from sa import run
+from sa.job import worker
+from sa.launch import driver, progress
 from sa.launch.plan import Point
+from sa.record import files, sweep, telling
+from sa.record import run as record
+from sa.tracking import wandb
 
 ABOUT = {"group": "", "job_type": "", "name": "", "tags": []}
 PROBE = "dim=3 dataset.n=16 analysis=[] tracker=none".split()
@@ -27,7 +31,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     monkeypatch.setattr(telling, "LOST", {})
-    monkeypatch.setattr(tracker, "_BROKEN", [])
+    monkeypatch.setattr(wandb, "_BROKEN", [])
     before = signal.getsignal(signal.SIGHUP)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -91,8 +95,8 @@ def test_signs_that_the_stream_cannot_write_are_escaped(monkeypatch):
 
 CLOSED = """
 import os, sys
-from sa import telling
-from sa.record import Record
+from sa.record import telling
+from sa.record.run import Record
 telling.patient()
 print("a line")
 sys.stderr.write("a line")
@@ -122,7 +126,7 @@ def test_a_closed_descriptor_is_never_a_file_of_the_record(tmp_path, closed):
 
 GONE = """
 import contextlib, sys
-from sa import telling
+from sa.record import telling
 telling.patient(hangup=True)
 print("here", flush=True)
 with contextlib.suppress(OSError):
@@ -179,7 +183,7 @@ def test_a_training_and_a_sweep_on_a_full_disk_end_and_say_so(sa):
     telling.LOST.clear()
     code, _ = sa("-m", *PROBE, "seed=0,1", "sweep.name=s", "root=many")
     assert code == 0
-    about, points = record.read_manifest("many", "s")
+    about, points = sweep.read_manifest("many", "s")
     assert about["untold"] == {"standard output": "No space left on device"}
     for point in points:
         assert record.state(Path("many/runs") / point["run_id"]) == "done"
@@ -223,13 +227,13 @@ def test_the_record_itself_is_no_telling(sa, monkeypatch):
 
 
 def test_a_log_that_cannot_be_written_is_not_the_run(sa, monkeypatch):
-    config = {}
+    config = {"seed": 0}
 
     def execute(made, tell):
         with record.Record.open(made["root"], config, {}) as kept:
             kept.finish({})
 
-    monkeypatch.setattr(run, "execute", execute)
+    monkeypatch.setattr(worker, "execute", execute)
     folder = record.freeze(".", config)
     (folder / "log.txt").mkdir()  # root may write anywhere but to a folder
     assert sa("--frozen", str(folder), out="/dev/null")[0] == 0
@@ -244,7 +248,7 @@ def test_a_bar_that_breaks_is_not_the_sweep(monkeypatch, capsys):
     for where in ("start", "advance", "stop"):
         with monkeypatch.context() as broken:
             broken.setattr(rich.progress.Progress, where, raising(RuntimeError(where)))
-            with board.Board(1) as shown:
+            with progress.Board(1) as shown:
                 shown.ended(point, {"value": 1.0, "seconds": 1.0})
                 shown.ended(point, None, "a reason")
             assert shown.failed == {"aa": "a reason"}
@@ -253,14 +257,12 @@ def test_a_bar_that_breaks_is_not_the_sweep(monkeypatch, capsys):
 
 @pytest.mark.parametrize("error", [RuntimeError("service"), SystemExit(3), BrokenPipeError(32, "")])
 def test_a_mirror_that_breaks_says_so_in_the_records(tmp_path, error, capsys):
-    mirror = tracker.Mirror(raising(error))
+    mirror = wandb.Mirror(raising(error))
     mirror.log({"step": 0})
     assert not mirror.finish({}) or mirror._run is None
     for seed in (0, 1):  # it is off for later runs of the process, and they say so too
         telling.LOST.clear()
-        opened = tracker.Wandb().open(
-            "x", tmp_path, {}, {}, group="", job_type="", name="", tags=[]
-        )
+        opened = wandb.Wandb().open("x", tmp_path, {}, {}, group="", job_type="", name="", tags=[])
         assert opened._begin is None
         with record.Record.open(tmp_path, {"seed": seed}, {}) as kept:
             kept.finish({})
@@ -280,13 +282,13 @@ def test_a_service_that_was_inherited_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-nowhere")
     monkeypatch.delitem(sys.modules, "wandb", raising=False)  # as in a process that begins
     monkeypatch.setattr(builtins, "__import__", imports)
-    tracker.Wandb().open("x", tmp_path, {}, {}, **ABOUT)
+    wandb.Wandb().open("x", tmp_path, {}, {}, **ABOUT)
     assert seen == [None]
 
 
 def test_what_could_not_be_told_joins_what_a_record_says(tmp_path):
     path = tmp_path / "status.json"
-    record.write_json(path, {"state": "done"})
+    files.write_json(path, {"state": "done"})
     record.say_untold(path)
     assert json.loads(path.read_text()) == {"state": "done"}
     telling.lose("standard output", "gone")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sa import tracker
-from sa.tracker import Wandb, describe
+from sa.tracking import wandb as tracker
+from sa.tracking.wandb import Wandb, describe
 
 CONFIG = {
     "dataset": {"_target_": "sa.dataset.gaussian.Gaussian", "dim": 32},
@@ -258,7 +258,7 @@ CLEAN = """
 import sys
 import time
 from pathlib import Path
-from sa.tracker import Wandb
+from sa.tracking.wandb import Wandb
 mode, folder = sys.argv[1], Path(sys.argv[2])
 mirror = Wandb(mode=mode).open(
     "r0", folder, {}, {}, group=None, job_type="probe", name="x", tags=[]
@@ -277,7 +277,7 @@ def test_no_network_no_key_no_prompt(tmp_path, mode, code):
     done = subprocess.run(
         [sys.executable, "-c", CLEAN, mode, str(tmp_path)],
         env={**os.environ, **dead, "PYTHONWARNINGS": "default"},
-        cwd=Path(tracker.__file__).parent.parent,
+        cwd=Path(tracker.__file__).parents[2],
         stdin=slave,
         capture_output=True,
         text=True,
@@ -309,10 +309,10 @@ def test_fields_are_checked():
 def test_the_yaml_files_are_the_class(name, mode):
     import yaml
 
-    file = Path(tracker.__file__).parent.parent / f"conf/tracker/{name}.yaml"
+    file = Path(tracker.__file__).parents[2] / f"conf/tracker/{name}.yaml"
     fields = yaml.safe_load(file.read_text())
     assert file.read_text().startswith("# ")
-    assert fields.pop("_target_") == "sa.tracker.Wandb"
+    assert fields.pop("_target_") == "sa.tracking.wandb.Wandb"
     assert Wandb(**fields) == Wandb(mode=mode)  # type: ignore[arg-type]
 
 

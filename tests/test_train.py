@@ -10,26 +10,27 @@ import pytest
 import torch
 from conftest import component
 
-from sa import replicas, task, train
 from sa.analysis.descent import Descent
-from sa.average import Average
 from sa.dataset.digits import Digits
 from sa.dataset.point import Point
 from sa.estimator.nes import NES
 from sa.estimator.ste import STE
 from sa.model.quadratic import Quadratic
-from sa.prepare import prepare
-from sa.problem import SPLITS, Problem
+from sa.objective import task
+from sa.objective.prepare import prepare
+from sa.objective.problem import SPLITS, Problem
+from sa.objective.task import Task
 from sa.quantizer.fixed_point import FixedPoint
-from sa.schedule import Annealed, Stairs
-from sa.task import Task
+from sa.training import loop, replicas
+from sa.training.average import Average
+from sa.training.schedule import Annealed, Stairs
 from sa.types import Estimate
 
 ADAM = partial(torch.optim.Adam, lr=0.003)
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 
-EVERYTHING = train.Recipe(
+EVERYTHING = loop.Recipe(
     schedule=Annealed("cosine", end=0.1, warmup=2), average=Average(decay=0.9), recalibrate=True,
     clip=0.2, until={"ema/train/loss": 0.0}, quantizer_lr=0.5,
 )  # fmt: skip
@@ -49,8 +50,8 @@ def problem(name="mlp", binary=False, **settings):
 
 
 def rows(p, estimator, optimizer, steps, progress=None, analyses=None, **every):
-    start = progress or train.start(p)
-    it = train.loop(p, estimator, optimizer, analyses or {}, steps=steps, progress=start, **every)
+    start = progress or loop.start(p)
+    it = loop.loop(p, estimator, optimizer, analyses or {}, steps=steps, progress=start, **every)
     return [(row, copy.deepcopy(progress.pack())) for row, progress in it]
 
 
@@ -71,13 +72,13 @@ def test_plain_sgd_is_w_minus_lr_g():
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize("estimator", [STE("clipped"), NES(samples=4)])
-@pytest.mark.parametrize("recipe", [train.Recipe(), STORED], ids=["plain", "everything"])
+@pytest.mark.parametrize("recipe", [loop.Recipe(), STORED], ids=["plain", "everything"])
 def test_resume_from_any_row_is_exact(name, estimator, recipe):
     adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1) if recipe.clip else ADAM
     how = {"evaluate_every": 2, "recipe": recipe}
     whole = rows(problem(name, bool(recipe.clip)), estimator, adam, 6, **how)
     for at in range(7) if recipe.clip else (0, 3, 6):
-        progress = train.Progress(**copy.deepcopy(whole[at][1]))
+        progress = loop.Progress(**copy.deepcopy(whole[at][1]))
         again = rows(problem(name, bool(recipe.clip)), estimator, adam, 6, progress, **how)
         mean, same = again[-1][1]["average"], whole[-1][1]["average"]
         assert bool(mean) == bool(recipe.average)
@@ -144,29 +145,29 @@ def test_divergence_is_an_outcome_that_names_the_first_bad():
 def test_a_parent_gives_its_point_and_must_fit():
     p = problem()
     trained = rows(p, STE("clipped"), ADAM, 5)[-1][1]
-    child = train.start(problem(), trained)
+    child = loop.start(problem(), trained)
     assert child.step == 0
     assert torch.equal(child.params["fc1.weight"], trained["params"]["fc1.weight"])
     trained["params"]["fc9.weight"] = trained["params"]["fc1.weight"]
     with pytest.raises(ValueError, match="fc9.weight.*another network"):
-        train.start(problem(), trained)
+        loop.start(problem(), trained)
     del trained["params"]["fc9.weight"], trained["params"]["fc1.weight"]
     with pytest.raises(ValueError, match="fc1.weight.*another network"):
-        train.start(problem(), trained)
+        loop.start(problem(), trained)
 
 
 def test_of_a_parent_only_what_moves_moves_and_the_rest_is_the_parents_too():
     trained = rows(problem("cnn"), STE("clipped"), ADAM, 3)[-1][1]
     p = problem("cnn", moving=("head.*",))
-    got = rows(p, STE("clipped"), ADAM, 2, train.start(p, trained))
+    got = rows(p, STE("clipped"), ADAM, 2, loop.start(p, trained))
     assert set(got[-1][1]["params"]) == {"head.weight", "head.bias"}
     assert torch.equal(p.frozen["conv1.weight"], trained["params"]["conv1.weight"])
     whole = problem("cnn")
-    start = train.start(whole, trained)
+    start = loop.start(whole, trained)
     assert got[0][0]["loss"] == rows(whole, STE("clipped"), ADAM, 2, start)[0][0]["loss"]
     del trained["buffers"]["norm1.running_mean"]
     with pytest.raises(ValueError, match="norm1.running_mean"):
-        train.start(p, trained)
+        loop.start(p, trained)
 
 
 def test_training_learns():
@@ -205,7 +206,7 @@ def test_a_share_of_a_training_begins_at_its_first_step(steps):
 
 
 def test_a_schedule_sets_the_step_and_says_it_in_every_row():
-    plan = train.Recipe(schedule=Annealed("cosine", warmup=2))
+    plan = loop.Recipe(schedule=Annealed("cosine", warmup=2))
     got = rows(problem(), STE("clipped"), SGD, 5, recipe=plan)
     assert [r["lr"] for r, _ in got] == pytest.approx([0.1 * plan.schedule(t, 5) for t in range(6)])
     p = problem()
@@ -239,7 +240,7 @@ def test_an_average_is_its_sum(average, weights):
 
 def test_an_average_changes_no_other_number_and_is_evaluated_beside_the_point():
     plain = rows(problem("cnn"), STE("clipped"), ADAM, 4, evaluate_every=2)
-    swa = train.Recipe(average=Average(decay=None, start=0.5))
+    swa = loop.Recipe(average=Average(decay=None, start=0.5))
     got = rows(problem("cnn"), STE("clipped"), ADAM, 4, evaluate_every=2, recipe=swa)
     for (a, _), (b, _) in zip(plain, got, strict=True):
         assert a == {k: b[k] for k in a}
@@ -257,13 +258,13 @@ def test_an_average_changes_no_other_number_and_is_evaluated_beside_the_point():
 
 
 def test_a_child_may_start_from_the_average():
-    ema = train.Recipe(average=Average(decay=0.9))
+    ema = loop.Recipe(average=Average(decay=0.9))
     parent = rows(problem(), STE("clipped"), ADAM, 4, recipe=ema)[-1][1]
-    child = train.start(problem(), parent, averaged=True)
+    child = loop.start(problem(), parent, averaged=True)
     assert torch.equal(child.params["head.weight"], parent["average"]["params"]["head.weight"])
     assert not torch.equal(child.params["head.weight"], parent["params"]["head.weight"])
     with pytest.raises(ValueError, match="averaged"):
-        train.start(problem(), parent | {"average": {}}, averaged=True)
+        loop.start(problem(), parent | {"average": {}}, averaged=True)
 
 
 def test_recalibrated_statistics_are_those_of_all_training_rows(monkeypatch):
@@ -276,11 +277,11 @@ def test_recalibrated_statistics_are_those_of_all_training_rows(monkeypatch):
     torch.testing.assert_close(got["norm1.running_var"], maps.transpose(0, 1).flatten(1).var(1))
     assert all(torch.equal(b, own[k]) for k, b in p.buffers.items())
     assert all(m.momentum == 0.1 for m in p.norms)
-    scores = train._evaluate(p, p.params, {}, train.Recipe(recalibrate=True))
+    scores = loop._evaluate(p, p.params, {}, loop.Recipe(recalibrate=True))
     batch = float(p.objective(p.data.train).value(p.params))  # a sign sees the mean alone
     assert scores["train/loss"] == pytest.approx(batch, rel=1e-9)
     assert p.evaluate(p.params)["train/loss"] != pytest.approx(batch, rel=1e-5)
-    monkeypatch.setattr("sa.problem.PART", 500)  # three parts of 479 rows
+    monkeypatch.setattr("sa.objective.problem.PART", 500)  # three parts of 479 rows
     got = p.recalibrate(p.params)
     torch.testing.assert_close(got["norm1.running_mean"], maps.mean((0, 2, 3)))
     each = maps.view(3, 479, *maps.shape[1:]).transpose(1, 2).flatten(2).var(2).mean(0)
@@ -298,10 +299,10 @@ def test_decay_only_where_meant(all_):
         "act1.quantize.a": (1, 1),
     }
     params = {k: torch.ones(s, dtype=torch.float64) for k, s in shapes.items()}
-    recipe = train.Recipe(decay_all=all_, quantizer_lr=factor)
+    recipe = loop.Recipe(decay_all=all_, quantizer_lr=factor)
     sgd = partial(torch.optim.SGD, lr=lr, weight_decay=decay)
     alone = SimpleNamespace(groups=lambda p: list(p.values()), own=dict, replicas=None)
-    stepper = train._stepper(sgd, alone, params, recipe)
+    stepper = loop._stepper(sgd, alone, params, recipe)
     for p in params.values():
         p.grad = p.clone()
     stepper.step()
@@ -309,7 +310,7 @@ def test_decay_only_where_meant(all_):
         rate = lr * factor if "quantize" in name else lr
         decays = decay if all_ or name == "fc1.weight" else 0.0
         assert p.flatten()[0] == pytest.approx(1 - rate * (1 + decays)), name
-    one = train._stepper(partial(torch.optim.SGD, lr=lr), alone, params, train.Recipe())
+    one = loop._stepper(partial(torch.optim.SGD, lr=lr), alone, params, loop.Recipe())
     assert len(one.param_groups) == 1  # as checkpoints without groups have it
 
 
@@ -317,7 +318,7 @@ def test_only_latent_weights_are_clipped():
     for clip, inside in ((0.05, True), (None, False)):
         p = problem(binary=True)
         assert p.latent == ["fc2.weight"] == p.task.latent()
-        got = rows(p, STE("clipped"), ADAM, 3, recipe=train.Recipe(clip=clip))[-1][1]["params"]
+        got = rows(p, STE("clipped"), ADAM, 3, recipe=loop.Recipe(clip=clip))[-1][1]["params"]
         assert (got["fc2.weight"].abs().max() <= 0.05) == inside
         assert got["head.weight"].abs().max() > 0.05 < got["fc1.weight"].abs().max()
     assert problem().latent == []
@@ -329,7 +330,7 @@ def test_a_goal_ends_a_training_and_is_said():
     assert got[-1][0]["stopped"] == "steps" and len(got) == 41
     losses = [r["train/loss"] for r, _ in got if "train/loss" in r]
     first = next(i for i, x in enumerate(losses) if x <= losses[4])
-    goal = train.Recipe(until={"test/accuracy": 1.0, "train/loss": losses[4]})
+    goal = loop.Recipe(until={"test/accuracy": 1.0, "train/loss": losses[4]})
     again = rows(problem(), STE("clipped"), ADAM, 40, analyses={"d": Descent()}, recipe=goal, **how)
     assert len(again) == 5 * first + 1 and again[-1][0]["stopped"] == f"train/loss <= {losses[4]:g}"
     assert "descent/best" in again[-1][0] and "descent/best" not in again[-2][0]
@@ -343,10 +344,10 @@ def test_what_cannot_happen_is_refused():
         ({"clip": 0.0}, "greater than 0"),
     ):
         with pytest.raises(ValueError, match=told):
-            train.Recipe(**settings)
+            loop.Recipe(**settings)
     for recipe, told in (
-        (train.Recipe(schedule=Annealed(warmup=9)), "longer than the training of 8 steps"),
-        (train.Recipe(until={"swa/test/loss": 1.0}), "set average=swa"),
+        (loop.Recipe(schedule=Annealed(warmup=9)), "longer than the training of 8 steps"),
+        (loop.Recipe(until={"swa/test/loss": 1.0}), "set average=swa"),
     ):
         with pytest.raises(ValueError, match=told):
             recipe.check(8)
@@ -434,7 +435,7 @@ def test_each_replica_tells_the_wrong_labels_it_fits(criterion):
 def test_replicas_resume_exactly_and_say_who_diverged():
     task = problem("cnn").task
     whole = rows(replicas.stack(task, 0, 3), STE("clipped"), ADAM, 4, evaluate_every=2)
-    progress = train.Progress(**whole[3][1])
+    progress = loop.Progress(**whole[3][1])
     again = rows(replicas.stack(task, 0, 3), STE("clipped"), ADAM, 4, progress, evaluate_every=2)
     assert [r for r, _ in again] == [r for r, _ in whole[3:]]
     p = replicas.stack(problem().task, 5, 3)
@@ -459,7 +460,7 @@ def test_replicas_draw_their_own_data_where_the_dataset_draws():
 def kept(rounding, steps, bits=10, seed=3):
     """x <- q(0.99 x + 0.01 x') as SGD on (x - x')^2/2: the losses, where it ends, x' and a step."""
     p = prepare(Task(model=Quadratic(size=256, condition=1), dataset=Point()), seed)
-    recipe = train.Recipe(stored=FixedPoint(bits=bits, range="max", rounding=rounding))
+    recipe = loop.Recipe(stored=FixedPoint(bits=bits, range="max", rounding=rounding))
     sgd = partial(torch.optim.SGD, lr=0.01)
     got = rows(p, STE(), sgd, steps, recipe=recipe)
     end = got[-1][1]["params"]["point"]
@@ -491,9 +492,9 @@ def test_a_running_average_rounded_at_random_arrives():
 
 def test_what_is_stored_needs_no_layer():
     with pytest.raises(ValueError, match="stored: FixedPoint keeps something.*train=auto"):
-        train.Recipe(stored=FixedPoint(train="fixed"))
+        loop.Recipe(stored=FixedPoint(train="fixed"))
     with pytest.raises(ValueError, match="stored: LSQ keeps something"):
-        train.Recipe(stored=component("quantizer/weight", "lsq"))
+        loop.Recipe(stored=component("quantizer/weight", "lsq"))
 
 
 def test_products_in_bfloat16_leave_weights_and_evaluations_alone():
@@ -551,7 +552,7 @@ def test_a_full_batch_step_evaluates_its_rows_with_the_gradient(criterion, monke
         assert {k: row[k] for k in alone} == pytest.approx(alone, abs=1e-12)
         assert ("test/loss" in row) == (row["step"] != 1)
     lowest = min((row["train/loss"], row["step"]) for row, _ in got)
-    goal = train.Recipe(until={"train/loss": lowest[0]})
+    goal = loop.Recipe(until={"train/loss": lowest[0]})
     met = rows(p, STE("clipped"), SGD, 3, recipe=goal)[-1][0]
     assert met["step"] == lowest[1] and "test/loss" in met
     assert met["stopped"].startswith("train/loss")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sa import record
+from sa.record import files, sweep
 from sa.sweep import weight_pca
 from sa.sweep.weight_pca import Trajectory, components, of, walks
 
@@ -58,9 +58,9 @@ def test_layers_by_name_and_those_too_small(draw):
     path = Trajectory("a", [0, 1, 2, 3], weights)
     assert of([path], None)[0].shape == of([path], "fc1")[0].shape == (4, 8)
     assert of([path], "fc1.weight")[0].shape == (4, 6)
-    with pytest.raises(record.RecordError, match="fc1.bias has 2 parameters, a plane has two"):
+    with pytest.raises(files.RecordError, match="fc1.bias has 2 parameters, a plane has two"):
         of([path], "fc1.bias")
-    with pytest.raises(record.RecordError, match="no layer.*fc1.weight, fc1.bias"):
+    with pytest.raises(files.RecordError, match="no layer.*fc1.weight, fc1.bias"):
         of([path], "fc9")
 
 
@@ -69,8 +69,8 @@ def written(root, run, seed=0, width=5, replicas=None, steps=(0, 10, 20, 25)):
     draw, folder = np.random.default_rng(seed), root / "runs" / run
     (folder / "snapshots").mkdir(parents=True)
     hashed = {"snapshot_every": 10, "replicas": replicas, "seed": seed}
-    record.write_json(folder / "meta.json", {"hashed": hashed})
-    record.write_json(folder / "result.json", {"step": 25})
+    files.write_json(folder / "meta.json", {"hashed": hashed})
+    files.write_json(folder / "result.json", {"step": 25})
     lead = (replicas,) if replicas else ()
     for step in steps:
         arrays = {"params/w": draw.normal(size=(*lead, width, 3)), "params/b": np.ones((*lead, 4)),
@@ -113,19 +113,19 @@ def test_replicas_are_as_many_trainings(tmp_path):
     [
         (lambda f: (f / "snapshots" / "000000010.npz").unlink(), "lacks 1 of its 4.*of step 10"),
         (lambda f: (f / "result.json").unlink(), "not done"),
-        (lambda f: record.write_json(f / "meta.json", {}), "snapshot_every=STEPS"),
+        (lambda f: files.write_json(f / "meta.json", {}), "snapshot_every=STEPS"),
     ],
 )
 def test_what_is_missing_is_told(tmp_path, spoil, told):
     points = [written(tmp_path, f"r{i}", i) for i in range(2)]
     spoil(tmp_path / "runs" / "r1")
-    with pytest.raises(record.RecordError, match=told):
+    with pytest.raises(files.RecordError, match=told):
         weight_pca.table(tmp_path, points)
 
 
 def test_different_networks_share_no_plane(tmp_path):
     points = [written(tmp_path, "r0"), written(tmp_path, "r1", 1, width=6)]
-    with pytest.raises(record.RecordError, match="different networks"):
+    with pytest.raises(files.RecordError, match="different networks"):
         weight_pca.table(tmp_path, points)
 
 
@@ -134,7 +134,7 @@ def test_the_command_draws_and_tells(tmp_path, capsys):
 
     points = [written(tmp_path, f"r{i}", i) for i in range(3)]
     points = [{"index": i, **p} for i, p in enumerate(points)]
-    record.write_manifest(tmp_path, "paths", points, {})
+    sweep.write_manifest(tmp_path, "paths", points, {})
     assert main(["pca", "paths", "--root", str(tmp_path), "--layer", "w"]) == 0
     out = capsys.readouterr().out
     assert "joint" in out and "walk centred" in out and "trajectories.png" in out

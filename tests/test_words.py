@@ -7,12 +7,13 @@ import pytest
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 
-from sa import driver, record, run
+from sa import run
+from sa.config.argv import hold, settled
 from sa.config.catalogue import CONF, GROUPS, top
-from sa.config.complaint import UsageError
-from sa.config.others import resolve
-from sa.config.words import hold, settled
-from sa.launch import plan
+from sa.config.error import UsageError
+from sa.config.parents import resolve
+from sa.launch import driver, plan
+from sa.record import files, identity, sweep
 
 MAPPINGS = "until={test/accuracy:0.7},{train/loss:0.3}"
 GOALS = ["experiment=digits_ste", "evaluate_every=20"]
@@ -89,8 +90,8 @@ def test_every_point_of_a_plan_is_the_run_of_its_words_alone(planned, words):
     for mine, config in (*points[:2], points[-1]):
         ((_, alone),), err = planned(*mine)
         assert config == alone, err
-        assert record.run_id(resolve(config)) == record.run_id(resolve(alone))
-    assert len({record.run_id(resolve(config)) for _, config in points}) > 1
+        assert identity.run_id(resolve(config)) == identity.run_id(resolve(alone))
+    assert len({identity.run_id(resolve(config)) for _, config in points}) > 1
 
 
 def test_a_listed_point_is_read_as_it_would_be_typed():
@@ -182,7 +183,7 @@ def test_what_is_taken_away_is_refused_or_makes_no_other_run(planned, key):
         err, found = str(error), []
     assert found or (key in err and "Traceback" not in err)
     for config in found:  # analysis=[] is what the default of another kind becomes
-        assert record.run_id(config) == record.run_id(resolve(plain)) or key == "analysis"
+        assert identity.run_id(config) == identity.run_id(resolve(plain)) or key == "analysis"
 
 
 FLAGS = [
@@ -233,8 +234,8 @@ def test_a_configuration_is_shown_with_and_without_m(planned, capfd, first):
 @pytest.mark.parametrize("name", ["a" * 300, "''", "[a]", "true", "..", "-x", "a/b", "'a b'"])
 def test_a_name_that_no_sweep_can_have_is_refused(planned, tmp_path, name):
     ((_, config),), err = planned(f"sweep.name={name}")
-    with pytest.raises((UsageError, record.Missing), match=r"cannot be named|expected a name"):
-        record.sweep_folder(tmp_path, resolve(config)["sweep"]["name"])
+    with pytest.raises((UsageError, files.Missing), match=r"cannot be named|expected a name"):
+        sweep.sweep_folder(tmp_path, resolve(config)["sweep"]["name"])
 
 
 def test_a_sweep_may_be_named_by_a_number(planned):

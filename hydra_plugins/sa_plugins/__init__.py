@@ -1,1 +1,1 @@
-"""Hydra finds its plugins here; what they do is in `sa.driver` and `sa.launch`."""
+"""Hydra finds its plugins here; what they do is in `sa.launch.driver` and `sa.launch`."""

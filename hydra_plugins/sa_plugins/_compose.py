@@ -12,9 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sa.config.complaint import UsageError
+from sa.config.argv import NO_EXPERIMENT
+from sa.config.error import UsageError
 from sa.config.explain import no_choice
-from sa.config.words import NO_EXPERIMENT
 
 _ABSENT = object()
 

@@ -1,4 +1,4 @@
-"""The shim between Hydra's -m and `sa.driver`: compose every point once, then plan and run."""
+"""The shim between Hydra's -m and `sa.launch.driver`: compose each point once, then plan, run."""
 
 import re
 import sys
@@ -37,11 +37,11 @@ class Plan(Sweeper):
         self.launcher = Inline() if plain else launcher
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Compose all points and hand them to `sa.driver.multirun`."""
-        from sa import driver, telling
-        from sa.config import words as typed
-        from sa.config.complaint import UsageError
-        from sa.launch import plan
+        """Compose all points and hand them to `sa.launch.driver.multirun`."""
+        from sa.config import argv as typed
+        from sa.config.error import UsageError
+        from sa.launch import driver, plan
+        from sa.record import telling
 
         sys.argv[1:] = typed.TYPED or sys.argv[1:]
         given = arguments + typed.HELD
@@ -69,7 +69,7 @@ class Plan(Sweeper):
 
     def _axes(self, words: list[str]) -> tuple[dict[str, list[tuple[str, ...]]], dict[str, Any]]:
         """Return the words of every key, one a value, and how `sweep` says they are combined."""
-        from sa.config.complaint import UsageError
+        from sa.config.error import UsageError
 
         how = OmegaConf.to_container(self.master.sweep) if self.master.sweep else None
         if not isinstance(how, dict):
@@ -103,7 +103,7 @@ class _Place(Launcher):
         """Hydra's hook; nothing to keep."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-        """Never called: `sa.driver.multirun` reads ``settings`` and ``kind`` instead."""
+        """Never called: `sa.launch.driver.multirun` reads ``settings`` and ``kind`` instead."""
         raise HydraException(
             "this launcher works with hydra/sweeper=plan only; beside another sweeper take "
             "hydra/launcher=inline or one of Hydra's own, such as joblib"

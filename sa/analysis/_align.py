@@ -6,7 +6,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sa.types import Params, Units
+from sa.network.structure import Units
+from sa.types import Params
 
 
 def permuted(tensors: Params, units: Units, order: Tensor) -> Params:

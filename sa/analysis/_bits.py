@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sa.types import Layer
+from sa.network.structure import Layer
 
 
 def declared(quantize: Any, full: int) -> int:

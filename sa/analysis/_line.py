@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from sa.analysis import _finite
-from sa.types import Objective, Params, flatten, unflatten
+from sa.objective.objective import Objective
+from sa.params import flatten, unflatten
+from sa.types import Params
 
 
 def unit(vector: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sa import ranking, surrogate
-from sa.types import Numbers, Objective, Params
+from sa import surrogate
+from sa.objective.objective import Objective
+from sa.table import ranking
+from sa.types import Numbers, Params
 
 
 def compared(

@@ -6,7 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sa.types import Diverged, Objective, Params, flatten, unflatten
+from sa.objective.objective import Objective
+from sa.params import flatten, unflatten
+from sa.types import Diverged, Params
 
 
 def dense(objective: Objective, params: Params) -> Tensor:

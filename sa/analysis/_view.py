@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sa.types import Objective, Params, Structure, size
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.params import size
+from sa.types import Params
 
 MEANS = {
     "latent": "the weights that are trained",

@@ -5,7 +5,9 @@ from pydantic.dataclasses import dataclass
 
 from sa.analysis import _finite
 from sa.analysis._line import cosine
-from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten
+from sa.objective.objective import Objective
+from sa.params import flatten
+from sa.types import STRICT, Estimate, Estimator, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

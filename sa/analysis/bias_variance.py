@@ -12,7 +12,9 @@ from torch import Tensor
 
 from sa.analysis._line import cosine, unit
 from sa.analysis._view import numbers
-from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten
+from sa.objective.objective import Objective
+from sa.params import flatten
+from sa.types import STRICT, Estimate, Estimator, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

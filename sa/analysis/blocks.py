@@ -7,19 +7,10 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.types import (
-    STRICT,
-    Diverged,
-    Estimate,
-    Numbers,
-    Objective,
-    Params,
-    flatten,
-    grouped,
-    size,
-    unflatten,
-)
-from sa.types import Blocks as How
+from sa.objective.objective import Objective
+from sa.params import Blocks as How
+from sa.params import flatten, grouped, size, unflatten
+from sa.types import STRICT, Diverged, Estimate, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

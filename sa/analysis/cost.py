@@ -7,7 +7,8 @@ from annotated_types import Ge
 from pydantic.dataclasses import dataclass
 
 from sa.analysis._bits import declared, prices
-from sa.types import STRICT, Estimate, Numbers, Objective, Params
+from sa.objective.objective import Objective
+from sa.types import STRICT, Estimate, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -11,17 +11,10 @@ from torch import Tensor
 from sa import surrogate
 from sa.analysis import _solve
 from sa.analysis._view import DERIVATIVES, check, seen
-from sa.types import (
-    STRICT,
-    Estimate,
-    Numbers,
-    Objective,
-    Params,
-    Structure,
-    flatten,
-    size,
-    unflatten,
-)
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.params import flatten, size, unflatten
+from sa.types import STRICT, Estimate, Numbers, Params
 
 Share = Annotated[float, Gt(0), Lt(1)]
 

@@ -6,18 +6,10 @@ import torch
 from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
-from sa.types import (
-    STRICT,
-    Blocks,
-    Estimate,
-    Numbers,
-    Objective,
-    Params,
-    Structure,
-    flatten,
-    grouped,
-    size,
-)
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.params import Blocks, flatten, grouped, size
+from sa.types import STRICT, Estimate, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

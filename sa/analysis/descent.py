@@ -11,7 +11,9 @@ from torch import Tensor
 
 from sa.analysis import _finite
 from sa.analysis._line import line, unit
-from sa.types import STRICT, Estimate, Estimator, Numbers, Objective, Params, flatten
+from sa.objective.objective import Objective
+from sa.params import flatten
+from sa.types import STRICT, Estimate, Estimator, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

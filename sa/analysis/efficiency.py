@@ -9,16 +9,9 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.analysis._line import cosine, descend
-from sa.types import (
-    STRICT,
-    Estimate,
-    Estimator,
-    Numbers,
-    Objective,
-    Params,
-    flatten,
-    size,
-)
+from sa.objective.objective import Objective
+from sa.params import flatten, size
+from sa.types import STRICT, Estimate, Estimator, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,7 +7,8 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
 from sa.analysis import _finite
-from sa.types import STRICT, Dataset, Estimate, Numbers, Objective, Params
+from sa.objective.objective import Objective
+from sa.types import STRICT, Dataset, Estimate, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -8,17 +8,9 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.analysis._line import cosine
-from sa.types import (
-    STRICT,
-    Diverged,
-    Estimate,
-    Estimator,
-    Numbers,
-    Objective,
-    Params,
-    flatten,
-    unflatten,
-)
+from sa.objective.objective import Objective
+from sa.params import flatten, unflatten
+from sa.types import STRICT, Diverged, Estimate, Estimator, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -9,16 +9,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.analysis import _finite
-from sa.types import (
-    STRICT,
-    Batch,
-    Estimate,
-    Numbers,
-    Objective,
-    Params,
-    Structure,
-    blocks,
-)
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.params import blocks
+from sa.types import STRICT, Batch, Estimate, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

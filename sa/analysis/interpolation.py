@@ -9,7 +9,9 @@ from pydantic.dataclasses import dataclass
 
 from sa.analysis import _finite
 from sa.analysis._align import matched, permuted
-from sa.types import STRICT, Estimate, Numbers, Objective, Params, Structure
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.types import STRICT, Estimate, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,7 +10,9 @@ from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.types import STRICT, Estimate, Numbers, Objective, Params, Quantizer, Structure
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.types import STRICT, Estimate, Numbers, Params, Quantizer
 
 
 @dataclass(frozen=True, config=STRICT)

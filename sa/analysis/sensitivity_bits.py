@@ -16,16 +16,9 @@ from sa.analysis import _allocation, _finite, _proxy
 from sa.analysis._allocation import Choice, Losses
 from sa.analysis._bits import prices
 from sa.analysis._view import numbers
-from sa.types import (
-    STRICT,
-    Diverged,
-    Estimate,
-    Numbers,
-    Objective,
-    Params,
-    Quantizer,
-    Structure,
-)
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.types import STRICT, Diverged, Estimate, Numbers, Params, Quantizer
 
 FULL = -1  # in a choice: this layer stays in full precision
 

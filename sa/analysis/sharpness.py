@@ -11,18 +11,10 @@ from torch import Tensor
 from sa import surrogate
 from sa.analysis import _finite
 from sa.analysis._view import DERIVATIVES, VALUES, check, flippable, seen
-from sa.types import (
-    STRICT,
-    Diverged,
-    Estimate,
-    Numbers,
-    Objective,
-    Params,
-    Structure,
-    blocks,
-    flatten,
-    unflatten,
-)
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.params import blocks, flatten, unflatten
+from sa.types import STRICT, Diverged, Estimate, Numbers, Params
 
 _NEEDS = {"latent": DERIVATIVES, "quantized": DERIVATIVES, "smoothed": VALUES, "discrete": VALUES}
 

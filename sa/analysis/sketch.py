@@ -8,7 +8,9 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.types import STRICT, Estimate, Numbers, Objective, Params, flatten, stream
+from sa.objective.objective import Objective
+from sa.params import flatten, stream
+from sa.types import STRICT, Estimate, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

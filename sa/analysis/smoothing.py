@@ -8,20 +8,12 @@ import torch
 from annotated_types import Ge, Gt, Len
 from pydantic.dataclasses import dataclass
 
-from sa import ranking
 from sa.analysis import _finite
 from sa.analysis._line import cosine, descend, unit
-from sa.types import (
-    STRICT,
-    Estimate,
-    Estimator,
-    Numbers,
-    Objective,
-    Params,
-    flatten,
-    size,
-    unflatten,
-)
+from sa.objective.objective import Objective
+from sa.params import flatten, size, unflatten
+from sa.table import ranking
+from sa.types import STRICT, Estimate, Estimator, Numbers, Params
 
 Scales = Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)]
 

@@ -10,17 +10,10 @@ from torch import Tensor
 
 from sa.analysis import _finite
 from sa.analysis._view import DERIVATIVES, VALUES, check, seen
-from sa.types import (
-    STRICT,
-    Estimate,
-    Numbers,
-    Objective,
-    Params,
-    Structure,
-    flatten,
-    size,
-    unflatten,
-)
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.params import flatten, size, unflatten
+from sa.types import STRICT, Estimate, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

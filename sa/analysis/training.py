@@ -9,18 +9,10 @@ from annotated_types import Gt
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from sa import divergence
-from sa.types import (
-    STRICT,
-    Estimate,
-    Estimator,
-    Numbers,
-    Objective,
-    Params,
-    State,
-    flatten,
-    unflatten,
-)
+from sa.objective import divergence
+from sa.objective.objective import Objective
+from sa.params import flatten, unflatten
+from sa.types import STRICT, Estimate, Estimator, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -37,8 +29,9 @@ class Training:
     ``heldout`` the held-out loss there, ``lr`` that lr, ``edge`` 1 where it is the grid's first or
     last, ``steps`` the steps the budget bought for each lr, ``over`` 1 where it is below one step;
     ``losses``, the final loss by lr. ``nonfinite``: how many lrs diverged, to a loss that is not
-    finite or 1000 times its reference for three steps (`sa.divergence`): infinite among the losses,
-    and never the lowest; ``diverged`` 1 where all did, and then the other numbers are NaN.
+    finite or 1000 times its reference for three steps (`sa.objective.divergence`): infinite among
+    the losses, and never the lowest; ``diverged`` 1 where all did, and then the other numbers are
+    NaN.
     """
 
     estimator: Estimator
@@ -100,7 +93,7 @@ class Training:
         steps: int,
         length: float,
     ) -> tuple[float, Params]:
-        """The final loss, infinity where it diverged (`sa.divergence`), and where."""
+        """The final loss, infinity where it diverged (`sa.objective.divergence`), and where."""
         generator = torch.Generator(objective.batch.inputs.device).manual_seed(seed)
         point, state = params, mine.init(params)
         if not math.isfinite(length):

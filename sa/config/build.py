@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sa.config.argv import was_typed
 from sa.config.catalogue import figures, leaves, top
-from sa.config.complaint import HELP, NoData, UsageError, invalid, nearest, typed
 from sa.config.component import allowed, make
-from sa.config.others import Config, parent, resolve
-from sa.config.words import was_typed
-from sa.record import DEFAULTS, LATER
+from sa.config.error import HELP, NoData, UsageError, invalid, nearest, typed
+from sa.config.parents import Config, parent, resolve
+from sa.record.identity import DEFAULTS, LATER, current
 
 _COUPLED = ("Adafactor", "LBFGS", "Muon")
 """Optimizers whose step of one number depends on the others': not for stacked networks."""
@@ -59,7 +59,7 @@ def check_machine(config: dict[str, Any], made: Components, here: bool = True) -
         UsageError: a device or a compiler is not.
 
     """
-    from sa.task import Mismatch
+    from sa.objective.task import Mismatch
     from sa.types import MissingData
 
     try:
@@ -86,11 +86,12 @@ def validate(config: dict[str, Any]) -> Components:
         UsageError: a setting that does not exist, or does not fit the others.
 
     """
+    config = current(config)
     _scalars(config)
     for key, value in leaves(config):
         if key.rsplit(".", 1)[-1] == "_target_":
             allowed(key, value)
-    from sa.task import Mismatch, Task
+    from sa.objective.task import Mismatch, Task
 
     made = {k: make(k, config[k]) for k in ("model", "dataset", "estimator", "optimizer")}
     analyses = {k: make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
@@ -202,7 +203,7 @@ def ignored(points: Sequence[tuple[Config, Components]]) -> Iterator[str]:
 
 def _recipe(config: Config, task: Any) -> Any:
     """What the training has beside its optimizer, and whether this network and budget have it."""
-    from sa.train import Recipe
+    from sa.training.loop import Recipe
 
     keys = "until recalibrate clip decay_all quantizer_lr".split()
     plain: Config = {k: config[k] for k in keys if config.get(k) is not None}

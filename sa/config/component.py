@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from sa.config.complaint import UsageError, invalid, typed
+from sa.config.error import UsageError, invalid, typed
 
 ROOMS = ("dataset", "model", "quantizer", "estimator", "analysis")
 _COMPONENT = re.compile(rf"sa\.(?:{'|'.join(ROOMS)})\.[a-z][a-z0-9_]*\.[A-Z]\w*")
 _OTHERS = (
     "sa.types.Slots",
-    "sa.tracker.Wandb",
-    "sa.schedule.Annealed",
-    "sa.schedule.Stairs",
-    "sa.average.Average",
-    "sa.optimizer.Muon",
+    "sa.tracking.wandb.Wandb",
+    "sa.training.schedule.Annealed",
+    "sa.training.schedule.Stairs",
+    "sa.training.average.Average",
+    "sa.training.muon.Muon",
 )
 
 _NO_STEP = {

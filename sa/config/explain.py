@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sa.config.catalogue import CONF, GROUPS, leaves, options
-from sa.config.complaint import _TEMPERATURE, HELP, nearest, typed
+from sa.config.error import _TEMPERATURE, HELP, nearest, typed
 
 
 def explain(error: Exception, argv: list[str]) -> str | None:

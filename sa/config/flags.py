@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from sa.config.catalogue import GROUPS
-from sa.config.complaint import UsageError, nearest
+from sa.config.error import UsageError, nearest
 from sa.config.explain import no_choice
 
 FLAGS = (

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sa.types import Batch, Params, RowLoss, blocks, flatten, unflatten
+from sa.params import blocks, flatten, unflatten
+from sa.types import Batch, Params, RowLoss
 
 BUILD, PRODUCT = 3.9, 3.6
 """Forward-equivalents of the graph of a gradient, and of a product with it."""

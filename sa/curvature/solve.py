@@ -2,11 +2,23 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sa.types import Pairs
+
+class Pairs(NamedTuple):
+    """Leading eigenpairs, the largest algebraic value first.
+
+    values (k,) float64; vectors (k, D), orthonormal rows, flattened as `flatten` does; residuals
+    (k,) |H x - value x|, float64. Values and residuals are on the CPU.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+
 
 Map = Callable[[Tensor], Tensor]
 """(k, D) -> (k, D): the products of a symmetric map with k vectors."""

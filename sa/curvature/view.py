@@ -8,7 +8,9 @@ from torch import Tensor
 
 from sa.curvature import solve, stochastic
 from sa.curvature.engine import Hessian, Jacobian
-from sa.types import Diverged, Pairs, flatten
+from sa.curvature.solve import Pairs
+from sa.params import flatten
+from sa.types import Diverged
 
 ROUNDS = 8
 """Block products that find the top space of a map that is not symmetric, from nothing."""
@@ -18,7 +20,7 @@ CLOSE = 1e-4
 
 
 @dataclass(frozen=True)
-class View:
+class Curvature:
     """A `sa.types.Curvature`: the products of an engine over some of its tensors (None: all)."""
 
     engine: Hessian | Jacobian
@@ -39,9 +41,9 @@ class View:
         point = self.engine.params
         return flatten({k: point[k] for k in self.names or point})
 
-    def within(self, names: Sequence[str]) -> "View":
+    def within(self, names: Sequence[str]) -> "Curvature":
         """The diagonal block of some tensors, the others held fixed; it shares what is kept."""
-        return View(self.engine, tuple(names))
+        return Curvature(self.engine, tuple(names))
 
     def product(self, vectors: Tensor) -> Tensor:
         """(k, D) -> (k, D)."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sa.dataset import _cifar
 from sa.dataset._corrupt import Corruption, corrupt
-from sa.types import STRICT, Batch, MissingData, Splits, blocks
+from sa.params import blocks
+from sa.types import STRICT, Batch, MissingData, Splits
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from sa.estimator import _finite, _scale
-from sa.types import Estimate, Numbers, Objective, Params, State, flatten, size, unflatten
+from sa.objective.objective import Objective
+from sa.params import flatten, size, unflatten
+from sa.types import Estimate, Numbers, Params, State
 
 BLOCK = 64
 """Directions drawn by one call of the generator: part of the stream's definition."""

@@ -5,7 +5,9 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.estimator import _slopes
-from sa.types import Objective, Params, State, flatten, unflatten
+from sa.objective.objective import Objective
+from sa.params import flatten, unflatten
+from sa.types import Params, State
 
 
 def gradient(

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.estimator._noise import Noise, average, of_rows, owed
-from sa.types import Batch, Objective, Params
+from sa.objective.objective import Objective
+from sa.types import Batch, Params
 
 
 @dataclass

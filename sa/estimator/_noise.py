@@ -8,7 +8,10 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.estimator import _finite
-from sa.types import Batch, Numbers, Objective, Params, RowLoss, Structure, finite, stream
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.params import finite, stream
+from sa.types import Batch, Numbers, Params, RowLoss
 
 Pass = Callable[[Params, Batch, "Noise"], Tensor]
 """Row losses (rows,) to differentiate, of a part of the batch under one sample of the noise."""

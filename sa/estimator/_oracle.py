@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from sa.estimator import _finite
-from sa.types import Estimate, Numbers, Objective, Params, flatten, unflatten
+from sa.objective.objective import Objective
+from sa.params import flatten, unflatten
+from sa.types import Estimate, Numbers, Params
 
 
 class Search:

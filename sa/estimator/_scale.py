@@ -7,7 +7,9 @@ import torch
 from pydantic import PlainValidator
 from torch import Tensor
 
-from sa.types import Objective, Params, State, flatten, unflatten
+from sa.objective.objective import Objective
+from sa.params import flatten, unflatten
+from sa.types import Params, State
 
 GRID = (*(m * 10.0**k for k in range(-4, 0) for m in (1, 2, 5)), 1.0)
 """The sigmas that ``auto`` tries, from below."""

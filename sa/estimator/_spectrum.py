@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sa.types import Numbers, Params, flatten, unflatten
+from sa.params import flatten, unflatten
+from sa.types import Numbers, Params
 
 Spaces = Mapping[str, Mapping[str, Any]]
 

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.estimator import _layers, _noise
-from sa.types import STRICT, Estimate, Objective, Params, State, Structure
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)

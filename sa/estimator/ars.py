@@ -9,7 +9,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _directions, _finite, _scale
-from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, flatten, size, unflatten
+from sa.objective.objective import Objective
+from sa.params import flatten, size, unflatten
+from sa.types import STRICT, Estimate, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)

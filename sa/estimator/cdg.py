@@ -7,7 +7,10 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _finite, _scale
-from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, Structure, size
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.params import size
+from sa.types import STRICT, Estimate, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -21,7 +24,7 @@ class CDG:
     Differences of networks are taken in float64 whatever their dtype; give a plain function a
     float64 point. A coordinate whose difference is not finite is 0, and counted in ``nonfinite``.
 
-    >>> from sa.objective import from_function
+    >>> from sa.objective.objective import from_function
     >>> f = from_function(lambda p: (p["w"] ** 2).sum())
     >>> CDG(epsilon=0.5)(f, {"w": torch.tensor([3.0])}, {}, torch.Generator()).grad["w"]
     tensor([6.])

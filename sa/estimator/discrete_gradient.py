@@ -8,7 +8,9 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, Structure
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.types import STRICT, Estimate, Numbers, Params, State
 
 HAIR = 1e-6
 """How far past a jump to go, in units of epsilon: enough for rounding, and no room for another."""

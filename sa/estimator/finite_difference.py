@@ -7,7 +7,9 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _finite, _scale
-from sa.types import STRICT, Estimate, Objective, Params, State, blocks, size
+from sa.objective.objective import Objective
+from sa.params import blocks, size
+from sa.types import STRICT, Estimate, Params, State
 
 BLOCK = 64
 """Coordinates moved at once: what bounds the memory."""

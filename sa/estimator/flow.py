@@ -9,19 +9,10 @@ from annotated_types import Gt, Le
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.types import (
-    STRICT,
-    Diverged,
-    Estimate,
-    Objective,
-    Params,
-    State,
-    Structure,
-    finite,
-    flatten,
-    size,
-    unflatten,
-)
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.params import finite, flatten, size, unflatten
+from sa.types import STRICT, Diverged, Estimate, Params, State
 
 COLUMNS = 3
 """Vectors followed for the one eigenvalue that is wanted."""

@@ -10,17 +10,10 @@ from pydantic.dataclasses import dataclass
 
 from sa import surrogate
 from sa.estimator import _directions, _finite, _slopes
-from sa.types import (
-    STRICT,
-    Estimate,
-    Objective,
-    Params,
-    State,
-    Structure,
-    flatten,
-    size,
-    unflatten,
-)
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.params import flatten, size, unflatten
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -35,7 +28,7 @@ class ForwardGradient:
 
     samples: N directions; published with 1.
 
-    >>> from sa.objective import from_function
+    >>> from sa.objective.objective import from_function
     >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())
     >>> at = {"w": torch.tensor([0.5])}
     >>> float(ForwardGradient()(f, at, {}, torch.Generator()).grad["w"])

@@ -8,7 +8,9 @@ from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions, _finite, _guide, _slopes
-from sa.types import STRICT, Estimate, Objective, Params, State, flatten, size, unflatten
+from sa.objective.objective import Objective
+from sa.params import flatten, size, unflatten
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,18 +10,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _finite
-from sa.types import (
-    STRICT,
-    Batch,
-    Estimate,
-    Link,
-    Numbers,
-    Objective,
-    Params,
-    State,
-    Structure,
-    blocks,
-)
+from sa.network.structure import Link, Structure
+from sa.objective.objective import Objective
+from sa.params import blocks
+from sa.types import STRICT, Batch, Estimate, Numbers, Params, State
 
 ROWS = 512
 """Rows sampled together: part of the stream's definition, and what bounds the memory."""

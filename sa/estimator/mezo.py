@@ -10,7 +10,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _finite, _scale
-from sa.types import STRICT, Estimate, Numbers, Objective, Params, State, blocks, size
+from sa.objective.objective import Objective
+from sa.params import blocks, size
+from sa.types import STRICT, Estimate, Numbers, Params, State
 
 BLOCK = 1 << 16
 """Numbers of a direction that exist at once: part of the stream's definition."""

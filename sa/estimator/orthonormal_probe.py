@@ -7,7 +7,9 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions, _finite, _guide, _slopes
-from sa.types import STRICT, Estimate, Objective, Params, State, blocks, unflatten
+from sa.objective.objective import Objective
+from sa.params import blocks, unflatten
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)

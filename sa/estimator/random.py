@@ -5,7 +5,9 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from sa.types import STRICT, Estimate, Objective, Params, State, flatten, unflatten
+from sa.objective.objective import Objective
+from sa.params import flatten, unflatten
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)

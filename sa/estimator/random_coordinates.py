@@ -7,7 +7,9 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions, _finite, _scale
-from sa.types import STRICT, Estimate, Objective, Params, State, blocks, flatten, size, unflatten
+from sa.objective.objective import Objective
+from sa.params import blocks, flatten, size, unflatten
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)

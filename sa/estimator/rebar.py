@@ -8,7 +8,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _layers, _noise, _relaxation
-from sa.types import STRICT, Estimate, Objective, Params, State, Structure
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)

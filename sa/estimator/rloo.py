@@ -9,7 +9,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _finite, _noise
-from sa.types import STRICT, Batch, Estimate, Objective, Params, State, Structure
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.types import STRICT, Batch, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -9,7 +9,9 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions, _finite, _guide
-from sa.types import STRICT, Estimate, Objective, Params, State, flatten, size, unflatten
+from sa.objective.objective import Objective
+from sa.params import flatten, size, unflatten
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,25 +10,12 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sa.curvature.view import Curvature
 from sa.estimator import _spectrum
-from sa.types import (
-    STRICT,
-    Blocks,
-    Curvature,
-    Diverged,
-    Estimate,
-    Estimator,
-    Numbers,
-    Objective,
-    Params,
-    State,
-    Structure,
-    finite,
-    flatten,
-    grouped,
-    size,
-    unflatten,
-)
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.params import Blocks, finite, flatten, grouped, size, unflatten
+from sa.types import STRICT, Diverged, Estimate, Estimator, Numbers, Params, State
 
 Mode = Literal["global", "flat_v1", "flat_v2", "filter", "dynamic"]
 

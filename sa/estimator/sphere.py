@@ -7,7 +7,8 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions
-from sa.types import STRICT, Estimate, Objective, Params, State
+from sa.objective.objective import Objective
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.estimator import _noise, _slopes
-from sa.types import STRICT, Estimate, Objective, Params, State, Structure
+from sa.network.structure import Structure
+from sa.objective.objective import Objective
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)

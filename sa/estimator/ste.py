@@ -9,7 +9,8 @@ from pydantic.dataclasses import dataclass
 
 from sa import surrogate
 from sa.estimator import _slopes
-from sa.types import STRICT, Estimate, Objective, Params, State
+from sa.objective.objective import Objective
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -28,7 +29,7 @@ class STE:
     One forward and one backward, no variance, unknown bias: no loss has this gradient, except that
     of the layers after the last step, where it is exact.
 
-    >>> from sa.objective import from_function
+    >>> from sa.objective.objective import from_function
     >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())
     >>> at = {"w": torch.tensor([0.5, -3.0])}
     >>> STE("clipped")(f, at, {}, torch.Generator()).grad["w"]

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.estimator import _finite, _slopes
+from sa.objective.objective import Objective
+from sa.params import finite
 from sa.surrogate import Rule
-from sa.types import STRICT, Estimate, Objective, Params, State, finite
+from sa.types import STRICT, Estimate, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,7 +31,7 @@ class STERandom:
     No loss has this gradient; its mean is not the gradient of the mean slope either, since every
     step multiplies by the same m. With one slope, no clip and no noise it is ``ste``.
 
-    >>> from sa.objective import from_function
+    >>> from sa.objective.objective import from_function
     >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())
     >>> at = {"w": torch.tensor([0.5, -3.0])}
     >>> STERandom(("clipped",))(f, at, {}, torch.Generator()).grad["w"]

@@ -8,7 +8,8 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _oracle
-from sa.types import STRICT, Estimate, Objective, Params, State
+from sa.objective.objective import Objective
+from sa.types import STRICT, Estimate, Params, State
 
 MOST = 4096
 """Most parameters: the covariance's root has their square."""

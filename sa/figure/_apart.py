@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from sa.grouping import REPLICATE, configurations, key, varying
+from sa.table.grouping import REPLICATE, configurations, key, varying
 
 LOOSE = ("dim", "batch_size", "batchnorm", "moving", "steps", "epochs", "dtype", "until", "clip")
 """Settings without a dot in their name that a table without ``attrs["settings"]`` may have."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from sa import names
 from sa.figure._apart import rest, settings, varied
 from sa.figure._paper import numbers
+from sa.table import names
 
 DIM = "dim (width of the network)"
 

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from sa import ranking
+from sa.table import ranking
 
 PANEL = 3.35  # inches: a column of a two-column paper
 STYLE = {

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from sa import names
 from sa.figure._axis import beside, horizontal, legend, level, other, reach
 from sa.figure._label import reference
 from sa.figure._paper import POINTS, Canvas, Sheet, kind, need, numbers, palette, panels
+from sa.table import names
 
 
 @kind("label", "x", told=POINTS)

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from sa import names
 from sa.figure._axis import beside, horizontal, legend, other, percent, reach, shade_null
 from sa.figure._paper import POINTS, Canvas, Sheet, kind, need, numbers, palette, panels
+from sa.table import names
 
 
 @kind("label", "x", told=f"{POINTS}; grey band: random directions, least to most")

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from sa import names
 from sa.figure._axis import legend, other, percent
 from sa.figure._label import facets
 from sa.figure._paper import MEANS, PANEL, Canvas, Sheet, kind, need
+from sa.table import names
 
 
 @kind("facet", told=MEANS)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sa.figure._apart import replicates, rest, settings, varied
 from sa.figure._label import prepared
 from sa.figure._paper import STYLE, Canvas, Kind, Sheet, alone
-from sa.grouping import configurations, key
+from sa.table.grouping import configurations, key
 
 OTHERS = {"bands": "evaluated steps", "trajectories": "points of trainings"}
 """Kinds that are drawn from another table than that of runs, and what it holds."""

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from sa import names
 from sa.figure._axis import legend, level, other, reach
 from sa.figure._label import reference
 from sa.figure._paper import POINTS, Canvas, Sheet, hues, kind, need, numbers, panels
+from sa.table import names
 
 
 @kind(

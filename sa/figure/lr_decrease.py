@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from sa import names
 from sa.figure._axis import common, legend, mark_below, other, percent, shade_null, stack
 from sa.figure._label import facets
 from sa.figure._paper import MEANS, Canvas, Sheet, kind, need, palette, panels
+from sa.table import names
 
 CURVES = ("decrease", "decrease_heldout", "null_least", "null_most")
 

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from sa import names, ranking
 from sa.figure._axis import percent
 from sa.figure._label import activations, reference
 from sa.figure._paper import PANEL, Canvas, Sheet, hues, kind, need
+from sa.table import names, ranking
 
 
 def _label(table: pd.DataFrame) -> pd.Series:

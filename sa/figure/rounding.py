@@ -7,9 +7,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from sa import names
 from sa.figure._axis import common, legend, mark_below, other, percent, shade_null, stack
 from sa.figure._paper import MEANS, PANEL, Canvas, Sheet, hues, kind, need, numbers
+from sa.table import names
 
 _NORMALISER = "quantizer.activation.normaliser"
 

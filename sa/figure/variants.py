@@ -3,9 +3,9 @@
 import pandas as pd
 import seaborn as sns
 
-from sa import names, ranking
 from sa.figure._label import activations, reference
 from sa.figure._paper import Canvas, Sheet, kind, need
+from sa.table import names, ranking
 
 
 @kind("label", "activation", told="cells: means over seeds")

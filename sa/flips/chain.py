@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa import codes
-from sa.types import Batch, Link, Params, Step, blocks
+from sa.network import codes
+from sa.network.structure import Link, Step
+from sa.params import blocks
+from sa.types import Batch, Params
 
 SUFFIX = 1 << 17  # numbers of one layer's pre-activations evaluated together: a core's cache
 

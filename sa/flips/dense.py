@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from sa.flips.chain import Chain
-from sa.types import Params, blocks
+from sa.params import blocks
+from sa.types import Params
 
 
 def effect(view: Chain, index: int, low: float, high: float, near: Tensor) -> Tensor:

@@ -2,12 +2,30 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sa.flips import chain, dense, maps
-from sa.types import Batch, Link, Params, Profile, blocks
+from sa.network.structure import Link
+from sa.params import blocks
+from sa.types import Batch, Params
+
+
+class Profile(NamedTuple):
+    """The loss as params[name][at] moves by a shift: a piecewise constant.
+
+    shifts (c,), ascending: where it jumps; losses (c + 1,): losses[k] between shifts[k - 1] and
+    shifts[k]. Jumps at or below 0 have happened at shift 0. evals: forward-equivalents spent since
+    the last profile of a series.
+    """
+
+    name: str
+    at: tuple[int, ...]
+    shifts: Tensor
+    losses: Tensor
+    evals: float
 
 
 def differences(

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa.types import stream
+from sa.params import stream
 
 _GATHER = 0x0102040810204080  # times eight bytes of 0 or 1: their bits, in the topmost byte
 

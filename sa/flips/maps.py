@@ -19,7 +19,8 @@ from torch import Tensor
 from sa.flips.chain import Chain, Layer
 from sa.flips.dense import magnitudes
 from sa.flips.distinct import distinct
-from sa.types import Params, blocks
+from sa.params import blocks
+from sa.types import Params
 
 TABLE = 1 << 12
 """Most patterns of one row and map that are told apart by a table; beyond, by a sort."""

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from sa.flips import chain, maps
 from sa.flips.distinct import distinct
-from sa.types import Batch, Block, Cut, Params, blocks
+from sa.network.structure import Block, Cut
+from sa.params import blocks
+from sa.types import Batch, Params
 
 PIECE = 1 << 19
 """Numbers of one layer's maps that the rest of the network takes together, of ``suffixes``."""

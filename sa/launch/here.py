@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from annotated_types import Gt
 
-from sa import record
-from sa.launch.board import POLL, Board, Cancelled, enough
 from sa.launch.plan import Point, chunks, command, paths, processes, scrubbed, todo
+from sa.launch.progress import POLL, Board, Cancelled, enough
+from sa.record import files, run
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def inline(
             point = queue.pop(0)
             try:
                 result = execute(point.config)
-            except record.Busy:
+            except files.Busy:
                 queue.append(point)
                 time.sleep(POLL)
             except Exception as error:  # a point's failure is recorded and the sweep goes on
@@ -90,7 +90,7 @@ def local(
                 for process, some in list(alive.items()):
                     code = process.poll()
                     for point in list(some):
-                        result = record.read_result(root, point.run_id)
+                        result = run.read_result(root, point.run_id)
                         if result is None and code is None:
                             continue
                         some.remove(point)
@@ -118,11 +118,11 @@ def _why(root: Path, point: Point, pid: int, code: int | None) -> str:
     """Why a point of a process that ended has no result, in its record too."""
     folder = root / "runs" / point.run_id
     who: dict[str, Any] = {"host": os.uname().nodename, "pid": pid}
-    told = record.reason(folder, **who)  # an earlier attempt's reason is none of this one
+    told = run.reason(folder, **who)  # an earlier attempt's reason is none of this one
     if told is not None:
         return told
     how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"code {code}"
-    return record.mark(root, point.run_id, f"its process ended with {how} before a result", **who)
+    return run.mark(root, point.run_id, f"its process ended with {how} before a result", **who)
 
 
 def _cpus() -> int:

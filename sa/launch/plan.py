@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sa import lock, record
+from sa.record import files, identity, lock, run, sweep
 
 
 class LaunchError(Exception):
@@ -175,7 +175,7 @@ def points(
     """One point an identity: configurations that differ in bookkeeping only are one run."""
     found: dict[str, Point] = {}
     for config, told, every in zip(configs, overrides, words or overrides, strict=True):
-        key = record.run_id(config)
+        key = identity.run_id(config)
         found.setdefault(key, Point(len(found), key, told, config, every))
     return list(found.values())
 
@@ -183,7 +183,7 @@ def points(
 def sweep_name(plan: Sequence[Point]) -> str:
     """The name the configuration gives, or one made of the points: same points, same name."""
     named = plan[0].config["sweep"]["name"]
-    return named or "sweep-" + record.run_id({"points": sorted(p.run_id for p in plan)})
+    return named or "sweep-" + identity.run_id({"points": sorted(p.run_id for p in plan)})
 
 
 def rooted(root: Path) -> str:
@@ -194,7 +194,7 @@ def rooted(root: Path) -> str:
 
 def todo(root: Path, plan: Sequence[Point]) -> list[Point]:
     """The points without a result."""
-    return [p for p in plan if record.read_result(root, p.run_id) is None]
+    return [p for p in plan if run.read_result(root, p.run_id) is None]
 
 
 def dropped(root: Path, name: str, plan: Sequence[Point]) -> int:
@@ -202,11 +202,11 @@ def dropped(root: Path, name: str, plan: Sequence[Point]) -> int:
 
     A damaged manifest has none either: the plan replaces it.
     """
-    if not (record.sweep_folder(root, name) / "manifest.jsonl").exists():
+    if not (sweep.sweep_folder(root, name) / "manifest.jsonl").exists():
         return 0
     try:
-        _, there = record.read_manifest(root, name)
-    except record.RecordError:
+        _, there = sweep.read_manifest(root, name)
+    except files.RecordError:
         return 0
     return len({p["run_id"] for p in there} - {p.run_id for p in plan})
 
@@ -214,7 +214,7 @@ def dropped(root: Path, name: str, plan: Sequence[Point]) -> int:
 def freeze(root: Path, name: str, plan: Sequence[Point]) -> None:
     """Write the manifest, and the configuration of every point that is still to run."""
     for point in todo(root, plan):
-        record.freeze(root, point.config)
+        run.freeze(root, point.config)
     entries = [{"index": p.index, "run_id": p.run_id, "overrides": p.overrides} for p in plan]
     first = plan[0].config
     about = {
@@ -227,7 +227,7 @@ def freeze(root: Path, name: str, plan: Sequence[Point]) -> None:
         "expectations": first.get("expectations") or [],
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    record.write_manifest(root, name, entries, about)
+    sweep.write_manifest(root, name, entries, about)
 
 
 def _folders() -> dict[str, str]:
@@ -238,7 +238,7 @@ def _folders() -> dict[str, str]:
 
 def cost(root: Path, plan: Sequence[Point]) -> float | None:
     """Seconds a point takes, from those of the plan that have ended; None where none has."""
-    known = [record.read_result(root, p.run_id) for p in plan]
+    known = [run.read_result(root, p.run_id) for p in plan]
     spent = [float(r["seconds"]) for r in known if r and isinstance(r.get("seconds"), int | float)]
     return sum(spent) / len(spent) if spent else None
 
@@ -306,7 +306,7 @@ def snapshot(folder: Path, packages: Sequence[Path], note: str, told: dict[str, 
     skip = shutil.ignore_patterns("__pycache__", ".*")
     for package in packages:
         shutil.copytree(package, temp / package.name, ignore=skip)
-    record.write_json(temp / note, told)
+    files.write_json(temp / note, told)
     temp.replace(code)
 
 
@@ -318,5 +318,5 @@ def alone(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock.exclusive(folder / ".driver"))
         except OSError as error:
-            raise record.unrooted(folder.parent.parent, error) from error
+            raise files.unrooted(folder.parent.parent, error) from error
         yield

@@ -14,10 +14,11 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from sa import lock, record, telling
-from sa.launch.board import POLL, Board, enough
 from sa.launch.defaults import defaults, minutes
 from sa.launch.plan import LaunchError, Point, command, paths, processes, scrubbed, todo
+from sa.launch.progress import POLL, Board, enough
+from sa.record import files, lock, telling
+from sa.record import run as record
 
 LIVE = {
     "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
@@ -137,12 +138,12 @@ def submit(folder: Path, root: Path, place: Slurm, work: Sequence[Sequence[Point
                 for job, some in zip(submitted, part, strict=True)
             ]
         lines = "".join(json.dumps(m) + "\n" for m in [*jobs(folder), *made])
-        record.write_text(folder / "jobs.jsonl", lines)
+        files.write_text(folder / "jobs.jsonl", lines)
     except BaseException as error:
         cancel([str(m["job"]) for m in made])
         for left in set(logs.iterdir()) - there:
             left.unlink()
-        if isinstance(error, record.RecordError) or not isinstance(error, Exception):
+        if isinstance(error, files.RecordError) or not isinstance(error, Exception):
             raise
         # submitit's and SLURM's: a wrong partition, a full queue
         said = (x for x in str(error).splitlines() if x.strip() and "subprocess" not in x)

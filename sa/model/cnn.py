@@ -9,8 +9,8 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from sa.model._layers import Activation, Conv, Linear
-from sa.model._network import Network
+from sa.network.layers import Activation, Conv, Linear
+from sa.network.network import Network
 from sa.types import STRICT, Slots
 
 Positive = Annotated[int, Gt(0)]

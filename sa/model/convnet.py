@@ -9,8 +9,8 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from sa.model._layers import SMOOTH, Conv, Linear, Smooth, batchnorm
-from sa.model._network import Network
+from sa.network.layers import SMOOTH, Conv, Linear, Smooth, batchnorm
+from sa.network.network import Network
 from sa.types import STRICT
 
 Positive = Annotated[int, Gt(0)]

@@ -9,8 +9,8 @@ from annotated_types import Gt, Len
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from sa.model._layers import SMOOTH, Linear, Smooth
-from sa.model._network import Network
+from sa.network.layers import SMOOTH, Linear, Smooth
+from sa.network.network import Network
 from sa.types import STRICT
 
 Positive = Annotated[int, Gt(0)]

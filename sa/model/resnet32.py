@@ -8,8 +8,8 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from sa.model._layers import Conv, Linear, Residual, batchnorm, he
-from sa.model._network import Network
+from sa.network.layers import Conv, Linear, Residual, batchnorm, he
+from sa.network.network import Network
 from sa.types import STRICT
 
 Positive = Annotated[int, Gt(0)]

@@ -8,8 +8,8 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from sa.model._layers import Activation, Conv, Linear, Residual, batchnorm
-from sa.model._network import Network
+from sa.network.layers import Activation, Conv, Linear, Residual, batchnorm
+from sa.network.network import Network
 from sa.types import STRICT, Slots
 
 Positive = Annotated[int, Gt(0)]

@@ -9,8 +9,8 @@ from annotated_types import Ge, Gt, Le
 from pydantic import StringConstraints
 from torch import Tensor, nn
 
-from sa import codes
-from sa.codes import Term, Terms
+from sa.network import codes
+from sa.network.codes import Term, Terms
 
 Bits = Annotated[int, Ge(1), Le(32)]
 Granularity = Annotated[str, StringConstraints(pattern=r"^(tensor|channel|group:[1-9]\d*)$")]

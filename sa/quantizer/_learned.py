@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from sa.codes import Term, Terms
+from sa.network.codes import Term, Terms
 
 Rate = Annotated[float, Gt(0)] | None
 Decay = Annotated[float, Ge(0)] | None

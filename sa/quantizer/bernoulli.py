@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sa import surrogate
-from sa.types import Step
+from sa.network.structure import Step
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
-from sa.codes import Term, Terms
-from sa.types import STRICT, Step
+from sa.network.codes import Term, Terms
+from sa.network.structure import Step
+from sa.types import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

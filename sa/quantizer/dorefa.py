@@ -4,8 +4,9 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import codes, surrogate
-from sa.codes import Term, Terms
+from sa import surrogate
+from sa.network import codes
+from sa.network.codes import Term, Terms
 from sa.quantizer._grid import Bits, Rounding, nonzero
 from sa.types import STRICT
 

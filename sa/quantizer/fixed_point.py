@@ -7,8 +7,9 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import codes, surrogate
-from sa.codes import Term, Terms
+from sa import surrogate
+from sa.network import codes
+from sa.network.codes import Term, Terms
 from sa.quantizer import _grid
 from sa.quantizer._grid import Bits, Granularity, Mode, Positive, Range, Rounding, Share
 from sa.types import STRICT

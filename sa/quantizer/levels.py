@@ -8,8 +8,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
+from sa.network.structure import Step
 from sa.quantizer._grid import Rounding
-from sa.types import STRICT, Step
+from sa.types import STRICT
 
 LISTED = 1 << 16
 """The most levels that are told one by one."""

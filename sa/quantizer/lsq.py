@@ -7,8 +7,9 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import codes, surrogate
-from sa.codes import Term, Terms
+from sa import surrogate
+from sa.network import codes
+from sa.network.codes import Term, Terms
 from sa.quantizer._grid import Bits, Rounding
 from sa.quantizer._learned import Decay, Learned, Rate, positive
 from sa.types import STRICT

@@ -9,8 +9,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
+from sa.network.structure import Step
 from sa.quantizer._grid import rank
-from sa.types import STRICT, Step
+from sa.types import STRICT
 
 CLIP = 1e-6
 """Probabilities stay this far from 0 and 1, so that their logits are finite."""

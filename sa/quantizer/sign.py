@@ -6,8 +6,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from sa import surrogate
-from sa.codes import Term, Terms
-from sa.types import Step
+from sa.network.codes import Term, Terms
+from sa.network.structure import Step
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from annotated_types import Gt, Lt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import codes, surrogate
-from sa.codes import Term, Terms
+from sa import surrogate
+from sa.network import codes
+from sa.network.codes import Term, Terms
 from sa.quantizer._learned import Decay, Learned, Rate
 from sa.types import STRICT
 

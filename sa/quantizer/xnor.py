@@ -6,8 +6,9 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import codes, surrogate
-from sa.codes import Term, Terms
+from sa import surrogate
+from sa.network import codes
+from sa.network.codes import Term, Terms
 from sa.types import STRICT, Moves
 
 

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sa import record, telling
 from sa.launch import slurm
+from sa.record import files, run, sweep, telling
+from sa.record.run import read_config
 from sa.sweep.page import report
 from sa.sweep.series import OVER
 from sa.sweep.status import AGAIN, cancel, counted, runs_there, states_of, status, watch
-from sa.sweep.table import collect, read_config
+from sa.sweep.table import collect
 
 USAGE = """\
 commands:
@@ -65,9 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     root = Path(given.root).expanduser()
     if given.name is None and given.command != "status":
-        parser.error(f"{given.command} needs a NAME; {record.near(root, '')}")
+        parser.error(f"{given.command} needs a NAME; {sweep.near(root, '')}")
     if given.watch and (given.command != "status" or given.name is None):
-        parser.error(f"--watch is for `status NAME`; {record.near(root, '')}")
+        parser.error(f"--watch is for `status NAME`; {sweep.near(root, '')}")
     try:
         if given.watch:
             watch(root, given.name)
@@ -81,9 +82,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"sa: {given.command}: {telling.output_lost()}", file=sys.stderr)
             return 1
         return code if isinstance(code, int) else 0
-    except record.RecordError as error:
+    except files.RecordError as error:
         print(f"sa: {error}", file=sys.stderr)
-        return 2 if isinstance(error, record.Missing) else 1
+        return 2 if isinstance(error, files.Missing) else 1
     except KeyboardInterrupt:
         print("sa: interrupted", file=sys.stderr)
         return 130
@@ -101,8 +102,8 @@ def retry(root: Path, name: str) -> int:
 
     Here, one after another; a sweep that went to SLURM is submitted there again, by its command.
     """
-    about, points = record.read_manifest(root, name)
-    if slurm.jobs(record.sweep_folder(root, name)):
+    about, points = sweep.read_manifest(root, name)
+    if slurm.jobs(sweep.sweep_folder(root, name)):
         return _repeat(root, about)
     folders = []
     for point, state in zip(points, states_of(root, points), strict=True):
@@ -154,14 +155,13 @@ def logs(root: Path, name: str) -> int:
     found = sorted((root / "runs").glob(f"{glob.escape(name)}*"))
     if len(found) != 1:
         what = f"{len(found)} runs begin with" if found else "there is no run"
-        raise record.Missing(f"{what} '{name}' in {root / 'runs'}; runs: {runs_there(root)}")
+        raise files.Missing(f"{what} '{name}' in {root / 'runs'}; runs: {runs_there(root)}")
     text = found[0] / "log.txt"
     if text.exists():
         sys.stdout.write(text.read_text(errors="replace"))
-    told = record.load_status(found[0])
+    told = run.load_status(found[0])
     print(
-        f"{found[0]}: {record.state(found[0])}"
-        + (f"\n{told['error']}" if told.get("error") else "")
+        f"{found[0]}: {run.state(found[0])}" + (f"\n{told['error']}" if told.get("error") else "")
     )
     for place, why in (told.get("untold") or {}).items():
         print(f"{place} was lost: {why}")
@@ -176,35 +176,35 @@ def pca(root: Path, name: str, layer: str | None) -> None:
     from sa.figure import draw
     from sa.sweep import weight_pca
 
-    table = weight_pca.table(root, record.read_manifest(root, name)[1], layer)
+    table = weight_pca.table(root, sweep.read_manifest(root, name)[1], layer)
     shares = table[table["what"] == "share"]
     for (scope, view), some in shares.groupby(["scope", "view"], sort=False):
         told = " ".join(f"{100 * s:.1f}" for s in some["share"].head(weight_pca.COMPONENTS))
         print(f"{scope:<16} {view:<13} {len(some):>3} components; % explained: {told}")
-    for path in draw.draw("trajectories", table, record.sweep_folder(root, name) / "figures"):
+    for path in draw.draw("trajectories", table, sweep.sweep_folder(root, name) / "figures"):
         print(f"figure: {path}")
 
 
 def wandb(root: Path, name: str) -> None:
     """Export every finished run that has no W&B files yet, one after another in this process."""
-    from sa import tracker
+    from sa.tracking import wandb as tracker
 
-    about, points = record.read_manifest(root, name)
+    about, points = sweep.read_manifest(root, name)
     began, done = time.perf_counter(), 0
     for point in points:
         folder = root / "runs" / point["run_id"]
-        result = record.read_result(root, folder.name)
+        result = run.read_result(root, folder.name)
         if result is None or (folder / "wandb").exists():
             continue
         config = read_config(folder)
-        meta = record.read_json(folder / "meta.json") or {}
+        meta = files.read_json(folder / "meta.json") or {}
         told = tracker.describe(config, meta)
         mirror = tracker.Wandb(live=False).open(
             folder.name, folder, config, meta, group=about.get("name") or name, **told
         )
         if not mirror.finish(result, sorted(folder.glob("figures/*.png"))):
             shutil.rmtree(folder / "wandb", ignore_errors=True)  # half a copy counts as none
-            raise record.RecordError(
+            raise files.RecordError(
                 f"the export broke at run {folder.name}, see above; {done} runs before it are "
                 "exported: repeat the command to go on"
             )

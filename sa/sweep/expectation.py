@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from scipy import stats
 
-from sa import grouping, names, ranking
+from sa.table import grouping, names, ranking
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa import record
+from sa.record import files
 from sa.sweep.shown import Cell, Row, counted, half_width, over_seeds
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ def export(
     names, rows = over_seeds(table, labels, columns)
     paths = [folder / "results.csv"]
     paths += [folder / f"results_over_seeds.{end}" for end in ("parquet", "csv", "tex")]
-    record.write_text(paths[0], _csv(table))
-    record.write_atomic(paths[1], lambda temp: over.to_parquet(temp, index=False))
-    record.write_text(paths[2], _csv(over))
-    record.write_text(paths[3], latex(names, rows))
+    files.write_text(paths[0], _csv(table))
+    files.write_atomic(paths[1], lambda temp: over.to_parquet(temp, index=False))
+    files.write_text(paths[2], _csv(over))
+    files.write_text(paths[3], latex(names, rows))
     return paths
 
 

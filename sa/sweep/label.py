@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sa.grouping import configurations, is_replicate, varying
+from sa.table.grouping import configurations, is_replicate, varying
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,8 @@ import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa import record
+from sa.record import files, sweep
+from sa.record import run as record
 from sa.sweep import scales, view
 from sa.sweep.export import export
 from sa.sweep.label import typed, varied, worded
@@ -30,19 +31,19 @@ def report(root: Path, name: str, over: str = "step") -> None:
     over: what curves and bands are drawn over, of `series.OVER`.
     """
     run = root / "runs" / name
-    if run.is_dir() and name not in record.sweeps(root):
+    if run.is_dir() and name not in sweep.sweeps(root):
         _curves(run, over)
         return
     try:
-        about, points = record.read_manifest(root, name)
-    except record.Missing as error:
-        raise record.Missing(f"{error}; runs: {runs_there(root)}") from error
+        about, points = sweep.read_manifest(root, name)
+    except files.Missing as error:
+        raise files.Missing(f"{error}; runs: {runs_there(root)}") from error
     table = write_table(root, name, framed(root, points))
     labels, keys = worded(points, table), view.key_numbers(table, about.get("objective"))
     print(_digest(points, table, about.get("objective")))
     answers = scales.answers(table, labels)
     print("\n".join([*answers, ""]) if answers else "", end="")
-    folder = record.sweep_folder(root, name)
+    folder = sweep.sweep_folder(root, name)
     tables = export(folder, table, aggregate(table), labels, keys)
     print(f"tables: {', '.join(str(p) for p in tables)}")
     figures, problems = _draw(root, about | {"name": name, "over": over}, points, table)
@@ -54,7 +55,7 @@ def report(root: Path, name: str, over: str = "step") -> None:
     for point, row in zip(points, page["rows"], strict=True):
         reason = record.load_status(root / "runs" / point["run_id"]).get("error")
         row["detail"] += f"\n\n{reason}" if reason else ""
-    record.write_text(folder / "report.html", view.rendered(page))
+    files.write_text(folder / "report.html", view.rendered(page))
     print(f"report: {folder / 'report.html'}")
 
 
@@ -97,7 +98,7 @@ def _judged(
 
     words = [p["overrides"] for p in points]
     judged = expectation.judge(expectation.read(about["expectations"]), table, words)
-    record.write_json(folder / "expectations.json", judged)
+    files.write_json(folder / "expectations.json", judged)
     lines = [expectation.line(j) for j in judged]
     print("expected:\n" + "\n".join(f"  {x}" for x in lines))
     return [{"verdict": j["verdict"], "line": x} for j, x in zip(judged, lines, strict=True)]
@@ -108,7 +109,7 @@ def _curves(run: Path, over: str) -> None:
 
     rows = _steps(run)
     if not rows:
-        raise record.RecordError(f"{run} has no rows to draw yet: it is {record.state(run)}")
+        raise files.RecordError(f"{run} has no rows to draw yet: it is {record.state(run)}")
     for path in draw.curves(_placed(rows, run, over), run / "figures", title=run.name):
         print(f"figure: {path}")
 
@@ -148,7 +149,7 @@ def _draw(
     """The figures as data URIs, and what went wrong with those that could not be drawn."""
     figures: list[dict[str, Any]] = []
     problems: list[str] = []
-    folder = record.sweep_folder(root, about["name"]) / "figures"
+    folder = sweep.sweep_folder(root, about["name"]) / "figures"
     table = table.copy()
     table.attrs["rows"] = lambda run: _steps(root / "runs" / run)
     table.attrs["expectations"] = about.get("expectations") or []
@@ -225,7 +226,7 @@ def _with_settings(
     rows: "pd.DataFrame", points: list[dict[str, Any]], table: "pd.DataFrame"
 ) -> "pd.DataFrame":
     """The evaluated steps, with the settings that vary between their labels."""
-    from sa.grouping import varying
+    from sa.table.grouping import varying
 
     names = varying(table[table.attrs["settings"]])
     known = table[names].assign(label=[x or "all" for x in varied(points, table)])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sa.grouping import configurations
+from sa.table.grouping import configurations
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ def answers(table: "pd.DataFrame", labels: Sequence[str]) -> list[str]:
 def _answer(runs: "pd.DataFrame", scale: str, kind: str, short: str) -> str:
     import numpy as np
 
-    from sa import ranking
+    from sa.table import ranking
 
     tried = f"smoothing/{kind}/{scale}"
     done = runs[(runs["status"] == "done") & runs[tried].notna()]

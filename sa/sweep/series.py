@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from sa import record
+from sa.record import files
+from sa.record import run as record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ def thin_curves(root: Path, points: list[dict[str, Any]]) -> tuple[dict[str, Any
     for point in points:
         try:
             rows = record.read_rows(root / "runs" / point["run_id"])
-        except record.RecordError as error:  # one run must not cost the page
+        except files.RecordError as error:  # one run must not cost the page
             unread.append(f"curves of {point['run_id']}: {error}")
             print(f"note: {unread[-1]}")
             continue
@@ -66,13 +67,13 @@ def along(folder: Path, over: str) -> Callable[[Mapping[str, Any]], float]:
     """
     if over == "step":
         return lambda row: row["step"]
-    told = record.read_json(folder / "result.json") or {}
+    told = files.read_json(folder / "result.json") or {}
     needed = ("rows", "cost/macs") if over == "flops" else ("rows",)
     for key in needed:
         if not is_number(told.get(key)):
             remedy = "set analysis=[cost]" if key != "rows" else "has it ended? or take --over step"
-            raise record.RecordError(f"--over {over}: {folder.name} has no '{key}'; {remedy}")
-    batch = (record.read_json(folder / "meta.json") or {}).get("hashed", {}).get("batch_size")
+            raise files.RecordError(f"--over {over}: {folder.name} has no '{key}'; {remedy}")
+    batch = (files.read_json(folder / "meta.json") or {}).get("hashed", {}).get("batch_size")
     batch = batch or told["rows"]
     if over == "flops":
         return lambda row: row.get("evals", float("nan")) * batch * 2 * told["cost/macs"]
@@ -93,7 +94,7 @@ def evaluated(
     rows: list[dict[str, Any]] = []
     for point, label in zip(points, labels, strict=True):
         folder = root / "runs" / point["run_id"]
-        first = ((record.read_json(folder / "meta.json") or {}).get("hashed") or {}).get("seed", 0)
+        first = ((files.read_json(folder / "meta.json") or {}).get("hashed") or {}).get("seed", 0)
         where = along(folder, over)
         for row in record.read_rows(folder):
             got = {k: row[k] for k in SCORES if is_number(row.get(k))}

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sa import names
-from sa.grouping import configurations, key
 from sa.sweep.table import finite
+from sa.table import names
+from sa.table.grouping import configurations, key
 
 if TYPE_CHECKING:
     import pandas as pd

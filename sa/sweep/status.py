@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa import lock, record, telling
 from sa.launch import slurm
-from sa.launch.board import CANCELLED
 from sa.launch.plan import LaunchError, rooted
+from sa.launch.progress import CANCELLED
+from sa.record import files, lock, sweep, telling
+from sa.record import run as record
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -98,9 +99,9 @@ class _Told:
 
 
 def _told(root: Path, name: str) -> _Told:
-    _, points = record.read_manifest(root, name)
+    _, points = sweep.read_manifest(root, name)
     states = states_of(root, points)
-    folder = record.sweep_folder(root, name)
+    folder = sweep.sweep_folder(root, name)
     job_of = {r: j["job"] for j in slurm.jobs(folder) for r in j["runs"]}
     open_ = [job_of.get(p["run_id"]) for p, s in zip(points, states, strict=True) if s not in ENDED]
     silent = ""
@@ -126,7 +127,7 @@ def _told(root: Path, name: str) -> _Told:
         reason = str(told.get("error") or "").strip().splitlines() if state != "running" else []
         # The run wrote meta.json when it began, on the same file server.
         if state == "lost" and _touched(folder / CANCELLED) > _touched(run / "meta.json"):
-            reason = [_CANCELLED]  # it was killed before it could say so
+            reason = [record.CANCELLED]  # it was killed before it could say so
         words = reason[-1] if reason else " ".join(map(str, point["overrides"]))
         host = str(told.get("host") or "-")
         job = job_of.get(point["run_id"], "")
@@ -152,12 +153,12 @@ def _touched(path: Path) -> float:
 
 def cancel(root: Path, name: str) -> None:
     """Stop what runs of a sweep: its jobs, and processes here and on other machines."""
-    _, points = record.read_manifest(root, name)
-    jobs = slurm.jobs(record.sweep_folder(root, name))
+    _, points = sweep.read_manifest(root, name)
+    jobs = slurm.jobs(sweep.sweep_folder(root, name))
     known = slurm.queue([j["job"] for j in jobs])
     alive = {j["job"]: j["runs"] for j in jobs if _live(known, j["job"])}
-    mark = record.sweep_folder(root, name) / CANCELLED
-    record.write_text(mark, os.urandom(8).hex())  # drivers start nothing more
+    mark = sweep.sweep_folder(root, name) / CANCELLED
+    files.write_text(mark, os.urandom(8).hex())  # drivers start nothing more
     theirs = {run: job for job, runs in alive.items() for run in runs}
     slurm.ask(sorted(alive))
     others = [p["run_id"] for p in points if p["run_id"] not in theirs]
@@ -169,14 +170,11 @@ def cancel(root: Path, name: str) -> None:
     for run, job in theirs.items():
         told = slurm.reason_of(root / "runs" / run, job)
         if told is None and record.read_result(root, run) is None:
-            record.mark(root, run, _CANCELLED, state="interrupted", array=job)
+            record.mark(root, run, record.CANCELLED, state="interrupted", array=job)
     here = hosts.count(os.uname().nodename)
     there = sorted({h for h in hosts if h} - {os.uname().nodename})
     far = f", those on {', '.join(there)} within some seconds" if there else ""
     print(f"{name}: {len(alive)} jobs cancelled, {here} processes told to stop here{far}")
-
-
-_CANCELLED = "cancelled by sa.sweep cancel"
 
 
 def _live(known: dict[str, tuple[str, str]], job: str) -> bool:
@@ -196,13 +194,13 @@ def _until(over: Callable[[], bool]) -> None:
 
 def _overview(root: Path) -> None:
     lines = []
-    for name in record.sweeps(root):
+    for name in sweep.sweeps(root):
         try:
-            points = record.read_manifest(root, name)[1]
+            points = sweep.read_manifest(root, name)[1]
             lines.append([name, counted(states_of(root, points))])
-        except record.RecordError as error:
+        except files.RecordError as error:
             lines.append([name, f"unreadable: {error}"])
-    print(aligned(lines) if lines else f"no sweeps in {root / 'sweeps'}; {record.near(root, '')}")
+    print(aligned(lines) if lines else f"no sweeps in {root / 'sweeps'}; {sweep.near(root, '')}")
 
 
 def states_of(root: Path, points: list[dict[str, Any]]) -> list[str]:

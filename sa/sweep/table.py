@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa import record
-from sa.grouping import REPLICATE, configurations, is_replicate, key, varying
+from sa.record import files, identity, run, sweep
+from sa.record.run import read_config
 from sa.sweep.series import kind_of
+from sa.table.grouping import REPLICATE, configurations, is_replicate, key, varying
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,22 +34,22 @@ def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, 
     provenance: Columns = {"run_id": [], "status": [], "commit": []}
     for point in points:
         folder = root / "runs" / point["run_id"]
-        results.append(record.read_result(root, folder.name) or {})
-        meta = record.read_json(folder / "meta.json") or {}
+        results.append(run.read_result(root, folder.name) or {})
+        meta = files.read_json(folder / "meta.json") or {}
         several = meta.get("commits")
         several = several if isinstance(several, list) else [meta.get("commit")]
         commits = [str(c) for c in several if c]
-        if meta.get("schema", record.SCHEMA) != record.SCHEMA:  # its numbers may mean other things
+        if meta.get("schema", run.SCHEMA) != run.SCHEMA:  # its numbers may mean other things
             commits.append(f"schema {meta['schema']}")
         provenance["run_id"].append(folder.name)
-        provenance["status"].append(record.state(folder))
+        provenance["status"].append(run.state(folder))
         provenance["commit"].append("+".join(commits) or None)  # resumed on another: both
     configs = configured(root, points)
     if any(config.get("ends") for config in configs):  # as written; the settings have it resolved
         provenance["ends"] = [json.dumps(c["ends"]) if c.get("ends") else None for c in configs]
     flat = [dict(leaves(_looked_up(root, config))) for config in configs]
     outcomes = _transposed(results, _uniform, skip=provenance)
-    settings = _transposed(flat, _settings, skip=record.BOOKKEEPING | {"ends"})
+    settings = _transposed(flat, _settings, skip=identity.BOOKKEEPING | {"ends"})
     taken = outcomes.keys() | provenance.keys()
     settings = {f"config.{k}" if k in taken else k: v for k, v in settings.items()}
     return settings, outcomes, provenance
@@ -62,18 +63,18 @@ def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]
     their ids as they are.
     """
     configs = [read_config(root / "runs" / p["run_id"]) for p in points]
-    configs = [{k: v for k, v in c.items() if k not in record.BOOKKEEPING} for c in configs]
+    configs = [{k: v for k, v in c.items() if k not in identity.BOOKKEEPING} for c in configs]
     words = [[w for w in p["overrides"] if not is_replicate(w)] for p in points]
     known = {tuple(w): c for w, c in zip(words, configs, strict=True) if c}
     for at, point in enumerate(points):
         if not configs[at] and (alike := known.get(tuple(words[at]))):
             seeds = [w.partition("=")[2] for w in point["overrides"] if is_replicate(w)]
             configs[at] = {**alike, REPLICATE: int(seeds[-1])} if seeds else dict(alike)
-    for name in record.LATER:
-        off = [c[name] for c in configs if name in c and record.is_off(c[name])]
+    for name in identity.LATER:
+        off = [c[name] for c in configs if name in c and identity.is_off(c[name])]
         for config in configs if off else []:
             config.setdefault(name, off[0])
-    for name, value in record.DEFAULTS.items():
+    for name, value in identity.DEFAULTS.items():
         for config in configs if any(name in c for c in configs) else []:
             config.setdefault(name, value)
     return configs
@@ -87,7 +88,7 @@ def _looked_up(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     full: list[Any] = []
     for end in ends:
         found = read_config(root / "runs" / end) if isinstance(end, str) else {}
-        full.append({k: v for k, v in found.items() if k not in record.BOOKKEEPING} or end)
+        full.append({k: v for k, v in found.items() if k not in identity.BOOKKEEPING} or end)
     return config | {"ends": {str(i): end for i, end in enumerate(full)}}
 
 
@@ -102,24 +103,6 @@ def framed(root: Path, points: list[dict[str, Any]]) -> "pd.DataFrame":
     table = pd.DataFrame(settings | results | provenance)
     table.attrs |= {"settings": list(settings), "results": list(results)}
     return table
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a run; empty where there is none."""
-    import yaml
-
-    path = folder / "config.yaml"
-    remedy = f"delete {folder} and repeat the -m command of the sweep"
-    try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        config = yaml.load(path.read_bytes(), loader) or {}
-    except FileNotFoundError:
-        return {}
-    except yaml.YAMLError as error:
-        raise record.RecordError(f"{path}: not YAML; {remedy}") from error
-    if not isinstance(config, dict):
-        raise record.RecordError(f"{path}: not settings by their names; {remedy}")
-    return config
 
 
 def _transposed(
@@ -162,11 +145,11 @@ def _plain_text(value: Any) -> bool:
 
 def collect(root: Path, name: str) -> "pd.DataFrame":
     """Write and return the table of a sweep: config leaves, results, run_id, status, commit."""
-    _, points = record.read_manifest(root, name)
+    _, points = sweep.read_manifest(root, name)
     table = write_table(root, name, framed(root, points))
     over = aggregate(table)
-    path = record.sweep_folder(root, name) / "results_over_seeds.parquet"
-    record.write_atomic(path, lambda temp: over.to_parquet(temp, index=False))
+    path = sweep.sweep_folder(root, name) / "results_over_seeds.parquet"
+    files.write_atomic(path, lambda temp: over.to_parquet(temp, index=False))
     print(f"table: {path} ({len(over)} rows: n, mean, quantiles, 95 % interval of each number)")
     return table
 
@@ -216,8 +199,8 @@ def finite(column: "pd.Series") -> "pd.Series":
 
 def write_table(root: Path, name: str, table: "pd.DataFrame") -> "pd.DataFrame":
     """Write ``results.parquet`` and say what its reader has to know."""
-    path = record.sweep_folder(root, name) / "results.parquet"
-    record.write_atomic(path, lambda temp: table.to_parquet(temp, index=False))
+    path = sweep.sweep_folder(root, name) / "results.parquet"
+    files.write_atomic(path, lambda temp: table.to_parquet(temp, index=False))
     print(f"table: {path} ({len(table)} rows, {len(table.columns)} columns)")
     for caution in cautions(table):
         print(f"note: {caution}")

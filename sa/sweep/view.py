@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa import names
-from sa.grouping import varying
 from sa.sweep.label import typed
 from sa.sweep.meaning import meaning
 from sa.sweep.series import is_number
@@ -22,6 +20,8 @@ from sa.sweep.shown import (
 )
 from sa.sweep.status import counted
 from sa.sweep.table import cautions, numeric
+from sa.table import names
+from sa.table.grouping import varying
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sa import record
+from sa.record import files as files_
+from sa.record import run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,9 +34,9 @@ def trajectories(root: Path, points: Sequence[dict[str, Any]]) -> list[Trajector
     found = []
     for point in points:
         folder = root / "runs" / point["run_id"]
-        files = record.snapshots(folder)
+        files = run.snapshots(folder)
         if not files:
-            raise record.RecordError(
+            raise files_.RecordError(
                 f"run {folder.name} kept no points; train it with snapshot_every=STEPS"
             )
         several: dict[str, list[np.ndarray]] = {}
@@ -47,7 +48,7 @@ def trajectories(root: Path, points: Sequence[dict[str, Any]]) -> list[Trajector
                     if kind == "params" and name not in left_out:
                         several.setdefault(name, []).append(kept[key])
         stacks = {k: np.stack(v).astype(np.float64) for k, v in several.items()}
-        meta = record.read_json(folder / "meta.json") or {}
+        meta = files_.read_json(folder / "meta.json") or {}
         many = (meta.get("hashed") or {}).get("replicas")
         label = " ".join(point["overrides"]) or folder.name
         for r in range(many or 1):
@@ -57,7 +58,7 @@ def trajectories(root: Path, points: Sequence[dict[str, Any]]) -> list[Trajector
     shapes = [{k: v.shape[1] for k, v in t.weights.items()} for t in found]
     for t, shape in zip(found, shapes, strict=True):
         if shape != shapes[0]:
-            raise record.RecordError(
+            raise files_.RecordError(
                 f"'{t.name}' and '{found[0].name}' are different networks, whose weights share no "
                 "plane; take runs of one model"
             )
@@ -78,7 +79,7 @@ def of(found: Sequence[Trajectory], layer: str | None) -> list[np.ndarray]:
             if mine
             else ("is no layer of these networks")
         )
-        raise record.RecordError(f"layer={layer} {what}; there are: {', '.join(names)}")
+        raise files_.RecordError(f"layer={layer} {what}; there are: {', '.join(names)}")
     return [np.concatenate([t.weights[n] for n in mine], axis=1) for t in found]
 
 

@@ -9,7 +9,6 @@ import torch
 from scipy import stats
 from test_analysis_points import ANALYSES
 
-from sa import ranking
 from sa.analysis import _finite
 from sa.analysis._allocation import Losses, anneal, greedy, ilp
 from sa.analysis.bias_variance import BiasVariance, split
@@ -24,8 +23,10 @@ from sa.analysis.training import Training
 from sa.estimator.cdg import CDG
 from sa.estimator.nes import NES
 from sa.estimator.ste import STE
-from sa.objective import from_function
-from sa.types import Diverged, Estimate, flatten
+from sa.objective.objective import from_function
+from sa.params import flatten
+from sa.table import ranking
+from sa.types import Diverged, Estimate
 
 BAD = (math.nan, math.inf, -math.inf)
 POINT = {"w": torch.tensor([0.5, -0.4, 0.3], dtype=torch.float64)}

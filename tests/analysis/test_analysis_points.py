@@ -21,7 +21,7 @@ from sa.analysis.surface import Surface
 from sa.analysis.training import Training
 from sa.estimator.cdg import CDG
 from sa.estimator.nes import NES
-from sa.objective import from_function
+from sa.objective.objective import from_function
 from sa.quantizer.uniform import Uniform
 
 MINE = NES(samples=4)

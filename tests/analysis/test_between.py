@@ -7,7 +7,6 @@ import pytest
 import torch
 from conftest import component
 
-from sa import train
 from sa.analysis._align import matched, permuted
 from sa.analysis.function_curve import FunctionCurve
 from sa.analysis.interpolation import Interpolation, mixed
@@ -15,8 +14,9 @@ from sa.dataset.chebyshev import Chebyshev
 from sa.dataset.digits import Digits
 from sa.dataset.sinc import Sinc
 from sa.estimator.ste import STE
-from sa.prepare import prepare
-from sa.task import Task
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.training import loop
 from sa.types import Estimate
 
 
@@ -31,9 +31,9 @@ def small(seed, norm="before", **settings):
 
 def trained(problem, steps=20):
     """(params, buffers) after a few steps of Adam."""
-    rows = train.loop(
+    rows = loop.loop(
         problem, STE("clipped"), lambda p: torch.optim.Adam(p, 0.01), {}, steps=steps,
-        progress=train.start(problem),
+        progress=loop.start(problem),
     )  # fmt: skip
     *_, (_, last) = rows
     return tuple({k: v.clone() for k, v in x.items()} for x in (last.params, last.buffers))

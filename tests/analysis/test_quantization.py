@@ -13,8 +13,9 @@ from sa.dataset.digits import Digits
 from sa.dataset.gaussian import Gaussian
 from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
-from sa.objective import from_function
-from sa.prepare import prepare
+from sa.objective.objective import from_function
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
 from sa.quantizer.fixed_point import FixedPoint
 from sa.quantizer.levels import Levels
 from sa.quantizer.none import Identity
@@ -22,7 +23,6 @@ from sa.quantizer.sign import Sign
 from sa.quantizer.twn import TWN
 from sa.quantizer.uniform import Uniform
 from sa.quantizer.xnor import Xnor
-from sa.task import Task
 from sa.types import Batch, Slots, Splits
 
 F64 = torch.float64

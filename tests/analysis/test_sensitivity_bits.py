@@ -14,13 +14,14 @@ from sa.dataset.point import Point
 from sa.model.fc import FC
 from sa.model.mlp import MLP
 from sa.model.quadratic import Quadratic
-from sa.objective import from_function
-from sa.prepare import prepare
+from sa.objective.objective import from_function
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import stream
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.quantizer.uniform import Uniform
-from sa.task import Task
-from sa.types import Batch, Estimate, Slots, stream
+from sa.types import Batch, Estimate, Slots
 
 BITS = (2, 3, 4, 8)
 WEIGHTS = {"a": 1.0, "b": 30.0, "c": 5.0}

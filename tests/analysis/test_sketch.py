@@ -3,8 +3,9 @@
 import torch
 
 from sa.analysis.sketch import Sketch, sketched
-from sa.objective import from_function
-from sa.types import Estimate, flatten, stream
+from sa.objective.objective import from_function
+from sa.params import flatten, stream
+from sa.types import Estimate
 
 
 def vectors(dim=300):

@@ -5,8 +5,10 @@ import torch
 
 from sa.analysis.blocks import Blocks
 from sa.analysis.curvature import Curvature
-from sa.objective import from_function
-from sa.types import Estimate, Structure, flatten, stream
+from sa.network.structure import Structure
+from sa.objective.objective import from_function
+from sa.params import flatten, stream
+from sa.types import Estimate
 
 LAM = torch.tensor([9.0, 7, 0.5, 0.1, 8.0, 6, 0.4, 0.2], dtype=torch.float64)
 

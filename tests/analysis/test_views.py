@@ -16,15 +16,16 @@ from sa.dataset.digits import Digits
 from sa.dataset.gaussian import Gaussian
 from sa.dataset.sinc import Sinc
 from sa.estimator.ste import STE
-from sa.model._network import Network
 from sa.model.fc import FC
 from sa.model.mlp import MLP
-from sa.objective import from_function
-from sa.prepare import prepare
+from sa.network.network import Network
+from sa.objective.objective import from_function
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import flatten, unflatten
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.types import Estimate, Slots, flatten, unflatten
+from sa.types import Estimate, Slots
 
 FLOAT, WEIGHTS = Slots(Identity(), Identity()), Slots(Sign(), Identity())
 BOTH = Slots(Sign(), Sign())

@@ -10,7 +10,8 @@ from conftest import CONF, cifar, component
 from omegaconf import OmegaConf
 
 from sa.dataset import _cifar
-from sa.types import MissingData, stream
+from sa.params import stream
+from sa.types import MissingData
 
 ROWS = 12  # in each of the six files
 

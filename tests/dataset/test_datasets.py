@@ -13,9 +13,10 @@ from sa.dataset._corrupt import corrupt
 from sa.dataset.digits import Digits
 from sa.dataset.sinc import Sinc
 from sa.model.fc import FC
-from sa.prepare import prepare
-from sa.task import Mismatch, Task
-from sa.types import Batch, stream
+from sa.objective.prepare import prepare
+from sa.objective.task import Mismatch, Task
+from sa.params import stream
+from sa.types import Batch
 
 
 @pytest.mark.parametrize("name", options("dataset"))
@@ -67,8 +68,8 @@ from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.prepare import prepare
-from sa.task import Task
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
 from sa.types import Slots
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 model = ToyMLP(quantizer=Slots(Identity(), Sign()), dim=8)

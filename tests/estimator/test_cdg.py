@@ -9,8 +9,8 @@ from test_laws import problem, run
 from sa import surrogate
 from sa.estimator.cdg import CDG
 from sa.estimator.ste import STE
-from sa.objective import from_function
-from sa.types import flatten
+from sa.objective.objective import from_function
+from sa.params import flatten
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.3, 5.0])

@@ -16,8 +16,8 @@ from sa.estimator.nes import NES
 from sa.estimator.rdsa import RDSA
 from sa.estimator.sphere import Sphere
 from sa.estimator.spsa import SPSA
-from sa.objective import from_function
-from sa.types import flatten
+from sa.objective.objective import from_function
+from sa.params import flatten
 
 DIM, SIGMA = 5, 0.3
 

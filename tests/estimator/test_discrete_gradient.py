@@ -6,8 +6,11 @@ from test_laws import problem, run
 
 from sa.estimator.discrete_gradient import HAIR, DiscreteGradient, nearest
 from sa.flips import chain
-from sa.objective import from_function, mse
-from sa.types import Batch, Link, Step, Structure, flatten
+from sa.network.structure import Link, Step, Structure
+from sa.objective.criterion import mse
+from sa.objective.objective import from_function
+from sa.params import flatten
+from sa.types import Batch
 
 STEPS = {"sign": Step((0.0,), (-1.0, 1.0)), "ternary": Step((-0.5, 0.5), (-1.0, 0.0, 1.0))}
 

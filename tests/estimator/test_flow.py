@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sa.estimator.flow import Flow
-from sa.objective import from_function
-from sa.types import Structure, flatten, stream
+from sa.network.structure import Structure
+from sa.objective.objective import from_function
+from sa.params import flatten, stream
 
 LAM = torch.tensor([8.0, 3.0, 1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
 

@@ -13,8 +13,8 @@ from sa.estimator.fogzo import FOGZO
 from sa.estimator.guided_es import GuidedES
 from sa.estimator.orthonormal_probe import OrthonormalProbe
 from sa.estimator.sges import SGES
-from sa.objective import from_function
-from sa.types import flatten
+from sa.objective.objective import from_function
+from sa.params import flatten
 
 DIM = 20
 G, H, PAST = torch.randn(3, DIM, generator=torch.Generator().manual_seed(8), dtype=torch.float64)

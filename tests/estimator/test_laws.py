@@ -6,13 +6,14 @@ from conftest import component, options
 
 from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
-from sa.objective import Objective, from_function
-from sa.prepare import prepare
+from sa.objective.objective import Objective, from_function
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import flatten
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.types import Slots, flatten
+from sa.types import Slots
 
 ESTIMATORS = options("estimator")
 TARGETS = {"true", "box", "cube", "gaussian", "ball", "stochastic", "surrogate", "none"}

@@ -14,12 +14,15 @@ from sa.dataset.gaussian import Gaussian
 from sa.estimator.local_nes import LocalNES
 from sa.estimator.nes import NES
 from sa.model.toy_mlp import ToyMLP
-from sa.objective import ce, from_function, mse
-from sa.prepare import prepare
+from sa.network.structure import Link, Step, Structure
+from sa.objective.criterion import ce, mse
+from sa.objective.objective import from_function
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import flatten
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.types import Batch, Link, Slots, Step, Structure, flatten
+from sa.types import Batch, Slots
 
 SIGN = Step((0.0,), (-1.0, 1.0))
 ZERO_ONE = Step((0.3,), (0.0, 1.0))

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from sa import surrogate
 from sa.estimator import _scale, _shaping
 from sa.estimator.nes import NES
-from sa.objective import from_function
-from sa.types import flatten
+from sa.objective.objective import from_function
+from sa.params import flatten
 
 
 def draws(estimator, loss, point, count, start=0):

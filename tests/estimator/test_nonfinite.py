@@ -15,8 +15,8 @@ from sa.estimator.mezo import MeZO
 from sa.estimator.nes import NES
 from sa.estimator.reinforce import Reinforce
 from sa.estimator.spsa import SPSA
-from sa.objective import from_function
-from sa.types import flatten
+from sa.objective.objective import from_function
+from sa.params import flatten
 
 BAD = (math.nan, math.inf, -math.inf)
 GUIDED = ("fogzo", "guided_es", "orthonormal_probe", "best_of_ste", "best_of_span")

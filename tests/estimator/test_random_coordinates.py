@@ -5,8 +5,8 @@ from test_laws import run
 
 from sa.estimator.cdg import CDG
 from sa.estimator.random_coordinates import RandomCoordinates
-from sa.objective import from_function
-from sa.types import flatten
+from sa.objective.objective import from_function
+from sa.params import flatten
 
 
 def test_all_coordinates_are_the_cdg(quadratic):

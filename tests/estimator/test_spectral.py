@@ -8,19 +8,20 @@ import pytest
 import torch
 from conftest import component
 
-from sa import train
 from sa.dataset.digits import Digits
 from sa.estimator import _spectrum
 from sa.estimator.spectral import Spectral
 from sa.estimator.ste import STE
 from sa.model.fc import FC
 from sa.model.mlp import MLP
-from sa.objective import from_function
-from sa.prepare import prepare
+from sa.objective.objective import from_function
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import flatten, stream
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.types import Slots, flatten, stream
+from sa.training import loop
+from sa.types import Slots
 
 VALUES = [10.0, 8.0, 6.0, 1.0, 0.5, 0.25, 0.1, 0.05]
 PLAIN = {"safeguard": None, "n_filter": 3, "refresh": 20, "lr": 0.1}
@@ -403,7 +404,7 @@ def test_a_loss_that_overflows_where_the_space_is_due_ends_as_diverged(settings)
     p = digits(dtype="float32")
     estimator = Spectral(n_filter=3, scale=1e8, refresh=1, safeguard=None, **settings)
     sgd = partial(torch.optim.SGD, lr=1.0)
-    *_, (row, _) = train.loop(p, estimator, sgd, {}, steps=20, progress=train.start(p))
+    *_, (row, _) = loop.loop(p, estimator, sgd, {}, steps=20, progress=loop.start(p))
     assert "diverged" in row and row["step"] < 20
 
 
@@ -417,14 +418,14 @@ def test_resumed_in_the_middle_it_goes_on_bit_for_bit(batch_size):
 
     def run(progress):
         kept = []
-        for row, now in train.loop(p, estimator, sgd, {}, steps=13, progress=progress):
+        for row, now in loop.loop(p, estimator, sgd, {}, steps=13, progress=progress):
             buffer = io.BytesIO()
             torch.save(now.pack(), buffer)
             kept.append((repr(row), buffer))
         return kept
 
-    whole = run(train.start(p))
+    whole = run(loop.start(p))
     for at in (3, 5, 8):
         whole[at][1].seek(0)
-        progress = train.Progress(**torch.load(whole[at][1], weights_only=True))
+        progress = loop.Progress(**torch.load(whole[at][1], weights_only=True))
         assert [r for r, _ in run(progress)] == [r for r, _ in whole[at:]]

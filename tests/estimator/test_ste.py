@@ -10,7 +10,7 @@ from conftest import component
 from sa import surrogate
 from sa.estimator import _slopes
 from sa.estimator.ste import STE
-from sa.objective import from_function
+from sa.objective.objective import from_function
 
 TINY = 1e-12
 

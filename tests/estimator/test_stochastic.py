@@ -16,13 +16,14 @@ from sa.estimator._noise import Noise
 from sa.estimator.sr_ste import SRSTE
 from sa.model.cnn import CNN
 from sa.model.mlp import MLP
-from sa.objective import Objective, from_function
-from sa.prepare import prepare
+from sa.objective.objective import Objective, from_function
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import flatten
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.none import Identity
 from sa.quantizer.relaxed_bernoulli import RelaxedBernoulli
-from sa.task import Task
-from sa.types import Batch, Slots, flatten
+from sa.types import Batch, Slots
 
 UNBIASED = ["arm", "disarm", "rebar", "reinforce", "relax", "rloo"]
 BIASED = ["gumbel", "reinmax", "sr_ste", "sr_ste_relaxed", "st", "st_gumbel"]

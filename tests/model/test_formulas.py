@@ -7,9 +7,9 @@ from conftest import component
 from sa.dataset.digits import Digits
 from sa.dataset.point import Point
 from sa.estimator.nes import NES
-from sa.prepare import prepare
-from sa.task import Mismatch, Task
-from sa.types import stream
+from sa.objective.prepare import prepare
+from sa.objective.task import Mismatch, Task
+from sa.params import stream
 
 
 def problem(name, **settings):

@@ -5,7 +5,7 @@ import torch
 from conftest import component, options
 from pydantic import ValidationError
 
-from sa.types import stream
+from sa.params import stream
 
 
 @pytest.mark.parametrize("name", options("model"))

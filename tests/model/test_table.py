@@ -6,9 +6,9 @@ from conftest import component, options
 from hydra.errors import InstantiationException
 
 from sa.dataset.digits import Digits
-from sa.prepare import prepare
-from sa.task import Mismatch, Task
-from sa.types import stream
+from sa.objective.prepare import prepare
+from sa.objective.task import Mismatch, Task
+from sa.params import stream
 
 
 def build(name, **settings):

@@ -16,13 +16,16 @@ import torch
 from test_quantizers import make
 from torch import nn
 
-from sa import codes, surrogate
+from sa import surrogate
 from sa.estimator import _slopes
-from sa.model._layers import Activation, Conv, Linear
-from sa.model._patch import Rule, apply_quantizers
 from sa.model.cnn import CNN
 from sa.model.mlp import MLP
-from sa.prepare import prepare
+from sa.network import codes
+from sa.network.layers import Activation, Conv, Linear
+from sa.network.quantize import Rule, apply_quantizers
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.objective.total import total
 from sa.quantizer.dorefa import Dorefa
 from sa.quantizer.levels import Levels
 from sa.quantizer.lsq import LSQ
@@ -32,8 +35,6 @@ from sa.quantizer.ttq import TTQ
 from sa.quantizer.twn import TWN
 from sa.quantizer.uniform import Uniform
 from sa.quantizer.xnor import Xnor
-from sa.task import Task
-from sa.total import total
 from sa.types import Batch, Slots, Splits
 
 WEIGHTS = {

@@ -15,11 +15,12 @@ from sa.estimator.rloo import RLOO
 from sa.estimator.sr_ste import SRSTE
 from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
-from sa.prepare import prepare
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import stream
 from sa.quantizer.gate import Gate
 from sa.quantizer.none import Identity
-from sa.task import Task
-from sa.types import Batch, Slots, Splits, stream
+from sa.types import Batch, Slots, Splits
 
 F64 = torch.float64
 

@@ -12,17 +12,20 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from sa import surrogate, train
+from sa import surrogate
 from sa.dataset.gaussian import Gaussian
 from sa.estimator import _slopes
 from sa.estimator.rloo import RLOO
 from sa.estimator.sr_ste import SRSTE
 from sa.estimator.ste import STE
-from sa.model._layers import made
-from sa.model._patch import Rule, apply_quantizers
 from sa.model.cnn import CNN
 from sa.model.toy_mlp import ToyMLP
-from sa.prepare import prepare
+from sa.network.layers import made
+from sa.network.quantize import Rule, apply_quantizers
+from sa.network.read import quantized
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.params import stream
 from sa.quantizer._learned import Learned
 from sa.quantizer.fixed_point import FixedPoint
 from sa.quantizer.levels import Levels
@@ -32,9 +35,8 @@ from sa.quantizer.pact import Pact
 from sa.quantizer.sign import Sign
 from sa.quantizer.ttq import TTQ
 from sa.quantizer.uniform import Uniform
-from sa.structure import quantized
-from sa.task import Task
-from sa.types import Slots, stream
+from sa.training import loop
+from sa.types import Slots
 
 
 def problem(weight=None, activation=None, gradient=None, **settings):
@@ -109,7 +111,7 @@ def test_going_on_from_a_checkpoint_is_exact(name):
     def rows(progress=None):
         p = KEEPERS[name](batch_size=16)
         sgd = lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9)  # noqa: E731
-        return train.loop(p, STE(), sgd, {}, steps=6, progress=progress or train.start(p))
+        return loop.loop(p, STE(), sgd, {}, steps=6, progress=progress or loop.start(p))
 
     whole, kept = [], None
     for row, at in rows():
@@ -133,9 +135,9 @@ def test_learned_levels_form_optimizer_groups_of_their_own():
     decay = {id(q): g["weight_decay"] for g in sgd.param_groups for q in g["params"]}
     assert decay[id(pact.params["act1.quantize.alpha"])] == 0.01  # the paper's L2 penalty
     assert decay[id(pact.params["fc2.quantize.s"])] == 0.0
-    ours = train._stepper(
+    ours = loop._stepper(
         lambda params: torch.optim.SGD(params, lr=0.1, weight_decay=0.01),
-        pact, pact.params, train.Recipe(quantizer_lr=0.5),
+        pact, pact.params, loop.Recipe(quantizer_lr=0.5),
     )  # fmt: skip
     told = {id(q): (g["lr"], g["weight_decay"]) for g in ours.param_groups for q in g["params"]}
     assert told[id(pact.params["act1.quantize.alpha"])] == (0.05, 0.01)
@@ -373,7 +375,7 @@ def test_a_layer_that_starts_at_zero_learns_and_says_while_it_is_the_identity(
     monkeypatch.setattr(ToyMLP, "build", zero)
     p = problem(**{"activation": Identity(), "dtype": dtype, **STUCK[name]})
     sgd = lambda params: torch.optim.SGD(params, lr=0.1)  # noqa: E731
-    rows = [r for r, _ in train.loop(p, STE(), sgd, {}, steps=60, progress=train.start(p))]
+    rows = [r for r, _ in loop.loop(p, STE(), sgd, {}, steps=60, progress=loop.start(p))]
     losses = [r["loss"] for r in rows]
     assert all(math.isfinite(x) for x in losses)
     assert losses[-1] < 0.998 * losses[0] and len(set(losses[-5:])) > 1

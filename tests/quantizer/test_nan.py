@@ -10,13 +10,14 @@ from sa import surrogate
 from sa.dataset.gaussian import Gaussian
 from sa.flips.chain import step_, stepped
 from sa.model.toy_mlp import ToyMLP
-from sa.prepare import prepare
+from sa.network.structure import Step
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
 from sa.quantizer._grid import rank
 from sa.quantizer.fixed_point import FixedPoint, power_of_two
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.task import Task
-from sa.types import Slots, Step
+from sa.types import Slots
 
 MEMBERS = [
     (slot, n) for slot in ("weight", "activation", "gradient") for n in options(f"quantizer/{slot}")

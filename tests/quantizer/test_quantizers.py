@@ -12,11 +12,12 @@ from sa.estimator import _slopes
 from sa.estimator.cdg import CDG
 from sa.flips.chain import stepped
 from sa.model.toy_mlp import ToyMLP
-from sa.prepare import prepare
+from sa.network.structure import Step
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
 from sa.quantizer.levels import Levels
 from sa.quantizer.none import Identity
-from sa.task import Task
-from sa.types import Slots, Step
+from sa.types import Slots
 
 MEMBERS = [
     (slot, n) for slot in ("weight", "activation", "gradient") for n in options(f"quantizer/{slot}")
@@ -170,7 +171,7 @@ def test_uniform_has_equal_steps_and_keeps_its_ends(x):
 
 
 def test_a_gradient_quantizer_acts_on_what_reaches_the_activation():
-    from sa.model._layers import Activation
+    from sa.network.layers import Activation
     from sa.quantizer.none import Identity
 
     x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)

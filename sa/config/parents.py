@@ -1,0 +1,172 @@
+"""The other runs of a configuration: the parent it starts from, the trainings it looks at."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sa.config.argv import was_typed
+from sa.config.catalogue import CONF, leaves, options, top
+from sa.config.component import make
+from sa.config.error import HELP, UsageError, typed
+from sa.config.explain import no_option
+from sa.record.identity import DEFAULTS, LATER, Config, identity
+from sa.record.run import read_config
+from sa.record.sweep import read_manifest, sweeps
+
+SWEEP = "name dry_run replace zip points exclude canary max_failures wait snapshot".split()
+"""The settings of a sweep, in conf/config.yaml."""
+
+_MAY_LACK = ("analysis", "schedule", "average", "init", "experiment")
+"""Groups of which a run may have nothing."""
+
+_OF_ENDS = "dim model dataset quantizer criterion dtype batchnorm seed device autocast".split()
+"""What a run that looks at two finished trainings takes over from the first of them."""
+
+
+def resolve(config: Config) -> Config:
+    """The configuration with ``epochs`` told in ``steps`` and ``ends`` looked up."""
+    root = config.get("root")
+    if not isinstance(root, str | int) or isinstance(root, bool):
+        raise UsageError(f"root={typed(root)}: expected a folder, e.g. root=results")
+    sweep = config.get("sweep")
+    if not isinstance(sweep, Mapping):
+        raise UsageError(f"sweep={typed(sweep)}: set what is in it, e.g. sweep.name=NAME")
+    for key in sweep:
+        if key not in SWEEP:
+            raise UsageError(
+                f"sweep.{key}: there is no such setting; there are: {', '.join(SWEEP)}"
+            )
+    for key in top():
+        if key not in config and key not in _MAY_LACK:
+            raise UsageError(f"{key}: cannot be taken away; give it another value\n{HELP}")
+    name = sweep.get("name")
+    if name == "" or isinstance(name, bool) or not isinstance(name, str | int | None):
+        raise UsageError(f"sweep.name={typed(name)}: expected a name; sweep.name=null makes one")
+    name = None if name is None else str(name)
+    config = {"init": {}, **config, "root": str(root), "sweep": {**sweep, "name": name}}
+    data = config.get("dataset")
+    if isinstance(data, Mapping) and isinstance(data.get("root"), str):
+        # a worker or a retry elsewhere reads the data of the folder where this was typed
+        where = Path(data["root"]).expanduser().absolute()
+        config["dataset"] = {**data, "root": str(where)}
+    config = _with_ends(config)
+    if isinstance(config.get("init"), Mapping):
+        config = {**config, "init": _by_name(config["init"], "init")}
+    epochs, rows = config.get("epochs"), config.get("batch_size")
+    if epochs is None:
+        return config
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise UsageError(f"epochs={typed(epochs)}: expected a whole number >= 1")
+    steps = epochs * max(1, make("dataset", config["dataset"]).rows // rows if rows else 1)
+    if config["steps"] not in (0, steps):
+        raise UsageError(
+            f"epochs={epochs} is {steps} steps and steps={config['steps']} is another budget; "
+            f"type one of them: epochs={epochs}, or steps={config['steps']}"
+        )
+    return {**config, "steps": steps}
+
+
+def parent(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The configuration of the run this one starts from, or None.
+
+    ``init`` replaces top-level entries of this configuration; analyses are left out, so that
+    every study starting the same way shares one parent.
+    """
+    init = config.get("init")
+    if not init:
+        return None
+    loop: Config = {"analysis": {}, "analyse_every": None, "evaluate_every": None, "moving": "all"}
+    loop |= dict.fromkeys((*LATER, "epochs")) | DEFAULTS
+    return {**config, **loop, "init": None, "figure": [], **init}
+
+
+def ends(config: Config) -> list[Config]:
+    """The configurations of the trainings whose end points this run looks at; each as `parent`."""
+    made = []
+    for end in config.get("ends") or []:
+        if isinstance(end, str):  # a run that is there
+            made.append(_recorded(config, end))
+        else:
+            one = parent({**config, "init": end})
+            assert one is not None
+            made.append({**one, "root": config["root"]})
+    return made
+
+
+def _with_ends(config: Config) -> Config:
+    """The configuration with what ``ends`` names looked up: a sweep as its runs, a run's settings.
+
+    Trainings that this run describes itself stay as they are; two may be named ``first`` and
+    ``second``, so that a word can set one of them.
+    """
+    given = config.get("ends")
+    if not given:
+        return config
+    if isinstance(given, Mapping) and set(given) == {"first", "second"}:
+        given = [given["first"], given["second"]]
+    names: list[Any] = []
+    for one in [given] if isinstance(given, str | dict) else given:
+        if isinstance(one, str) and one in sweeps(config["root"]):
+            names += [point["run_id"] for point in read_manifest(config["root"], one)[1]]
+        else:
+            names.append(_by_name(one, "ends") if isinstance(one, Mapping) else one)
+    if len(names) != 2:
+        told = ", ".join(map(str, names[:8]))
+        raise UsageError(f"ends: expected two trainings, there are {len(names)}: {told}")
+    there = {x: _recorded(config, x) for x in names if isinstance(x, str)}
+    for x, found in there.items():
+        if not found["steps"] or found.get("replicas"):
+            what = "a probe" if not found["steps"] else "of many networks at once"
+            raise UsageError(f"ends: run {x} is {what}; name a training of one network")
+    first, second = (there[x] if isinstance(x, str) else config for x in names)
+    for key in ("model", "quantizer"):
+        sides = [{f"{key}.{k}": str(v) for k, v in leaves(x[key] or {})} for x in (first, second)]
+        apart = sorted(dict(set(sides[0].items()) ^ set(sides[1].items())))
+        if apart:
+            told = " and ".join(x if isinstance(x, str) else "this command" for x in names)
+            raise UsageError(
+                f"ends: {told} differ in {', '.join(apart)}; between different networks there is "
+                "no line: name two trainings of one"
+            )
+    if any(isinstance(x, dict) for x in names):
+        return {**config, "ends": names}
+    for key in _OF_ENDS:
+        if was_typed(key) and identity({key: config.get(key)}) != identity({key: first.get(key)}):
+            raise UsageError(
+                f"{key}: a run that looks at finished trainings takes it from the first of them, "
+                f"{names[0]}; leave it out, or name trainings that have it"
+            )
+    return {**config, **{k: first[k] for k in _OF_ENDS if k in first}, "ends": names}
+
+
+def _recorded(config: Config, run: str) -> Config:
+    """The configuration of a finished run; UsageError where there is none."""
+    root = Path(config["root"]).expanduser()
+    path = root / "runs" / run / "config.yaml"
+    if not re.fullmatch(r"\w+", run) or not (path.parent / "result.json").is_file():
+        there = sorted(p.parent.name for p in root.glob("runs/*/checkpoint.pt"))
+        told = ", ".join(there[:10]) + (", ..." if len(there) > 10 else "")
+        raise UsageError(
+            f"ends: there is no finished run and no sweep '{run}' in {root}; trainings: "
+            f"{told or 'none'}"
+        )
+    return {**read_config(path.parent), "root": config["root"]}
+
+
+def _by_name(training: Mapping[str, Any], key: str) -> Config:
+    """Return a training of ``init`` or ``ends`` with ``estimator: NAME`` as NAME's settings.
+
+    Likewise its optimizer, schedule and average.
+    """
+    import yaml
+
+    found = dict(training)
+    for group in ("estimator", "optimizer", "schedule", "average"):
+        name = found.get(group)
+        if not isinstance(name, str):
+            continue
+        if name not in options(group):
+            raise UsageError(f"{key}: {no_option(group, name)}")
+        found[group] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    return found

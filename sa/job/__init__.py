@@ -1,0 +1,1 @@
+"""One run computed in one process: execution, signals, terminal output, summary."""

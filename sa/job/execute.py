@@ -1,0 +1,310 @@
+"""One configuration computed into its folder: begun, gone on with, or found done."""
+
+import contextlib
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from sa.config import parents
+from sa.config.build import Components, build
+from sa.config.error import NoData, UsageError
+from sa.job import summary
+from sa.job.signals import Signals
+from sa.job.terminal import _Watch
+from sa.record import files as files_
+from sa.record import identity, lock, provenance, run
+from sa.record.identity import Config
+
+
+class RunFailed(Exception):
+    """A run or a sweep that did not end well; everything that did end is kept."""
+
+
+def root_of(config: Config) -> Path:
+    """Where a configuration's runs and sweeps lie."""
+    return Path(config["root"]).expanduser()
+
+
+def folder_of(config: Config) -> Path:
+    """Where a configuration's run lies."""
+    return root_of(config) / "runs" / identity.run_id(config)
+
+
+def execute(
+    config: Config, tell: bool = False, components: Components | None = None
+) -> dict[str, Any]:
+    """Compute one run, or go on with it, or return what it already gave.
+
+    Raises Busy while another process computes it, RunFailed where it fails (the record says why).
+    """
+    root, key = root_of(config), identity.run_id(config)
+    done = run.read_result(root, key)
+    if done is not None:
+        return done
+    try:
+        start, ends = _parents(config, tell)
+    except (RunFailed, NoData) as error:
+        run.freeze(root, config)
+        skipped = isinstance(error, NoData)
+        run.mark(root, key, str(error), "skipped" if skipped else "failed", **lock.me())
+        raise
+    meta = provenance.meta(config)
+    with Signals() as asked, run.Record.open(root, config, meta) as kept:
+        try:
+            made = components or build(config)
+            with _ranks(config, kept.folder) as ring:
+                return _compute(config, made, kept, (start, ends), tell, ring, asked)
+        except KeyboardInterrupt as error:
+            why = str(error) or "interrupted from the keyboard"
+            kept.fail(run.CANCELLED if kept.cancelled else why, state="interrupted")
+            raise
+        except files_.RecordError as error:
+            kept.fail(str(error))
+            raise RunFailed(str(error)) from error
+        except UsageError as error:
+            skipped = isinstance(error, NoData)
+            kept.fail(str(error), "skipped" if skipped else "failed")
+            raise
+        except Exception as error:
+            kept.fail(traceback.format_exc())
+            raise RunFailed(f"run {key}: {type(error).__name__}: {error}") from error
+
+
+def _ranks(config: Config, folder: Path) -> contextlib.AbstractContextManager:
+    """The other processes of a run, while it computes; None where it is one."""
+    world = config.get("processes") or 1
+    if world == 1:
+        return contextlib.nullcontext()
+    from sa.training import ranks
+
+    command = [sys.executable, "-m", "sa.run", "--rank", str(folder.resolve())]
+    return ranks.lead(world, command, config["device"])
+
+
+def _compute(
+    config: Config,
+    made: Components,
+    kept: run.Record,
+    given: tuple[Path | None, list[Path]],
+    tell: bool,
+    ring: Any,
+    asked: "Signals",
+) -> dict[str, Any]:
+    import torch
+
+    from sa.objective.prepare import prepare
+    from sa.params import size
+    from sa.training import loop, ranks, replicas
+    from sa.types import MissingData
+
+    torch.set_num_threads(config["threads"])
+    many = config.get("replicas")
+    try:
+        if many is None:
+            problem = prepare(made.task, config["seed"], init_seed=config.get("init_seed"))
+        else:
+            problem = replicas.stack(made.task, config["seed"], many)
+    except MissingData as error:
+        raise NoData(f"dataset: {error}") from error
+    start, ends = given
+    parent = _load(start, _CHECKPOINT) if start else None
+    reached = [loop.start(problem, _load(end, _CHECKPOINT)) for end in ends]
+    problem.ends = [(p.params, p.buffers) for p in reached]
+    try:
+        progress = loop.start(problem, parent, averaged=bool(config.get("init_average")))
+    except ValueError as error:
+        again = "take the model it was trained with, or delete its folder to train it again"
+        raise ValueError(f"init: {start}: {error}; {again}") from error
+    seconds = 0.0
+    if kept.checkpoint is not None:
+        saved = _load(kept.checkpoint, _CHECKPOINT)
+        seconds = saved.pop("seconds")
+        progress = loop.Progress(**saved)
+        kept.rewind(progress.step - 1)
+        if tell:
+            print(f"going on from step {progress.step} of {config['steps']}", flush=True)
+    if ring is not None:
+        problem = ranks.Shared(**vars(problem), ring=ring)
+        problem.begin()
+    problem.partial = partial = _Partial(kept, config["checkpoint_seconds"], progress.step)
+    if start and not config["steps"]:  # a look at where its parent's training ended
+        problem.kept = lambda folder=start.parent: _path(folder)
+    else:
+        problem.kept = lambda: _path(kept.folder, partial.step)
+    latest: dict[str, Any] = {}
+    before = kept.rows()
+    for row in before:
+        latest |= row
+    mirror = _mirror(config, made, kept)
+    for row in before[-_HELD_BACK:]:
+        mirror.log(row)
+    began = saved_at = time.perf_counter()
+    rows = loop.loop(
+        problem, made.estimator, made.optimizer, made.analyses,
+        steps=config["steps"], progress=progress,
+        evaluate_every=config["evaluate_every"], analyse_every=config["analyse_every"],
+        recipe=made.recipe,
+    )  # fmt: skip
+    watch = _Watch(config, tell)
+    keeps = config.get("snapshot_every") if config["steps"] else None
+    redundant = problem.redundant() if keeps else []
+
+    def save(progress: loop.Progress) -> None:
+        spent = seconds + time.perf_counter() - began
+        kept.save(lambda path: torch.save(progress.pack() | {"seconds": spent}, path))
+
+    try:
+        for row, progress in rows:
+            kept.append(row)
+            partial.begin(progress.step + 1)
+            mirror.log(row)
+            # what was measured before a divergence is no result of it
+            latest = dict(row) if "diverged" in row else latest | row
+            watch.row(row)
+            if keeps and (row["step"] % keeps == 0 or "stopped" in row):
+                _snapshot(kept, progress, redundant)
+            due = time.perf_counter() - saved_at >= config["checkpoint_seconds"]
+            if config["steps"] and (due or asked.to_save):
+                save(progress)
+                saved_at, asked.to_save = time.perf_counter(), False
+    except BaseException:
+        mirror.abort()
+        raise
+    finally:
+        watch.close()
+    if config["steps"]:  # a finished training can be a parent
+        save(progress)
+    result = {
+        "value": latest.pop("loss"),
+        **latest,
+        "status": "diverged" if "diverged" in latest else "done",
+        "target": made.estimator.target,
+        "parameters": size(problem.params),
+        "rows": problem.data.train.rows,
+        "quantized": summary.quantized(problem.structure.quantized),
+        "seconds": seconds + time.perf_counter() - began,
+    }
+    result = kept.finish(result) or result
+    mirror.finish(result)
+    return result
+
+
+_HELD_BACK = 1000
+"""Rows before a checkpoint that a resumed run mirrors again: W&B writes its file in blocks of 32
+KiB, so a kill loses up to as many rows of 33 bytes, and they are never computed again."""
+
+_CHECKPOINT = {"step", "params", "buffers", "optimizer", "estimator"}
+
+
+def _snapshot(kept: run.Record, progress: Any, redundant: list[str]) -> None:
+    """Keep the point of a step, as `record.snapshots` finds it: readable without torch."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {"redundant": np.array(redundant, dtype=str)}
+    for kind in ("params", "buffers"):
+        tensors = getattr(progress, kind)
+        arrays |= {f"{kind}/{k}": v.detach().cpu().numpy() for k, v in tensors.items()}
+    name = f"{run.SNAPSHOTS}/{progress.step:09d}.npz"
+    kept.save(lambda path: np.savez(path, **arrays), name)
+
+
+def _path(folder: Path, before: int | None = None) -> list[dict[str, Any]]:
+    """The points that a training kept before a step, or before its last."""
+    import numpy as np
+    import torch
+
+    files = list(run.snapshots(folder, before).values())
+    points = []
+    for file in files if before is not None else files[:-1]:
+        with np.load(file) as kept:
+            idle = set(kept["redundant"].tolist())
+            named = {k.partition("/")[2]: k for k in kept.files if k.startswith("params/")}
+            points.append({k: torch.from_numpy(kept[v]) for k, v in named.items() if k not in idle})
+    return points
+
+
+class _Partial:
+    """The computations of one row in ``partial.pt``: kept when so many seconds have passed.
+
+    A training goes on from its checkpoint, one row before the last it wrote: what is kept of a
+    later step waits until that step comes, and goes when its row is written.
+    """
+
+    def __init__(self, kept: run.Record, seconds: float, step: int):
+        self.path, self.save, self.seconds = kept.folder / "partial.pt", kept.save, seconds
+        self.saved: Config = _load(self.path, {"step", "parts"}) if self.path.exists() else {}
+        self.begin(step)
+
+    def begin(self, step: int) -> None:
+        """The rows before ``step`` are written: what is kept of them is of no use."""
+        if self.saved and self.saved["step"] < step:
+            self.path.unlink(missing_ok=True)
+            self.saved = {}
+        same = self.saved.get("step") == step
+        self.parts: dict[int, Any] = self.saved["parts"] if same else {}
+        self.step, self.number, self.saved_at = step, -1, time.monotonic()
+
+    def take(self) -> tuple[int, dict[str, Any]]:
+        self.number += 1
+        return self.number, self.parts.get(self.number, {})
+
+    def keep(self, number: int, state: Config) -> None:
+        if time.monotonic() - self.saved_at >= self.seconds:
+            import torch
+
+            self.parts[number] = state
+            self.saved = {"step": self.step, "parts": self.parts}
+            self.save(lambda path: torch.save(self.saved, path), self.path.name)
+            self.saved_at = time.monotonic()
+
+
+def _load(path: Path, needs: set[str]) -> dict[str, Any]:
+    import torch
+
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        assert needs <= set(saved)
+        return saved
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
+        raise files_.RecordError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or of "
+            "another version. Restore it from a copy, or delete it to start this run from step 0"
+        ) from error
+
+
+def _parents(config: Config, tell: bool) -> tuple[Path | None, list[Path]]:
+    """The checkpoints a run starts from and looks at."""
+    made = parents.parent(config)
+    start = _ended(config, made, "the parent run", tell) if made else None
+    ends = [_ended(config, end, "a training of ends", tell) for end in parents.ends(config)]
+    return start, ends
+
+
+def _ended(config: Config, made: Config, what: str, tell: bool) -> Path:
+    """The checkpoint of another run, computed first if nobody has; waits where somebody does."""
+    folder = root_of(config) / "runs" / identity.run_id(made)
+    while True:
+        try:
+            if run.read_result(root_of(config), folder.name) is None and tell:
+                print(f"{what} comes first: {folder}", flush=True)
+            result = execute(made, tell)
+            break
+        except files_.Busy:
+            time.sleep(1.0)
+        except NoData:
+            raise
+        except (RunFailed, UsageError) as error:
+            raise RunFailed(f"{what} {folder.name} failed: {error}") from error
+    if result["status"] == "diverged":
+        raise RunFailed(f"{what} {folder.name} diverged at step {result['step']}")
+    return folder / "checkpoint.pt"
+
+
+def _mirror(config: Config, made: Components, kept: run.Record) -> Any:
+    from sa.tracking import wandb
+
+    told = wandb.describe(config, kept.meta)
+    group = config["sweep"]["name"] or config.get("experiment")
+    return made.tracker.open(kept.id, kept.folder, config, kept.meta, group=group, **told)

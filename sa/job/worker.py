@@ -1,0 +1,92 @@
+"""The processes that the product starts itself: frozen runs, ranks."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sa.config.build import build
+from sa.config.error import UsageError
+from sa.job.execute import RunFailed, execute
+from sa.record import files, run, telling
+
+POLL = 1.0
+"""Seconds between two looks at a run that another process computes."""
+
+
+def frozen(folders: list[Path]) -> None:
+    """The worker: run the configurations frozen in run folders, one after another."""
+    failed, queue = [], list(folders)
+    while queue:
+        folder = queue.pop(0)
+        config = run.read_config(folder)
+        if not config:
+            raise UsageError(f"--frozen {folder}: no frozen run there: it has no config.yaml")
+        config["root"] = str(folder.resolve().parent.parent)
+        with _logged(folder / "log.txt"):
+            try:
+                execute(config, tell=True)
+                print(f"run: {folder}", flush=True)
+            except files.Busy:  # another process computes it: it, or we after it
+                queue.append(folder)
+                time.sleep(POLL)
+            except Exception as error:
+                failed.append(folder.name)
+                print(f"sa: {folder.name}: {error}", file=sys.stderr)
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(folders)} runs failed: {', '.join(failed)}")
+
+
+def rank(folder: Path, number: int, world: int, port: int) -> None:
+    """Compute one process's share of a run's steps (`sa.training.ranks`); rank 0 ends it."""
+    rank_0_answers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    for told in rank_0_answers:
+        signal.signal(told, signal.SIG_IGN)
+    from dataclasses import replace
+
+    import torch
+
+    from sa.objective.prepare import prepare
+    from sa.training import ranks
+
+    config = run.read_config(folder)
+    made = build(config)
+    torch.set_num_threads(config["threads"])
+    device = f"cuda:{number}" if config["device"] == "cuda" else config["device"]
+    problem = prepare(
+        replace(made.task, device=device), config["seed"], init_seed=config.get("init_seed")
+    )
+    try:
+        ranks.serve(problem, made.estimator, config["steps"], ranks.Ring(number, world, port))
+    except RuntimeError as error:  # rank 0 is gone, or says why itself
+        raise RunFailed(f"rank {number}: {error}") from error
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """What the process prints, libraries and all, goes nowhere but to this file's end.
+
+    Where it cannot be written, the run goes on without it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for lost in ("standard output", "standard error", "log.txt"):  # by the run before
+        telling.LOST.pop(lost, None)
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    except OSError as error:
+        telling.lose("log.txt", error.strerror)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, place in zip(kept, (1, 2), strict=True):
+            os.dup2(fd, place)
+            os.close(fd)

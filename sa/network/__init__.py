@@ -1,0 +1,1 @@
+"""Networks: layers, their structure as data, how it is read, quantization by rules."""

@@ -1,0 +1,152 @@
+"""A network that is no chain, cut open at one convolution: what is before it and what behind."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sa.network import codes
+from sa.network.layers import Activation, Conv, Residual, step_size
+from sa.network.structure import Apply, Block, Cut, Link, Norm, Step
+from sa.types import Params
+
+
+@dataclass(frozen=True)
+class _Keep:
+    """Before the cut: the other branch of a sum; what it makes is kept for later."""
+
+    branch: Apply
+
+
+_Named = tuple[str, nn.Module]
+
+
+def cut(network: nn.Module, weight: str) -> Cut:
+    """The network cut at the convolution of this kernel; raises ValueError where it cannot be."""
+    name, _, kind = weight.rpartition(".")
+    conv = dict(network.named_modules()).get(name)
+    if kind != "weight" or not isinstance(conv, Conv):
+        raise ValueError(f"'{weight}', which moves, is no convolution's kernel")
+    for other, m in network.named_modules():
+        if hasattr(m, "observing"):
+            raise ValueError(f"the quantizer '{other}' keeps a range or levels from data")
+    plain = conv.quantize is None or getattr(conv.quantize, "identity", False)
+    moves = None if plain else getattr(conv.quantize, "moves", None)
+    if moves is None and not plain:
+        raise ValueError(f"one coordinate of '{weight}' moves others through {conv.quantize}")
+    before, after = _walk(network, name)
+    links, behind = [_link(name, conv)], _stepped(after)
+    convs = {weight: conv}
+    if behind is not None:
+        norm, step, (inner, other), count = behind
+        links = [_link(name, conv, norm, step), _link(inner, other)]
+        convs[links[1].weight] = other
+        after = after[count:]
+
+    def run(params: Params, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        kept = []
+        for act in before:
+            if isinstance(act, _Keep):
+                kept.append(act.branch(params, x))
+            else:
+                x = act(params, x)
+        return x, kept
+
+    def kernels(params: Params) -> dict[str, tuple[Tensor, Tensor | None]]:
+        return {k: _term(c, params[k]) for k, c in convs.items()}
+
+    pieces = tuple(x if isinstance(x, int) else _piece(*x) for x in after)
+    return Cut(tuple(links), run, kernels, moves, pieces)
+
+
+def _link(name: str, conv: Conv, norm: Norm | None = None, step: Step | None = None) -> Link:
+    bias = None if conv.bias is None else f"{name}.bias"
+    size = step_size(conv.source) if isinstance(conv.quantize, codes.Coder) else None
+    assert not isinstance(size, Tensor), "an activation that keeps its step size cannot be cut"
+    return Link(
+        f"{name}.weight", bias, step, conv.padding, norm=norm, stride=conv.stride, step_size=size
+    )
+
+
+def _term(conv: Conv, weight: Tensor) -> codes.Term:
+    """The weights a convolution multiplies by, and their scale."""
+    if not conv.quantize:
+        return codes.Term(weight)
+    terms = codes.of(conv.quantize, weight)
+    return terms[0] if len(terms) == 1 else codes.Term(codes.decoded(terms))
+
+
+def _walk(network: nn.Module, name: str) -> tuple[list[Apply | _Keep], list[_Named | int]]:
+    """What runs before a layer and what behind it; a number adds what was kept there."""
+    before: list[Apply | _Keep] = []
+    after: list[_Named | int] = []
+    module, at = network, ""
+    for step in name.split("."):
+        children = dict(module.named_children())
+        if isinstance(module, nn.Sequential):
+            first = list(children).index(step)
+            layers = [(at + k, m) for k, m in children.items()]
+            before += [_apply(*x) for x in _flat(layers[:first])]
+            after = [*_flat(layers[first + 1 :]), *after]
+        elif isinstance(module, Residual):
+            after = [sum(isinstance(x, _Keep) for x in before), *after]
+            other = "shortcut" if step == "body" else "body"
+            before.append(_Keep(_apply(at + other, children[other])))
+        else:
+            what = type(module).__name__
+            raise ValueError(f"'{at[:-1]}' ({what}) is neither layers in a row nor a sum of two")
+        module, at = children[step], f"{at}{step}."
+    return before, after
+
+
+def _flat(layers: list[_Named]) -> list[_Named]:
+    """Layers in a row, those within a row in their place."""
+    out: list[_Named] = []
+    for name, m in layers:
+        row = isinstance(m, nn.Sequential)
+        out += _flat([(f"{name}.{k}", x) for k, x in m.named_children()]) if row else [(name, m)]
+    return out
+
+
+def _apply(name: str, module: nn.Module) -> Apply:
+    keys = [k for k, _ in (*module.named_parameters(), *module.named_buffers())]
+    if not keys:
+        return lambda params, x: module(x)
+    return lambda params, x: functional_call(module, {k: params[f"{name}.{k}"] for k in keys}, x)
+
+
+def _stepped(after: list[_Named | int]) -> tuple[Norm | None, Step, tuple[str, Conv], int] | None:
+    """The norm, the step and the convolution that come next, and how many layers they are."""
+    layers = [x for x in after[:3] if not isinstance(x, int)]
+    norm = None
+    if len(layers) == len(after[:3]) == 3 and isinstance(layers[0][1], nn.BatchNorm2d):
+        norm = Norm(layers[0][0], layers[0][1].eps)
+    match layers[1 if norm else 0 :]:
+        case [(_, Activation() as act), (name, Conv() as conv), *_] if hasattr(
+            act.quantize, "step"
+        ):
+            return norm, act.quantize.step, (name, conv), 3 if norm else 2
+    return None
+
+
+def _piece(name: str, module: nn.Module) -> Apply | Block:
+    """A layer as a function; a sum whose body begins with a step as a block."""
+    if isinstance(module, Residual):
+        body = _flat([(f"{name}.body", module.body)])
+        for i, (_, m) in enumerate(body[:2]):
+            if isinstance(m, Activation) and hasattr(m.quantize, "step"):
+                shortcut = _apply(f"{name}.shortcut", module.shortcut)
+                thresholds = m.quantize.step.thresholds
+                return Block(_row(body[:i]), thresholds, _row(body[i:]), shortcut)
+    return _apply(name, module)
+
+
+def _row(layers: list[_Named]) -> Apply:
+    acts = [_apply(*x) for x in layers]
+
+    def act(params: Params, x: Tensor) -> Tensor:
+        for one in acts:
+            x = one(params, x)
+        return x
+
+    return act

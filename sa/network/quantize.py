@@ -1,0 +1,151 @@
+"""Quantize a network that was built without quantizers, by the names of its layers."""
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from sa import surrogate
+from sa.network import codes
+from sa.network.layers import Activation, made, step_size
+from sa.types import Quantizer
+
+_AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the layers whose name matches ``pattern`` quantize with; None leaves a slot as it is.
+
+    weight: their weights. activation: their outputs. gradient: what is back-propagated to those.
+    """
+
+    pattern: str
+    weight: Quantizer | None = None
+    activation: Quantizer | None = None
+    gradient: Quantizer | None = None
+
+
+class _Weight(nn.Module):
+    slot = "weight"
+
+    def __init__(self, quantize: Quantizer, like: Tensor):
+        super().__init__()
+        self.quantize = made(quantize, like)
+        self.source: tuple[Activation, ...] = ()  # in a tuple: it is no part of this
+
+    def forward(self, w: Tensor) -> Tensor:
+        return surrogate.weights(self.quantize, w)
+
+
+def apply_quantizers(network: nn.Module, rules: Iterable[Rule]) -> nn.Module:
+    """Patch the network in place, and return it; of several rules for a slot, the last one holds.
+
+    So ``Rule("*", Uniform(4))`` then ``Rule("conv1", Uniform(8))`` sets bits layer by layer, and a
+    rule with the identity keeps full precision. The weights of the first convolution, of the last
+    linear layer and of 1x1 convolutions keep it too, as is usual, unless a rule names the layer in
+    full. A parameter ``fc.weight`` becomes ``fc.parametrizations.weight.original``; load weights
+    before. Patch a network once.
+
+    Raises ValueError for a pattern that matches no layer, naming those there are.
+    """
+    leaves = {k: m for k, m in network.named_modules() if k and not list(m.children())}
+    weighted = {k: m for k, m in leaves.items() if getattr(m, "weight", None) is not None}
+    weighted = {k: m for k, m in weighted.items() if m.weight.dim() > 1}
+    weights: dict[str, Quantizer] = {}
+    outputs: dict[str, dict[str, Quantizer]] = {}
+    kept = _kept(weighted)
+    for rule in rules:
+        if rule.weight is not None:
+            hits = _matching(rule.pattern, weighted, "weights")
+            reached = [k for k in hits if k == rule.pattern or k not in kept]
+            weights |= dict.fromkeys(reached, rule.weight)
+        slots = {"activation": rule.activation, "gradient": rule.gradient}
+        for slot, quantize in slots.items():
+            if quantize is not None:
+                for name in _matching(rule.pattern, leaves, "outputs"):
+                    outputs.setdefault(name, {})[slot] = quantize
+    for name, quantize in weights.items():
+        if not getattr(quantize, "identity", False):
+            layer = leaves[name]
+            mine = _Weight(quantize, layer.weight)
+            affine = any(type(layer).forward is base.forward for base in _AFFINE)
+            parametrize.register_parametrization(layer, "weight", mine)
+            if affine:
+                layer.forward = MethodType(_product, layer)
+    for name, own in outputs.items():
+        layer = leaves[name]
+        layer.quantize = Activation(own.get("activation", _same), own.get("gradient"))
+        layer.register_forward_hook(_after)
+    for name, row in network.named_modules():
+        if isinstance(row, nn.Sequential):
+            _connect(row, f"{name}." if name else "", set(outputs))
+    return network
+
+
+def _connect(row: nn.Sequential, name: str, quantized: set[str]) -> None:
+    """Tell patched layers in a row which quantized output they come behind."""
+    source: tuple[Activation, ...] = ()
+    layers: Iterable[tuple[str, Any]] = row.named_children()
+    for key, layer in layers:
+        if (mine := _patched(layer)) is not None:
+            mine.source = source
+        if f"{name}{key}" in quantized:
+            source = (layer.quantize,)
+        elif not isinstance(layer, nn.Flatten | nn.MaxPool2d):
+            source = ()
+
+
+def _patched(layer: Any) -> _Weight | None:
+    """The quantizer that a layer's weights go through, if nothing else does."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    mine = layer.parametrizations.weight
+    return mine[0] if len(mine) == 1 and isinstance(mine[0], _Weight) else None
+
+
+def _product(layer: Any, x: Tensor) -> Tensor:
+    """The forward of a patched affine layer: scales of its weights come after the product."""
+    mine = _patched(layer)
+    if mine is None or not isinstance(mine.quantize, codes.Coder):
+        return type(layer).forward(layer, x)
+    weight = layer.parametrizations.weight.original
+    terms = surrogate.weights(mine.quantize.coded, weight)
+    size = step_size(mine.source)
+    if isinstance(layer, nn.Linear):
+        return codes.linear(x, terms, layer.bias, size)
+    product = partial(layer._conv_forward, bias=None)
+    return codes.products(product, x, terms, layer.bias, size, weight.dim() - 2)
+
+
+def _kept(layers: dict[str, nn.Module]) -> set[str]:
+    """The layers that stay in full precision unless they are named."""
+    convs = [k for k, m in layers.items() if isinstance(m, nn.modules.conv._ConvNd)]
+    linear = [k for k, m in layers.items() if isinstance(m, nn.Linear)]
+    single = [k for k in convs if layers[k].weight[0, 0].numel() == 1]  # type: ignore[index]
+    return {*convs[:1], *linear[-1:], *single}
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+_same.identity = True  # type: ignore[attr-defined]
+
+
+def _after(layer: nn.Module, args: object, out: Tensor) -> Tensor:
+    return layer.quantize(out)  # type: ignore[operator]
+
+
+def _matching(pattern: str, layers: Iterable[str], what: str) -> list[str]:
+    hits = fnmatch.filter(layers, pattern)
+    if not hits:
+        raise ValueError(
+            f"no layer with {what} matches '{pattern}'; there are: {', '.join(layers) or 'none'}"
+        )
+    return hits

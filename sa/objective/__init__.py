@@ -1,0 +1,1 @@
+"""The loss as a function of the parameters that move, and everything it is built from."""

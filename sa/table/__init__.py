@@ -1,0 +1,1 @@
+"""What tables of runs share: groups of configurations, names of numbers, rankings."""

@@ -1,0 +1,1 @@
+"""Mirrors of a run outside its folder: W&B and its dashboard."""

@@ -1,0 +1,52 @@
+"""A mean of the points a training passes, beside the training itself, which it does not change."""
+
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa.training.schedule import first_step
+from sa.types import STRICT, Params, State
+
+
+@dataclass(frozen=True, config=STRICT)
+class Average:
+    """m_n = sum_i a_i w_i / sum_i a_i over the points w_1..w_n looked at, buffers included.
+
+    a_i = decay^(n - i): the exponential moving average, bias-corrected as Adam's (Kingma & Ba
+    2015), so that the start leaves no trace. decay None: a_i = 1, stochastic weight averaging
+    (Izmailov et al., UAI 2018). start: the share of the training before the first point; every:
+    steps between two. BatchNorm's running statistics are averaged as they are; those of the mean
+    itself are what ``recalibrate`` estimates.
+    """
+
+    decay: Annotated[float, Ge(0), Lt(1)] | None = 0.999
+    start: Annotated[float, Ge(0), Lt(1)] = 0.0
+    every: Annotated[int, Gt(0)] = 1
+
+    @property
+    def name(self) -> str:
+        """The prefix of its results."""
+        return "swa" if self.decay is None else "ema"
+
+    def look(self, mean: State, params: Params, buffers: Params, step: int, steps: int) -> State:
+        """The mean with the point of this step, if it is one to look at; seen twice counts once."""
+        after = step - first_step(self.start, steps)
+        if after < 0 or after % self.every or mean.get("step", -1) >= step:
+            return mean
+        n = mean.get("count", 0) + 1
+        share = 1 / n if self.decay is None else (1 - self.decay) / (1 - self.decay**n)
+
+        def mixed(kind: str, point: Params) -> Params:
+            return {k: _lerp(mean[kind][k] if mean else v, v, share) for k, v in point.items()}
+
+        seen: dict[str, Any] = {"step": step, "count": n}
+        return seen | {"params": mixed("params", params), "buffers": mixed("buffers", buffers)}
+
+
+@torch.no_grad()
+def _lerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    a = a.to(b.device)  # a checkpoint's is on the CPU
+    return a + share * (b - a) if b.is_floating_point() else b.clone()

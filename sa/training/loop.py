@@ -1,0 +1,352 @@
+"""The one loop: estimate, analyse, step. Probing a gradient is the loop with no steps."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass as plain
+from dataclasses import field, replace
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Gt
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sa import surrogate
+from sa.objective import divergence
+from sa.objective.problem import Problem
+from sa.params import finite, flatten, stream
+from sa.training.average import Average
+from sa.training.schedule import Schedule
+from sa.types import STRICT, Analysis, Diverged, Estimator, Numbers, Params, Quantizer, State
+
+_GOAL = re.compile(r"((ema|swa)/)?(train|test)/(loss|accuracy)")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Recipe:
+    """What a training has beside its optimizer; the defaults add nothing.
+
+    until: goals that end it, whichever is reached first, when both splits are evaluated: a loss at
+    or below its number, an accuracy at or above. schedule: of the rate. average: of the points,
+    evaluated beside them. recalibrate: whether evaluations re-estimate BatchNorm's statistics over
+    the training rows. clip: latent weights of quantized layers stay in [-clip, clip] (Courbariaux
+    et al. 2015). decay_all: weight decay also for biases, norms and quantizers, not for weights
+    alone. quantizer_lr: the rate of quantizers' own parameters, as a factor. stored: what the
+    optimizer keeps is of few bits: all that moves is rounded so after every step, at random where
+    the quantizer's rounding is stochastic (Gupta et al. 2015). There is no finer latent weight.
+    diverge: a training has diverged where its loss is above so many times its reference for three
+    steps in a row (`sa.objective.divergence`); None: only where a number is not finite. At the
+    default criterion=value, whose loss may begin at 0, is left out.
+    """
+
+    until: dict[str, float] | None = None
+    schedule: Schedule | None = None
+    average: Average | None = None
+    recalibrate: bool = False
+    clip: Annotated[float, Gt(0)] | None = None
+    decay_all: bool = False
+    quantizer_lr: Annotated[float, Gt(0)] | None = None
+    stored: Quantizer | None = None
+    diverge: Annotated[float, Gt(1)] | None = divergence.FACTOR
+
+    @model_validator(mode="after")
+    def _goals(self) -> "Recipe":
+        for key in self.until or {}:
+            if not _GOAL.fullmatch(key):
+                raise ValueError(
+                    f"until: '{key}' is no goal; expected train/loss, test/loss, train/accuracy or "
+                    "test/accuracy, of an average with ema/ or swa/ before, and a number"
+                )
+        if hasattr(self.stored, "build") and getattr(self.stored, "train", None) != "auto":
+            raise ValueError(
+                f"stored: {type(self.stored).__name__} keeps something for every layer; take one "
+                "that reads its range from the tensor, as fixed_point or uniform with train=auto"
+            )
+        return self
+
+    def check(self, steps: int) -> None:
+        """Refuse what cannot happen in so many steps: ValueError."""
+        warmup = self.schedule.warmup if self.schedule else 0
+        if steps and warmup > steps:
+            raise ValueError(
+                f"schedule.warmup={warmup}: it is longer than the training of {steps} steps"
+            )
+        prefixes = {k.split("/")[0] for k in self.until or {}} - {"train", "test"}
+        if prefixes - ({self.average.name} if self.average else set()):
+            name = min(prefixes)
+            raise ValueError(f"until: {name}/ needs averaged weights; set average={name}")
+
+    def reached(self, row: Mapping[str, Any]) -> str | None:
+        """The goal a row has reached, in words."""
+        for key, goal in (self.until or {}).items():
+            got = row.get(key)
+            if got is not None and (got <= goal if key.endswith("loss") else got >= goal):
+                return f"{key} {'<=' if key.endswith('loss') else '>='} {goal:g}"
+        return None
+
+
+@plain
+class Progress:
+    """Everything a checkpoint holds: tensors, numbers and dicts of them, nothing else.
+
+    step: optimizer steps taken. evals: forward-equivalents spent so far. average: the mean of the
+    points so far. divergence: what the rule for it carries from one step to the next.
+    """
+
+    step: int
+    params: Params
+    buffers: Params
+    optimizer: dict[str, Any]
+    estimator: State
+    evals: float = 0.0
+    average: State = field(default_factory=dict)
+    divergence: State = field(default_factory=dict)
+
+    def pack(self) -> dict[str, Any]:
+        """As a plain dict, for torch.save."""
+        return dict(vars(self))
+
+
+def start(
+    problem: Problem, parent: Mapping[str, Any] | None = None, averaged: bool = False
+) -> Progress:
+    """The beginning of a run: the problem's own point, or where a parent's checkpoint ended.
+
+    What does not move is the parent's too. averaged: the mean of its points instead. Raises
+    ValueError where the parent is another network, or has averaged nothing.
+    """
+    if parent is None:
+        return Progress(0, problem.params, problem.buffers, {}, {})
+    if averaged:
+        parent = parent.get("average")
+        if not parent:
+            raise ValueError("the parent's checkpoint has no averaged weights")
+    whole = {"params": problem.params | problem.frozen, "buffers": problem.buffers}
+    for kind, mine in whole.items():
+        for name, p in mine.items():
+            there = parent[kind].get(name)
+            if there is None or there.shape != p.shape:
+                raise ValueError(
+                    f"the parent's checkpoint has no '{name}' of shape {tuple(p.shape)}: it is of "
+                    "another network"
+                )
+        if more := sorted(set(parent[kind]) - set(mine)):
+            raise ValueError(
+                f"the parent's checkpoint has a '{more[0]}' and this network has none: it is of "
+                "another network"
+            )
+    for name, p in problem.frozen.items():
+        p.copy_(parent["params"][name])
+    params = {k: parent["params"][k] for k in problem.params}
+    return Progress(0, params, {k: parent["buffers"][k] for k in problem.buffers}, {}, {})
+
+
+def loop(
+    problem: Problem,
+    estimator: Estimator,
+    optimizer: Callable[..., torch.optim.Optimizer],
+    analyses: Mapping[str, Analysis],
+    *,
+    steps: int,
+    progress: Progress,
+    evaluate_every: int | None = None,
+    analyse_every: int | None = None,
+    recipe: Recipe = Recipe(),  # noqa: B008
+) -> Iterator[tuple[Numbers, Progress]]:
+    """Yield (row, progress) for each step from ``progress.step`` to ``steps``, inclusive.
+
+    A row holds step, loss, grad_norm, evals, the estimator's info and, of a training, lr; analyses
+    run where analyse_every divides the step and at the last one, evaluation of both splits likewise
+    (None: at the last step only; a probe, steps = 0, is not evaluated). Where a step's gradient is
+    of all training rows, as they are evaluated, every row has their scores. The row of the last
+    step is at the final point, takes no step after it, and says why it is the last (``stopped``).
+    Randomness is keyed by (seed, use, step), so going on from a yielded progress gives the same
+    rows, and an analysis changes no other number.
+
+    An analysis that finds nothing finite gives ``<analysis>/diverged`` 1, and the others run.
+    A point, loss or gradient that is not finite ends the loop with ``diverged`` in the row, naming
+    the first bad parameter or layer; so does a loss that stays far above its reference
+    (`Recipe.diverge`), with how far. No analysis runs there.
+    """
+    seed, device = problem.seed, problem.task.device
+    params = {k: v.to(device, copy=True) for k, v in progress.params.items()}
+    for name, buffer in problem.buffers.items():
+        buffer.copy_(progress.buffers[name])
+    many = problem.replicas
+    stepper = _stepper(optimizer, problem, params, recipe)
+    rates = [group["lr"] for group in stepper.param_groups]
+    if progress.optimizer:
+        stepper.load_state_dict(progress.optimizer)
+    state = progress.estimator or estimator.init(params)
+    evals, mean, asleep = progress.evals, progress.average, problem.asleep()
+    watched = progress.divergence
+    limit, constant = _limit(recipe, problem) if steps else (None, torch.zeros(1))
+    for step in range(progress.step, steps + 1):
+        batch = problem.batch(step)
+        objective = problem.objective(batch)
+        before = Progress(
+            step, params, problem.buffers, stepper.state_dict(), state, evals, mean, watched
+        )
+        factor = recipe.schedule(step, steps) if recipe.schedule else 1.0
+        # for what has a schedule, and for what asks which curvature a step is too long for
+        told: State = {"progress": step / steps if steps else 0.0, "lr": factor * rates[0]}
+        estimate = estimator(
+            objective, params, state | told, stream(seed, "estimator", step, device=device)
+        )
+        estimate = replace(estimate, told=told)
+        state, evals = estimate.state, evals + estimate.evals
+        norm = float(flatten(estimate.grad).double().norm())
+        row: Numbers = {"step": step, "loss": float(estimate.value) / (many or 1)}
+        row["grad_norm"] = norm / math.sqrt(many or 1)  # of replicas: means
+        row |= {"evals": evals} | estimate.info
+        if steps:
+            row["lr"] = factor * rates[0]
+        if asleep:  # told until none is: the last row says how it is now
+            asleep = problem.asleep()
+            row["quantizer/note"] = _identities(asleep)
+        # the point too: a step function of nan is a finite number
+        if not (finite(params) and math.isfinite(float(estimate.value)) and math.isfinite(norm)):
+            row["diverged"] = problem.first_bad(params, batch)
+            yield row, before
+            return
+        each = partial(problem.losses, params, batch, estimate.value)
+        watched, lost = divergence.look(watched, limit, float(estimate.value), each, constant)
+        if lost:
+            row["diverged"] = _above(problem, recipe.diverge, watched["reference"], each(), lost[0])
+            yield row, before
+            return
+        if recipe.average and steps:
+            mean = recipe.average.look(mean, params, problem.buffers, step, steps)
+            before.average = mean
+        last, seen = step == steps, objective.seen(params)
+        scores: Numbers = {}
+        if steps and seen is not None and not recipe.recalibrate:
+            scores = problem.scores("train", seen)
+        due = last or recipe.reached(scores) or (evaluate_every and step % evaluate_every == 0)
+        if steps and due:
+            scores = _evaluate(problem, params, mean, recipe, scores)
+            reached = recipe.reached(scores)
+            last = last or reached is not None
+            if last:
+                scores["stopped"] = reached or "steps"
+        if last or (analyse_every and step % analyse_every == 0):
+            for name, analysis in analyses.items():
+                generator = stream(seed, "analysis", name, step, device=device)
+                mine: Any = analysis
+                if factor != 1 and getattr(mine, "lr", None):  # the rate of this step
+                    mine = replace(mine, lr=max(factor * mine.lr, 1e-30))
+                try:
+                    row |= mine(objective, params, estimate, generator)
+                except Diverged:  # of this analysis; the others and the training go on
+                    row[f"{name}/diverged"] = 1.0
+        yield row | scores, before
+        if last:
+            return
+        for name, p in params.items():
+            p.grad = estimate.grad[name]
+        for group, rate in zip(stepper.param_groups, rates, strict=True):
+            group["lr"] = factor * rate
+        stepper.step()
+        if recipe.clip:
+            for name in problem.latent:
+                if name in params:
+                    params[name].clamp_(-recipe.clip, recipe.clip)
+        if recipe.stored:
+            _store(params, recipe.stored, stream(seed, "stored", step, device=device))
+        problem.track(params, batch)
+
+
+def _limit(recipe: Recipe, problem: Problem) -> tuple[float | None, torch.Tensor]:
+    """By what factor, and over the losses (networks,) of which constants, losses diverge."""
+    constant = problem.constant() if recipe.diverge else None
+    if constant is not None:
+        return recipe.diverge, constant
+    standard = recipe.diverge == divergence.FACTOR
+    return None if standard else recipe.diverge, torch.zeros(problem.replicas or 1)
+
+
+def _above(
+    problem: Problem, factor: float | None, reference: Tensor, losses: Tensor, at: int
+) -> str:
+    """The reason of a divergence that is still finite: by how much network ``at`` is above."""
+    whose = f" of seed {problem.seed + at}" if problem.replicas else ""
+    times, start = float(losses[at]) / float(reference[at]), float(reference[at])
+    return (
+        f"the loss{whose}, {times:.3g} times {start:.4g} (its start, or the best constant output), "
+        f"above {factor:g} times for {divergence.STEPS} steps"
+    )
+
+
+def _identities(asleep: list[str]) -> str:
+    """What to say of quantizers that have seen only zeros; nothing where there are none."""
+    return f"{', '.join(asleep)}: the identity so far, having seen only zeros" if asleep else ""
+
+
+@torch.no_grad()
+def _store(params: Params, quantize: Quantizer, generator: torch.Generator) -> None:
+    """Round a point in place, at random by the generator where the quantizer does."""
+
+    def unit(_: int, logits: torch.Tensor) -> torch.Tensor:
+        like: Any = {"dtype": logits.dtype, "device": logits.device}
+        u = torch.rand(logits.shape, generator=generator, **like)
+        return surrogate.hard_sign(logits - surrogate.logit(u))
+
+    with surrogate.sampling(unit):
+        for p in params.values():
+            p.copy_(quantize(p))
+
+
+def _stepper(
+    optimizer: Callable[..., torch.optim.Optimizer],
+    problem: Problem,
+    params: Params,
+    recipe: Recipe,
+) -> torch.optim.Optimizer:
+    """The optimizer, with parameters in groups where they differ in rate or in decay.
+
+    What a quantizer says of its own parameters holds; else they have no decay, nor have vectors.
+    """
+    alike, own = optimizer(problem.groups(params)), problem.own()
+    names, stacked = {id(p): k for k, p in params.items()}, problem.replicas is not None
+    groups: dict[tuple[float, float], list[torch.Tensor]] = {}
+    same = True
+    for group in alike.param_groups:
+        rate, decay = group["lr"], group.get("weight_decay", 0)
+        for p in group["params"]:
+            name = names[id(p)]
+            quantizes = ".quantize." in f".{name}"
+            vector = p.dim() <= 1 + stacked  # as biases and norms are
+            decays = recipe.decay_all or name in own or not (vector or quantizes)
+            factor = recipe.quantizer_lr if quantizes and "lr" not in own.get(name, {}) else None
+            mine = rate * (factor or 1), decay if decays else 0
+            same &= mine == (rate, decay)
+            groups.setdefault(mine, []).append(p)
+    if same:
+        return alike
+    return optimizer(
+        [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()]
+    )
+
+
+def _evaluate(
+    problem: Problem, params: Params, mean: State, recipe: Recipe, known: Numbers | None = None
+) -> Numbers:
+    """Both splits at the point, and at the mean of the points where there is one.
+
+    known: what is known of the training rows at the point already.
+    """
+    points: dict[str, tuple[Params, Params]] = {"": (params, {})}
+    if recipe.average and mean:
+        points[f"{recipe.average.name}/"] = mean["params"], mean["buffers"]
+    out: Numbers = {}
+    for prefix, (point, buffers) in points.items():
+        if recipe.recalibrate:
+            buffers = problem.recalibrate(point, buffers)
+        elif known and not prefix:
+            out |= known | problem.evaluate(point, buffers, ["test"])
+            continue
+        out |= {prefix + k: v for k, v in problem.evaluate(point, buffers).items()}
+    return out
