@@ -24,7 +24,7 @@ from sa.model.fc import FC
 from sa.objective.criterion import mse
 from sa.objective.objective import Objective
 from sa.params import flatten, grouped, size, stream, unflatten
-from sa.types import Batch, Estimate, Params, State
+from sa.types import PROBE, Batch, Estimate, Moment, Params, State
 
 K, LR, MEMORY = 10, 0.05, 2 << 30
 USUAL = "eigsh LM tol 0, DataLoader of 500 rows, graphs rebuilt"
@@ -259,8 +259,9 @@ def hessian_projector() -> dict[str, Any]:
             return {}
 
         def __call__(
-            self, objective: Any, params: Params, state: State, generator: torch.Generator
-        ) -> Estimate:
+            self, objective: Any, params: Params, state: State, generator: torch.Generator,
+            at: Moment = PROBE,
+        ) -> Estimate:  # fmt: skip
             return fixed
 
     own = Spectral(base=Known(), safeguard=None, refresh=10**6, lr=LR)

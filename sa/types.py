@@ -76,9 +76,7 @@ class Estimate:
 
     value: the loss at the point, 0-dim float64. grad: same keys and shapes as the point.
     evals: forward-equivalents spent (a backward counts 2), the currency of fair comparisons.
-    state: goes into the next call. info: flat extras for the record. told: where in a training it
-    was made, ``progress`` in [0, 1] and the rate ``lr``: whoever calls the estimator again at this
-    point adds it to the state.
+    state: goes into the next call. info: flat extras for the record.
     """
 
     value: Tensor
@@ -86,7 +84,31 @@ class Estimate:
     evals: float
     state: State = field(default_factory=dict)
     info: Numbers = field(default_factory=dict)
-    told: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in a training a call is made.
+
+    Args:
+        step: optimizer steps taken so far, from 0.
+        steps: steps of the whole training; 0 for a probe.
+        lr: the rate of this step, > 0; None where nobody steps.
+
+    """
+
+    step: int = 0
+    steps: int = 0
+    lr: float | None = None
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done, in [0, 1]; 0 of a probe."""
+        return self.step / self.steps if self.steps else 0.0
+
+
+PROBE = Moment()
+"""A call outside of a training."""
 
 
 class Partial(Protocol):
@@ -137,9 +159,17 @@ class Estimator(Protocol):
         ...
 
     def __call__(
-        self, objective: Any, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Any,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
-        """Estimate the gradient at params; randomness comes from generator only."""
+        """Estimate the gradient at params; randomness comes from generator only.
+
+        at: where in a training the call is made. state: what the estimator itself returned last.
+        """
         ...
 
 
@@ -148,9 +178,17 @@ class Analysis(Protocol):
     """Measures something about an estimate; draws only from its own generator."""
 
     def __call__(
-        self, objective: Any, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Any,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers or curves, their keys prefixed by the analysis' name."""
+        """Return flat numbers or curves, their keys prefixed by the analysis' name.
+
+        at: where in a training the estimate was made; an estimator that is called again gets it.
+        """
         ...
 
 

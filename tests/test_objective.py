@@ -131,7 +131,7 @@ def test_reference_is_computed_once_a_point():
         def init(self, params):
             return {}
 
-        def __call__(self, objective, params, state, generator):
+        def __call__(self, objective, params, state, generator, at):
             calls.append(1)
             from sa.types import Estimate
 

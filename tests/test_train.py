@@ -24,7 +24,7 @@ from sa.quantizer.fixed_point import FixedPoint
 from sa.training import loop, replicas
 from sa.training.average import Average
 from sa.training.schedule import Annealed, Stairs
-from sa.types import Estimate
+from sa.types import Estimate, Moment
 
 ADAM = partial(torch.optim.Adam, lr=0.003)
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -127,7 +127,7 @@ def test_divergence_is_an_outcome_that_names_the_first_bad():
         def init(self, params):
             return {}
 
-        def __call__(self, objective, params, state, generator):
+        def __call__(self, objective, params, state, generator, at):
             value = objective.value(params)
             return Estimate(value, {k: torch.full_like(v, torch.inf) for k, v in params.items()}, 1)
 
@@ -140,6 +140,28 @@ def test_divergence_is_an_outcome_that_names_the_first_bad():
     p = problem()
     p.params["head.weight"].fill_(3e38)
     assert rows(p, STE("clipped"), SGD, 5)[0][0]["diverged"] == "head"
+
+
+def test_state_holds_what_the_estimator_put_there_and_the_moment_is_an_argument():
+    seen = []
+
+    class Curious:
+        target = "none"
+
+        def init(self, params):
+            return {"calls": 0}
+
+        def __call__(self, objective, params, state, generator, at):
+            seen.append((state, at))
+            value, grad = objective.value_and_grad(params)
+            return Estimate(value, grad, 3.0, {"calls": state["calls"] + 1})
+
+    falling = loop.Recipe(schedule=Annealed(end=0.5))
+    rows(problem(), Curious(), SGD, 4, recipe=falling)
+    assert [state for state, _ in seen] == [{"calls": i} for i in range(5)]
+    rate = seen[0][1].lr
+    assert [at for _, at in seen] == [Moment(i, 4, rate * (1 - i / 8)) for i in range(5)]
+    assert seen[1][1].progress == 0.25 and Moment().progress == 0.0
 
 
 def test_a_parent_gives_its_point_and_must_fit():

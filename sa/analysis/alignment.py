@@ -7,7 +7,7 @@ from sa.analysis import _finite
 from sa.analysis._line import cosine
 from sa.objective.objective import Objective
 from sa.params import flatten
-from sa.types import STRICT, Estimate, Estimator, Numbers, Params
+from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,12 +29,17 @@ class Alignment:
     references: dict[str, Estimator]
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers under ``alignment/``."""
         out: Numbers = {}
         for i, (name, reference) in enumerate(self.references.items()):
-            truth = objective.reference(reference, params, estimate.told)
+            truth = objective.reference(reference, params, at)
             mine, target = flatten(estimate.grad).double(), flatten(truth).double()
             out[f"{name}/cosine"] = cosine(mine, target)
             out[f"{name}/scale"] = float(mine @ target / (target @ target))
@@ -42,7 +47,7 @@ class Alignment:
             if i == 0:
                 out |= _details(estimate.grad, truth) | _finite.counted(mine + target)
                 if objective.heldout is not None:
-                    other = flatten(objective.heldout.reference(reference, params, estimate.told))
+                    other = flatten(objective.heldout.reference(reference, params, at))
                     out["ceiling"] = cosine(target, other)
         return {f"alignment/{k}": v for k, v in out.items()}
 

@@ -14,7 +14,7 @@ from sa.analysis._line import cosine, unit
 from sa.analysis._view import numbers
 from sa.objective.objective import Objective
 from sa.params import flatten
-from sa.types import STRICT, Estimate, Estimator, Numbers, Params
+from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -43,15 +43,20 @@ class BiasVariance:
     replicates: Annotated[int, Ge(4)] = 32
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers under ``bias_variance/``."""
         numbers(params)
-        truth = flatten(objective.reference(self.reference, params, estimate.told)).double()
+        truth = flatten(objective.reference(self.reference, params, at)).double()
         began, evals, draws = time.perf_counter(), 0.0, []
-        state = estimate.state | estimate.told
+        state = estimate.state
         for _ in range(self.replicates):
-            got = self.estimator(objective, params, state, generator)
+            got = self.estimator(objective, params, state, generator, at)
             draws.append(flatten(got.grad).double())
             evals += got.evals
         seconds = time.perf_counter() - began

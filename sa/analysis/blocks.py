@@ -10,7 +10,7 @@ from torch import Tensor
 from sa.objective.objective import Objective
 from sa.params import Blocks as How
 from sa.params import flatten, grouped, size, unflatten
-from sa.types import STRICT, Diverged, Estimate, Numbers, Params
+from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -38,7 +38,12 @@ class Blocks:
         grouped(point, self.blocks)
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers, words and a curve under ``blocks/``."""
         groups = grouped(params, self.blocks)

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from sa.analysis._bits import declared, prices
 from sa.objective.objective import Objective
-from sa.types import STRICT, Estimate, Numbers, Params
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,7 +29,12 @@ class Cost:
     full: Annotated[int, Ge(1)] = 32
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers under ``cost/``; raises ValueError for a plain function."""
         layers = objective.layers(params, 1)

@@ -14,7 +14,7 @@ from sa.analysis._view import DERIVATIVES, check, seen
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
-from sa.types import STRICT, Estimate, Numbers, Params
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 Share = Annotated[float, Gt(0), Lt(1)]
 
@@ -65,7 +65,12 @@ class CriticalPoints:
             )
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``critical_points/``."""
         with surrogate.exact_gradients():  # of the loss, whatever trainings quantize

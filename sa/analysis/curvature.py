@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import Blocks, flatten, grouped, size
-from sa.types import STRICT, Estimate, Numbers, Params
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,7 +53,12 @@ class Curvature:
         grouped(point, self.blocks)
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``curvature/``."""
         seen = objective.curvature(params, self.rows)

@@ -13,7 +13,7 @@ from sa.analysis import _finite
 from sa.analysis._line import line, unit
 from sa.objective.objective import Objective
 from sa.params import flatten
-from sa.types import STRICT, Estimate, Estimator, Numbers, Params
+from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,7 +53,12 @@ class Descent:
         return self
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``descent/``."""
         value = float(estimate.value)
@@ -77,7 +82,7 @@ class Descent:
         out |= self._heldout(objective, params, unit(grad), lrs, best)
         out |= self._null(objective, params, grad, lrs, value, generator)
         if self.reference is not None:
-            truth = flatten(objective.reference(self.reference, params, estimate.told))
+            truth = flatten(objective.reference(self.reference, params, at))
             _, ideal, _ = self._search(objective, params, unit(truth), value)
             furthest = _finite.most(ideal)
             out["ratio"] = _finite.at(drops, best) / furthest if furthest > 0 else math.nan

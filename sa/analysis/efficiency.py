@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from sa.analysis._line import cosine, descend
 from sa.objective.objective import Objective
 from sa.params import flatten, size
-from sa.types import STRICT, Estimate, Estimator, Numbers, Params
+from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -38,17 +38,22 @@ class Efficiency:
     most: Annotated[int, Gt(0)] = 256
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``efficiency/``."""
-        truth = flatten(objective.reference(self.reference, params, estimate.told))
+        truth = flatten(objective.reference(self.reference, params, at))
         total, first, state = torch.zeros_like(truth), None, estimate.state
         evals = seconds = 0.0
         sound = 0
         rows: list[dict[str, float]] = []
         for calls in range(1, self.most + 1):
             began = time.perf_counter()
-            got = self.estimator(objective, params, state | estimate.told, generator)
+            got = self.estimator(objective, params, state, generator, at)
             spent, mine = time.perf_counter() - began, flatten(got.grad)
             within = evals + got.evals <= self.evals or seconds + spent <= self.seconds
             if calls > 1 and (not within or torch.equal(mine, first)):  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from sa.analysis import _finite
 from sa.objective.objective import Objective
-from sa.types import STRICT, Dataset, Estimate, Numbers, Params
+from sa.types import PROBE, STRICT, Dataset, Estimate, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -36,7 +36,12 @@ class FunctionCurve:
             )
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``function_curve/``."""
         rows, network = (objective.heldout or objective).batch, objective.network
@@ -46,12 +51,12 @@ class FunctionCurve:
         apart = (value - truth).double()
         ok = value.isfinite()
         spread = float(value[ok].double().std(correction=0) / truth.double().std(correction=0))
-        at = torch.linspace(0, len(x) - 1, min(self.points, len(x))).round().long()
-        at = x.argsort()[at.to(x.device)]
+        kept = torch.linspace(0, len(x) - 1, min(self.points, len(x))).round().long()
+        kept = x.argsort()[kept.to(x.device)]
         out: Numbers = {
-            "x": x[at].tolist(),
-            "truth": truth[at].tolist(),
-            "value": value[at].tolist(),
+            "x": x[kept].tolist(),
+            "truth": truth[kept].tolist(),
+            "value": value[kept].tolist(),
             "rmse": _finite.mean(apart.square()) ** 0.5,
             "worst": _finite.most(apart.abs()),
             "spread": spread,

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from sa.analysis._line import cosine
 from sa.objective.objective import Objective
 from sa.params import flatten, unflatten
-from sa.types import STRICT, Diverged, Estimate, Estimator, Numbers, Params
+from sa.types import PROBE, STRICT, Diverged, Estimate, Estimator, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,15 +29,20 @@ class GradientNorm:
     curvature: bool = True
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers under ``gradient_norm/``."""
         whole, grad = objective.whole, estimate.grad
         mine: Any = self.estimator
-        state = mine.init(params) | estimate.told
+        state = mine.init(params)
         full = grad
         if whole is not None:
-            full = mine(whole, params, state, generator).grad
+            full = mine(whole, params, state, generator, at).grad
         out: Numbers = {}
         for which, gs in (("full", full), ("batch", grad)):
             out[which] = float(flatten(gs).double().norm())
@@ -47,7 +52,7 @@ class GradientNorm:
             length = float(w.double().norm())
             out["update"] = self.lr * float(g.double().norm()) / length if length else float("nan")
             there = unflatten(w - self.lr * g, params)
-            after = mine(objective, there, state, generator).grad
+            after = mine(objective, there, state, generator, at).grad
             out["successive"] = cosine(g, flatten(after))
             out["edge"] = 2 / self.lr
         if self.curvature and not objective.structure.hard:

@@ -12,7 +12,7 @@ from sa.analysis import _finite
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import blocks
-from sa.types import STRICT, Batch, Estimate, Numbers, Params
+from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,7 +44,12 @@ class InputSensitivity:
             )
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers under ``input_sensitivity/``."""
         if objective.network is None or objective.batch.inputs[0].numel() == 0:

@@ -11,7 +11,7 @@ from sa.analysis import _finite
 from sa.analysis._align import matched, permuted
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
-from sa.types import STRICT, Estimate, Numbers, Params
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,7 +61,12 @@ class Interpolation:
             )
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``interpolation/``."""
         network = objective.network

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
-from sa.types import STRICT, Estimate, Numbers, Params, Quantizer
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, Quantizer
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -45,7 +45,12 @@ class QuantError:
             )
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``quant_error/``."""
         out: Numbers = {}

@@ -18,7 +18,7 @@ from sa.analysis._bits import prices
 from sa.analysis._view import numbers
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
-from sa.types import STRICT, Diverged, Estimate, Numbers, Params, Quantizer
+from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Numbers, Params, Quantizer
 
 FULL = -1  # in a choice: this layer stays in full precision
 
@@ -82,7 +82,12 @@ class SensitivityBits:
             )
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``sensitivity_bits/``."""
         numbers(params)

@@ -14,7 +14,7 @@ from sa.analysis._view import DERIVATIVES, VALUES, check, flippable, seen
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import blocks, flatten, unflatten
-from sa.types import STRICT, Diverged, Estimate, Numbers, Params
+from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Numbers, Params
 
 _NEEDS = {"latent": DERIVATIVES, "quantized": DERIVATIVES, "smoothed": VALUES, "discrete": VALUES}
 
@@ -50,7 +50,12 @@ class Sharpness:
         check(structure, self.view, _NEEDS, "this sharpness")
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers under ``sharpness/``."""
         mine, point = seen(objective, params, self.view)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sa.objective.objective import Objective
 from sa.params import flatten, stream
-from sa.types import STRICT, Estimate, Numbers, Params
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -28,7 +28,12 @@ class Sketch:
     seed: Annotated[int, Ge(0)] = 0
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """A curve under ``sketch/``."""
         return {"sketch/point": sketched(flatten(params), self.m, self.seed).tolist()}

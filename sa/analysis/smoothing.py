@@ -13,7 +13,7 @@ from sa.analysis._line import cosine, descend, unit
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
 from sa.table import ranking
-from sa.types import STRICT, Estimate, Estimator, Numbers, Params
+from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 Scales = Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)]
 
@@ -50,7 +50,12 @@ class Smoothing:
     draws: Annotated[int, Ge(1)] = 32
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``smoothing/``."""
         value, w = float(estimate.value), flatten(params)
@@ -61,7 +66,7 @@ class Smoothing:
         normal, cube = torch.randn(shape, **like), 2 * torch.rand(shape, **like) - 1
         for sigma in self.sigmas:
             smoother: Any = replace(self.smoother, sigma=sigma)  # type: ignore[type-var]
-            pair = [flatten(smoother(objective, params, {}, generator).grad) for _ in range(2)]
+            pair = [flatten(smoother(objective, params, {}, generator, at).grad) for _ in range(2)]
             gaussians.append((pair[0] + pair[1]) / 2)
             agreement.append(cosine(*pair))
         out: Numbers = {"gaussian/agreement": agreement}

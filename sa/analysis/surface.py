@@ -13,7 +13,7 @@ from sa.analysis._view import DERIVATIVES, VALUES, check, seen
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
-from sa.types import STRICT, Estimate, Numbers, Params
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -76,7 +76,12 @@ class Surface:
             )
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``surface/``."""
         mine, point = seen(objective, params, self.view)

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from sa.objective import divergence
 from sa.objective.objective import Objective
 from sa.params import flatten, unflatten
-from sa.types import STRICT, Estimate, Estimator, Numbers, Params, State
+from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -49,7 +49,12 @@ class Training:
         return self
 
     def __call__(
-        self, objective: Objective, params: Params, estimate: Estimate, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        estimate: Estimate,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and a curve under ``training/``."""
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
@@ -59,22 +64,22 @@ class Training:
         if self.samples is not None and hasattr(mine, "samples"):
             mine = replace(mine, samples=self.samples)
         generator = torch.Generator(generator.device).manual_seed(seed)
-        first = mine(objective, params, mine.init(params) | estimate.told, generator)
+        first = mine(objective, params, mine.init(params), generator, at)
         cost, length = first.evals, float(flatten(first.grad).norm())
         steps = max(1, min(self.steps, int(self.evals // cost)))
         runs = [self._descend(mine, objective, params, seed, lr, steps, length) for lr in lrs]
-        at = min(range(len(lrs)), key=lambda i: runs[i][0])
-        loss, point = runs[at]
+        best = min(range(len(lrs)), key=lambda i: runs[i][0])
+        loss, point = runs[best]
         left_out = sum(x == math.inf for x, _ in runs)
         if left_out == len(runs):
             loss = math.nan
         out: Numbers = {
             "loss": loss,
             "ratio": loss / float(estimate.value) if estimate.value else math.nan,
-            "lr": math.nan if left_out == len(runs) else lrs[at],
+            "lr": math.nan if left_out == len(runs) else lrs[best],
             "steps": float(steps),
             "over": float(cost > self.evals),
-            "edge": float(at in (0, len(lrs) - 1)),
+            "edge": float(best in (0, len(lrs) - 1)),
             "losses": [x for x, _ in runs],
             "nonfinite": float(left_out),
             "diverged": float(left_out == len(runs)),
@@ -105,8 +110,7 @@ class Training:
         watched: State = {}
         for step in range(steps if length else 0):
             rate = lr * (1 - step / steps) / length
-            told = state | {"progress": step / steps, "lr": rate}
-            got = mine(objective, point, told, generator)
+            got = mine(objective, point, state, generator, Moment(step, steps, rate))
             grad, state = flatten(got.grad), got.state
             if not grad.isfinite().all():
                 return math.inf, point

@@ -12,7 +12,7 @@ from torch import Tensor
 from sa.estimator import _finite, _scale
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
-from sa.types import Estimate, Numbers, Params, State
+from sa.types import Estimate, Moment, Numbers, Params
 
 BLOCK = 64
 """Directions drawn by one call of the generator: part of the stream's definition."""
@@ -99,7 +99,7 @@ def losses(objective: Objective, params: Params, points: Tensor) -> Tensor:
 
 
 def pairs(
-    objective: Objective, params: Params, state: State, generator: torch.Generator, draw: Draw,
+    objective: Objective, params: Params, generator: torch.Generator, at: Moment, draw: Draw,
     samples: int, sigma: float, kurtosis: float | None,
 ) -> Estimate:  # fmt: skip
     """(1/(2 N sigma)) sum (f(w + sigma e) - f(w - sigma e)) e over N pairs, in 2N + 1 evals.
@@ -110,7 +110,7 @@ def pairs(
     sqrt(N/(N + D + kurtosis - 2)). ``flat``: the share of pairs whose two losses are equal. A pair
     with a loss that is not finite is left out: N counts the others.
     """
-    _scale.require("sigma", sigma, params, state)
+    _scale.require("sigma", sigma, params, at)
     dim, w = size(params), flatten(params)
     total, flat = torch.zeros_like(w), torch.zeros((), dtype=torch.int64)
     sound = torch.zeros_like(flat)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sa.objective.objective import Objective
 from sa.params import flatten, unflatten
-from sa.types import Params, State
+from sa.types import Moment, Params
 
 GRID = (*(m * 10.0**k for k in range(-4, 0) for m in (1, 2, 5)), 1.0)
 """The sigmas that ``auto`` tries, from below."""
@@ -46,7 +46,7 @@ def _spacing(params: Params, dtype: torch.dtype | None) -> tuple[float, float, t
 
 
 def require(
-    name: str, sigma: float, params: Params, state: State, dtype: torch.dtype | None = None
+    name: str, sigma: float, params: Params, at: Moment, dtype: torch.dtype | None = None
 ) -> None:
     """Raise ValueError where w + sigma is w for the largest weight: differences are then 0.
 
@@ -54,7 +54,7 @@ def require(
     records that. dtype: in which the loss is evaluated, None for that of the weights.
     """
     largest, space, kind = _spacing(params, dtype)
-    if state.get("progress", 0.0) == 0.0 and sigma < space < math.inf:
+    if at.step == 0 and sigma < space < math.inf:
         raise ValueError(
             f"{name}={sigma:g} is lost in rounding: numbers of {kind} near the largest weight, "
             f"{largest:.3g}, are {space:.2g} apart; take {name} >= "

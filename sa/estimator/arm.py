@@ -11,7 +11,7 @@ from sa import surrogate
 from sa.estimator import _layers, _noise
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -35,7 +35,12 @@ class ARM:
         _noise.scores(structure)
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """(3 + layers) a sample + 1 evals."""
         grad, noise = _layers.layerwise(objective, params, generator, self.samples, _gain)

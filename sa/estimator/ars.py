@@ -11,7 +11,7 @@ from torch import Tensor
 from sa.estimator import _directions, _finite, _scale
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
-from sa.types import STRICT, Estimate, Numbers, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -39,10 +39,15 @@ class ARS:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2N + 1 evals. Memory holds one block of directions."""
-        _scale.require("sigma", self.sigma, params, state)
+        _scale.require("sigma", self.sigma, params, at)
         dim, w, n = size(params), flatten(params), self.samples
 
         def most(pairs: int) -> int:  # rounded first: 0.07 * 100 is a little above 7

@@ -12,7 +12,7 @@ from torch import Tensor
 from sa.estimator import _directions, _finite, _guide, _slopes
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
-from sa.types import STRICT, Estimate, Numbers, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -52,7 +52,12 @@ class BestOf:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """N + 1 evals, or N + 3 a surrogate. Memory holds one block of directions."""
         got = [_guide.gradient(objective, params, name, generator) for name in self.surrogates]
@@ -66,9 +71,9 @@ class BestOf:
             ok = losses.isfinite()
             left_out += int((~ok).sum())
             losses = torch.where(ok, losses, torch.inf)
-            at = losses.argmin()
-            if losses[at] < lowest:
-                best, lowest = self.rho * u[at], losses[at]
+            least = losses.argmin()
+            if losses[least] < lowest:
+                best, lowest = self.rho * u[least], losses[least]
         evals = self.samples + max(1.0, 3.0 * len(got))
         info: Numbers = {"decrease": float(value - lowest)} | _finite.counted(left_out)
         return Estimate(value, unflatten(-best, params), evals, info=info)

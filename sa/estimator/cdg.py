@@ -10,7 +10,7 @@ from sa.estimator import _finite, _scale
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import size
-from sa.types import STRICT, Estimate, Numbers, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -46,10 +46,15 @@ class CDG:
             )
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2D + 1 evals by brute force, far fewer on the fast path; draws nothing."""
-        _scale.require("epsilon", self.epsilon, params, state, torch.float64)
+        _scale.require("epsilon", self.epsilon, params, at, torch.float64)
         got = objective.differences(params, [self.epsilon], self.path)
         grad, left_out = _finite.coordinates(got.grads[0])
         info: Numbers = {"path": got.path, "evals_brute": 2.0 * size(params) + 1}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
-from sa.types import STRICT, Estimate, Numbers, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 HAIR = 1e-6
 """How far past a jump to go, in units of epsilon: enough for rounding, and no room for another."""
@@ -54,7 +54,12 @@ class DiscreteGradient:
 
     @torch.no_grad()
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2 evals, a forward a layer, and the rows re-run from their flipped units on."""
         self.requires(objective.structure)
@@ -68,11 +73,11 @@ class DiscreteGradient:
                 found.append((decrease / shift**2, shift, one.name, one.at))
         spent, flips = 0.0, 0
         # behind +-1 inputs a unit's coordinates tie: their order is not to be that of rounding
-        for _, shift, name, at in sorted(found, key=lambda x: -float(f"{x[0]:.6g}")):
+        for _, shift, name, place in sorted(found, key=lambda x: -float(f"{x[0]:.6g}")):
             spent += shift**2
             if spent > self.epsilon**2:
                 break
-            move[name][at] = shift
+            move[name][place] = shift
             flips += 1
         value = objective.value(params)
         after = objective.value({k: v + move[k] for k, v in params.items()})

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from sa.estimator import _finite, _scale
 from sa.objective.objective import Objective
 from sa.params import blocks, size
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 BLOCK = 64
 """Coordinates moved at once: what bounds the memory."""
@@ -38,18 +38,25 @@ class FiniteDifference:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """D + 1 evals; draws nothing."""
-        _scale.require("epsilon", self.epsilon, params, state)
+        _scale.require("epsilon", self.epsilon, params, at)
         value, flat, grad = objective.value(params), 0, {}
         move = self.epsilon if self.side == "forward" else -self.epsilon
         for name, p in params.items():
             out = torch.empty(p.numel(), dtype=torch.float64, device=p.device)
             for start, stop in blocks(p.numel(), BLOCK):
-                at = torch.arange(start, stop, device=p.device)
+                index = torch.arange(start, stop, device=p.device)
                 moved = p.flatten().repeat(stop - start, 1)
-                moved[at - start, at] = p.flatten()[at] + move  # set: (w + eps) - eps is not w
+                moved[index - start, index] = (
+                    p.flatten()[index] + move
+                )  # set: (w + eps) - eps is not w
                 ends = objective.values({name: moved.view(-1, *p.shape)}, params)
                 out[start:stop] = (ends - value) / move
             flat += int((out == 0).sum())

@@ -12,7 +12,7 @@ from torch import Tensor
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import finite, flatten, size, unflatten
-from sa.types import STRICT, Diverged, Estimate, Params, State
+from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Params, State
 
 COLUMNS = 3
 """Vectors followed for the one eigenvalue that is wanted."""
@@ -68,13 +68,18 @@ class Flow:
         return {"space": None, "sharpness": math.nan, "age": 0}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """12 n, four gradients each; where the sharpness is renewed 3.9 + 3.6 * 3 more."""
-        if "lr" not in state:
+        if at.lr is None:
             raise ValueError("the rate of the step is not known: the flow is for trainings")
-        lr = max(state["lr"], LEAST)
-        after = {k: v for k, v in state.items() if k not in ("lr", "progress")}
+        lr = max(at.lr, LEAST)
+        after = dict(state)
         spent, start = 0.0, flatten(params)
 
         def gradient(w: Tensor) -> tuple[Tensor, Tensor]:

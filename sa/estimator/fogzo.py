@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from sa.estimator import _directions, _finite, _guide, _slopes
 from sa.objective.objective import Objective
 from sa.params import size, unflatten
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -55,13 +55,18 @@ class FOGZO:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2n + 3 evals."""
         value, guide = _guide.gradient(objective, params, self.surrogate, generator)
         beta = self.beta
         if self.anneal:
-            beta = 1 - (1 - beta) * float(state.get("progress", 0.0))
+            beta = 1 - (1 - beta) * at.progress
         if not guide.any():
             beta = 0.0
         sound = 0

@@ -13,7 +13,7 @@ from sa.estimator import _directions, _finite, _slopes
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -57,7 +57,12 @@ class ForwardGradient:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """N + 1 evals: 1 a direction, and the loss."""
         dim, w, n = size(params), flatten(params), self.samples

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from sa.estimator import _directions, _finite, _guide, _slopes
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -47,7 +47,12 @@ class GuidedES:
         return {"recent": flatten(params).new_zeros(0, size(params))}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2P + 3 evals."""
         value, guide = _guide.gradient(objective, params, self.surrogate, generator)

@@ -13,7 +13,7 @@ from sa.estimator import _finite
 from sa.network.structure import Link, Structure
 from sa.objective.objective import Objective
 from sa.params import blocks
-from sa.types import STRICT, Batch, Estimate, Numbers, Params, State
+from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Numbers, Params, State
 
 ROWS = 512
 """Rows sampled together: part of the stream's definition, and what bounds the memory."""
@@ -61,7 +61,12 @@ class LocalNES:
 
     @torch.no_grad()
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """3 a draw + 1 evals: a forward and a backward's worth of products a draw."""
         self.requires(objective.structure)

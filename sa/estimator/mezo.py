@@ -12,7 +12,7 @@ from torch import Tensor
 from sa.estimator import _finite, _scale
 from sa.objective.objective import Objective
 from sa.params import blocks, size
-from sa.types import STRICT, Estimate, Numbers, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 BLOCK = 1 << 16
 """Numbers of a direction that exist at once: part of the stream's definition."""
@@ -42,10 +42,15 @@ class MeZO:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2N + 1 evals, one point at a time."""
-        _scale.require("sigma", self.sigma, params, state)
+        _scale.require("sigma", self.sigma, params, at)
         plain = torch.contiguous_format  # whatever the layout, numbers are drawn in one order
         grad = {k: torch.zeros_like(p, memory_format=plain) for k, p in params.items()}
         flat = sound = 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from sa.estimator import _directions, _finite, _scale, _shaping
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
-from sa.types import STRICT, Estimate, Numbers, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -79,12 +79,17 @@ class NES:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2N + 1 evals antithetic, else N + 1. Memory holds one block of directions."""
         dim, w, n = size(params), flatten(params), self.samples
         value = objective.value(params)
-        sigma, searched, info = self._sigma(objective, params, value, state, generator)
+        sigma, searched, info = self._sigma(objective, params, value, state, generator, at)
         draw = _directions.orthogonal if self.orthogonal else _directions.gaussian
 
         def measure(e: Tensor) -> Tensor:  # losses (2, k) of pairs, or (1, k)
@@ -115,12 +120,12 @@ class NES:
         flat, sound = (torch.zeros((), dtype=torch.int64) for _ in range(2))
         sums = {"total": total, "plain": plain, "seen": seen, "flat": flat, "sound": sound}
         for e in _directions.kept(draw, self.samples, w, generator, objective, sums):
-            at = measure(e)
-            flat += _flat(at, value)
+            each = measure(e)
+            flat += _flat(each, value)
             if self.antithetic:
-                up = (at[0] - at[1]) / 2
+                up = (each[0] - each[1]) / 2
             else:  # for the mean baseline this only saves digits
-                up = at[0] - value if self.baseline != "none" else at[0]
+                up = each[0] - value if self.baseline != "none" else each[0]
             ok = up.to(w.dtype).isfinite()
             up = torch.where(ok, up, 0.0)
             total += up.to(w.dtype) @ e
@@ -144,11 +149,11 @@ class NES:
 
     def _sigma(
         self, objective: Objective, params: Params, value: Tensor, state: State,
-        generator: torch.Generator,
+        generator: torch.Generator, at: Moment,
     ) -> tuple[float, float, Numbers]:  # fmt: skip
         """The smoothing length, the evals its choice cost, and what there is to tell."""
         if self.sigma != "auto":
-            _scale.require("sigma", self.sigma, params, state)
+            _scale.require("sigma", self.sigma, params, at)
             return self.sigma, 0.0, {}
         if "sigma" in state:
             return state["sigma"], 0.0, {"sigma": state["sigma"]}

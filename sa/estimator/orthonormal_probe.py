@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from sa.estimator import _directions, _finite, _guide, _slopes
 from sa.objective.objective import Objective
 from sa.params import blocks, unflatten
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -36,7 +36,12 @@ class OrthonormalProbe:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2 (k + 1) + 3 evals; 2 k + 3 where the surrogate gradient is 0."""
         dim = sum(p.numel() for p in params.values())

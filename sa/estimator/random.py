@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from sa.objective.objective import Objective
 from sa.params import flatten, unflatten
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -24,7 +24,12 @@ class Random:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """1 eval, for the value."""
         w = flatten(params)

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from sa.estimator import _directions, _finite, _scale
 from sa.objective.objective import Objective
 from sa.params import blocks, flatten, size, unflatten
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -33,21 +33,27 @@ class RandomCoordinates:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2k + 1 evals."""
-        _scale.require("epsilon", self.epsilon, params, state)
+        _scale.require("epsilon", self.epsilon, params, at)
         dim, w = size(params), flatten(params)
         k = min(self.samples, dim)
         chosen = torch.randperm(dim, generator=generator, device=w.device)[:k]
         grad = torch.zeros_like(w)
         for start, stop in blocks(k, _directions.BLOCK):
-            at = chosen[start:stop]
-            ends = w.expand(2, len(at), -1).clone()
-            index = torch.arange(len(at), device=w.device)
-            ends[0, index, at], ends[1, index, at] = w[at] + self.epsilon, w[at] - self.epsilon
+            some = chosen[start:stop]
+            ends = w.expand(2, len(some), -1).clone()
+            each = torch.arange(len(some), device=w.device)
+            ends[0, each, some] = w[some] + self.epsilon
+            ends[1, each, some] = w[some] - self.epsilon
             up, down = (_directions.losses(objective, params, end) for end in ends)
-            grad[at] = ((up - down) / (2 * self.epsilon) * (dim / k)).to(w.dtype)
+            grad[some] = ((up - down) / (2 * self.epsilon) * (dim / k)).to(w.dtype)
         told, left_out = _finite.coordinates({"chosen": grad[chosen]})
         grad[chosen] = told["chosen"]
         info = {"coordinates": float(k), "cosine_expected": (k / max(1, dim)) ** 0.5}

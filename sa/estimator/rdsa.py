@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions
 from sa.objective.objective import Objective
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -39,7 +39,12 @@ class RDSA:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2N + 1 evals. Memory holds one block of directions."""
         if self.distribution == "uniform":
@@ -49,5 +54,5 @@ class RDSA:
             draw = partial(_directions.two_point, skew=self.skew)
             kurtosis = 1 + self.skew**2 / (1 + self.skew)
         return _directions.pairs(
-            objective, params, state, generator, draw, self.samples, self.sigma, kurtosis
+            objective, params, generator, at, draw, self.samples, self.sigma, kurtosis
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from sa.estimator import _noise
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -38,7 +38,12 @@ class ReinMax:
         _noise.requires(structure)
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """3 a sample + 1 evals."""
         rows = _noise.sampled(self._unit, objective.rows)

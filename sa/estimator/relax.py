@@ -12,7 +12,7 @@ from sa.estimator import _layers, _noise, _relaxation
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import finite, stream
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,7 +41,12 @@ class Relax:
         _noise.requires(structure)
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """(3 + 6 layers) a sample + 1 evals, (3 + 18 layers) where c learns, lr > 0."""
         learned: Params = dict(state.get("variate", {}))

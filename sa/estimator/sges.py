@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from sa.estimator import _directions, _finite, _guide
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,7 +54,12 @@ class SGES:
         return {"recent": flatten(params).new_zeros(0, size(params)), "alpha": self.alpha}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2P + 1 evals."""
         state = self.init(params) | state

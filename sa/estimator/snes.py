@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from sa.estimator import _oracle
 from sa.objective.objective import Objective
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -36,7 +36,12 @@ class SNES:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """Generations times samples, + 1 evals."""
         search = _oracle.Search(objective, params, self.rho)

@@ -15,7 +15,7 @@ from sa.estimator import _spectrum
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import Blocks, finite, flatten, grouped, size, unflatten
-from sa.types import STRICT, Diverged, Estimate, Estimator, Numbers, Params, State
+from sa.types import PROBE, STRICT, Diverged, Estimate, Estimator, Moment, Numbers, Params, State
 
 Mode = Literal["global", "flat_v1", "flat_v2", "filter", "dynamic"]
 
@@ -183,18 +183,22 @@ class Spectral:
         }
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """The base's evals; at a renewal 3.9 + 3.6 (k + 4) more (7.5 a product beyond memory)."""
         if "spaces" not in state:
             state = self.init(params) | state
-        told = {k: state[k] for k in ("progress", "lr") if k in state}
-        lr = told.get("lr", self.lr)
+        lr = self.lr if at.lr is None else at.lr
         if lr is None:
             raise ValueError("the rate of the step is not known: set lr")
         lr = max(lr, LEAST)
-        base = self._base(objective, params, state["base"] | told, generator)
-        after: State = {k: v for k, v in state.items() if k not in told} | {"base": base.state}
+        base = self._base(objective, params, state["base"], generator, at)
+        after: State = state | {"base": base.state}
         u = self._update(base.grad, after)
         value, evals = float(base.value), base.evals
         first = not state["spaces"]
@@ -207,7 +211,7 @@ class Spectral:
         after["age"] += 1
         due = needed and (first or alarm or after["age"] > self.refresh)
         if due and math.isfinite(value) and finite(params) and finite(base.grad):
-            seen = self._look(objective, params, state["base"] | told, generator)
+            seen = self._look(objective, params, state["base"], generator, at)
             try:
                 self._renew(seen, params, after, lr, generator, rounds=1 + alarm)
             except Diverged:  # a NaN gradient, which the loop records as diverged
@@ -255,11 +259,16 @@ class Spectral:
         return f"no {what} for scale {self.scale:g}: the headroom is {headroom:.3g}; {instead}"
 
     def _base(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment,
     ) -> Estimate:
         if self.base is None:
             return Estimate(*objective.value_and_grad(params, generator=generator), 3.0)
-        return self.base(objective, params, state, generator)
+        return self.base(objective, params, state, generator, at)
 
     def _update(self, grad: Params, after: State) -> Params:
         """What would be stepped along without filtering; the new buffer goes into the state."""
@@ -283,15 +292,20 @@ class Spectral:
         return torch.where(values > least, reach, own)
 
     def _look(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment,
     ) -> Curvature:
         if self.curvature == "hessian":
             return objective.curvature(params, self.abridged)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
-        def gradient(at: Params) -> tuple[Params, float]:  # both ends see the same draws
+        def gradient(point: Params) -> tuple[Params, float]:  # both ends see the same draws
             own = torch.Generator(generator.device).manual_seed(seed)
-            got = self._base(objective, at, state, own)
+            got = self._base(objective, point, state, own, at)
             return got.grad, got.evals
 
         return objective.curvature(params, gradient=gradient, epsilon=self.epsilon)

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions
 from sa.objective.objective import Objective
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -33,9 +33,14 @@ class Sphere:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """2N + 1 evals. Memory holds one block of directions."""
         return _directions.pairs(
-            objective, params, state, generator, _directions.sphere, self.samples, self.sigma, 1
+            objective, params, generator, at, _directions.sphere, self.samples, self.sigma, 1
         )

@@ -12,7 +12,7 @@ from sa import surrogate
 from sa.estimator import _noise, _slopes
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,7 +54,12 @@ class SRSTE:
         _noise.requires(structure)
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """3 a sample + 1 evals."""
         rows = _noise.sampled(self._unit, objective.rows)

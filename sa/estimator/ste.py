@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from sa import surrogate
 from sa.estimator import _slopes
 from sa.objective.objective import Objective
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -25,7 +25,7 @@ class STE:
       ``fast_sigmoid`` (25); ``dsq`` (0.4): alpha < 1, small is steep
     - where its schedule ends: ``ede`` (t to 10), ``reste`` (o to 3)
 
-    A schedule follows ``state["progress"]``, the share of the training done, which the loop sets.
+    A schedule follows ``at.progress``, the share of the training that is done.
     One forward and one backward, no variance, unknown bias: no loss has this gradient, except that
     of the layers after the last step, where it is exact.
 
@@ -50,10 +50,15 @@ class STE:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """1F + 1B: 3 evals; draws nothing but the noise of random gradient quantizers."""
-        rule = _slopes.rule(self.surrogate, self.scale, state.get("progress", 0.0))
+        rule = _slopes.rule(self.surrogate, self.scale, at.progress)
         with surrogate.backward(rule):
             value, grad = objective.value_and_grad(params, generator=generator)
         return Estimate(value, grad, 3.0)

@@ -14,7 +14,7 @@ from sa.estimator import _finite, _slopes
 from sa.objective.objective import Objective
 from sa.params import finite
 from sa.surrogate import Rule
-from sa.types import STRICT, Estimate, Params, State
+from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,12 +58,17 @@ class STERandom:
         return {}
 
     def __call__(
-        self, objective: Objective, params: Params, state: State, generator: torch.Generator
+        self,
+        objective: Objective,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
     ) -> Estimate:
         """1F + 1B a sample: 3 evals each."""
         grad, left_out = {k: torch.zeros_like(v) for k, v in params.items()}, 0
         for _ in range(self.samples):
-            with surrogate.backward(self._draw(state.get("progress", 0.0), generator)):
+            with surrogate.backward(self._draw(at.progress, generator)):
                 value, one = objective.value_and_grad(params, generator=generator)
             if not finite(one):
                 left_out += 1

@@ -26,7 +26,7 @@ from sa.objective.evaluate import Network
 from sa.objective.gradient_noise import GradientNoise, seed
 from sa.objective.total import total
 from sa.params import blocks, flatten, size, stream, unflatten
-from sa.types import Batch, Estimator, Forget, Params, Partial, RowLoss, State
+from sa.types import PROBE, Batch, Estimator, Forget, Moment, Params, Partial, RowLoss
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Objective:
     opened: "Callable[[Params], tuple[Objective, Params]] | None" = None
     first: int = 0
     seeds: Callable[[torch.Generator], Sequence[int]] = lambda generator: [seed(generator)]
-    _memo: list[tuple[Any, Params, Any, Params]] = field(default_factory=list, repr=False)
+    _memo: list[tuple[Any, Params, Any, Moment, Params]] = field(default_factory=list, repr=False)
     _curved: list[tuple[Params, list[int], Curvature]] = field(default_factory=list, repr=False)
     _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)
 
@@ -472,20 +472,20 @@ class Objective:
         """What each layer did with the batch's first rows; nothing of a plain function."""
         return self.trace(params, self.batch.part(0, rows)) if self.trace else []
 
-    def reference(self, estimator: Estimator, params: Params, told: State | None = None) -> Params:
+    def reference(self, estimator: Estimator, params: Params, at: Moment = PROBE) -> Params:
         """The gradient a deterministic estimator gives at params, computed once per point.
 
         What it back-propagates is not quantized: a reference has no noise and no bias of that.
-        told: what an estimate at this point was told (`Estimate.told`).
+        at: where in a training the gradient is asked for.
         """
         versions = _versions(params)
-        for known, at, then, grad in self._memo:
-            if known == estimator and at is params and then == versions:
+        for known, point, then, when, grad in self._memo:
+            if known == estimator and point is params and (then, when) == (versions, at):
                 return grad
         generator = stream(0, "reference", device=str(self.batch.inputs.device))
         with surrogate.exact_gradients():
-            grad = estimator(self, params, estimator.init(params) | (told or {}), generator).grad
-        self._memo.append((estimator, params, versions, grad))
+            grad = estimator(self, params, estimator.init(params), generator, at).grad
+        self._memo.append((estimator, params, versions, at, grad))
         return grad
 
 

@@ -20,7 +20,17 @@ from sa.objective.problem import Problem
 from sa.params import finite, flatten, stream
 from sa.training.average import Average
 from sa.training.schedule import Schedule
-from sa.types import STRICT, Analysis, Diverged, Estimator, Numbers, Params, Quantizer, State
+from sa.types import (
+    STRICT,
+    Analysis,
+    Diverged,
+    Estimator,
+    Moment,
+    Numbers,
+    Params,
+    Quantizer,
+    State,
+)
 
 _GOAL = re.compile(r"((ema|swa)/)?(train|test)/(loss|accuracy)")
 
@@ -191,12 +201,9 @@ def loop(
             step, params, problem.buffers, stepper.state_dict(), state, evals, mean, watched
         )
         factor = recipe.schedule(step, steps) if recipe.schedule else 1.0
-        # for what has a schedule, and for what asks which curvature a step is too long for
-        told: State = {"progress": step / steps if steps else 0.0, "lr": factor * rates[0]}
-        estimate = estimator(
-            objective, params, state | told, stream(seed, "estimator", step, device=device)
-        )
-        estimate = replace(estimate, told=told)
+        at = Moment(step, steps, factor * rates[0])
+        generator = stream(seed, "estimator", step, device=device)
+        estimate = estimator(objective, params, state, generator, at)
         state, evals = estimate.state, evals + estimate.evals
         norm = float(flatten(estimate.grad).double().norm())
         row: Numbers = {"step": step, "loss": float(estimate.value) / (many or 1)}
@@ -239,7 +246,7 @@ def loop(
                 if factor != 1 and getattr(mine, "lr", None):  # the rate of this step
                     mine = replace(mine, lr=max(factor * mine.lr, 1e-30))
                 try:
-                    row |= mine(objective, params, estimate, generator)
+                    row |= mine(objective, params, estimate, generator, at)
                 except Diverged:  # of this analysis; the others and the training go on
                     row[f"{name}/diverged"] = 1.0
         yield row | scores, before

@@ -21,7 +21,7 @@ from torch import Tensor
 from sa.objective.objective import Objective
 from sa.objective.problem import Problem
 from sa.params import stream
-from sa.types import Batch, Estimator, Params, RowLoss
+from sa.types import Batch, Estimator, Moment, Params, RowLoss
 
 _PATIENCE = timedelta(days=30)  # an evaluation may take long; a dead rank is noticed at once
 _OVER = -1
@@ -195,8 +195,9 @@ def serve(problem: Problem, estimator: Estimator, steps: int, ring: Ring) -> Non
         mine.begin()
         params = {k: p.clone() for k, p in problem.params.items()}
         while (step := ring.told()) != _OVER:
-            state = estimator.init(params) | {"progress": step / steps}
             generator = stream(problem.seed, "estimator", step, device=device)
-            estimator(mine.objective(problem.batch(step)), params, state, generator)
+            at = Moment(step, steps)
+            objective = mine.objective(problem.batch(step))
+            estimator(objective, params, estimator.init(params), generator, at)
     finally:
         dist.destroy_process_group()

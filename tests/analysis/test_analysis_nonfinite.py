@@ -127,7 +127,7 @@ def test_the_others_run_where_one_analysis_diverges():
     from test_train import SGD, problem, rows
 
     class Lost:
-        def __call__(self, objective, params, estimate, generator):
+        def __call__(self, objective, params, estimate, generator, at):
             raise Diverged("nothing is finite")
 
     analyses = {"lost": Lost(), "descent": Descent(points=5, nulls=1)}

@@ -18,6 +18,7 @@ from sa.estimator.sphere import Sphere
 from sa.estimator.spsa import SPSA
 from sa.objective.objective import from_function
 from sa.params import flatten
+from sa.types import Moment
 
 DIM, SIGMA = 5, 0.3
 
@@ -207,5 +208,5 @@ def test_a_scale_lost_in_rounding_is_refused(make):
     with pytest.raises(ValueError, match=r"lost in rounding.*torch.float32.*300.*>= 0.004"):
         make(1e-6)(f, point, {}, torch.Generator())
     # in the middle of a training the point has outgrown it: the loop records a divergence
-    make(1e-6)(f, point, {"progress": 0.5}, torch.Generator())
+    make(1e-6)(f, point, {}, torch.Generator(), Moment(1, 2))
     make(0.01)(f, point, {}, torch.Generator())

@@ -9,6 +9,7 @@ from sa.estimator.flow import Flow
 from sa.network.structure import Structure
 from sa.objective.objective import from_function
 from sa.params import flatten, stream
+from sa.types import Moment
 
 LAM = torch.tensor([8.0, 3.0, 1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
 
@@ -26,7 +27,7 @@ def walk(flow, f, at, lr, steps):
     """Where SGD of rate lr comes to, and the last estimate."""
     state, point = flow.init(at), at
     for step in range(steps):
-        got = flow(f, point, state | {"lr": lr, "progress": 0.0}, stream(0, "e", step))
+        got = flow(f, point, state, stream(0, "e", step), Moment(lr=lr))
         state = got.state
         point = {k: point[k] - lr * got.grad[k] for k in point}
     return point, got
@@ -64,19 +65,19 @@ def test_evals_count_gradients_and_products():
     calls, true = [], f.value_and_grad
     f.value_and_grad = lambda *a, **k: calls.append(1) or true(*a, **k)
     flow = Flow(refresh=2)
-    state = flow.init(at) | {"lr": 0.6}
-    one = flow(f, at, state, stream(0, "e"))
+    moment = Moment(lr=0.6)
+    one = flow(f, at, flow.init(at), stream(0, "e"), moment)
     assert len(calls) == 4 * one.info["inner"] == 12 and float(one.value) == float(f.value(at))
-    two = flow(f, at, one.state | {"lr": 0.6}, stream(0, "e"))  # no new sharpness
+    two = flow(f, at, one.state, stream(0, "e"), moment)  # no new sharpness
     assert two.evals == 36 and one.evals > 36
-    three = flow(f, at, two.state | {"lr": 0.6}, stream(0, "e"))
+    three = flow(f, at, two.state, stream(0, "e"), moment)
     assert three.evals == pytest.approx(36 + 3.9 + 3 * 3.6)
     assert three.info["sharpness"] == pytest.approx(8, rel=0.02)
 
 
 def test_at_a_rate_of_0_it_is_the_gradient():
     f, at, _ = bowl()
-    got = Flow()(f, at, Flow().init(at) | {"lr": 0.0}, stream(0, "e"))
+    got = Flow()(f, at, Flow().init(at), stream(0, "e"), Moment(lr=0.0))
     torch.testing.assert_close(flatten(got.grad), flatten(f.value_and_grad(at)[1]))
 
 
@@ -84,7 +85,7 @@ def test_a_loss_without_bound_is_handed_on_as_it_is():
     f = from_function(lambda p: p["w"].pow(4).sum())
     for at in (1e100, math.nan):
         point = {"w": torch.tensor([at, 1.0], dtype=torch.float64)}
-        got = Flow()(f, point, Flow().init(point) | {"lr": 0.1}, stream(0, "e"))
+        got = Flow()(f, point, Flow().init(point), stream(0, "e"), Moment(lr=0.1))
         assert not math.isfinite(got.value) and got.evals == 3
 
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from conftest import component
+from conftest import component, share
 from pydantic import ValidationError
 from test_laws import run
 
@@ -158,7 +158,7 @@ def test_fogzo_mean(noise):
 def test_fogzo_anneals_from_the_surrogate():
     estimator = FOGZO(beta=0.9, anneal=True)
     for progress, beta in ((0.0, 1.0), (0.5, 0.95), (1.0, 0.9)):
-        got = estimator(LOSS, POINT, {"progress": progress}, torch.Generator())
+        got = estimator(LOSS, POINT, {}, torch.Generator(), share(progress))
         assert got.info["beta"] == pytest.approx(beta)
         if beta == 1:  # the derivative along the surrogate gradient
             torch.testing.assert_close(got.grad["w"], projector(H) @ G)

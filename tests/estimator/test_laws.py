@@ -13,7 +13,7 @@ from sa.params import flatten
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
-from sa.types import Slots
+from sa.types import Moment, Slots
 
 ESTIMATORS = options("estimator")
 TARGETS = {"true", "box", "cube", "gaussian", "ball", "stochastic", "surrogate", "none"}
@@ -39,8 +39,8 @@ FREE = sorted(set(ESTIMATORS) - STRUCTURED - RANDOM_UNITS - SPECTRAL)  # work on
 
 
 def run(estimator, objective, params, seed=0):
-    told = estimator.init(params) | {"lr": 0.1}
-    return estimator(objective, params, told, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return estimator(objective, params, estimator.init(params), generator, Moment(lr=0.1))
 
 
 def problem(name="", memory=1 << 26, dtype="float64"):

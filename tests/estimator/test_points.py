@@ -7,6 +7,7 @@ from conftest import ROOMS, component, options, plain
 from sa import surrogate
 from sa.estimator.nes import NES
 from sa.objective.objective import from_function
+from sa.types import Moment
 
 ESTIMATORS = sorted(set(options("estimator")) - {"local_nes", "discrete_gradient"})  # of networks
 FEW = {
@@ -57,8 +58,8 @@ def test_every_estimator_takes_a_point_of_any_shape_and_layout(name, room, vecto
     f = from_function(units if random else bowl, vectorized=vectorized)
 
     def run(at):
-        state = estimator.init(at) | {"lr": 0.1}
-        return estimator(f, at, state, torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        return estimator(f, at, estimator.init(at), generator, Moment(lr=0.1))
 
     dim = sum(p.numel() for p in point.values())
     if dim < SMALLEST.get(name, 0) or (random and not dim):

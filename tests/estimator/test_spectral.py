@@ -21,7 +21,7 @@ from sa.params import flatten, stream
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
 from sa.training import loop
-from sa.types import Slots
+from sa.types import Moment, Slots
 
 VALUES = [10.0, 8.0, 6.0, 1.0, 0.5, 0.25, 0.1, 0.05]
 PLAIN = {"safeguard": None, "n_filter": 3, "refresh": 20, "lr": 0.1}
@@ -375,8 +375,8 @@ def test_a_rate_is_needed_and_the_loop_tells_it():
     estimator = Spectral(n_filter=3)
     with pytest.raises(ValueError, match="the rate of the step is not known: set lr"):
         estimator(f, at, estimator.init(at), stream(0, "a"))
-    got = estimator(f, at, estimator.init(at) | {"lr": 0.5}, stream(0, "a"))
-    assert got.info["edge"] == 4 and "lr" not in got.state
+    got = estimator(f, at, estimator.init(at), stream(0, "a"), Moment(lr=0.5))
+    assert got.info["edge"] == 4
 
 
 def test_a_training_whose_rate_or_rows_are_not_its_own():
@@ -393,7 +393,7 @@ def test_a_training_whose_rate_or_rows_are_not_its_own():
 def test_at_a_rate_of_0_nothing_is_too_sharp(mode):
     f, at, _, _ = quadratic()
     estimator = Spectral(**PLAIN | {"lr": None, "safeguard": 0.7}, mode=mode)
-    got = estimator(f, at, estimator.init(at) | {"lr": 0.0}, stream(0, "a"))
+    got = estimator(f, at, estimator.init(at), stream(0, "a"), Moment(lr=0.0))
     assert got.info["gamma"] == 1.0 and got.info["headroom"] > 1e20
     if mode != "flat_v1":
         torch.testing.assert_close(flatten(got.grad), flatten(f.value_and_grad(at)[1]))

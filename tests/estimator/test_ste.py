@@ -5,12 +5,13 @@ from typing import get_args
 
 import pytest
 import torch
-from conftest import component
+from conftest import component, share
 
 from sa import surrogate
 from sa.estimator import _slopes
 from sa.estimator.ste import STE
 from sa.objective.objective import from_function
+from sa.types import PROBE
 
 TINY = 1e-12
 
@@ -64,7 +65,7 @@ def test_t11_table(name, progress):
     law = TABLE[name, progress]
     a = torch.tensor(list(law), dtype=torch.float64)
     f = from_function(lambda p: surrogate.sign(p["a"]).sum())
-    got = STE(name)(f, {"a": a}, {"progress": progress}, torch.Generator()).grad["a"]
+    got = STE(name)(f, {"a": a}, {}, torch.Generator(), share(progress)).grad["a"]
     truth = torch.tensor(list(law.values()), dtype=torch.float64)
     torch.testing.assert_close(got, truth, rtol=1e-9, atol=0)
 
@@ -153,8 +154,8 @@ def test_a_schedule_ends_at_its_scale_and_starts_where_it_says():
     assert torch.equal(_slopes.rule("reste", 9.0)(a), torch.ones_like(a))
     f, at = from_function(lambda p: surrogate.sign(p["a"]).sum()), {"a": a}
     start, zero, end = (
-        STE("ede")(f, at, state, torch.Generator()).grad["a"]
-        for state in ({}, {"progress": 0.0}, {"progress": 1.0})
+        STE("ede")(f, at, {}, torch.Generator(), moment).grad["a"]
+        for moment in (PROBE, share(0.0), share(1.0))
     )
     assert torch.equal(start, zero) and not torch.allclose(start, end)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import share
 from test_laws import problem, run
 
 from sa import surrogate
@@ -51,9 +52,10 @@ def test_noise_has_mean_1_and_its_own_size_and_equal_a_have_equal_factors():
 @pytest.mark.parametrize("name", ["tanh", "ede"])
 def test_one_slope_and_nothing_random_is_ste(name):
     p = problem()
-    f, state = p.objective(p.batch(0)), {"progress": 0.7}
+    f, at = p.objective(p.batch(0)), share(0.7)
     one, two = (
-        e(f, p.params, state, torch.Generator()).grad for e in (STERandom((name,)), STE(name))
+        e(f, p.params, {}, torch.Generator(), at).grad
+        for e in (STERandom((name,)), STE(name))
     )
     assert torch.equal(flatten(one), flatten(two))
 
