@@ -271,6 +271,13 @@ def test_a_triangle_at_the_edge_is_explained(tmp_path):
     assert draw.BELOW not in draw.draw("alignment", given, tmp_path)[1].read_text()
 
 
+def test_a_narrow_logarithmic_axis_labels_few_ticks(tmp_path):
+    given = table(dims=(16,), names=("STE", "CDG")).assign(parameters=np.linspace(1600, 2500, 4))
+    words = draw.draw("parameters", given, tmp_path)[1].read_text()
+    assert "times10^{3}" not in words
+    assert 2 <= sum(f">{x}<" in words for x in range(1500, 2600, 100)) <= 5
+
+
 def test_alignment_keeps_the_law(tmp_path):
     tidy = pd.read_csv(draw.draw("alignment", table(), tmp_path)[3])
     assert tidy.loc[tidy["label"] == "NES", "expected"].eq(0.5).all()

@@ -99,6 +99,33 @@ class Percent(Formatter):
         return f"{told.lstrip('-')} %" if float(told) == 0 else f"{told} %"
 
 
+def thin(figure: Figure) -> None:
+    """Label at most five ticks between powers of ten, where those have too few labels of their own.
+
+    Matplotlib labels all of them on a logarithmic axis of less than half a decade, overlapping.
+    """
+    for panel in figure.axes:
+        for axis, limits in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
+            low, high = sorted(limits)
+            minor = [x for x in axis.get_minorticklocs() if low <= x <= high]
+            major = [x for x in axis.get_majorticklocs() if low <= x <= high]
+            if axis.get_scale() == "log" and len(minor) > 2 and len(major) < 2:
+                few = {f"{x:g}" for x in minor[:: -(-len(minor) // 5)]}
+                axis.set_minor_formatter(Few(few))
+
+
+class Few(Formatter):
+    """Labels of some ticks, of which there are the texts; none of the others."""
+
+    def __init__(self, labels: set[str]):
+        self._labels = labels
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of the tick at x."""
+        text = f"{x:g}"
+        return text if text in self._labels else ""
+
+
 def percent(*axes: Axis) -> None:
     """Ticks of shares in percent."""
     for axis in axes:

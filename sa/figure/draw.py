@@ -15,6 +15,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from sa.figure._apart import replicates, rest, settings, varied
+from sa.figure._axis import thin
 from sa.figure._label import prepared
 from sa.figure._paper import STYLE, Canvas, Kind, Sheet, alone
 from sa.table.grouping import configurations, key
@@ -247,6 +248,7 @@ def _save(figure: Canvas, tidy: pd.DataFrame | None, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     made = []
     assert isinstance(figure, Figure)
+    thin(figure)
     figure.draw_without_rendering()  # lays it out, once for all formats
     figure.set_layout_engine("none")
     for end in ("png", "svg", "pdf") if tidy is None else ("png", "svg", "pdf", "csv"):

@@ -27,7 +27,8 @@ def prediction(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]
         for activation, colour in colours.items():
             mine = rows[rows["activation"] == activation]
             known = mine[mine["rank"].notna()]  # who lost a run has no place in the order
-            tau = f"  τ = {ranking.kendall(known[column], -known[ranking.TRUTH]):.2f}"
+            order = ranking.kendall(known[column], -known[ranking.TRUTH])
+            tau = f"  τ = {order:.2f}" if order == order else ""
             axis.plot(mine[column], mine[ranking.TRUTH], "o", ms=3, color=colour,
                       alpha=0.8, label=f"{activation}{tau}")  # fmt: skip
         axis.set_xlabel(names.bare(column, reference(table)).replace(", ", ",\n"))

@@ -63,6 +63,8 @@ def random_labels(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
 
 def _two(sheet: Sheet, kinds: Sequence[str]) -> tuple[Canvas, tuple[Axes, Axes]]:
     """Two panels, as wide as their bars and as high as the names below them need."""
-    figure = sheet(max(2 * PANEL, 0.9 * len(kinds)), 2.6 + 0.03 * max(map(len, kinds)))
+    figure = sheet(
+        min(max(2 * PANEL, 0.9 * len(kinds)), 6 * PANEL), 2.6 + 0.03 * max(map(len, kinds))
+    )
     left, right = figure.subplots(1, 2)
     return figure, (left, right)

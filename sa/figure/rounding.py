@@ -69,8 +69,9 @@ def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
         curve.set(xscale="log", ylim=(-0.5 * top, 1.15 * top), title=f"{size:g} rows")
         curve.set(xlabel=r"step length $\eta$ (direction of unit norm)")
         curve.set_ylabel(names.DECREASE)
-        if here["samples"].isna().all():
+        if here["samples"].isna().all():  # lines across all the axis, which scale nothing
             best.set_xticks([])
+            best.set_ylim(min(0.0, float(runs.min())), 1.15 * top)
         best.set(xlabel="averaged samples", ylabel=names.bare("descent/best"))
         flipped.set(ylabel="signs flipped by sampling", ylim=(0, 0.5))
         flipped.tick_params(axis="x", rotation=35)

@@ -54,8 +54,7 @@ def test_one_slope_and_nothing_random_is_ste(name):
     p = problem()
     f, at = p.objective(p.batch(0)), share(0.7)
     one, two = (
-        e(f, p.params, {}, torch.Generator(), at).grad
-        for e in (STERandom((name,)), STE(name))
+        e(f, p.params, {}, torch.Generator(), at).grad for e in (STERandom((name,)), STE(name))
     )
     assert torch.equal(flatten(one), flatten(two))
 
