@@ -758,3 +758,18 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(mixed, figure, capsys,
     assert code == 1 and "report.html: No space left" in err and "free some space" in err
     assert (folder / "report.html").read_bytes() == page
     assert not list(folder.glob(".tmp-*"))
+
+
+def test_what_no_figure_can_draw_yet_is_said_in_words(tmp_path, capsys):
+    from sa.figure import draw
+
+    configs = [config(seed, steps=10) for seed in (0, 1)]
+    plan(tmp_path, "study", configs)
+    _, points = sweep.read_manifest(tmp_path, "study")
+    runs = tables.framed(tmp_path, points)
+    kinds = sorted([*draw.kinds(), *draw.OTHERS])
+    about = {"name": "study", "over": "step", "figure": kinds}
+    figures, problems = report._draw(tmp_path, about, points, runs)
+    assert figures == [] and len(problems) == len(kinds)
+    for problem in problems:
+        assert len(problem.partition(": ")[2].split()) > 3, problem

@@ -217,9 +217,15 @@ def _source(
 
         return weight_pca.table(root, points)
     if kind == "bands":
-        return _with_settings(evaluated(root, points, varied(points, table), over), points, table)
+        rows = evaluated(root, points, varied(points, table), over)
+        if rows.empty:
+            raise ValueError("no training of the sweep has been evaluated yet")
+        return _with_settings(rows, points, table)
     table = table.assign(typed=pd.Series(typed(points), table.index, dtype=object))
-    return table if kind in RANKINGS else table[table["status"].isin(ENDED)]
+    ended = table[table["status"].isin(ENDED)]
+    if ended.empty:
+        raise ValueError("no run of the sweep has ended yet")
+    return table if kind in RANKINGS else ended
 
 
 def _with_settings(
