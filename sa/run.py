@@ -132,7 +132,7 @@ def one(config: Config) -> float:
     check_machine(config, components)
     result = execute(config, tell=True, components=components)
     folder = folder_of(config)
-    summary.tell(config, result)
+    summary.tell(config, result, components.analyses)
     if config["figure"] and config["steps"]:
         report(root_of(config), folder.name)
     print(f"run: {folder}", flush=True)

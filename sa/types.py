@@ -1,6 +1,6 @@
 """The vocabulary every room shares: parameters, batches, estimates, the protocols between."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -190,6 +190,40 @@ class Analysis(Protocol):
         at: where in a training the estimate was made; an estimator that is called again gets it.
         """
         ...
+
+
+class Hooks:
+    """What a component may have beside its call, and what it is to have none of it: nothing.
+
+    An estimator or an analysis may define any of these; `called` asks for them.
+    """
+
+    def requires(self, structure: Any) -> None:
+        """Raise ValueError if the component does not work with this structure of a network."""
+
+    def fits(self, params: Params) -> None:
+        """Raise ValueError if the component does not work at points like this."""
+
+    def trains(
+        self, steps: int, optimizer: str, settings: Mapping[str, Any], batch_size: int | None
+    ) -> None:
+        """Raise ValueError if an estimator does not work in this training."""
+
+    def takes(self, dataset: "Dataset") -> None:
+        """Raise ValueError if an analysis does not work with this dataset."""
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return rows (label, words) about an analysis' own numbers in a result, for a terminal.
+
+        reference: the short name of the gradient that cosines are measured to.
+        """
+        return []
+
+
+def called(component: object, hook: str, *args: Any) -> Any:
+    """Call a hook of `Hooks` on a component; the default where its class does not define it."""
+    own = getattr(component, hook, None)  # a class need not inherit from Hooks
+    return getattr(Hooks, hook)(component, *args) if own is None else own(*args)
 
 
 class Diverged(ArithmeticError):

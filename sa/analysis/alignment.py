@@ -1,5 +1,8 @@
 """How well an estimate points along a reference gradient, in direction and in scale."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from pydantic.dataclasses import dataclass
 
@@ -7,6 +10,7 @@ from sa.analysis import _finite
 from sa.analysis._line import cosine
 from sa.objective.objective import Objective
 from sa.params import flatten
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 
@@ -50,6 +54,26 @@ class Alignment:
                     other = flatten(objective.heldout.reference(reference, params, at))
                     out["ceiling"] = cosine(target, other)
         return {f"alignment/{k}": v for k, v in out.items()}
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return the cosine and the scale in words, with what chance or theory would give."""
+        if "alignment/cosine" not in result:
+            return []
+        law = ""
+        if "cosine_expected" in result:
+            expected = result["cosine_expected"]
+            law = f"; a linear loss would give {expected:.3f}"
+            if not expected:
+                law = f"; chance gives 0 +- {result['parameters'] ** -0.5:.3f}"
+        limit = result.get("alignment/ceiling")
+        top = f"; two batches' {reference} agree to {limit:.3f}" if limit is not None else ""
+        cosine = f"{number(result['alignment/cosine'])}{law}{top}"
+        mine, other = result["target"], "box" if reference.startswith("CDG") else "its own"
+        right = "1 is right"
+        if mine != other:
+            right = f"another target: {reference}'s is {other}, this one's {mine}"
+        scale = f"{number(result['alignment/scale'])} of {reference}'s ({right})"
+        return [(f"cosine to {reference}", cosine), ("scale", scale)]
 
 
 def _details(grad: Params, truth: Params) -> Numbers:

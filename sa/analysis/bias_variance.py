@@ -2,7 +2,8 @@
 
 import math
 import time
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
@@ -14,6 +15,7 @@ from sa.analysis._line import cosine, unit
 from sa.analysis._view import numbers
 from sa.objective.objective import Objective
 from sa.params import flatten
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 
@@ -68,6 +70,17 @@ class BiasVariance:
         out["across"] = float(self.estimator.target != self.reference.target)
         out |= {"evals": evals / self.replicates, "seconds": seconds / self.replicates}
         return {f"bias_variance/{k}": v for k, v in out.items()}
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return bias, variance and reliability in words."""
+        if "bias_variance/bias2" not in result:
+            return []
+        across = " (of another target)" if result["bias_variance/across"] else ""
+        bias, variance, sure = (
+            number(result[f"bias_variance/{k}"]) for k in ("bias2", "variance", "reliability")
+        )
+        words = f"bias^2 {bias}{across}, variance {variance} of |g*|^2; reliability {sure}"
+        return [("replicates", words)]
 
 
 def split(draws: Tensor, truth: Tensor) -> Numbers:

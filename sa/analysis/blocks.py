@@ -1,6 +1,8 @@
 """How a network splits into blocks, and what their sharpest directions hold of the whole's."""
 
-from typing import Annotated
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
@@ -10,6 +12,7 @@ from torch import Tensor
 from sa.objective.objective import Objective
 from sa.params import Blocks as How
 from sa.params import flatten, grouped, size, unflatten
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Numbers, Params
 
 
@@ -91,6 +94,23 @@ class Blocks:
             held += _within(mine, got.vectors).cpu()
         out |= {"held": held.tolist(), "held_least": float(held.min())}
         return out | {"held_mean": float(held.mean()), "evals": seen.evals}
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return a row a block, and what the blocks hold of the top directions, in words."""
+        rows = []
+        for block in [k.split("/")[1] for k in result if re.fullmatch(r"blocks/[^/]+/shapes", k)]:
+            many, part, share = (
+                result.get(f"blocks/{block}/{k}") for k in ("parameters", "part", "share")
+            )
+            words = f"{many:g} parameters ({result[f'blocks/{block}/shapes']})"
+            words += f", {number(part)} of the gradient"
+            if share is not None:
+                words += f", of that {number(share)} in its top space"
+            rows.append((block, words))
+        if "blocks/held_least" in result:
+            least, most = number(result["blocks/held_least"]), number(max(result["blocks/held"]))
+            rows.append(("blocks hold", f"{least} to {most} of each top direction of the whole"))
+        return rows
 
 
 def _squares(rows: Tensor) -> Tensor:

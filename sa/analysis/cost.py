@@ -1,6 +1,7 @@
 """What a network costs: parameters, their bits, and the operations that one row takes."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
@@ -56,6 +57,16 @@ class Cost:
             if layer.parameters:
                 each |= {f"{layer.name}/{k}": v for k, v in mine.items()}
         return {f"cost/{k}": v for k, v in (out | each).items()}
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return what a row costs, in words."""
+        if "cost/macs" not in result:
+            return []
+        weights, bits, macs, bops = (
+            result[f"cost/{k}"] for k in ("parameters", "bits", "macs", "bops")
+        )
+        each = f"{weights:.4g} parameters of {bits / max(1.0, weights):.3g} bits"
+        return [("cost", f"{each}, {macs:.4g} MACs, {bops:.4g} bit operations a row")]
 
 
 _SUMS = ("parameters", "bits", "macs", "flops", "bops")

@@ -1,7 +1,8 @@
 """Where a gradient vanishes near a run's point, and which kind of point it is."""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Len, Lt
@@ -14,6 +15,7 @@ from sa.analysis._view import DERIVATIVES, check, seen
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 Share = Annotated[float, Gt(0), Lt(1)]
@@ -115,6 +117,23 @@ class CriticalPoints:
             off = (g + self.penalty * w[kept].sign()).abs()[on] <= 0.01 * self.penalty
             out["penalised"] = float(off.double().mean()) if len(off) else 1.0
         return out
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return how the search ended and what the Hessian is there, in words."""
+        if "critical_points/status" not in result:
+            return []
+        keys = ("norm", "norm_start", "loss", "steps", "minimal_ratio", "index")
+        one = {k: number(result.get(f"critical_points/{k}")) for k in keys}
+        words = f"{result['critical_points/status']}: |g| {one['norm_start']} -> {one['norm']}"
+        words += f" in {one['steps']} steps, loss {one['loss']}"
+        idle = result["critical_points/redundant"]
+        left = f", {idle:g} redundant biases left out" if idle else ""
+        hessian = f"minimal ratio {one['minimal_ratio']}, index {one['index']}{left}"
+        rows = [("critical point", words), ("  Hessian", hessian)]
+        if result["critical_points/solver"] == "l1":
+            words = "at the optimum of the L1 penalty the gradient is -penalty sign(w), not 0"
+            rows.append(("  WARNING", words))
+        return rows
 
 
 def inertia(hessian: Tensor, g: Tensor, tau: float, taus: tuple[float, ...]) -> Numbers:

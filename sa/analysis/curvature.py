@@ -1,6 +1,7 @@
 """How curved the loss is where a run stands: sharpest directions, trace, density, 2/lr."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
@@ -9,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import Blocks, flatten, grouped, size
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 
@@ -93,3 +95,12 @@ class Curvature:
             out |= {"nodes": nodes.tolist(), "weights": weights.tolist()}
         out["evals"] = seen.evals
         return {f"curvature/{k}": v for k, v in out.items()}
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return the largest eigenvalue and the gap in words."""
+        if "curvature/lambda_1" not in result:
+            return []
+        words = f"lambda_1 {number(result['curvature/lambda_1'])}"
+        if "curvature/edge" in result:
+            words += f", 2/lr {number(result['curvature/edge'])}"
+        return [("curvature", f"{words}, gap {number(result['curvature/gap'])}")]

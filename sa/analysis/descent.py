@@ -1,7 +1,8 @@
 """How much the loss falls along an estimate, over a grid of step lengths, here and held out."""
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -13,6 +14,7 @@ from sa.analysis import _finite
 from sa.analysis._line import line, unit
 from sa.objective.objective import Objective
 from sa.params import flatten
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 
@@ -157,6 +159,23 @@ class Descent:
             "null_best_least": -_finite.most(-best),
             "null_best_most": _finite.most(best),
         }
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return the best decrease, held out, against the reference and the null, in words."""
+        if "descent/best" not in result:
+            return []
+        best, lr, value = result["descent/best"], result["descent/best_lr"], result["value"]
+        share = f" ({best / value:.1%} of the loss)" if value and best is not None else ""
+        edge = "; ON THE GRID'S EDGE" if result.get("descent/edge") else ""
+        words = f"{number(best)}{share} at lr {lr:.3g}" if lr is not None else "undefined"
+        rows = [("best decrease", f"{words}{edge}")]
+        rows.append(("  held out", number(result.get("descent/best_heldout"))))
+        if result.get("descent/ratio") is not None:
+            rows.append(("  against CDG", f"x {result['descent/ratio']:.2f}"))
+        if "descent/null_best" in result:
+            null = f"{number(result['descent/null_best'])} (random directions)"
+            rows.append(("  null", null))
+        return rows
 
 
 def _window(lrs: Tensor, drops: Tensor, best: int | None) -> float:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
@@ -11,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from sa.analysis._line import cosine, descend
 from sa.objective.objective import Objective
 from sa.params import flatten, size
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 
@@ -87,3 +89,13 @@ class Efficiency:
         best, _, held = descend(objective, params, along, value, lrs)
         told = {"cosine": cosine(along, truth), "decrease": best / value if value else best}
         return told if held is None else told | {"heldout": held / value if value else held}
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return what the budget of evals bought, in words."""
+        keys = [f"efficiency/at_evals/{k}" for k in ("calls", "cosine", "decrease")]
+        if keys[1] not in result:
+            return []
+        calls, cosine, decrease = (number(result[k]) for k in keys)
+        over = "; ONE CALL IS ABOVE THE BUDGET" if result["efficiency/over"] else ""
+        words = f"{calls} calls: cosine {cosine}, decrease {decrease} of the loss{over}"
+        return [("equal evals", words)]

@@ -1,6 +1,7 @@
 """What a network of one input has learnt: its outputs on a grid, beside the truth."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
@@ -8,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from sa.analysis import _finite
 from sa.objective.objective import Objective
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Dataset, Estimate, Moment, Numbers, Params
 
 
@@ -64,3 +66,11 @@ class FunctionCurve:
         }
         out |= _finite.counted(value)
         return {f"function_curve/{k}": v for k, v in out.items()}
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return the error of the curve in words."""
+        if "function_curve/rmse" not in result:
+            return []
+        dead = "; COLLAPSED to a constant" if result["function_curve/collapsed"] else ""
+        words = f"root mean square error {number(result['function_curve/rmse'])}{dead}"
+        return [("function", words)]

@@ -1,6 +1,7 @@
 """How long the gradient is along a training: of all rows and of the batch, layer by layer."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -10,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from sa.analysis._line import cosine
 from sa.objective.objective import Objective
 from sa.params import flatten, unflatten
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Diverged, Estimate, Estimator, Moment, Numbers, Params
 
 
@@ -64,3 +66,14 @@ class GradientNorm:
             if self.lr is not None:
                 out["of_edge"] = sharp * self.lr / 2
         return {f"gradient_norm/{k}": v for k, v in out.items()}
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return both norms, and how sharp the loss is, in words."""
+        got = {k: result.get(f"gradient_norm/{k}") for k in ("full", "batch", "lambda_max", "edge")}
+        if "gradient_norm/full" not in result:
+            return []
+        words = f"{number(got['full'])} of all rows, {number(got['batch'])} of the batch"
+        if "gradient_norm/lambda_max" in result:
+            words += f"; lambda_max {number(got['lambda_max'])}"
+            words += f", 2/lr {number(got['edge'])}" if "gradient_norm/edge" in result else ""
+        return [("gradient", words)]

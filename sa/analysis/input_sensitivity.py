@@ -1,7 +1,8 @@
 """How much a network's outputs move with its inputs: the Jacobian's Frobenius norm, row by row."""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Gt
@@ -12,6 +13,7 @@ from sa.analysis import _finite
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import blocks
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Numbers, Params
 
 
@@ -103,3 +105,13 @@ class InputSensitivity:
                     squares += g.double().square().flatten(1).sum(1)
             found.append(squares.sqrt())
         return torch.cat(found)
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return the mean sensitivity on the test rows in words."""
+        said = [
+            f"{x} {number(result[f'input_sensitivity/test/{x}/mean'])}"
+            for x in ("logits", "probabilities")
+            if f"input_sensitivity/test/{x}/mean" in result
+        ]
+        words = f"{', '.join(said)} (mean norm of d output/d input, test)"
+        return [("sensitivity", words)] if said else []

@@ -1,6 +1,7 @@
 """Loss and accuracy on the straight line through the end points of two trainings."""
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -11,6 +12,7 @@ from sa.analysis import _finite
 from sa.analysis._align import matched, permuted
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 
@@ -104,6 +106,19 @@ class Interpolation:
         for name, (point, statistics) in zip(("first", "second"), network.ends, strict=True):
             out |= {f"{name}/{k}": v for k, v in network.evaluate(point, statistics).items()}
         return {f"interpolation/{k}": v for k, v in out.items()}
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return the barrier and how far the ends are apart, in words."""
+        if "interpolation/barrier" not in result:
+            return []
+        train, test, apart = (
+            number(result[f"interpolation/{k}"]) for k in ("barrier", "barrier/test", "distance")
+        )
+        words = f"barrier {train}, test {test}; ends {apart} apart"
+        if "interpolation/moved" in result:
+            moved = result["interpolation/moved"]
+            words += f", {moved:.0%} of the second's units put in another place"
+        return [("interpolation", words)]
 
 
 def mixed(start: Params, end: Params, alpha: float) -> Params:

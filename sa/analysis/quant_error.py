@@ -1,7 +1,7 @@
 """What quantization costs each tensor: clipping against rounding, levels used, bits needed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, Quantizer
 
 
@@ -84,6 +85,15 @@ class QuantError:
             enough = (needed == bits + 1) & (power >= 10 ** (self.sqnr / 10) * error)
             needed = torch.where(enough, float(bits), needed)
         return needed.tolist()
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return the tensor with the lowest SQNR in words."""
+        if "quant_error/worst" not in result:
+            return []
+        worst, least = result["quant_error/worst"], number(result["quant_error/least"])
+        clipping = result[f"quant_error/{worst}/clipping"]
+        words = f"{worst}: {least} dB, {clipping:.0%} of the squared error by clipping"
+        return [("worst SQNR", words)]
 
 
 def split(x: Tensor, y: Tensor, spec: Any, axis: int) -> Numbers:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from sa.analysis._bits import prices
 from sa.analysis._view import numbers
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Numbers, Params, Quantizer
 
 FULL = -1  # in a choice: this layer stays in full precision
@@ -186,6 +188,25 @@ class SensitivityBits:
             if objective.heldout is not None:
                 out[f"{name}/heldout"] = float(objective.heldout.value(point(choice)))
         return out
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return how well the proxies order the layers, and each allocation, in words."""
+        if "sensitivity_bits/ilp/loss" not in result:
+            return []
+        taus = ", ".join(
+            f"{k} {number(result[f'sensitivity_bits/kendall/{k}'])}"
+            for k in ("gradient", "curvature", "taylor", "error")
+            if f"sensitivity_bits/kendall/{k}" in result
+        )
+        rows = [("sensitivity", f"Kendall tau to the measured rise: {taus}")]
+        for how in ("even", "greedy", "ilp", "anneal"):
+            if f"sensitivity_bits/{how}/loss" in result:
+                bits = "-".join(f"{b:g}" for b in result[f"sensitivity_bits/{how}/bits"])
+                loss, mean = (
+                    number(result[f"sensitivity_bits/{how}/{k}"]) for k in ("loss", "spent")
+                )
+                rows.append((f"  {how}", f"loss {loss} at {mean} bits: {bits}"))
+        return rows
 
 
 def _only(names: list[str], some: dict[str, int]) -> Choice:

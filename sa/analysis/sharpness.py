@@ -1,7 +1,8 @@
 """How much the loss rises around the run's point: in a box, a ball, a ball of relative size."""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -14,6 +15,7 @@ from sa.analysis._view import DERIVATIVES, VALUES, check, flippable, seen
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import blocks, flatten, unflatten
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Numbers, Params
 
 _NEEDS = {"latent": DERIVATIVES, "quantized": DERIVATIVES, "smoothed": VALUES, "discrete": VALUES}
@@ -154,3 +156,12 @@ class Sharpness:
         out = {"flip_mean": _finite.mean(rise), "flip_max": _finite.most(rise)}
         out["flip_worse"] = float((sound > 0).double().mean())
         return {**out, "flips": float(len(rise))} | _finite.counted(rise)
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return every sharpness in words."""
+        said = [
+            f"{k} {number(result[f'sharpness/{k}'])}"
+            for k in ("keskar", "sam", "asam", "lambda_max", "rise", "flip_mean", "flip_max")
+            if f"sharpness/{k}" in result
+        ]
+        return [("sharpness", ", ".join(said))] if said else []

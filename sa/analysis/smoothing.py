@@ -1,6 +1,7 @@
 """How far to smooth: what the box-smoothed and gaussian-smoothed gradients are worth, by scale."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -120,3 +121,23 @@ class Smoothing:
                 flips.append(rate if math.isfinite(lr) else math.nan)
         gains = judge.row_losses(params)[:, None] - torch.stack(after, 1)
         return best, held, flips, gains
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return which eps and sigma descend furthest, in words."""
+        scales = (("epsilon", "eps"), ("sigma", "sigma"))
+        there = [(scale, short) for scale, short in scales if f"smoothing/{scale}" in result]
+        return [(f"which {short}?", _range(result, scale, short)) for scale, short in there]
+
+
+def _range(result: Mapping[str, Any], scale: str, short: str) -> str:
+    """Return the best scale and those that descend as far within noise, in words."""
+    low, high = (result.get(f"smoothing/{scale}_{end}") for end in ("low", "high"))
+    best = f"{short} {result[f'smoothing/{scale}']:g} descends furthest"
+    if low is None or high is None:  # of a run before there was a range
+        return best
+    kind = "box" if scale == "epsilon" else "gaussian"
+    tried = result.get(f"smoothing/{kind}/{scale}") or []
+    if low == high:
+        return f"{best}; no neighbour is within noise of it"
+    same = f"{low:g} to {high:g} are within noise of it"
+    return f"indifferent: {same}" if [low, high] == [tried[0], tried[-1]] else f"{best}; {same}"

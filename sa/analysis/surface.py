@@ -1,6 +1,7 @@
 """The loss on a plane through the run's point."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -13,6 +14,7 @@ from sa.analysis._view import DERIVATIVES, VALUES, check, seen
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 
@@ -128,6 +130,16 @@ class Surface:
         kept = [{k: p.to(params[k]) for k, p in x.items() if k in params} for x in path]
         before = [flatten(seen(objective, params | x, self.view)[1]) for x in kept]
         return torch.stack([*before, w]) - w
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return the range of the losses in words."""
+        if "surface/centre" not in result:
+            return []
+        least, most, centre = (number(result[f"surface/{k}"]) for k in ("least", "most", "centre"))
+        words = f"losses {least} to {most} around {centre}"
+        if "surface/share" in result:
+            words += f"; it holds {number(result['surface/share'])} of the way's variance"
+        return [("surface", words)]
 
 
 def walked(way: Tensor) -> tuple[Tensor, Tensor, Numbers]:

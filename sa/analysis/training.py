@@ -1,6 +1,7 @@
 """A short training by an estimator from the point under study, its step length tuned."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from sa.objective import divergence
 from sa.objective.objective import Objective
 from sa.params import flatten, unflatten
+from sa.table.names import number
 from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params, State
 
 
@@ -121,3 +123,11 @@ class Training:
             point = unflatten(flatten(point) - rate * grad, params)
         loss = float(objective.value(point))
         return loss if math.isfinite(loss) else math.inf, point
+
+    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+        """Return what the short training reached, in words."""
+        if "training/ratio" not in result:
+            return []
+        ratio, steps, lr = (number(result[f"training/{k}"]) for k in ("ratio", "steps", "lr"))
+        over = "; ONE STEP IS ABOVE THE BUDGET" if result["training/over"] else ""
+        return [("training", f"loss x {ratio} in {steps} steps at lr {lr}{over}")]

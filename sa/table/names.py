@@ -1,7 +1,7 @@
 """What numbers are called: one name and unit in the terminal, in figures and on the page."""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Name(NamedTuple):
@@ -61,3 +61,8 @@ def reference(target: str | None, epsilon: float | None = None) -> str:
         return "CDG"
     name = re.sub(r".*\.", "", target)
     return name if epsilon is None or epsilon != epsilon else f"{name} (eps {epsilon:g})"
+
+
+def number(value: Any) -> str:
+    """Return a number of a result to four digits; ``undefined`` if there is none."""
+    return "undefined" if value is None else f"{value:.4g}"
