@@ -29,31 +29,37 @@ def judged(frame=None, **given):
 
 
 def test_the_whole_interval_decides():
-    got = judged(where="e=b dim=8")
+    got = judged(where={"e": "b", "dim": 8})
     seen = 0.8 * 0.92 + 0.001 * np.arange(4)
     assert got["observed"] == pytest.approx(seen.mean())
     reach = 3.182446 * seen.std(ddof=1) / 2  # Student's t at three degrees of freedom
     assert got["interval"] == pytest.approx([seen.mean() - reach, seen.mean() + reach])
     assert (got["verdict"], got["n"]) == ("pass", 4)
-    assert judged(where="e=a dim=8")["verdict"] == "fail"
-    assert judged(where="e=a dim=8", predicate="<=")["verdict"] == "pass"
-    assert judged(where="e=b dim=8", value=float(seen.mean()))["verdict"] == "inconclusive"
-    assert judged(where="e=b dim=8", predicate="between", value=[0.7, 0.8])["verdict"] == "pass"
-    assert judged(where="e=b dim=8", predicate="between", value=[0.1, 0.2])["verdict"] == "fail"
+    assert judged(where={"e": "a", "dim": 8})["verdict"] == "fail"
+    assert judged(where={"e": "a", "dim": 8}, predicate="<=")["verdict"] == "pass"
+    assert judged(where={"e": "b", "dim": 8}, value=float(seen.mean()))["verdict"] == "inconclusive"
+    assert (
+        judged(where={"e": "b", "dim": 8}, predicate="between", value=[0.7, 0.8])["verdict"]
+        == "pass"
+    )
+    assert (
+        judged(where={"e": "b", "dim": 8}, predicate="between", value=[0.1, 0.2])["verdict"]
+        == "fail"
+    )
 
 
 def test_of_one_run_its_value_decides():
-    got = judged(where="e=b dim=8.0 seed=0")
+    got = judged(where={"e": "b", "dim": 8.0, "seed": 0})
     assert got["verdict"] == "pass" and got["interval"] == [got["observed"]] * 2
 
 
 def test_several_settings_of_a_seed_are_one_number_and_of_one_seed_they_are_the_spread():
-    got = judged(where="e=b")  # three dims of four seeds: no twelve independent runs
+    got = judged(where={"e": "b"})  # three dims of four seeds: no twelve independent runs
     seen = 0.8 * (1 - 56 / 300) + 0.001 * np.arange(4)
     assert (got["n"], got["of"]) == (4, "seeds") and got["observed"] == pytest.approx(seen.mean())
     reach = 3.182446 * seen.std(ddof=1) / 2
     assert got["interval"] == pytest.approx([seen.mean() - reach, seen.mean() + reach])
-    one = judged(where="e=b seed=1")
+    one = judged(where={"e": "b", "seed": 1})
     assert (one["n"], one["of"]) == (3, "runs of one seed")
     assert one["interval"][1] - one["interval"][0] > 0.1
 
@@ -61,32 +67,39 @@ def test_several_settings_of_a_seed_are_one_number_and_of_one_seed_they_are_the_
 def test_a_seed_without_all_settings_is_told():
     frame = table()
     frame.loc[(frame["seed"] == 1) & (frame["dim"] == 8), "cosine"] = float("nan")
-    assert judged(frame, where="e=b")["of"] == "seeds (1 without all settings)"
-    assert judged(frame, where="e=b", against="e=a")["of"] == "seeds (1 without all settings)"
-    assert judged(frame, where="e=b dim=16")["of"] == "seeds"
+    assert judged(frame, where={"e": "b"})["of"] == "seeds (1 without all settings)"
+    assert (
+        judged(frame, where={"e": "b"}, against={"e": "a"})["of"]
+        == "seeds (1 without all settings)"
+    )
+    assert judged(frame, where={"e": "b", "dim": 16})["of"] == "seeds"
 
 
 def test_two_selections_are_compared_seed_by_seed():
     frame = table()
-    ratio = judged(frame, where="e=b", against="e=a", predicate="between", value=[1.9, 2.1])
+    ratio = judged(
+        frame, where={"e": "b"}, against={"e": "a"}, predicate="between", value=[1.9, 2.1]
+    )
     assert ratio["verdict"] == "pass" and ratio["n"] == 4
-    gap = judged(where="e=b", against="e=a", how="difference", predicate="<=", value=0.4)
+    gap = judged(where={"e": "b"}, against={"e": "a"}, how="difference", predicate="<=", value=0.4)
     assert gap["observed"] == pytest.approx(0.4 * (1 - 56 / 300)) and gap["verdict"] == "pass"
 
 
 def test_an_order_is_kendalls_tau_a_seed():
-    got = judged(where="e=b", tau="dim", predicate="<=", value=-0.9)
+    got = judged(where={"e": "b"}, tau="dim", predicate="<=", value=-0.9)
     assert got["observed"] == -1 and got["n"] == 4 and got["verdict"] == "pass"
 
 
 def test_two_runs_a_seed_have_no_order():
     frame = table()
-    told = judged(frame[frame["dim"] < 32], where="e=b", tau="dim")["why"]
+    told = judged(frame[frame["dim"] < 32], where={"e": "b"}, tau="dim")["why"]
     assert told == "no seed has three runs to order by dim"
-    assert judged(where="e=c", tau="dim")["why"] == "no run has it"
+    assert judged(where={"e": "c"}, tau="dim")["why"] == "no run has it"
 
 
-@pytest.mark.parametrize("given", [{"statistic": "speed"}, {"where": "e=c"}, {"where": "f=1"}])
+@pytest.mark.parametrize(
+    "given", [{"statistic": "speed"}, {"where": {"e": "c"}}, {"where": {"f": 1}}]
+)
 def test_what_was_not_seen_is_inconclusive(given):
     got = judged(**given)
     assert got["verdict"] == "inconclusive" and got["observed"] is None and got["why"]
@@ -96,12 +109,12 @@ def test_what_was_not_seen_is_inconclusive(given):
 def test_a_run_that_did_not_type_a_word_may_have_it_all_the_same():
     frame = table().assign(e=["a"] * 12 + ["b"] * 12, off=None, on=False)
     frame.loc[frame["e"] == "b", "words"] = frame["words"].map(lambda w: w[:1])
-    assert judged(frame, where="e=b dim=8 off=null on=false")["n"] == 4
-    assert judged(frame, where="e=b on=true")["why"] == "no run has it"
+    assert judged(frame, where={"e": "b", "dim": 8, "off": None, "on": False})["n"] == 4
+    assert judged(frame, where={"e": "b", "on": True})["why"] == "no run has it"
 
 
 def test_words_that_no_run_has_together_are_no_missing_column():
-    assert judged(where="e=c dim=8")["why"] == "no run has it"
+    assert judged(where={"e": "c", "dim": 8})["why"] == "no run has it"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +122,7 @@ def test_words_that_no_run_has_together_are_no_missing_column():
     [
         ({"value": [1, 2]}, "one"), ({"predicate": "between"}, "two values"),
         ({"predicate": "~"}, "between"), ({"when": 1}, "when"),
-        ({"against": "a=1", "tau": "dim"}, "either"),
+        ({"against": {"a": 1}, "tau": "dim"}, "either"),
     ],
 )  # fmt: skip
 def test_a_wrong_expectation_is_refused(given, told):
@@ -117,8 +130,26 @@ def test_a_wrong_expectation_is_refused(given, told):
         judged(**given)
 
 
+def test_words_are_refused_in_an_experiment_and_read_in_an_old_record():
+    known = {"id": "x", "statistic": "cosine", "predicate": ">=", "value": 0.5, "source": "paper"}
+    old = known | {"where": "e=b dim=8 seed=null", "against": "e=[a] on=[Tt]rue"}
+    with pytest.raises(ValueError, match=r"where: \{e: b, dim: 8, seed: null\}"):
+        expectation.read([old])
+    (got,) = expectation.read(expectation.recorded([old]))
+    assert got.where == {"e": "b", "dim": "8", "seed": "null"}
+    assert expectation.recorded([known]) == [known]
+
+
+def test_true_is_true_however_it_was_typed_or_resolved():
+    frame = table().assign(on=[np.True_] * 12 + ["False"] * 12)
+    for wanted in (True, "true", "[Tt]rue"):
+        assert judged(frame, where={"e": "a", "dim": 8, "on": wanted})["n"] == 4
+        assert judged(frame, where={"e": "b", "dim": 8, "on": wanted})["n"] == 0
+    assert judged(frame, where={"e": "b", "dim": 8, "on": False})["n"] == 4
+
+
 def test_a_line_tells_all():
-    told = expectation.line(judged(where="e=b dim=8"))
+    told = expectation.line(judged(where={"e": "b", "dim": 8}))
     assert told.startswith("pass: x: 0.7375 [") and told.endswith(
         "of 4 seeds; expected >= 0.5 (paper)"
     )
@@ -135,7 +166,7 @@ def test_a_verdict_names_the_settings_that_it_pools():
     words = [[f"dim={r['dim']}", f"q={r['q._target_']}", f"seed={r['seed']}"] for r in rows]
     given = [
         asked | {"id": "all"},
-        asked | {"id": "one", "where": "q=a dim=8"},
+        asked | {"id": "one", "where": {"q": "a", "dim": 8}},
         asked | {"id": "order", "tau": "dim"},
     ]
     pooled, single, order = expectation.judge(expectation.read(given), table, words)

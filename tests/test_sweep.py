@@ -330,7 +330,7 @@ def test_the_page_stands_alone(mixed, figure, capsys):
         "description": "a & b <i>", "created": "today", "objective": "test/accuracy",
     }  # fmt: skip
     expected = {"id": "cosine > 0.8", "statistic": "value", "predicate": "<=", "value": 0.0}
-    about["expectations"] = [expected | {"source": "a guess"}]
+    about["expectations"] = [expected | {"source": "a guess", "where": "seed=*"}]
     _, points = sweep.read_manifest(root, "study")
     sweep.write_manifest(root, "study", points, about)
     assert main(["report", "study", "--root", str(root)]) == 0

@@ -158,28 +158,33 @@ def test_either_arm_an_order_and_a_selection_by_results_count_the_lost():
     rows = [{"seed": s, "dim": d, "e": e, "cosine": -d + s / 9, "stopped/by": "goal"}
             for s in range(3) for d in (1, 2, 3) for e in "ab"]  # fmt: skip
     words = [[f"dim={r['dim']}", f"e={r['e']}"] for r in rows]
-    known = {"id": "x", "statistic": "cosine", "source": "s", "where": "e=a"}
+    known = {"id": "x", "statistic": "cosine", "source": "s", "where": {"e": "a"}}
 
     def verdict(lost, **given):
         runs = pd.DataFrame(rows).assign(status="done")
         runs.loc[lost, ["status", "cosine", "stopped/by"]] = ["diverged", None, None]
         return expectation.judge(expectation.read([known | given]), runs, words)[0]
 
-    arms = {"against": "e=b", "how": "difference", "predicate": "between", "value": [-0.1, 0.1]}
+    arms = {
+        "against": {"e": "b"},
+        "how": "difference",
+        "predicate": "between",
+        "value": [-0.1, 0.1],
+    }
     tau = {"tau": "dim", "predicate": "<=", "value": -0.9}
-    goal = {"where": "stopped/by=goal e=a", "predicate": "<=", "value": 0}
+    goal = {"where": {"stopped/by": "goal", "e": "a"}, "predicate": "<=", "value": 0}
     for given in (arms, tau, goal):
         assert verdict([], **given)["verdict"] == "pass", given
         got = verdict([0], **given)
         assert got["verdict"] == "inconclusive" and got["missing"] == {"diverged": 1}, given
     assert verdict([1], **arms)["missing"] == {"diverged": 1}  # of the other arm
     assert verdict([1], **tau)["verdict"] == "pass"  # of no arm of it
-    assert verdict([0], **(goal | {"where": "status=done e=a"}))["verdict"] == "pass"
+    assert verdict([0], **(goal | {"where": {"status": "done", "e": "a"}}))["verdict"] == "pass"
 
 
 def test_a_ratio_to_zero_is_undefined_and_passes_nothing():
     rows = [{"seed": s, "e": e, "x": 0.0 if s == 0 else 1.0} for s in range(3) for e in "ab"]
-    known = {"id": "i", "statistic": "x", "where": "e=a", "against": "e=b", "source": "s"}
+    known = {"id": "i", "statistic": "x", "where": {"e": "a"}, "against": {"e": "b"}, "source": "s"}
     given = expectation.read([known | {"predicate": "<=", "value": 2}])
     (got,) = expectation.judge(given, pd.DataFrame(rows), [[f"e={r['e']}"] for r in rows])
     assert got["verdict"] == "inconclusive" and "1 undefined" in got["of"]

@@ -2,7 +2,8 @@
 
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -13,6 +14,9 @@ from scipy import stats
 
 from sa.table import grouping, names, ranking
 
+Value = str | int | float | bool | None
+"""What runs are chosen by: a text may hold ``*``."""
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Expectation:
@@ -20,12 +24,12 @@ class Expectation:
 
     id: names it. statistic: a number of the results, e.g. ``test/accuracy``, as a fraction; what
     tables show relative to the loss (``descent/best``) is relative here too. predicate and value:
-    ``>= 0.9``, ``<= 0.9`` or ``between [0.8, 0.9]``. where: the runs it is of, as words
-    ``KEY=VALUE`` with ``*`` as in `sweep.exclude`, all if empty; of several settings it is the
-    mean of each seed's. against: other runs; the statistic is then the ``how`` (ratio,
-    difference) of both means, seed by seed. tau: a
-    setting or result: the statistic is then Kendall's tau with it, over the runs of each seed.
-    source: where it is claimed.
+    ``>= 0.9``, ``<= 0.9`` or ``between [0.8, 0.9]``. where: the runs it is of, as a mapping of
+    settings or results to values, with ``*`` in a text as in `sweep.exclude`; all if empty; of
+    several settings it is the mean of each seed's. against: other runs; the statistic is then the
+    ``how`` (ratio, difference) of both means, seed by seed. tau: a setting or result: the
+    statistic is then Kendall's tau with it, over the runs of each seed. source: where it is
+    claimed.
     """
 
     id: str
@@ -33,8 +37,8 @@ class Expectation:
     predicate: Literal[">=", "<=", "between"]
     value: float | Annotated[list[float], Len(2, 2)]
     source: str
-    where: str = ""
-    against: str | None = None
+    where: dict[str, Value] = field(default_factory=dict)
+    against: dict[str, Value] | None = None
     how: Literal["ratio", "difference"] = "ratio"
     tau: str | None = None
 
@@ -54,6 +58,11 @@ class Expectation:
 
 def read(given: Sequence[dict[str, Any]]) -> list[Expectation]:
     """Expectations as an experiment lists them; raises ValueError naming what is wrong."""
+    for one, side in ((e, s) for e in given for s in ("where", "against")):
+        if isinstance(one.get(side), str):
+            pairs = ", ".join(w.replace("=", ": ", 1) for w in one[side].split())
+            text = f"{one.get('id')}: {side}: {one[side]!r} is a text"
+            raise ValueError(f"{text}; write a mapping, {side}: {{{pairs}}}")
     try:
         found = TypeAdapter(list[Expectation]).validate_python(list(given))
     except ValidationError as error:
@@ -63,6 +72,19 @@ def read(given: Sequence[dict[str, Any]]) -> list[Expectation]:
     if len(set(names)) < len(names):
         raise ValueError(f"an id is used twice: {', '.join(names)}")
     return found
+
+
+def recorded(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return expectations as a sweep recorded them, with mappings for the words of older ones."""
+    return [
+        {
+            k: dict(w.split("=", 1) for w in v.split())
+            if k in ("where", "against") and isinstance(v, str)
+            else v
+            for k, v in one.items()
+        }
+        for one in given
+    ]
 
 
 def judge(
@@ -170,15 +192,14 @@ def _judged(
     return out | seen | {"verdict": verdict}
 
 
-def _side(e: Expectation, table: pd.DataFrame, where: str, results: set[str]) -> _Side:
-    """The runs that have the words; one that is not done may yet have the results asked for."""
-    words = where.split()
-    asked = [w for w in words if w.partition("=")[0] in results]
-    having = _chosen(table, [w for w in words if w not in asked])
-    matching = _chosen(having, asked)
+def _side(
+    e: Expectation, table: pd.DataFrame, where: Mapping[str, Value], results: set[str]
+) -> _Side:
+    """The runs that are as asked; one that is not done may yet have the results asked for."""
+    having = _chosen(table, {k: v for k, v in where.items() if k not in results})
+    matching = _chosen(having, {k: v for k, v in where.items() if k in results})
     status = having["status"] if "status" in having else pd.Series("done", having.index)
-    waived = any(w.partition("=")[0] == "status" for w in words)
-    open_ = having.index[(status != "done") & (not waived)]
+    open_ = having.index[(status != "done") & ("status" not in where)]
     kept = having.index.isin(matching.index.union(open_))
     runs, status = having[kept], status[kept]
     number = _number(runs, e.statistic)
@@ -285,21 +306,23 @@ def _column(table: pd.DataFrame, key: str) -> str:
     return name
 
 
-def _chosen(table: pd.DataFrame, words: Sequence[str]) -> pd.DataFrame:
-    """The runs that have all of the words, by what was typed or else by their configuration."""
-    for word in words:
-        key, _, pattern = word.partition("=")
+def _chosen(table: pd.DataFrame, asked: Mapping[str, Value]) -> pd.DataFrame:
+    """The runs that have all that is asked, by what was typed or else by their configuration."""
+    for key, wanted in asked.items():
         column = table[_column(table, key)]
         if key in table:  # a point that did not type it has it all the same
             column = column.where(column.notna(), table[key])
-        table = table.loc[[_alike(v, pattern) for v in column] if len(column) else []]
+        table = table.loc[[_alike(v, wanted) for v in column] if len(column) else []]
     return table
 
 
-def _alike(value: Any, pattern: str) -> bool:
+def _alike(value: Any, wanted: Value) -> bool:
+    """Whether a value, as it was typed or resolved, is the wanted one."""
     if value is None or value != value:
-        return pattern == "null"
-    told = str(value).lower() if isinstance(value, bool) else str(value)
+        return wanted in (None, "null")
+    told, pattern = str(value), str(wanted)
+    if told.lower() in ("true", "false"):
+        told, pattern = told.lower(), pattern.lower()
     if fnmatch.fnmatchcase(told, pattern):
         return True
     try:

@@ -97,7 +97,8 @@ def _judged(
     from sa.sweep import expectation
 
     words = [p["overrides"] for p in points]
-    judged = expectation.judge(expectation.read(about["expectations"]), table, words)
+    expected = expectation.read(expectation.recorded(about["expectations"]))
+    judged = expectation.judge(expected, table, words)
     files.write_json(folder / "expectations.json", judged)
     lines = [expectation.line(j) for j in judged]
     print("expected:\n" + "\n".join(f"  {x}" for x in lines))
