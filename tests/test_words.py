@@ -255,6 +255,28 @@ def test_an_experiment_of_ones_own_chooses_the_launcher(planned, monkeypatch, tm
     assert chosen == ["Local", "Inline", "Inline", "Inline"]
 
 
+OLD_FORMS = {
+    "sweep: {points: [dim=8 estimator=cdg]}": "- {dim: 8, estimator: cdg}",
+    "sweep: {exclude: ['dim=8 seed=[1-9]']}": "- {dim: 8, seed: [1-9]}",
+}
+"""What an experiment of before may have, and what its refusal says to write."""
+
+
+@pytest.mark.parametrize("old", OLD_FORMS)
+def test_words_in_an_experiment_are_refused_and_the_mapping_is_named(planned, tmp_path, old):
+    own = tmp_path / "mine" / "experiment" / "own.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(f"# @package _global_\ndescription: mine\n{old}\n")
+    points, err = planned("-m", f"--config-dir={own.parents[1]}", "experiment=own", "seed=0,1")
+    assert not points and OLD_FORMS[old] in err and "Traceback" not in err
+
+
+def test_a_point_may_leave_a_value_to_each_run():
+    assert plan.listed({"init_seed": r"\${seed}", "on": True, "lr": 0.1, "of": [1, None]}) == [
+        "init_seed=${seed}", "on=true", "lr=0.1", "of=[1,null]",
+    ]  # fmt: skip
+
+
 def test_workers_inherit_no_service_of_wandb():
     env = {"WANDB_SERVICE": "3-1-unix-x", "WANDB_API_KEY": "k", "SLURM_JOB_ID": "1", "HOME": "h"}
     assert plan.scrubbed(env) == {"WANDB_API_KEY": "k", "HOME": "h"}

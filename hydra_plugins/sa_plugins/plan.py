@@ -70,12 +70,15 @@ class Plan(Sweeper):
     def _axes(self, words: list[str]) -> tuple[dict[str, list[tuple[str, ...]]], dict[str, Any]]:
         """Return the words of every key, one a value, and how `sweep` says they are combined."""
         from sa.config.error import UsageError
+        from sa.launch import plan
 
         how = OmegaConf.to_container(self.master.sweep) if self.master.sweep else None
         if not isinstance(how, dict):
             raise UsageError(
                 "sweep: cannot be replaced as a whole; set sweep.name=NAME and the like"
             )
+        for name in ("points", "exclude"):
+            plan.data(name, how.get(name) or [])
         swept: dict[str, list[tuple[str, ...]]] = {}
         shape: dict[str, Any] = {k: how.get(k) or [] for k in ("zip", "points", "exclude")}
         for override in OverridesParser.create(self.loader).parse_overrides(words):

@@ -130,8 +130,20 @@ def listed(point: Any) -> list[str]:
     return words
 
 
+def data(name: str, points: Sequence[Any]) -> None:
+    """Raise LaunchError where a file lists points as texts; only what is typed may be text."""
+    for point in (p for p in points if isinstance(p, str)):
+        pairs = ", ".join(w.replace("=", ": ", 1) for w in _split(point))
+        raise LaunchError(
+            f"sweep.{name}: {point!r} is a text; in a file write a mapping, - {{{pairs}}}"
+        )
+
+
 def word(key: str, value: Any) -> str:
-    """KEY=VALUE as it is typed; text stays as it is, so that it may list values or be a number."""
+    """KEY=VALUE as it is typed; text stays as it is, so that it may list values or be a number.
+
+    A backslash before ``${seed}``, which leaves it to each point, is taken off.
+    """
     return f"{key}={_typed(value)}"
 
 
@@ -142,7 +154,7 @@ def _typed(value: Any) -> str:
         return "{" + ",".join(f"{k}:{_typed(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_typed, value)) + "]"
-    return str(value)
+    return str(value).replace("\\${", "${")
 
 
 def _split(text: str) -> list[str]:
