@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sa.config.argv import TYPED, hold, settings_first, swept
+from sa.config.argv import TYPED, hold, settings_first
 from sa.config.build import check_machine, ignored, validate
 from sa.config.catalogue import CONF
 from sa.config.error import UsageError
@@ -146,7 +146,7 @@ def one(config: Config) -> float:
 def _meant(config: Config) -> Iterator[str]:
     """Yield what the person who typed the command may have meant otherwise."""
     study = config.get("experiment")
-    varied = swept(study)
+    varied = (config.get("sizes") or {}).get("quick")
     if varied:
         yield (
             f"experiment={study} sweeps {', '.join(varied)}; this was one point. The study: "

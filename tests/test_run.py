@@ -17,10 +17,11 @@ from conftest import cifar, component, killed
 from hydra.core.global_hydra import GlobalHydra
 
 from sa import run
-from sa.config.argv import full, settings_first
+from sa.config.argv import settings_first
 from sa.config.build import build
 from sa.config.catalogue import CONF, options
 from sa.config.error import NoData
+from sa.config.study import sizes
 from sa.job import execute
 from sa.record import files, identity, provenance, sweep
 from sa.record import run as record
@@ -382,7 +383,7 @@ def test_every_experiment_composes_and_validates(sa, experiment):
         assert not Path("runs").exists() and not Path("sweeps").exists()
 
 
-@pytest.mark.parametrize("experiment", [x for x in options("experiment") if full(x)])
+@pytest.mark.parametrize("experiment", [x for x in options("experiment") if "full" in sizes(x)])
 def test_every_full_size_composes_and_validates(sa, experiment, tmp_path, monkeypatch):
     cifar(tmp_path / "there", rows=2)
     monkeypatch.setenv("SA_DATA", str(tmp_path / "there"))

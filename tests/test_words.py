@@ -8,7 +8,8 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 from sa import run
-from sa.config.argv import hold, settled
+from sa.config import study
+from sa.config.argv import HELD, hold, settled
 from sa.config.catalogue import CONF, GROUPS, top
 from sa.config.error import UsageError
 from sa.config.parents import resolve
@@ -156,8 +157,47 @@ def test_a_full_size_is_a_sweep_of_its_own():
     words = hold(["experiment=descent_dims", "size=full", "sweep.name=mine"])
     assert [w for w in words if w.startswith("sweep.name")] == ["sweep.name=mine"]
     for path in (CONF / "experiment").glob("*.yaml"):  # one rule for all studies
-        names = [w for w in yaml.safe_load(path.read_text()).get("full") or [] if "name=" in w]
-        assert not names, path
+        assert "sweep.name" not in study.sizes(path.stem).get("full", {}), path
+
+
+def test_a_list_of_a_size_lists_the_values_of_a_sweep():
+    size = {
+        "dim": [8, 16], "batch_size": [None, 256], "seed": "range(3)", "model.shape": [[3, 32, 32]],
+        "model.hidden": [[8], [8, 8]], "~dataset.size": None, "until": {"train/loss": 0.1},
+        "sweep.points": [{"estimator": "cdg", "of": [1]}], "sweep.exclude": [{"seed": "[1-9]"}],
+    }  # fmt: skip
+    assert study.words(size) == [
+        "dim=8,16", "batch_size=null,256", "seed=range(3)", "model.shape=[3,32,32]",
+        "model.hidden=[8],[8,8]", "~dataset.size", "until={train/loss:0.1}",
+        "sweep.points=[{estimator:cdg,of:[1]}]", "sweep.exclude=[{seed:'[1-9]'}]",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"dim: \[\] has no values"):
+        study.words({"dim": []})
+
+
+def test_what_is_typed_takes_the_place_of_a_sizes_word():
+    hold(["-m", "experiment=descent_dims", "size=full", "estimator=ste", "epochs=3"])
+    assert HELD == [
+        "dim=8,16,32,64", "estimator=ste", "seed=range(5)", "dataset.n=16384",
+        "sweep.name=descent_dims-full", "epochs=3", 
+    ]  # fmt: skip
+    assert hold(["experiment=descent_dims", "seed=1"]) == ["experiment=descent_dims", "seed=1"]
+
+
+def test_no_experiment_has_a_command_line_in_a_text():
+    for path in (CONF / "experiment").glob("*.yaml"):
+        node = yaml.safe_load(path.read_text())
+        sweep, told = node.get("sweep", {}), node.get("expectations", [])
+        given = [node.get("sizes"), sweep.get("points"), sweep.get("exclude")]
+        for text in texts([*given, [[e.get("where"), e.get("against")] for e in told]]):
+            assert "=" not in text and ("," not in text or text[0] == "*"), (path.stem, text)
+
+
+def texts(value):
+    """Every text in a value, less the keys."""
+    if isinstance(value, dict | list):
+        return [t for v in (value.values() if isinstance(value, dict) else value) for t in texts(v)]
+    return [value] if isinstance(value, str) else []
 
 
 @pytest.mark.parametrize("group", [g for g in GROUPS if g != "experiment"])
@@ -258,6 +298,10 @@ def test_an_experiment_of_ones_own_chooses_the_launcher(planned, monkeypatch, tm
 OLD_FORMS = {
     "sweep: {points: [dim=8 estimator=cdg]}": "- {dim: 8, estimator: cdg}",
     "sweep: {exclude: ['dim=8 seed=[1-9]']}": "- {dim: 8, seed: [1-9]}",
+    "full: ['dim=8,16']": "sizes: {full: {KEY: VALUE, KEY: [VALUE, VALUE]}}",
+    "hydra: {sweeper: {params: {dim: '8,16'}}}": "sizes: {quick: {KEY: [VALUE, VALUE]}}",
+    "sizes: {quick: [dim=8]}": "sizes: {quick: {seed: [0, 1]}",
+    "sizes: {small: {dim: 8}}": "sizes: {quick: {seed: [0, 1]}",
 }
 """What an experiment of before may have, and what its refusal says to write."""
 
@@ -269,6 +313,20 @@ def test_words_in_an_experiment_are_refused_and_the_mapping_is_named(planned, tm
     own.write_text(f"# @package _global_\ndescription: mine\n{old}\n")
     points, err = planned("-m", f"--config-dir={own.parents[1]}", "experiment=own", "seed=0,1")
     assert not points and OLD_FORMS[old] in err and "Traceback" not in err
+
+
+def test_an_experiment_of_ones_own_has_sizes(planned, tmp_path):
+    own = tmp_path / "mine" / "experiment" / "own.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(
+        "# @package _global_\nsizes: {quick: {seed: [0, 1]}, full: {dim: [4, 5], steps: 3}}\n"
+    )
+    first = ["-m", "--config-dir", str(own.parents[1]), "experiment=own"]
+    for words, many in ((first, 2), ([*first, "size=full"], 4), ([*first, "seed=7"], 1)):
+        points, err = planned(*words)
+        assert len(points) == many, err
+    points, err = planned(*first[1:], "seed=7")
+    assert len(points) == 1 and points[0][1]["steps"] == 0 and "own sweeps seed" not in err
 
 
 def test_a_point_may_leave_a_value_to_each_run():

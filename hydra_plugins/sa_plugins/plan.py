@@ -17,7 +17,7 @@ from hydra_plugins.sa_plugins._compose import Composer, lacking
 
 
 class Plan(Sweeper):
-    """Every combination of the swept values; ``params`` are an experiment's own sweep."""
+    """Every combination of the swept values; ``params``, which other sweepers have, are refused."""
 
     def __init__(self, params: dict[str, Any] | None = None):
         self.params = dict(params or {})
@@ -44,10 +44,12 @@ class Plan(Sweeper):
         from sa.record import telling
 
         sys.argv[1:] = typed.TYPED or sys.argv[1:]
-        given = arguments + typed.HELD
-        preset = [plan.word(k, v) for k, v in self.params.items()]
-        words = [*typed.yielding(preset, given), *given]
-        swept, shape = self._axes(words)
+        if self.params:
+            raise UsageError(
+                "hydra.sweeper.params: is no setting of this sweeper; type KEY=VALUE,VALUE, and in "
+                "an experiment write sizes: {quick: {KEY: [VALUE, VALUE]}}"
+            )
+        swept, shape = self._axes(arguments + typed.HELD)
         points = plan.shape(swept, **shape)
         for note in plan.overruled(typed.TYPED, shape["points"]):
             telling.note(note)
@@ -78,7 +80,7 @@ class Plan(Sweeper):
                 "sweep: cannot be replaced as a whole; set sweep.name=NAME and the like"
             )
         for name in ("points", "exclude"):
-            plan.data(name, how.get(name) or [])
+            plan.refuse_texts(name, how.get(name) or [])
         swept: dict[str, list[tuple[str, ...]]] = {}
         shape: dict[str, Any] = {k: how.get(k) or [] for k in ("zip", "points", "exclude")}
         for override in OverridesParser.create(self.loader).parse_overrides(words):

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from sa.config.catalogue import CONF, options
+from sa.config.catalogue import options
 from sa.config.error import UsageError
+from sa.config.study import read, sizes, words
 
 TYPED: list[str] = []
 """The words of the command line as they were typed."""
@@ -67,67 +67,66 @@ def was_typed(key: str) -> bool:
     return any(re.match(rf"\+*{key}[./@=]", word) for word in TYPED)
 
 
-def settled(words: Sequence[str]) -> list[str]:
+def settled(given: Sequence[str]) -> list[str]:
     """The words of one run, where the budget they name replaces the preset's.
 
     Steps and epochs are two ways to set one budget: naming one leaves the other out. Raises
     UsageError where both are named.
     """
-    named = _budgets(words)
+    named = _budgets(given)
     if set(named) == set(_BUDGETS) and not named["steps"].endswith("steps=0"):
         told = " ".join(named.values())
         raise UsageError(f"{told}: both set how long the training is; give one of them")
-    typed = {w.lstrip("+~").partition("=")[0] for w in words}
-    return [*words, *(f"{k}={v}" for k, v in _BUDGETS.items() if named and k not in typed)]
+    typed = {w.lstrip("+~").partition("=")[0] for w in given}
+    return [*given, *(f"{k}={v}" for k, v in _BUDGETS.items() if named and k not in typed)]
 
 
-def yielding(words: Sequence[str], typed: Sequence[str]) -> list[str]:
+def yielding(preset: Sequence[str], typed: Sequence[str]) -> list[str]:
     """The words of a preset without those that name a budget, where what is typed names one."""
-    return [w for w in words if not (_budgets([w]) and _budgets(typed))]
+    return [w for w in preset if not (_budgets([w]) and _budgets(typed))]
 
 
-def _budgets(words: Sequence[str]) -> dict[str, str]:
+def _budgets(given: Sequence[str]) -> dict[str, str]:
     """The last word of steps and of epochs; `epochs=null` names no budget."""
-    last = {w.lstrip("+").partition("=")[0]: w for w in words}
+    last = {w.lstrip("+").partition("=")[0]: w for w in given}
     return {k: last[k] for k in _BUDGETS if k in last and not last[k].endswith("epochs=null")}
 
 
 def sized(argv: list[str]) -> list[str]:
-    """The words with ``size=full`` replaced by what the experiment's ``full`` lists.
+    """Return the words with those of the experiment's size before them.
 
-    A word of its list yields to a typed one of the same key. The sweep is another one, NAME-full,
-    unless it is given a name. ``size=quick`` is the experiment as it is. Raises UsageError for
-    another size, or where there is no experiment that has it.
+    With ``-m`` these are what ``sizes.quick`` sweeps. ``size=full`` adds ``sizes.full`` and is
+    another sweep, NAME-full, unless it is given a name. What is typed takes the place of the word
+    of the same key.
+
+    Raises:
+        UsageError: a size that the experiment does not have, or an experiment of an older form.
+
     """
     rest = [x for x in argv if not re.match(r"\+*size=", x)]
-    if rest == argv:
-        return argv
-    size = next(x.lstrip("+") for x in reversed(argv) if x not in rest)
+    asked = next((x.lstrip("+") for x in reversed(argv) if x not in rest), "size=quick")
     study = next((x.partition("=")[2] for x in rest if x.startswith("experiment=")), None)
-    if size == "size=quick" and study:
-        return rest
-    if size != "size=full" or not full(study):
-        there = ", ".join(x for x in options("experiment") if full(x))
-        raise UsageError(f"{size}: there are size=quick and size=full, of experiment={{{there}}}")
-    name = (_experiment(study).get("sweep") or {}).get("name") or study
-    typed = {x.lstrip("+~").partition("=")[0] for x in rest}
-    words = [*yielding(full(study), rest), f"sweep.name={name}-full"]
-    return [*(w for w in words if w.lstrip("+~").partition("=")[0] not in typed), *rest]
+    has = sizes(study, rest)
+    size = asked.removeprefix("size=")
+    if size not in {"quick", *has} or (len(rest) < len(argv) and not study):
+        there = ", ".join(x for x in options("experiment") if "full" in sizes(x))
+        raise UsageError(f"{asked}: there are size=quick and size=full, of experiment={{{there}}}")
+    more: list[str] = []
+    if size == "full":
+        name = (read(study, rest).get("sweep") or {}).get("name") or study
+        more = [*words(has["full"]), f"sweep.name={name}-full"]
+    if {"-m", "--multirun"} & set(argv):
+        more = _over(yielding(words(has.get("quick", {})), more), more)
+    return _over(yielding(more, rest), rest)
 
 
-def full(experiment: str | None) -> list[str]:
-    """What ``size=full`` types of an experiment; empty where it has one size."""
-    return [str(word) for word in _experiment(experiment).get("full") or []]
+def _over(preset: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """Return all words; what is typed takes the place of a preset word of the same key."""
+    keys = {_key(w) for w in preset}
+    mine = {k: [w for w in typed if _key(w) == k] for k in keys}
+    placed = [w for one in preset for w in mine[_key(one)] or [one]]
+    return [*placed, *(w for w in typed if _key(w) not in keys)]
 
 
-def _experiment(name: str | None) -> dict[str, Any]:
-    import yaml
-
-    path = CONF / "experiment" / f"{name}.yaml"
-    return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
-
-
-def swept(experiment: str | None) -> list[str]:
-    """The settings that an experiment's own sweep varies."""
-    node = _experiment(experiment)
-    return list(((node.get("hydra") or {}).get("sweeper") or {}).get("params") or {})
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0]

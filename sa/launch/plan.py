@@ -4,7 +4,6 @@ import builtins
 import contextlib
 import fnmatch
 import itertools
-import json
 import math
 import os
 import re
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sa.config import study
 from sa.record import files, identity, lock, run, sweep
 
 
@@ -123,38 +123,20 @@ def _setting(word: str) -> str:
 def listed(point: Any) -> list[str]:
     """The words of a listed point, which is a mapping or "KEY=VALUE KEY=VALUE"."""
     if isinstance(point, dict):
-        return [word(str(k), v) for k, v in point.items()]
+        return [study.word(str(k), v) for k, v in point.items()]
     words = _split(str(point))
     if not words or not all("=" in w for w in words):
         raise LaunchError(f"{point!r}: expected KEY=VALUE KEY=VALUE, of one point")
     return words
 
 
-def data(name: str, points: Sequence[Any]) -> None:
+def refuse_texts(name: str, points: Sequence[Any]) -> None:
     """Raise LaunchError where a file lists points as texts; only what is typed may be text."""
     for point in (p for p in points if isinstance(p, str)):
         pairs = ", ".join(w.replace("=", ": ", 1) for w in _split(point))
         raise LaunchError(
             f"sweep.{name}: {point!r} is a text; in a file write a mapping, - {{{pairs}}}"
         )
-
-
-def word(key: str, value: Any) -> str:
-    """KEY=VALUE as it is typed; text stays as it is, so that it may list values or be a number.
-
-    A backslash before ``${seed}``, which leaves it to each point, is taken off.
-    """
-    return f"{key}={_typed(value)}"
-
-
-def _typed(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{k}:{_typed(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_typed, value)) + "]"
-    return str(value).replace("\\${", "${")
 
 
 def _split(text: str) -> list[str]:

@@ -11,7 +11,7 @@ Config = dict[str, Any]
 
 BOOKKEEPING = frozenset(
     "root tracker sweep figure checkpoint_seconds processes threads memory progress objective "
-    "hydra experiment description full expectations dataset.root epochs".split()
+    "hydra experiment description full sizes expectations dataset.root epochs".split()
 )
 """Settings that change no number of a result, and so are no part of a run's id.
 

@@ -407,4 +407,5 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise RecordError(f"{path}: not settings by their names; {what}")
     named: dict[str, Any] = current(config)
+    named.pop("full", None)  # the words of size=full, in records of before
     return named

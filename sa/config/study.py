@@ -1,0 +1,100 @@
+"""What the file of an experiment says before Hydra reads it: its sizes, as words to type."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sa.config.catalogue import CONF
+from sa.config.error import UsageError
+
+
+def sizes(experiment: str | None, typed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return what ``sizes`` of an experiment maps: ``quick``, what -m sweeps, and ``full``.
+
+    typed: the words of the command line; folders of ``--config-dir`` are searched, too.
+    """
+    found = read(experiment, typed).get("sizes") or {}
+    known = isinstance(found, Mapping) and all(isinstance(v, Mapping) for v in found.values())
+    if not known or set(found) - {"quick", "full"}:
+        form = "sizes: {quick: {seed: [0, 1]}, full: {seed: range(5), steps: 1000}}"
+        raise UsageError(f"experiment={experiment}: sizes: expected e.g. {form}")
+    return {str(k): dict(v) for k, v in found.items()}
+
+
+def read(experiment: str | None, typed: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the content of an experiment's file; {} where there is none.
+
+    Raises:
+        UsageError: the experiment is of an older form.
+
+    """
+    import yaml
+
+    folders = [CONF, *_folders(typed)]
+    paths = [folder / "experiment" / f"{experiment}.yaml" for folder in folders]
+    path = next((p for p in paths if p.is_file()), None)
+    node = (yaml.safe_load(path.read_text()) or {}) if path else {}
+    if node.get("full"):
+        form = "sizes: {full: {KEY: VALUE, KEY: [VALUE, VALUE]}}"
+        raise UsageError(f"experiment={experiment}: full: is no setting any more; write {form}")
+    return dict(node)
+
+
+def words(size: Mapping[str, Any]) -> list[str]:
+    """Return what a size maps as the words to type; a list lists the values to sweep over.
+
+    One value that is a list stands in a list: ``model.shape: [[3, 32, 32]]``. The lists of
+    ``sweep`` are lists. ``~KEY: null`` takes a setting away.
+    """
+    return [_size_word(k, v) for k, v in size.items()]
+
+
+def word(key: str, value: Any) -> str:
+    """KEY=VALUE as it is typed; text stays as it is, so that it may list values or be a number.
+
+    A backslash before ``${seed}``, which leaves it to each point, is taken off.
+    """
+    return f"{key}={_typed(value)}"
+
+
+def _size_word(key: str, value: Any) -> str:
+    if key.startswith("~") and value is None:
+        return key
+    if not isinstance(value, list) or key.startswith("sweep."):
+        return word(key, _quoted(value))
+    if not value:
+        raise UsageError(f"sizes: {key}: [] has no values to sweep over; an empty list is [[]]")
+    return f"{key}={','.join(map(_typed, value))}"
+
+
+def _quoted(value: Any) -> Any:
+    """The value, with quotes around what a word of the command line cannot hold without them."""
+    if isinstance(value, dict):
+        return {k: _inside(v) for k, v in value.items()}
+    return [_inside(v) for v in value] if isinstance(value, list) else value
+
+
+def _inside(value: Any) -> Any:
+    if isinstance(value, str) and re.search(r"[\[\],!=~#]", value) and "${" not in value:
+        return f"'{value}'"
+    return _quoted(value)
+
+
+def _typed(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{k}:{_typed(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_typed, value)) + "]"
+    return str(value).replace("\\${", "${")
+
+
+def _folders(typed: Sequence[str]) -> Iterator[Path]:
+    """The folders of one's own files that are named on the command line."""
+    for at, one in enumerate(typed):
+        flag, given, value = one.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            yield Path(value if given else "".join(typed[at + 1 : at + 2]))
