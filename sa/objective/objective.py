@@ -6,8 +6,6 @@ the chunks they are evaluated in, which keep memory within a budget. (Points of 
 chain evaluated together, whose rows are rounded anyway, are summed chunk by chunk.)
 """
 
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +16,11 @@ from torch import Tensor
 from sa import surrogate
 from sa.curvature.engine import PART, Hessian, Jacobian
 from sa.curvature.view import Curvature
-from sa.flips import chain, single
+from sa.flips import brute, cuts
 from sa.flips import differences as flips
+from sa.flips import stack as chained
 from sa.flips.differences import Profile
+from sa.flips.progress import Progress
 from sa.network.structure import Layer, Structure
 from sa.objective.evaluate import Network
 from sa.objective.gradient_noise import GradientNoise, seed
@@ -46,9 +46,6 @@ class Differences:
 MEMORY = 128 << 20
 """Default budget in bytes for one evaluation's intermediate results."""
 
-
-CACHE, CACHE_ROWS = 1 << 20, 1024
-"""Bytes and rows of one chunk of a chain: about a core's second-level cache."""
 
 VIEW = 64 << 20
 """Most bytes of one view of the exact differences, however large the budget is."""
@@ -132,7 +129,7 @@ class Objective:
         shared = {k: v for k, v in (base or {}).items() if k not in stack}
         points = len(next(iter(stack.values())))
         if self.structure.plain:
-            return self._chained(stack, shared, points)
+            return chained.losses(self.structure, stack, shared, self.batch, self.memory)
         if not self.vectorized:
             each = ({k: v[i] for k, v in stack.items()} for i in range(points))
             return torch.stack([self.value(shared | one) for one in each])
@@ -145,39 +142,6 @@ class Objective:
             losses = [run(some, self.batch.part(*p)).double() for p in parts]
             out[start:stop] = total(torch.cat(losses, 1))
         return out / self.batch.rows
-
-    def _chained(self, stack: Params, shared: Params, points: int) -> Tensor:
-        """Losses (points,) of a chain of affine maps and steps, features first, in place.
-
-        Layer 1 of k points is one matrix product (k units, inputs) x (inputs, rows); what follows
-        stays in buffers of about the cache's size, reused by every chunk.
-        """
-        s, batch = self.structure, self.batch
-        every = s.frozen | shared | stack
-        like = every[s.links[0].weight]
-        widths = [every[link.weight].shape[-2] for link in s.links]
-        rows = min(batch.rows, CACHE_ROWS)
-        budget = min(CACHE, self.memory) // like.element_size()
-        k = max(1, min(points, budget // (rows * max(widths))))
-        rows = max(1, min(rows, budget // (k * max(widths))))
-        buffers = [like.new_empty(k * max(widths) * rows) for _ in range(2)]  # in and out, in turn
-        out = torch.zeros(points, dtype=torch.float64, device=like.device)
-        for start, stop in blocks(batch.rows, rows):
-            part = batch.part(start, stop)
-            x = part.inputs.flatten(1).T.contiguous()
-            targets = part.targets.T.contiguous() if s.quadratic else part.targets
-            for low, high in blocks(points, k):
-                z = x.unsqueeze(0)
-                for i, link in enumerate(s.links):
-                    names = [n for n in (link.weight, link.bias) if n]
-                    w, *b = [stack[n][low:high] if n in stack else every[n] for n in names]
-                    z = _affine(w, z, buffers[i % 2], high - low)
-                    if b:
-                        z.add_(b[0].unsqueeze(-1))
-                    if link.step:
-                        z = chain.step_(z, link.step)
-                out[low:high] += _column_losses(z, targets, s)
-        return out / batch.rows
 
     def value_and_grad(
         self,
@@ -391,68 +355,27 @@ class Objective:
             s.quadratic, reach, rows,
         )  # fmt: skip
 
-    @torch.no_grad()
     def _cut(self, params: Params, epsilons: Sequence[float]) -> Differences:
         """The differences of kernels in a network that is no chain, one after another."""
-        s, n = self.structure, self.batch.rows
-        every = s.statistics | s.frozen | params
-        number, kept = self.partial.take()
-        zero = [{k: torch.zeros_like(v) for k, v in params.items()} for _ in epsilons]
-        grads, paths = kept.get("grads", zero), kept.get("paths", {})
-        evals, done = kept.get("evals", 0.0), kept.get("done", 0)
-        told = _Progress("exact differences", len(s.cuts) * n, "rows")
-        for i, cut in enumerate(s.cuts):
-            name, first = cut.links[0].weight, max(0, done - i * n)
-            most = self.memory // (32 * single.width(cut, every, self.batch.part(0, 1)))
-            rows = max(1, min(self._plan(1, self.width)[1], most))
-            for start, stop in blocks(n - first, rows):
-                part, sums = self.batch.part(first + start, first + stop), [g[name] for g in grads]
-                work, paths[name] = single.differences(
-                    cut, every, part, s.criterion, epsilons, sums, self.memory // 24
-                )
-                evals, done = evals + work / n, i * n + first + stop
-                if self.progress:
-                    told(done)
-                now = [{k: g.clone() for k, g in grad.items()} for grad in grads]
-                state = {"grads": now, "evals": evals, "paths": dict(paths), "done": done}
-                self.partial.keep(number, state)
-        for grad, epsilon in zip(grads, epsilons, strict=True):
-            for g in grad.values():
-                g /= 2 * epsilon * n
+        _, rows = self._plan(1, self.width)
+        with torch.no_grad():
+            grads, evals, paths = cuts.differences(
+                self.structure, params, self.batch, epsilons, rows, self.memory, self.partial,
+                self.progress,
+            )  # fmt: skip
         return Differences(grads, evals, "fast", paths)
 
     @torch.no_grad()
     def _brute(self, params: Params, epsilon: float) -> Params:
-        number, kept = self.partial.take()
-        grads: Params = {k: g.to(params[k]) for k, g in kept.get("grads", {}).items()}
-        at_name, first, begun = kept.get("at", ("", 0, None))
         why = f" ({self.structure.slow})" if self.structure.slow else ""
-        told = _Progress(f"brute-force differences, eps {epsilon:g}{why}", size(params))
-        done = sum(g.numel() for g in grads.values()) + first
-        for name, p in params.items():
-            if name in grads:
-                continue
-            out = torch.zeros(p.numel(), dtype=torch.float64, device=p.device)
-            ahead = first if name == at_name else 0
-            if ahead:
-                out[:ahead] = begun[:ahead]
-            chunk, _ = self._plan(2 * p.numel(), self.width + p.numel() // self.batch.rows)
-            for start, stop in blocks(p.numel() - ahead, max(1, chunk // 2)):
-                start, stop = start + ahead, stop + ahead
-                n, at = stop - start, torch.arange(start, stop, device=p.device)
-                flat = p.flatten().expand(2 * n, -1).clone()
-                # set, never add and subtract in place: (w + eps) - eps is not w
-                flat[torch.arange(n), at] = p.flatten()[at] + epsilon
-                flat[torch.arange(n, 2 * n), at] = p.flatten()[at] - epsilon
-                losses = self.values({name: flat.view(2 * n, *p.shape)}, params)
-                out[start:stop] = (losses[:n] - losses[n:]) / (2 * epsilon)
-                done += n
-                if self.progress:
-                    told(done)
-                self.partial.keep(number, {"grads": grads, "at": (name, stop, out)})
-            grads[name] = out.view(p.shape).to(p.dtype)
-            self.partial.keep(number, {"grads": grads})
-        return grads
+        what = f"brute-force differences, eps {epsilon:g}{why}"
+        told = Progress(self.progress, what, size(params))
+
+        def together(numbers: int) -> int:
+            chunk, _ = self._plan(2 * numbers, self.width + numbers // self.batch.rows)
+            return max(1, chunk // 2)
+
+        return brute.differences(self.values, params, epsilon, together, self.partial, told)
 
     @torch.no_grad()
     def flip_rate(self, params: Params, other: Params) -> float | None:
@@ -492,47 +415,6 @@ class Objective:
 def _versions(params: Params) -> list[int]:
     """Changes when a tensor is changed in place, as tensors count that."""
     return [p._version for p in params.values()]
-
-
-class _Progress:
-    """How far long work is, on stderr: one rewritten line on a terminal, else one at times."""
-
-    def __init__(self, what: str, total: int, unit: str = "coordinates"):
-        self.what, self.total, self.unit = what, total, unit
-        self.began = self.last = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        live, now = sys.stderr.isatty(), time.monotonic()
-        if now - self.last < (0.5 if live else 10.0) or now - self.began < 3.0:
-            return
-        self.last = now
-        left = (now - self.began) * (self.total - done) / done
-        words = f"{self.what}: {done} of {self.total} {self.unit}, about {left:.0f} s left"
-        print(
-            f"\r{words}   " if live else words,
-            end="" if live else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-def _affine(w: Tensor, z: Tensor, buffer: Tensor, points: int) -> Tensor:
-    """W z (points, out, rows) into a buffer; W (points, out, in) or shared, z likewise."""
-    out, rows = w.shape[-2], z.shape[-1]
-    into = buffer[: points * out * rows].view(points, out, rows)
-    if len(z) == 1 and w.dim() == 3:  # layer 1: all points in one product
-        torch.mm(w.reshape(-1, w.shape[2]), z[0], out=into.view(-1, rows))
-        return into
-    return torch.bmm(w.expand(points, -1, -1), z.expand(points, -1, -1), out=into)
-
-
-def _column_losses(z: Tensor, targets: Tensor, structure: Structure) -> Tensor:
-    """Losses (points,) float64 summed over the rows of outputs (points, outputs, rows), used up."""
-    if structure.quadratic:  # the norm sums at most CACHE_ROWS squares before float64 does
-        norms = torch.linalg.vector_norm(z.sub_(targets), dim=2)
-        return norms.double().square_().sum(1) / z.shape[1]
-    rows = z.transpose(1, 2).flatten(0, 1)
-    return structure.criterion(rows, targets.repeat(len(z))).view(len(z), -1).double().sum(1)
 
 
 def from_function(loss: Callable[[Params], Tensor], *, vectorized: bool = False) -> Objective:

@@ -1,0 +1,57 @@
+"""Central differences by two evaluations of the loss a coordinate: for any loss, and the oracle."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sa.flips.progress import Progress
+from sa.params import blocks, size
+from sa.types import Params, Partial
+
+
+def differences(
+    values: Callable[[Params, Params], Tensor],
+    params: Params,
+    epsilon: float,
+    together: Callable[[int], int],
+    partial: Partial,
+    told: Progress,
+) -> Params:
+    """Return [f(w + eps e_i) - f(w - eps e_i)] / (2 eps) for every coordinate i.
+
+    Args:
+        values: (stack, base) -> losses (K,) at the points of a stack; other names are the base's.
+        params: the point w.
+        epsilon: the step, above 0.
+        together: the size of a tensor -> how many of its coordinates to move together.
+        partial: keeps what is done so far.
+        told: hears how many coordinates are done.
+
+    """
+    number, kept = partial.take()
+    grads: Params = {k: g.to(params[k]) for k, g in kept.get("grads", {}).items()}
+    at_name, first, begun = kept.get("at", ("", 0, None))
+    done = size(grads) + first
+    for name, p in params.items():
+        if name in grads:
+            continue
+        out = torch.zeros(p.numel(), dtype=torch.float64, device=p.device)
+        ahead = first if name == at_name else 0
+        if ahead:
+            out[:ahead] = begun[:ahead]
+        for start, stop in blocks(p.numel() - ahead, together(p.numel())):
+            start, stop = start + ahead, stop + ahead
+            n, at = stop - start, torch.arange(start, stop, device=p.device)
+            flat = p.flatten().expand(2 * n, -1).clone()
+            # set, never add and subtract in place: (w + eps) - eps is not w
+            flat[torch.arange(n), at] = p.flatten()[at] + epsilon
+            flat[torch.arange(n, 2 * n), at] = p.flatten()[at] - epsilon
+            losses = values({name: flat.view(2 * n, *p.shape)}, params)
+            out[start:stop] = (losses[:n] - losses[n:]) / (2 * epsilon)
+            done += n
+            told(done)
+            partial.keep(number, {"grads": grads, "at": (name, stop, out)})
+        grads[name] = out.view(p.shape).to(p.dtype)
+        partial.keep(number, {"grads": grads})
+    return grads
