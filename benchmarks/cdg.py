@@ -29,7 +29,7 @@ def problem(dim: int, rows: int = ROWS) -> Problem:
 def loop(p: Problem, epsilon: float, most: int, batch: Batch | None = None) -> int:
     """What a researcher would write: perturb one weight, run the network; the first ``most``."""
     x, y = batch or p.data.train
-    criterion = CRITERIA[p.kind]
+    criterion = CRITERIA[p.forward.kind]
     done = 0
     for w in p.params.values():  # they share the network's memory
         flat, grad = w.view(-1), torch.empty(w.numel(), dtype=w.dtype)

@@ -22,6 +22,8 @@ from sa.estimator.spectral import Spectral
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
 from sa.objective.criterion import mse
+from sa.objective.forward import RowFunction
+from sa.objective.numerics import Numerics
 from sa.objective.objective import Objective
 from sa.params import flatten, grouped, size, stream, unflatten
 from sa.types import PROBE, Batch, Estimate, Moment, Params, State
@@ -48,7 +50,7 @@ def _problem(kind: str, rows: int, gap: bool, steps: int = 0) -> tuple[Any, Obje
 
     width = {"fc": 7_000, "cnn": 180_000}[kind]
     batch = Batch(x, torch.eye(classes)[y])
-    f = Objective(each, batch, width=width, memory=MEMORY)
+    f = Objective(RowFunction(each, width=width, numerics=Numerics(memory=MEMORY)), batch)
     for _ in range(steps):
         params = _stepped(f, params)
     return network, f, params

@@ -21,7 +21,6 @@ def _ours() -> tuple[Any, Any, Params]:
     p = problem(DIM, ROWS)
     point = {k: v.float() for k, v in p.params.items()}
     f = p.objective(p.batch(0).to(torch.float32))
-    f.double = None
     nes = NES(sigma=SIGMA, samples=PAIRS)
     return lambda: nes(f, point, {}, stream(0, "bench")), f, point
 

@@ -26,7 +26,7 @@ def _network(layer: int, side: Side, binary: bool = False) -> Problem:
     model = XnorResnet18(quantizer=slots, shape=(1, side, side))
     task = Task(model=model, dataset=Digits(size=side), moving=(layer,), batchnorm="running")
     p = prepare(task, 0)
-    for name, seen in p.recalibrate(p.params).items():
+    for name, seen in p.evaluation.recalibrate(p.params).items():
         p.buffers[name].copy_(seen)
     return p
 

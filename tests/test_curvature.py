@@ -1,5 +1,7 @@
 """Curvature: closed forms, torch's own Hessian, scipy's eigsh, and the C-fold last layer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse.linalg as sparse
@@ -70,7 +72,8 @@ def test_kept_and_rebuilt_graphs_agree_whatever_the_memory(model):
     got, engines = [], []
     for share in (2.0, 0.6, 0.1):  # of what all rows' graph is counted as
         f, params = network(model, dtype="float32")
-        f.memory = int(share * 4 * f.width * f.batch.rows)
+        memory = int(share * 4 * f.forward.width * f.batch.rows)
+        f.forward.numerics = replace(f.forward.numerics, memory=memory)
         c = alone(f).curvature(params)
         v = torch.randn(2, size(params), generator=stream(0, "v"))
         got.append(c.product(v))
@@ -114,7 +117,7 @@ def test_what_products_cost():
     for memory, built in ((1 << 30, 1), (1, 2)):
         f, params = network()
         f = alone(f)
-        f.memory = memory
+        f.forward.numerics = replace(f.forward.numerics, memory=memory)
         c = f.curvature(params)
         c.within(["fc1.weight"]).product(torch.ones(2, 256, dtype=torch.float64))
         c.product(torch.ones(1, size(params), dtype=torch.float64))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -27,10 +28,14 @@ from sa.record import identity
 from sa.training import loop, replicas
 from sa.types import Slots
 
+TASK = Task(
+    model=ToyMLP(quantizer=Slots(Identity(), Sign()), dim=4, gain=math.sqrt(3)),
+    dataset=Gaussian(dim=4, n=32),
+)
 
-def problem(seed=0, **settings):
-    model = ToyMLP(quantizer=Slots(Identity(), Sign()), dim=4, gain=math.sqrt(3))
-    return prepare(Task(model=model, dataset=Gaussian(dim=4, n=32), **settings), seed)
+
+def problem():
+    return prepare(TASK, 0)
 
 
 def rows(p, lr, steps, progress=None, estimator=STE(), **recipe):  # noqa: B008
@@ -96,7 +101,7 @@ def test_a_finite_loss_that_blows_up_is_a_divergence_and_resumes_to_the_same(est
     last = got[-1][0]
     assert math.isfinite(last["loss"]) and last["step"] < 200
     assert "times" in last["diverged"] and "above 1000 times for 3 steps" in last["diverged"]
-    reference = max(got[0][0]["loss"], float(problem().constant()))
+    reference = max(got[0][0]["loss"], float(problem().evaluation.constant()))
     high = [r["loss"] > 1000 * reference for r, _ in got]
     assert high[-3:] == [True] * 3 and not any(all(high[i : i + 3]) for i in range(len(high) - 3))
     free = rows(problem(), lr, last["step"] + 1, estimator=estimator, diverge=None)
@@ -107,7 +112,7 @@ def test_a_finite_loss_that_blows_up_is_a_divergence_and_resumes_to_the_same(est
 
 
 def test_the_first_replica_to_diverge_ends_them_all_as_alone():
-    task = problem().task
+    task = TASK
     alone = [rows(prepare(task, seed), 3.0, 200)[-1][0] for seed in (3, 4, 5)]
     first = min(range(3), key=lambda i: alone[i]["step"])
     last = rows(replicas.stack(task, 3, 3), 3.0, 200)[-1][0]
@@ -117,15 +122,18 @@ def test_the_first_replica_to_diverge_ends_them_all_as_alone():
 
 
 def test_each_replica_has_its_own_losses_and_constants():
-    task = problem().task
+    task = TASK
     many = replicas.stack(task, 3, 3)
     alone = [prepare(task, seed) for seed in (3, 4, 5)]
     law = torch.stack([p.objective(p.batch(0)).value(p.params) for p in alone])
     total = law.sum()
-    torch.testing.assert_close(many.losses(many.params, many.batch(0), total), law)
-    many.task = Task(model=task.model, dataset=task.dataset, memory=8 * many.width * 5)
-    torch.testing.assert_close(many.losses(many.params, many.batch(0), total), law)
-    torch.testing.assert_close(many.constant(), torch.cat([p.constant() for p in alone]))
+    torch.testing.assert_close(many.forward.per_network(many.params, many.batch(0), total), law)
+    few = replace(many.forward.numerics, memory=8 * many.forward.width * 5)
+    many.forward.numerics = few
+    torch.testing.assert_close(many.forward.per_network(many.params, many.batch(0), total), law)
+    torch.testing.assert_close(
+        many.evaluation.constant(), torch.cat([p.evaluation.constant() for p in alone])
+    )
 
 
 def test_a_loss_that_is_the_output_diverges_only_where_a_number_is_set():

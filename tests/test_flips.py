@@ -90,7 +90,7 @@ def test_t8_convolutions(pool, norm, head, channels, ways, criterion):
     model = CNN(quantizer=FWBA, channels=channels, pool=pool, norm=norm, head=head)
     p = prepare(Task(model=model, dataset=Digits(), criterion=criterion, batchnorm="running"), 0)
     g = torch.Generator().manual_seed(0)
-    for m in p.norms:
+    for m in p.forward.norms.values():
         for v in (m.running_mean, m.weight.data, m.bias.data):
             v.copy_(torch.randn(v.shape, generator=g, dtype=v.dtype))
         m.running_var *= 1.7
@@ -104,7 +104,7 @@ def test_t8_convolutions(pool, norm, head, channels, ways, criterion):
 def test_t8_a_norm_between_fully_connected_layers():
     model = MLP(quantizer=FWBA, hidden=(6, 5), norm="batch")
     p = prepare(Task(model=model, dataset=Digits(), batchnorm="running"), 1)
-    for m in p.norms:
+    for m in p.forward.norms.values():
         m.weight.data[::2] *= -0.7  # and no eps takes it to 0, where every row would tie
         m.running_mean += 0.3
     assert worst(*both(p, [0.05, 0.5], p.batch(0).part(0, 60)), [0.05, 0.5]) < 1e-12
@@ -142,7 +142,8 @@ def test_the_profile_is_the_loss_along_a_coordinate(name, step):
     params = {n: lattice((4, 4), g) for n in "abc"} | {"b.bias": lattice((4,), g)}
     batch = Batch(lattice((40, 4), g), lattice((40, 4), g))
     at = (2,) if name == "b.bias" else (2, 1)
-    where, losses = flips.profile(links, params, name, at, batch, mse, True, 1.0, 16)
+    every = flips.profiles(links, params, [name], batch, mse, True, 1.0, 16)
+    where, losses = next((one.shifts, one.losses) for one in every if one.at == at)
     assert len(where) > 10 and len(losses) == len(where) + 1 and where.diff().min() >= 0
 
     def loss(shift):
@@ -160,12 +161,10 @@ def test_the_profile_is_the_loss_along_a_coordinate(name, step):
     torch.testing.assert_close(got[name][at], (ends[0] - ends[1]) / (2 * eps))
 
 
-def test_a_profile_needs_a_step_and_no_convolution():
+def test_only_layers_before_a_step_have_profiles():
     p = prepare(Task(model=ToyMLP(quantizer=FWBA, dim=4), dataset=Gaussian(dim=4, n=50)), 0)
-    f = p.objective(p.batch(0))
-    assert len(f.profile(p.params, "fc2.weight", (0, 0), 0.5)[0]) > 0
-    with pytest.raises(ValueError, match="head.weight.*outputs"):
-        f.profile(p.params, "head.weight", (0, 0), 0.5)
+    names = {one.name for one in p.objective(p.batch(0)).profiles(p.params, 0.5)}
+    assert names == set(p.params) - {"head.weight"}
 
 
 STEPS = {

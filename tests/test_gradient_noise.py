@@ -1,6 +1,7 @@
 """Random gradient quantizers: drawn in every backward, from the estimator's generator alone."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -93,8 +94,9 @@ def test_splitting_the_rows_over_memory_changes_no_draw():
     for memory in (2_000, 5_000):
         p = prepare(task(), 0)
         f, calls = p.objective(p.batch(0)), []
-        f.memory, outputs = memory, f.outputs
-        f.outputs = lambda *a: calls.append(1) or outputs(*a)  # noqa: B023
+        f.forward.numerics = replace(f.forward.numerics, memory=memory)
+        outputs = f.forward.outputs
+        f.forward.outputs = lambda *a: calls.append(1) or outputs(*a)  # noqa: B023
         got = STE()(f, p.params, {}, stream(0)).grad
         assert len(calls) > 1
         torch.testing.assert_close(flatten(got), whole, rtol=1e-12, atol=1e-15)

@@ -1,6 +1,7 @@
 """Every way of evaluating the loss gives the same loss."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_gradient_of_a_smooth_network_by_finite_differences():
 def test_chunks_of_rows_change_neither_loss_nor_gradient():
     whole, split = problem(), problem(memory=15_744)
     for p in (whole, split):
-        assert p.objective(p.batch(0))._plan(1, p.width)[1] == (1437 if p is whole else 12)
+        assert p.objective(p.batch(0))._plan(1, p.forward.width)[1] == (1437 if p is whole else 12)
     (a, ga), (b, gb) = (p.objective(p.batch(0)).value_and_grad(p.params) for p in (whole, split))
     assert float(a) == pytest.approx(float(b), rel=1e-12)
     torch.testing.assert_close(flatten(ga), flatten(gb), rtol=1e-9, atol=1e-14)
@@ -93,14 +94,14 @@ def test_batchnorm_couples_rows_and_a_probe_leaves_its_statistics():
     p = problem("cnn")
     before = {k: v.clone() for k, v in p.buffers.items()}
     f = p.objective(p.batch(0).part(0, 40))
-    f.memory = 1000
-    assert f._plan(10, p.width) == (1, 40)
+    f.forward.numerics = replace(f.forward.numerics, memory=1000)
+    assert f._plan(10, p.forward.width) == (1, 40)
     f.value(p.params)
     f.value_and_grad(p.params)
     f.values({k: v.unsqueeze(0) for k, v in p.params.items()})
     for k, v in p.buffers.items():
         assert torch.equal(v, before[k])
-    p.track(p.params, p.batch(0))
+    p.forward.track(p.params, p.batch(0).inputs)
     assert any(not torch.equal(v, before[k]) for k, v in p.buffers.items())
 
 
@@ -118,7 +119,7 @@ def test_heldout_is_the_test_split():
     f = p.objective(p.batch(0))
     assert f.heldout.batch is p.data.test
     assert float(f.heldout.value(p.params)) == pytest.approx(
-        p.evaluate(p.params)["test/loss"], rel=1e-12
+        p.evaluation.evaluate(p.params)["test/loss"], rel=1e-12
     )
 
 
@@ -200,7 +201,7 @@ def test_mismatches_name_both_sides():
 def test_squared_error_on_classes_is_one_hot():
     p = problem(criterion="mse")
     assert p.data.train.targets.sum(1).eq(1).all() and p.data.train.targets.shape == (1437, 10)
-    assert 0 <= p.evaluate(p.params)["test/accuracy"] <= 1
+    assert 0 <= p.evaluation.evaluate(p.params)["test/accuracy"] <= 1
 
 
 def test_batch_parts_are_views():
@@ -297,6 +298,6 @@ def test_flip_rate_counts_states_that_differ(name):
     first = next(iter(p.params))
     turned = p.params | {first: -p.params[first]}  # signs of the first layer turn, biases are 0
     rate = f.flip_rate(p.params, turned)
-    layers = f.states(p.params, f.batch)
+    layers = f.forward.states(p.params, f.batch)
     assert rate >= layers[0].numel() / sum(a.numel() for a in layers) * 0.99
     assert from_function(lambda q: q["w"].sum()).flip_rate({}, {}) is None

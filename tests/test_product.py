@@ -44,6 +44,8 @@ NETWORKS = {
 }
 LR = 0.05
 
+DATA = Gaussian(dim=2, n=6)
+
 
 def node(group, name, **known):
     """The YAML of a component, short where it can be, with the settings it looks up elsewhere."""
@@ -64,7 +66,7 @@ def node(group, name, **known):
 @cache
 def problem(network):
     model = ToyMLP(quantizer=NETWORKS[network], dim=2, gain=math.sqrt(3))
-    return prepare(Task(model=model, dataset=Gaussian(dim=2, n=6)), 0)
+    return prepare(Task(model=model, dataset=DATA), 0)
 
 
 def takes(ask, *what):
@@ -90,7 +92,7 @@ def analyses_of(said, p):
             continue  # it looks the sigma up
         one = instantiate(node("analysis", key, estimator=said), _convert_="all")
         alone = not (getattr(one, "between", False) or getattr(one, "follows", False))
-        data = takes(getattr(one, "takes", lambda _: None), p.task.dataset)
+        data = takes(getattr(one, "takes", lambda _: None), DATA)
         if alone and data and takes(suits, one, p.structure, p.params, 1 << 27):
             made[key] = one
     return made

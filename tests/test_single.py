@@ -34,7 +34,7 @@ def problem(model, *moving, seed=1, **settings):
     settings = {"batchnorm": "running", "dataset": Digits(size=model.shape[1])} | settings
     p = prepare(Task(model=model, moving=moving, **settings), seed)
     g = torch.Generator().manual_seed(seed)
-    for m in p.norms:
+    for m in p.forward.norms.values():
         for v, middle in ((m.running_mean, 0), (m.weight.data, 1), (m.bias.data, 0)):
             v.copy_(middle + 0.7 * torch.randn(v.shape, generator=g, dtype=v.dtype))
     return p
@@ -127,7 +127,7 @@ def test_ties_are_exact_on_dyadic_data(layer):
 
     for v in [*p.params.values(), *p.frozen.values()]:
         lattice(v, 1)  # halves enter with eps only: eight blocks of products stay exact
-    for m in p.norms:
+    for m in p.forward.norms.values():
         m.weight.data.fill_(1.0)
         lattice(m.running_mean, 1)
         m.running_var.fill_(1.0 - m.eps)

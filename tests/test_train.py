@@ -4,7 +4,6 @@ import copy
 import math
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,11 +16,12 @@ from sa.estimator.nes import NES
 from sa.estimator.ste import STE
 from sa.model.quadratic import Quadratic
 from sa.objective import task
+from sa.objective.evaluate import SPLITS
+from sa.objective.forward import NetworkForward
 from sa.objective.prepare import prepare
-from sa.objective.problem import SPLITS, Problem
 from sa.objective.task import Task
 from sa.quantizer.fixed_point import FixedPoint
-from sa.training import loop, replicas
+from sa.training import groups, loop, replicas
 from sa.training.average import Average
 from sa.training.schedule import Annealed, Stairs
 from sa.types import Estimate, Moment
@@ -40,13 +40,17 @@ STORED = replace(EVERYTHING, stored=FixedPoint(bits=12, rounding="stochastic"))
 
 
 def problem(name="mlp", binary=False, **settings):
+    return prepare(task_of(name, binary, **settings), 0)
+
+
+def task_of(name="mlp", binary=False, **settings):
     small = {"hidden": [12, 12]} if binary else {"hidden": [12]}
     small = small if name == "mlp" else {"channels": [3, 4]}
     if binary:
         sign = {"_target_": "sa.quantizer.sign.Sign"}
         small["quantizer"] = {"_target_": "sa.types.Slots", "weight": sign, "activation": sign}
     settings = {"batch_size": 32, "dtype": "float32"} | settings
-    return prepare(Task(model=component("model", name, **small), dataset=Digits(), **settings), 0)
+    return Task(model=component("model", name, **small), dataset=Digits(), **settings)
 
 
 def rows(p, estimator, optimizer, steps, progress=None, analyses=None, **every):
@@ -274,9 +278,9 @@ def test_an_average_changes_no_other_number_and_is_evaluated_beside_the_point():
         torch.testing.assert_close(three[-1]["average"]["params"][k], mean)
     buffers = {k: torch.stack([t["buffers"][k].float() for t in three]).mean(0) for k in p.buffers}
     params = three[-1]["average"]["params"]
-    alone = p.evaluate(params, {k: v for k, v in buffers.items() if "num" not in k})
+    alone = p.evaluation.evaluate(params, {k: v for k, v in buffers.items() if "num" not in k})
     assert got[4][0]["swa/test/loss"] == pytest.approx(alone["test/loss"], rel=1e-5)
-    assert alone["test/loss"] != pytest.approx(p.evaluate(params)["test/loss"], rel=1e-3)
+    assert alone["test/loss"] != pytest.approx(p.evaluation.evaluate(params)["test/loss"], rel=1e-3)
 
 
 def test_a_child_may_start_from_the_average():
@@ -292,19 +296,19 @@ def test_a_child_may_start_from_the_average():
 def test_recalibrated_statistics_are_those_of_all_training_rows(monkeypatch):
     p = problem("cnn", dtype="float64")
     own = {k: b.clone() for k, b in p.buffers.items()}
-    got = p.recalibrate(p.params)
+    got = p.evaluation.recalibrate(p.params)
     with torch.no_grad():
         maps = p.network.pool1(p.network.conv1(p.data.train.inputs))
     torch.testing.assert_close(got["norm1.running_mean"], maps.mean((0, 2, 3)))
     torch.testing.assert_close(got["norm1.running_var"], maps.transpose(0, 1).flatten(1).var(1))
     assert all(torch.equal(b, own[k]) for k, b in p.buffers.items())
-    assert all(m.momentum == 0.1 for m in p.norms)
+    assert all(m.momentum == 0.1 for m in p.forward.norms.values())
     scores = loop._evaluate(p, p.params, {}, loop.Recipe(recalibrate=True))
     batch = float(p.objective(p.data.train).value(p.params))  # a sign sees the mean alone
     assert scores["train/loss"] == pytest.approx(batch, rel=1e-9)
-    assert p.evaluate(p.params)["train/loss"] != pytest.approx(batch, rel=1e-5)
-    monkeypatch.setattr("sa.objective.problem.PART", 500)  # three parts of 479 rows
-    got = p.recalibrate(p.params)
+    assert p.evaluation.evaluate(p.params)["train/loss"] != pytest.approx(batch, rel=1e-5)
+    monkeypatch.setattr("sa.objective.evaluate.PART", 500)  # three parts of 479 rows
+    got = p.evaluation.recalibrate(p.params)
     torch.testing.assert_close(got["norm1.running_mean"], maps.mean((0, 2, 3)))
     each = maps.view(3, 479, *maps.shape[1:]).transpose(1, 2).flatten(2).var(2).mean(0)
     torch.testing.assert_close(got["norm1.running_var"], each)
@@ -321,10 +325,9 @@ def test_decay_only_where_meant(all_):
         "act1.quantize.a": (1, 1),
     }
     params = {k: torch.ones(s, dtype=torch.float64) for k, s in shapes.items()}
-    recipe = loop.Recipe(decay_all=all_, quantizer_lr=factor)
     sgd = partial(torch.optim.SGD, lr=lr, weight_decay=decay)
-    alone = SimpleNamespace(groups=lambda p: list(p.values()), own=dict, replicas=None)
-    stepper = loop._stepper(sgd, alone, params, recipe)
+    how = {"decay_all": all_, "quantizer_lr": factor}
+    stepper = groups.stepper(sgd, params, {}, **how)
     for p in params.values():
         p.grad = p.clone()
     stepper.step()
@@ -332,18 +335,18 @@ def test_decay_only_where_meant(all_):
         rate = lr * factor if "quantize" in name else lr
         decays = decay if all_ or name == "fc1.weight" else 0.0
         assert p.flatten()[0] == pytest.approx(1 - rate * (1 + decays)), name
-    one = loop._stepper(partial(torch.optim.SGD, lr=lr), alone, params, loop.Recipe())
+    one = groups.stepper(partial(torch.optim.SGD, lr=lr), params, {})
     assert len(one.param_groups) == 1  # as checkpoints without groups have it
 
 
 def test_only_latent_weights_are_clipped():
     for clip, inside in ((0.05, True), (None, False)):
         p = problem(binary=True)
-        assert p.latent == ["fc2.weight"] == p.task.latent()
+        assert p.forward.latent == ["fc2.weight"] == task_of(binary=True).latent()
         got = rows(p, STE("clipped"), ADAM, 3, recipe=loop.Recipe(clip=clip))[-1][1]["params"]
         assert (got["fc2.weight"].abs().max() <= 0.05) == inside
         assert got["head.weight"].abs().max() > 0.05 < got["fc1.weight"].abs().max()
-    assert problem().latent == []
+    assert problem().forward.latent == []
 
 
 def test_a_goal_ends_a_training_and_is_said():
@@ -378,14 +381,14 @@ def test_what_cannot_happen_is_refused():
 
 
 def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):
-    most = 1 + 2 * 8 * 10 * problem(dtype="float64").width  # ten rows with their backward
-    seen, forward = [], Problem._forward
+    most = 1 + 2 * 8 * 10 * problem(dtype="float64").forward.width  # ten rows with their backward
+    seen, call = [], NetworkForward._call
 
     def counted(self, params, inputs, *how):
         seen.append(len(inputs))
-        return forward(self, params, inputs, *how)
+        return call(self, params, inputs, *how)
 
-    monkeypatch.setattr(Problem, "_forward", counted)
+    monkeypatch.setattr(NetworkForward, "_call", counted)
     got = {}
     for memory in (128 << 20, most):
         seen.clear()
@@ -402,11 +405,11 @@ def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):
 @pytest.mark.parametrize("many", [None, 2])
 def test_an_output_that_is_no_number_is_no_hit(many):
     """``argmax`` takes NaN for the largest: it would be a hit wherever its class is right."""
-    p = replicas.stack(problem().task, 0, many) if many else problem()
-    assert p.evaluate(p.params)["test/accuracy"] > 0
+    p = replicas.stack(task_of(), 0, many) if many else problem()
+    assert p.evaluation.evaluate(p.params)["test/accuracy"] > 0
     bias = p.params["head.bias"].clone()
     bias[..., 3] = torch.nan
-    got = p.evaluate(p.params | {"head.bias": bias})
+    got = p.evaluation.evaluate(p.params | {"head.bias": bias})
     assert got["test/accuracy"] == got["train/accuracy"] == 0
 
 
@@ -418,7 +421,7 @@ def test_an_output_that_is_no_number_is_no_hit(many):
 def test_each_replica_is_the_run_of_its_seed(name, batch_size):
     recipe = replace(EVERYTHING, recalibrate=name == "cnn")
     adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1)
-    task = problem(name, True, batch_size=batch_size, dtype="float64").task
+    task = task_of(name, True, batch_size=batch_size, dtype="float64")
     how = {"evaluate_every": 2, "recipe": recipe}
     many = rows(replicas.stack(task, 3, 3), STE("clipped"), adam, 4, **how)
     alone = [rows(prepare(task, seed), STE("clipped"), adam, 4, **how) for seed in (3, 4, 5)]
@@ -447,20 +450,20 @@ def test_each_replica_tells_the_wrong_labels_it_fits(criterion):
     data = Digits(corruption="partial", fraction=0.5)
     task = Task(model=component("model", "mlp", hidden=[12]), dataset=data, criterion=criterion)
     many = replicas.stack(task, 0, 2)
-    got = many.evaluate(many.params)
+    got = many.evaluation.evaluate(many.params)
     alone = [prepare(task, seed) for seed in range(2)]
-    each = [p.evaluate(p.params)["train/fitted"] for p in alone]
+    each = [p.evaluation.evaluate(p.params)["train/fitted"] for p in alone]
     assert got["train/fitted/each"] == pytest.approx(each, rel=1e-12) and min(each) > 0
     assert got["train/fitted"] == pytest.approx(sum(each) / 2) and "test/fitted" not in got
 
 
 def test_replicas_resume_exactly_and_say_who_diverged():
-    task = problem("cnn").task
+    task = task_of("cnn")
     whole = rows(replicas.stack(task, 0, 3), STE("clipped"), ADAM, 4, evaluate_every=2)
     progress = loop.Progress(**whole[3][1])
     again = rows(replicas.stack(task, 0, 3), STE("clipped"), ADAM, 4, progress, evaluate_every=2)
     assert [r for r, _ in again] == [r for r, _ in whole[3:]]
-    p = replicas.stack(problem().task, 5, 3)
+    p = replicas.stack(task_of(), 5, 3)
     p.params["fc1.weight"][2, 0, 0] = torch.nan
     assert rows(p, STE("clipped"), SGD, 5)[0][0]["diverged"] == "fc1.weight of seed 7"
 
@@ -475,7 +478,7 @@ def test_replicas_draw_their_own_data_where_the_dataset_draws():
         assert torch.equal(p.data.train.inputs[:, seed], one.train.inputs)
         assert torch.equal(p.data.test.targets[:, seed], one.test.targets)
     assert problem().data.train.inputs.shape[0] == 1437
-    shared = replicas.stack(problem().task, 0, 2).data.train.inputs
+    shared = replicas.stack(task_of(), 0, 2).data.train.inputs
     assert shared.stride(1) == 0  # held once
 
 
@@ -532,7 +535,7 @@ def test_products_in_bfloat16_leave_weights_and_evaluations_alone():
     assert value != truth and value == pytest.approx(float(truth), rel=0.05)
     g, r = grad["head.weight"], right["head.weight"]
     assert float(torch.cosine_similarity(g.flatten(), r.flatten(), 0)) > 0.99
-    assert rough.evaluate(at) == exact.evaluate(at)
+    assert rough.evaluation.evaluate(at) == exact.evaluation.evaluate(at)
 
 
 def test_products_in_bfloat16_train_as_float32_does():
@@ -561,7 +564,7 @@ def test_a_compiled_loss_is_the_loss():
 def test_without_a_compiler_there_is_no_compiling(monkeypatch):
     monkeypatch.setattr(task, "compiler", lambda: None)
     with pytest.raises(task.Mismatch, match="no C\\+\\+ compiler"):
-        replace(problem().task, compile=True).check_machine()
+        replace(task_of(), compile=True).check_machine()
 
 
 @pytest.mark.parametrize("criterion", ["ce", "mse"])
@@ -570,7 +573,9 @@ def test_a_full_batch_step_evaluates_its_rows_with_the_gradient(criterion, monke
     p = problem("mlp", binary=True, memory=1 << 20, **whole)  # several parts
     got = rows(p, STE("clipped"), SGD, 3, evaluate_every=2)
     for row, progress in got:  # every row has the training scores
-        alone = p.evaluate(progress["params"], splits=["train"] if row["step"] % 2 == 1 else SPLITS)
+        alone = p.evaluation.evaluate(
+            progress["params"], splits=["train"] if row["step"] % 2 == 1 else SPLITS
+        )
         assert {k: row[k] for k in alone} == pytest.approx(alone, abs=1e-12)
         assert ("test/loss" in row) == (row["step"] != 1)
     lowest = min((row["train/loss"], row["step"]) for row, _ in got)
@@ -579,9 +584,9 @@ def test_a_full_batch_step_evaluates_its_rows_with_the_gradient(criterion, monke
     assert met["step"] == lowest[1] and "test/loss" in met
     assert met["stopped"].startswith("train/loss")
     seen = []
-    forward = Problem._forward
+    call = NetworkForward._call
     monkeypatch.setattr(
-        Problem, "_forward", lambda self, *a: seen.append(len(a[1])) or forward(self, *a)
+        NetworkForward, "_call", lambda self, *a: seen.append(len(a[1])) or call(self, *a)
     )
     rows(p, STE("clipped"), SGD, 0)
     once = sum(seen)

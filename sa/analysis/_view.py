@@ -1,7 +1,6 @@
 """What a loss is seen as a function of, where weights or activations are quantized."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
@@ -81,9 +80,8 @@ def seen(objective: Objective, params: Params, view: str) -> tuple[Objective, Pa
     """
     numbers(params)
     params = {k: p.detach() for k, p in params.items()}
-    whole: Any = objective.whole or objective
+    whole = objective.whole or objective
     if view == "quantized":
         whole, params = whole.opened(params)
-    if whole.double is not None:
-        whole, params = whole.double(), {k: p.double() for k, p in params.items()}
-    return whole, params
+    twin = whole.double()
+    return (whole, params) if twin is None else (twin, {k: p.double() for k, p in params.items()})

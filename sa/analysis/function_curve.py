@@ -46,7 +46,7 @@ class FunctionCurve:
         at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``function_curve/``."""
-        rows, network = (objective.heldout or objective).batch, objective.network
+        rows, network = (objective.heldout or objective).batch, objective.evaluation
         assert network is not None
         x, truth = rows.inputs[:, 0], rows.targets[:, 0]
         value = network.outputs(params, rows.inputs)[:, 0]

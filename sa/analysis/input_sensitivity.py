@@ -54,7 +54,7 @@ class InputSensitivity:
         at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers under ``input_sensitivity/``."""
-        if objective.network is None or objective.batch.inputs[0].numel() == 0:
+        if objective.evaluation is None or objective.batch.inputs[0].numel() == 0:
             raise ValueError("input_sensitivity: the loss is a formula, it has no inputs")
         out: Numbers = {}
         splits = {"train": objective.whole or objective, "test": objective.heldout}
@@ -62,7 +62,7 @@ class InputSensitivity:
             if one is None:
                 continue
             batch = one.batch.part(0, self.rows or one.batch.rows)
-            readings = ("logits", "probabilities") if objective.network.classes else ("logits",)
+            readings = ("logits", "probabilities") if objective.evaluation.classes else ("logits",)
             for reading in readings:
                 each = self._norms(objective, params, batch, reading, generator)
                 key = f"input_sensitivity/{split}/{reading}"
@@ -78,7 +78,7 @@ class InputSensitivity:
         """The rows' norms (n,), float64."""
 
         def read(x: Tensor) -> Tensor:
-            got = objective.network.outputs(params, x)  # type: ignore[union-attr]
+            got = objective.evaluation.outputs(params, x)  # type: ignore[union-attr]
             return got.softmax(1) if reading == "probabilities" else got
 
         found = []

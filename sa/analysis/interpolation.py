@@ -71,7 +71,7 @@ class Interpolation:
         at: Moment = PROBE,
     ) -> Numbers:
         """Flat numbers and curves under ``interpolation/``."""
-        network = objective.network
+        network = objective.evaluation
         assert network is not None
         start, end = network.ends
         out: Numbers = {}

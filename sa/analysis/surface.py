@@ -125,8 +125,8 @@ class Surface:
 
     def _way(self, objective: Objective, params: Params, w: Tensor) -> Tensor:
         """The kept points (t, D) from the first on, each less the point itself, which is last."""
-        assert objective.network is not None
-        path = objective.network.path()
+        assert objective.evaluation is not None
+        path = objective.evaluation.path()
         kept = [{k: p.to(params[k]) for k, p in x.items() if k in params} for x in path]
         before = [flatten(seen(objective, params | x, self.view)[1]) for x in kept]
         return torch.stack([*before, w]) - w

@@ -105,7 +105,7 @@ class Training:
         point, state = params, mine.init(params)
         if not math.isfinite(length):
             return math.inf, point
-        network = objective.network
+        network = objective.evaluation
         constant = network.constant() if network else None
         limit = None if constant is None else divergence.FACTOR
         constant = torch.zeros(1) if constant is None else constant

@@ -72,39 +72,6 @@ def differences(
     return grads, work, paths
 
 
-def profile(
-    links: Sequence[Link],
-    params: Params,
-    name: str,
-    at: tuple[int, ...],
-    batch: Batch,
-    criterion: Callable[[Tensor, Tensor], Tensor],
-    quadratic: bool,
-    reach: float,
-    rows: int,
-) -> tuple[Tensor, Tensor]:
-    """The loss along one coordinate of a fully connected layer, exactly: see Objective.profile."""
-    index = next(i for i, link in enumerate(links) if name in _names(link))
-    link = links[index]
-    if link.step is None or link.padding is not None:
-        what = "the outputs" if link.step is None else "a convolution"
-        raise ValueError(
-            f"'{name}' belongs to {what}; a profile needs a fully connected step layer"
-        )
-    found, total = [], 0.0
-    for start, stop in blocks(batch.rows, rows):
-        view = chain.run(links, params, batch.part(start, stop), criterion, quadratic)
-        layer = view.layers[index]
-        total += float(view.losses.sum())
-        speed = _speeds(layer, params, name)(*at)
-        widest = torch.full_like(layer.pre, -1.0)  # no other unit's jumps are wanted
-        widest[:, at[0]] = reach * speed.abs()
-        gaps, gains = dense.jumps(view, index, widest)
-        found.append(dense.crossings(gaps[:, at[0]], gains[:, at[0]], speed, reach))
-    where, by, happened = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return _along(where, by, happened, total, batch.rows)
-
-
 def profiles(
     links: Sequence[Link],
     params: Params,

@@ -111,7 +111,7 @@ def _compute(
     start, ends = given
     parent = _load(start, _CHECKPOINT) if start else None
     reached = [loop.start(problem, _load(end, _CHECKPOINT)) for end in ends]
-    problem.ends = [(p.params, p.buffers) for p in reached]
+    problem.evaluation.ends = [(p.params, p.buffers) for p in reached]
     try:
         progress = loop.start(problem, parent, averaged=bool(config.get("init_average")))
     except ValueError as error:
@@ -126,13 +126,14 @@ def _compute(
         if tell:
             print(f"going on from step {progress.step} of {config['steps']}", flush=True)
     if ring is not None:
-        problem = ranks.Shared(**vars(problem), ring=ring)
-        problem.begin()
+        problem.ranks = ring
+        ranks.begin(problem)
     problem.partial = partial = _Partial(kept, config["checkpoint_seconds"], progress.step)
     if start and not config["steps"]:  # a look at where its parent's training ended
-        problem.kept = lambda folder=start.parent: _path(folder)
+        ended = start.parent
+        problem.evaluation.kept = lambda: _path(ended)
     else:
-        problem.kept = lambda: _path(kept.folder, partial.step)
+        problem.evaluation.kept = lambda: _path(kept.folder, partial.step)
     latest: dict[str, Any] = {}
     before = kept.rows()
     for row in before:
@@ -149,7 +150,7 @@ def _compute(
     )  # fmt: skip
     watch = _Watch(config, tell)
     keeps = config.get("snapshot_every") if config["steps"] else None
-    redundant = problem.redundant() if keeps else []
+    redundant = problem.evaluation.redundant(problem.params) if keeps else []
 
     def save(progress: loop.Progress) -> None:
         spent = seconds + time.perf_counter() - began

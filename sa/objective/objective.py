@@ -7,7 +7,7 @@ chain evaluated together, whose rows are rounded anyway, are summed chunk by chu
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,39 +16,17 @@ from torch import Tensor
 from sa import surrogate
 from sa.curvature.engine import PART, Hessian, Jacobian
 from sa.curvature.view import Curvature
-from sa.flips import brute, cuts
-from sa.flips import differences as flips
 from sa.flips import stack as chained
 from sa.flips.differences import Profile
-from sa.flips.progress import Progress
 from sa.network.structure import Layer, Structure
-from sa.objective.evaluate import Network
+from sa.objective import exact
+from sa.objective.evaluate import Evaluation
+from sa.objective.forward import Forward, RowFunction
 from sa.objective.gradient_noise import GradientNoise, seed
+from sa.objective.ranks import Ranks
 from sa.objective.total import total
-from sa.params import blocks, flatten, size, stream, unflatten
+from sa.params import blocks, flatten, stream, unflatten
 from sa.types import PROBE, Batch, Estimator, Forget, Moment, Params, Partial, RowLoss
-
-
-@dataclass(frozen=True)
-class Differences:
-    """Central differences along every coordinate: a gradient for each eps, and their price.
-
-    path: ``fast`` (`sa.flips`) or ``brute`` (two forwards a coordinate). paths: which way each
-    layer took, by its weight's name.
-    """
-
-    grads: list[Params]
-    evals: float
-    path: str
-    paths: dict[str, str] = field(default_factory=dict)
-
-
-MEMORY = 128 << 20
-"""Default budget in bytes for one evaluation's intermediate results."""
-
-
-VIEW = 64 << 20
-"""Most bytes of one view of the exact differences, however large the budget is."""
 
 NO_HESSIAN = (
     "'{}' is quantized: the loss is flat almost everywhere, its Hessian 0, and differentiating "
@@ -58,59 +36,84 @@ NO_HESSIAN = (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Objective:
     """A loss over a batch.
 
-    rows: row losses of a batch at a point. batch: the rows; None for a plain function.
-    heldout, whole: the same loss on rows kept away, and on all rows where these are a minibatch.
-    width: numbers one row keeps alive in one evaluation, for the chunk plan. progress: whether
-    work of many seconds says on stderr how far it is. vectorized: whether
-    ``torch.func.vmap`` may run over points. coupled: row losses depend on the other rows (batch
-    statistics), so rows are never split. double: makes the float64 twin, if there is one.
-    partial: keeps what long work has done so far. states: the quantized activations (rows, ...) of
-    a batch at a point, layer by layer, if there are any. trace: what each layer does with one.
-    outputs: of the network, given where they are kept when a gradient is computed (`seen`); rows
-    are then their losses. network: the network itself, None of a plain function. opened: the same
-    loss as a function of the quantized weights, and those of a point; quantizers before weights
-    are taken away. first: how many rows of the step's batch come before these, in other processes.
-    seeds: of the noise of random gradient quantizers, drawn from an estimator's generator, one for
-    each network.
+    Args:
+        forward: gives the row losses of a batch at a point.
+        batch: the rows; of a plain function one empty row.
+        heldout: the same loss on rows kept away, if there are any.
+        whole: the same loss on all rows, where these are a minibatch.
+        evaluation: gives what the network gives whole; None of a plain function.
+        partial: keeps what long work has done so far.
+        keep_outputs: whether to keep what the network puts out when a gradient is computed
+            (`seen`), because its evaluation would be the same.
+        seeds: of the noise of random gradient quantizers, drawn from an estimator's generator, one
+            for each network; None for one.
+        ranks: the processes that share the rows.
+        first: how many rows of the step come before these, in other processes.
+        total: how many rows the step has in all processes; None for these.
+
     """
 
-    rows: RowLoss
+    forward: Forward
     batch: Batch
-    structure: Structure = field(default_factory=Structure)
     heldout: "Objective | None" = None
     whole: "Objective | None" = None
-    width: int = 1
-    memory: int = MEMORY
-    progress: bool = False
-    vectorized: bool = True
-    coupled: bool = False
-    double: "Callable[[], Objective] | None" = None
+    evaluation: Evaluation | None = None
     partial: Partial = field(default_factory=Forget)
-    states: Callable[[Params, Batch], list[Tensor]] | None = None
-    outputs: Callable[[Params, Batch], Tensor] | None = None
-    network: Network | None = None
-    trace: Callable[[Params, Batch], list[Layer]] | None = None
-    opened: "Callable[[Params], tuple[Objective, Params]] | None" = None
+    keep_outputs: bool = False
+    seeds: Callable[[torch.Generator], Sequence[int]] | None = None
+    ranks: Ranks = Ranks()
     first: int = 0
-    seeds: Callable[[torch.Generator], Sequence[int]] = lambda generator: [seed(generator)]
+    total: int | None = None
     _memo: list[tuple[Any, Params, Any, Moment, Params]] = field(default_factory=list, repr=False)
     _curved: list[tuple[Params, list[int], Curvature]] = field(default_factory=list, repr=False)
     _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)
 
+    @property
+    def structure(self) -> Structure:
+        """What the network is made of."""
+        return self.forward.structure
+
+    @property
+    def coupled(self) -> bool:
+        """Whether the loss of a row depends on the other rows (batch statistics)."""
+        return self.forward.coupled
+
+    @property
+    def _memory(self) -> int:
+        return self.forward.numerics.memory
+
+    def rows(self, params: Params, batch: Batch) -> Tensor:
+        """Return the row losses (n,) of a batch at a point."""
+        return self.forward.rows(params, batch)
+
+    def double(self) -> "Objective | None":
+        """Return the loss on these rows in float64, or None where it has no other precision."""
+        twin = self.forward.double()
+        return None if twin is None else self._with(twin, self.batch.to(torch.float64))
+
+    def opened(self, params: Params) -> "tuple[Objective, Params]":
+        """Return the loss on these rows as a function of the quantized weights, and a point's.
+
+        Quantizers before weights are taken away; at the point it is the same loss.
+        """
+        forward, point = self.forward.opened(params)
+        return self._with(forward, self.batch), point
+
+    def _with(self, forward: Forward, batch: Batch) -> "Objective":
+        return Objective(forward, batch, evaluation=self.evaluation, partial=self.partial)
+
     def _plan(self, points: int, width: int) -> tuple[int, int]:
         """How many points and how many rows to evaluate together."""
-        room = max(1, self.memory // (8 * max(1, width)))  # point-rows in the budget
-        rows = self.batch.rows if self.coupled else min(self.batch.rows, room)
-        return max(1, min(points, room // rows)), rows
+        return self.forward.plan(self.batch.rows, points, width)
 
     @torch.no_grad()
     def value(self, params: Params) -> Tensor:
         """Loss at a point: 0-dim float64."""
-        _, rows = self._plan(1, self.width)
+        _, rows = self._plan(1, self.forward.width)
         parts = blocks(self.batch.rows, rows)
         losses = [self.rows(params, self.batch.part(*p)).double() for p in parts]
         return total(torch.cat(losses)) / self.batch.rows
@@ -118,7 +121,7 @@ class Objective:
     @torch.no_grad()
     def row_losses(self, params: Params) -> Tensor:
         """The loss of every row at a point, (n,) float64 on the CPU; their mean is `value`."""
-        _, rows = self._plan(1, self.width)
+        _, rows = self._plan(1, self.forward.width)
         parts = blocks(self.batch.rows, rows)
         each = [self.rows(params, self.batch.part(*p)).double().reshape(-1) for p in parts]
         return torch.cat(each).cpu()
@@ -129,11 +132,11 @@ class Objective:
         shared = {k: v for k, v in (base or {}).items() if k not in stack}
         points = len(next(iter(stack.values())))
         if self.structure.plain:
-            return chained.losses(self.structure, stack, shared, self.batch, self.memory)
-        if not self.vectorized:
+            return chained.losses(self.structure, stack, shared, self.batch, self._memory)
+        if not self.forward.vectorized:
             each = ({k: v[i] for k, v in stack.items()} for i in range(points))
             return torch.stack([self.value(shared | one) for one in each])
-        chunk, rows = self._plan(points, self.width)
+        chunk, rows = self._plan(points, self.forward.width)
         run = torch.vmap(lambda one, part: self.rows(shared | one, part), in_dims=(0, None))
         out = torch.zeros(points, dtype=torch.float64, device=self.batch.inputs.device)
         for start, stop in blocks(points, chunk):
@@ -164,19 +167,15 @@ class Objective:
             ValueError: gradients are rounded at random and there is no generator.
 
         """
-        each, kept = rows or self.rows, []
-        if rows is None and self.outputs is not None:
-            forward, criterion = self.outputs, self.structure.criterion
-
-            def each(point: Params, part: Batch) -> Tensor:
-                out = forward(point, part)
-                kept.append(out.detach())
-                return criterion(out, part.targets)
-
+        if self.ranks.world > 1:
+            with torch.no_grad():
+                self.ranks.share([*params.values(), *self.forward.buffers.values()])
+        kept: list[Tensor] = []
+        each = self._kept(kept) if rows is None and self.keep_outputs else rows or self.rows
         leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
         losses = []
         grads = {k: torch.zeros_like(v) for k, v in params.items()}
-        _, chunk = self._plan(1, 2 * passes * self.width)
+        _, chunk = self._plan(1, 2 * passes * self.forward.width)
         noise = GradientNoise(lambda: self._seeded(generator), self.first)
         with torch.enable_grad(), surrogate.drawing(noise):
             for p in blocks(self.batch.rows, chunk):
@@ -189,8 +188,34 @@ class Objective:
                 got = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
                 for name, g in zip(leaves, got, strict=True):
                     grads[name] += g
+        value = total(torch.cat(losses)) / self.batch.rows
+        if self.ranks.world > 1:
+            kept = self._added(value, grads, kept)
         self._seen = (params, _versions(params), kept) if kept else None
-        return total(torch.cat(losses)) / self.batch.rows, grads
+        return value, grads
+
+    def _kept(self, kept: list[Tensor]) -> RowLoss:
+        """Row losses whose outputs are kept."""
+
+        def each(point: Params, part: Batch) -> Tensor:
+            out = self.forward.outputs(point, part.inputs)
+            kept.append(out.detach())
+            return self.forward.row_losses(out, part.targets)
+
+        return each
+
+    def _added(self, value: Tensor, grads: Params, kept: list[Tensor]) -> list[Tensor]:
+        """Make a loss and gradient those of all ranks' rows; return the outputs of all rows."""
+        rows = self.total or self.batch.rows
+        weight = self.batch.rows / rows
+        self.ranks.add([t.mul_(weight) for t in (value, *grads.values())])
+        if not kept:
+            return kept
+        mine = torch.cat(kept)
+        every = mine.new_zeros(rows, *mine.shape[1:])
+        every[self.first : self.first + len(mine)] = mine
+        self.ranks.add([every])
+        return [every]
 
     def _seeded(self, generator: torch.Generator | None) -> Sequence[int]:
         if generator is None:
@@ -198,7 +223,7 @@ class Objective:
                 "gradients are rounded at random here (quantizer.gradient), and this call of "
                 "value_and_grad has no generator; give it the estimator's, generator=generator"
             )
-        return self.seeds(generator)
+        return self.seeds(generator) if self.seeds else [seed(generator)]
 
     def seen(self, params: Params) -> list[Tensor] | None:
         """The outputs that the last gradient saw, by parts of the rows, if it was at params."""
@@ -214,7 +239,7 @@ class Objective:
         points = len(next(iter(stack.values())))
         params = {k: p.detach().contiguous() for k, p in params.items()}  # expanded ones too
         out = torch.zeros(points, dtype=torch.float64, device=self.batch.inputs.device)
-        chunk, rows = self._plan(points, 2 * self.width)
+        chunk, rows = self._plan(points, 2 * self.forward.width)
 
         def along(one: Params, part: Batch) -> Tensor:
             summed = lambda at: self.rows(at, part).double().sum()  # noqa: E731
@@ -223,9 +248,9 @@ class Objective:
         with torch.enable_grad():  # else steps would not look for a rule
             for p in blocks(self.batch.rows, rows):
                 part = self.batch.part(*p)
-                for start, stop in blocks(points, chunk if self.vectorized else 1):
+                for start, stop in blocks(points, chunk if self.forward.vectorized else 1):
                     some = {k: v[start:stop] for k, v in stack.items()}
-                    if self.vectorized:
+                    if self.forward.vectorized:
                         out[start:stop] += torch.vmap(along, in_dims=(0, None))(some, part)
                     else:
                         out[start] += along({k: v[0] for k, v in some.items()}, part)
@@ -264,8 +289,8 @@ class Objective:
             raise ValueError(NO_HESSIAN.format(s.hard[0]))
         mine = self.whole or self
         n = min(rows or mine.batch.rows, mine.batch.rows)
-        each = mine.width * next(iter(params.values())).element_size()
-        part = n if mine.coupled else max(1, min(n, PART // each, mine.memory // (4 * each)))
+        each = mine.forward.width * next(iter(params.values())).element_size()
+        part = n if mine.coupled else max(1, min(n, PART // each, mine._memory // (4 * each)))
 
         def rows_(at: Params, some: Batch) -> Tensor:
             with surrogate.exact_gradients():  # of the loss, whatever trainings quantize
@@ -274,13 +299,18 @@ class Objective:
         return Curvature(
             Hessian(
                 rows_, mine.batch.part(0, n), params,
-                part=part, kept=mine.memory // each, of=self.batch.rows,
+                part=part, kept=mine._memory // each, of=self.batch.rows,
             )
         )  # fmt: skip
 
+    def _twin(self, params: Params) -> "Objective | None":
+        """The loss in float64, if the point is of another precision and there is a twin."""
+        same = all(p.dtype == torch.float64 for p in params.values())
+        return None if same else self.double()
+
     def differences(
         self, params: Params, epsilons: Sequence[float], path: str = "auto"
-    ) -> Differences:
+    ) -> exact.Differences:
         """[f(w + eps e_i) - f(w - eps e_i)] / (2 eps) for every coordinate i and every eps.
 
         Runs in float64 where there is a twin (`double`; networks have one, a plain function runs
@@ -288,112 +318,42 @@ class Objective:
         flips, raises ValueError naming what prevents them), ``brute`` (two forwards a coordinate)
         or ``auto``.
         """
-        if self.double is not None and any(p.dtype != torch.float64 for p in params.values()):
-            exact = {k: p.double() for k, p in params.items()}
-            twin = self.double().differences(exact, epsilons, path)
-            like = [{k: g.to(params[k].dtype) for k, g in grad.items()} for grad in twin.grads]
-            return Differences(like, twin.evals, twin.path, twin.paths)
-        s = self.structure
-        if path == "fast" and s.slow:
-            raise ValueError(f"there is no fast path: {s.slow}")
-        if path == "brute" or s.slow:
-            evals = 2.0 * size(params) * len(epsilons)
-            return Differences([self._brute(params, e) for e in epsilons], evals, "brute")
-        if s.cuts:
-            return self._cut(params, epsilons)
-        number, kept = self.partial.take()
-        if kept:
-            return Differences(kept["grads"], kept["evals"], "fast", kept["paths"])
-        # a view keeps every layer several times; beyond VIEW bytes it is no faster, but slower
-        rows = min(self._plan(1, 12 * self.width)[1], max(1, VIEW // (96 * self.width)))
-        with torch.no_grad():
-            grads, evals, paths = flips.differences(
-                s.links, s.statistics | s.frozen | params, list(params), self.batch, s.criterion,
-                s.quadratic, epsilons, rows, self.memory // 24,
-            )  # fmt: skip
-        self.partial.keep(number, {"grads": grads, "evals": evals, "paths": paths})
-        return Differences(grads, evals, "fast", paths)
+        if (twin := self._twin(params)) is not None:
+            found = twin.differences({k: p.double() for k, p in params.items()}, epsilons, path)
+            like = [{k: g.to(params[k].dtype) for k, g in grad.items()} for grad in found.grads]
+            return replace(found, grads=like)
+        slow = self.structure.slow
+        if path == "fast" and slow:
+            raise ValueError(f"there is no fast path: {slow}")
+        told = self.forward, self.batch, params, epsilons, self.partial
+        return exact.slow(*told, self.values) if path == "brute" or slow else exact.fast(*told)
 
-    @torch.no_grad()
-    def profile(
-        self, params: Params, name: str, at: tuple[int, ...], reach: float
-    ) -> tuple[Tensor, Tensor]:
-        """The loss as params[name][at] moves by -reach to reach, exactly: a piecewise constant.
-
-        Returns shifts (c,), ascending, where it jumps, and losses (c + 1,): losses[k] between
-        shifts[k - 1] and shifts[k]. Every crossing of a threshold by a row is a jump, of the same
-        flip effects that `differences` sums. Raises ValueError where there is no fast path or the
-        layer is not a fully connected one with a step.
-        """
-        s = self.structure
-        if s.obstacle:
-            raise ValueError(f"there is no exact profile: {s.obstacle}")
-        _, rows = self._plan(1, 8 * self.width)
-        return flips.profile(
-            s.links, s.statistics | s.frozen | params, name, at, self.batch, s.criterion,
-            s.quadratic, reach, rows,
-        )  # fmt: skip
-
-    @torch.no_grad()
     def profiles(self, params: Params, reach: float) -> Iterator[Profile]:
-        """The loss along every coordinate that has a profile, layer by layer, exactly.
+        """Return the loss along every coordinate that has a profile, layer by layer, exactly.
 
         Those are the coordinates of fully connected layers followed by a step. In float64 where
-        there is a twin. One layer's flip effects serve all its coordinates, which makes it some ten
-        times faster than a `profile` each. Raises ValueError where there is no fast path.
+        there is a twin. Raises ValueError where there is no fast path.
         """
-        if self.double is not None and any(p.dtype != torch.float64 for p in params.values()):
-            exact = {k: p.double() for k, p in params.items()}
-            yield from self.double().profiles(exact, reach)
-            return
-        s = self.structure
-        if s.obstacle:
-            raise ValueError(f"there are no exact profiles: {s.obstacle}")
-        _, rows = self._plan(1, 8 * self.width)
-        yield from flips.profiles(
-            s.links, s.statistics | s.frozen | params, list(params), self.batch, s.criterion,
-            s.quadratic, reach, rows,
-        )  # fmt: skip
-
-    def _cut(self, params: Params, epsilons: Sequence[float]) -> Differences:
-        """The differences of kernels in a network that is no chain, one after another."""
-        _, rows = self._plan(1, self.width)
-        with torch.no_grad():
-            grads, evals, paths = cuts.differences(
-                self.structure, params, self.batch, epsilons, rows, self.memory, self.partial,
-                self.progress,
-            )  # fmt: skip
-        return Differences(grads, evals, "fast", paths)
-
-    @torch.no_grad()
-    def _brute(self, params: Params, epsilon: float) -> Params:
-        why = f" ({self.structure.slow})" if self.structure.slow else ""
-        what = f"brute-force differences, eps {epsilon:g}{why}"
-        told = Progress(self.progress, what, size(params))
-
-        def together(numbers: int) -> int:
-            chunk, _ = self._plan(2 * numbers, self.width + numbers // self.batch.rows)
-            return max(1, chunk // 2)
-
-        return brute.differences(self.values, params, epsilon, together, self.partial, told)
+        if (twin := self._twin(params)) is not None:
+            return twin.profiles({k: p.double() for k, p in params.items()}, reach)
+        return exact.profiles(self.forward, self.batch, params, reach)
 
     @torch.no_grad()
     def flip_rate(self, params: Params, other: Params) -> float | None:
         """Share of the activations' states that differ between two points; None without any."""
-        if self.states is None:
-            return None
-        _, chunk = self._plan(1, 2 * self.width)
-        flipped = total = 0
+        _, chunk = self._plan(1, 2 * self.forward.width)
+        flipped = many = 0
         for p in blocks(self.batch.rows, chunk):
             part = self.batch.part(*p)
-            for a, b in zip(self.states(params, part), self.states(other, part), strict=True):
-                flipped, total = flipped + int((a != b).sum()), total + a.numel()
-        return flipped / total if total else None
+            states = [self.forward.states(at, part) for at in (params, other)]
+            for a, b in zip(*states, strict=True):
+                flipped, many = flipped + int((a != b).sum()), many + a.numel()
+        return flipped / many if many else None
 
     @torch.no_grad()
     def layers(self, params: Params, rows: int) -> list[Layer]:
         """What each layer did with the batch's first rows; nothing of a plain function."""
-        return self.trace(params, self.batch.part(0, rows)) if self.trace else []
+        return self.forward.trace(params, self.batch.part(0, rows))
 
     def reference(self, estimator: Estimator, params: Params, at: Moment = PROBE) -> Params:
         """The gradient a deterministic estimator gives at params, computed once per point.
@@ -428,6 +388,5 @@ def from_function(loss: Callable[[Params], Tensor], *, vectorized: bool = False)
     25.0
     """
     one = torch.zeros(1, 0)
-    return Objective(
-        lambda params, batch: loss(params).reshape(1), Batch(one, one), vectorized=vectorized
-    )
+    rows = RowFunction(lambda params, batch: loss(params).reshape(1), vectorized=vectorized)
+    return Objective(rows, Batch(one, one))

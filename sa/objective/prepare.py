@@ -1,12 +1,20 @@
 """A task made into a problem: the network built, the data loaded, targets set."""
 
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from sa.network.read import describe, row_width
-from sa.objective.problem import Problem, observing
-from sa.objective.task import DTYPES, Task, moving_names
+from sa.network.read import coupling, describe, row_width
+from sa.objective.batches import Batches
+from sa.objective.evaluate import Evaluation
+from sa.objective.forward import NetworkForward
+from sa.objective.modes import observing
+from sa.objective.numerics import DTYPES
+from sa.objective.problem import Problem
+from sa.objective.task import Task, moving_names
 from sa.params import blocks, stream
 from sa.types import Batch, Splits
 
@@ -20,9 +28,10 @@ def prepare(
     alone, instead of the seed.
     """
     task.check()
-    if task.compile:
+    numerics = task.numerics
+    if numerics.compile:
         torch.compiler.reset()  # it compiles a function for so many networks, then no more
-    dtype = DTYPES[task.dtype]
+    dtype = DTYPES[numerics.dtype]
     data = data or task.dataset.load(stream(seed, "data"))
     start = seed if init_seed is None else init_seed
     network = task.model.build(stream(start, "init")).eval()
@@ -33,29 +42,49 @@ def prepare(
         with observing(teacher):  # its quantizers start from the first inputs
             _outputs(teacher, data.train.inputs[: 1 << 16])
         data = Splits(*(Batch(b.inputs, _outputs(teacher, b.inputs)) for b in data))
-    if kind == "mse" and task.dataset.classes:
-        hot = [torch.eye(task.model.outputs, dtype=torch.float64)[b.targets] for b in data]
-        data = Splits(*(Batch(b.inputs, h) for b, h in zip(data, hot, strict=True)))
-    data = Splits(*(_place(b.to(dtype), task.device) for b in data))
-    network = network.to(task.device, dtype)
+    hot = kind == "mse" and bool(task.dataset.classes)
+    if hot:
+        ones = torch.eye(task.model.outputs, dtype=torch.float64)
+        data = Splits(*(Batch(b.inputs, ones[b.targets]) for b in data))
+    data = Splits(*(_place(b.to(dtype), numerics.device) for b in data))
+    network = network.to(numerics.device, dtype)
     named = {k: p.detach() for k, p in network.named_parameters()}
     moving = moving_names(task.moving, network, list(named))
-    problem = Problem(
-        task=task,
-        network=network,
-        kind=kind,
-        data=data,
-        params={k: named[k] for k in moving},
-        frozen={k: p for k, p in named.items() if k not in moving},
-        structure=describe(
-            network, {k: named[k] for k in named if k not in moving}, kind, task.batchnorm
-        ),
-        norms=[m for m in network.modules() if isinstance(m, _BatchNorm)],
+    frozen = {k: p for k, p in named.items() if k not in moving}
+    forward = NetworkForward(
+        structure=describe(network, frozen, kind, numerics.batchnorm),
         width=row_width(network, data.train.inputs[:1]),
-        seed=seed,
+        numerics=numerics,
+        coupled=bool(coupling(network, numerics.batchnorm)[0]),
+        kind=kind,
+        network=network,
+        frozen=frozen,
     )
-    problem.observe()
-    return problem
+    given = data.train.targets
+    wrong = partial(spoilt, task.dataset, seed, given.argmax(-1) if hot else given)
+    evaluation = Evaluation(forward, data, task.dataset.classes or 0, wrong)
+    batches = Batches(data.train, numerics.batch_size, (seed,))
+    params = {k: named[k] for k in moving}
+    forward.observe(params, batches(0).inputs)
+    return Problem(forward, evaluation, batches, params, seed)
+
+
+def spoilt(dataset: Any, seed: int, given: Tensor) -> Tensor | None:
+    """Return which training rows have a label that is not their own; None where none can.
+
+    Args:
+        dataset: what the rows were loaded from.
+        seed: of the data; that of the first network, since rows are in the same order for all.
+        given: the labels (rows,), or of several networks (rows, networks).
+
+    """
+    random = getattr(dataset, "random_labels", False)
+    kind = "random" if random else getattr(dataset, "corruption", "")
+    if kind not in ("random", "partial", "shuffled"):
+        return None
+    clean = replace(dataset, corruption="none", random_labels=False)
+    own = clean.load(stream(seed, "data")).train.targets.to(given.device)
+    return own.view(-1, *[1] * (given.dim() - 1)) != given
 
 
 def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -14,10 +14,9 @@ from torch import nn
 
 from sa.network.read import coupling, describe, latent_weights, row_width
 from sa.network.structure import Structure
+from sa.objective.numerics import Numerics
 from sa.params import stream
 from sa.types import STRICT, Dataset, Model, Params
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def compiler() -> str | None:
@@ -138,6 +137,20 @@ class Task:
             raise Mismatch(
                 "memory", f"{self.memory} bytes are too few for {what}; set memory={least}{instead}"
             )
+
+    @property
+    def numerics(self) -> Numerics:
+        """How the loss is computed."""
+        return Numerics(
+            dtype=self.dtype,
+            device=self.device,
+            memory=self.memory,
+            batchnorm=self.batchnorm,
+            batch_size=self.batch_size,
+            autocast=self.autocast,
+            compile=self.compile,
+            progress=self.progress,
+        )
 
     @property
     def kind(self) -> str:

@@ -18,6 +18,7 @@ from sa import surrogate
 from sa.objective import divergence
 from sa.objective.problem import Problem
 from sa.params import finite, flatten, stream
+from sa.training import groups
 from sa.training.average import Average
 from sa.training.schedule import Schedule
 from sa.types import (
@@ -181,17 +182,20 @@ def loop(
     the first bad parameter or layer; so does a loss that stays far above its reference
     (`Recipe.diverge`), with how far. No analysis runs there.
     """
-    seed, device = problem.seed, problem.task.device
+    seed, device = problem.seed, problem.forward.numerics.device
     params = {k: v.to(device, copy=True) for k, v in progress.params.items()}
     for name, buffer in problem.buffers.items():
         buffer.copy_(progress.buffers[name])
-    many = problem.replicas
-    stepper = _stepper(optimizer, problem, params, recipe)
+    forward, many = problem.forward, problem.forward.replicas
+    stepper = groups.stepper(
+        optimizer, params, groups.own(problem.network), stacked=many is not None,
+        decay_all=recipe.decay_all, quantizer_lr=recipe.quantizer_lr,
+    )  # fmt: skip
     rates = [group["lr"] for group in stepper.param_groups]
     if progress.optimizer:
         stepper.load_state_dict(progress.optimizer)
     state = progress.estimator or estimator.init(params)
-    evals, mean, asleep = progress.evals, progress.average, problem.asleep()
+    evals, mean, asleep = progress.evals, progress.average, forward.asleep()
     watched = progress.divergence
     limit, constant = _limit(recipe, problem) if steps else (None, torch.zeros(1))
     for step in range(progress.step, steps + 1):
@@ -212,14 +216,14 @@ def loop(
         if steps:
             row["lr"] = factor * rates[0]
         if asleep:  # told until none is: the last row says how it is now
-            asleep = problem.asleep()
+            asleep = forward.asleep()
             row["quantizer/note"] = _identities(asleep)
         # the point too: a step function of nan is a finite number
         if not (finite(params) and math.isfinite(float(estimate.value)) and math.isfinite(norm)):
-            row["diverged"] = problem.first_bad(params, batch)
+            row["diverged"] = forward.first_bad(params, batch)
             yield row, before
             return
-        each = partial(problem.losses, params, batch, estimate.value)
+        each = partial(forward.per_network, params, batch, estimate.value)
         watched, lost = divergence.look(watched, limit, float(estimate.value), each, constant)
         if lost:
             row["diverged"] = _above(problem, recipe.diverge, watched["reference"], each(), lost[0])
@@ -231,7 +235,7 @@ def loop(
         last, seen = step == steps, objective.seen(params)
         scores: Numbers = {}
         if steps and seen is not None and not recipe.recalibrate:
-            scores = problem.scores("train", seen)
+            scores = problem.evaluation.scores("train", seen)
         due = last or recipe.reached(scores) or (evaluate_every and step % evaluate_every == 0)
         if steps and due:
             scores = _evaluate(problem, params, mean, recipe, scores)
@@ -258,28 +262,28 @@ def loop(
             group["lr"] = factor * rate
         stepper.step()
         if recipe.clip:
-            for name in problem.latent:
+            for name in forward.latent:
                 if name in params:
                     params[name].clamp_(-recipe.clip, recipe.clip)
         if recipe.stored:
             _store(params, recipe.stored, stream(seed, "stored", step, device=device))
-        problem.track(params, batch)
+        forward.track(params, batch.inputs)
 
 
 def _limit(recipe: Recipe, problem: Problem) -> tuple[float | None, torch.Tensor]:
     """By what factor, and over the losses (networks,) of which constants, losses diverge."""
-    constant = problem.constant() if recipe.diverge else None
+    constant = problem.evaluation.constant() if recipe.diverge else None
     if constant is not None:
         return recipe.diverge, constant
     standard = recipe.diverge == divergence.FACTOR
-    return None if standard else recipe.diverge, torch.zeros(problem.replicas or 1)
+    return None if standard else recipe.diverge, torch.zeros(problem.forward.replicas or 1)
 
 
 def _above(
     problem: Problem, factor: float | None, reference: Tensor, losses: Tensor, at: int
 ) -> str:
     """The reason of a divergence that is still finite: by how much network ``at`` is above."""
-    whose = f" of seed {problem.seed + at}" if problem.replicas else ""
+    whose = f" of seed {problem.seed + at}" if problem.forward.replicas else ""
     times, start = float(losses[at]) / float(reference[at]), float(reference[at])
     return (
         f"the loss{whose}, {times:.3g} times {start:.4g} (its start, or the best constant output), "
@@ -306,38 +310,6 @@ def _store(params: Params, quantize: Quantizer, generator: torch.Generator) -> N
             p.copy_(quantize(p))
 
 
-def _stepper(
-    optimizer: Callable[..., torch.optim.Optimizer],
-    problem: Problem,
-    params: Params,
-    recipe: Recipe,
-) -> torch.optim.Optimizer:
-    """The optimizer, with parameters in groups where they differ in rate or in decay.
-
-    What a quantizer says of its own parameters holds; else they have no decay, nor have vectors.
-    """
-    alike, own = optimizer(problem.groups(params)), problem.own()
-    names, stacked = {id(p): k for k, p in params.items()}, problem.replicas is not None
-    groups: dict[tuple[float, float], list[torch.Tensor]] = {}
-    same = True
-    for group in alike.param_groups:
-        rate, decay = group["lr"], group.get("weight_decay", 0)
-        for p in group["params"]:
-            name = names[id(p)]
-            quantizes = ".quantize." in f".{name}"
-            vector = p.dim() <= 1 + stacked  # as biases and norms are
-            decays = recipe.decay_all or name in own or not (vector or quantizes)
-            factor = recipe.quantizer_lr if quantizes and "lr" not in own.get(name, {}) else None
-            mine = rate * (factor or 1), decay if decays else 0
-            same &= mine == (rate, decay)
-            groups.setdefault(mine, []).append(p)
-    if same:
-        return alike
-    return optimizer(
-        [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()]
-    )
-
-
 def _evaluate(
     problem: Problem, params: Params, mean: State, recipe: Recipe, known: Numbers | None = None
 ) -> Numbers:
@@ -351,9 +323,9 @@ def _evaluate(
     out: Numbers = {}
     for prefix, (point, buffers) in points.items():
         if recipe.recalibrate:
-            buffers = problem.recalibrate(point, buffers)
+            buffers = problem.evaluation.recalibrate(point, buffers)
         elif known and not prefix:
-            out |= known | problem.evaluate(point, buffers, ["test"])
+            out |= known | problem.evaluation.evaluate(point, buffers, ["test"])
             continue
-        out |= {prefix + k: v for k, v in problem.evaluate(point, buffers).items()}
+        out |= {prefix + k: v for k, v in problem.evaluation.evaluate(point, buffers).items()}
     return out

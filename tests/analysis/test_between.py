@@ -40,7 +40,7 @@ def trained(problem, steps=20):
 
 
 def line(problem, ends, **settings):
-    problem.ends = ends
+    problem.evaluation.ends = ends
     f = problem.objective(problem.batch(0))
     nothing = Estimate(torch.zeros(()), {}, 0.0)
     out = Interpolation(**settings)(f, problem.params, nothing, torch.Generator())
@@ -67,10 +67,10 @@ def test_a_line_between_two_trainings_with_batchnorm(recalibrate):
     out = line(problem, ends, points=4, recalibrate=recalibrate)
     assert out["alpha"] == [k / 4 for k in range(-4, 9)]
     for at, (name, end) in zip((4, 8), zip(("first", "second"), ends, strict=True), strict=True):
-        assert out[f"{name}/train/loss"] == problem.evaluate(*end)["train/loss"]
+        assert out[f"{name}/train/loss"] == problem.evaluation.evaluate(*end)["train/loss"]
         if recalibrate:
-            fresh = problem.recalibrate(end[0])
-            assert out["train/loss"][at] == problem.evaluate(end[0], fresh)["train/loss"]
+            fresh = problem.evaluation.recalibrate(end[0])
+            assert out["train/loss"][at] == problem.evaluation.evaluate(end[0], fresh)["train/loss"]
         else:  # bit for bit what the training itself reported
             assert out["train/loss"][at] == out[f"{name}/train/loss"]
     apart = math.sqrt(sum(float((ends[1][0][k] - v).square().sum()) for k, v in ends[0][0].items()))
@@ -122,7 +122,7 @@ def test_a_network_and_its_permuted_copy_have_no_barrier_when_aligned(name, sett
         order = torch.randperm(len(first[0][units.rows[0]]), generator=gen(at))
         second = tuple(permuted(x, units, order) for x in second)
     x = problem.data.test.inputs[:50]
-    outputs = [problem.outputs(p | b, x) for p, b in (first, second)]
+    outputs = [problem.evaluation.outputs(p | b, x) for p, b in (first, second)]
     torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
     for k, p in (first[0] | first[1]).items():
         assert p.shape == (second[0] | second[1])[k].shape
@@ -223,7 +223,8 @@ def test_the_best_function_of_few_pieces_on_a_sinc(pieces, floor):
 ])  # fmt: skip
 def test_a_bias_before_batchnorm_is_redundant(norm, names):
     for dtype in ("float64", "float32"):
-        assert small(0, norm, dtype=dtype).redundant() == names
+        p = small(0, norm, dtype=dtype)
+        assert p.evaluation.redundant(p.params) == names
 
 
 def test_the_fitted_share_is_of_the_spoilt_rows_alone():
@@ -233,10 +234,10 @@ def test_the_fitted_share_is_of_the_spoilt_rows_alone():
 
     p, clean = problem("partial"), problem("none").data
     apart = p.data.train.targets != clean.train.targets
-    assert torch.equal(p.spoilt, apart) and 500 < p.spoilt.sum() < 800
+    assert torch.equal(p.evaluation.spoilt(), apart) and 500 < apart.sum() < 800
     constant = {k: torch.zeros_like(v) for k, v in p.params.items()}
     constant["head.bias"][4] = 1.0  # says four, always
-    got = p.evaluate(constant)
+    got = p.evaluation.evaluate(constant)
     assert got["train/fitted"] == float((p.data.train.targets[apart] == 4).double().mean())
-    assert "train/fitted" not in problem("none").evaluate(constant)
-    assert "train/fitted" not in problem("random_pixels").evaluate(constant)
+    assert "train/fitted" not in problem("none").evaluation.evaluate(constant)
+    assert "train/fitted" not in problem("random_pixels").evaluation.evaluate(constant)

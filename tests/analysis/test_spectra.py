@@ -79,7 +79,7 @@ def test_blocks_that_couple_do_not():
 
 def test_a_quantized_network_has_shapes_and_parts_but_no_spectra(bowl):
     f, at, estimate, _ = bowl
-    f.structure = Structure(quantized={"act.activation": "Sign()"})
+    f.forward.structure = Structure(quantized={"act.activation": "Sign()"})
     got = Blocks()(f, at, estimate, stream(0, "a"))
     assert "no Hessian" in got["blocks/note"] and "blocks/held" not in got
     assert got["blocks/a/part"] + got["blocks/b/part"] == pytest.approx(1)

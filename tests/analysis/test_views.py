@@ -73,7 +73,7 @@ def test_sensitivity_of_probabilities_is_the_jacobian_of_the_softmax(rows):
     out = measure(InputSensitivity(rows=rows), made)
     x = made.data.test.inputs[:rows]
     for reading, last in (("logits", lambda z: z), ("probabilities", lambda z: z.softmax(1))):
-        read = lambda x, last=last: last(made._forward(made.params, x, "eval"))  # noqa: E731
+        read = lambda x, last=last: last(made.forward.run(made.params, x, "eval"))  # noqa: E731
         jacobians = [torch.autograd.functional.jacobian(read, x[i : i + 1]) for i in range(rows)]
         each = torch.stack([j.norm() for j in jacobians])
         key = f"input_sensitivity/test/{reading}"
@@ -221,7 +221,7 @@ def test_a_straight_way_is_the_first_axis_and_the_plane_holds_its_losses():
     back["head.bias"] *= 0  # of no loss, say: kept points do not name it
     point = lambda a: {k: p + a * back[k] for k, p in made.params.items()}  # noqa: E731
     kept = [{k: p for k, p in point(a).items() if k != "head.bias"} for a in (1.0, 0.75, 0.3)]
-    made.kept = lambda: kept
+    made.evaluation.kept = lambda: kept
     loss = made.objective(made.data.train).value
     out = measure(Surface(axes="pca", points=5), made)
     assert out["surface/share_1"] == pytest.approx(1) == out["surface/share"]
@@ -234,7 +234,7 @@ def test_a_straight_way_is_the_first_axis_and_the_plane_holds_its_losses():
     apart = flatten(far[0]) - flatten(far[1])
     assert seen["surface/path/a"][0] ** 2 + seen["surface/path/b"][0] ** 2 <= 1 + 1e-12
     assert set((apart / 2).tolist()) - {0.0}  # some sign differs, so there is a plane
-    made.kept = lambda: kept[:1]
+    made.evaluation.kept = lambda: kept[:1]
     assert measure(Surface(axes="pca"), made) == {}  # two points have no plane
 
 

@@ -210,7 +210,7 @@ def test_the_share_of_wrong_labels_that_are_fitted(how, criterion):
     own = Digits().load(torch.Generator()).train.targets
     given = p.data.train.targets.argmax(1) if criterion == "mse" else p.data.train.targets
     outputs = p.network(p.data.train.inputs).argmax(1)
-    told = p.evaluate(p.params)
+    told = p.evaluation.evaluate(p.params)
     if how in ("none", "gaussian"):
         assert torch.equal(own, given) and "train/fitted" not in told
         return

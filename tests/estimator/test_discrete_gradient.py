@@ -1,5 +1,7 @@
 """The discrete gradient against a naive search, one coordinate and one shift at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_laws import problem, run
@@ -40,7 +42,7 @@ def small(step, rows=6, scale=1.0):
     plain = f.rows
     f.batch = Batch(x, y)
     f.rows = lambda p, batch: plain(p, batch).expand(batch.rows)
-    f.structure = Structure(links, criterion=losses, quadratic=scale == 1, obstacle=None)
+    f.forward.structure = Structure(links, criterion=losses, quadratic=scale == 1, obstacle=None)
     return f, loss, point
 
 
@@ -106,17 +108,14 @@ def test_the_laws_of_a_displacement():
     assert DiscreteGradient().target == "none"
 
 
-def test_every_profile_at_once_is_each_profile():
+def test_every_profile_has_the_loss_at_shift_0():
     p = problem()
     f = p.objective(p.batch(0))
-    f.memory = 1 << 12  # several blocks of rows
+    f.forward.numerics = replace(f.forward.numerics, memory=1 << 12)  # several blocks of rows
     seen = list(f.profiles(p.params, 0.3))
     assert len(seen) == sum(p.params[f"fc{i}.weight"].numel() for i in (1, 2))
     for one in seen:
-        shifts, losses = f.profile(p.params, one.name, one.at, 0.3)
-        torch.testing.assert_close(one.shifts, shifts)
-        torch.testing.assert_close(one.losses, losses)
-        here = losses[int((shifts <= 0).sum())]
+        here = one.losses[int((one.shifts <= 0).sum())]
         torch.testing.assert_close(here, f.value(p.params))
     assert sum(one.evals for one in seen) > 2
 
@@ -151,9 +150,9 @@ def test_convolutions_stay():
     x = torch.randn(20, 1, 4, 4, generator=g, dtype=torch.float64)
     f = from_function(lambda p: p["k"].sum())
     f.batch = Batch(x, torch.randn(20, 2, generator=g, dtype=torch.float64))
-    f.structure = Structure(links, criterion=mse, quadratic=True, obstacle=None)
+    f.forward.structure = Structure(links, criterion=mse, quadratic=True, obstacle=None)
     f.rows = lambda p, batch: chain.run(links, p, batch, mse, True).losses
-    f.vectorized = False
+    f.forward.vectorized = False
     got = run(DiscreteGradient(0.5), f, point)
     assert not got.grad["k"].any() and not got.grad["head"].any() and got.grad["a"].any()
     assert got.info["decrease"] > 0

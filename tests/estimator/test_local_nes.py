@@ -48,7 +48,9 @@ def network(hidden, step, criterion, bias, dim=3, out=2, rows=4):
     )
     f = from_function(lambda p: p["head"].sum())
     f.batch = Batch(x, y)
-    f.structure = Structure(links, criterion=criterion, quadratic=criterion is mse, obstacle=None)
+    f.forward.structure = Structure(
+        links, criterion=criterion, quadratic=criterion is mse, obstacle=None
+    )
     return f, point
 
 
@@ -139,7 +141,7 @@ def test_one_unit_is_truth_t4():
 def test_homogeneous_and_blind_to_a_constant():
     f, point = network(2, SIGN, ce, True)
     one = flatten(run(LocalNES(), f, point).grad)
-    f.structure = replace(f.structure, criterion=lambda y, t: 3 * ce(y, t) + 100)
+    f.forward.structure = replace(f.structure, criterion=lambda y, t: 3 * ce(y, t) + 100)
     torch.testing.assert_close(
         flatten(run(LocalNES(), f, point).grad), 3 * one, rtol=1e-8, atol=1e-12
     )

@@ -16,6 +16,7 @@ from sa.estimator._noise import Noise
 from sa.estimator.sr_ste import SRSTE
 from sa.model.cnn import CNN
 from sa.model.mlp import MLP
+from sa.objective.forward import RowFunction
 from sa.objective.objective import Objective, from_function
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
@@ -57,7 +58,7 @@ def draws(name, f, phi, count=20_000, state=None, seed=5, **settings):
         return f((1 + surrogate.bernoulli(params["phi"][at])) / 2)
 
     index = torch.arange(count, dtype=torch.float64)[:, None]
-    it = Objective(rows, Batch(index, index), width=20)
+    it = Objective(RowFunction(rows, width=20), Batch(index, index))
     many = {"phi": phi.expand(count, -1).clone()}
     estimator = component("estimator", name, **settings)
     got = estimator(it, many, state or {}, torch.Generator().manual_seed(seed))
@@ -191,7 +192,7 @@ def tiny(copies=1):
         out = forward(params, part.inputs, lambda k, phi: surrogate.bernoulli(phi))
         return F.cross_entropy(out, part.targets, reduction="none")
 
-    return Objective(rows, Batch(x, y), width=20), point
+    return Objective(RowFunction(rows, width=20), Batch(x, y)), point
 
 
 def enumerated(point):
@@ -260,7 +261,8 @@ def test_coupled_rows_answer_for_each_other(name):
         return losses(surrogate.bernoulli(params["phi"]))
 
     def drawn(coupled):
-        f = Objective(rows, Batch(torch.zeros(2, 1), torch.zeros(2, 1)), coupled=coupled)
+        forward = RowFunction(rows, coupled=coupled)
+        f = Objective(forward, Batch(torch.zeros(2, 1), torch.zeros(2, 1)))
         e = component("estimator", name, samples=4)
         return torch.stack([run(e, f, {"phi": phi}, s).grad["phi"].flatten() for s in range(160)])
 
@@ -401,7 +403,7 @@ def test_a_scale_of_the_batch_keeps_rows_together():
             f = p.objective(p.batch(0))
             assert f.coupled == (kind == "max")
             whole = kind == "max" or memory > 100_000
-            assert (f._plan(1, 2 * p.width)[1] == 60) == whole
+            assert (f._plan(1, 2 * p.forward.width)[1] == 60) == whole
             grads[kind, memory] = flatten(run(component("estimator", "sr_ste"), f, p.params).grad)
         torch.testing.assert_close(grads[kind, 100_000], grads[kind, 1 << 26])
     assert not torch.allclose(grads["max", 1 << 26], grads["sample", 1 << 26])

@@ -131,7 +131,7 @@ def exact(network, inputs):
 
 def seen(p, inputs):
     """What the activations of the network itself put out."""
-    return [s.detach() for s in p._states(p.params, Batch(inputs, inputs))]
+    return [s.detach() for s in p.forward.states(p.params, Batch(inputs, inputs))]
 
 
 @pytest.mark.parametrize(("weight", "activation"), PAIRS)
@@ -141,7 +141,7 @@ def test_states_and_outputs_are_those_of_rational_arithmetic(weight, activation)
     states, outputs = exact(p.network, batch.inputs)
     for mine, law in zip(seen(p, batch.inputs), states, strict=True):
         torch.testing.assert_close(mine, law, rtol=1e-14, atol=1e-14)
-    got = p.outputs(p.params, batch.inputs)
+    got = p.evaluation.outputs(p.params, batch.inputs)
     torch.testing.assert_close(got, outputs, rtol=1e-13, atol=1e-14)
 
 
@@ -155,13 +155,13 @@ def test_the_loss_is_the_same_bits_for_any_order_and_chunks_of_rows(weight, acti
     mixed = Batch(batch.inputs[order], batch.targets[order])
     assert torch.equal(p.objective(mixed).value(p.params), law)
     for rows in (13, 50):
-        f.memory = 8 * f.width * rows
-        assert f._plan(1, f.width) == (1, rows)
+        f.forward.numerics = replace(f.forward.numerics, memory=8 * p.forward.width * rows)
+        assert f._plan(1, f.forward.width) == (1, rows)
         assert torch.equal(f.value(p.params), law)
         assert torch.equal(f.value_and_grad(p.params)[0], law)
         twice = {k: torch.stack([v, v]) for k, v in p.params.items()}
         assert torch.equal(f.values(twice), law.expand(2))
-    assert p.evaluate(p.params)["train/loss"] == float(law)
+    assert p.evaluation.evaluate(p.params)["train/loss"] == float(law)
     each = f.rows(p.params, batch)
     alone = torch.cat([f.rows(p.params, batch.part(i, i + 1)) for i in range(9)])
     assert torch.equal(each[:9], alone)
@@ -170,9 +170,9 @@ def test_the_loss_is_the_same_bits_for_any_order_and_chunks_of_rows(weight, acti
 @pytest.mark.parametrize(("weight", "activation"), PAIRS)
 def test_float32_and_float64_have_the_same_states(weight, activation):
     p = problem(weight, activation, dtype="float32")
-    twin, inputs = p._double(), p.batch(0).inputs
+    twin, inputs = p.forward.double(), p.batch(0).inputs
     exact_ = {k: v.double() for k, v in p.params.items()}
-    states = twin._states(exact_, Batch(inputs.double(), inputs))
+    states = twin.states(exact_, Batch(inputs.double(), inputs))
     for single, double in zip(seen(p, inputs), states, strict=True):
         torch.testing.assert_close(single.double(), double, rtol=1e-6, atol=1e-6)
 
@@ -345,7 +345,7 @@ def test_a_larger_scale_of_the_weights_moves_no_state(weight):
     batch = p.batch(0)
     before = seen(p, batch.inputs)
     moved = {k: 1.01 * v for k, v in p.params.items()}
-    after = p._states(moved, batch)
+    after = p.forward.states(moved, batch)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 

@@ -128,11 +128,12 @@ def test_the_budget_is_owed_above_it_only():
         at = p.params | {name: alpha(Gate(), keep)}
         losses = [float(q.objective(q.batch(0)).value(at)) for q in (p, plain)]
         assert losses[0] - losses[1] == pytest.approx(law)
-        told = p.evaluate(at)
+        told = p.evaluation.evaluate(at)
         assert told["keep"] == told["keep/act1"] == pytest.approx(keep)
-        assert told["train/loss"] == pytest.approx(plain.evaluate(at)["train/loss"])
+        assert told["train/loss"] == pytest.approx(plain.evaluation.evaluate(at)["train/loss"])
     bare = ToyMLP(quantizer=Slots(Identity(), Identity()), dim=2)
-    assert "keep" not in prepare(Task(model=bare, dataset=Gaussian(dim=2, n=4)), 0).evaluate({})
+    without = prepare(Task(model=bare, dataset=Gaussian(dim=2, n=4)), 0)
+    assert "keep" not in without.evaluation.evaluate({})
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from sa.quantizer.pact import Pact
 from sa.quantizer.sign import Sign
 from sa.quantizer.ttq import TTQ
 from sa.quantizer.uniform import Uniform
-from sa.training import loop
+from sa.training import groups, loop
 from sa.types import Slots
 
 
@@ -87,18 +87,18 @@ def test_a_probe_changes_nothing(name):
     before = {k: v.clone() for k, v in (p.params | p.buffers).items()}
     grad(p, STE())
     p.objective(p.batch(0)).differences(p.params, [0.1])
-    p.evaluate(p.params)
+    p.evaluation.evaluate(p.params)
     assert all(torch.equal(v, before[k]) for k, v in (p.params | p.buffers).items())
 
 
 def test_a_step_moves_what_is_learned_and_the_running_ranges_only():
     p = KEEPERS["stored"]()
     before = {k: v.clone() for k, v in p.buffers.items()}
-    p.track(p.params, p.batch(0))
+    p.forward.track(p.params, p.batch(0).inputs)
     same = {k: torch.allclose(v, before[k]) for k, v in p.buffers.items()}
     assert all(same.values())  # the average of a range with itself
     moved = {k: 2 * v for k, v in p.params.items()}
-    p.track(moved, p.batch(0))
+    p.forward.track(moved, p.batch(0).inputs)
     now = p.buffers
     x = p.batch(0).inputs @ moved["fc1.weight"].T
     law = 0.9 * before["act1.quantize.limits"] + 0.1 * affine().limits(x)
@@ -124,28 +124,32 @@ def test_going_on_from_a_checkpoint_is_exact(name):
 
 def test_learned_levels_form_optimizer_groups_of_their_own():
     p = KEEPERS["learned"]()
-    rest, *own = torch.optim.SGD(p.groups(p.params), lr=0.1, weight_decay=0.01).param_groups
+    rest, *own = torch.optim.SGD(
+        groups.groups(p.params, groups.own(p.network)), lr=0.1, weight_decay=0.01
+    ).param_groups
     assert (rest["lr"], rest["weight_decay"]) == (0.1, 0.01)
     assert sorted((g["lr"], g["weight_decay"], len(g["params"])) for g in own) == [
         (0.1, 0.0, 3), (0.5, 0.0, 4),
     ]  # fmt: skip
     assert sum(len(g["params"]) for g in [rest, *own]) == len(p.params)
     pact = KEEPERS["pact"]()
-    sgd = torch.optim.SGD(pact.groups(pact.params), lr=0.1, weight_decay=0.01)
+    sgd = torch.optim.SGD(
+        groups.groups(pact.params, groups.own(pact.network)), lr=0.1, weight_decay=0.01
+    )
     decay = {id(q): g["weight_decay"] for g in sgd.param_groups for q in g["params"]}
     assert decay[id(pact.params["act1.quantize.alpha"])] == 0.01  # the paper's L2 penalty
     assert decay[id(pact.params["fc2.quantize.s"])] == 0.0
-    ours = loop._stepper(
+    ours = groups.stepper(
         lambda params: torch.optim.SGD(params, lr=0.1, weight_decay=0.01),
-        pact, pact.params, loop.Recipe(quantizer_lr=0.5),
+        pact.params, groups.own(pact.network), quantizer_lr=0.5,
     )  # fmt: skip
     told = {id(q): (g["lr"], g["weight_decay"]) for g in ours.param_groups for q in g["params"]}
     assert told[id(pact.params["act1.quantize.alpha"])] == (0.05, 0.01)
     assert told[id(pact.params["fc2.quantize.s"])] == (0.05, 0.0)
     assert told[id(pact.params["fc1.weight"])] == (0.1, 0.01)
     plain = problem()
-    groups = plain.groups(plain.params)
-    assert all(a is b for a, b in zip(groups, plain.params.values(), strict=True))
+    alike = groups.groups(plain.params, groups.own(plain.network))
+    assert all(a is b for a, b in zip(alike, plain.params.values(), strict=True))
 
 
 def test_ranges_of_the_batch_couple_its_rows_and_stored_ones_do_not():
@@ -161,7 +165,7 @@ def test_ranges_of_the_batch_couple_its_rows_and_stored_ones_do_not():
 def test_evaluation_has_settings_of_its_own():
     p = problem(None, affine(eval="none"))
     loss = float(p.objective(p.batch(0)).value(p.params))
-    other = p.evaluate(p.params)["train/loss"]
+    other = p.evaluation.evaluate(p.params)["train/loss"]
     outputs = p.batch(0).inputs
     for k in ("fc1", "fc2", "fc3", "head"):
         outputs = outputs @ p.params[f"{k}.weight"].T
@@ -381,7 +385,7 @@ def test_a_layer_that_starts_at_zero_learns_and_says_while_it_is_the_identity(
     assert losses[-1] < 0.998 * losses[0] and len(set(losses[-5:])) > 1
     if name not in ("ttq", "xnor"):  # whose levels move from 0
         assert "identity" in rows[0]["quantizer/note"]
-    assert not p.asleep() and not rows[-1].get("quantizer/note")
+    assert not p.forward.asleep() and not rows[-1].get("quantizer/note")
 
 
 def test_a_group_of_zeros_starts_with_the_widest_range():

@@ -1,0 +1,107 @@
+"""Exact differences of a loss along every coordinate: by the fast path that its network has."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sa.flips import brute, cuts
+from sa.flips import differences as flips
+from sa.flips.progress import Progress
+from sa.objective.forward import Forward
+from sa.params import size
+from sa.types import Batch, Params, Partial
+
+VIEW = 64 << 20
+"""Most bytes of one view of the exact differences, however large the budget is."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Central differences along every coordinate: a gradient for each eps, and their price.
+
+    path: ``fast`` (`sa.flips`) or ``brute`` (two forwards a coordinate). paths: which way each
+    layer took, by its weight's name.
+    """
+
+    grads: list[Params]
+    evals: float
+    path: str
+    paths: dict[str, str] = field(default_factory=dict)
+
+
+def fast(
+    forward: Forward, batch: Batch, params: Params, epsilons: Sequence[float], partial: Partial
+) -> Differences:
+    """Return the differences by exact flips, of a network that is a chain or has cuts."""
+    s, width, memory = forward.structure, forward.width, forward.numerics.memory
+    if s.cuts:
+        _, rows = forward.plan(batch.rows, 1, width)
+        with torch.no_grad():
+            grads, evals, paths = cuts.differences(
+                s, params, batch, epsilons, rows, memory, partial, forward.numerics.progress
+            )
+        return Differences(grads, evals, "fast", paths)
+    number, kept = partial.take()
+    if kept:
+        return Differences(kept["grads"], kept["evals"], "fast", kept["paths"])
+    # a view keeps every layer several times; beyond VIEW bytes it is no faster, but slower
+    rows = min(forward.plan(batch.rows, 1, 12 * width)[1], max(1, VIEW // (96 * width)))
+    with torch.no_grad():
+        grads, evals, paths = flips.differences(
+            s.links, s.statistics | s.frozen | params, list(params), batch, s.criterion,
+            s.quadratic, epsilons, rows, memory // 24,
+        )  # fmt: skip
+    partial.keep(number, {"grads": grads, "evals": evals, "paths": paths})
+    return Differences(grads, evals, "fast", paths)
+
+
+def slow(
+    forward: Forward,
+    batch: Batch,
+    params: Params,
+    epsilons: Sequence[float],
+    partial: Partial,
+    values: Callable[[Params, Params], Tensor],
+) -> Differences:
+    """Return the differences by two forwards a coordinate, of any loss.
+
+    Args:
+        forward: what the loss is computed with.
+        batch: its rows.
+        params: the point.
+        epsilons: the steps, above 0.
+        partial: keeps what is done so far.
+        values: (stack, base) -> losses at the points of a stack; other names are the base's.
+
+    """
+    why = f" ({forward.structure.slow})" if forward.structure.slow else ""
+
+    def together(numbers: int) -> int:
+        width = forward.width + numbers // batch.rows
+        return max(1, forward.plan(batch.rows, 2 * numbers, width)[0] // 2)
+
+    def one(epsilon: float) -> Params:
+        what = f"brute-force differences, eps {epsilon:g}{why}"
+        told = Progress(forward.numerics.progress, what, size(params))
+        return brute.differences(values, params, epsilon, together, partial, told)
+
+    with torch.no_grad():
+        grads = [one(epsilon) for epsilon in epsilons]
+    return Differences(grads, 2.0 * size(params) * len(epsilons), "brute")
+
+
+@torch.no_grad()
+def profiles(
+    forward: Forward, batch: Batch, params: Params, reach: float
+) -> Iterator[flips.Profile]:
+    """Yield the loss along every coordinate that has a profile: see `Objective.profiles`."""
+    s = forward.structure
+    if s.obstacle:
+        raise ValueError(f"there are no exact profiles: {s.obstacle}")
+    _, rows = forward.plan(batch.rows, 1, 8 * forward.width)
+    yield from flips.profiles(
+        s.links, s.statistics | s.frozen | params, list(params), batch, s.criterion,
+        s.quadratic, reach, rows,
+    )  # fmt: skip

@@ -1,0 +1,77 @@
+"""Which optimizer group a parameter is in: its rate, and whether its weights decay."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sa.types import Params
+
+Own = dict[str, dict[str, float]]
+"""What quantizers say of their own parameters' optimizer group, by parameter."""
+
+
+def own(network: nn.Module) -> Own:
+    """Return what quantizers say of their own parameters' optimizer group, by parameter."""
+    return {
+        f"{name}.{k}": module.group
+        for name, module in network.named_modules()
+        if isinstance(getattr(module, "group", None), dict)
+        for k, _ in module.named_parameters(recurse=False)
+    }
+
+
+def groups(params: Params, own: Own) -> list[Tensor] | list[dict[str, Any]]:
+    """Return the parameters as an optimizer takes them: quantizers' own in groups of their own."""
+    found: dict[str, dict[str, Any]] = {"rest": {"params": []}}
+    for name, p in params.items():
+        settings = own.get(name)
+        key = "rest" if settings is None else repr(settings)
+        found.setdefault(key, {"params": [], **(settings or {})})["params"].append(p)
+    if len(found) == 1:
+        return list(params.values())
+    return [g for g in found.values() if g["params"]]
+
+
+def stepper(
+    optimizer: Callable[..., torch.optim.Optimizer],
+    params: Params,
+    own: Own,
+    *,
+    stacked: bool = False,
+    decay_all: bool = False,
+    quantizer_lr: float | None = None,
+) -> torch.optim.Optimizer:
+    """Return the optimizer, with parameters in groups where they differ in rate or in decay.
+
+    What a quantizer says of its own parameters holds; else they have no decay, nor have vectors.
+
+    Args:
+        optimizer: makes one from parameters or groups of them.
+        params: what moves, by name.
+        own: what quantizers say of their own parameters.
+        stacked: whether every tensor has the networks first.
+        decay_all: weight decay also for biases, norms and quantizers.
+        quantizer_lr: the rate of quantizers' own parameters, as a factor.
+
+    """
+    alike, names = optimizer(groups(params, own)), {id(p): k for k, p in params.items()}
+    found: dict[tuple[float, float], list[Tensor]] = {}
+    same = True
+    for group in alike.param_groups:
+        rate, decay = group["lr"], group.get("weight_decay", 0)
+        for p in group["params"]:
+            name = names[id(p)]
+            quantizes = ".quantize." in f".{name}"
+            vector = p.dim() <= 1 + stacked  # as biases and norms are
+            decays = decay_all or name in own or not (vector or quantizes)
+            factor = quantizer_lr if quantizes and "lr" not in own.get(name, {}) else None
+            mine = rate * (factor or 1), decay if decays else 0
+            same &= mine == (rate, decay)
+            found.setdefault(mine, []).append(p)
+    if same:
+        return alike
+    return optimizer(
+        [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in found.items()]
+    )
