@@ -13,8 +13,8 @@ from sa.config.build import check_machine, ignored, validate
 from sa.config.catalogue import CONF
 from sa.config.error import UsageError
 from sa.config.explain import explain
-from sa.config.flags import checked, without_effect
-from sa.config.handbook import catalogue, page
+from sa.config.flags import checked, help_asked, without_effect
+from sa.config.handbook import answer, page
 from sa.config.parents import resolve
 from sa.job import summary
 from sa.job.execute import RunFailed, execute, folder_of, root_of
@@ -29,17 +29,16 @@ def main() -> None:
     """Parse, run, and end with 0 (done), 1 (a run failed) or 2 (nothing was started)."""
     telling.patient(hangup=True)
     argv = sys.argv[1:]
-    if "--help" in argv or "-h" in argv:
-        _tell(catalogue())
-        return
-    if argv == ["--catalogue"]:
-        _tell(page())
-        return
     # Hydra prints and swallows errors unless told otherwise; here they get their own messages.
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        if argv[:1] == ["--frozen"]:
+        asked = help_asked(argv)
+        if asked is not None:
+            _tell(answer(asked))
+        elif argv == ["--catalogue"]:
+            _tell(page())
+        elif argv[:1] == ["--frozen"]:
             if not argv[1:]:
                 raise UsageError("--frozen: expected the folders of frozen runs, runs/ID ...")
             frozen([Path(a) for a in argv[1:]])

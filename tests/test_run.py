@@ -1542,22 +1542,6 @@ def test_stopped_half_way_with_everything_on_and_repeated_ends_with_the_same_num
 # As a newcomer would
 
 
-def test_help_is_the_catalogue_and_imports_nothing_heavy():
-    told = python("-X", "importtime", "-m", "sa.run", "--help", cwd="/")
-    assert told.returncode == 0
-    for group in ("estimator", "model", "dataset", "quantizer/weight", "analysis", "experiment"):
-        assert f"{group}=" in told.stdout
-        for option in options(group):
-            assert f"  {option} " in told.stdout
-    loaded = {line.split("|")[-1].strip() for line in told.stderr.splitlines()}
-    for heavy in ("torch", "hydra", "omegaconf", "wandb", "pandas", "seaborn", "numpy", "pydantic"):
-        assert heavy not in loaded
-    # every top-level setting of the default configuration is told
-    for key in yaml.safe_load((CONF / "config.yaml").read_text()):
-        if key not in ("defaults", "hydra", "sweep"):
-            assert f"  {key}=" in told.stdout, key
-
-
 def test_killed_half_way_and_repeated_ends_with_the_same_numbers(tmp_path):
     words = ["-m", "sa.run", "experiment=digits_ste", "steps=600", "tracker=none", "figure=[]"]
     whole = python(*words, cwd=tmp_path / "..", env=os.environ | {"SA_ROOT": str(tmp_path / "a")})

@@ -42,6 +42,39 @@ def options(group: str) -> dict[str, str]:
     return found
 
 
+@cache
+def plain(group: str, name: str) -> dict[str, Any]:
+    """Return the file of an option as it is written, {} if it holds comments alone."""
+    import yaml
+
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
+
+
+@cache
+def chosen() -> dict[str, Any]:
+    """Return the option of every group that the defaults choose; a list of analyses, or None."""
+    import yaml
+
+    entries = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    return {k: v for x in entries if isinstance(x, dict) for k, v in x.items() if k in GROUPS}
+
+
+@cache
+def commented() -> dict[str, tuple[str, str]]:
+    """Return every setting of conf/config.yaml: name -> (default as it is written, comment)."""
+    found = {}
+    above = ""
+    for line in (CONF / "config.yaml").read_text().splitlines():
+        match = re.match(r"(  )?([a-z_]+): *([^#]*?) *(?:# *(.*))?$", line)
+        if not match:
+            continue
+        indent, key, value, comment = match.groups()
+        above = above if indent else key
+        if above not in ("defaults", "hydra") and (value or comment):
+            found[f"{above}.{key}" if indent else key] = (value, comment or "")
+    return found
+
+
 @dataclass(frozen=True)
 class Member:
     """What the catalogue says of an estimator: all of it read from its YAML and its docstrings.

@@ -56,6 +56,20 @@ def checked(argv: Sequence[str]) -> list[str]:
     return [w for w in argv if not (shows and _SHORT.get(w, w) == "--multirun")]
 
 
+def help_asked(argv: Sequence[str]) -> list[str] | None:
+    """Return the words that stand beside --help, or None if nobody asks for help.
+
+    Raises:
+        UsageError: an option that does not exist, or a word that cannot work.
+
+    """
+    if not {"--help", "-h"} & {w.partition("=")[0] for w in argv}:
+        return None
+    checked([w for w in argv if not w.startswith("--help=")])
+    words = (w.removeprefix("--help=") for w in argv)
+    return [w for w in words if not w.startswith("-")]
+
+
 def without_effect(argv: Sequence[str]) -> list[str]:
     """Return the words of a single run that are for sweeps."""
     return [w for w in argv if _OF_SWEEPS.match(w)]

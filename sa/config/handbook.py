@@ -1,8 +1,21 @@
-"""The help page and the catalogue of estimators, as text."""
+"""What `--help` answers: an overview, a group, a setting; and the catalogue of estimators."""
 
-import re
+import textwrap
+from collections.abc import Iterable
 
-from sa.config.catalogue import CONF, GROUPS, estimators, figures, options
+from sa.config.catalogue import (
+    GROUPS,
+    chosen,
+    commented,
+    estimators,
+    figures,
+    options,
+    plain,
+)
+from sa.config.describe import described, settings
+from sa.config.error import HELP, UsageError, nearest
+
+WIDTH = 100
 
 USAGE = """\
 sa: a laboratory for gradients of networks that have none.
@@ -18,11 +31,101 @@ sa: a laboratory for gradients of networks that have none.
 -m sweeps over comma-separated values; write it first. `--cfg job` prints the whole configuration.
 """
 
+MORE = """\
+more:
+  --help GROUP             every option of a group, e.g. --help estimator
+  GROUP=OPTION --help      what an option is and each of its settings, e.g. estimator=nes --help
+  --help experiment=NAME   what a study sweeps and expects, and how long it takes
+  --help settings          every setting with its type, default and meaning
+  --help KEY               one setting, e.g. --help batch_size
+  --catalogue              a table of all estimators, with their theorems"""
+
+
+def answer(asked: Iterable[str]) -> str:
+    """Return the help for the words beside ``--help``, the overview if there are none.
+
+    Raises:
+        UsageError: a word that names no group, option or setting.
+
+    """
+    pages = [about(word.lstrip("+~")) for word in asked]
+    return "\n\n".join(pages) or overview()
+
+
+def overview() -> str:
+    """Return the first page: commands, groups, names of settings, and how to go on."""
+    out = [USAGE, "groups (type GROUP=OPTION), and how many options each has:"]
+    for name in GROUPS:
+        there, usual = options(name), chosen().get(name)
+        first = [usual] if isinstance(usual, str) else usual or []
+        told = ", ".join(
+            [*(f"{x} (default)" for x in first), *(x for x in there if x not in first)]
+        )
+        told = textwrap.shorten(told, WIDTH - 28, placeholder=" ...")
+        out.append(f"  {name:<20} {len(there):>3}  {told}")
+    out.append("\nsettings (type KEY=VALUE):")
+    names = ", ".join(commented())
+    out += textwrap.wrap(names, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join([*out, "", MORE])
+
+
+def about(word: str) -> str:
+    """Return the page of one word: GROUP, GROUP=OPTION, OPTION, KEY or KEY=VALUE.
+
+    Raises:
+        UsageError: it names no group, option or setting.
+
+    """
+    key, given, value = word.partition("=")
+    if key == "settings":
+        return "settings (type KEY=VALUE), with their defaults:\n" + "\n".join(_table())
+    if key in GROUPS and not given:
+        return _group(key)
+    if key in GROUPS:
+        names = [x.strip() for x in value.strip("[]").split(",")]
+        return "\n\n".join(described(key, name) for name in names)
+    if key in commented():
+        return "\n".join(_table([key]))
+    group = key.partition(".")[0]
+    rooms = [g for g in GROUPS if g.split("/")[0] == group or g.replace("/", ".").startswith(group)]
+    owners = [f"{g}={o}" for g in rooms for o in options(g) if _has(g, o, key)]
+    if owners:
+        return "\n".join([f"{key} is a setting of:", *(f"  {o} --help" for o in owners)])
+    named = [g for g in GROUPS if key in options(g)]
+    if named and not given:
+        return "\n\n".join(described(g, key) for g in named)
+    close = nearest(key, [*GROUPS, *commented(), *(o for g in GROUPS for o in options(g))])
+    hint = f"; did you mean --help {close}?" if close else ""
+    raise UsageError(f"--help {word}: there is no such group, option or setting{hint}\n{HELP}")
+
+
+def _has(group: str, name: str, key: str) -> bool:
+    return any(one.key == key for one in settings(group, name))
+
+
+def _table(keys: Iterable[str] = ()) -> list[str]:
+    """Return a line for each of the named settings, or for all."""
+    lines = []
+    for key in keys or commented():
+        value, meaning = commented()[key]
+        meaning += f"; kinds: {', '.join(figures())}" if key == "figure" else ""
+        lines.append(f"  {f'{key}={value}':<28} {meaning}")
+    return lines
+
+
+def _group(group: str) -> str:
+    out = [f"{group}=OPTION, with OPTION one of:"]
+    if group == "estimator":
+        for name, m in estimators().items():
+            told = f"target: {m.target}; {m.evals}".replace("``", "")
+            out += [f"  {name:<18} {m.about}", f"  {'':<18}   {told}"]
+    else:
+        out += [f"  {name:<18} {about}" for name, about in options(group).items()]
+    return "\n".join([*out, f"{group}=OPTION --help prints the settings of one."])
+
 
 def page() -> str:
-    """The catalogue of estimators as Markdown; makes each of them, to ask it for its target."""
-    import yaml
-
+    """Return the catalogue of estimators as Markdown; makes each, to ask it for its target."""
     from sa.config.component import make
 
     lines = [
@@ -36,38 +139,7 @@ def page() -> str:
         "|---|---|---|---|---|",
     ]
     for name, m in estimators().items():
-        node = yaml.safe_load((CONF / "estimator" / f"{name}.yaml").read_text())
-        target = make("estimator", node).target
+        target = make("estimator", plain("estimator", name)).target
         cells = (f"`{name}`", m.about, target, m.evals, m.theorem)
         lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
     return "\n".join(lines)
-
-
-def catalogue() -> str:
-    """The help page: usage, every group's options, the loop's settings; imports nothing heavy."""
-    out = [USAGE]
-    for group in GROUPS:
-        out.append(f"{group}=")
-        if group == "estimator":
-            for name, m in estimators().items():
-                out.append(f"  {name:<18} {m.about}")
-                out.append(f"  {'':<18}   target: {m.target}; {m.evals}")
-            continue
-        for name, about in options(group).items():
-            out.append(f"  {name:<18} {about}")
-    out.append("\nsettings (KEY=VALUE), with their defaults:")
-    for line in (CONF / "config.yaml").read_text().splitlines():
-        if line.startswith("figure:"):
-            line = line.split("#")[0] + "# drawn at the end; null: what a sweep measured; "
-            line += ", ".join(figures())
-        if re.match(r"(  )?[a-z_]+: +[^#]", line) and not line.startswith(("defaults", "  dir")):
-            key, rest = line.split(":", 1)
-            if key.strip() in ("output_subdir", "chdir"):
-                continue
-            value, _, about = rest.partition("#")
-            key = f"sweep.{key.strip()}" if key.startswith("  ") else key
-            out.append(f"  {key + '=' + value.strip():<28} {about.strip()}")
-    out.append(
-        "\nA component's own settings: conf/<group>/<name>.yaml, e.g. estimator.samples=5000"
-    )
-    return "\n".join(out)

@@ -1,0 +1,209 @@
+"""The pages of `--help` for one option with its settings, and for one study."""
+
+import importlib
+import inspect
+import os
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sa.config import study
+from sa.config.catalogue import commented, estimators, options, plain
+from sa.config.error import UsageError, typed
+from sa.config.explain import no_option
+from sa.config.fields import Field, fields, prose
+
+_LAUNCHERS = {"Inline": "here.Inline", "Local": "here.Local", "Slurm": "slurm.Slurm"}
+"""Launcher -> where `sa.launch` documents its settings; the shim of Hydra has none of its own."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of an option.
+
+    Args:
+        key: as it is typed, such as estimator.samples.
+        value: its default; a mapping for a component that has settings of its own.
+        target: the class that documents it; empty if there is none.
+        name: its name in that class, or in conf/config.yaml.
+
+    """
+
+    key: str
+    value: Any
+    target: str
+    name: str
+
+
+def described(group: str, name: str) -> str:
+    """Return the page of an option: its line, its settings, the text of its class.
+
+    Raises:
+        UsageError: the group has no such option.
+
+    """
+    if name not in options(group):
+        raise UsageError(no_option(group, name))
+    if group == "experiment":
+        return _study(name)
+    out = [f"{group}={name}: {options(group)[name]}"]
+    if group == "estimator":
+        m = estimators()[name]
+        out[0] += f"\ntarget: {m.target}; {m.evals}\ntheorem: {m.theorem}"
+    there = list(settings(group, name))
+    lines = [_lines(x) for x in there]
+    out.append("settings:\n" + "\n".join(lines) if lines else "It has no settings.")
+    target = _target(_node(group, name))
+    if target.startswith("torch."):  # pages of formulas, and settings that few change
+        more = [f for f in _fields(target) if f not in {x.name for x in there}]
+        out.append(f"more, typed +{group}.NAME=VALUE: {', '.join(more)}")
+    elif target:
+        out.append(prose(inspect.getdoc(_class(target)) or ""))
+    return "\n\n".join(out).replace("``", "").rstrip()
+
+
+def settings(group: str, name: str) -> Iterator[Setting]:
+    """Yield the settings of an option as its file lists them, those of nested components too."""
+    if group == "experiment":
+        return
+    node = _node(group, name)
+    for entry in node.get("defaults", []):  # of a quantizer: the options of its slots
+        slots = entry.items() if isinstance(entry, Mapping) else ()
+        for slot, option in slots:
+            yield Setting(f"{group}/{slot}", option, _target(node), slot)
+            own = {"_target_": plain(f"{group}/{slot}", option)["_target_"], **node.get(slot, {})}
+            yield from _within(own, f"{group}.{slot}")
+    if "defaults" in node:
+        return
+    inner = [next(iter(plain(group, name)))] if group == "analysis" else []
+    yield from _within(node, ".".join([*group.split("/"), *inner]))
+
+
+def _within(node: Mapping[str, Any], prefix: str) -> Iterator[Setting]:
+    for key, value in node.items():
+        if key in ("_target_", "_partial_"):
+            continue
+        yield Setting(f"{prefix}.{key}", value, _target(node), key)
+        if isinstance(value, Mapping):
+            named = {key: value} if "_target_" in value else value  # else components by name
+            for inner, part in named.items():
+                if isinstance(part, Mapping):
+                    path = f"{prefix}.{key}" if named is not value else f"{prefix}.{key}.{inner}"
+                    yield from _within(part, path)
+
+
+def _lines(one: Setting) -> str:
+    """Return the lines of a setting: KEY=DEFAULT, its type in words, and below its meaning."""
+    kind, meaning = "", commented().get(one.name, ("", ""))[1]
+    if one.target:
+        found = _fields(one.target)[one.name]
+        kind, meaning = found.kind, found.meaning
+    if "/" in one.key:
+        kind = f"--help {one.key} lists the options"
+    head = f"{one.key}={shown(one.value)}"
+    if isinstance(one.value, Mapping):
+        head = f"{one.key}: {shown(one.value)}"
+    lines = textwrap.wrap(meaning, 94)
+    return "\n".join([f"  {head:<38} {kind}".rstrip(), *(f"      {x}" for x in lines)])
+
+
+def shown(value: Any) -> str:
+    """Return a default as it is typed; <KEY> where it takes over the value of another setting."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(shown, value)) + "]"
+    if isinstance(value, Mapping):
+        target = str(value.get("_target_", "")).split(".")
+        file = target[-1].lower() if target[0] == "torch" else target[-2:][0]
+        return file or ", ".join(value)
+    return re.sub(r"\$\{(?:oc\.select:)?([\w.]+)(?:,null)?\}", r"<\1>", typed(value))
+
+
+def _node(group: str, name: str) -> dict[str, Any]:
+    """Return the mapping that describes an option; an analysis sits under its own name."""
+    node = plain(group, name)
+    return node[next(iter(node))] if group == "analysis" else node
+
+
+def _target(node: Mapping[str, Any]) -> str:
+    """Return the class that documents a component; empty if there is none."""
+    target = str(node.get("_target_", ""))
+    if target.startswith("hydra_plugins."):
+        return f"sa.launch.{_LAUNCHERS[target.rpartition('.')[2]]}"
+    return target
+
+
+def _class(target: str) -> type:
+    module, _, name = target.rpartition(".")
+    return vars(importlib.import_module(module))[name]
+
+
+def _fields(target: str) -> dict[str, Field]:
+    """Return the settings of a class by their names."""
+    return {f.name: f for f in fields(_class(target))}
+
+
+def _study(name: str) -> str:
+    """Return the page of an experiment: what it sweeps, how long it takes, what it expects."""
+    node = plain("experiment", name)
+    out = [f"experiment={name}: {node['description']}"]
+    how = node.get("sweep") or {}
+    axes = list(_axes(name, how))
+    out.append("it sweeps:\n" + "\n".join(axes) if axes else "It is one run; it sweeps nothing.")
+    if larger := study.words(study.sizes(name).get("full", {})):
+        out.append("size=full sets:\n" + "\n".join(f"  {word}" for word in larger))
+    command = f"python -m sa.run {'-m ' if axes else ''}experiment={name}"
+    took = _took(how.get("name") or name) if axes else ""
+    out.append(
+        f"to run it: {command}\ntime: {took or 'not known, it has not run in this folder'}; "
+        "sweep.dry_run=true prints what is to do"
+    )
+    expected = [_expected(one) for one in node.get("expectations") or []]
+    out.append("it expects:\n" + "\n".join(expected) if expected else "It expects nothing.")
+    return "\n\n".join([*out, f"figures: {', '.join(node.get('figure') or []) or 'as measured'}"])
+
+
+def _axes(name: str, how: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for everything that a study varies or leaves out."""
+    for key, values in study.sizes(name).get("quick", {}).items():
+        yield f"  {key}: {shown(values).strip('[]')}"
+    for point in how.get("points") or []:
+        yield f"  point: {_words(point)}"
+    if together := how.get("zip"):
+        yield f"  together: {', '.join(together)}"
+    yield from (f"  without: {_words(one)}" for one in how.get("exclude") or [])
+
+
+def _words(one: Any) -> str:
+    """Return settings of a mapping as they are typed."""
+    return " ".join(study.words(one)) if isinstance(one, Mapping) else str(one)
+
+
+def _took(name: str) -> str:
+    """Return how long the finished points of a sweep computed, below SA_ROOT; empty if none is."""
+    from sa.record import files, run, sweep
+
+    root = Path(os.environ.get("SA_ROOT", ".")).expanduser()
+    if name not in sweep.sweeps(root):
+        return ""
+    try:
+        points = sweep.read_manifest(root, name)[1]
+        results = [run.read_result(root, point["run_id"]) for point in points]
+    except files.RecordError:
+        return ""
+    spent = [float(r["seconds"]) for r in results if r]
+    return f"{len(spent)} of {len(points)} points are done here, in {sum(spent):.0f} s of computing"
+
+
+def _expected(one: Mapping[str, Any]) -> str:
+    """Return an expectation in two lines: what is measured, of which runs; and its source."""
+    told = f"  {one['id']}: {one['statistic']}"
+    if one.get("where"):
+        told += f" of {_words(one['where'])}"
+    if one.get("against"):
+        told += f", {one.get('how', 'ratio')} with {_words(one['against'])}"
+    if one.get("tau"):
+        told += f", Kendall's tau with {one['tau']}"
+    return f"{told}: {one['predicate']} {shown(one['value'])}\n      {one['source']}"

@@ -1,0 +1,124 @@
+"""What --help answers: a page a person can read at once, and every setting somewhere below it."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from sa.config import describe, flags, handbook
+from sa.config.catalogue import CONF, GROUPS, options
+from sa.config.error import UsageError
+
+HEAVY = ("torch", "hydra", "omegaconf", "wandb", "pandas", "seaborn", "numpy", "pydantic")
+OPTIONS = [(g, o) for g in GROUPS if g != "experiment" for o in options(g)]
+
+
+def keys(node, prefix=""):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from keys(value, f"{prefix}{key}.")
+        elif key not in ("_target_", "_partial_"):
+            yield f"{prefix}{key}"
+
+
+def test_the_first_page_is_a_screen_or_two_and_imports_nothing_heavy():
+    words = [sys.executable, "-X", "importtime", "-m", "sa.run", "--help"]
+    told = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd="/")
+    assert told.returncode == 0
+    assert len(told.stdout.splitlines()) < 60
+    assert max(map(len, told.stdout.splitlines())) <= 100
+    for group in GROUPS:
+        assert f"  {group} " in told.stdout
+    for key in keys(yaml.safe_load((CONF / "config.yaml").read_text()) | {"hydra": {}}):
+        if key != "defaults":
+            assert key in told.stdout
+    loaded = {line.split("|")[-1].strip() for line in told.stderr.splitlines()}
+    assert not loaded & set(HEAVY)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_lists_its_options(group):
+    page = handbook.answer([group])
+    for option, about in options(group).items():
+        assert f"  {option} " in page and about in page
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS, ids=map("=".join, OPTIONS))
+def test_an_option_names_each_of_its_settings(group, name):
+    page = handbook.answer([f"{group}={name}"])
+    node = yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
+    node.pop("defaults", None)
+    for key in keys(node):
+        assert f"  {group.replace('/', '.')}.{key}=" in page
+
+
+def test_settings_of_an_estimator_have_a_type_a_range_and_a_default():
+    page = handbook.answer(["estimator=nes"])
+    for told in ("estimator.samples=500", "a whole number >= 1", "none | loss | mean"):
+        assert told in page
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_a_study_says_what_it_sweeps_and_expects(name):
+    page = handbook.answer([f"experiment={name}"])
+    node = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
+    assert node["description"] in page
+    for key in node.get("hydra", {}).get("sweeper", {}).get("params", {}):
+        assert f"  {key}: " in page
+    for one in node.get("expectations", []):
+        assert f"  {one['id']}: " in page and one["source"] in page
+
+
+def test_a_study_that_has_run_says_how_long_it_took(tmp_path, monkeypatch):
+    from sa.record import run, sweep
+
+    monkeypatch.setenv("SA_ROOT", str(tmp_path))
+    page = handbook.answer(["experiment=descent_dims"])
+    assert "it has not run in this folder" in page
+    points = [{"index": i, "run_id": f"{i:010x}", "overrides": []} for i in range(3)]
+    sweep.write_manifest(tmp_path, "descent_dims", points, {})
+    results = {"0000000000": {"seconds": 3.0}, "0000000001": {"seconds": 4.0}}
+    monkeypatch.setattr(run, "read_result", lambda root, key: results.get(key))
+    page = handbook.answer(["experiment=descent_dims"])
+    assert "2 of 3 points are done here, in 7 s of computing" in page
+
+
+@pytest.mark.parametrize(("word", "told"), [
+    ("batch_size", "rows a step"),
+    ("sweep.canary", "run one point first"),
+    ("estimator.sigma", "estimator=nes --help"),
+    ("quantizer.weight.bits", "quantizer/weight=uniform --help"),
+    ("nes", "estimator=nes: "),
+    ("settings", "checkpoint_seconds=5"),
+    ("analysis=[alignment,descent]", "analysis.descent.points=25"),
+])  # fmt: skip
+def test_any_word_may_be_asked_about(word, told):
+    assert told in handbook.answer([word])
+
+
+@pytest.mark.parametrize(("word", "told"), [
+    ("estimator=nse", "did you mean estimator=nes?"),
+    ("estimtor", "did you mean --help estimator?"),
+    ("experiment=nope", "there are: "),
+])  # fmt: skip
+def test_a_word_that_names_nothing_is_refused(word, told):
+    with pytest.raises(UsageError, match="there is no such") as error:
+        handbook.answer([word])
+    assert told in str(error.value)
+
+
+def test_help_is_asked_for_before_or_behind_a_word():
+    for words in (["--help", "dim"], ["dim", "-h"], ["--help=dim"], ["-m", "dim", "--help"]):
+        assert flags.help_asked(words) == ["dim"]
+    assert flags.help_asked(["dim=3"]) is None
+    with pytest.raises(UsageError, match="did you mean"):
+        flags.help_asked(["--help", "--catalouge"])
+
+
+def test_a_default_is_shown_as_it_is_typed():
+    shown = describe.shown
+    assert shown([1, "${dim}", None]) == "[1,<dim>,null]"
+    assert shown("${oc.select:optimizer.lr,null}") == "<optimizer.lr>"
+    assert shown({"_target_": "sa.estimator.cdg.CDG"}) == "cdg"
+    assert shown({"_target_": "torch.optim.SGD"}) == "sgd"
