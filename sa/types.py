@@ -41,7 +41,11 @@ the scale of channel o becomes scale[i]."""
 class Slots:
     """What a model quantizes with: weights, activations, and what is back-propagated to them.
 
-    gradient: quantizes dL/dy of every activation y; None for full precision.
+    Args:
+        weight: quantizes the weights of the quantized layers.
+        activation: quantizes their activations.
+        gradient: quantizes dL/dy of every activation y; null for full precision.
+
     """
 
     weight: Quantizer

@@ -1,16 +1,19 @@
 """What --help answers: a page a person can read at once, and every setting somewhere below it."""
 
+import importlib
+import inspect
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from sa.config import describe, flags, handbook
+from sa.config import describe, fields, flags, handbook
 from sa.config.catalogue import CONF, GROUPS, options
 from sa.config.error import UsageError
 
 HEAVY = ("torch", "hydra", "omegaconf", "wandb", "pandas", "seaborn", "numpy", "pydantic")
+LAUNCHERS = ["sa.launch.here.Local", "sa.launch.slurm.Slurm"]
 OPTIONS = [(g, o) for g in GROUPS if g != "experiment" for o in options(g)]
 
 
@@ -20,6 +23,22 @@ def keys(node, prefix=""):
             yield from keys(value, f"{prefix}{key}.")
         elif key not in ("_target_", "_partial_"):
             yield f"{prefix}{key}"
+
+
+def targets(node):
+    """Every class of sa that a file of conf/ names."""
+    if isinstance(node, dict):
+        yield from [node["_target_"]] if "_target_" in node else []
+    if isinstance(node, dict | list):
+        for inner in node.values() if isinstance(node, dict) else node:
+            yield from targets(inner)
+
+
+def components():
+    named = {"sa.training.loop.Recipe", *LAUNCHERS}
+    for path in CONF.rglob("*.yaml"):
+        named |= set(targets(yaml.safe_load(path.read_text())))
+    return sorted(x for x in named if x.startswith("sa."))
 
 
 def test_the_first_page_is_a_screen_or_two_and_imports_nothing_heavy():
@@ -51,6 +70,23 @@ def test_an_option_names_each_of_its_settings(group, name):
     node.pop("defaults", None)
     for key in keys(node):
         assert f"  {group.replace('/', '.')}.{key}=" in page
+
+
+@pytest.mark.parametrize("target", components())
+def test_a_component_documents_its_settings_and_nothing_else(target):
+    module, _, name = target.rpartition(".")
+    cls = vars(importlib.import_module(module))[name]
+    there = fields.fields(cls)
+    assert [f.name for f in there if not f.meaning] == []
+    assert set(fields.entries(inspect.getdoc(cls))) <= {f.name for f in there}
+    assert not [f for f in there if f.kind in ("a value", "anything", "")]
+
+
+def test_an_entry_may_have_several_lines_and_stands_under_args():
+    text = "Does it.\n\nArgs:\n    a: one\n        two.\n    b (int): ``x``: y (default: 3)\n\nEnd."
+    assert fields.entries(text) == {"a": "one two.", "b": "x: y"}
+    assert fields.prose(text) == "Does it.\n\nEnd."
+    assert fields.entries("No settings.") == {}
 
 
 def test_settings_of_an_estimator_have_a_type_a_range_and_a_default():

@@ -28,6 +28,11 @@ class Alignment:
     the estimate or the first reference is not finite; ``diverged``: 1 where all are. Where
     estimator and reference have different targets (the record's ``target``) a cosine below 1 is no
     defect.
+
+    Args:
+        references: estimators by name. The first one has all numbers, each further one cosine and
+            scale under its name.
+
     """
 
     references: dict[str, Estimator]

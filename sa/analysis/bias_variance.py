@@ -23,10 +23,6 @@ from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 class BiasVariance:
     """R replicates g_r of an estimator against a reference g* that has no variance of its own.
 
-    estimator: the one the run studies; each replicate starts from the state the run's own call
-    left. reference: the truth, of the same target; where targets differ the bias holds the
-    difference between them, and ``across`` is 1.
-
     ``bias2`` |mean g - g*|^2 - V/R, unbiased for the squared bias, and ``variance`` V, the trace
     of the covariance, both over |g*|^2. ``snr`` the squared mean over V. ``z_rms``, ``z_max``,
     ``z_outside``: per coordinate z = (mean - g*) sqrt(R)/std, which has Student's t distribution of
@@ -38,6 +34,14 @@ class BiasVariance:
     replicate, means with ``_ci95``, the half-width of their 95 % interval by the same distribution.
     ``evals`` and ``seconds`` of one. A replicate that is not finite is left out: R counts the
     others, ``nonfinite`` those; ``diverged`` is 1 where fewer than two are left.
+
+    Args:
+        estimator: the one that the run studies; each replicate starts from the state that the
+            run's own call left.
+        reference: the truth, of the same target. Where targets differ the bias holds the
+            difference between them, and ``across`` is 1.
+        replicates: R, independent estimates.
+
     """
 
     estimator: Estimator

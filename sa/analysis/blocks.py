@@ -22,13 +22,20 @@ class Blocks:
 
     Of each: ``shapes``, ``parameters``, ``part`` of the estimate's squared norm, ``share`` of that
     part in the block's own top k directions, ``lambda_1`` and ``lambda_k``, the eigenvalues of the
-    diagonal block. Of all: ``count`` and ``order``; ``held``, for each of the whole Hessian's top k
-    directions the share of it that the union of the blocks' spaces holds, ``held_least`` and
+    diagonal block. Of all: ``count`` and ``order``; ``held``, for each of the whole Hessian's top
+    k directions the share of it that the union of the blocks' spaces holds, ``held_least`` and
     ``held_mean``.
-    k: of a block with fewer parameters, all of them. rows: of the data, the first; None for all.
 
     A quantized network has no Hessian: then only shapes and parts, and ``note`` says so. The same
     where second derivatives are not finite: then ``diverged`` is 1.
+
+    Args:
+        blocks: how the network is split: one block a ``module`` or a ``tensor``, all in one
+            (``network``), or named lists of patterns, {name: [patterns]}.
+        k: top directions of a block; of a block with fewer parameters, all of them.
+        rows: rows of the data that are used, the first ones; null for all.
+        tol: relative residual |Hx - lambda x|/|lambda| at which an eigenpair is found.
+
     """
 
     blocks: How = "module"

@@ -16,8 +16,6 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 class Cost:
     """Counts of each layer and of all, by a forward of one row.
 
-    full: bits of a number in full precision.
-
     ``parameters``; ``bits`` that store them, weights at what their quantizer declares and the rest
     in full (scales that are read from weights are left out); ``macs``, multiply-accumulates of
     affine maps, out_features x in_features of a fully connected one, out_channels x in_channels/
@@ -25,6 +23,10 @@ class Cost:
     macs x weight bits x input bits (van Baalen et al., NeurIPS 2020). Norms, activations and
     poolings are left out. ``weight_bits`` and ``input_bits`` by layer; inputs are in full where
     they are not the values of a quantized activation.
+
+    Args:
+        full: bits of a number in full precision.
+
     """
 
     full: Annotated[int, Ge(1)] = 32

@@ -27,12 +27,6 @@ _NEEDS = {"latent": DERIVATIVES, "quantized": DERIVATIVES}
 class CriticalPoints:
     """A search for a critical point from the run's point, over all rows, in float64.
 
-    solver: ``gnm`` least |g|^2/2 (by L-BFGS; Pennington & Bahri 2017), ``lm`` the same by
-    Levenberg-Marquardt steps on g (Frye et al. 2021), ``newton`` least L by Newton's method in a
-    trust region (Steihaug 1983), which finds minima alone, ``none`` stays; ``l1`` least L + penalty
-    |w|_1, kept to be reproduced: at its optimum the gradient is -penalty sign(w), not 0. steps: the
-    most of them, of ``newton`` products with H. view: ``latent`` or ``quantized``.
-
     With eigenvalues l_i of the Hessian H and P of them: ``n_pos``, ``n_zero``, ``n_neg`` at each of
     ``taus``, those above tau max|l|, within, and below; at ``tau`` ``minimal_ratio`` n_pos/P and
     ``index`` n_neg/P. ``norm`` |g| there, ``norm_start``, ``norm_ratio``; ``flat`` |Hg|/(max|l|
@@ -41,6 +35,22 @@ class CriticalPoints:
     where half of |g|^2 is in the kernel, so that no step lowers it; else ``unconverged``.
     ``diverged``: 1, and nothing else, where H is not finite. ``redundant``: how many biases (as
     those before BatchNorm) move nothing, ``left_out`` which; they are no part of P.
+
+    Args:
+        solver: ``gnm``: least |g|^2/2 by L-BFGS (Pennington & Bahri 2017). ``lm``: the same by
+            Levenberg-Marquardt steps on g (Frye et al. 2021). ``newton``: least L by Newton's
+            method in a trust region (Steihaug 1983), which finds minima alone. ``l1``: least L +
+            penalty |w|_1, kept to be reproduced: at its optimum the gradient is -penalty sign(w),
+            not 0. ``none`` stays at the point.
+        view: what the loss is a function of: ``latent``, the weights that are trained, or
+            ``quantized``, the quantized weights as if they were free.
+        steps: steps of the solver, at most; of ``newton`` products with H.
+        tau: an eigenvalue l counts as 0 where |l| is at most so many times the largest, in
+            ``minimal_ratio``, ``index``, ``flat`` and ``kernel``.
+        taus: values of tau at which eigenvalues are counted.
+        far: a point is critical where |g| is at most so many times that of the start.
+        penalty: weight of |w|_1 with solver=l1.
+
     """
 
     solver: Literal["gnm", "lm", "newton", "l1", "none"] = "gnm"

@@ -19,17 +19,29 @@ class Curvature:
     """The Hessian's k algebraically largest eigenvalues, whole and in each of ``blocks``.
 
     ``lambda_1`` ... ``lambda_k`` of the network, ``<block>/lambda_i`` of the diagonal blocks;
-    ``gap`` lambda_k/lambda_{k+1}; ``edge`` 2/lr, the largest sharpness at which gradient descent of
-    rate lr is stable, and ``share`` lambda_1's of it (Cohen et al. 2021); ``headroom``
+    ``gap`` lambda_k/lambda_{k+1}; ``edge`` 2/lr, the largest sharpness at which gradient descent
+    of rate lr is stable, and ``share`` lambda_1's of it (Cohen et al. 2021); ``headroom``
     edge/lambda_{k+1}, how much faster all but the top k directions may go; ``top_share``, of the
-    estimate's squared norm in the top k directions. draws > 0: ``trace`` and its standard error,
-    ``trace_error``, from so many draws (Hutchinson), and the density of eigenvalues (stochastic
-    Lanczos of ``steps`` steps): ``nodes``, ascending, and their ``weights``, of sum 1. rows: the
-    first so many of the data; None for all. tol: relative residual |Hx - lambda x|/|lambda| of the
-    pairs, and ``residual`` the largest there is: above tol where a search was given up.
+    estimate's squared norm in the top k directions. With draws: ``trace`` and its standard error,
+    ``trace_error``, and the density of eigenvalues: ``nodes``, ascending, and their ``weights``,
+    of sum 1. ``residual`` is the largest relative residual of a pair: above tol where a search was
+    given up.
 
     ``diverged``: 1, and nothing else, where second derivatives are not finite. Not for quantized
     networks, which have no Hessian.
+
+    Args:
+        k: eigenvalues, the algebraically largest.
+        blocks: diagonal blocks that have eigenvalues of their own: one a ``module`` or a
+            ``tensor``, the whole ``network`` alone, or named lists of patterns, {name:
+            [patterns]}.
+        draws: random vectors for the trace (Hutchinson) and the density of eigenvalues (stochastic
+            Lanczos); 0 for neither.
+        steps: steps of stochastic Lanczos.
+        rows: rows of the data that are used, the first ones; null for all.
+        tol: relative residual |Hx - lambda x|/|lambda| at which an eigenpair is found.
+        lr: rate of gradient descent that ``edge`` is of; null for no edge.
+
     """
 
     k: Annotated[int, Gt(0)] = 10

@@ -22,9 +22,7 @@ from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 class Descent:
     """L(w) - L(w - eta d) for d = g/|g| on a log grid of eta, all points in one stacked evaluation.
 
-    lr_min, lr_max, points: the grid. A best point on its edge extends the grid by a decade, up to
-    ``extend`` times; the grid is then refined once around the best. nulls: how many random
-    directions the null uses. reference: the estimator whose best decrease the ``ratio`` is to.
+    A best point on the edge of the grid extends it; the grid is then refined once around the best.
 
     Curves: ``lr``, ``decrease``, ``decrease_heldout``, ``null`` (mean over random directions),
     ``null_least`` and ``null_most`` (the least and the most of them).
@@ -39,6 +37,15 @@ class Descent:
     The best is that of the refined grid, within a few percent of the line's own maximum. A loss
     that is not finite is never the best: ``nonfinite`` counts them along d, and ``diverged`` is 1
     where all are; then there is no best, and its numbers are NaN.
+
+    Args:
+        reference: estimator whose best decrease the ``ratio`` is to; null for no ratio.
+        lr_min: least step length of the grid.
+        lr_max: largest step length of the grid.
+        points: step lengths of the grid, evenly spaced in their logarithm.
+        extend: a best point on the grid's edge extends it by a decade, at most so many times.
+        nulls: random directions of the null.
+
     """
 
     reference: Estimator | None = None

@@ -20,10 +20,6 @@ from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 class Efficiency:
     """The mean of as many estimates as a budget buys, at least one, as their number doubles.
 
-    estimator: the one the run studies. evals: the budget in forward-equivalents; seconds: the one
-    in wall time of the estimator alone, which no two machines repeat. most: calls at most, enough
-    where further ones change little; one whose repetition changes nothing is called once.
-
     Curves over calls: ``evals``, ``seconds``, ``cosine`` to the reference, ``decrease`` (best
     along the mean, relative to the loss) and ``heldout`` (at that lr). Numbers at the budget of
     evals: ``at_evals/cosine``, ``/decrease``, ``/heldout``, ``/calls``, and ``/n_eff``
@@ -31,6 +27,15 @@ class Efficiency:
     the budget of seconds, ``at_seconds/``. ``over`` is 1 where one call costs more than the
     budget of evals. An estimate that is not finite costs, and is left out of the mean:
     ``nonfinite`` counts them, ``diverged`` is 1 where all are.
+
+    Args:
+        estimator: the estimator that the run studies.
+        reference: estimator of the true gradient, for the cosine.
+        evals: budget in forward-equivalents.
+        seconds: budget in wall time of the estimator alone, which no two machines repeat.
+        most: calls at most, enough where further ones change little; an estimator whose repetition
+            changes nothing is called once.
+
     """
 
     estimator: Estimator

@@ -17,13 +17,16 @@ from sa.types import PROBE, STRICT, Dataset, Estimate, Moment, Numbers, Params
 class FunctionCurve:
     """The outputs at ``points`` of the held-out rows of a function, evenly chosen, in order.
 
-    collapsed: the share of the targets' standard deviation below which the outputs' counts as a
-    constant: the network has died.
-
     Curves ``x``, ``truth`` and ``value``. Numbers: ``rmse`` and ``worst``, the root mean square
     and the largest absolute residual over all held-out rows; ``spread``, the outputs' standard
     deviation over the targets'; ``collapsed``, 1 where it is below the share. Rows whose output is
     not finite are left out, and counted in ``nonfinite``.
+
+    Args:
+        points: held-out rows of the curves, evenly chosen.
+        collapsed: the network has died where the outputs' standard deviation is below this share
+            of the targets': it counts as a constant.
+
     """
 
     points: Annotated[int, Ge(2)] = 200

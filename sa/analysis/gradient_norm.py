@@ -19,11 +19,17 @@ from sa.types import PROBE, STRICT, Diverged, Estimate, Estimator, Moment, Numbe
 class GradientNorm:
     """|g| of the run's estimator over all rows, ``full``, and of the batch, ``batch``.
 
-    ``full/<tensor>``, ``batch/<tensor>``: of each tensor. With the step's rate lr: ``update``
-    lr |g|/|w|, the relative length of a plain gradient step of the batch; ``successive`` the cosine
+    ``full/<tensor>``, ``batch/<tensor>``: of each tensor. With the step's rate lr: ``update`` lr
+    |g|/|w|, the relative length of a plain gradient step of the batch; ``successive`` the cosine
     of the batch's gradient with that after this step, -1 where it bounces; ``lambda_max`` of the
-    Hessian over all rows, where curvature is set and nothing is quantized, and ``of_edge`` its
-    share of ``edge``, 2/lr, above which gradient descent cannot stay (Cohen et al. 2021).
+    Hessian over all rows, and ``of_edge`` its share of ``edge``, 2/lr, above which gradient
+    descent cannot stay (Cohen et al. 2021).
+
+    Args:
+        estimator: the estimator that the run studies.
+        lr: rate of the step, for ``update``, ``successive`` and ``edge``; null for none of them.
+        curvature: whether to compute ``lambda_max``, where nothing is quantized.
+
     """
 
     estimator: Estimator

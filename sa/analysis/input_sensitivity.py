@@ -23,10 +23,16 @@ class InputSensitivity:
 
     Of ``logits`` (the outputs) and, of classes, of ``probabilities`` (their softmax), on ``train``
     and ``test``: ``<split>/<reading>/mean`` and ``/median``, of the rows whose norm is finite;
-    ``/nonfinite`` counts the others. rows: the first so many of each split;
-    None for all. view ``latent``: the derivative, which weights may be quantized for, not
-    activations; ``smoothed``: sqrt(E |f(x + sigma e) - f(x)|^2)/sigma of ``draws`` normal e, of any
-    network, the same as sigma goes to 0 where there is a derivative.
+    ``/nonfinite`` counts the others.
+
+    Args:
+        view: ``latent``: the derivative, which weights may be quantized for, not activations.
+            ``smoothed``: sqrt(E |f(x + sigma e) - f(x)|^2)/sigma for normal e, of any network; the
+            same as sigma goes to 0 where there is a derivative.
+        rows: rows of each split, the first ones; null for all.
+        sigma: of view=smoothed, standard deviation of the noise, in the units of the inputs.
+        draws: of view=smoothed, draws of the noise.
+
     """
 
     view: Literal["latent", "smoothed"] = "latent"

@@ -23,10 +23,6 @@ class Interpolation:
     theta_0, theta_1: where the two trainings of ``ends`` ended; a = 0 and 1 are these very points,
     bit for bit (Goodfellow et al. 2015; Keskar et al. 2017 for two batch sizes). Of quantized
     layers the latent weights move and the network quantizes them: no other view has a line.
-    points: how many a unit of a. recalibrate: BatchNorm's statistics are re-estimated over the
-    training rows at every a; else they are interpolated too, running variances not below 0.
-    align: the second network's hidden units are put in the order of the first's, which leaves its
-    function as it is (Ainsworth et al. 2023); a = 1 is that network then. Of chains of layers only.
 
     Curves ``alpha``, ``train/loss``, ``test/loss`` and accuracies of classes. Numbers: ``barrier``
     and ``barrier/test``, the most that the loss on [0, 1] lies above the straight line between its
@@ -34,6 +30,17 @@ class Interpolation:
     differs where the summit is not in the middle); ``worst``, the whole line's largest training
     loss; ``distance``, |theta_1 - theta_0|; of align ``moved``, the share of hidden units that
     changed places; ``first/`` and ``second/``, the ends evaluated as their trainings did.
+
+    Args:
+        low: first value of a.
+        high: last value of a.
+        points: values of a in each unit of length.
+        recalibrate: true re-estimates BatchNorm's statistics over the training rows at every a;
+            false interpolates them too, running variances not below 0.
+        align: true puts the second network's hidden units in the order of the first's, which
+            leaves its function as it is (Ainsworth et al. 2023); a = 1 is that network then. Of
+            chains of layers only.
+
     """
 
     low: Annotated[float, Ge(-10)] = -1.0

@@ -20,9 +20,6 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, Quantizer
 class QuantError:
     """The error q(x) - x of every quantized tensor x: weights, and activations of the first rows.
 
-    ruler: a quantizer with ``bits``, one scale a channel, to measure the bits that are needed.
-    sqnr: what they are needed for, in dB. most: the most bits tried. rows: of activations.
-
     By ``<layer>.<slot>/``: ``mse``; ``sqnr`` 10 log10(sum x^2 / sum (q - x)^2) in dB; ``clipping``,
     the share of the squared error that is overload distortion, of elements beyond the outermost
     level used by more than half the step there, ``rounding`` the rest, granular distortion (Gersho
@@ -31,6 +28,14 @@ class QuantError:
     which the ruler reaches ``sqnr``, by channel (first dimension of weights, second of
     activations); most + 1 where none does; ``needed_mean`` and ``needed_most`` over channels. And
     ``least``, the lowest SQNR, of ``worst``.
+
+    Args:
+        ruler: quantizer with ``bits``, one scale a channel, that measures the bits that are
+            needed.
+        sqnr: signal-to-noise ratio that ``needed`` bits reach, in dB.
+        most: bits of the ruler that are tried, at most.
+        rows: rows of the activations, the first ones.
+
     """
 
     ruler: Quantizer

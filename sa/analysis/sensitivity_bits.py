@@ -29,24 +29,34 @@ FULL = -1  # in a choice: this layer stays in full precision
 class SensitivityBits:
     """L(w with Q_b(w_l) in place of w_l) for every layer l and bit width b; all else as it is.
 
-    Layers are the moving parameters of two or more dimensions; of a formula, all. quantizer: has
-    ``bits``. By layer: ``<layer>/loss`` over ``bits``, and what is to predict the rise, with d =
-    Q_b(w_l) - w_l: ``gradient`` g.d, g of the run's estimator; ``curvature`` tr(H_ll)/(2 n_l) |d|^2
-    (HAWQ-V2; Dong et al., NeurIPS 2020), the trace by ``probes`` Hutchinson draws a layer of the
-    true Hessian, gradients differenced; ``taylor`` their sum; ``error`` |d|^2. ``kendall/<proxy>``
-    and ``spearman/<proxy>`` of it with the measured rise, over all layers and widths;
-    ``kendall_layers/<proxy>`` over layers, mean over widths (three layers or more).
+    Layers are the moving parameters of two or more dimensions; of a formula, all. By layer:
+    ``<layer>/loss`` over ``bits``, and what is to predict the rise, with d = Q_b(w_l) - w_l:
+    ``gradient`` g.d, g of the run's estimator; ``curvature`` tr(H_ll)/(2 n_l) |d|^2 (HAWQ-V2; Dong
+    et al., NeurIPS 2020), the trace of the true Hessian, gradients differenced; ``taylor`` their
+    sum; ``error`` |d|^2. ``kendall/<proxy>`` and ``spearman/<proxy>`` of it with the measured
+    rise, over all layers and widths; ``kendall_layers/<proxy>`` over layers, mean over widths
+    (three layers or more).
 
     ``interaction``: sum over pairs of |rise of both - sum of rises of each| over the sum of those
-    sums' magnitudes, at ``pair_bits`` (null: the fewest); ``pairs``, row by row, layers x layers.
+    sums' magnitudes, at ``pair_bits``; ``pairs``, row by row, layers x layers.
 
-    Then bits for all layers under a budget: ``price`` is bits a weight (``weights``) or, of the
-    affine maps, bit operations (``bops``); ``budget`` the mean bits that are paid for. ``even``:
-    the most bits for all alike; ``greedy``: on the measured loss; ``ilp``: an integer linear
-    program, exact where losses add up; ``anneal``: so many moves from the best of these. Each has
-    ``bits`` by layer, ``loss``, ``heldout``, ``spent``, mean bits. ``gain``: the loss of ``even``
-    less the least of the others. ``points``: losses computed, no point twice; ``asked``: how many
-    were wanted; ``nonfinite``: how many of them are not finite, which count as the worst.
+    Then bits for all layers under a budget. ``even``: the most bits for all alike; ``greedy``: on
+    the measured loss; ``ilp``: an integer linear program, exact where losses add up; ``anneal``:
+    moves from the best of these. Each has ``bits`` by layer, ``loss``, ``heldout``, ``spent``,
+    mean bits. ``gain``: the loss of ``even`` less the least of the others. ``points``: losses
+    computed, no point twice; ``asked``: how many were wanted; ``nonfinite``: how many of them are
+    not finite, which count as the worst.
+
+    Args:
+        quantizer: Q_b: any quantizer with ``bits``; these are replaced.
+        bits: b, the bit widths that are tried, rising.
+        budget: bits that are paid for, in the mean.
+        price: what is paid for: bits a weight (``weights``) or, of the affine maps, bit operations
+            (``bops``).
+        pair_bits: bit width of the pairs of layers, one of bits; null for the fewest.
+        probes: Hutchinson draws a layer for the trace of the Hessian; 0 for no curvature.
+        anneal: moves from the best of the other allocations; 0 for none.
+
     """
 
     quantizer: Quantizer

@@ -27,14 +27,29 @@ class Sharpness:
 
     view ``latent`` or ``quantized``: ``keskar`` 100 (max L(w + d) - L(w))/(1 + L(w)) over |d_i| <=
     epsilon (|w_i| + 1) (Keskar et al. 2017); ``sam`` max L(w + d) - L(w) over |d| <= rho (Foret et
-    al. 2021), ``sam_step`` the same at the one step d = rho g/|g|; ``asam`` over |d/w| <= adaptive,
-    entry by entry (Kwon et al. 2021); ``lambda_max``, of the Hessian. Each maximum is the best of
-    ``starts`` ascents of ``rounds`` steps d <- argmax g(w + d).d, which never leave the set and, on
-    a convex loss, never descend: of a nonconvex loss it is a lower bound. ``smoothed``: ``rise`` E
-    L(Q(w + sigma e)) - L(Q(w)) of ``draws`` normal e, and ``rise_error``, its standard error.
-    ``discrete``: ``flip_mean``, ``flip_max`` of L's change as one binary weight flips and
-    ``flip_worse``, the share that raise it, of ``flips`` weights drawn at random (None: all).
+    al. 2021), ``sam_step`` the same at the one step d = rho g/|g|; ``asam`` over |d/w| <=
+    adaptive, entry by entry (Kwon et al. 2021); ``lambda_max``, of the Hessian. Each maximum is
+    the best of ``starts`` ascents of ``rounds`` steps d <- argmax g(w + d).d, which never leave
+    the set and, on a convex loss, never descend: of a nonconvex loss it is a lower bound.
+    ``smoothed``: ``rise`` E L(Q(w + sigma e)) - L(Q(w)) of ``draws`` normal e, and ``rise_error``,
+    its standard error. ``discrete``: ``flip_mean``, ``flip_max`` of L's change as one binary
+    weight flips and ``flip_worse``, the share that raise it, of ``flips`` weights drawn at random.
     Losses that are not finite are left out: ``nonfinite`` counts them.
+
+    Args:
+        view: what the loss is a function of: ``latent``, the weights that are trained;
+            ``quantized``, the quantized weights as if they were free; ``smoothed``, the mean loss
+            under gaussian noise on the latent weights; ``discrete``, single flips of binary
+            weights.
+        epsilon: half-width of Keskar's box, relative to |w_i| + 1.
+        rho: radius of SAM's ball, in the units of the weights.
+        adaptive: half-width of adaptive SAM's box, relative to |w_i|.
+        rounds: steps of one ascent.
+        starts: ascents of which a maximum is the best.
+        sigma: of view=smoothed, standard deviation of the noise, in the units of the weights.
+        draws: of view=smoothed, draws of the noise.
+        flips: of view=discrete, binary weights that are flipped, drawn at random; null for all.
+
     """
 
     view: Literal["latent", "quantized", "smoothed", "discrete"] = "latent"

@@ -22,6 +22,11 @@ class Sketch:
     with a relative standard deviation of at most sqrt(2/m) (Weinberger et al. 2009). D additions
     and 9 D bytes for all points, where a dense projection takes m D multiplications and 4 m D
     bytes.
+
+    Args:
+        m: numbers of the sketch.
+        seed: of the buckets and signs; the same one in runs that are compared.
+
     """
 
     m: Annotated[int, Gt(0)] = 500

@@ -23,10 +23,6 @@ Scales = Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)]
 class Smoothing:
     """The gradient smoothed over a box of half-width eps, and over a gaussian of sigma, by scale.
 
-    smoother: an estimator of the gaussian one with a ``sigma`` (local_nes; nes where that cannot).
-    epsilons, sigmas: the scales; every eps comes from one pass of exact differences. points: step
-    lengths tried from lr_min to lr_max. draws: samples of the smoothed loss.
-
     Curves over eps (``box/``) and over sigma (``gaussian/``): ``norm``; ``best``, the best loss
     decrease along the direction, and ``heldout``, the held-out decrease at that lr;
     ``gaussian/agreement``, the cosine between two independent estimates (below 1 the rest is
@@ -40,6 +36,18 @@ class Smoothing:
     choice is indifferent. All three are NaN where no decrease is finite. Losses that are not finite
     are left out; ``nonfinite`` counts the draws of the gaps that are, and the best steps;
     ``diverged`` is 1 where no step has a finite loss.
+
+    Args:
+        smoother: estimator of the gaussian-smoothed gradient with a ``sigma``, which is replaced:
+            local_nes, or nes where that cannot.
+        epsilons: half-widths of the box, in the units of the weights; every one comes from one
+            pass of exact differences.
+        sigmas: standard deviations of the gaussian, in the units of the weights.
+        lr_min: least step length that is tried.
+        lr_max: largest step length that is tried.
+        points: step lengths between them, evenly spaced in their logarithm.
+        draws: samples of the smoothed loss.
+
     """
 
     smoother: Estimator

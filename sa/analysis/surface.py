@@ -22,20 +22,30 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 class Surface:
     """L(w + a d1 + b d2) over all rows, a and b at ``points`` even values in [-reach, reach].
 
-    axes ``random``: normal draws, each filter (row of a tensor) scaled to the norm of the point's,
-    tensors of one dimension left alone (Li et al. 2018), d2 made orthogonal to d1;
-    ``eigenvectors``: the Hessian's first two, of the norm of the point, which need derivatives;
-    ``pca``: the first two principal components of the points that the training kept on its way
-    here (`snapshot_every`), each as long as the way from its start (Li et al. 2018). Biases before
-    BatchNorm are no part of them, and before there are three points there is no plane and no
-    result. view: ``latent``, ``quantized`` or ``smoothed`` (mean of ``draws`` points under
-    gaussian noise of sigma, the same draws at every point).
+    Biases before BatchNorm are no part of the axes of ``pca``, and before a training has kept
+    three points there is no plane and no result.
 
     ``losses``, b by b (row by row, a fastest), ``at`` the values of a and of b, ``least`` and
     ``most`` of the finite losses, ``centre`` the loss at the point; ``nonfinite`` counts the
     others; ``lambda_1``, ``lambda_2`` of eigenvectors; of ``pca`` ``path/a`` and ``path/b``, the
     kept points projected onto the plane, ``share_1``, ``share_2`` of their variance and ``share``,
     both together.
+
+    Args:
+        axes: ``random``: normal draws, each filter (row of a tensor) scaled to the norm of the
+            point's, tensors of one dimension left alone (Li et al. 2018), d2 made orthogonal to
+            d1. ``eigenvectors``: the Hessian's first two, of the norm of the point, which need
+            derivatives. ``pca``: the first two principal components of the points that the
+            training kept on its way here (`snapshot_every`), each as long as the way from its
+            start (Li et al. 2018).
+        view: what the loss is a function of: ``latent``, the weights that are trained;
+            ``quantized``, the quantized weights as if they were free; ``smoothed``, the mean loss
+            under gaussian noise on the latent weights.
+        points: values of a and of b, an odd number; the plane has points^2 losses.
+        reach: largest a and b, in lengths of d1 and d2.
+        sigma: of view=smoothed, standard deviation of the noise, in the units of the weights.
+        draws: of view=smoothed, draws of the noise, the same ones at every point.
+
     """
 
     axes: Literal["random", "eigenvectors", "pca"] = "random"

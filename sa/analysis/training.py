@@ -22,10 +22,7 @@ class Training:
     """Plain gradient descent on the run's batch, w -= lr g/|g_0|, for each lr of a log grid.
 
     |g_0| is the norm of the estimate at the run's own rate, so lr is the first step's length
-    whatever an estimator's scale; it falls linearly to 0. All lrs see the same draws. evals:
-    forward-equivalents a training may spend: estimators that cost more a step make fewer; steps:
-    at most so many. samples: of estimators that have them, a step; None for their own. Many small
-    steps are a better use of a budget than one exact one.
+    whatever an estimator's scale; it falls linearly to 0. All lrs see the same draws.
 
     ``loss`` the final loss, at the lr where it is lowest, ``ratio`` its share of the first,
     ``heldout`` the held-out loss there, ``lr`` that lr, ``edge`` 1 where it is the grid's first or
@@ -34,6 +31,18 @@ class Training:
     finite or 1000 times its reference for three steps (`sa.objective.divergence`): infinite among
     the losses, and never the lowest; ``diverged`` 1 where all did, and then the other numbers are
     NaN.
+
+    Args:
+        estimator: the estimator that the run studies.
+        evals: forward-equivalents that one training may spend: estimators that cost more a step
+            make fewer.
+        steps: steps of one training, at most.
+        lr_min: least step length of the grid.
+        lr_max: largest step length of the grid.
+        points: step lengths of the grid, evenly spaced in their logarithm.
+        samples: samples a step, of estimators that have them; null for their own. Many small steps
+            are a better use of a budget than one exact one.
+
     """
 
     estimator: Estimator

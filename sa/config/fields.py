@@ -90,7 +90,8 @@ def words(hint: Any) -> str:
     if origin in (tuple, list):
         return _listed(inside)
     if origin in (dict, collections.abc.Mapping):
-        return f"a mapping, each value {words(inside[1])}"
+        each = "" if inside[1] is Any else f", each value {words(inside[1])}"
+        return f"a mapping{each}"
     if origin is collections.abc.Callable:
         return "a quantizer"
     plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

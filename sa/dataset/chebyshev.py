@@ -13,7 +13,13 @@ from sa.types import STRICT, Splits
 
 @dataclass(frozen=True, config=STRICT)
 class Chebyshev:
-    """y = T_k(x), T_k(cos t) = cos(kt), at ``n`` even points of [-1, 1]; tested between them."""
+    """y = T_k(x), T_k(cos t) = cos(kt), at ``n`` even points of [-1, 1]; tested between them.
+
+    Args:
+        degree: k.
+        n: training points.
+
+    """
 
     degree: Annotated[int, Ge(0)] = 5
     n: Annotated[int, Ge(2)] = 20

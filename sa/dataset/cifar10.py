@@ -19,11 +19,18 @@ from sa.types import STRICT, Batch, MissingData, Splits
 class CIFAR10:
     """The first ``n`` training images and all test images, normalised, in the files' order.
 
-    root: where cifar-10-batches-py lies, or that folder itself; it is no part of a run's identity.
-    normalise: by mean and standard deviation of every ``pixel`` (of each channel), or of every
-    ``channel``, over all training images whatever n is (Cohen et al., ICLR 2021). corruption,
-    fraction: of the training split alone, see `_corrupt`; random_labels: short for
-    corruption=random.
+    Args:
+        root: folder where cifar-10-batches-py lies, or that folder itself; it is no part of a
+            run's identity.
+        n: training images, the first ones; all test images are used.
+        normalise: by mean and standard deviation of every ``pixel`` (of each channel), or of every
+            ``channel``, over all training images whatever n is (Cohen et al., ICLR 2021).
+        corruption: how the training split is spoilt: ``random`` or ``partial`` (labels drawn
+            anew), ``shuffled`` labels, ``shuffled_pixels``, ``random_pixels`` or ``gaussian``
+            (images of noise); ``none`` for not at all.
+        fraction: share of the labels that corruption=partial draws anew.
+        random_labels: true is short for corruption=random.
+
     """
 
     root: str = "data"

@@ -16,10 +16,17 @@ from sa.types import STRICT, Batch, Splits
 class Digits:
     """Stratified split of 1,437 training and 360 test images, standardised by training pixels.
 
-    size: 8, or 16 or 32 by bilinear resizing. The split is always the same one, so test figures
-    of different seeds compare. corruption, fraction: of the training split alone, see `_corrupt`;
-    random_labels: short for corruption=random. Source: UCI Optical Recognition of Handwritten
-    Digits (Alpaydin & Kaynak 1998).
+    The split is always the same one, so test figures of different seeds compare. Source: UCI
+    Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998).
+
+    Args:
+        size: height and width of an image: 8, or 16 or 32 by bilinear resizing.
+        corruption: how the training split is spoilt: ``random`` or ``partial`` (labels drawn
+            anew), ``shuffled`` labels, ``shuffled_pixels``, ``random_pixels`` or ``gaussian``
+            (images of noise); ``none`` for not at all.
+        fraction: share of the labels that corruption=partial draws anew.
+        random_labels: true is short for corruption=random.
+
     """
 
     size: Literal[8, 16, 32] = 8

@@ -14,6 +14,11 @@ class Gaussian:
     """``n`` rows x ~ N(0, I) of length ``dim``, and as many held out (BinaryDuo's setting).
 
     Targets have no columns: the task fills them from a target network of the model's shape.
+
+    Args:
+        dim: numbers of a row.
+        n: training rows, and as many held out.
+
     """
 
     dim: Annotated[int, Gt(0)] = 3

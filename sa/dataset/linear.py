@@ -15,6 +15,11 @@ class Linear:
     """y = A x with A (dim, dim) of N(0, 1) entries, and X'X = n I over the ``n`` >= dim rows.
 
     Held out: n rows x ~ N(0, I) under the same A.
+
+    Args:
+        dim: numbers of a row, and of a target.
+        n: training rows, and as many held out; at least dim.
+
     """
 
     dim: Annotated[int, Gt(0)] = 50

@@ -14,7 +14,15 @@ from sa.types import STRICT, Splits
 
 @dataclass(frozen=True, config=STRICT)
 class Sinc:
-    """y = sin(kx)/(kx), 1 at x = 0, at ``n`` even points from low to high; tested between them."""
+    """y = sin(kx)/(kx), 1 at x = 0, at ``n`` even points from low to high; tested between them.
+
+    Args:
+        k: frequency.
+        low: first training point.
+        high: last training point.
+        n: training points.
+
+    """
 
     k: Annotated[float, Gt(0)] = 5.0
     low: float = -1.0

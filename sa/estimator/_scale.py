@@ -4,6 +4,7 @@ import math
 from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import doc
 from pydantic import PlainValidator
 from torch import Tensor
 
@@ -30,7 +31,9 @@ def _positive_or_auto(value: Any) -> Any:
     )
 
 
-Sigma = Annotated[float | Literal["auto"], PlainValidator(_positive_or_auto)]
+Sigma = Annotated[
+    float | Literal["auto"], PlainValidator(_positive_or_auto), doc("a number > 0, or auto")
+]
 """A smoothing length > 0, or ``auto``."""
 
 

@@ -19,8 +19,11 @@ class ARM:
     """(f(b1) - f(b2)) (u - 1/2), b1 = 1[u > sig(-phi)], b2 = 1[u < sig(phi)] (Yin & Zhou 2019).
 
     Augment, REINFORCE, merge: unbiased for the gradient of E f, blind to a constant. Layer by
-    layer: earlier states held, deeper ones sampled on the same noise in both. Averaged over
-    ``samples``.
+    layer: earlier states held, deeper ones sampled on the same noise in both.
+
+    Args:
+        samples: draws of the random units that a call averages over.
+
     """
 
     target: ClassVar[str] = "stochastic"

@@ -25,8 +25,13 @@ class ARS:
     along any g is 2 sqrt(h) and the expected cosine sqrt(b h/(b h + D - 1)); b = N is best, but
     half the pairs keep 93 % of b h.
 
-    sigma: their nu, > 0, in the units of the weights. samples: N, pairs. top: the share p kept. A
-    pair with a loss that is not finite is left out, and counted in ``nonfinite``.
+    Args:
+        sigma: standard deviation of a step's coordinates, in the units of the weights; nu in the
+            paper.
+        samples: N, antithetic pairs a call. A pair with a loss that is not finite is left out, and
+            counted in ``nonfinite``.
+        top: p, the share of the pairs that is kept, the best ones.
+
     """
 
     target: ClassVar[str] = "none"

@@ -30,6 +30,14 @@ class BestOf:
     cosine at N uniform draws is about sqrt(2 log(N)/D). ``decrease``, in the loss's own units, is
     below 0 where no point is better than w. A point whose loss is not finite is never the best;
     ``nonfinite`` counts them.
+
+    Args:
+        rho: distance of every tried point from w, in the units of the weights.
+        samples: N, points tried a call.
+        surrogates: slopes of `ste` whose descent directions guide the search: [] for none, or a
+            list of names.
+        kappa: with one surrogate, the largest weight of the random part beside its direction.
+
     """
 
     target: ClassVar[str] = "none"

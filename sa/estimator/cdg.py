@@ -18,16 +18,21 @@ class CDG:
     """[f(w + eps e_i) - f(w - eps e_i)] / (2 eps) for every i (Kim et al., BinaryDuo, ICLR 2020).
 
     Component i is exactly the derivative of the loss smoothed over a box of half-width eps along
-    coordinate i; no sampling variance. path: ``auto`` takes the exact fast path where the network
-    is a chain of affine maps, convolutions and steps, or where only kernels of convolutions move
-    (`sa.flips`), and two forwards a coordinate elsewhere; ``fast`` and ``brute`` insist.
-    Differences of networks are taken in float64 whatever their dtype; give a plain function a
-    float64 point. A coordinate whose difference is not finite is 0, and counted in ``nonfinite``.
+    coordinate i; no sampling variance. Differences of networks are taken in float64 whatever their
+    dtype; give a plain function a float64 point. A coordinate whose difference is not finite is 0,
+    and counted in ``nonfinite``.
 
     >>> from sa.objective.objective import from_function
     >>> f = from_function(lambda p: (p["w"] ** 2).sum())
     >>> CDG(epsilon=0.5)(f, {"w": torch.tensor([3.0])}, {}, torch.Generator()).grad["w"]
     tensor([6.])
+
+    Args:
+        epsilon: half-width of the box, in the units of the weights: w_i moves by +- epsilon.
+        path: ``auto`` takes the exact fast path where the network is a chain of affine maps,
+            convolutions and steps, or where only kernels of convolutions move (`sa.flips`), and
+            two forwards a coordinate elsewhere. ``fast`` and ``brute`` insist on one of them.
+
     """
 
     target: ClassVar[str] = "box"

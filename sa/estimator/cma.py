@@ -23,8 +23,12 @@ class CMA:
     learned from there: with its paths, unlike the NES pair, it stalls otherwise. An optimiser used
     as a yardstick, like ``snes`` (target ``none``); the surest of the three in many dimensions.
 
-    rho: the radius, in the units of the weights; s starts at 0.3 rho/sqrt D. samples: points a
-    generation, None for 4 + floor(3 log D).
+    Args:
+        rho: radius of the search around the point, in the units of the weights; s starts at 0.3
+            rho/sqrt D.
+        generations: generations of the search, at most.
+        samples: points a generation; null for 4 + floor(3 log D).
+
     """
 
     target: ClassVar[str] = "none"

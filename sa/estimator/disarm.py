@@ -21,7 +21,11 @@ class DisARM:
     The mean of ARM over u given its pair b1 = 1[u > sig(-phi)], b2 = 1[u < sig(phi)], so never of
     larger variance; found independently as U2G (Yin, Ho, Yan, Qian & Zhou 2020). Unbiased for the
     gradient of E f, blind to a constant. Layer by layer: earlier states held, deeper ones sampled
-    on the same noise in both. Averaged over ``samples``.
+    on the same noise in both.
+
+    Args:
+        samples: draws of the random units that a call averages over.
+
     """
 
     target: ClassVar[str] = "stochastic"

@@ -31,6 +31,11 @@ class DiscreteGradient:
     one stay: those of the last layer, on which the loss is smooth, and of convolutions. Refused
     where there is no fast path. The more rows there are, the nearer the nearest flip, and the less
     it does: a quantity for small batches. It does not scale with the loss (target ``none``).
+
+    Args:
+        epsilon: largest length of the step d, and of the shift of one coordinate, in the units of
+            the weights.
+
     """
 
     target: ClassVar[str] = "none"

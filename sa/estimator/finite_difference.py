@@ -25,8 +25,12 @@ class FiniteDifference:
     central differences have no bias; D + 1 losses instead of 2D. No sampling variance. Losses are
     taken in the dtype of the point.
 
-    epsilon: > 0, in the units of the weights. side: ``forward`` or ``backward``. A coordinate whose
-    difference is not finite is 0, and counted in ``nonfinite``.
+    A coordinate whose difference is not finite is 0, and counted in ``nonfinite``.
+
+    Args:
+        epsilon: size of the difference, in the units of the weights.
+        side: ``forward`` takes f(w + eps e_i), ``backward`` f(w - eps e_i).
+
     """
 
     target: ClassVar[str] = "box"

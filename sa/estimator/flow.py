@@ -32,6 +32,11 @@ class Flow:
     The sharpness lambda_1 is found at the first step and followed at every ``refresh``-th.
 
     Used beside descent at the edge of stability, which leaves it there (Cohen et al. 2021).
+
+    Args:
+        reach: length of a Runge-Kutta step times the sharpness; steps are stable below 2.78.
+        refresh: steps of the training between two measurements of the sharpness.
+
     """
 
     target: ClassVar[str] = "none"

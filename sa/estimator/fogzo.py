@@ -23,17 +23,24 @@ class FOGZO:
     loss with gradient g the mean is beta g^ g^'g + (1 - beta) g: the surrogate's part fades where
     it is orthogonal to g. Its projection on g is 1 - beta (1 - c0^2), c0 the surrogate's cosine.
 
-    surrogate: the slope. sigma: the paper's epsilon, in the units of the weights, for u a
-    coordinate's size. samples: n. beta: trust in the surrogate. anneal: beta goes linearly from 1
-    to its value over a training, as published. noise: ``uniform`` on [-sqrt 3, sqrt 3], the
-    smoothing that the identity slope of rounding and the clipped slope of sign stand for, at sigma
-    1/(2 sqrt 3) resp. 1/sqrt 3 quantization steps; or ``gaussian``. With beta > 0 the mean leans on
-    the guide: no smoothed loss has this gradient.
+    With beta > 0 the mean leans on the guide: no smoothed loss has this gradient.
 
     Established from the abstract and published notes on the method, the code not being at hand: the
     formulas above, n = 1, beta = 0.999 and its schedule. The random sign the paper gives g^ is left
     out: the pair's product is even in v and u is symmetric, so nothing depends on it. Its noises
     for other slopes are not offered; where the surrogate gradient is 0 beta is 0, our reading.
+
+    Args:
+        surrogate: slope used in place of the derivative of a step, one of the names of `ste`.
+        sigma: length of a step, in the units of the weights; for u the size of one coordinate.
+            epsilon in the paper.
+        samples: n, antithetic pairs a call.
+        beta: trust in the surrogate gradient: 1 follows it alone, 0 ignores it.
+        anneal: true lets beta go linearly from 1 to its value over a training, as published.
+        noise: distribution of u. ``uniform`` on [-sqrt 3, sqrt 3] is the smoothing that the
+            identity slope of rounding and the clipped slope of sign stand for, at sigma 1/(2 sqrt
+            3) resp. 1/sqrt 3 quantization steps; or ``gaussian``.
+
     """
 
     surrogate: _slopes.Name = "clipped"

@@ -21,18 +21,22 @@ class ForwardGradient:
     """(1/N) sum_n (grad f . v_n) v_n, v ~ N(0, I), slopes by jvp (Baydin et al. 2022).
 
     Unbiased for grad f (target ``true``), which is zero before the last step of a sign network; no
-    smoothing, no backward, nothing kept. surrogate: put a straight-through slope in force (``ste``
-    has the list; scale: its c, k or beta): unbiased for that STE's gradient, with target
-    ``surrogate``. Having no step size it obeys the law of a linear loss on every loss: relative
-    variance (D + 1)/N, expected cosine sqrt(N/(N + D + 1)) with the gradient it estimates.
-
-    samples: N directions; published with 1.
+    smoothing, no backward, nothing kept. With a ``surrogate`` slope in force it is unbiased for
+    the gradient of that STE (target ``surrogate``). Having no step size it obeys the law of a
+    linear loss on every loss: relative variance (D + 1)/N, expected cosine sqrt(N/(N + D + 1))
+    with the gradient it estimates.
 
     >>> from sa.objective.objective import from_function
     >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())
     >>> at = {"w": torch.tensor([0.5])}
     >>> float(ForwardGradient()(f, at, {}, torch.Generator()).grad["w"])
     0.0
+
+    Args:
+        samples: N, random directions a call; published with 1.
+        surrogate: slope used in place of the derivative of a step; null keeps the derivative, 0.
+        scale: the slope's c, k or beta, as in `ste`; null for its usual value.
+
     """
 
     samples: Annotated[int, Gt(0)] = 1

@@ -23,11 +23,20 @@ class GuidedES:
     gradient g the mean is beta S g: biased, a preconditioned gradient. With c^2 = |U'g|^2/|g|^2 its
     projection on g, <mean, g>/|g|^2, is beta (alpha/D + (1 - alpha) c^2/k).
 
-    surrogate: the slope. samples: P. alpha: 1 for plain evolution strategies, 0 for the subspace
-    alone. k: its dimension; ``subspace`` tells how many of so many gradients are independent, at
-    most D. beta: the scale; None for 1/(alpha/D + (1 - alpha)/k), with which the mean within the
-    subspace is g's, so the projection is 1 where the guides are right (c = 1) and below elsewhere;
-    beta = D makes it 1 on average over random guides.
+    Args:
+        surrogate: slope of the surrogate gradients that guide the search, one of the names of
+            `ste`.
+        sigma: root mean square length of a displacement e, in the units of the weights; not its
+            size a coordinate.
+        samples: P, antithetic pairs a call.
+        alpha: share of the variance in the whole space: 1 for plain evolution strategies, 0 for
+            the subspace alone.
+        k: surrogate gradients kept, the dimension of the subspace; ``subspace`` tells how many of
+            them are independent, at most D.
+        beta: scale of the estimate; null for 1/(alpha/D + (1 - alpha)/k), with which the mean
+            within the subspace is g's, so the projection is 1 where the guides are right (c = 1)
+            and below elsewhere. beta = D makes it 1 on average over random guides.
+
     """
 
     surrogate: _slopes.Name = "clipped"

@@ -18,9 +18,15 @@ class Gumbel:
     """y = sigmoid((phi + logit u)/temperature), states 2 y - 1 (Jang 2017; Maddison 2017).
 
     The unbiased gradient of the relaxed network, which is another one: biased for the network of
-    hard states, less as the temperature falls, while the variance grows like 1/temperature. hard:
-    the forward takes the hard state 1[y > 1/2], the backward stays that of y (straight-through
-    Gumbel). Averaged over ``samples``.
+    hard states, less as the temperature falls, while the variance grows like 1/temperature.
+
+    Args:
+        samples: draws of the random units that a call averages over.
+        temperature: of the relaxed states: a small one is close to hard states and has a large
+            variance.
+        hard: true takes the hard state 1[y > 1/2] in the forward pass; the backward pass stays
+            that of y (straight-through Gumbel).
+
     """
 
     target: ClassVar[str] = "stochastic"

@@ -30,15 +30,21 @@ class LocalNES:
     those probabilities, with the leave-one-out baseline over ``samples`` draws a row (the local
     reparametrisation of Kingma, Salimans & Welling 2015 on NES's target).
 
-    form: ``generic`` treats all downstream of the hidden layers as a black box; ``exact_tail``
-    (squared error only) samples all hidden layers but the last and takes the last in closed form:
-    with m the mean of its states and v their variance, E l = (|W m + b - t|^2 + sum_i |w_i|^2 v_i)
-    / outputs. ``auto``: exact_tail where it can. Noise on the last layer enters the squared error
-    by its variance, sigma^2 |a|^2 an output, which is constant behind +-1 states; under another
-    loss it is sampled.
+    ``exact_tail`` takes the last hidden layer in closed form: with m the mean of its states and v
+    their variance, E l = (|W m + b - t|^2 + sum_i |w_i|^2 v_i) / outputs. Noise on the last layer
+    enters the squared error by its variance, sigma^2 |a|^2 an output, which is constant behind +-1
+    states; under another loss it is sampled.
 
     Unbiased. Valid for chains of fully connected layers and two-level steps with all parameters
     moving; refused elsewhere, where ``nes`` estimates the same thing.
+
+    Args:
+        sigma: standard deviation of the weight noise, in the units of the weights.
+        samples: draws of the states of every row.
+        form: ``generic`` treats all downstream of the hidden layers as a black box. ``exact_tail``
+            (squared error only) samples all hidden layers but the last and takes the last in
+            closed form. ``auto`` takes exact_tail where it can.
+
     """
 
     target: ClassVar[str] = "gaussian"

@@ -29,8 +29,12 @@ class MeZO:
     gradient: one moved copy of the parameters and one block. The published method moves them in
     place and saves the copy, at the price of a point restored up to rounding; here it is untouched.
 
-    sigma: their eps, > 0, in the units of the weights. samples: directions, theirs is 1. One with a
-    loss that is not finite is left out, and counted in ``nonfinite``.
+    Args:
+        sigma: standard deviation of a step's coordinates, in the units of the weights; eps in the
+            paper.
+        samples: directions a call, 1 in the paper. One with a loss that is not finite is left out,
+            and counted in ``nonfinite``.
+
     """
 
     target: ClassVar[str] = "gaussian"

@@ -22,26 +22,36 @@ class NES:
 
     Unbiased for the gradient of f_sigma(w) = E f(w + sigma e). Variants:
 
-    antithetic (default): (1/(2 N sigma)) sum (f(w + sigma e) - f(w - sigma e)) e over N pairs. On a
-    linear loss the relative variance is (D + 1)/N and the expected cosine sqrt(N/(N + D + 1)).
-    baseline (not antithetic): ``none`` (a negative control: its variance carries f(w)^2 D/sigma^2),
-    ``loss`` subtracts f(w), ``mean`` the sample mean times N/(N - 1), which is the leave-one-out
-    baseline exactly. orthogonal: directions of length sqrt(D), orthogonal in sets of D, the last
-    set cut where D does not divide N (info ``cut``: its directions, r).
-    They estimate another gradient, that of f smoothed over the ball of radius sigma sqrt(D) (target
-    ``ball``), which tends to the gaussian one as D grows; on a linear loss cosine sqrt(N/D), exact
-    at N = D, and N/sqrt(N^2 + r (D - r)) beyond.
+    antithetic (default): (1/(2 N sigma)) sum (f(w + sigma e) - f(w - sigma e)) e over N pairs. On
+    a linear loss the relative variance is (D + 1)/N and the expected cosine sqrt(N/(N + D + 1)).
+    Orthogonal directions estimate another gradient, that of f smoothed over the ball of radius
+    sigma sqrt(D) (target ``ball``), which tends to the gaussian one as D grows; on a linear loss
+    cosine sqrt(N/D), exact at N = D, and N/sqrt(N^2 + r (D - r)) beyond.
 
-    shaping: ``ranks`` (centred, Salimans 2017) or ``utilities`` (Wierstra 2008) put the order of
-    the losses in their place: no outlier dominates, the loss' scale is lost, and no fixed loss has
-    this gradient (target ``none``). On a linear loss ranks have, for large N, the mean
-    g/(|g| sigma 2 sqrt(pi)) and the expected cosine sqrt(N/(N + pi D/3 + 2/sqrt(3) - 1)).
+    With shaping no outlier dominates, the loss' scale is lost, and no fixed loss has this gradient
+    (target ``none``). On a linear loss ranks have, for large N, the mean g/(|g| sigma 2 sqrt(pi))
+    and the expected cosine sqrt(N/(N + pi D/3 + 2/sqrt(3) - 1)).
 
-    sigma: > 0, in the units of the weights, or ``auto``: at the first call the largest of a grid
-    (1e-4 to 1) whose smoothing gap |f_sigma - f| stays below ``gap`` times |f|, 64 evals a value
-    tried; then kept in the state. samples: N; pairs where antithetic. A direction with a loss that
-    is not finite is left out: N counts the others. Info ``flat``: the share of these without any
-    difference; ``nonfinite``: how many were left out.
+    Info ``flat``: the share of the directions without any difference; ``nonfinite``: how many were
+    left out.
+
+    Args:
+        sigma: standard deviation of the smoothing, in the units of the weights. ``auto`` finds it
+            at the first call: the largest of a grid (1e-4 to 1) whose smoothing gap |f_sigma - f|
+            stays below ``gap`` times |f|, at 64 evals a value tried; it is then kept in the state.
+        samples: N, directions a call; pairs where antithetic. A direction with a loss that is not
+            finite is left out: N counts the others.
+        antithetic: true evaluates w + sigma e and w - sigma e for every direction, false w + sigma
+            e alone.
+        baseline: what is subtracted from the losses, not antithetic. ``none`` is a negative
+            control: its variance carries f(w)^2 D/sigma^2. ``loss`` subtracts f(w); ``mean`` the
+            sample mean times N/(N - 1), which is exactly the leave-one-out baseline.
+        orthogonal: true draws directions of length sqrt(D), orthogonal in sets of D; the last set
+            is cut where D does not divide N (info ``cut``: its directions, r).
+        shaping: ``ranks`` (centred, Salimans 2017) or ``utilities`` (Wierstra 2008) put the order
+            of the losses in their place; ``none`` takes the losses.
+        gap: largest smoothing gap that sigma=auto allows, as a share of |f|.
+
     """
 
     sigma: _scale.Sigma = 0.1

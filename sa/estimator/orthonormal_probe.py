@@ -22,8 +22,15 @@ class OrthonormalProbe:
     gradient, cos^2 has mean c0^2 + (1 - c0^2) k/(D - 1), never below c0^2; exact at k + 1 = D.
     Its scale, the projection on the gradient, is cos^2 as well: a part of it, never rescaled.
 
-    surrogate: the slope. sigma: the length of a probe. samples: k; k + 1 <= D. A direction whose
-    difference is not finite is left out of the span, and counted in ``nonfinite``.
+    A direction whose difference is not finite is left out of the span, and counted in
+    ``nonfinite``.
+
+    Args:
+        surrogate: slope of the surrogate gradient that is the first direction, one of the names of
+            `ste`.
+        sigma: length of a probe, in the units of the weights.
+        samples: k, random directions beside the surrogate's; k + 1 <= D.
+
     """
 
     target: ClassVar[str] = "ball"

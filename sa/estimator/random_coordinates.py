@@ -19,9 +19,12 @@ class RandomCoordinates:
     S: k of the D coordinates, drawn anew without replacement; unbiased for the CDG, and the CDG at
     k = D. Relative variance D/k - 1, expected cosine sqrt(k/D), whatever the loss.
 
-    samples: k, all D where there are fewer, which ``coordinates`` tells. epsilon: > 0, in the
-    units of the weights. A coordinate whose difference is not finite is 0, and counted in
-    ``nonfinite``.
+    A coordinate whose difference is not finite is 0, and counted in ``nonfinite``.
+
+    Args:
+        epsilon: half-width of the difference, in the units of the weights.
+        samples: k, coordinates a call; all D where there are fewer, which ``coordinates`` tells.
+
     """
 
     target: ClassVar[str] = "box"

@@ -16,16 +16,20 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class RDSA:
     """(1/(2 N sigma)) sum_n (f(w + sigma e_n) - f(w - sigma e_n)) e_n (Prashanth et al. 2017).
 
-    distribution of the entries, independent and scaled to variance 1: ``uniform`` in
-    [-sqrt(3), sqrt(3)] (published in [-eta, eta] with a factor 3/eta^2: the same estimate), or
-    ``asymmetric``, -1 with probability (1 + skew)/(2 + skew), else 1 + skew, over sqrt(1 + skew).
-
     Mean of component i: the derivative of f smoothed along i with a kernel (3 - t^2)/(4 sqrt(3)) on
     the uniform's support (a box for two points), all other coordinates at w_j + sigma e_j (target
     ``cube``). With E e_i^4 = k the relative variance on a linear loss is (D + k - 2)/N: k = 9/5 for
     uniform, 1 + skew^2/(1 + skew) for asymmetric, never below SPSA's (k = 1).
 
-    sigma: > 0, in the units of the weights. samples: N, pairs. skew: > 0, published near 1e-4.
+    Args:
+        sigma: standard deviation of a step's coordinates, in the units of the weights.
+        samples: N, antithetic pairs a call.
+        distribution: of the entries of a direction, independent and scaled to variance 1.
+            ``uniform`` in [-sqrt(3), sqrt(3)] (published in [-eta, eta] with a factor 3/eta^2: the
+            same estimate), or ``asymmetric``: -1 with probability (1 + skew)/(2 + skew), else 1 +
+            skew, over sqrt(1 + skew).
+        skew: of asymmetric entries; published near 1e-4.
+
     """
 
     target: ClassVar[str] = "cube"

@@ -19,9 +19,14 @@ class Rebar:
 
     y = sigmoid(z/temperature) is the relaxed sample, b = 1[z > 0], and y~ the same from z drawn
     anew given b. Unbiased for the gradient of E f at any temperature and eta, blind to a constant
-    at eta = 1 only; both are fixed here (`relax` learns them). Layer by layer: earlier states held,
-    deeper ones sampled for f(b) and relaxed on the same noise for f(y) and f(y~). Averaged over
-    ``samples``.
+    at eta = 1 only; both are fixed here (`relax` learns them). Layer by layer: earlier states
+    held, deeper ones sampled for f(b) and relaxed on the same noise for f(y) and f(y~).
+
+    Args:
+        samples: draws of the random units that a call averages over.
+        temperature: of the relaxed sample y.
+        eta: weight of the control variate; 0 leaves the score function.
+
     """
 
     target: ClassVar[str] = "stochastic"

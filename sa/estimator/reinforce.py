@@ -19,8 +19,14 @@ class Reinforce:
     """(f(b) - c) d log p(b) + df/dw, b - sigmoid(phi) at each unit (Williams 1992).
 
     Unbiased for the gradient of E f. Rows are independent, so a row's units answer for that row's
-    loss alone. baseline c: ``none``, or ``running``, the mean loss of earlier calls, forgotten at
-    the rate ``decay``; 0 in the first. Averaged over ``samples``.
+    loss alone.
+
+    Args:
+        samples: draws of the random units that a call averages over.
+        baseline: c: ``none`` for 0, or ``running``, the mean loss of earlier calls; 0 in the
+            first.
+        decay: of the running baseline: the share of it that stays at every call.
+
     """
 
     target: ClassVar[str] = "stochastic"

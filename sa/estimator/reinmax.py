@@ -20,9 +20,14 @@ class ReinMax:
     g is the derivative of the loss by the sampled state b of {0, 1}, p = sigmoid(phi), p_tau =
     sigmoid(phi / temperature); in s = 2 b - 1 the slope is m = 4 q (1 - q) - p (1 - p). At
     temperature 1 the mean over one unit is p (1 - p) (f'(0) + f'(1))/2: Heun's trapezium for the
-    secant f(1) - f(0), exact where the loss is quadratic in each unit's state and too large by
-    p (1 - p) f'''/12 on a cubic. Biased there, and through more than one layer. temperature >= 1
-    trades that for variance. Averaged over ``samples``.
+    secant f(1) - f(0), exact where the loss is quadratic in each unit's state and too large by p
+    (1 - p) f'''/12 on a cubic. Biased there, and through more than one layer. A temperature above
+    1 trades that for variance.
+
+    Args:
+        samples: draws of the random units that a call averages over.
+        temperature: of p_tau; above 1 it trades bias for variance.
+
     """
 
     target: ClassVar[str] = "stochastic"

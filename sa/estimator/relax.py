@@ -20,10 +20,16 @@ class Relax:
     """[f(b) - c(z~)] d log p(b) + dc(z) - dc(z~), c learned (Grathwohl et al., ICLR 2018).
 
     c(z) = eta f(sigmoid(z/T)) + v' tanh(U z + t), one for each layer of random units. It starts as
-    REBAR's with eta = 1, T = ``temperature``; after each call one step of Adam at rate ``lr`` along
-    the unbiased gradient of the estimate's own variance, row by row. Unbiased for the gradient of
-    E f whatever c is. ``state`` holds c and Adam's moments. hidden: rows of U, 0 for none. Layer
-    by layer as REBAR; averaged over ``samples``.
+    REBAR's with eta = 1, T = ``temperature``; after each call one step of Adam at rate ``lr``
+    along the unbiased gradient of the estimate's own variance, row by row. Unbiased for the
+    gradient of E f whatever c is. ``state`` holds c and Adam's moments. Layer by layer as REBAR.
+
+    Args:
+        samples: draws of the random units that a call averages over.
+        temperature: T, at which the control variate starts; it is learned from there.
+        hidden: rows of U, the hidden units of the learned control variate; 0 for none.
+        lr: rate of Adam's step of the control variate after each call; 0 keeps it as it starts.
+
     """
 
     target: ClassVar[str] = "stochastic"

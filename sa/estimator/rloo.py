@@ -22,6 +22,10 @@ class RLOO:
     Knowles 2014; Mnih & Rezende 2016), row by row: unbiased for the gradient of E f, blind to a
     constant. For K = 2 a unit gets (f(b_1) - f(b_2)) (b_1 - b_2) / 2. A sample with a loss that is
     not finite is left out, and counted in ``nonfinite``: K is the number of the others, 2 or more.
+
+    Args:
+        samples: K, draws of the random units a call.
+
     """
 
     target: ClassVar[str] = "stochastic"

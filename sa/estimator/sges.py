@@ -32,6 +32,16 @@ class SGES:
     where the summaries of the paper speak of the subspace's complement; the defaults are those of
     its control tasks. Without its division of the losses by their standard deviation and its elite
     of pairs, which are of the optimiser.
+
+    Args:
+        sigma: length of a displacement, in the units of the weights; not its size a coordinate.
+        samples: P, antithetic pairs a call.
+        k: earlier estimates kept, the dimension of the subspace.
+        alpha: probability of a pair from the subspace, to begin with.
+        rate: factor by which alpha rises or falls after each call.
+        low: least value of alpha.
+        high: largest value of alpha.
+
     """
 
     target: ClassVar[str] = "none"

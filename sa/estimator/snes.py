@@ -22,8 +22,12 @@ class SNES:
     used as a yardstick: how much of a decrease is there at all (target ``none``). A step of
     learning rate 1 lands on the point; it does not scale with the loss.
 
-    rho: the radius, in the units of the weights; s starts at 0.3 rho/sqrt D. samples: points a
-    generation, None for 4 + floor(3 log D).
+    Args:
+        rho: radius of the search around the point, in the units of the weights; s starts at 0.3
+            rho/sqrt D.
+        generations: generations of the search, at most.
+        samples: points a generation; null for 4 + floor(3 log D).
+
     """
 
     target: ClassVar[str] = "none"

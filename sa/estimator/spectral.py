@@ -33,9 +33,9 @@ LEAST = 1e-30
 class Spectral:
     """d = gamma u + U [(f - gamma) (U'u)], U the top eigenvectors of the curvature.
 
-    u is the gradient of ``base`` (None: the loss' own) or, with momentum, its buffer: b <- momentum
-    b + g, u = b (Polyak), or g + momentum b (``nesterov``). The optimizer then is plain SGD of rate
-    lr. The factor f of the direction of eigenvalue lambda:
+    u is the gradient of ``base`` or, with momentum, its buffer: b <- momentum b + g, u = b
+    (Polyak), or g + momentum b (``nesterov``). The optimizer then is plain SGD of rate lr. The
+    factor f of the direction of eigenvalue lambda:
 
     - ``global`` gamma: the control, a larger rate
     - ``flat_v1`` 0; ``flat_v2`` 1
@@ -48,28 +48,47 @@ class Spectral:
     lambda_{k+1} < m beyond it: ``headroom`` m/(lr lambda_{k+1}) is the largest gamma (of global,
     m/(lr lambda_1)). So the gain is bounded by the spectral gap, not by k.
 
-    scale: gamma. safeguard: c; then gamma starts at 1, grows by 1 % a step to at most scale and c
-    headroom, and a loss more than 10 % above the lowest so far halves it, renews the space by
-    two rounds, and is itself the lowest from there on. None switches it off, as in reproductions.
+    The spaces are those of the diagonal blocks: with several blocks the headroom is of each alone.
+    The eigenvalues lag one refresh behind. Early in a training the reported headroom can be five
+    times too large, so the safeguard is too weak there; later the error is a few percent.
 
-    n_filter: k, in each of ``blocks`` (network, module, tensor, or {name: [patterns]}), whose
-    spaces are of the diagonal blocks: with several the headroom is of each alone. refresh: steps
-    between two renewals, one product of k + 4 columns each; renewing every step is worse at the
-    edge of stability. A renewal's values lag a renewal behind: settled by a few percent, but in the
-    first ones of a training from its start the headroom told was up to five times the true one, and
-    the safeguard with it. abridged: rows the curvature is of, the first ones; None for all training
-    rows, of minibatches too. decompose: sums what each step's gradient g would change the loss by,
-    -lr |g_x|^2 + lr^2/2 g_x'H g_x for x the top space, the bulk and all, at two products a step;
-    of a space not renewed for long the parts mix, so refresh=1 tells them apart.
-
-    curvature: ``hessian``, which quantized networks have none of, or ``differences``: how the base
-    estimator's own gradient changes along a direction, [g(w + e v) - g(w - e v)]/(2 e), e = epsilon
-    |w| (in a block of d of all D numbers sqrt(d/D) times that), symmetrised in the space. That is
-    no Hessian of any loss, but what decides whether steps along v bounce, for a straight-through
-    gradient too.
+    With curvature=differences the Hessian's product along a direction v is [g(w + e v) - g(w - e
+    v)]/(2 e), e = epsilon |w| (in a block of d of all D numbers sqrt(d/D) times that), symmetrised
+    in the space. That is the Hessian of no loss, but what decides whether steps along v bounce,
+    for a straight-through gradient too.
 
     Founding notes of 2024; close to BSFA (Zhou, Wang, Chen & Cheng, EMNLP 2025); the edge of
     stability is Cohen et al. 2021.
+
+    Args:
+        base: estimator whose gradient u is sped up; null for the loss' own gradient.
+        mode: factor f of the directions of U: ``global``, ``flat_v1``, ``flat_v2``, ``filter`` or
+            ``dynamic``, see above.
+        scale: gamma, the factor of all other directions; with a safeguard the most it may grow to.
+        n_filter: k, directions of U in each of ``blocks``; with mode=dynamic how many it begins
+            with.
+        refresh: steps between two renewals of U, one product of k + 4 columns each. Renewing every
+            step is worse at the edge of stability.
+        safeguard: c: gamma starts at 1 and grows by 1 % a step to at most scale and c times the
+            headroom. A loss more than 10 % above the lowest so far halves it, renews the space by
+            two rounds, and is itself the lowest from there on. null switches it off, as in
+            reproductions.
+        momentum: of the buffer b <- momentum b + g that takes the place of g; the optimizer is
+            plain SGD then.
+        nesterov: true takes g + momentum b, false b itself (Polyak).
+        curvature: ``hessian``, which quantized networks do not have, or ``differences``: how the
+            base estimator's own gradient changes along a direction.
+        epsilon: length of these differences, as a share of |w|.
+        abridged: rows that the curvature is taken of, the first ones; null for all training rows,
+            of minibatches too.
+        blocks: what has a space of its own: the whole ``network``, each ``module``, each
+            ``tensor``, or named lists of patterns, {name: [patterns]}.
+        decompose: true sums what each step's gradient g would change the loss by: -lr |g_x|^2 +
+            lr^2/2 g_x'H g_x for x the top space, the bulk and all, at two products a step. In a
+            space not renewed for long the parts mix, so refresh=1 tells them apart.
+        lr: rate that the factors assume where no training gives one; null in a training, whose
+            rate it is.
+
     """
 
     target: ClassVar[str] = "none"

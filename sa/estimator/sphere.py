@@ -21,7 +21,11 @@ class Sphere:
     the same as for gaussian directions. On a linear loss the relative variance is (D - 1)/N, the
     expected cosine sqrt(N/(N + D - 1)).
 
-    sigma: > 0, in the units of the weights. samples: N, pairs.
+    Args:
+        sigma: length of a step divided by sqrt(D), in the units of the weights; it means the same
+            as for gaussian directions.
+        samples: N, antithetic pairs a call.
+
     """
 
     target: ClassVar[str] = "ball"

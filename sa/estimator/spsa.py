@@ -21,7 +21,10 @@ class SPSA:
     variance is (D - 1)/N, the smallest of all independent entries, the expected cosine
     sqrt(N/(N + D - 1)).
 
-    sigma: Spall's c, > 0, in the units of the weights. samples: N, pairs.
+    Args:
+        sigma: size of a step along every coordinate, in the units of the weights; c in the paper.
+        samples: N, antithetic pairs a call.
+
     """
 
     target: ClassVar[str] = "cube"

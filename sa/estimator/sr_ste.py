@@ -19,11 +19,19 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class SRSTE:
     """Sampled states forward, a straight-through backward, mean over ``samples`` (Bengio 2013).
 
-    Meant for the activation `relaxed_bernoulli`; any random unit goes. backward: ``surrogate``
-    back-propagates the multiplier m(A) named by ``surrogate`` and ``scale``, as `ste` does, at the
-    pre-activation A; ``relaxed`` that of the relaxed sample y = sigmoid((logit p + logit u)/T), T =
-    ``temperature`` (straight-through Gumbel). The temperature acts there only: P(y > 1/2) = p for
-    every T, so that the states do not know it. Biased for the gradient of the expected loss.
+    Meant for the activation `relaxed_bernoulli`; any random unit goes. Biased for the gradient of
+    the expected loss.
+
+    Args:
+        samples: draws of the random units that a call averages over.
+        backward: ``surrogate`` back-propagates the multiplier m(A) of a slope at the
+            pre-activation A, as `ste` does; ``relaxed`` that of the relaxed sample y =
+            sigmoid((logit p + logit u)/T) (straight-through Gumbel).
+        surrogate: slope of backward=surrogate, one of the names of `ste`.
+        scale: the slope's c, k or beta, as in `ste`; null for its usual value.
+        temperature: T of backward=relaxed. It acts there only: P(y > 1/2) = p for every T, so the
+            states do not know it.
+
     """
 
     target: ClassVar[str] = "stochastic"

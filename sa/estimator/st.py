@@ -19,8 +19,11 @@ class ST:
 
     s = +1 with probability F(a), F logistic; the slope is derived, not chosen. Exact where the
     loss is linear in each unit's state; on a quadratic it takes E f' for the secant, so that it is
-    exact at a = 0 only. Biased elsewhere, and through more than one layer. Averaged over
-    ``samples``.
+    exact at a = 0 only. Biased elsewhere, and through more than one layer.
+
+    Args:
+        samples: draws of the random units that a call averages over.
+
     """
 
     target: ClassVar[str] = "stochastic"

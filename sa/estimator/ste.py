@@ -17,7 +17,7 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class STE:
     """dL/da = m(a) dL/ds for every step s of a (Hinton 2012; Bengio, Leonard & Courville 2013).
 
-    surrogate: the multiplier m, as published. scale: its one number; None for the field's default.
+    The slopes by name, with what ``scale`` is and its usual value:
 
     - no scale: ``identity`` 1; ``relu`` 1[a > 0]; ``clipped_relu`` 1[0 < a < 1]
     - half-width of the window: ``clipped`` (1), ``steep`` of height 2 (0.5), ``poly`` (1)
@@ -34,6 +34,11 @@ class STE:
     >>> at = {"w": torch.tensor([0.5, -3.0])}
     >>> STE("clipped")(f, at, {}, torch.Generator()).grad["w"]
     tensor([1., 0.])
+
+    Args:
+        surrogate: the multiplier m, as published.
+        scale: the one number of m, see above; null for the value in brackets.
+
     """
 
     target: ClassVar[str] = "surrogate"

@@ -21,13 +21,6 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class STERandom:
     """dL/da = m(a) dL/ds for every step s of a, one random m for all steps of a backward.
 
-    surrogates: m is one of these named slopes of ``ste``, with their default scales, all equally
-    likely; a name given twice is twice as likely. clip: also 0 where |a| > c, c uniform in
-    (0, clip); over such windows the identity averages to max(0, 1 - |a| / clip). noise: m is
-    multiplied by 1 + noise sqrt(2) cos(u a + v), u standard normal, v uniform in (0, 2 pi): mean 1,
-    standard deviation noise, and equal a have equal factors, so that no batching changes it.
-    samples: backwards to average.
-
     No loss has this gradient; its mean is not the gradient of the mean slope either, since every
     step multiplies by the same m. With one slope, no clip and no noise it is ``ste``.
 
@@ -36,6 +29,17 @@ class STERandom:
     >>> at = {"w": torch.tensor([0.5, -3.0])}
     >>> STERandom(("clipped",))(f, at, {}, torch.Generator()).grad["w"]
     tensor([1., 0.])
+
+    Args:
+        surrogates: slopes of `ste` with their usual scales. Each backward takes one of them, all
+            equally likely; a name given twice is twice as likely.
+        clip: m is also 0 where |a| > c, with c uniform in (0, clip); null for no such window. Over
+            such windows the identity averages to max(0, 1 - |a| / clip).
+        noise: standard deviation of a random factor of m: 1 + noise sqrt(2) cos(u a + v), u
+            standard normal, v uniform in (0, 2 pi). Its mean is 1, and equal a have equal factors,
+            so no batching changes it.
+        samples: backward passes that a call averages over.
+
     """
 
     target: ClassVar[str] = "surrogate"

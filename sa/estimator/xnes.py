@@ -26,8 +26,12 @@ class XNES:
     like ``snes`` (target ``none``), that also learns how coordinates go together, slowly: in some
     D^1.5 generations.
 
-    rho: the radius, in the units of the weights; A starts at 0.3 rho/sqrt D times I. samples:
-    points a generation, None for 4 + floor(3 log D).
+    Args:
+        rho: radius of the search around the point, in the units of the weights; A starts at 0.3
+            rho/sqrt D times I.
+        generations: generations of the search, at most.
+        samples: points a generation; null for 4 + floor(3 log D).
+
     """
 
     target: ClassVar[str] = "none"

@@ -28,8 +28,11 @@ class Inline:
 class Local:
     """A pool of at most ``workers`` processes on this machine, each computing points in turn.
 
-    workers: None for as many as there are CPUs for their threads. points_per_job: points a process
-    computes before it ends, so that imports are paid once; None chooses.
+    Args:
+        workers: processes at once; null for as many as there are CPUs for their threads.
+        points_per_job: points a process computes before it ends, so that imports are paid once;
+            null chooses.
+
     """
 
     __pydantic_config__ = {"extra": "forbid"}

@@ -31,14 +31,29 @@ LIVE = {
 class Slurm:
     """Arrays of jobs through submitit; needs no accounting database.
 
-    A setting that is None is left to SLURM and to the user's defaults, SBATCH_PARTITION and its
-    like; one that is set overrules them. time: minutes a job may take, None for 60; memory_gb: of
-    one job; cpus, gpus: of each of its processes, of
-    which a run with ``processes`` starts its own, all on one node. parallel: jobs of one array at
-    once. points_per_job: points a job computes in turn; None chooses. signal_seconds: how long
-    before the time limit a job is told to save and requeue itself, at most a third of it; requeue:
-    whether it does, and whether SLURM may requeue it after a preemption. setup: shell lines before
-    it. extra: any other option of sbatch, e.g. {nodelist: n1}.
+    A setting that is null is left to SLURM and to the user's defaults, SBATCH_PARTITION and its
+    like; one that is set overrules them.
+
+    Args:
+        partition: null for your default, SBATCH_PARTITION or SLURM's own; qos, account and
+            constraint likewise.
+        qos: quality of service; null for your default.
+        account: the one that pays; null for your default.
+        constraint: features of the nodes; null for your default.
+        time: minutes that a job may take; null for SBATCH_TIMELIMIT, or 60.
+        cpus: CPUs of each process of a run; a run with ``processes`` starts its own, all on one
+            node.
+        gpus: GPUs of each process of a run; null for your default.
+        memory_gb: memory of a job, in gigabytes; null for your default.
+        parallel: jobs of one array at once.
+        points_per_job: points that a job computes in turn; null chooses.
+        signal_seconds: how long before the time limit a job is told to save and requeue itself, at
+            most a third of it.
+        requeue: whether a job requeues itself, and whether SLURM may requeue it after a
+            preemption.
+        setup: shell lines before the command, e.g. [module load python].
+        extra: any other option of sbatch, e.g. {nodelist: n1}.
+
     """
 
     __pydantic_config__ = {"extra": "forbid"}

@@ -20,10 +20,19 @@ Positive = Annotated[int, Gt(0)]
 class CNN:
     """[3x3 Conv, pool, norm, activation] for each of ``channels``, then a Linear head.
 
-    shape: (channels, height, width) of one input. pool: ``average`` (2x2, each stage halves height
-    and width) or ``none``. norm: ``none`` or ``batch`` (pool, BatchNorm, step: the order of
-    XNOR-Net). head: what the head sees of the last maps, ``flatten`` all or the ``average`` of
-    each. The first convolution and the head keep full-precision weights.
+    The first convolution and the head keep full-precision weights.
+
+    Args:
+        quantizer: quantizers of weights, activations and gradients; the choice of the group
+            quantizer.
+        shape: (channels, height, width) of one input.
+        channels: widths of the convolutions, one a stage.
+        outputs: outputs, one a class.
+        pool: ``average`` halves height and width in each stage by 2x2 means; ``none`` does not.
+        norm: ``none`` or ``batch`` (pool, BatchNorm, step: the order of XNOR-Net).
+        head: what the head sees of the last maps: ``flatten``, all of them, or the ``average`` of
+            each.
+
     """
 
     quantizer: Slots

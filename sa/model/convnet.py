@@ -21,10 +21,18 @@ POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 class ConvNet:
     """[Conv, activation, pool] for each of ``channels``, then a Linear head on all that is left.
 
-    shape: (channels, height, width) of one input. kernel: odd side of the convolutions, padded to
-    keep the size. norm: BatchNorm ``before`` the activation, ``after`` it, or ``none``. pooling:
-    2x2, by ``max`` or ``average``, after the convolutions of the numbers in ``pooled`` (from 1).
     Weights and biases start uniform in +-1/sqrt(fan_in), torch's default.
+
+    Args:
+        shape: (channels, height, width) of one input.
+        channels: widths of the convolutions, in order.
+        kernel: side of the convolutions, padded to keep the size.
+        outputs: outputs, one a class.
+        activation: function behind each convolution.
+        norm: BatchNorm ``before`` the activation, ``after`` it, or ``none``.
+        pooling: 2x2, by ``max`` or ``average``.
+        pooled: numbers of the convolutions that are followed by pooling, from 1.
+
     """
 
     shape: tuple[Positive, Positive, Positive] = (3, 32, 32)

@@ -20,8 +20,15 @@ Positive = Annotated[int, Gt(0)]
 class FC:
     """Flatten, then [Linear, activation] for each width in ``hidden``, then a Linear head.
 
-    shape: of one input. Full precision throughout. Weights and biases start uniform in
-    +-1/sqrt(fan_in), torch's default.
+    Full precision throughout. Weights and biases start uniform in +-1/sqrt(fan_in), torch's
+    default.
+
+    Args:
+        shape: of one input.
+        hidden: widths of the hidden layers, in order.
+        outputs: outputs, one a class.
+        activation: function behind each hidden layer.
+
     """
 
     shape: Annotated[tuple[Positive, ...], Len(1)] = (3, 32, 32)

@@ -21,6 +21,12 @@ class LinearForm:
     """f(w) = g.w + offset, with |g| = norm in a random direction, the buffer slope.
 
     The point starts at 0, where f is the offset: what estimators without a baseline suffer from.
+
+    Args:
+        size: parameters, the dimension of the point.
+        norm: |g|, the length of the gradient.
+        offset: value at 0, where the point starts.
+
     """
 
     criterion: ClassVar[str] = "value"

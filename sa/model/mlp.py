@@ -20,10 +20,20 @@ Positive = Annotated[int, Gt(0)]
 class MLP:
     """Flatten, then [Linear, norm, activation] for each width in ``hidden``, then a Linear head.
 
-    shape: of one input. norm: ``none`` or ``batch`` (BatchNorm before the activation). The first
-    and the last layer keep full-precision weights, unless ``every`` layer quantizes its own.
-    Weights start uniform in +-1/sqrt(fan_in), biases at 0, or like the weights where they
-    ``spread``: of one input all units behind zero biases are one step, at 0.
+    Weights start uniform in +-1/sqrt(fan_in).
+
+    Args:
+        quantizer: quantizers of weights, activations and gradients; the choice of the group
+            quantizer.
+        shape: of one input.
+        hidden: widths of the hidden layers, in order.
+        outputs: outputs, one a class.
+        norm: ``none`` or ``batch`` (BatchNorm before the activation).
+        every: true quantizes the weights of every layer; false keeps those of the first and the
+            last layer in full precision.
+        spread: true starts biases like the weights, false at 0. With one input all units behind
+            zero biases are one step, at 0.
+
     """
 
     quantizer: Slots

@@ -21,8 +21,14 @@ def value(w: Tensor, matrix: Tensor, centre: Tensor) -> Tensor:
 class Quadratic:
     """f(w) = (w - c)' A (w - c) / 2, with A's eigenvalues known and its eigenvectors random.
 
-    The ``rank`` eigenvalues that are not 0 (null: all ``size`` of them) fall geometrically from 1
-    to 1/condition. c and the starting point are N(0, I). A and c are the buffers matrix, centre.
+    The ``rank`` eigenvalues that are not 0 fall geometrically from 1 to 1/condition. c and the
+    starting point are N(0, I). A and c are the buffers matrix, centre.
+
+    Args:
+        size: parameters, the dimension of the point.
+        condition: largest eigenvalue of A over the smallest that is not 0.
+        rank: eigenvalues of A that are not 0; null for all of them.
+
     """
 
     criterion: ClassVar[str] = "value"

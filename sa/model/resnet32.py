@@ -35,7 +35,12 @@ class ResNet32:
     A block is ReLU(x + BN(conv(ReLU(BN(conv(x)))))) with 3x3 convolutions without bias; the first
     of stages 2 and 3 has stride 2 and a shortcut of its own. A block's last BatchNorm starts at
     gain 0, so that the block starts as the identity (Goyal et al. 2017). Convolutions start at
-    N(0, 2/(9 o)), the head at torch's default. shape: (channels, height, width) of one input.
+    N(0, 2/(9 o)), the head at torch's default.
+
+    Args:
+        shape: (channels, height, width) of one input.
+        outputs: outputs, one a class.
+
     """
 
     shape: tuple[Positive, Positive, Positive] = (3, 32, 32)

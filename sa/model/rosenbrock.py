@@ -15,9 +15,15 @@ from sa.types import STRICT
 class Rosenbrock:
     """f(w) = sum (a - x)^2 + b (y - x^2)^2 over pairs of coordinates (x, y).
 
-    form: ``pairs`` takes (w_1, w_2), (w_3, w_4), ..., uncoupled, with minimum 0 at x = a, y = a^2;
-    ``chain`` takes (w_1, w_2), (w_2, w_3), ..., with minimum 0 at 1 where a = 1. size: how many
-    coordinates. The point starts at N(0, I).
+    The point starts at N(0, I).
+
+    Args:
+        size: parameters, the dimension of the point.
+        form: ``pairs`` takes (w_1, w_2), (w_3, w_4), ..., uncoupled, with minimum 0 at x = a, y =
+            a^2; ``chain`` takes (w_1, w_2), (w_2, w_3), ..., with minimum 0 at 1 where a = 1.
+        a: where the minimum lies along x.
+        b: weight of the valley; a large one makes it narrow.
+
     """
 
     criterion: ClassVar[str] = "value"

@@ -22,6 +22,15 @@ class ToyMLP:
     Weights start uniform in +-gain/sqrt(dim); with gain sqrt(3) a layer keeps the scale of its
     inputs, which activations with levels in [0, 1] need. The first and last layers keep
     full-precision weights.
+
+    Args:
+        quantizer: quantizers of weights, activations and gradients; the choice of the group
+            quantizer.
+        dim: inputs, and the width of every hidden layer.
+        hidden: number of hidden layers.
+        out: outputs.
+        gain: weights start uniform in +-gain/sqrt(dim).
+
     """
 
     quantizer: Slots

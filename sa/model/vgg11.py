@@ -22,8 +22,13 @@ POOLED = (1, 2, 4, 6, 8)
 class VGG11:
     """Eight [3x3 Conv, norm, ReLU], five of them with 2x2 max pooling, then 512-512-outputs.
 
-    shape: (channels, height, width) of one input, at least 32x32. norm: ``none`` or ``batch``.
     Convolutions start at N(0, 2/(9 o)) with biases 0, the rest at torch's default.
+
+    Args:
+        shape: (channels, height, width) of one input, at least 32x32.
+        outputs: outputs, one a class.
+        norm: ``none`` or ``batch`` (BatchNorm behind each convolution).
+
     """
 
     shape: tuple[Positive, Positive, Positive] = (3, 32, 32)

@@ -19,12 +19,22 @@ Positive = Annotated[int, Gt(0)]
 class XnorResnet18:
     """Stem, four stages of two blocks of widths c, 2c, 4c and 8c, BatchNorm, mean, a Linear head.
 
-    c = init_channels. A block is twice [BatchNorm, activation, quantized 3x3 Conv] with a shortcut
-    around both (``xnor``) or around each (``bireal``, Liu et al., ECCV 2018); stages 2 to 4 begin
-    with stride 2, and a 1x1 Conv and BatchNorm in the shortcut. stem: a 3x3 Conv (``cifar``), or
-    7x7 with stride 2 and a max pooling (``imagenet``), then BatchNorm and ReLU. Stem, shortcuts
-    and head keep full precision; only the head has a bias. shape: (channels, height, width) of one
-    input. The quantized layers are numbers 1 to 16.
+    c = init_channels. A block is twice [BatchNorm, activation, quantized 3x3 Conv] with shortcuts
+    as ``block`` says; stages 2 to 4 begin with stride 2, and a 1x1 Conv and BatchNorm in the
+    shortcut. Stem, shortcuts and head keep full precision; only the head has a bias. The quantized
+    layers are numbers 1 to 16.
+
+    Args:
+        quantizer: quantizers of weights, activations and gradients; the choice of the group
+            quantizer.
+        shape: (channels, height, width) of one input.
+        init_channels: c, the width of the first stage.
+        outputs: outputs, one a class.
+        stem: ``cifar``, a 3x3 convolution, or ``imagenet``, 7x7 with stride 2 and a max pooling;
+            then BatchNorm and ReLU.
+        block: where the shortcuts go: ``xnor`` around both convolutions of a block, ``bireal``
+            around each (Liu et al., ECCV 2018).
+
     """
 
     quantizer: Slots

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, doc
 from pydantic import StringConstraints
 from torch import Tensor, nn
 
@@ -13,7 +13,11 @@ from sa.network import codes
 from sa.network.codes import Term, Terms
 
 Bits = Annotated[int, Ge(1), Le(32)]
-Granularity = Annotated[str, StringConstraints(pattern=r"^(tensor|channel|group:[1-9]\d*)$")]
+Granularity = Annotated[
+    str,
+    StringConstraints(pattern=r"^(tensor|channel|group:[1-9]\d*)$"),
+    doc("tensor | channel | group:NUMBER"),
+]
 Range = Literal["max", "k_sigma", "quantile", "mse"]
 Mode = Literal["auto", "fixed", "none"]
 Rounding = Literal["nearest", "stochastic"]

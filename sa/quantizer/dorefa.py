@@ -18,6 +18,12 @@ class Dorefa:
     k = bits, n = 2^k - 1; one bit is mean |w| sign(w) over the layer instead. The 2^k levels are
     evenly spaced on [-1, 1]. M and the mean are constants: dq/dw = m (1 - tanh(w)^2)/M, or mean
     |w| m(w), with m the rule in force.
+
+    Args:
+        bits: k; a weight has 2^k levels, of one bit two.
+        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
+            that keeps the mean, while an estimator samples.
+
     """
 
     bits: Bits = 2

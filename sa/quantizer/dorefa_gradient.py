@@ -16,8 +16,13 @@ class DorefaGradient:
 
     k = bits, n = 2^k - 1, N uniform in +-1/(2 n): round(n r + n N) is floor(n r + U), U uniform in
     [0, 1), so that E q(g) = g, of variance f (1 - f) (2 M/n)^2, f the distance to the level below
-    in levels. N is drawn in every backward. ``rounding`` nearest is the biased control: N = 0, and
-    a gradient of 0 becomes M/n: no level is 0. A row of zeros stays.
+    in levels. N is drawn in every backward. A row of zeros stays.
+
+    Args:
+        bits: k; a gradient has 2^k levels.
+        rounding: ``stochastic`` draws N; ``nearest`` is the biased control: N = 0, and a gradient
+            of 0 becomes M/n, since no level is 0.
+
     """
 
     coupled: ClassVar[bool] = False

@@ -23,14 +23,24 @@ class FixedPoint:
     and 0 where x is clipped. As a gradient quantizer x is what is back-propagated, and
     stochastic rounding draws in every backward. Zeros stay.
 
-    granularity: a range for the ``tensor``, each ``channel`` (dimension ``axis``: 0 of weights, 1
-    of activations) or each ``group:n`` of n elements of a channel. range: of the elements x,
-    rounded up to a power of two: ``max``, the largest; or a smaller one that clips:
-    ``quantile``, ``k_sigma`` (``reach``: the share, by default 0.999; the root mean squares, 3), or
-    ``mse``: of the powers of two at or below the largest that of least squared error.
+    Args:
+        bits: bits of a code, with its sign; n = 2^(bits - 1).
+        granularity: what has a range of its own: the whole ``tensor``, each ``channel`` or each
+            ``group:n`` of n elements of a channel.
+        axis: dimension of the channels: 0 of weights, 1 of activations.
+        range: of the elements x, rounded up to a power of two: ``max``, the largest; or a smaller
+            one that clips: ``quantile``, ``k_sigma`` or ``mse``, of the powers of two at or below
+            the largest the one of least squared error.
+        reach: of range=quantile the share of elements within it (null: 0.999); of range=k_sigma
+            the root mean squares (null: 3).
+        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
+            that keeps the mean, while an estimator samples.
+        train: range used in a training step: ``auto`` takes that of the tensor itself, ``fixed``
+            the layer's stored one; ``none`` keeps full precision.
+        eval: range used in an evaluation: ``auto`` takes that of the tensor itself, ``fixed`` the
+            layer's stored one; ``none`` keeps full precision.
+        ema: share of the stored range that stays at every step.
 
-    train, eval: ``auto``, the range of the tensor itself; ``fixed``, the layer's stored one;
-    ``none``, full precision. ema: the share of the stored range that stays at every step.
     """
 
     bits: Bits = 8

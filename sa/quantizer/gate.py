@@ -22,12 +22,24 @@ class Gate:
     such that mean p_c = r. The channel of the largest mean of max(x, 0) has rank C: a low
     temperature keeps the r C largest, at a high one all have the same chance r. Ranks carry no
     gradient. Elsewhere gates are at their most probable state, 1 where p_c >= 1/2. Gates are drawn
-    row by row. granularity: ranks of each ``sample`` (row), or of all rows together (``tensor``),
-    which makes a row's gates depend on the others.
+    row by row.
 
-    start_at: r to begin with. budget, price: price max(0, mean r - budget) is added to the loss
-    that is studied, with the mean over the gated layers. The backward is the estimator's: a
-    straight-through (sr_ste, st), a relaxation (gumbel) or the score function (reinforce, rloo).
+    The backward is the estimator's: a straight-through (sr_ste, st), a relaxation (gumbel) or the
+    score function (reinforce, rloo).
+
+    Args:
+        floor: least share of the channels that a layer keeps.
+        temperature: how far a channel's size decides: a low one keeps the r C largest, a high one
+            gives all the same chance r.
+        start_at: r, the share of the channels that a layer keeps to begin with; above floor.
+        budget: share of the channels, in the mean over the gated layers, up to which nothing is
+            paid.
+        price: price max(0, mean r - budget) is added to the loss that is studied.
+        granularity: ranks of each ``sample`` (row), or of all rows together (``tensor``), which
+            makes a row's gates depend on the others.
+        lr: learning rate of alpha; null for that of the other parameters.
+        decay: weight decay of alpha; null for that of the other parameters.
+
     """
 
     stochastic: ClassVar[bool] = True

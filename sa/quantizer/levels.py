@@ -23,11 +23,16 @@ class Levels:
     L = 2^k is DoReFa-Net's k-bit activation (Zhou et al. 2016), L = 3 BinaryDuo's ternary one (Kim
     et al., ICLR 2020), L = 2 the step 1[x >= 1/2]. With m the rule in force the derivative is m(a)
     on the closed interval [0, 1] and 0 outside, where a in [-1, 1) is the distance to the nearest
-    threshold in half steps. rounding: ``stochastic`` goes to the level above with the chance that
-    keeps the mean, while an estimator samples.
+    threshold in half steps.
 
     >>> Levels(3)(torch.tensor([-1.0, 0.2, 0.25, 0.7, 2.0]))
     tensor([0.0000, 0.0000, 0.5000, 0.5000, 1.0000])
+
+    Args:
+        levels: L, evenly spaced on [0, 1], both ends included.
+        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
+            that keeps the mean, while an estimator samples.
+
     """
 
     levels: Annotated[int, Ge(2)] = 3

@@ -25,7 +25,14 @@ class LSQ:
     the rule in force: dL/dx = m g where -Qn < v < Qp, else 0; dL/ds = sum of g times -Qn,
     round(v) - m v or Qp, over sqrt(N Qp), N the number of weights, or of activations of a row.
 
-    lr, decay: the learning rate and weight decay of s; null: those of the other parameters.
+    Args:
+        bits: bits of a code.
+        signed: true for levels on both sides of 0, false from 0 up.
+        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
+            that keeps the mean, while an estimator samples.
+        lr: learning rate of s; null for that of the other parameters.
+        decay: weight decay of s; null for that of the other parameters.
+
     """
 
     bits: Bits = 4

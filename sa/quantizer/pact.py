@@ -17,12 +17,19 @@ from sa.types import STRICT
 class Pact:
     """q(x) = round(clip(x, 0, alpha) n/alpha) alpha/n, n = 2^bits - 1.
 
-    alpha is a parameter of the layer, which starts at ``start_at`` (the paper: 10; 6 to 10). With
-    g = dL/dq and m the rule in force: dL/dx = m g where 0 < x < alpha, else 0, and dL/dalpha = sum
-    of g where x >= alpha: the spacing alpha/n is a constant.
+    alpha is a parameter of the layer, which starts at ``start_at``. With g = dL/dq and m the rule
+    in force: dL/dx = m g where 0 < x < alpha, else 0, and dL/dalpha = sum of g where x >= alpha:
+    the spacing alpha/n is a constant.
 
-    lr, decay: the learning rate and weight decay of alpha; null: those of the other parameters, as
-    the paper's L2 penalty on alpha.
+    Args:
+        bits: an activation has 2^bits levels.
+        start_at: alpha to begin with; 10 in the paper, 6 to 10 work.
+        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
+            that keeps the mean, while an estimator samples.
+        lr: learning rate of alpha; null for that of the other parameters.
+        decay: weight decay of alpha, the paper's L2 penalty; null for that of the other
+            parameters, as in the paper.
+
     """
 
     bits: Bits = 4

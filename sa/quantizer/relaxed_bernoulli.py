@@ -23,12 +23,19 @@ SCALES = {"quantile": 0.99, "k_sigma": 3.0, "fixed": 1.0}
 class RelaxedBernoulli:
     """P(q(A) = +1) = (t + 1)/2 while an estimator samples, t = A / scale clipped to [-1, 1].
 
-    E q(A) = t. Elsewhere q(A) = +1 where A >= 0, else -1. normaliser: the scale. ``max``: max A
-    where A > 0, |min A| where A < 0; ``quantile``: the quantile of |A| named by ``scale`` (0.99);
-    ``k_sigma``: ``scale`` (3) root mean squares of A; ``fixed``: ``scale`` (1) itself. The maximum
-    grows with the number of rows, and the share of flipped signs with it. granularity: one scale
-    for the ``tensor``, each ``channel`` (dimension 1) or each ``sample`` (row); the first two make
-    a row's states depend on the other rows. Scales are detached: no gradient passes through them.
+    E q(A) = t. Elsewhere q(A) = +1 where A >= 0, else -1. The scale is set by ``normaliser``. The
+    maximum grows with the number of rows, and the share of flipped signs with it. Scales are
+    detached: no gradient passes through them.
+
+    Args:
+        normaliser: what A is divided by: ``max``, max A where A > 0 and |min A| where A < 0;
+            ``quantile``, a quantile of |A|; ``k_sigma``, root mean squares of A; ``fixed``, a
+            number.
+        scale: the quantile (null: 0.99), how many root mean squares (null: 3) or the number itself
+            (null: 1).
+        granularity: one normaliser for the ``tensor``, each ``channel`` (dimension 1) or each
+            ``sample`` (row). The first two make a row's states depend on the other rows.
+
     """
 
     bits: ClassVar[int] = 1

@@ -25,6 +25,12 @@ class Sawb:
 
     alpha = c1 sqrt(mean w^2) + c2 mean |w|, where that is positive, else max |w|. With m the rule
     in force dq/dw = m where |w| <= alpha, else 0; alpha is a constant.
+
+    Args:
+        bits: a weight has 2^bits levels.
+        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
+            that keeps the mean, while an estimator samples.
+
     """
 
     bits: Literal[2, 3, 4, 5, 8] = 2

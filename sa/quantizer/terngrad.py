@@ -20,7 +20,9 @@ class TernGrad:
     element |g| (M - |g|). b is drawn in every backward. The paper quantizes the gradients of
     parameters that workers send each other; here it is what is back-propagated to activations.
 
-    clip: null for none.
+    Args:
+        clip: g is first clipped at so many standard deviations of all of g; null for no clipping.
+
     """
 
     bits: ClassVar[int] = 2

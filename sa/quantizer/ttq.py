@@ -23,7 +23,11 @@ class TTQ:
     a = (w -+ Delta)/Delta: dL/dw = m g times Wp, 1, Wn on the three sets, dL/dWp = sum of g over
     the positive set, dL/dWn = minus its sum over the negative one.
 
-    lr, decay: the learning rate and weight decay of Wp and Wn; null: those of the other parameters.
+    Args:
+        threshold: Delta, as a share of the largest |w| of the layer.
+        lr: learning rate of Wp and Wn; null for that of the other parameters.
+        decay: weight decay of Wp and Wn; null for that of the other parameters.
+
     """
 
     bits: ClassVar[int] = 2

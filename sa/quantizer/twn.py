@@ -20,6 +20,10 @@ class TWN:
     alpha and Delta constants, g = dL/dq, and m the rule in force at a = (w -+ Delta)/Delta. The
     best factor is 0.767 for Gaussian, 0.667 for uniform and 0.999 for Laplacian weights; the paper
     takes 0.7 for all.
+
+    Args:
+        factor: Delta, in mean magnitudes of the weights of the layer.
+
     """
 
     bits: ClassVar[int] = 2

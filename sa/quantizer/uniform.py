@@ -25,17 +25,28 @@ class Uniform:
     outside. As a gradient quantizer x is what is back-propagated, and
     stochastic rounding draws in every backward. Zeros stay.
 
-    granularity: a range for the ``tensor``, each ``channel`` (dimension ``axis``: 0 of weights, 1
-    of activations) or each ``group:n`` of n elements of a channel. range: of the elements x,
-    ``max``, the largest; or a smaller one that clips:
-    ``quantile``, ``k_sigma`` (``reach``: the share, by default 0.999; the root mean squares, 3), or
-    ``mse``: of 64 fractions of the largest that of least squared error.
-
-    train, eval: ``auto``, the range of the tensor itself; ``fixed``, the layer's stored one;
-    ``none``, full precision. ema: the share of the stored range that stays at every step.
-
     >>> Uniform(bits=2)(torch.tensor([-2.0, 0.6, 1.4]))
     tensor([-2.,  0.,  2.])
+
+    Args:
+        bits: bits of a code; symmetric levels need 2 or more.
+        scheme: ``symmetric`` levels around 0, or ``affine`` ones over a range [low, high] that
+            holds 0.
+        granularity: what has a range of its own: the whole ``tensor``, each ``channel`` or each
+            ``group:n`` of n elements of a channel.
+        axis: dimension of the channels: 0 of weights, 1 of activations.
+        range: of the elements x: ``max``, the largest; or a smaller one that clips: ``quantile``,
+            ``k_sigma`` or ``mse``, of 64 fractions of the largest the one of least squared error.
+        reach: of range=quantile the share of elements within it (null: 0.999); of range=k_sigma
+            the root mean squares (null: 3).
+        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
+            that keeps the mean, while an estimator samples.
+        train: range used in a training step: ``auto`` takes that of the tensor itself, ``fixed``
+            the layer's stored one; ``none`` keeps full precision.
+        eval: range used in an evaluation: ``auto`` takes that of the tensor itself, ``fixed`` the
+            layer's stored one; ``none`` keeps full precision.
+        ema: share of the stored range that stays at every step.
+
     """
 
     bits: Bits = 8

@@ -22,8 +22,13 @@ class Xnor:
     full: (s_i / n) sum_j g_j s_j + alpha g_i m(w_i) (the derivative of the formula);
     detach: alpha g_i m(w_i) (alpha a constant); bireal: g_i m(w_i) (Liu et al. 2018).
 
-    scale: ``channel`` (first dimension), ``tensor`` or ``none`` (alpha = 1). centre: subtract the
-    mean over the same elements first; the gradient is then the above less its own mean over them.
+    Args:
+        scale: alpha for each ``channel`` (first dimension), for the whole ``tensor``, or ``none``:
+            alpha = 1.
+        scale_grad: ``full``, ``detach`` or ``bireal``: how the gradient treats alpha, see above.
+        centre: true subtracts the mean over the same elements first; the gradient is then the
+            above less its own mean over them.
+
     """
 
     bits: ClassVar[int] = 1

@@ -110,8 +110,14 @@ class Mirror:
 class Wandb:
     """Where the mirror goes; mode "disabled" has none and never imports wandb.
 
-    live: mirror rows as they come; False exports ``metrics.jsonl`` of the folder at the end, which
-    also exports a run that finished long ago: ``open(...).finish(result)``.
+    Args:
+        mode: ``offline`` writes files that `wandb sync` uploads, ``online`` uploads at once,
+            ``disabled`` has no mirror and never imports wandb.
+        project: W&B project of the runs.
+        entity: W&B user or team; null for your own default.
+        live: true mirrors rows as they come. false exports ``metrics.jsonl`` of the folder at the
+            end, which also exports a run that finished long ago: ``open(...).finish(result)``.
+
     """
 
     mode: Literal["offline", "online", "disabled"] = "offline"

@@ -16,10 +16,17 @@ class Average:
     """m_n = sum_i a_i w_i / sum_i a_i over the points w_1..w_n looked at, buffers included.
 
     a_i = decay^(n - i): the exponential moving average, bias-corrected as Adam's (Kingma & Ba
-    2015), so that the start leaves no trace. decay None: a_i = 1, stochastic weight averaging
-    (Izmailov et al., UAI 2018). start: the share of the training before the first point; every:
-    steps between two. BatchNorm's running statistics are averaged as they are; those of the mean
-    itself are what ``recalibrate`` estimates.
+    2015), so that the start leaves no trace. Without a decay a_i = 1. BatchNorm's running
+    statistics are averaged as they are; those of the mean itself are what ``recalibrate``
+    estimates.
+
+    Args:
+        decay: share of the average that stays at each point, for an exponential moving average;
+            null gives all points the same weight (stochastic weight averaging, Izmailov et al.,
+            UAI 2018).
+        start: share of the training before the first point.
+        every: steps between two points.
+
     """
 
     decay: Annotated[float, Ge(0), Lt(1)] | None = 0.999

@@ -40,17 +40,25 @@ _GOAL = re.compile(r"((ema|swa)/)?(train|test)/(loss|accuracy)")
 class Recipe:
     """What a training has beside its optimizer; the defaults add nothing.
 
-    until: goals that end it, whichever is reached first, when both splits are evaluated: a loss at
-    or below its number, an accuracy at or above. schedule: of the rate. average: of the points,
-    evaluated beside them. recalibrate: whether evaluations re-estimate BatchNorm's statistics over
-    the training rows. clip: latent weights of quantized layers stay in [-clip, clip] (Courbariaux
-    et al. 2015). decay_all: weight decay also for biases, norms and quantizers, not for weights
-    alone. quantizer_lr: the rate of quantizers' own parameters, as a factor. stored: what the
-    optimizer keeps is of few bits: all that moves is rounded so after every step, at random where
-    the quantizer's rounding is stochastic (Gupta et al. 2015). There is no finer latent weight.
-    diverge: a training has diverged where its loss is above so many times its reference for three
-    steps in a row (`sa.objective.divergence`); None: only where a number is not finite. At the
-    default criterion=value, whose loss may begin at 0, is left out.
+    Args:
+        until: goals that end a training, whichever is reached first: a loss at or below its
+            number, an accuracy at or above; checked when both splits are evaluated.
+        schedule: of the rate; null keeps the optimizer's.
+        average: of the points, evaluated beside them; null for none.
+        recalibrate: whether evaluations re-estimate BatchNorm's statistics over the training rows.
+        clip: latent weights of quantized layers stay in [-clip, clip] (Courbariaux et al. 2015);
+            null for no limit.
+        decay_all: whether weight decay is also for biases, norms and quantizers, not for weights
+            alone.
+        quantizer_lr: rate of the quantizers' own parameters, as a factor of the optimizer's; null
+            for 1.
+        stored: quantizer of all that moves, applied after every step: what the optimizer keeps is
+            of few bits, and there is no finer latent weight. Rounding is at random where the
+            quantizer's is stochastic (Gupta et al. 2015). null for none.
+        diverge: a training has diverged where its loss is above so many times its reference for
+            three steps in a row (`sa.objective.divergence`); null: only where a number is not
+            finite. At the default criterion=value, whose loss may begin at 0, is left out.
+
     """
 
     until: dict[str, float] | None = None

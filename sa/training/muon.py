@@ -18,6 +18,12 @@ class Muon(torch.optim.Optimizer):
     descent of unit spectral norm). Kernels are matrices (out, rest); a vector is a matrix of one
     column, so its O is the unit vector, of one number its sign. torch.optim.Muon takes matrices
     alone. Raises ValueError for settings out of their range.
+
+    Args:
+        lr: learning rate, >= 0.
+        momentum: share of the buffer b that stays at every step, >= 0 and < 1.
+        iterations: of Newton-Schulz, >= 1; more make O more nearly orthogonal.
+
     """
 
     def __init__(

@@ -37,6 +37,12 @@ class Annealed:
 
     >>> [Annealed("cosine")(step, 4) for step in (0, 2, 4)]
     [1.0, 0.5, 0.0]
+
+    Args:
+        shape: of the fall: in a line, or along half a cosine.
+        end: rate at the end, as a share of the optimizer's.
+        warmup: steps over which the rate rises from 0 to the optimizer's.
+
     """
 
     shape: Literal["linear", "cosine"] = "linear"
@@ -58,6 +64,12 @@ class Stairs:
 
     >>> [Stairs(at=(0.5,), gamma=0.1)(step, 4) for step in (1, 2)]
     [1.0, 0.1]
+
+    Args:
+        at: shares of the training at which the rate falls, rising, e.g. [0.5,0.75].
+        gamma: factor of the rate at each of them.
+        warmup: steps over which the rate rises from 0 to the optimizer's.
+
     """
 
     at: tuple[Share, ...] = (0.5, 0.75)
