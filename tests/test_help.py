@@ -8,8 +8,8 @@ import sys
 import pytest
 import yaml
 
-from sa.config import describe, fields, flags, handbook
-from sa.config.catalogue import CONF, GROUPS, options
+from sa.config import describe, fields, flags, handbook, settings
+from sa.config.catalogue import CONF, GROUPS, commented, options
 from sa.config.error import UsageError
 
 HEAVY = ("torch", "hydra", "omegaconf", "wandb", "pandas", "seaborn", "numpy", "pydantic")
@@ -121,7 +121,7 @@ def test_a_study_that_has_run_says_how_long_it_took(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("word", "told"), [
-    ("batch_size", "rows a step"),
+    ("batch_size", "rows a step; null = the full batch"),
     ("sweep.canary", "run one point first"),
     ("estimator.sigma", "estimator=nes --help"),
     ("quantizer.weight.bits", "quantizer/weight=uniform --help"),
@@ -158,3 +158,38 @@ def test_a_default_is_shown_as_it_is_typed():
     assert shown("${oc.select:optimizer.lr,null}") == "<optimizer.lr>"
     assert shown({"_target_": "sa.estimator.cdg.CDG"}) == "cdg"
     assert shown({"_target_": "torch.optim.SGD"}) == "sgd"
+
+
+def test_the_settings_agree_with_the_comments_of_the_file_that_sets_them():
+    told = settings.explained()
+    for key, (_, comment) in commented().items():
+        assert told[key][1] == comment, key
+    assert set(commented()) == set(told) - {"sweep", "experiment"}
+
+
+def test_the_defaults_of_the_settings_are_those_of_the_file():
+    file = yaml.safe_load((CONF / "config.yaml").read_text())
+    there = {k: v for k, v in file.items() if k not in ("defaults", "hydra", "root")}
+    assert settings.read(there) == settings.read({})
+
+
+@pytest.mark.parametrize(("config", "told"), [
+    ({"dim": True}, "dim=true: expected a whole number >= 1"),
+    ({"seed": 0.5}, "seed=0.5: expected a whole number >= 0"),
+    ({"clip": -1}, "clip=-1: expected a number greater than 0, or null"),
+    ({"checkpoint_seconds": "a"}, "checkpoint_seconds=a: expected a number >= 0"),
+    ({"diverge": float("nan")}, "diverge=nan: expected a number greater than 1, or null"),
+    ({"moving": []}, "moving=[]: expected all, or a list of name patterns"),
+    ({"sweep": {"zip": "dim"}}, "sweep.zip=dim: expected a list, e.g. 'sweep.zip=[...]'"),
+    ({"sweep": {"wait": None}}, "sweep.wait=null: expected true or false"),
+    ({"figure": ["pie"]}, "figure=pie: there is no such figure; there are: "),
+    ({"dimm": 3}, "dimm: there is no such setting; did you mean dim?"),
+])  # fmt: skip
+def test_a_setting_out_of_its_range_is_refused_with_what_is_expected(config, told):
+    with pytest.raises(UsageError) as error:
+        settings.read(config)
+    assert str(error.value).startswith(told)
+
+
+def test_a_record_of_before_may_lack_a_setting_or_have_null_for_false():
+    assert settings.read({"recalibrate": None, "compile": None}) == settings.read({})

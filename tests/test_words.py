@@ -13,7 +13,7 @@ from sa.config.argv import HELD, hold, settled
 from sa.config.catalogue import CONF, GROUPS, top
 from sa.config.error import UsageError
 from sa.config.parents import resolve
-from sa.launch import driver, plan
+from sa.launch import driver, plan, single
 from sa.record import files, identity, sweep
 
 MAPPINGS = "until={test/accuracy:0.7},{train/loss:0.3}"
@@ -68,7 +68,9 @@ def planned(monkeypatch, capfd, tmp_path):
         "multirun",
         lambda configs, _, words, __: found.extend(zip(words, configs)),  # noqa: B905
     )
-    monkeypatch.setattr(run, "one", lambda config: found.append((sys.argv[1:], config)) or 0.0)
+    monkeypatch.setattr(
+        single, "single", lambda config: found.append((sys.argv[1:], config)) or 0.0
+    )
 
     def typed(*words):
         GlobalHydra.instance().clear()

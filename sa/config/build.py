@@ -6,14 +6,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from sa.config.argv import was_typed
-from sa.config.catalogue import figures, leaves, top
+from sa.config.catalogue import leaves
 from sa.config.component import allowed, make
-from sa.config.error import HELP, NoData, UsageError, invalid, nearest, typed
+from sa.config.error import NoData, UsageError, invalid, typed
 from sa.config.parents import Config, parent, resolve
+from sa.config.settings import Settings, read
 from sa.record.identity import DEFAULTS, LATER, current
 
 _COUPLED = ("Adafactor", "LBFGS", "Muon")
 """Optimizers whose step of one number depends on the others': not for stacked networks."""
+
+_OF_TASK = set(
+    "criterion moving batch_size batchnorm dtype device memory progress autocast compile".split()
+)
+"""Settings that describe the loss that is studied."""
+
+_OF_RECIPE = set("until recalibrate clip decay_all quantizer_lr diverge".split())
+"""Settings that describe a training, beside its components."""
 
 _REPLACES = {
     "batch_size", "batchnorm", "criterion", "estimator", "evaluate_every", "moving", "optimizer",
@@ -26,6 +35,7 @@ _REPLACES = {
 class Components:
     """A configuration made into objects, all of them validated."""
 
+    settings: Settings
     task: Any
     estimator: Any
     optimizer: Callable[..., Any]
@@ -42,16 +52,15 @@ def build(config: dict[str, Any]) -> Components:
 
     """
     made = validate(config)
-    check_machine(config, made)
+    check_machine(made)
     return made
 
 
-def check_machine(config: dict[str, Any], made: Components, here: bool = True) -> None:
+def check_machine(made: Components, here: bool = True) -> None:
     """Refuse what this machine lacks for a validated configuration: a device, files of its data.
 
     Args:
-        config: a resolved configuration.
-        made: what `validate` made of it.
+        made: what `validate` made of a resolved configuration.
         here: whether it will run on this machine.
 
     Raises:
@@ -68,8 +77,8 @@ def check_machine(config: dict[str, Any], made: Components, here: bool = True) -
         raise UsageError(f"{error.key}: {error}") from error
     except MissingData as error:
         raise NoData(f"dataset: {error}") from error
-    world = config.get("processes") or 1
-    if here and world > 1 and config["device"] == "cuda":
+    world = made.settings.processes or 1
+    if here and world > 1 and made.settings.device == "cuda":
         import torch
 
         if torch.cuda.device_count() < world:
@@ -87,7 +96,7 @@ def validate(config: dict[str, Any]) -> Components:
 
     """
     config = current(config)
-    _scalars(config)
+    settings = read(config)
     for key, value in leaves(config):
         if key.rsplit(".", 1)[-1] == "_target_":
             allowed(key, value)
@@ -95,49 +104,45 @@ def validate(config: dict[str, Any]) -> Components:
 
     made = {k: make(k, config[k]) for k in ("model", "dataset", "estimator", "optimizer")}
     analyses = {k: make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
-    keys = "criterion moving batch_size batchnorm dtype device memory progress".split()
-    known = {k: config[k] for k in keys}
-    known |= {k: config[k] for k in ("autocast", "compile") if config.get(k) is not None}
-    try:
-        task = Task(model=made["model"], dataset=made["dataset"], **known)
-    except ValueError as error:
-        raise UsageError(invalid("", config, error)) from error
+    known = settings.model_dump(include=_OF_TASK)
+    task = Task(model=made["model"], dataset=made["dataset"], **known)
     try:
         task.check()
     except Mismatch as error:
         raise UsageError(f"{error.key}: {error}") from error
     except ValueError as error:
         raise UsageError(f"model: {error}") from error  # of the layers it is built of
-    structure = _fits(config, task, made["estimator"])
+    structure = _fits(config, settings, task, made["estimator"])
     for name, analysis in analyses.items():
         try:
-            suits(analysis, structure, task.point(), config["memory"])
+            suits(analysis, structure, task.point(), settings.memory)
         except ValueError as error:
             raise UsageError(f"analysis.{name}: {error}") from error
     if config.get("init"):
-        if config.get("init_seed") is not None:
+        if settings.init_seed is not None:
             raise UsageError("init_seed: the run starts where its parent ended; set init=none")
         _parent(config)
-    _ends(config, analyses)
-    _paths(config, analyses)
+    _ends(config, settings, analyses)
+    _paths(config, settings, analyses)
     for key, analysis in analyses.items():
         try:
             getattr(analysis, "takes", lambda _: None)(made["dataset"])
         except ValueError as error:
             raise UsageError(f"analysis.{key}: {error}") from error
-    recipe = _recipe(config, task)
-    if config.get("replicas") is not None:
-        _replicas(config, task, made["estimator"])
-    for key in ("autocast", "compile", "processes"):
-        if config.get(key):
-            _faster(key, config, made["estimator"])
-    if config.get("processes"):
-        _processes(config, task)
+    recipe = _recipe(config, settings, task)
+    if settings.replicas is not None:
+        _replicas(config, settings, task, made["estimator"])
+    faster = settings.model_dump(include={"autocast", "compile", "processes"})
+    for key in (k for k, value in faster.items() if value):
+        _faster(key, config, settings, made["estimator"])
+    if settings.processes:
+        _processes(settings, task)
     tracker = make("tracker", config["tracker"])
-    return Components(task, made["estimator"], made["optimizer"], recipe, analyses, tracker)
+    estimator, optimizer = made["estimator"], made["optimizer"]
+    return Components(settings, task, estimator, optimizer, recipe, analyses, tracker)
 
 
-def _fits(config: Config, task: Any, estimator: Any) -> Any:
+def _fits(config: Config, settings: Settings, task: Any, estimator: Any) -> Any:
     """Return the structure of the network; refuse an estimator that does not fit."""
     try:
         structure = task.structure()
@@ -153,7 +158,7 @@ def _fits(config: Config, task: Any, estimator: Any) -> Any:
             estimator.fits(task.point())
         if hasattr(estimator, "trains"):
             optimizer = str(config["optimizer"]["_target_"]).rpartition(".")[2]
-            asked = config["steps"], optimizer, config["optimizer"], config["batch_size"]
+            asked = settings.steps, optimizer, config["optimizer"], settings.batch_size
             estimator.trains(*asked)
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error
@@ -201,39 +206,32 @@ def ignored(points: Sequence[tuple[Config, Components]]) -> Iterator[str]:
         )
 
 
-def _recipe(config: Config, task: Any) -> Any:
+def _recipe(config: Config, settings: Settings, task: Any) -> Any:
     """What the training has beside its optimizer, and whether this network and budget have it."""
     from sa.training.loop import Recipe
 
-    keys = "until recalibrate clip decay_all quantizer_lr".split()
-    plain: Config = {k: config[k] for k in keys if config.get(k) is not None}
-    plain |= {k: config[k] for k in DEFAULTS if k in config}  # where null has a meaning
-    stored = config.get("stored")
-    if stored and not isinstance(stored, Mapping):
-        raise UsageError(
-            f"stored={stored}: expected a quantizer; type +quantizer/weight@stored=fixed_point"
-        )
+    plain = settings.model_dump(include=_OF_RECIPE)
     made = {k: make(k, config[k]) for k in ("schedule", "average", "stored") if config.get(k)}
     try:
         recipe = Recipe(**plain, **made)
-        recipe.check(config["steps"])
+        recipe.check(settings.steps)
         if recipe.clip and not task.latent():
             raise ValueError("clip: no layer has quantized weights; take e.g. quantizer=bwba")
         if any(k.endswith("accuracy") for k in recipe.until or {}) and not task.dataset.classes:
             raise ValueError("until: accuracies need classes; take train/loss or test/loss")
     except ValueError as error:
         raise UsageError(invalid("", config, error).removeprefix(": ")) from error
-    if recipe.until and not (config["steps"] and config["evaluate_every"]):
+    if recipe.until and not (settings.steps and settings.evaluate_every):
         raise UsageError(
             "until: goals are looked at when a training is evaluated: set steps or epochs, the "
             "most it may take, and evaluate_every"
         )
-    if config.get("init_average") and not (config.get("init") or {}).get("average"):
+    if settings.init_average and not (config.get("init") or {}).get("average"):
         raise UsageError("init_average: the parent averages nothing; set init.average")
     return recipe
 
 
-def _replicas(config: Config, task: Any, estimator: Any) -> None:
+def _replicas(config: Config, settings: Settings, task: Any, estimator: Any) -> None:
     """Refuse what is not, for networks trained together, what it is for each alone."""
     slope = estimator.target == "surrogate" and hasattr(estimator, "surrogate")
     if not slope or _forward_mode(estimator):
@@ -246,9 +244,9 @@ def _replicas(config: Config, task: Any, estimator: Any) -> None:
     for key, instead in seen:
         if config.get(key):
             raise UsageError(f"replicas: {key} looks at one network; set {instead}")
-    if config.get("init_seed") is not None:
+    if settings.init_seed is not None:
         raise UsageError("replicas: each has a start of its own seed; set init_seed=null")
-    if not config["steps"]:
+    if not settings.steps:
         raise UsageError("replicas: they are for trainings; set steps or epochs")
     if task.keeps():
         raise UsageError(
@@ -260,7 +258,7 @@ def _replicas(config: Config, task: Any, estimator: Any) -> None:
         raise UsageError(f"replicas: {name} does not step element by element; take sgd or adam")
 
 
-def _faster(key: str, config: Config, estimator: Any) -> None:
+def _faster(key: str, config: Config, settings: Settings, estimator: Any) -> None:
     """Refuse what makes back-propagation alone faster where something else is done."""
     if estimator.target != "surrogate" or _forward_mode(estimator):
         raise UsageError(
@@ -268,11 +266,11 @@ def _faster(key: str, config: Config, estimator: Any) -> None:
             f"ste_clipped or another slope, or {key}={typed(_off(key))} (differences, samples and "
             "seeds are computed in parallel by a sweep: -m ... hydra/launcher=local)"
         )
-    if not config["steps"]:
+    if not settings.steps:
         raise UsageError(f"{key}: it is for trainings; set steps or epochs")
     if config.get("analysis"):
         raise UsageError(f"{key}: analyses measure the exact loss in one process; set analysis=[]")
-    if config.get("replicas") and key != "autocast":
+    if settings.replicas and key != "autocast":
         raise UsageError(f"{key}: replicas are one computation already; set replicas=null")
 
 
@@ -280,15 +278,15 @@ def _off(key: str) -> Any:
     return False if key == "compile" else None
 
 
-def _processes(config: Config, task: Any) -> None:
+def _processes(settings: Settings, task: Any) -> None:
     """Refuse losses that are no sums over rows, and a device that processes would share."""
-    world, who = config["processes"], task.coupling()
+    world, who = settings.processes or 1, task.coupling()
     if who[0]:
         raise UsageError(f"processes: {who[0]} normalises rows together; set {who[1]}")
-    rows = config["batch_size"] or task.dataset.rows
+    rows = settings.batch_size or task.dataset.rows
     if rows < world:
         raise UsageError(f"processes={world}: a step has {rows} rows; set processes={rows} or less")
-    if str(config["device"]).startswith("cuda:"):
+    if settings.device.startswith("cuda:"):
         raise UsageError("processes: each takes a GPU of its own; set device=cuda, not a number")
 
 
@@ -304,21 +302,21 @@ def _backpropagates(estimator: Any) -> bool:
     return estimator.target in ("surrogate", "stochastic") or bool(slopes)
 
 
-def _ends(config: Config, analyses: Mapping[str, Any]) -> None:
+def _ends(config: Config, settings: Settings, analyses: Mapping[str, Any]) -> None:
     """Refuse ends that cannot be looked at, and analyses of two trainings without them."""
     wanted = [k for k, a in analyses.items() if getattr(a, "between", False)]
-    if not config.get("ends"):
+    if not settings.ends:
         if wanted:
             raise UsageError(
                 f"analysis.{wanted[0]}: it is of two trainings; name them: 'ends=[RUN,RUN]', or "
                 "ends=SWEEP of two runs"
             )
         return
-    if config["steps"] or config["moving"] != "all":
-        key = "steps" if config["steps"] else "moving"
-        only = "steps=0" if config["steps"] else "moving=all"
+    if settings.steps or settings.moving != "all":
+        key = "steps" if settings.steps else "moving"
+        only = "steps=0" if settings.steps else "moving=all"
         raise UsageError(f"{key}: a run that looks at ends is a probe of all of it; set {only}")
-    for end in config["ends"]:
+    for end in settings.ends:
         if isinstance(end, dict):
             try:
                 _parent({**config, "init": end})
@@ -329,19 +327,19 @@ def _ends(config: Config, analyses: Mapping[str, Any]) -> None:
                 ) from error
 
 
-def _paths(config: Config, analyses: Mapping[str, Any]) -> None:
+def _paths(config: Config, settings: Settings, analyses: Mapping[str, Any]) -> None:
     """Refuse analyses of the way that a training took where it keeps too few points of it."""
     wanted = [k for k, a in analyses.items() if getattr(a, "follows", False)]
     if not wanted:
         return
-    trains = config if config["steps"] else resolve(parent(config) or config)
-    key = "snapshot_every" if trains["steps"] and config["steps"] else "init.snapshot_every"
-    every = trains.get("snapshot_every")
-    there = f"it keeps {-(-trains['steps'] // every) + 1}" if every else "it keeps none"
-    if not every or trains["steps"] <= every:
+    trains = settings if settings.steps else read(resolve(parent(config) or config))
+    key = "snapshot_every" if settings.steps else "init.snapshot_every"
+    every = trains.snapshot_every
+    there = f"it keeps {-(-trains.steps // every) + 1}" if every else "it keeps none"
+    if not every or trains.steps <= every:
         raise UsageError(
             f"analysis.{wanted[0]}: it is of the points that a training kept, three or more, and "
-            f"{there if trains['steps'] else 'there is no training'}; set {key}=STEPS (of a probe, "
+            f"{there if trains.steps else 'there is no training'}; set {key}=STEPS (of a probe, "
             "steps=0, of the training it starts from: init=ste_500 +init.snapshot_every=50)"
         )
 
@@ -359,62 +357,3 @@ def _parent(config: dict[str, Any]) -> None:
         validate(made)
     except UsageError as error:
         raise UsageError(f"init (the parent run): {error}") from error
-
-
-def _scalars(config: dict[str, Any]) -> None:
-    for key in config:
-        if key not in top():
-            close = nearest(key, top())
-            hint = f"; did you mean {close}?" if close else ""
-            raise UsageError(f"{key}: there is no such setting{hint}\n{HELP}")
-    ranges = {
-        "dim": 1, "seed": 0, "steps": 0, "threads": 1, "memory": 1, "batch_size": 1,
-        "evaluate_every": 1, "analyse_every": 1, "replicas": 1, "processes": 1,
-        "snapshot_every": 1, "init_seed": 0,
-    }  # fmt: skip
-    free = ("batch_size", "evaluate_every", "analyse_every", "replicas", "processes",
-            "snapshot_every", "init_seed")  # fmt: skip
-    for key, least in ranges.items():
-        value = config.get(key)
-        if value is None and key in free:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UsageError(f"{key}={typed(value)}: expected a whole number >= {least}")
-    how = config["sweep"]
-    for key in ("dry_run", "replace", "canary", "wait", "snapshot"):
-        if not isinstance(how.get(key), bool):
-            raise UsageError(f"sweep.{key}={typed(how.get(key))}: expected true or false")
-    most = how.get("max_failures")
-    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-        raise UsageError(f"sweep.max_failures={typed(most)}: expected a whole number >= 1 or null")
-    for key in ("recalibrate", "decay_all", "init_average", "compile"):
-        if config.get(key) not in (True, False, None):
-            raise UsageError(f"{key}={typed(config[key])}: expected true or false")
-    for key in ("zip", "points", "exclude"):
-        if not isinstance(how.get(key), list):
-            raise UsageError(
-                f"sweep.{key}={typed(how.get(key))}: expected a list, e.g. 'sweep.{key}=[...]'"
-            )
-    seconds = config["checkpoint_seconds"]
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
-        raise UsageError(f"checkpoint_seconds={typed(seconds)}: expected a number >= 0")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(config["device"])):
-        raise UsageError(f"device={typed(config['device'])}: expected cpu, cuda or cuda:NUMBER")
-    moving = config["moving"]
-    if moving != "all" and not (isinstance(moving, list) and moving):
-        raise UsageError(
-            f"moving={typed(moving)}: expected all, or a list of name patterns and quantized-layer "
-            "numbers, e.g. 'moving=[fc1.*]' or 'moving=[1,-1]'"
-        )
-    kinds = config["figure"]
-    if not isinstance(kinds, list | None):
-        raise UsageError(
-            f"figure={typed(kinds)}: expected a list, e.g. figure=[lr_decrease], or null: a sweep "
-            "draws what it measured"
-        )
-    there = figures()
-    for kind in kinds or []:
-        if kind not in there:
-            raise UsageError(
-                f"figure={kind}: there is no such figure; there are: {', '.join(there)}"
-            )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sa.config import study
-from sa.config.catalogue import commented, estimators, options, plain
+from sa.config.catalogue import estimators, options, plain
 from sa.config.error import UsageError, typed
 from sa.config.explain import no_option
 from sa.config.fields import Field, fields, prose
@@ -95,19 +95,24 @@ def _within(node: Mapping[str, Any], prefix: str) -> Iterator[Setting]:
                     yield from _within(part, path)
 
 
-def _lines(one: Setting) -> str:
+def entry(head: str, kind: str, meaning: str) -> str:
     """Return the lines of a setting: KEY=DEFAULT, its type in words, and below its meaning."""
-    kind, meaning = "", commented().get(one.name, ("", ""))[1]
+    lines = textwrap.wrap(meaning, 94)
+    return "\n".join([f"  {head:<38} {kind}".rstrip(), *(f"      {x}" for x in lines)])
+
+
+def _lines(one: Setting) -> str:
+    """Return the lines of a setting of an option."""
+    from sa.config.settings import explained
+
+    kind, meaning = explained().get(one.name, ("", ""))
     if one.target:
         found = _fields(one.target)[one.name]
         kind, meaning = found.kind, found.meaning
     if "/" in one.key:
         kind = f"--help {one.key} lists the options"
-    head = f"{one.key}={shown(one.value)}"
-    if isinstance(one.value, Mapping):
-        head = f"{one.key}: {shown(one.value)}"
-    lines = textwrap.wrap(meaning, 94)
-    return "\n".join([f"  {head:<38} {kind}".rstrip(), *(f"      {x}" for x in lines)])
+    colon = ": " if isinstance(one.value, Mapping) else "="
+    return entry(f"{one.key}{colon}{shown(one.value)}", kind, meaning)
 
 
 def shown(value: Any) -> str:

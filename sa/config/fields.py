@@ -118,7 +118,8 @@ def _is(hint: Any, name: str) -> bool:
 def _listed(inside: tuple[Any, ...]) -> str:
     same = set(inside) - {Ellipsis}
     many = "" if Ellipsis in inside or len(inside) == 1 else f" of {len(inside)}"
-    return f"a list{many}, each {words(inside[0])}" if len(same) == 1 else f"a list{many}"
+    each = f", each {words(inside[0])}" if len(same) == 1 and inside[0] is not Any else ""
+    return f"a list{many}{each}"
 
 
 def _ranged(hint: Any, marks: list[Any]) -> str:
@@ -129,7 +130,7 @@ def _ranged(hint: Any, marks: list[Any]) -> str:
             case "Doc" | "DocInfo":
                 return str(mark.documentation)
             case "Gt":
-                limits.append(f">= {mark.gt + 1}" if hint is int else f"> {mark.gt:g}")
+                limits.append(f">= {mark.gt + 1}" if hint is int else f"greater than {mark.gt:g}")
             case "Ge":
                 limits.append(f">= {mark.ge:g}")
             case "Lt":

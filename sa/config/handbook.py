@@ -12,7 +12,7 @@ from sa.config.catalogue import (
     options,
     plain,
 )
-from sa.config.describe import described, settings
+from sa.config.describe import described, entry, settings
 from sa.config.error import HELP, UsageError, nearest
 
 WIDTH = 100
@@ -78,14 +78,14 @@ def about(word: str) -> str:
     """
     key, given, value = word.partition("=")
     if key == "settings":
-        return "settings (type KEY=VALUE), with their defaults:\n" + "\n".join(_table())
+        return "settings (type KEY=VALUE), with their defaults:\n" + _table(commented())
     if key in GROUPS and not given:
         return _group(key)
     if key in GROUPS:
         names = [x.strip() for x in value.strip("[]").split(",")]
         return "\n\n".join(described(key, name) for name in names)
     if key in commented():
-        return "\n".join(_table([key]))
+        return _table([key])
     group = key.partition(".")[0]
     rooms = [g for g in GROUPS if g.split("/")[0] == group or g.replace("/", ".").startswith(group)]
     owners = [f"{g}={o}" for g in rooms for o in options(g) if _has(g, o, key)]
@@ -103,14 +103,17 @@ def _has(group: str, name: str, key: str) -> bool:
     return any(one.key == key for one in settings(group, name))
 
 
-def _table(keys: Iterable[str] = ()) -> list[str]:
-    """Return a line for each of the named settings, or for all."""
+def _table(keys: Iterable[str]) -> str:
+    """Return the lines of settings: KEY=DEFAULT, the type in words, and below the meaning."""
+    from sa.config.settings import explained  # pydantic, which the first page does without
+
     lines = []
-    for key in keys or commented():
-        value, meaning = commented()[key]
-        meaning += f"; kinds: {', '.join(figures())}" if key == "figure" else ""
-        lines.append(f"  {f'{key}={value}':<28} {meaning}")
-    return lines
+    for key in keys:
+        default = commented()[key][0]
+        kind, meaning = explained()[key]
+        meaning += f". Kinds: {', '.join(figures())}" if key == "figure" else ""
+        lines.append(entry(f"{key}={default}", kind, meaning))
+    return "\n".join(lines)
 
 
 def _group(group: str) -> str:

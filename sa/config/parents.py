@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from sa.config.argv import was_typed
-from sa.config.catalogue import CONF, leaves, options, top
+from sa.config.catalogue import CONF, commented, leaves, options, top
 from sa.config.component import make
 from sa.config.error import HELP, UsageError, typed
 from sa.config.explain import no_option
 from sa.record.identity import DEFAULTS, LATER, Config, identity
 from sa.record.run import read_config
 from sa.record.sweep import read_manifest, sweeps
-
-SWEEP = "name dry_run replace zip points exclude canary max_failures wait snapshot".split()
-"""The settings of a sweep, in conf/config.yaml."""
 
 _MAY_LACK = ("analysis", "schedule", "average", "init", "experiment")
 """Groups of which a run may have nothing."""
@@ -32,10 +29,11 @@ def resolve(config: Config) -> Config:
     sweep = config.get("sweep")
     if not isinstance(sweep, Mapping):
         raise UsageError(f"sweep={typed(sweep)}: set what is in it, e.g. sweep.name=NAME")
+    known = [k.removeprefix("sweep.") for k in commented() if k.startswith("sweep.")]
     for key in sweep:
-        if key not in SWEEP:
+        if key not in known:
             raise UsageError(
-                f"sweep.{key}: there is no such setting; there are: {', '.join(SWEEP)}"
+                f"sweep.{key}: there is no such setting; there are: {', '.join(known)}"
             )
     for key in top():
         if key not in config and key not in _MAY_LACK:

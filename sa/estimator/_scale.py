@@ -32,7 +32,9 @@ def _positive_or_auto(value: Any) -> Any:
 
 
 Sigma = Annotated[
-    float | Literal["auto"], PlainValidator(_positive_or_auto), doc("a number > 0, or auto")
+    float | Literal["auto"],
+    PlainValidator(_positive_or_auto),
+    doc("a number greater than 0, or auto"),
 ]
 """A smoothing length > 0, or ``auto``."""
 

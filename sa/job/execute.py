@@ -10,6 +10,7 @@ from typing import Any
 from sa.config import parents
 from sa.config.build import Components, build
 from sa.config.error import NoData, UsageError
+from sa.config.settings import Settings
 from sa.job import summary
 from sa.job.signals import Signals
 from sa.job.terminal import _Watch
@@ -54,7 +55,7 @@ def execute(
     with Signals() as asked, run.Record.open(root, config, meta) as kept:
         try:
             made = components or build(config)
-            with _ranks(config, kept.folder) as ring:
+            with _ranks(made.settings, kept.folder) as ring:
                 return _compute(config, made, kept, (start, ends), tell, ring, asked)
         except KeyboardInterrupt as error:
             why = str(error) or "interrupted from the keyboard"
@@ -72,15 +73,15 @@ def execute(
             raise RunFailed(f"run {key}: {type(error).__name__}: {error}") from error
 
 
-def _ranks(config: Config, folder: Path) -> contextlib.AbstractContextManager:
+def _ranks(settings: Settings, folder: Path) -> contextlib.AbstractContextManager:
     """The other processes of a run, while it computes; None where it is one."""
-    world = config.get("processes") or 1
+    world = settings.processes or 1
     if world == 1:
         return contextlib.nullcontext()
     from sa.training import ranks
 
     command = [sys.executable, "-m", "sa.run", "--rank", str(folder.resolve())]
-    return ranks.lead(world, command, config["device"])
+    return ranks.lead(world, command, settings.device)
 
 
 def _compute(
@@ -99,13 +100,13 @@ def _compute(
     from sa.training import loop, ranks, replicas
     from sa.types import MissingData
 
-    torch.set_num_threads(config["threads"])
-    many = config.get("replicas")
+    settings, steps = made.settings, made.settings.steps
+    torch.set_num_threads(settings.threads)
     try:
-        if many is None:
-            problem = prepare(made.task, config["seed"], init_seed=config.get("init_seed"))
+        if settings.replicas is None:
+            problem = prepare(made.task, settings.seed, init_seed=settings.init_seed)
         else:
-            problem = replicas.stack(made.task, config["seed"], many)
+            problem = replicas.stack(made.task, settings.seed, settings.replicas)
     except MissingData as error:
         raise NoData(f"dataset: {error}") from error
     start, ends = given
@@ -113,7 +114,7 @@ def _compute(
     reached = [loop.start(problem, _load(end, _CHECKPOINT)) for end in ends]
     problem.evaluation.ends = [(p.params, p.buffers) for p in reached]
     try:
-        progress = loop.start(problem, parent, averaged=bool(config.get("init_average")))
+        progress = loop.start(problem, parent, averaged=settings.init_average)
     except ValueError as error:
         again = "take the model it was trained with, or delete its folder to train it again"
         raise ValueError(f"init: {start}: {error}; {again}") from error
@@ -124,12 +125,12 @@ def _compute(
         progress = loop.Progress(**saved)
         kept.rewind(progress.step - 1)
         if tell:
-            print(f"going on from step {progress.step} of {config['steps']}", flush=True)
+            print(f"going on from step {progress.step} of {steps}", flush=True)
     if ring is not None:
         problem.ranks = ring
         ranks.begin(problem)
-    problem.partial = partial = _Partial(kept, config["checkpoint_seconds"], progress.step)
-    if start and not config["steps"]:  # a look at where its parent's training ended
+    problem.partial = partial = _Partial(kept, settings.checkpoint_seconds, progress.step)
+    if start and not steps:  # a look at where its parent's training ended
         ended = start.parent
         problem.evaluation.kept = lambda: _path(ended)
     else:
@@ -144,12 +145,12 @@ def _compute(
     began = saved_at = time.perf_counter()
     rows = loop.loop(
         problem, made.estimator, made.optimizer, made.analyses,
-        steps=config["steps"], progress=progress,
-        evaluate_every=config["evaluate_every"], analyse_every=config["analyse_every"],
+        steps=steps, progress=progress,
+        evaluate_every=settings.evaluate_every, analyse_every=settings.analyse_every,
         recipe=made.recipe,
     )  # fmt: skip
-    watch = _Watch(config, tell)
-    keeps = config.get("snapshot_every") if config["steps"] else None
+    watch = _Watch(steps, tell and settings.progress)
+    keeps = settings.snapshot_every if steps else None
     redundant = problem.evaluation.redundant(problem.params) if keeps else []
 
     def save(progress: loop.Progress) -> None:
@@ -164,10 +165,11 @@ def _compute(
             # what was measured before a divergence is no result of it
             latest = dict(row) if "diverged" in row else latest | row
             watch.row(row)
-            if keeps and (row["step"] % keeps == 0 or "stopped" in row):
+            step: Any = row["step"]
+            if keeps and (step % keeps == 0 or "stopped" in row):
                 _snapshot(kept, progress, redundant)
-            due = time.perf_counter() - saved_at >= config["checkpoint_seconds"]
-            if config["steps"] and (due or asked.to_save):
+            due = time.perf_counter() - saved_at >= settings.checkpoint_seconds
+            if steps and (due or asked.to_save):
                 save(progress)
                 saved_at, asked.to_save = time.perf_counter(), False
     except BaseException:
@@ -175,7 +177,7 @@ def _compute(
         raise
     finally:
         watch.close()
-    if config["steps"]:  # a finished training can be a parent
+    if steps:  # a finished training can be a parent
         save(progress)
     result = {
         "value": latest.pop("loss"),
@@ -307,5 +309,5 @@ def _mirror(config: Config, made: Components, kept: run.Record) -> Any:
     from sa.tracking import wandb
 
     told = wandb.describe(config, kept.meta)
-    group = config["sweep"]["name"] or config.get("experiment")
+    group = made.settings.sweep.name or made.settings.experiment
     return made.tracker.open(kept.id, kept.folder, config, kept.meta, group=group, **told)

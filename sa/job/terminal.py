@@ -4,14 +4,13 @@ import sys
 from typing import Any
 
 from sa.record import telling
-from sa.record.identity import Config
 
 
 class _Watch:
     """The progress of one training on the terminal: a bar, or a line an evaluation."""
 
-    def __init__(self, config: Config, tell: bool):
-        self.total, self.on = config["steps"], tell and config["steps"] and config["progress"]
+    def __init__(self, steps: int, tell: bool):
+        self.total, self.on = steps, tell and steps > 0
         self.bar: Any = None
         if self.on and sys.stdout.isatty():
             telling.quietly("progress bar", self._start)

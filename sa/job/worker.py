@@ -52,15 +52,15 @@ def rank(folder: Path, number: int, world: int, port: int) -> None:
     from sa.objective.prepare import prepare
     from sa.training import ranks
 
-    config = run.read_config(folder)
-    made = build(config)
-    torch.set_num_threads(config["threads"])
-    device = f"cuda:{number}" if config["device"] == "cuda" else config["device"]
+    made = build(run.read_config(folder))
+    settings = made.settings
+    torch.set_num_threads(settings.threads)
+    device = f"cuda:{number}" if settings.device == "cuda" else settings.device
     problem = prepare(
-        replace(made.task, device=device), config["seed"], init_seed=config.get("init_seed")
+        replace(made.task, device=device), settings.seed, init_seed=settings.init_seed
     )
     try:
-        ranks.serve(problem, made.estimator, config["steps"], ranks.Ring(number, world, port))
+        ranks.serve(problem, made.estimator, settings.steps, ranks.Ring(number, world, port))
     except RuntimeError as error:  # rank 0 is gone, or says why itself
         raise RunFailed(f"rank {number}: {error}") from error
 

@@ -1,10 +1,10 @@
 """The driver of a sweep: every point validated, what is missing computed somewhere, a report."""
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from sa.config.build import Components, check_machine, ignored, validate
 from sa.config.catalogue import CONF
 from sa.config.error import UsageError, invalid
 from sa.config.parents import resolve
+from sa.config.settings import Settings, Sweep
 from sa.job.execute import RunFailed, execute, folder_of, root_of
 from sa.job.signals import Signals
 from sa.launch import here, slurm
@@ -21,6 +22,9 @@ from sa.record import files, provenance, run, telling
 from sa.record.identity import Config
 
 Place = here.Inline | here.Local | slurm.Slurm
+_SHARED = ("root", "sweep", "figure", "description", "expectations")
+"""Settings that belong to a sweep as a whole."""
+
 _PLACES = {"Inline": here.Inline, "Local": here.Local, "Slurm": slurm.Slurm}
 
 
@@ -32,11 +36,17 @@ def multirun(
     configs = [resolve(c) for c in configs]
     _whole(configs)
     plan = planned.points(configs, overrides, words)
-    made = [_named(point, validate) for point in plan]
-    root, name, how = root_of(plan[0].config), planned.sweep_name(plan), plan[0].config["sweep"]
+    made = []
+    for point in plan:
+        with _naming(point):
+            made.append(validate(point.config))
+    how = made[0].settings.sweep
+    if made[0].settings.expectations:  # reading them imports pandas
+        _readable(made[0].settings.expectations)
+    root, name = root_of(plan[0].config), planned.sweep_name(plan)
     notes = list(ignored([(p.config, c) for p, c in zip(plan, made, strict=True)]))
     for error in _hindrances(root, name, plan, made, place):
-        if not how["dry_run"]:  # which answers: what was asked is the plan
+        if not how.dry_run:  # which answers: what was asked is the plan
             raise error
         notes.append(str(error))
     for note in notes:
@@ -46,8 +56,8 @@ def multirun(
     told = f", about {each * len(left):.0f} s of computing" if each and left else ""
     many = "1 point" if len(plan) == 1 else f"{len(plan)} points"
     print(f"{name}: {many}, {len(left)} of {len(plan)} to do{told}", flush=True)
-    _bands(plan)
-    if how["dry_run"]:
+    _bands([c.settings for c in made])
+    if how.dry_run:
         for point in plan:
             state = run.state(folder_of(point.config))
             print(f"{point.index:>4}  {point.run_id}  {state:<8} {point.label}")
@@ -55,11 +65,11 @@ def multirun(
     folder = root / "sweeps" / name
     with planned.alone(folder):
         planned.freeze(root, name, plan)
-        if how["snapshot"]:
+        if how.snapshot:
             mine = Path(__file__).resolve().parents[1]
             packages = [mine, CONF, mine.parent / "hydra_plugins"]
             planned.snapshot(folder, packages, provenance.NOTE, provenance.commit())
-    if how["canary"] and len(left) > 1:
+    if how.canary and len(left) > 1:
         print(f"the canary comes first: {left[0].label}", flush=True)
         if _launch(root, left[:1], place, launcher, folder, None):
             raise RunFailed("the canary failed, no other point was started; see above")
@@ -85,34 +95,41 @@ def multirun(
         raise RunFailed("every run is done, but the report could not be written; see above")
 
 
-def _bands(plan: list[planned.Point]) -> None:
+def _bands(points: list[Settings]) -> None:
     """Note a figure over seeds that will not be drawn, because there is one seed."""
-    one_seed = len({p.config["seed"] for p in plan}) == 1 and not plan[0].config["replicas"]
-    if "bands" in (plan[0].config["figure"] or []) and one_seed:
+    one_seed = len({p.seed for p in points}) == 1 and not points[0].replicas
+    if "bands" in (points[0].figure or []) and one_seed:
         telling.note(
             "figure=bands: every point is of one seed, and a band is over several; it will "
             "not be drawn: add seeds, e.g. seed=range(5) or replicas=5"
         )
 
 
-def _whole(configs: list[Config]) -> None:
-    """Refuse what belongs to a sweep as a whole where points differ in it, or it cannot be read."""
-    for key in ("root", "sweep", "figure", "description", "expectations"):
+def _whole(configs: Sequence[Config]) -> None:
+    """Raise UsageError if points differ in what belongs to the sweep as a whole.
+
+    Before points that differ in bookkeeping alone become one, so before they have settings.
+    """
+    for key in _SHARED:
         if any(c[key] != configs[0][key] for c in configs):
             raise UsageError(f"{key}: belongs to the sweep as a whole; give it one value")
-    if configs[0]["expectations"]:
-        from sa.sweep import expectation
-
-        try:
-            expectation.read(configs[0]["expectations"])
-        except ValueError as error:
-            raise UsageError(f"expectations: {error}") from error
 
 
-def _named(point: planned.Point, check: Callable[[Config], Any]) -> Any:
-    """Return what a check makes of a point's configuration; its UsageError names the point."""
+def _readable(expectations: list[Any]) -> None:
+    """Raise UsageError if an expectation cannot be read."""
+    from sa.sweep import expectation
+
     try:
-        return check(point.config)
+        expectation.read(expectations)
+    except ValueError as error:
+        raise UsageError(f"expectations: {error}") from error
+
+
+@contextlib.contextmanager
+def _naming(point: planned.Point) -> Iterator[None]:
+    """Name the point in a UsageError raised inside."""
+    try:
+        yield
     except UsageError as error:
         raise type(error)(f"point {point.index} ({point.label}): {error}") from error
 
@@ -125,7 +142,7 @@ def _hindrances(
         lost = planned.dropped(root, name, plan)
     except files.Missing as error:
         raise UsageError(f"sweep.name={name}: {error}") from error
-    if lost and not plan[0].config["sweep"]["replace"]:
+    if lost and not made[0].settings.sweep.replace:
         yield UsageError(
             f"sweep.name={name}: a sweep of this name has {lost} points that this command has not; "
             "take another sweep.name, or sweep.replace=true (the runs themselves are kept)"
@@ -135,7 +152,8 @@ def _hindrances(
         if there:
             slurm.need()
         for point, components in zip(plan, made, strict=True):
-            _named(point, partial(check_machine, made=components, here=not there))
+            with _naming(point):
+                check_machine(components, here=not there)
     except (UsageError, LaunchError) as error:
         yield error
 
@@ -159,10 +177,10 @@ def _launch(
     place: Place | None,
     launcher: Any,
     folder: Path,
-    how: Config | None,
+    how: Sweep | None,
 ) -> dict[str, str] | None:
     """Run the missing points; run id -> what failed, or None where nobody waits for them."""
-    most = how["max_failures"] if how else None
+    most = how.max_failures if how else None
     match place:
         case here.Inline():
             return here.inline(root, plan, execute, folder, most)
@@ -178,7 +196,7 @@ def _launch(
                     jobs = 16 if probes else len(left)
                     work = planned.chunks(root, plan, left, place.points_per_job, jobs)
                     slurm.submit(folder, root, place, work)
-            if how is not None and not how["wait"] and (left or flying):
+            if how is not None and not how.wait and (left or flying):
                 return None
             return slurm.follow(root, plan, folder, most)
     left = planned.todo(root, plan)
