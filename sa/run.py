@@ -4,9 +4,9 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from sa.config.argv import hold, settings_first
+from sa.config.argv import Words, read, settings_first
 from sa.config.catalogue import CONF
 from sa.config.error import UsageError
 from sa.config.flags import checked, help_asked
@@ -49,8 +49,7 @@ def _work(argv: list[str]) -> None:
             rank(Path(argv[1]), *map(int, argv[2:]))
         else:
             argv = checked(argv)
-            sys.argv[1:] = settings_first(hold(argv))
-            _compose()
+            _compose(read(argv))
     except KeyboardInterrupt:
         _exit(130, "interrupted; repeat the command to go on from the last checkpoint")
     except (UsageError, files.Unwritable, LaunchError) as error:
@@ -83,34 +82,51 @@ def _exit(code: int, message: str | None) -> NoReturn:
     sys.exit(code)
 
 
-def _compose() -> None:
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import DictConfig, OmegaConf
+class Command:
+    """What Hydra calls with a composed configuration; its sweeper reads the words from it.
 
-    from sa.launch import single
+    Args:
+        words: the words of the command line.
 
-    failed: list[Exception] = []
+    """
 
-    def task(config: DictConfig) -> float:
+    def __init__(self, words: Words):
+        self.words = words
+        self.failed: list[Exception] = []
+
+    def __call__(self, config: Any) -> float:
+        """Run one configuration, and return its objective; keep an error of a single run."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+        from omegaconf import OmegaConf
+
+        from sa.launch import single
+
+        sys.argv[1:] = self.words.typed  # for the record
         # Relative folders are of where they were typed; Hydra can be told to leave it.
         os.chdir(HydraConfig.get().runtime.cwd)
         try:
             plain = OmegaConf.to_container(config, resolve=True)
             assert isinstance(plain, dict)
             plain["experiment"] = HydraConfig.get().runtime.choices.get("experiment")
-            return single.single({str(k): v for k, v in plain.items()})
+            return single.single({str(k): v for k, v in plain.items()}, self.words.typed)
         except Exception as error:
             if HydraConfig.get().mode != RunMode.RUN:  # another sweeper's or launcher's point
                 raise
-            failed.append(error)  # past Hydra, which would print words of its own
+            self.failed.append(error)  # past Hydra, which would print words of its own
             return float("nan")
 
+
+def _compose(words: Words) -> None:
+    """Let Hydra compose what was typed, and run it."""
+    import hydra
+
+    command = Command(words)
+    sys.argv[1:] = settings_first(words.hydra)
     base = {"version_base": "1.3"} if hydra.__version__ < "1.4" else {}
-    hydra.main(config_path=str(CONF), config_name="config", **base)(task)()
-    if failed:
-        raise failed[0]
+    hydra.main(config_path=str(CONF), config_name="config", **base)(command)()
+    if command.failed:
+        raise command.failed[0]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from sa import run
 from sa.config import study
-from sa.config.argv import HELD, hold, settled
+from sa.config.argv import read, settled
 from sa.config.catalogue import CONF, GROUPS, top
 from sa.config.error import UsageError
 from sa.config.parents import resolve
@@ -66,10 +66,10 @@ def planned(monkeypatch, capfd, tmp_path):
     monkeypatch.setattr(
         driver,
         "multirun",
-        lambda configs, _, words, __: found.extend(zip(words, configs)),  # noqa: B905
+        lambda configs, _, words, *__: found.extend(zip(words, configs)),  # noqa: B905
     )
     monkeypatch.setattr(
-        single, "single", lambda config: found.append((sys.argv[1:], config)) or 0.0
+        single, "single", lambda config, typed: found.append((typed, config)) or 0.0
     )
 
     def typed(*words):
@@ -155,8 +155,8 @@ def test_two_typed_budgets_are_refused(planned, words):
 
 
 def test_a_full_size_is_a_sweep_of_its_own():
-    assert "sweep.name=descent_dims-full" in hold(["experiment=descent_dims", "size=full"])
-    words = hold(["experiment=descent_dims", "size=full", "sweep.name=mine"])
+    assert "sweep.name=descent_dims-full" in read(["experiment=descent_dims", "size=full"]).hydra
+    words = read(["experiment=descent_dims", "size=full", "sweep.name=mine"]).hydra
     assert [w for w in words if w.startswith("sweep.name")] == ["sweep.name=mine"]
     for path in (CONF / "experiment").glob("*.yaml"):  # one rule for all studies
         assert "sweep.name" not in study.sizes(path.stem).get("full", {}), path
@@ -178,8 +178,8 @@ def test_a_list_of_a_size_lists_the_values_of_a_sweep():
 
 
 def test_what_is_typed_takes_the_place_of_a_sizes_word():
-    hold(["-m", "experiment=descent_dims", "size=full", "estimator=ste", "epochs=3"])
-    assert HELD == [
+    words = read(["-m", "experiment=descent_dims", "size=full", "estimator=ste", "epochs=3"])
+    assert words.held == [
         "dim=8,16,32,64", "estimator=ste", "seed=range(5)", "dataset.n=16384",
         "sweep.name=descent_dims-full", "epochs=3", 
     ]  # fmt: skip
@@ -290,7 +290,7 @@ def test_an_experiment_of_ones_own_chooses_the_launcher(planned, monkeypatch, tm
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(text)
     chosen = []
-    monkeypatch.setattr(driver, "multirun", lambda *given: chosen.append(given[-1].kind))
+    monkeypatch.setattr(driver, "multirun", lambda *given: chosen.append(given[3].kind))
     own = ["-m", f"--config-dir={tmp_path / 'mine'}", "experiment=own"]
     for words in (own, [*own, "hydra/launcher=inline"], ["-m"], ["-m", "hydra/launcher=basic"]):
         planned(*words, "seed=0,1")

@@ -28,6 +28,11 @@ class Plan(Sweeper):
         """Hydra's hook: keep the context and make the launcher."""
         from hydra.core.plugins import Plugins
 
+        from sa.run import Command
+
+        if not isinstance(task_function, Command):
+            raise HydraException("the sweeper 'plan' is of python -m sa.run")
+        self.words = task_function.words
         self.loader, self.master = hydra_context.config_loader, config
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -38,26 +43,27 @@ class Plan(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Compose all points and hand them to `sa.launch.driver.multirun`."""
-        from sa.config import argv as typed
+        from sa.config import argv
         from sa.config.error import UsageError
         from sa.launch import driver, plan
         from sa.record import telling
 
-        sys.argv[1:] = typed.TYPED or sys.argv[1:]
+        typed = self.words.typed
+        sys.argv[1:] = typed  # for the record
         if self.params:
             raise UsageError(
                 "hydra.sweeper.params: is no setting of this sweeper; type KEY=VALUE,VALUE, and in "
                 "an experiment write sizes: {quick: {KEY: [VALUE, VALUE]}}"
             )
-        swept, shape = self._axes(arguments + typed.HELD)
+        swept, shape = self._axes(arguments + self.words.held)
         points = plan.shape(swept, **shape)
-        for note in plan.overruled(typed.TYPED, shape["points"]):
+        for note in plan.overruled(typed, shape["points"]):
             telling.note(note)
         own = {w for p in shape["points"] for w in plan.listed(p)}
         for word in own:
             if re.match(r"[+~]*hydra[./=]", word):
                 raise UsageError(f"sweep.points: {word}: belongs to the sweep; type it beside -m")
-        made = Composer(self.loader, self.master)([typed.settled(p) for p in points], own)
+        made = Composer(self.loader, self.master)([argv.settled(p) for p in points], own)
         for note in lacking(made):
             telling.note(note)
         once = list(
@@ -66,7 +72,11 @@ class Plan(Sweeper):
         fixed = {v[0][0] for v in swept.values() if len(v) == 1 and len(v[0]) == 1}
         told = [[w for w in p if w in one.words and w not in fixed] for one, p in once]
         return driver.multirun(
-            [one.config for one, _ in once], told, [one.words for one, _ in once], self.launcher
+            [one.config for one, _ in once],
+            told,
+            [one.words for one, _ in once],
+            self.launcher,
+            typed,
         )
 
     def _axes(self, words: list[str]) -> tuple[dict[str, list[tuple[str, ...]]], dict[str, Any]]:

@@ -2,16 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from sa.config import study as studies
 from sa.config.catalogue import options
 from sa.config.error import UsageError
-from sa.config.study import read, sizes, words
-
-TYPED: list[str] = []
-"""The words of the command line as they were typed."""
-
-HELD: list[str] = []
-"""Words of ``-m`` kept from Hydra, which would try them on the defaults first: for the sweeper."""
 
 _VALUED = (
     "--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name",
@@ -26,23 +21,42 @@ _BUDGETS = {"steps": "0", "epochs": "null"}
 """The two settings of a training's budget, and the value that leaves it to the other."""
 
 
-def hold(argv: list[str]) -> list[str]:
-    """The words of a multirun that Hydra itself needs, ``-m`` first; the others go to HELD.
+@dataclass(frozen=True)
+class Words:
+    """The words of a command line.
 
     Hydra composes the defaults with every word that lists no values, so that `estimator.samples=20`
-    is refused beside `estimator=nes,cdg` although every swept estimator may have it.
+    is refused beside `estimator=nes,cdg` although every swept estimator may have it. So words of
+    ``-m`` are held back from it.
+
+    Args:
+        typed: all of them, as they were typed.
+        hydra: those that Hydra itself reads, ``-m`` first.
+        held: those that the sweeper adds to every point.
+
     """
-    TYPED[:] = argv
-    HELD.clear()
-    argv = [x for x in sized(argv) if not NO_EXPERIMENT.fullmatch(x)]
-    if not {"-m", "--multirun"} & set(argv):
-        return settled(argv)
-    rest = [x for x in argv if x not in ("-m", "--multirun")]
+
+    typed: list[str]
+    hydra: list[str]
+    held: list[str] = field(default_factory=list)
+
+
+def read(argv: list[str]) -> Words:
+    """Return the words of a command line, sorted by who reads them.
+
+    Raises:
+        UsageError: from `sized` and `settled`.
+
+    """
+    words = [x for x in sized(argv) if not NO_EXPERIMENT.fullmatch(x)]
+    if not {"-m", "--multirun"} & set(words):
+        return Words(argv, settled(words))
+    rest = [x for x in words if x not in ("-m", "--multirun")]
     if any(x.startswith("hydra/sweeper=") for x in rest):
-        return ["-m", *settled(rest)]
+        return Words(argv, ["-m", *settled(rest)])
     own = re.compile(r"[~+]*(hydra[./]|hydra=|experiment=)|-|[^=]*$")
-    HELD.extend(x for x in rest if not own.match(x))
-    return ["-m", *(x for x in rest if own.match(x))]
+    hydra = ["-m", *(x for x in rest if own.match(x))]
+    return Words(argv, hydra, [x for x in rest if not own.match(x)])
 
 
 def settings_first(argv: list[str]) -> list[str]:
@@ -62,9 +76,9 @@ def settings_first(argv: list[str]) -> list[str]:
     return [*settings, *options]
 
 
-def was_typed(key: str) -> bool:
-    """Whether a word of the command line sets a top-level key or something below it."""
-    return any(re.match(rf"\+*{key}[./@=]", word) for word in TYPED)
+def sets(words: Sequence[str], key: str) -> bool:
+    """Return whether a word sets a top-level key or something below it."""
+    return any(re.match(rf"\+*{key}[./@=]", word) for word in words)
 
 
 def settled(given: Sequence[str]) -> list[str]:
@@ -106,17 +120,17 @@ def sized(argv: list[str]) -> list[str]:
     rest = [x for x in argv if not re.match(r"\+*size=", x)]
     asked = next((x.lstrip("+") for x in reversed(argv) if x not in rest), "size=quick")
     study = next((x.partition("=")[2] for x in rest if x.startswith("experiment=")), None)
-    has = sizes(study, rest)
+    has = studies.sizes(study, rest)
     size = asked.removeprefix("size=")
     if size not in {"quick", *has} or (len(rest) < len(argv) and not study):
-        there = ", ".join(x for x in options("experiment") if "full" in sizes(x))
+        there = ", ".join(x for x in options("experiment") if "full" in studies.sizes(x))
         raise UsageError(f"{asked}: there are size=quick and size=full, of experiment={{{there}}}")
     more: list[str] = []
     if size == "full":
-        name = (read(study, rest).get("sweep") or {}).get("name") or study
-        more = [*words(has["full"]), f"sweep.name={name}-full"]
+        name = (studies.read(study, rest).get("sweep") or {}).get("name") or study
+        more = [*studies.words(has["full"]), f"sweep.name={name}-full"]
     if {"-m", "--multirun"} & set(argv):
-        more = _over(yielding(words(has.get("quick", {})), more), more)
+        more = _over(yielding(studies.words(has.get("quick", {})), more), more)
     return _over(yielding(more, rest), rest)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sa.config.argv import was_typed
+from sa.config.argv import sets
 from sa.config.catalogue import leaves
 from sa.config.component import allowed, make
 from sa.config.error import NoData, UsageError, invalid, typed
@@ -187,9 +187,9 @@ def suits(analysis: Any, structure: Any, point: Any, memory: int) -> None:
                 raise ValueError(f"{key}{'.' * bool(name)}{name}: {error}") from error
 
 
-def ignored(points: Sequence[tuple[Config, Components]]) -> Iterator[str]:
-    """What to say of quantizers that were typed, of points whose network has no place for them."""
-    if not was_typed("quantizer"):
+def ignored(points: Sequence[tuple[Config, Components]], words: Sequence[str]) -> Iterator[str]:
+    """Yield a note for networks that have no place for the quantizer that was typed."""
+    if not sets(words, "quantizer"):
         return
     lost: dict[str, int] = {}
     for config, made in points:

@@ -1,11 +1,11 @@
 """The other runs of a configuration: the parent it starts from, the trainings it looks at."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sa.config.argv import was_typed
+from sa.config.argv import sets
 from sa.config.catalogue import CONF, commented, leaves, options, top
 from sa.config.component import make
 from sa.config.error import HELP, UsageError, typed
@@ -21,8 +21,14 @@ _OF_ENDS = "dim model dataset quantizer criterion dtype batchnorm seed device au
 """What a run that looks at two finished trainings takes over from the first of them."""
 
 
-def resolve(config: Config) -> Config:
-    """The configuration with ``epochs`` told in ``steps`` and ``ends`` looked up."""
+def resolve(config: Config, words: Sequence[str] = ()) -> Config:
+    """Return the configuration with ``epochs`` told in ``steps`` and ``ends`` looked up.
+
+    Args:
+        config: as Hydra composed it.
+        words: the words that were typed; one that sets what ``ends`` sets differently is refused.
+
+    """
     root = config.get("root")
     if not isinstance(root, str | int) or isinstance(root, bool):
         raise UsageError(f"root={typed(root)}: expected a folder, e.g. root=results")
@@ -48,7 +54,7 @@ def resolve(config: Config) -> Config:
         # a worker or a retry elsewhere reads the data of the folder where this was typed
         where = Path(data["root"]).expanduser().absolute()
         config["dataset"] = {**data, "root": str(where)}
-    config = _with_ends(config)
+    config = _with_ends(config, words)
     if isinstance(config.get("init"), Mapping):
         config = {**config, "init": _by_name(config["init"], "init")}
     epochs, rows = config.get("epochs"), config.get("batch_size")
@@ -92,7 +98,7 @@ def ends(config: Config) -> list[Config]:
     return made
 
 
-def _with_ends(config: Config) -> Config:
+def _with_ends(config: Config, words: Sequence[str]) -> Config:
     """The configuration with what ``ends`` names looked up: a sweep as its runs, a run's settings.
 
     Trainings that this run describes itself stay as they are; two may be named ``first`` and
@@ -130,7 +136,7 @@ def _with_ends(config: Config) -> Config:
     if any(isinstance(x, dict) for x in names):
         return {**config, "ends": names}
     for key in _OF_ENDS:
-        if was_typed(key) and identity({key: config.get(key)}) != identity({key: first.get(key)}):
+        if sets(words, key) and identity({key: config.get(key)}) != identity({key: first.get(key)}):
             raise UsageError(
                 f"{key}: a run that looks at finished trainings takes it from the first of them, "
                 f"{names[0]}; leave it out, or name trainings that have it"

@@ -29,11 +29,24 @@ _PLACES = {"Inline": here.Inline, "Local": here.Local, "Slurm": slurm.Slurm}
 
 
 def multirun(
-    configs: list[Config], overrides: list[list[str]], words: list[list[str]], launcher: Any
+    configs: list[Config],
+    overrides: list[list[str]],
+    words: list[list[str]],
+    launcher: Any,
+    typed: Sequence[str] = (),
 ) -> None:
-    """Plan a sweep, validate every point of it, run what is missing, report."""
+    """Plan a sweep, validate every point of it, run what is missing, report.
+
+    Args:
+        configs: the configuration of each point, as Hydra composed it.
+        overrides: the words of each point that vary.
+        words: all words that make each point.
+        launcher: says where points run.
+        typed: the words of the command line.
+
+    """
     place = _place(launcher)
-    configs = [resolve(c) for c in configs]
+    configs = [resolve(c, typed) for c in configs]
     _whole(configs)
     plan = planned.points(configs, overrides, words)
     made = []
@@ -44,7 +57,7 @@ def multirun(
     if made[0].settings.expectations:  # reading them imports pandas
         _readable(made[0].settings.expectations)
     root, name = root_of(plan[0].config), planned.sweep_name(plan)
-    notes = list(ignored([(p.config, c) for p, c in zip(plan, made, strict=True)]))
+    notes = list(ignored([(p.config, c) for p, c in zip(plan, made, strict=True)], typed))
     for error in _hindrances(root, name, plan, made, place):
         if not how.dry_run:  # which answers: what was asked is the plan
             raise error

@@ -1,11 +1,9 @@
 """One run of the command line: validated, computed or found done, told."""
 
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sa.config.argv import TYPED
 from sa.config.build import check_machine, ignored, validate
 from sa.config.error import UsageError
 from sa.config.flags import without_effect
@@ -18,13 +16,18 @@ from sa.record import identity, run, telling
 from sa.record.identity import Config
 
 
-def single(config: Config) -> float:
-    """Validate, run (or find the finished result), tell, and return the objective."""
+def single(config: Config, typed: Sequence[str]) -> float:
+    """Validate, run (or find the finished result), tell, and return the objective.
+
+    Args:
+        config: the configuration as Hydra composed it.
+        typed: the words of the command line.
+
+    """
     telling.patient()  # a launcher of Hydra's own may call this in a process of its own
-    sys.argv[1:] = TYPED or sys.argv[1:]  # as typed, for the record
-    config = resolve(config)
+    config = resolve(config, typed)
     components = validate(config)
-    meant = [*_meant(components.settings), *ignored([(config, components)])]
+    meant = [*_meant(components.settings, typed), *ignored([(config, components)], typed)]
     settings = components.settings
     if settings.sweep.dry_run:
         print(f"valid; run id {identity.run_id(config)}: {run.state(folder_of(config))}")
@@ -49,7 +52,7 @@ def single(config: Config) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def _meant(settings: Settings) -> Iterator[str]:
+def _meant(settings: Settings, typed: Sequence[str]) -> Iterator[str]:
     """Yield what the person who typed the command may have meant otherwise."""
     study = settings.experiment
     varied = settings.sizes.get("quick")
@@ -60,8 +63,8 @@ def _meant(settings: Settings) -> Iterator[str]:
         )
     elif settings.figure and not settings.steps:
         yield "figures are drawn of trainings and of sweeps (-m), not of a single probe"
-    idle = without_effect(TYPED)
-    if idle and not {"-m", "--multirun"} & set(TYPED):  # else: one point of another sweeper's
+    idle = without_effect(typed)
+    if idle and not {"-m", "--multirun"} & set(typed):  # else: one point of another sweeper's
         yield f"{' '.join(idle)}: has no effect on one run; write -m to sweep"
 
 
