@@ -68,7 +68,7 @@ def both(kind, *tables):
 def painted(kind, given):
     made = _kind(kind)
     with draw._style():
-        pictures, tidy, _ = _painted(made, _named(made, given, kind in draw.OTHERS))
+        pictures, tidy, _ = _painted(made, _named(made, given, kind in [*draw.OTHERS]))
         return pictures[0](), tidy
 
 
@@ -89,7 +89,17 @@ def texts(figure):
     return " ".join(t.get_text() for t in figure.findobj(Text))
 
 
-@pytest.mark.parametrize("kind", sorted([*draw.kinds(), "bands"]))
+LINES = [
+    {"kind": "lines", "x": "dim", "y": "keep"},
+    {"kind": "lines", "x": "dim", "y": ["test/loss", "train/loss"], "hue": "estimator._target_"},
+    {"kind": "lines", "x": "optimizer.lr", "y": "descent/best", "panels": ["stored.bits", "dim"]},
+    {"kind": "lines", "x": "stored.rounding", "y": "keep", "hue": "stored.bits"},
+    {"kind": "lines", "x": "step", "y": "loss", "panels": "dim", "log": ["x", "y"]},
+]
+"""Lines with and without colours and panels, against numbers, words and steps."""
+
+
+@pytest.mark.parametrize("kind", [*sorted([*draw.kinds(), "bands"]), *LINES], ids=str)
 def test_no_figure_pools_runs_that_differ_in_a_setting(kind):
     one, two = runs(kind, "a", 1.0), runs(kind, "b", 1.125)
     figure, tidy = painted(kind, both(kind, one, two))

@@ -1193,6 +1193,7 @@ REFUSED = [
     ),
     (["estimator=cdg", "estimator.path=fast", "quantizer=bwba"], ["fc2", "quantized"]),
     (["figure=[pie]"], ["figure=pie", "lr_decrease", "curves"]),
+    (["figure=[{kind: lines, x: dim}]"], ["{kind: lines, x: COLUMN, y: COLUMN", "x and y"]),
     (["dim=0"], ["dim=0", ">= 1"]),
     (["seed=0.5"], ["seed=0.5"]),
     (["steps=-1"], ["steps=-1", ">= 0"]),

@@ -294,7 +294,7 @@ def figure(monkeypatch):
         fake.rows, fake.title = rows, title
         return [folder / "curves.png", folder / "curves.svg"]
 
-    fake.draw, fake.curves = draw, curves
+    fake.draw, fake.curves, fake.file_name = draw, curves, str
     monkeypatch.setitem(sys.modules, "sa.figure.draw", fake)
     monkeypatch.setattr(sa.figure, "draw", fake, raising=False)
     return fake

@@ -183,7 +183,8 @@ def test_what_is_typed_takes_the_place_of_a_sizes_word():
         "dim=8,16,32,64", "estimator=ste", "seed=range(5)", "dataset.n=16384",
         "sweep.name=descent_dims-full", "epochs=3", 
     ]  # fmt: skip
-    assert hold(["experiment=descent_dims", "seed=1"]) == ["experiment=descent_dims", "seed=1"]
+    plain = ["experiment=descent_dims", "seed=1"]
+    assert read(plain).hydra == plain
 
 
 def test_no_experiment_has_a_command_line_in_a_text():

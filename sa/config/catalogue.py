@@ -126,7 +126,11 @@ def _sentence(node: Any) -> str:
 
 def figures() -> list[str]:
     """The figure kinds: the files of their room, read without importing them."""
-    return sorted({p.stem for p in (_SA / "figure").glob("[a-z]*.py")} - {"draw"})
+    return sorted({p.stem for p in (_SA / "figure").glob("[a-z]*.py")} - {"draw", "lines"})
+
+
+LINES = "{kind: lines, x: COLUMN, y: COLUMN, hue: COLUMN, panels: COLUMN, log: [x, y], name: NAME}"
+"""A figure that needs no file: lines of a result by a setting, or by the step of trainings."""
 
 
 @cache

@@ -1,5 +1,6 @@
 """Every setting of conf/config.yaml beside the components: its type, its range and its meaning."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import (
     ValidationError,
 )
 
-from sa.config.catalogue import figures, top
+from sa.config.catalogue import LINES, figures, top
 from sa.config.error import HELP, UsageError, nearest, typed
 from sa.config.fields import words
 
@@ -39,7 +40,7 @@ Stored = Annotated[
 ]
 Ends = Annotated[Any, doc("two runs, a sweep of two runs, or null")]
 Figures = Annotated[
-    list[str] | None,
+    list[str | dict[str, Any]] | None,
     doc("a list, e.g. figure=[lr_decrease], or null: a sweep draws what it measured"),
 ]
 Zip = Annotated[list[Any], doc("a list, e.g. 'sweep.zip=[...]'")]
@@ -183,7 +184,9 @@ class Settings(BaseModel):
         description="what an experiment expects, judged in its report (sa/sweep/expectation.py)",
     )
     figure: Figures = Field(
-        None, description="kinds drawn at the end; null = what a sweep measured, [] = none"
+        None,
+        description="kinds drawn at the end, and {kind: lines, x:, y:, hue:, panels:}; null = what "
+        "a sweep measured, [] = none",
     )
     sweep: Sweep = Field(default_factory=Sweep, description="what a sweep as a whole does")
     processes: Count | None = Field(
@@ -222,10 +225,19 @@ def read(config: Mapping[str, Any]) -> Settings:
         names = [".".join(loc[:2] if loc[0] == "sweep" else loc[:1]) for loc in where]
         raise UsageError("\n".join(_refused(k, config) for k in dict.fromkeys(names))) from error
     for kind in made.figure or []:
-        if kind not in figures():
-            there = ", ".join(figures())
-            raise UsageError(f"figure={kind}: there is no such figure; there are: {there}")
+        _drawable(kind)
     return made
+
+
+def _drawable(kind: str | Mapping[str, Any]) -> None:
+    """Raise UsageError for a kind of figure that there is not."""
+    if isinstance(kind, Mapping):
+        known = set(re.findall(r"(\w+):", LINES))
+        if kind.get("kind") != "lines" or not {"x", "y"} <= set(kind) <= known:
+            raise UsageError(f"figure={typed(dict(kind))}: expected {LINES}; x and y are needed")
+    elif kind not in figures():
+        there = ", ".join([*figures(), LINES])
+        raise UsageError(f"figure={kind}: there is no such figure; there are: {there}")
 
 
 def explained() -> dict[str, tuple[str, str]]:

@@ -61,13 +61,13 @@ def rest(table: pd.DataFrame, shown: Sequence[pd.Series] = ()) -> pd.Series:
         if _splits(first if typed else at, values):
             parts[name.removeprefix("typed ")] = values
             at = _joint(table.index, [at, values])
-    short = _short(list(parts))
+    names = short(list(parts))
     bare = len(parts) == 1 and not _numeric(next(iter(parts.values())))
     told = pd.Series("", table.index)
     for name, values in parts.items():
-        words = [_word("" if bare else short[name], v) for v in values]
+        words = [_word("" if bare else names[name], v) for v in values]
         if len(set(words)) < values.map(key).nunique():  # rounded alike
-            words = [f"{short[name]}={key(v)}" for v in values]
+            words = [f"{names[name]}={key(v)}" for v in values]
         told = told + pd.Series([f"{w} " if w else "" for w in words], table.index)
     return told.str.strip()
 
@@ -100,8 +100,8 @@ def _numeric(values: pd.Series) -> bool:
     )
 
 
-def _short(names: Sequence[str]) -> dict[str, str]:
-    """The last word of each name, and one more where two would be alike."""
+def short(names: Sequence[str]) -> dict[str, str]:
+    """Return the last word of each name, and one more where two would be alike."""
     out = {}
     for name in names:
         words = name.removesuffix("._target_").split(".")

@@ -77,9 +77,11 @@ def alone(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=200)
 
 
-def panels(sheet: Sheet, count: int, sharey: bool = False) -> tuple[Canvas, list[Axes]]:
-    """Panels beside each other, in rows of three where there are more than four."""
-    columns = count if count <= 4 else 3
+def panels(
+    sheet: Sheet, count: int, sharey: bool = False, columns: int = 0
+) -> tuple[Canvas, list[Axes]]:
+    """Panels beside each other; without columns in rows of three where there are more than four."""
+    columns = columns or (count if count <= 4 else 3)
     rows = -(-count // columns)
     figure = sheet(max(4.2, PANEL * columns), 3.1 if rows == 1 else 2.5 * rows)
     axes = figure.subplots(rows, columns, sharey=sharey, squeeze=False).flatten()

@@ -4,16 +4,18 @@ import contextlib
 import gc
 import os
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from sa.figure import lines
 from sa.figure._apart import replicates, rest, settings, varied
 from sa.figure._axis import thin
 from sa.figure._label import prepared
@@ -50,7 +52,12 @@ BELOW = "triangles: the line goes on below the panel"
 def kinds() -> list[str]:
     """The figure kinds drawn from a table of runs."""
     files = Path(__file__).parent.glob("[a-z]*.py")
-    return sorted({p.stem for p in files} - {"draw", "curves", *OTHERS})
+    return sorted({p.stem for p in files} - {"draw", "curves", "lines", *OTHERS})
+
+
+def file_name(kind: str | Mapping[str, Any]) -> str:
+    """Return what the files of a kind are called; of a mapping what `Lines.file` says."""
+    return kind if isinstance(kind, str) else lines.asked(kind).file
 
 
 def fitting(table: pd.DataFrame) -> list[str]:
@@ -68,9 +75,10 @@ def fitting(table: pd.DataFrame) -> list[str]:
     return found
 
 
-def draw(kind: str, table: pd.DataFrame, folder: Path) -> list[Path]:
+def draw(kind: str | Mapping[str, Any], table: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw one kind from its table: <folder>/<kind>.png, .svg, .pdf and .csv, the tidy table.
 
+    kind: a file of this room, or the mapping of `sa.figure.lines.Lines`, with ``kind: lines``.
     Runs that differ in a setting that the kind does not show by itself are drawn in rows of panels
     of their own, and the tidy table has every setting that varies. Of more panels than `PANELS`
     the rest follow in <kind>-2, <kind>-3, ..., pictures without tables.
@@ -79,10 +87,12 @@ def draw(kind: str, table: pd.DataFrame, folder: Path) -> list[Path]:
 
     Raises ValueError for an unknown kind (naming those there are) or a missing column.
     """
-    if kind not in (there := sorted([*kinds(), *OTHERS])):
-        raise ValueError(f"there is no figure '{kind}'; there are: {', '.join(there)}")
-    made = _kind(kind)
-    named = _named(made, table, kind in OTHERS)
+    there = sorted([*kinds(), *OTHERS])
+    if isinstance(kind, str) and kind not in there:
+        more = "{kind: lines, x: COLUMN, y: COLUMN}"
+        raise ValueError(f"there is no figure '{kind}'; there are: {', '.join(there)}, and {more}")
+    made, file = _kind(kind), file_name(kind)
+    named = _named(made, table, isinstance(kind, str) and kind in OTHERS)
     with _style():
         pictures, tidy, lacking = _painted(made, named)
         missing = str(table.attrs.get("missing", ""))
@@ -96,18 +106,18 @@ def draw(kind: str, table: pd.DataFrame, folder: Path) -> list[Path]:
             if words:
                 figure.set_figheight(figure.get_figheight() + 0.11 * len(words))
                 figure.suptitle("\n".join(words), fontsize=6.5, color="0.35")
-            name = kind if number == 1 else f"{kind}-{number}"
+            name = file if number == 1 else f"{file}-{number}"
             paths += _save(figure, tidy if number == 1 else None, folder / name)
             del figure
             gc.collect()  # a laid-out figure is a circle of references
-        _forget(folder, kind, len(pictures))
+        _forget(folder, file, len(pictures))
         return paths
 
 
-def _forget(folder: Path, kind: str, many: int) -> None:
+def _forget(folder: Path, file: str, many: int) -> None:
     """Delete the pictures of an earlier drawing that had more of them."""
-    for path in folder.glob(f"{kind}-*.*"):
-        number = path.stem.removeprefix(f"{kind}-")
+    for path in folder.glob(f"{file}-*.*"):
+        number = path.stem.removeprefix(f"{file}-")
         if number.isdigit() and int(number) > many:
             path.unlink()
 
@@ -125,8 +135,10 @@ def curves(rows: pd.DataFrame, folder: Path, title: str = "") -> list[Path]:
         return _save(*paint(rows, title), folder / "curves")
 
 
-def _kind(name: str) -> Kind:
-    made: Kind = getattr(import_module(f"sa.figure.{name}"), name)
+def _kind(kind: str | Mapping[str, Any]) -> Kind:
+    if not isinstance(kind, str):
+        return lines.asked(kind).kind
+    made: Kind = getattr(import_module(f"sa.figure.{kind}"), kind)
     return made
 
 

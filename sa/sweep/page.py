@@ -1,6 +1,7 @@
 """The report of a sweep: table, figures, verdicts, and one page that needs nothing else."""
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,10 +155,16 @@ def _draw(
     table = table.copy()
     table.attrs["rows"] = lambda run: _steps(root / "runs" / run)
     table.attrs["expectations"] = about.get("expectations") or []
+    drawn: set[str] = set()
     for kind in _kinds(about, table):
+        name = str(kind)
         try:
             from sa.figure import draw
 
+            name = draw.file_name(kind)
+            if name in drawn:
+                raise ValueError("another figure is called so; give it a name of its own, name: X")
+            drawn.add(name)
             folder.mkdir(parents=True, exist_ok=True)
             if kind == "curves":
                 paths = _all_curves(root, points, folder, about["over"])
@@ -166,16 +173,16 @@ def _draw(
                 source.attrs["missing"] = _missing(table)
                 paths = draw.draw(kind, source, folder)
         except Exception as error:  # one figure must not cost the page
-            problems.append(f"figure {kind}: {error or type(error).__name__}")
+            problems.append(f"figure {name}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")
             continue
         pictures = [p for p in paths if p.suffix == ".png"]
         for path in pictures:
             print(f"figure: {path}")
         for path in pictures[:PICTURES]:
-            figures.append(_figure(kind, path, paths, folder.parent))
+            figures.append(_figure(name, path, paths, folder.parent))
         if len(pictures) > PICTURES:
-            more = f"{kind}: {PICTURES} of {len(pictures)} figures are shown, all are in {folder}"
+            more = f"{name}: {PICTURES} of {len(pictures)} figures are shown, all are in {folder}"
             problems.append(more)
     return figures, problems
 
@@ -186,14 +193,14 @@ def _missing(table: "pd.DataFrame") -> str:
     return ", ".join(f"{n} of {len(table)} runs {state}" for state, n in states.items())
 
 
-def _kinds(about: dict[str, Any], table: "pd.DataFrame") -> list[str]:
+def _kinds(about: dict[str, Any], table: "pd.DataFrame") -> Sequence[str | dict[str, Any]]:
     """The kinds that the sweep names; where it says null, those that show what it measured."""
     kinds = about.get("figure", [])
     if kinds is None:
         from sa.figure import draw
 
         return draw.fitting(table)
-    return [kinds] if isinstance(kinds, str) else list(kinds)
+    return [kinds] if isinstance(kinds, str | dict) else list(kinds)
 
 
 def _figure(kind: str, path: Path, paths: list[Path], folder: Path) -> dict[str, Any]:
@@ -201,14 +208,18 @@ def _figure(kind: str, path: Path, paths: list[Path], folder: Path) -> dict[str,
     picture = base64.b64encode(path.read_bytes()).decode()
     others = [p for p in paths if p.stem == path.stem and p.parent == path.parent and p != path]
     links = {p.suffix[1:].upper(): p.relative_to(folder).as_posix() for p in others}
-    about = caption("figure", kind) or kind
+    about = caption("figure", kind) or kind.replace("_", " ")
     return {
         "kind": kind, "uri": f"data:image/png;base64,{picture}", "caption": about, "links": links
     }  # fmt: skip
 
 
 def _source(
-    kind: str, root: Path, points: list[dict[str, Any]], table: "pd.DataFrame", over: str
+    kind: str | dict[str, Any],
+    root: Path,
+    points: list[dict[str, Any]],
+    table: "pd.DataFrame",
+    over: str,
 ) -> "pd.DataFrame":
     """The table that a kind of figure is drawn from."""
     import pandas as pd

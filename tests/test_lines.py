@@ -1,0 +1,106 @@
+"""A figure of lines draws the columns that a mapping names, and says what it cannot draw."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sa.config import catalogue
+from sa.figure import draw
+from sa.figure.lines import Lines
+from tests.test_figure import table
+from tests.test_figure_apart import painted
+
+ASKED = {"kind": "lines", "x": "dim", "y": "descent/best", "hue": "estimator._target_"}
+
+
+def test_lines_are_means_over_seeds_and_bands_the_least_and_the_most(tmp_path):
+    given = table()
+    made = draw.draw(ASKED, given, tmp_path)
+    names = [f"descent_best_by_dim.{end}" for end in ("png", "svg", "pdf", "csv")]
+    assert [p.name for p in made] == names
+    tidy = pd.read_csv(made[3])
+    assert set(tidy["hue"]) == {"STE", "CDG", "NES", "Random"} and len(tidy) == len(given)
+    np.testing.assert_allclose(sorted(tidy["value"]), sorted(given["descent/best"] / 2))
+    figure, _ = painted(ASKED, given)
+    (axis,) = figure.axes
+    assert axis.get_ylabel() == "best relative decrease" and axis.get_xlabel() == "dim"
+    line = next(x for x in axis.lines if x.get_label() == "CDG")
+    mine = given[given["estimator._target_"].str.endswith("CDG")].groupby("dim")["descent/best"]
+    np.testing.assert_allclose(line.get_ydata(), mine.mean() / 2)
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["8", "16"]
+    colour = next(
+        c for c in axis.collections if (c.get_facecolor()[0][:3] == line.get_color()).all()
+    )
+    band = colour.get_paths()[0].vertices[:, 1]
+    assert {band.min(), band.max()} == {mine.min().min() / 2, mine.max().max() / 2}
+
+
+def test_there_is_a_panel_for_each_result_and_setting_and_panels_wrap():
+    asked = {"kind": "lines", "x": "optimizer.lr", "y": ["test/loss", "train/loss", "keep"]}
+    asked |= {"panels": ["dim", "stored.rounding"], "log": "x"}
+    figure, tidy = painted(asked, table(seeds=(0,)))
+    told = {f"dim {d}, rounding {r}" for d in (8, 16) for r in ("nearest", "stochastic")}
+    assert set(tidy["panel"]) == told
+    assert len(figure.axes) == 12 and {a.get_xscale() for a in figure.axes} == {"log"}
+    assert figure.axes[0].get_gridspec().get_geometry() == (3, 4)  # a row a result
+
+    figure, _ = painted(asked | {"y": "keep", "panels": "run_id"}, table(seeds=(0,)))
+    assert figure.axes[0].get_gridspec().ncols == 3 and len(figure.axes) == 8
+
+
+def test_logarithmic_axes_have_plain_numbers():
+    figure, _ = painted(ASKED | {"y": "train/loss", "log": ["x", "y"]}, table())
+    (axis,) = figure.axes
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
+    assert axis.yaxis.get_major_formatter()(0.1, 0) == "0.1"
+    figure, _ = painted(ASKED | {"y": "test/accuracy", "log": ["x", "y"]}, table())
+    assert figure.axes[0].get_yscale() == "linear"  # .90 to .93
+
+
+def test_lines_over_steps_read_the_rows_of_trainings(tmp_path):
+    asked = {"kind": "lines", "x": "step", "y": "gradient_norm/full", "name": "norms"}
+    made = draw.draw(asked, table(names=("STE",)), tmp_path)
+    tidy = pd.read_csv(made[3])
+    assert made[3].name == "norms.csv"
+    assert len(tidy) == 4 * 3 and set(tidy["x"]) == {0, 2, 4}  # the others were not analysed
+    assert set(tidy["hue"]) == {"dim=8", "dim=16"}  # what varies but for the seed
+
+
+def test_words_lie_side_by_side_and_numbers_where_they_are(tmp_path):
+    given = table().assign(typed=[{"preset": ("b", "a")[i % 2]} for i in range(16)])
+    figure, _ = painted(ASKED | {"x": "preset", "y": "keep"}, given)
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["b", "a"]
+    assert list(figure.axes[0].get_xticks()) == [0, 1]
+    figure, tidy = painted(ASKED | {"hue": "preset"}, given)
+    assert list(figure.axes[0].get_xticks()) == [8, 16] and set(tidy["hue"]) == {"a", "b"}
+
+
+def test_a_share_is_in_percent_and_a_run_without_the_setting_is_left_out():
+    given = table(dims=(8,))
+    figure, tidy = painted(ASKED | {"x": "estimator.epsilon", "y": "test/accuracy"}, given)
+    assert set(tidy["hue"]) == {"CDG"} and len(tidy) == 2
+    told = figure.axes[0].yaxis.get_major_formatter().format_ticks([0.905, 0.91])
+    assert told == ["90.5 %", "91.0 %"]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"x": "pie"}, "no column pie, and no run was typed with pie="),
+        ({"y": "pie"}, "no column pie"), ({"x": "descent/best"}, "differs between the seeds"),
+        ({"colour": "dim"}, "expected {kind: lines, x: COLUMN, y: COLUMN}"),
+        ({"kind": "pie"}, "expected {kind: lines, x: COLUMN, y: COLUMN}"),
+    ],
+)  # fmt: skip
+def test_lines_that_cannot_be_drawn_say_why(more, told, tmp_path):
+    with pytest.raises(ValueError, match=told):
+        draw.draw(ASKED | more, table(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_keys_of_lines_are_those_that_a_configuration_may_have():
+    keys = re.findall(r"(\w+):", catalogue.LINES)
+    assert keys == ["kind", *(f.name for f in dataclasses.fields(Lines))]
