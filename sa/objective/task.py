@@ -35,17 +35,17 @@ class Mismatch(ValueError):
 
 @dataclass(frozen=True, config=STRICT)
 class Task:
-    """What is studied.
+    """What is studied: which network, data, loss and parameters, and how it is computed.
 
-    criterion: ``ce``, ``mse``, ``value`` (the output itself, of a model that is a loss) or ``auto``
-    (value for such a model, ce for classes, else mse). moving: ``all``, or a list of name patterns
-    (``fc1.*``) and 1-based numbers of quantized layers (negative from the end).
-    batch_size: rows a step, None for the full batch. batchnorm: ``batch`` (statistics of the batch
-    itself) or ``running`` (evaluation statistics); neither updates the running ones.
-    memory: bytes one evaluation may use for intermediate results; a larger batch is summed over
-    parts, to the same loss and gradient. progress: whether long work says how far it is.
-    autocast: products of the loss that is back-propagated are taken in bfloat16, its weights and
-    evaluations stay in dtype. compile: that loss goes through torch.compile.
+    Args:
+        model: builds the network.
+        dataset: loads the rows.
+        criterion: ``ce``, ``mse``, ``value`` (the output itself, of a model that is a loss) or
+            ``auto`` (value for such a model, ce for classes, else mse).
+        moving: which parameters move: ``all``, or a list of name patterns (``fc1.*``) and 1-based
+            numbers of quantized layers (negative from the end).
+        batch_size ... compile: see `Numerics`.
+
     """
 
     model: Model
