@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from sa.config.argv import Words, read, settings_first
 from sa.config.catalogue import CONF
+from sa.config.completion import BASH, candidates
 from sa.config.error import UsageError
 from sa.config.flags import checked, help_asked
 from sa.config.handbook import answer, page
@@ -19,14 +20,27 @@ def main() -> None:
     telling.patient(hangup=True)
     argv = sys.argv[1:]
     try:
-        asked = help_asked(argv)
-        text = page() if argv == ["--catalogue"] else None if asked is None else answer(asked)
+        text = _answered(argv)
     except UsageError as error:
         _exit(2, str(error))
     if text is None:
         _work(argv)
     else:
         _tell(text)
+
+
+def _answered(argv: list[str]) -> str | None:
+    """Return what is printed where the words only ask for something; None where they run."""
+    if argv[:2] == ["--completion", "words"]:  # asked for by the script itself
+        return "\n".join(candidates(" ".join(argv[2:3]), argv[3:]))
+    if "--completion" in argv:
+        if argv != ["--completion", "bash"]:
+            raise UsageError('--completion: expected bash; type eval "$(sa --completion bash)"')
+        return BASH
+    if argv == ["--catalogue"]:
+        return page()
+    asked = help_asked(argv)
+    return None if asked is None else answer(asked)
 
 
 def _work(argv: list[str]) -> None:

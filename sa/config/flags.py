@@ -9,7 +9,8 @@ from sa.config.explain import no_choice
 
 FLAGS = (
     "--help", "--catalogue", "--multirun", "--cfg", "--resolve", "--package", "--info", "--version",
-    "--hydra-help", "--run", "--shell-completion", "--config-path", "--config-name", "--config-dir",
+    "--hydra-help", "--run", "--completion", "--shell-completion", "--config-path", "--config-name",
+    "--config-dir",
 )  # fmt: skip
 """Options beside settings: ours, and Hydra's own."""
 
