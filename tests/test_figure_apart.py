@@ -12,7 +12,7 @@ from tests.test_figure import RESULTS, TRAININGS, evaluated, table, trained
 EXTRA = "extra.kind"
 
 
-SEVERAL = ("lr_decrease", "best_decrease", "alignment", "gates", "variants", "layer_cosine")
+SEVERAL = ("lr_decrease", "best_decrease", "alignment", "gates", "variants")
 """Kinds that are tried with several estimators; the others' table has one."""
 
 
@@ -238,7 +238,8 @@ def test_colours_of_many_labels_all_differ():
 
 def test_a_sweep_without_figures_of_its_own_draws_what_it_measured():
     kinds = draw.fitting(table().assign(steps=0))
-    assert {"lr_decrease", "best_decrease", "alignment", "calibration"} <= set(kinds)
+    names = {draw.file_name(k) for k in kinds}
+    assert {"lr_decrease", "best_decrease", "alignment", "calibration", "gradient_norm"} <= names
     assert "bands" not in kinds and "curves" not in kinds
     one = pd.DataFrame({"seed": [0], "steps": [5]})
     assert draw.fitting(one) == ["curves"]

@@ -22,6 +22,7 @@ from sa.config.build import build
 from sa.config.catalogue import CONF, options
 from sa.config.error import NoData
 from sa.config.study import sizes
+from sa.figure.lines import asked
 from sa.job import execute
 from sa.record import files, identity, provenance, sweep
 from sa.record import run as record
@@ -417,7 +418,8 @@ def test_a_study_ends_with_its_figures_and_verdicts(sa, experiment):
     study = folder(out, "sweep")
     node = yaml.safe_load((ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text())
     for kind in node["figure"]:
-        assert list(study.glob(f"figures/**/{kind}.png")), kind
+        name = kind if isinstance(kind, str) else asked(kind).file
+        assert list(study.glob(f"figures/**/{name}.png")), kind
     judged = json.loads((study / "expectations.json").read_text())
     assert [j["id"] for j in judged] == [e["id"] for e in node["expectations"]]
     assert any(j["observed"] is not None for j in judged)

@@ -25,7 +25,10 @@ from sa.table.grouping import configurations, key
 OTHERS = {"bands": "evaluated steps", "trajectories": "points of trainings"}
 """Kinds that are drawn from another table than that of runs, and what it holds."""
 
-FITTING = {
+NORMS = "full", "batch", "lambda_max", "edge", "successive"
+"""What `analysis=gradient_norm` measures along a training."""
+
+FITTING: dict[str, tuple[str | Mapping[str, Any], ...]] = {
     "descent/lr": ("lr_decrease", "best_decrease"),
     "alignment/cosine": ("alignment",),
     "smoothing/cosine": ("calibration",),
@@ -33,11 +36,16 @@ FITTING = {
     "sensitivity_bits/layers": ("sensitivity_bits",),
     "blocks/order": ("blocks",),
     "critical_points/status": ("minimal_ratio",),
-    "gradient_norm/full": ("gradient_norm",),
+    "gradient_norm/full": (
+        {
+            "kind": "lines", "name": "gradient_norm", "x": "step", "log": "y",
+            "y": ["loss", *(f"gradient_norm/{k}" for k in NORMS)],
+        },
+    ),
     "interpolation/alpha": ("interpolation",),
     "function_curve/value": ("function_curve",),
     "surface/losses": ("surface",),
-}
+}  # fmt: skip
 """The kinds that a sweep draws which names none, by a column that they need."""
 
 
@@ -60,7 +68,7 @@ def file_name(kind: str | Mapping[str, Any]) -> str:
     return kind if isinstance(kind, str) else lines.asked(kind).file
 
 
-def fitting(table: pd.DataFrame) -> list[str]:
+def fitting(table: pd.DataFrame) -> list[str | Mapping[str, Any]]:
     """The kinds that show what the runs of a table have measured.
 
     Of trainings also ``bands`` where every configuration has several seeds, else ``curves``.

@@ -106,8 +106,9 @@ class Lines:
                 _log(axis, here["value"], share)
             if "x" in _listed(self.log) and (ticks is None or min(ticks.values()) > 0):
                 axis.set_xscale("log")
-            axis.set(xlabel=names.bare(self.x), title=panel)
-            axis.set_ylabel(names.bare(y, reference(table)))
+            told = names.bare(y, reference(table))
+            told = told if len(told) < 32 else told.replace("/", "/\n", 1)
+            axis.set(xlabel=names.bare(self.x), ylabel=told, title=panel)
         if ticks is not None:
             _abscissae(axes, ticks)
         if hues != ["all"]:

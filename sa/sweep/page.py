@@ -1,7 +1,7 @@
 """The report of a sweep: table, figures, verdicts, and one page that needs nothing else."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +193,7 @@ def _missing(table: "pd.DataFrame") -> str:
     return ", ".join(f"{n} of {len(table)} runs {state}" for state, n in states.items())
 
 
-def _kinds(about: dict[str, Any], table: "pd.DataFrame") -> Sequence[str | dict[str, Any]]:
+def _kinds(about: dict[str, Any], table: "pd.DataFrame") -> Sequence[str | Mapping[str, Any]]:
     """The kinds that the sweep names; where it says null, those that show what it measured."""
     kinds = about.get("figure", [])
     if kinds is None:
@@ -215,7 +215,7 @@ def _figure(kind: str, path: Path, paths: list[Path], folder: Path) -> dict[str,
 
 
 def _source(
-    kind: str | dict[str, Any],
+    kind: str | Mapping[str, Any],
     root: Path,
     points: list[dict[str, Any]],
     table: "pd.DataFrame",
