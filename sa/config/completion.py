@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from sa.config.argv import full
 from sa.config.catalogue import GROUPS, chosen, commented, options
 from sa.config.describe import settings
 from sa.config.flags import FLAGS
+from sa.config.study import sizes
 
 BASH = """\
 # Completion of `sa` and of `python -m sa.run` in bash. Type: eval "$(sa --completion bash)"
@@ -89,7 +89,7 @@ def _values(current: str, typed: Sequence[str]) -> Iterator[str]:
         yield from (done + name for name in options(key))
     elif key == "size":
         study = next((w.partition("=")[2] for w in typed if w.startswith("experiment=")), None)
-        yield from ("size=quick", "size=full") if full(study) else ()
+        yield from ("size=quick", "size=full") if "full" in sizes(study) else ()
     elif key in commented():
         from sa.config.settings import explained
 
