@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pydantic import ConfigDict
@@ -199,14 +199,24 @@ class Analysis(Protocol):
 class Hooks:
     """What a component may have beside its call, and what it is to have none of it: nothing.
 
-    An estimator or an analysis may define any of these; `called` asks for them.
+    An estimator or an analysis may define any of these; `called` and `trait` ask for them.
+
+    own_step: an estimator's gradient is a step that it has scaled itself. between: an analysis
+    compares two finished trainings. follows: an analysis looks at the points a training has passed.
     """
+
+    own_step: ClassVar[bool] = False
+    between: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
 
     def requires(self, structure: Any) -> None:
         """Raise ValueError if the component does not work with this structure of a network."""
 
-    def fits(self, params: Params) -> None:
-        """Raise ValueError if the component does not work at points like this."""
+    def fits(self, params: Params, memory: int = 0) -> None:
+        """Raise ValueError if the component does not work at points like this.
+
+        memory: bytes that one evaluation may use; only analyses are told.
+        """
 
     def trains(
         self, steps: int, optimizer: str, settings: Mapping[str, Any], batch_size: int | None
@@ -224,10 +234,15 @@ class Hooks:
         return []
 
 
+def trait(component: object, name: str) -> Any:
+    """Return an attribute of `Hooks` as a component has it; the default if its class has none."""
+    own = getattr(component, name, None)  # a class need not inherit from Hooks
+    return getattr(Hooks(), name) if own is None else own
+
+
 def called(component: object, hook: str, *args: Any) -> Any:
-    """Call a hook of `Hooks` on a component; the default where its class does not define it."""
-    own = getattr(component, hook, None)  # a class need not inherit from Hooks
-    return getattr(Hooks, hook)(component, *args) if own is None else own(*args)
+    """Call a hook of `Hooks` on a component; the default does nothing."""
+    return trait(component, hook)(*args)
 
 
 class Diverged(ArithmeticError):

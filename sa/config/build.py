@@ -101,6 +101,7 @@ def validate(config: dict[str, Any]) -> Components:
         if key.rsplit(".", 1)[-1] == "_target_":
             allowed(key, value)
     from sa.objective.task import Mismatch, Task
+    from sa.types import called
 
     made = {k: make(k, config[k]) for k in ("model", "dataset", "estimator", "optimizer")}
     analyses = {k: make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
@@ -126,7 +127,7 @@ def validate(config: dict[str, Any]) -> Components:
     _paths(config, settings, analyses)
     for key, analysis in analyses.items():
         try:
-            getattr(analysis, "takes", lambda _: None)(made["dataset"])
+            called(analysis, "takes", made["dataset"])
         except ValueError as error:
             raise UsageError(f"analysis.{key}: {error}") from error
     recipe = _recipe(config, settings, task)
@@ -144,6 +145,8 @@ def validate(config: dict[str, Any]) -> Components:
 
 def _fits(config: Config, settings: Settings, task: Any, estimator: Any) -> Any:
     """Return the structure of the network; refuse an estimator that does not fit."""
+    from sa.types import called
+
     try:
         structure = task.structure()
         if structure.gradients and not _backpropagates(estimator):
@@ -152,14 +155,11 @@ def _fits(config: Config, settings: Settings, task: Any, estimator: Any) -> Any:
                 "family (ste_*) quantize what they back-propagate; take one of them, or set "
                 "quantizer/gradient=none"
             )
-        if hasattr(estimator, "requires"):
-            estimator.requires(structure)
-        if hasattr(estimator, "fits"):
-            estimator.fits(task.point())
-        if hasattr(estimator, "trains"):
-            optimizer = str(config["optimizer"]["_target_"]).rpartition(".")[2]
-            asked = settings.steps, optimizer, config["optimizer"], settings.batch_size
-            estimator.trains(*asked)
+        called(estimator, "requires", structure)
+        called(estimator, "fits", task.point())
+        optimizer = str(config["optimizer"]["_target_"]).rpartition(".")[2]
+        asked = settings.steps, optimizer, config["optimizer"], settings.batch_size
+        called(estimator, "trains", *asked)
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error
     return structure
@@ -167,22 +167,18 @@ def _fits(config: Config, settings: Settings, task: Any, estimator: Any) -> Any:
 
 def suits(analysis: Any, structure: Any, point: Any, memory: int) -> None:
     """Raise ValueError where an analysis, or an estimator that it calls, does not fit a network."""
-    from sa.types import Estimator
+    from sa.types import Estimator, called
 
-    if hasattr(analysis, "requires"):
-        analysis.requires(structure)
-    if hasattr(analysis, "fits"):
-        analysis.fits(point, memory)
+    called(analysis, "requires", structure)
+    called(analysis, "fits", point, memory)
     for key, value in vars(analysis).items():
         within = value if isinstance(value, Mapping) else {"": value}
-        for name, called in within.items():
-            if not isinstance(called, Estimator):
+        for name, inner in within.items():
+            if not isinstance(inner, Estimator):
                 continue
             try:
-                if hasattr(called, "requires"):
-                    called.requires(structure)
-                if hasattr(called, "fits"):
-                    called.fits(point)
+                called(inner, "requires", structure)
+                called(inner, "fits", point)
             except ValueError as error:
                 raise ValueError(f"{key}{'.' * bool(name)}{name}: {error}") from error
 
@@ -304,7 +300,9 @@ def _backpropagates(estimator: Any) -> bool:
 
 def _ends(config: Config, settings: Settings, analyses: Mapping[str, Any]) -> None:
     """Refuse ends that cannot be looked at, and analyses of two trainings without them."""
-    wanted = [k for k, a in analyses.items() if getattr(a, "between", False)]
+    from sa.types import trait
+
+    wanted = [k for k, a in analyses.items() if trait(a, "between")]
     if not settings.ends:
         if wanted:
             raise UsageError(
@@ -329,7 +327,9 @@ def _ends(config: Config, settings: Settings, analyses: Mapping[str, Any]) -> No
 
 def _paths(config: Config, settings: Settings, analyses: Mapping[str, Any]) -> None:
     """Refuse analyses of the way that a training took where it keeps too few points of it."""
-    wanted = [k for k, a in analyses.items() if getattr(a, "follows", False)]
+    from sa.types import trait
+
+    wanted = [k for k, a in analyses.items() if trait(a, "follows")]
     if not wanted:
         return
     trains = settings if settings.steps else read(resolve(parent(config) or config))

@@ -40,6 +40,7 @@ class Flow:
     """
 
     target: ClassVar[str] = "none"
+    own_step: ClassVar[bool] = True
     reach: Annotated[float, Gt(0), Le(2.5)] = 2.0
     refresh: Annotated[int, Gt(0)] = 10
 

@@ -15,7 +15,19 @@ from sa.estimator import _spectrum
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import Blocks, finite, flatten, grouped, size, unflatten
-from sa.types import PROBE, STRICT, Diverged, Estimate, Estimator, Moment, Numbers, Params, State
+from sa.types import (
+    PROBE,
+    STRICT,
+    Diverged,
+    Estimate,
+    Estimator,
+    Moment,
+    Numbers,
+    Params,
+    State,
+    called,
+    trait,
+)
 
 Mode = Literal["global", "flat_v1", "flat_v2", "filter", "dynamic"]
 
@@ -92,6 +104,7 @@ class Spectral:
     """
 
     target: ClassVar[str] = "none"
+    own_step: ClassVar[bool] = True
     base: Estimator | None = None
     mode: Mode = "flat_v2"
     scale: Annotated[float, Gt(0)] = 2.0
@@ -118,7 +131,7 @@ class Spectral:
             )
         if self.curvature == "differences" and (self.abridged or self.decompose):
             raise ValueError("abridged and decompose are of the Hessian; set curvature=hessian")
-        if hasattr(self.base, "trains"):
+        if trait(self.base, "own_step"):
             raise ValueError(
                 f"base: {type(self.base).__name__} makes the step itself, and spectral would scale "
                 "it again; take an estimator of a gradient, e.g. ste"
@@ -138,8 +151,7 @@ class Spectral:
                 "changes), or the network in full precision (quantizer=fp); analysis=smoothing and "
                 "estimator=cdg ask of its smoothed losses"
             )
-        if hasattr(self.base, "requires"):
-            self.base.requires(structure)  # type: ignore[union-attr]
+        called(self.base, "requires", structure)
 
     def fits(self, params: Params) -> None:
         """Raise ValueError where a block has not the n_filter + 1 directions that are needed."""
