@@ -15,7 +15,7 @@ from sa.config.catalogue import top
 from sa.config.parents import resolve
 from sa.job import execute
 from sa.job.signals import Signals, Stopped
-from sa.launch import progress, slurm
+from sa.launch import driver, progress, slurm
 from sa.launch.defaults import defaults, minutes
 from sa.launch.here import _why, inline
 from sa.launch.plan import LaunchError, Point, freeze, paths, scrubbed
@@ -349,3 +349,13 @@ def test_jobs_that_cannot_be_noted_are_cancelled(tmp_path, monkeypatch):
     with pytest.raises(files.RecordError, match=r"jobs\.jsonl: No space"):
         slurm.submit(tmp_path, tmp_path, slurm.Slurm(), work)
     assert cancelled == ["8_0"]
+
+
+def test_a_launcher_of_somebody_else_that_fails_is_told_in_a_line(tmp_path):
+    class Theirs:
+        def launch(self, words, initial_job_idx):
+            raise OSError("sbatch: fatal: no configuration source")
+
+    plan = [Point(0, "aa", [], {"root": str(tmp_path)}, ["dim=3"])]
+    with pytest.raises(LaunchError, match="Theirs, a launcher of Hydra's.*no configuration"):
+        driver._launch(tmp_path, plan, None, Theirs(), tmp_path, None)

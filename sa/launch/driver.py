@@ -214,7 +214,16 @@ def _launch(
             return slurm.follow(root, plan, folder, most)
     left = planned.todo(root, plan)
     if left:
-        launcher.launch([p.words for p in left], initial_job_idx=0)
+        try:
+            launcher.launch([p.words for p in left], initial_job_idx=0)
+        except (RunFailed, UsageError, LaunchError):
+            raise
+        except Exception as error:  # of a launcher of somebody else: anything
+            last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise LaunchError(
+                f"{type(launcher).__name__}, a launcher of Hydra's, could not run the points: "
+                f"{last}. hydra/launcher=local and hydra/launcher=slurm are of sa itself"
+            ) from error
     return {p.run_id: "no result" for p in planned.todo(root, plan)}
 
 
