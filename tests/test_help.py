@@ -100,8 +100,10 @@ def test_a_study_says_what_it_sweeps_and_expects(name):
     page = handbook.answer([f"experiment={name}"])
     node = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     assert node["description"] in page
-    for key in node.get("hydra", {}).get("sweeper", {}).get("params", {}):
+    for key in node.get("sizes", {}).get("quick", {}):
         assert f"  {key}: " in page
+    for one in node.get("figure") or []:
+        assert (one if isinstance(one, str) else f"against {one['x']}") in page
     for one in node.get("expectations", []):
         assert f"  {one['id']}: " in page and one["source"] in page
 

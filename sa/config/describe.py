@@ -167,7 +167,16 @@ def _study(name: str) -> str:
     )
     expected = [_expected(one) for one in node.get("expectations") or []]
     out.append("it expects:\n" + "\n".join(expected) if expected else "It expects nothing.")
-    return "\n\n".join([*out, f"figures: {', '.join(node.get('figure') or []) or 'as measured'}"])
+    kinds = ", ".join(_kind(one) for one in node.get("figure") or [])
+    return "\n\n".join([*out, f"figures: {kinds or 'as measured'}"])
+
+
+def _kind(figure: Any) -> str:
+    """Return a kind of figure by its name; of lines, what is drawn against what."""
+    if not isinstance(figure, Mapping):
+        return str(figure)
+    y = figure["y"]
+    return f"{' and '.join(y) if isinstance(y, list) else y} against {figure['x']}"
 
 
 def _axes(name: str, how: Mapping[str, Any]) -> Iterator[str]:
