@@ -304,7 +304,7 @@ def test_a_meaning_is_found_for_every_number_of_the_summaries():
     assert [k for k in KEYS if len(meaning(k)) < 15] == []
     assert meaning("curvature/gap").startswith("Of the analysis curvature: ")
     assert meaning("ema/test/accuracy").endswith("on the test rows, at the end.")
-    assert meaning("dim") == "Setting dim: width of toy_mlp and of gaussian rows."
+    assert meaning("dim") == "Setting dim: width of toy_mlp and of the rows of gaussian."
     assert meaning("nobody/knows") == ""
 
 
