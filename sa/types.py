@@ -97,7 +97,8 @@ class Moment:
     Args:
         step: optimizer steps taken so far, from 0.
         steps: steps of the whole training; 0 for a probe.
-        lr: the rate of this step, > 0; None where nobody steps.
+        lr: rate of this step, >= 0; 0 at the end of a schedule that ends at 0, and in a probe the
+            optimizer's own. None outside of the training loop, and in processes that share rows.
 
     """
 
@@ -197,12 +198,15 @@ class Analysis(Protocol):
 
 
 class Hooks:
-    """What a component may have beside its call, and what it is to have none of it: nothing.
+    """Optional methods and attributes of estimators and analyses; the defaults do nothing.
 
-    An estimator or an analysis may define any of these; `called` and `trait` ask for them.
+    A class defines those that it needs. `called` and `trait` find them, or the default.
 
-    own_step: an estimator's gradient is a step that it has scaled itself. between: an analysis
-    compares two finished trainings. follows: an analysis looks at the points a training has passed.
+    Attributes:
+        own_step: whether an estimator's gradient is a step that it has scaled itself.
+        between: whether an analysis compares two finished trainings.
+        follows: whether an analysis needs the points that a training has kept on its way.
+
     """
 
     own_step: ClassVar[bool] = False
@@ -215,7 +219,7 @@ class Hooks:
     def fits(self, params: Params, memory: int = 0) -> None:
         """Raise ValueError if the component does not work at points like this.
 
-        memory: bytes that one evaluation may use; only analyses are told.
+        memory: bytes that one evaluation may use; 0 for estimators.
         """
 
     def trains(
@@ -236,8 +240,8 @@ class Hooks:
 
 def trait(component: object, name: str) -> Any:
     """Return an attribute of `Hooks` as a component has it; the default if its class has none."""
-    own = getattr(component, name, None)  # a class need not inherit from Hooks
-    return getattr(Hooks(), name) if own is None else own
+    has = hasattr(type(component), name)  # a class need not inherit from Hooks
+    return getattr(component if has else Hooks(), name)
 
 
 def called(component: object, hook: str, *args: Any) -> Any:

@@ -111,6 +111,10 @@ def test_a_run_that_did_not_type_a_word_may_have_it_all_the_same():
     frame.loc[frame["e"] == "b", "words"] = frame["words"].map(lambda w: w[:1])
     assert judged(frame, where={"e": "b", "dim": 8, "off": None, "on": False})["n"] == 4
     assert judged(frame, where={"e": "b", "on": True})["why"] == "no run has it"
+    typed = frame.assign(words=frame["words"].map(lambda w: [*w, "off=null"]))
+    for nothing in (None, "null"):  # typed as null it is what it is resolved to
+        assert judged(typed, where={"e": "b", "dim": 8, "off": nothing})["n"] == 4
+    assert judged(typed, where={"e": "b", "off": 1})["why"] == "no run has it"
 
 
 def test_words_that_no_run_has_together_are_no_missing_column():

@@ -16,7 +16,7 @@ from sa.objective.objective import from_function
 from sa.objective.prepare import prepare
 from sa.objective.task import Mismatch, Task
 from sa.params import flatten, unflatten
-from sa.types import Batch
+from sa.types import Batch, Moment
 
 SMALL = {
     "mlp": {"hidden": [7, 6]}, "cnn": {"channels": [3, 4]}, "xnor_resnet18": {"init_channels": 2},
@@ -143,6 +143,12 @@ def test_reference_is_computed_once_a_point():
     f.reference(estimator, at)
     f.reference(estimator, {"w": torch.ones(2)})
     assert len(calls) == 2
+    for _ in range(2):
+        f.reference(estimator, at, Moment(1, 2))  # an estimator may depend on the moment
+    assert len(calls) == 3
+    at["w"].add_(1)
+    f.reference(estimator, at, Moment(1, 2))
+    assert len(calls) == 4
 
 
 def test_a_function_that_cuts_the_graph_has_gradient_zero():

@@ -178,7 +178,7 @@ class Descent:
         rows = [("best decrease", f"{words}{edge}")]
         rows.append(("  held out", number(result.get("descent/best_heldout"))))
         if result.get("descent/ratio") is not None:
-            rows.append(("  against CDG", f"x {result['descent/ratio']:.2f}"))
+            rows.append((f"  against {reference}", f"x {result['descent/ratio']:.2f}"))
         if "descent/null_best" in result:
             null = f"{number(result['descent/null_best'])} (random directions)"
             rows.append(("  null", null))

@@ -37,9 +37,9 @@ class Interpolation:
         points: values of a in each unit of length.
         recalibrate: true re-estimates BatchNorm's statistics over the training rows at every a;
             false interpolates them too, running variances not below 0.
-        align: true puts the second network's hidden units in the order of the first's, which
-            leaves its function as it is (Ainsworth et al. 2023); a = 1 is that network then. Of
-            chains of layers only.
+        align: true reorders the hidden units of the second network to match the first (Ainsworth
+            et al. 2023). What it computes stays the same, and a = 1 is the reordered network. Works
+            for chains of layers only.
 
     """
 

@@ -139,6 +139,8 @@ class Smoothing:
 
 def _range(result: Mapping[str, Any], scale: str, short: str) -> str:
     """Return the best scale and those that descend as far within noise, in words."""
+    if result[f"smoothing/{scale}"] is None:
+        return "undefined: no decrease is finite"
     low, high = (result.get(f"smoothing/{scale}_{end}") for end in ("low", "high"))
     best = f"{short} {result[f'smoothing/{scale}']:g} descends furthest"
     if low is None or high is None:  # of a run before there was a range
@@ -148,4 +150,5 @@ def _range(result: Mapping[str, Any], scale: str, short: str) -> str:
     if low == high:
         return f"{best}; no neighbour is within noise of it"
     same = f"{low:g} to {high:g} are within noise of it"
-    return f"indifferent: {same}" if [low, high] == [tried[0], tried[-1]] else f"{best}; {same}"
+    every = tried and [low, high] == [tried[0], tried[-1]]
+    return f"indifferent: {same}" if every else f"{best}; {same}"

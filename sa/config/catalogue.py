@@ -44,7 +44,7 @@ def options(group: str) -> dict[str, str]:
 
 @cache
 def plain(group: str, name: str) -> dict[str, Any]:
-    """Return the file of an option as it is written, {} if it holds comments alone."""
+    """Return the content of an option's YAML file, unresolved; {} if it holds only comments."""
     import yaml
 
     return yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
@@ -61,7 +61,7 @@ def chosen() -> dict[str, Any]:
 
 @cache
 def commented() -> dict[str, tuple[str, str]]:
-    """Return every setting of conf/config.yaml: name -> (default as it is written, comment)."""
+    """Return the settings of conf/config.yaml: name -> (text of the default, comment)."""
     found = {}
     above = ""
     for line in (CONF / "config.yaml").read_text().splitlines():

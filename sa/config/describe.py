@@ -25,9 +25,9 @@ class Setting:
     """One setting of an option.
 
     Args:
-        key: as it is typed, such as estimator.samples.
+        key: its full name, such as estimator.samples.
         value: its default; a mapping for a component that has settings of its own.
-        target: the class that documents it; empty if there is none.
+        target: dotted name of the class that documents the setting; '' if no class does.
         name: its name in that class, or in conf/config.yaml.
 
     """
@@ -116,7 +116,7 @@ def _lines(one: Setting) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a default as it is typed; <KEY> where it takes over the value of another setting."""
+    """Return the text to type for a default; <KEY> if the default is the value of setting KEY."""
     if isinstance(value, list):
         return "[" + ",".join(map(shown, value)) + "]"
     if isinstance(value, Mapping):
@@ -133,7 +133,7 @@ def _node(group: str, name: str) -> dict[str, Any]:
 
 
 def _target(node: Mapping[str, Any]) -> str:
-    """Return the class that documents a component; empty if there is none."""
+    """Return the dotted name of the class that documents a component; '' if no class does."""
     target = str(node.get("_target_", ""))
     if target.startswith("hydra_plugins."):
         return f"sa.launch.{_LAUNCHERS[target.rpartition('.')[2]]}"
@@ -191,7 +191,7 @@ def _axes(name: str, how: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _words(one: Any) -> str:
-    """Return settings of a mapping as they are typed."""
+    """Return the words to type for the settings of a mapping."""
     return " ".join(study.words(one)) if isinstance(one, Mapping) else str(one)
 
 

@@ -1,4 +1,4 @@
-"""What is said of words that cannot run: what was wrong, what was expected, what to type."""
+"""Errors of the command line: what was wrong, what was expected, what to type instead."""
 
 import difflib
 import json
@@ -15,7 +15,7 @@ _TEMPERATURE = (
 
 
 class UsageError(Exception):
-    """Something typed that cannot run: what was wrong, what was expected, what to type."""
+    """A command that cannot run. The message says what is wrong and what to type instead."""
 
 
 class NoData(UsageError):
@@ -23,12 +23,12 @@ class NoData(UsageError):
 
 
 def typed(value: Any) -> str:
-    """A value as it is typed on the command line."""
+    """Return the text to type for a value on the command line."""
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
-    """One line a person can act on, from pydantic's or torch's complaint."""
+    """Return a message that a person can act on, made from an error of pydantic or torch."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):

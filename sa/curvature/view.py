@@ -21,7 +21,15 @@ CLOSE = 1e-4
 
 @dataclass(frozen=True)
 class Curvature:
-    """A `sa.types.Curvature`: the products of an engine over some of its tensors (None: all)."""
+    """Products with a Hessian, or with the change of another gradient, over some parameters.
+
+    Vectors are rows (k, D), D numbers in the order of `sa.params.flatten`.
+
+    Args:
+        engine: computes the products.
+        names: the parameters that vectors range over; None for all.
+
+    """
 
     engine: Hessian | Jacobian
     names: tuple[str, ...] | None = None

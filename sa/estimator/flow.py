@@ -83,7 +83,9 @@ class Flow:
     ) -> Estimate:
         """12 n, four gradients each; where the sharpness is renewed 3.9 + 3.6 * 3 more."""
         if at.lr is None:
-            raise ValueError("the rate of the step is not known: the flow is for trainings")
+            raise ValueError(
+                "the rate of the step is not known: the flow needs a training; set steps"
+            )
         lr = max(at.lr, LEAST)
         after = dict(state)
         spent, start = 0.0, flatten(params)

@@ -25,7 +25,7 @@ class SNES:
     Args:
         rho: radius of the search around the point, in the units of the weights; s starts at 0.3
             rho/sqrt D.
-        generations: generations of the search, at most.
+        generations: generations of the search.
         samples: points a generation; null for 4 + floor(3 log D).
 
     """

@@ -98,8 +98,8 @@ class Spectral:
         decompose: true sums what each step's gradient g would change the loss by: -lr |g_x|^2 +
             lr^2/2 g_x'H g_x for x the top space, the bulk and all, at two products a step. In a
             space not renewed for long the parts mix, so refresh=1 tells them apart.
-        lr: rate that the factors assume where no training gives one; null in a training, whose
-            rate it is.
+        lr: rate that the factors assume where no training gives one. In a training leave it null:
+            another rate than the training's is refused.
 
     """
 

@@ -22,7 +22,8 @@ class SPSA:
     sqrt(N/(N + D - 1)).
 
     Args:
-        sigma: size of a step along every coordinate, in the units of the weights; c in the paper.
+        sigma: size of a step along every coordinate, in the units of the weights; c in
+            Spall 1992.
         samples: N, antithetic pairs a call.
 
     """

@@ -29,7 +29,7 @@ class XNES:
     Args:
         rho: radius of the search around the point, in the units of the weights; A starts at 0.3
             rho/sqrt D times I.
-        generations: generations of the search, at most.
+        generations: generations of the search.
         samples: points a generation; null for 4 + floor(3 log D).
 
     """

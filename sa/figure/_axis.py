@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import Formatter, NullFormatter, NullLocator
+from matplotlib.ticker import Formatter, LogFormatter, NullFormatter, NullLocator
 
 from sa.figure._paper import Canvas
 
@@ -109,13 +109,14 @@ def thin(figure: Figure) -> None:
             low, high = sorted(limits)
             minor = [x for x in axis.get_minorticklocs() if low <= x <= high]
             major = [x for x in axis.get_majorticklocs() if low <= x <= high]
-            if axis.get_scale() == "log" and len(minor) > 2 and len(major) < 2:
+            default = isinstance(axis.get_minor_formatter(), LogFormatter)  # a kind chose its own
+            if default and len(minor) > 2 and len(major) < 2:
                 few = {f"{x:g}" for x in minor[:: -(-len(minor) // 5)]}
                 axis.set_minor_formatter(Few(few))
 
 
 class Few(Formatter):
-    """Labels of some ticks, of which there are the texts; none of the others."""
+    """Labels only the ticks whose text is in ``labels``."""
 
     def __init__(self, labels: set[str]):
         self._labels = labels

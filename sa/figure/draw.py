@@ -25,7 +25,7 @@ from sa.table.grouping import configurations, key
 OTHERS = {"bands": "evaluated steps", "trajectories": "points of trainings"}
 """Kinds that are drawn from another table than that of runs, and what it holds."""
 
-NORMS = "full", "batch", "lambda_max", "edge", "successive"
+NORMS = "full", "batch", "lambda_max", "of_edge", "successive"
 """What `analysis=gradient_norm` measures along a training."""
 
 FITTING: dict[str, tuple[str | Mapping[str, Any], ...]] = {
@@ -91,7 +91,7 @@ def draw(kind: str | Mapping[str, Any], table: pd.DataFrame, folder: Path) -> li
     of their own, and the tidy table has every setting that varies. Of more panels than `PANELS`
     the rest follow in <kind>-2, <kind>-3, ..., pictures without tables.
     ``table.attrs["settings"]`` names the columns that are settings; ``table.attrs["missing"]`` says
-    which runs of the sweep the table lacks, and is written below the figure's caption.
+    how many runs of the sweep are not done, and is written below the figure's caption.
 
     Raises ValueError for an unknown kind (naming those there are) or a missing column.
     """

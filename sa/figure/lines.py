@@ -26,10 +26,12 @@ class Lines:
     """A figure of lines: means over seeds, and the least and the most as bands.
 
     Args:
-        x: a setting, or ``step`` for the rows of trainings.
-        y: a result; of several there is a panel each.
-        hue: a setting, a line each value; by default a line each configuration of a panel.
-        panels: a setting, a panel each value; of several a panel each combination.
+        x: what the horizontal axis shows: the name of a setting, or ``step`` to draw values along
+            each training.
+        y: a result, or a list of results with a panel for each.
+        hue: a setting with a line for each of its values; by default there is a line for each
+            configuration of a panel.
+        panels: one setting or a list; there is a panel for each combination of their values.
         log: the axes that are logarithmic, of x and y; y only where the values of a panel are
             above 0 and span a factor of three.
         name: what its files are called; by default what is drawn.
@@ -59,7 +61,8 @@ class Lines:
         """What draws it."""
         shows: list[Callable[[pd.DataFrame], pd.Series]] = [self._panel, self._hue]
         shows += [] if self.x == STEP else [self._x]
-        return Kind(self._paint, tuple(shows), MEANS)
+        single = {"seed", "run_id"} & {self.hue, *_listed(self.panels)}  # then no line is a mean
+        return Kind(self._paint, tuple(shows), "" if single else MEANS)
 
     def _x(self, table: pd.DataFrame) -> pd.Series:
         values = _column(table, self.x)
@@ -126,8 +129,9 @@ class Lines:
             return tidy[tidy["value"].notna() & tidy["x"].notna()]
         rows, found = steps(table), []
         for known, (_, run) in zip(about.to_dict("records"), table.iterrows(), strict=True):
-            mine = rows(run).reindex(columns=[STEP, y]).dropna()
-            mine = mine.rename(columns={STEP: "x", y: "value"})
+            mine = rows(run).reindex(columns=list(dict.fromkeys([STEP, y, "loss"])))
+            mine = mine.assign(value=_relative(mine, y, "loss")).rename(columns={STEP: "x"})
+            mine = mine[["x", "value"]].dropna()
             found.append(mine.assign(**{str(k): v for k, v in known.items()}))
         return pd.concat(found, ignore_index=True)
 
@@ -191,11 +195,11 @@ def _column(table: pd.DataFrame, name: str) -> pd.Series:
     return pd.Series(typed, table.index, dtype=object)
 
 
-def _relative(table: pd.DataFrame, column: str) -> pd.Series:
-    """A result as tables show it: what is called a relative decrease is one."""
+def _relative(table: pd.DataFrame, column: str, loss: str = "value") -> pd.Series:
+    """Return a result as tables show it: a relative decrease is divided by the column ``loss``."""
     known = names.NAMES.get(column)
     value = numbers(table, column)
-    return value / numbers(table, "value") if known is not None and known.relative else value
+    return value / numbers(table, loss) if known is not None and known.relative else value
 
 
 def _told(values: pd.Series) -> pd.Series:

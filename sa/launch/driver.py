@@ -154,7 +154,7 @@ def _hindrances(
     try:
         lost = planned.dropped(root, name, plan)
     except files.Missing as error:
-        raise UsageError(f"sweep.name={name}: {error}") from error
+        raise UsageError(f"sweep.name: {error}") from error
     if lost and not made[0].settings.sweep.replace:
         yield UsageError(
             f"sweep.name={name}: a sweep of this name has {lost} points that this command has not; "

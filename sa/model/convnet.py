@@ -26,7 +26,7 @@ class ConvNet:
     Args:
         shape: (channels, height, width) of one input.
         channels: widths of the convolutions, in order.
-        kernel: side of the convolutions, padded to keep the size.
+        kernel: odd side of the convolutions, padded to keep the size.
         outputs: outputs, one a class.
         activation: function behind each convolution.
         norm: BatchNorm ``before`` the activation, ``after`` it, or ``none``.

@@ -15,8 +15,8 @@ class Batches:
 
     Args:
         train: all rows (n, ...); of replicas (n, networks, ...).
-        size: rows of one step; None for all.
-        seeds: of the order, one for each network.
+        size: rows of one step, >= 1; None for all.
+        seeds: seeds of the order of the rows, one for each network.
         stacked: whether rows are of replicas; each sees the rows that it would see alone.
 
     """
@@ -25,7 +25,7 @@ class Batches:
     size: int | None
     seeds: tuple[int, ...]
     stacked: bool = False
-    _orders: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _orders: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, step: int) -> Batch:
         """Return the rows of one step."""

@@ -31,8 +31,8 @@ class Evaluation:
         forward: the network; of replicas every row of the data is of all networks.
         data: the rows of both splits.
         classes: how many classes the targets are of; 0 where they are numbers.
-        spoilt: gives which training rows have a label that is not their own (rows,), of replicas
-            (rows, networks), or None where none can; asked once.
+        spoilt: returns which training labels were corrupted, bool (rows,), of replicas
+            (rows, networks); None if the dataset corrupts none. Called once.
         ends: (params, buffers) where other trainings of this network ended.
         kept: reads the points that the training kept on its way to the one that is looked at.
 

@@ -99,7 +99,10 @@ def profiles(
     """Yield the loss along every coordinate that has a profile: see `Objective.profiles`."""
     s = forward.structure
     if s.obstacle:
-        raise ValueError(f"there are no exact profiles: {s.obstacle}")
+        raise ValueError(
+            f"there are no exact profiles: {s.obstacle}; estimator=cdg estimator.path=brute takes "
+            "differences instead"
+        )
     _, rows = forward.plan(batch.rows, 1, 8 * forward.width)
     yield from flips.profiles(
         s.links, s.statistics | s.frozen | params, list(params), batch, s.criterion,

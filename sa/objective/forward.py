@@ -79,7 +79,7 @@ class Forward:
         self, params: Params, inputs: Tensor, use: str, call: Callable[..., Tensor]
     ) -> Tensor:
         """The outputs in a mode; call: ``functional_call``, or what it was compiled to."""
-        raise NotImplementedError
+        raise ValueError("a plain function has no outputs; make the loss of a network instead")
 
     def plan(self, rows: int, points: int, width: int) -> tuple[int, int]:
         """Return how many of so many points and rows to evaluate together, within memory.
@@ -212,7 +212,7 @@ class NetworkForward(Forward):
             return call(self.network, self.frozen | params, (inputs,))
 
     def _owed(self, params: Params) -> Tensor:
-        """What is owed beside the loss: channels that are kept beyond a budget."""
+        """Return the penalty of gates for channels that are kept beyond a budget."""
         spec = next(iter(self.gates.values()))
         return spec.owed(torch.cat(list(self.keeps(params).values())))
 

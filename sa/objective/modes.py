@@ -9,10 +9,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def statistics(norms: Sequence[_BatchNorm], use: str) -> Iterator[None]:
-    """BatchNorm uses the batch's statistics (``batch``, ``track``) or the ``running`` ones.
+    """Let BatchNorm normalise with some statistics inside the context.
 
-    Only ``track`` updates the running ones: in a probe their update would be a side effect, and
-    under vmap it is impossible.
+    Args:
+        norms: the BatchNorm layers.
+        use: ``running`` takes the running statistics, ``batch`` those of the batch; ``track`` takes
+            those of the batch and updates the running ones. In a probe that update would be a side
+            effect, and under vmap it is impossible.
+
     """
     for m in norms:
         m.training = use != "running"
@@ -26,7 +30,7 @@ def statistics(norms: Sequence[_BatchNorm], use: str) -> Iterator[None]:
 
 @contextmanager
 def settings(network: nn.Module, train: bool) -> Iterator[None]:
-    """Quantizers of layers use their settings of training, or those of evaluation."""
+    """Let quantizers of layers use their settings of training, or of evaluation, inside."""
     mine = keepers(network)
     for m in mine:
         m.training = train
@@ -39,7 +43,7 @@ def settings(network: nn.Module, train: bool) -> Iterator[None]:
 
 @contextmanager
 def observing(network: nn.Module) -> Iterator[list[nn.Module]]:
-    """Quantizers of layers that keep something from data do so; yields them."""
+    """Let quantizers keep what they learn from data (ranges) inside; yield those quantizers."""
     mine = [m for m in network.modules() if getattr(m, "observes", False)]
     for m in mine:
         setattr(m, "observing", True)  # noqa: B010

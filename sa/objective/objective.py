@@ -68,9 +68,16 @@ class Objective:
     ranks: Ranks = Ranks()
     first: int = 0
     total: int | None = None
-    _memo: list[tuple[Any, Params, Any, Moment, Params]] = field(default_factory=list, repr=False)
-    _curved: list[tuple[Params, list[int], Curvature]] = field(default_factory=list, repr=False)
-    _seen: tuple[Params, list[int], list[Tensor]] | None = field(default=None, repr=False)
+    # what has been computed of this very loss; `replace` makes another and begins anew
+    _memo: list[tuple[Any, Params, Any, Moment, Params]] = field(
+        default_factory=list, init=False, repr=False
+    )
+    _curved: list[tuple[Params, list[int], Curvature]] = field(
+        default_factory=list, init=False, repr=False
+    )
+    _seen: tuple[Params, list[int], list[Tensor]] | None = field(
+        default=None, init=False, repr=False
+    )
 
     @property
     def structure(self) -> Structure:
@@ -91,9 +98,14 @@ class Objective:
         return self.forward.rows(params, batch)
 
     def double(self) -> "Objective | None":
-        """Return the loss on these rows in float64, or None where it has no other precision."""
+        """Return the loss on these rows in float64; None if it is in float64 already.
+
+        It is the loss alone: it has no held-out rows and no evaluation.
+        """
         twin = self.forward.double()
-        return None if twin is None else self._with(twin, self.batch.to(torch.float64))
+        if twin is None:
+            return None
+        return Objective(twin, self.batch.to(torch.float64), partial=self.partial)
 
     def opened(self, params: Params) -> "tuple[Objective, Params]":
         """Return the loss on these rows as a function of the quantized weights, and a point's.
@@ -101,10 +113,13 @@ class Objective:
         Quantizers before weights are taken away; at the point it is the same loss.
         """
         forward, point = self.forward.opened(params)
-        return self._with(forward, self.batch), point
+        evaluation = self.evaluation and replace(self.evaluation, forward=forward)
 
-    def _with(self, forward: Forward, batch: Batch) -> "Objective":
-        return Objective(forward, batch, evaluation=self.evaluation, partial=self.partial)
+        def loss(of: Objective) -> Objective:
+            return Objective(forward, of.batch, evaluation=evaluation, partial=self.partial)
+
+        heldout, whole = (x and loss(x) for x in (self.heldout, self.whole))
+        return replace(loss(self), heldout=heldout, whole=whole), point
 
     def _plan(self, points: int, width: int) -> tuple[int, int]:
         """How many points and how many rows to evaluate together."""
@@ -324,7 +339,7 @@ class Objective:
             return replace(found, grads=like)
         slow = self.structure.slow
         if path == "fast" and slow:
-            raise ValueError(f"there is no fast path: {slow}")
+            raise ValueError(f"there is no fast path: {slow}; take path=brute, or path=auto")
         told = self.forward, self.batch, params, epsilons, self.partial
         return exact.slow(*told, self.values) if path == "brute" or slow else exact.fast(*told)
 

@@ -35,7 +35,6 @@ class Problem:
     seed: int
     partial: Partial = field(default_factory=Forget)
     ranks: Ranks = Ranks()
-    _step: int = field(default=0, repr=False)
 
     @property
     def data(self) -> Splits:
@@ -64,15 +63,20 @@ class Problem:
 
     def batch(self, step: int) -> Batch:
         """Return the rows of one step; the other ranks hear that it comes next."""
-        self._step = step
         self.ranks.tell(step)
         return self.batches(step)
 
-    def objective(self, batch: Batch) -> Objective:
-        """Return the loss on a batch of the last step; its held-out twin is that on the test split.
+    def objective(self, batch: Batch, step: int = 0) -> Objective:
+        """Return the loss on a batch; its ``heldout`` is the loss on the test split.
 
-        Of all rows, where training and evaluation are the same forward, it keeps what the network
-        puts out when a gradient is computed. Several ranks have a part of the rows each.
+        If the batch has all rows and the network computes the same in training and in evaluation,
+        the objective keeps the outputs of a gradient for the evaluation. Each of several ranks gets
+        its part of the rows.
+
+        Args:
+            batch: the rows, as `batch` gives them.
+            step: their step, >= 0, which keys the noise of replicas' gradient quantizers.
+
         """
         every, (start, stop) = batch is self.data.train, self.ranks.part(batch.rows)
         return Objective(
@@ -83,7 +87,7 @@ class Problem:
             evaluation=self.evaluation,
             partial=self.partial,
             keep_outputs=every and self.forward.steady,
-            seeds=self.forward.seeds(self._step),
+            seeds=self.forward.seeds(step),
             ranks=self.ranks,
             first=start,
             total=batch.rows,

@@ -78,7 +78,7 @@ def recorded(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return expectations as a sweep recorded them, with mappings for the words of older ones."""
     return [
         {
-            k: dict(w.split("=", 1) for w in v.split())
+            k: {key: value for key, _, value in (w.partition("=") for w in v.split())}
             if k in ("where", "against") and isinstance(v, str)
             else v
             for k, v in one.items()
@@ -318,7 +318,7 @@ def _chosen(table: pd.DataFrame, asked: Mapping[str, Value]) -> pd.DataFrame:
 
 def _alike(value: Any, wanted: Value) -> bool:
     """Whether a value, as it was typed or resolved, is the wanted one."""
-    if value is None or value != value:
+    if value is None or value != value or value == "null":  # resolved to nothing, or typed so
         return wanted in (None, "null")
     told, pattern = str(value), str(wanted)
     if told.lower() in ("true", "false"):

@@ -64,5 +64,5 @@ def reference(target: str | None, epsilon: float | None = None) -> str:
 
 
 def number(value: Any) -> str:
-    """Return a number of a result to four digits; ``undefined`` if there is none."""
-    return "undefined" if value is None else f"{value:.4g}"
+    """Return a number of a result to four digits; ``undefined`` for null and NaN."""
+    return "undefined" if value is None or value != value else f"{value:.4g}"

@@ -39,7 +39,10 @@ class Average:
         return "swa" if self.decay is None else "ema"
 
     def look(self, mean: State, params: Params, buffers: Params, step: int, steps: int) -> State:
-        """The mean with the point of this step, if it is one to look at; seen twice counts once."""
+        """Return the running mean, updated with this step's parameters if the step is due.
+
+        A step is counted once, even after a resume.
+        """
         after = step - first_step(self.start, steps)
         if after < 0 or after % self.every or mean.get("step", -1) >= step:
             return mean

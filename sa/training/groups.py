@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from sa.types import Params
 
 Own = dict[str, dict[str, float]]
-"""What quantizers say of their own parameters' optimizer group, by parameter."""
+"""Parameter of a quantizer -> the optimizer settings (lr, weight_decay) that the quantizer sets."""
 
 
 def own(network: nn.Module) -> Own:
-    """Return what quantizers say of their own parameters' optimizer group, by parameter."""
+    """Return the optimizer settings that quantizers set for their own parameters, by name."""
     return {
         f"{name}.{k}": module.group
         for name, module in network.named_modules()
@@ -45,12 +45,13 @@ def stepper(
 ) -> torch.optim.Optimizer:
     """Return the optimizer, with parameters in groups where they differ in rate or in decay.
 
-    What a quantizer says of its own parameters holds; else they have no decay, nor have vectors.
+    A quantizer's settings for its own parameters are kept. Other parameters of quantizers, and
+    vectors such as biases, get no weight decay unless ``decay_all``.
 
     Args:
         optimizer: makes one from parameters or groups of them.
         params: what moves, by name.
-        own: what quantizers say of their own parameters.
+        own: optimizer settings of quantizers' own parameters, as `own` returns them.
         stacked: whether every tensor has the networks first.
         decay_all: weight decay also for biases, norms and quantizers.
         quantizer_lr: the rate of quantizers' own parameters, as a factor.

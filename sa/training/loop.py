@@ -142,7 +142,10 @@ def start(
     if averaged:
         parent = parent.get("average")
         if not parent:
-            raise ValueError("the parent's checkpoint has no averaged weights")
+            raise ValueError(
+                "the parent's checkpoint has no averaged weights; set init_average=false, or train "
+                "the parent with average=ema or average=swa"
+            )
     whole = {"params": problem.params | problem.frozen, "buffers": problem.buffers}
     for kind, mine in whole.items():
         for name, p in mine.items():
@@ -208,7 +211,7 @@ def loop(
     limit, constant = _limit(recipe, problem) if steps else (None, torch.zeros(1))
     for step in range(progress.step, steps + 1):
         batch = problem.batch(step)
-        objective = problem.objective(batch)
+        objective = problem.objective(batch, step)
         before = Progress(
             step, params, problem.buffers, stepper.state_dict(), state, evals, mean, watched
         )

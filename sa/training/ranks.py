@@ -141,7 +141,7 @@ def serve(problem: Problem, estimator: Estimator, steps: int, ring: Ring) -> Non
         params = {k: p.clone() for k, p in problem.params.items()}
         while (step := ring.hear()) != _OVER:
             generator = stream(problem.seed, "estimator", step, device=device)
-            objective = problem.objective(problem.batches(step))
+            objective = problem.objective(problem.batches(step), step)
             estimator(objective, params, estimator.init(params), generator, Moment(step, steps))
     finally:
         dist.destroy_process_group()

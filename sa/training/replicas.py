@@ -75,11 +75,20 @@ class StackedForward(Forward):
             return torch.vmap(one, dims, out_dims=1)(self.frozen | self.running | params, x)
 
     def seeds(self, step: int) -> Callable[[torch.Generator], Sequence[int]]:
-        """Return what draws the seeds of gradient noise as each network alone would draw its."""
-        device = self.numerics.device
-        each = range(self.first_seed, self.first_seed + self.many)
-        own = [stream(s, "estimator", step, device=device) for s in each]
-        return lambda _: [seed(generator) for generator in own]
+        """Return a function that draws a seed of gradient noise for each network.
+
+        Each network gets the seeds that it would draw if it was trained alone.
+        """
+        own: list[torch.Generator] = []
+
+        def draw(_: torch.Generator) -> list[int]:
+            if not own:  # only gradient quantizers ask
+                each = range(self.first_seed, self.first_seed + self.many)
+                device = self.numerics.device
+                own.extend(stream(s, "estimator", step, device=device) for s in each)
+            return [seed(generator) for generator in own]
+
+        return draw
 
     @torch.no_grad()
     def per_network(self, params: Params, batch: Batch, total: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from sa.estimator.cdg import CDG
 from sa.estimator.nes import NES
 from sa.objective.objective import from_function
 from sa.quantizer.uniform import Uniform
+from sa.types import Estimate, Moment, called
 
 MINE = NES(samples=4)
 ANALYSES = {
@@ -90,3 +91,53 @@ def test_every_analysis_takes_a_point_of_any_shape_and_layout(name, room):
             assert got[k] == pytest.approx(value, rel=1e-9, abs=1e-12, nan_ok=True), k
     assert [p._version for p in point.values()] == versions
     assert all(torch.equal(p, before[k]) for k, p in point.items())
+
+
+class Recorded:
+    """A true gradient that keeps the moments it is called at; every copy keeps them together."""
+
+    target = "true"
+
+    def __init__(self):
+        self.moments = []
+
+    def init(self, params):
+        return {}
+
+    def __call__(self, objective, params, state, generator, at):
+        self.moments.append(at)
+        return Estimate(*objective.value_and_grad(params), 3.0)
+
+
+AT = Moment(3, 10, 0.1)
+CALLING = {
+    "alignment": lambda e: Alignment({"one": e}),
+    "bias_variance": lambda e: BiasVariance(e, e, replicates=4),
+    "descent": lambda e: Descent(reference=e, points=5, nulls=1),
+    "efficiency": lambda e: Efficiency(e, e, evals=10, most=3),
+    "gradient_norm": lambda e: GradientNorm(e, lr=0.1),
+    "training": lambda e: Training(e, evals=10, points=2),
+}
+
+
+@pytest.mark.parametrize("name", CALLING)
+def test_an_estimator_that_an_analysis_calls_gets_the_moment(name):
+    mine = Recorded()
+    f, point = from_function(bowl), {"w": torch.arange(3.0, dtype=torch.float64)}
+    estimate = mine(f, point, {}, torch.Generator(), AT)
+    mine.moments.clear()
+    CALLING[name](mine)(f, point, estimate, torch.Generator().manual_seed(1), AT)
+    first = 1 if name == "training" else len(mine.moments)  # its own steps have their own moments
+    assert mine.moments and mine.moments[:first] == [AT] * first
+    own = [Moment(i, at.steps, at.lr) for i, at in enumerate(mine.moments[1:3])]
+    assert name != "training" or mine.moments[1:3] == own
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_every_analysis_tells_what_it_measured_and_nothing_of_what_it_did_not(name):
+    analysis, point = ANALYSES[name], ROOMS["two"]
+    got = probe(analysis, point)
+    common = {"value": 1.0, "parameters": 3, "target": "gaussian", "cosine_expected": 0.5}
+    assert called(analysis, "tell", {}, "CDG") == called(analysis, "tell", common, "CDG") == []
+    for label, words in called(analysis, "tell", common | got, "CDG"):
+        assert label and words and "nan" not in words.split(), (label, words)

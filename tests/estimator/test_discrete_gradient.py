@@ -108,7 +108,7 @@ def test_the_laws_of_a_displacement():
     assert DiscreteGradient().target == "none"
 
 
-def test_every_profile_has_the_loss_at_shift_0():
+def test_every_profile_has_the_loss_of_each_of_its_pieces():
     p = problem()
     f = p.objective(p.batch(0))
     f.forward.numerics = replace(f.forward.numerics, memory=1 << 12)  # several blocks of rows
@@ -117,6 +117,13 @@ def test_every_profile_has_the_loss_at_shift_0():
     for one in seen:
         here = one.losses[int((one.shifts <= 0).sum())]
         torch.testing.assert_close(here, f.value(p.params))
+    for one in seen[::7]:  # the loss in the middle of every piece
+        ends = torch.cat([one.shifts.new_tensor([-0.3]), one.shifts, one.shifts.new_tensor([0.3])])
+        wide = ends.diff() > 1e-9  # of the others the middle is a matter of rounding
+        for middle, loss in zip(((ends[:-1] + ends[1:]) / 2)[wide], one.losses[wide], strict=True):
+            moved = {k: v.clone() for k, v in p.params.items()}
+            moved[one.name][one.at] += middle
+            torch.testing.assert_close(loss, f.value(moved))
     assert sum(one.evals for one in seen) > 2
 
 

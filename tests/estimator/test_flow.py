@@ -101,5 +101,5 @@ def test_what_cannot_flow_is_refused():
     with pytest.raises(ValueError, match="of all training rows; set batch_size=null"):
         Flow().trains(10, "SGD", {}, 32)
     f, at, _ = bowl()
-    with pytest.raises(ValueError, match="the flow is for trainings"):
+    with pytest.raises(ValueError, match="the flow needs a training; set steps"):
         Flow()(f, at, Flow().init(at), stream(0, "e"))
