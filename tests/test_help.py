@@ -101,7 +101,8 @@ def test_a_study_says_what_it_sweeps_and_expects(name):
     node = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     assert node["description"] in page
     for key in node.get("sizes", {}).get("quick", {}):
-        assert f"  {key}: " in page
+        assert f"  {key}=" in page or key in page.split()
+    assert max(map(len, page.splitlines())) < 400, "one line a point"
     for one in node.get("figure") or []:
         assert (one if isinstance(one, str) else f"against {one['x']}") in page
     for one in node.get("expectations", []):

@@ -295,3 +295,14 @@ def test_what_could_not_be_told_joins_what_a_record_says(tmp_path):
     record.say_untold(path)
     assert json.loads(path.read_text()) == {"state": "done", "untold": {"standard output": "gone"}}
     record.say_untold(tmp_path / "not" / "there")
+
+
+def test_a_stream_that_was_closed_after_its_last_word_lost_nothing():
+    """A logger of an earlier command may flush one at any time."""
+    stream = telling.Patient(io.StringIO(), "standard output")
+    stream.write("all of it")
+    stream._stream.close()
+    stream.flush()
+    assert not stream.isatty() and telling.output_lost() is None
+    stream.write("more")
+    assert "closed" in telling.output_lost()

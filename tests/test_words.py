@@ -155,8 +155,10 @@ def test_two_typed_budgets_are_refused(planned, words):
 
 
 def test_a_full_size_is_a_sweep_of_its_own():
-    assert "sweep.name=descent_dims-full" in read(["experiment=descent_dims", "size=full"]).hydra
-    words = read(["experiment=descent_dims", "size=full", "sweep.name=mine"]).hydra
+    full = ["-m", "experiment=descent_dims", "size=full"]
+    assert "sweep.name=descent_dims-full" in (got := read(full)).hydra + got.held
+    got = read([*full, "sweep.name=mine"])
+    words = got.hydra + got.held
     assert [w for w in words if w.startswith("sweep.name")] == ["sweep.name=mine"]
     for path in (CONF / "experiment").glob("*.yaml"):  # one rule for all studies
         assert "sweep.name" not in study.sizes(path.stem).get("full", {}), path
@@ -329,7 +331,54 @@ def test_an_experiment_of_ones_own_has_sizes(planned, tmp_path):
         points, err = planned(*words)
         assert len(points) == many, err
     points, err = planned(*first[1:], "seed=7")
-    assert len(points) == 1 and points[0][1]["steps"] == 0 and "own sweeps seed" not in err
+    assert len(points) == 1 and points[0][1]["steps"] == 0, err
+
+
+def test_sizes_are_those_of_the_experiment_that_runs_however_it_is_found(planned, tmp_path):
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "heir.yaml").write_text(
+        "# @package _global_\ndefaults: [descent_dims, _self_]\ndescription: mine\n"
+    )
+    own = str(folder.parent)
+    for words in (
+        ["experiment=calibration", "experiment=descent_dims"],  # Hydra takes the last
+        ["experiment='descent_dims'"],
+        ["--config-dir", own, "experiment=heir"],
+        [f"hydra.searchpath=[file://{own}]", "experiment=heir"],
+    ):
+        points, err = planned("-m", *words)
+        assert len(points) == 36, (words, err)
+    points, err = planned("-m", "--config-dir", own, "experiment=heir", "estimator=cdg")
+    assert len(points) == 9, err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("a: [", "is not YAML"), ("- a", "expected lines KEY: VALUE")]
+)
+def test_a_damaged_experiment_of_ones_own_is_named(planned, tmp_path, text, told):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(text)
+    _, err = planned("-m", "--config-dir", str(tmp_path), "experiment=own")
+    assert told in err and "own.yaml" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["experiment=descent_dims", "size=full"], "type -m"),
+        (["-m", "++sizes={quick:{seed:[0,1]}}"], "type the settings themselves"),
+        (["-m", "hydra.sweeper.params.seed=5"], "type KEY=VALUE,VALUE"),
+    ],
+)
+def test_what_cannot_run_says_what_to_type(planned, words, told):
+    points, err = planned(*words)
+    assert not points and told in err and "Traceback" not in err
+
+
+def test_a_comma_in_a_value_of_a_size_does_not_split_it():
+    size = {"objective": ["a,b", "c"], "moving": [["fc1.*", "a,b"]]}
+    assert study.words(size) == ["objective='a,b',c", "moving=[fc1.*,'a,b']"]
 
 
 def test_a_point_may_leave_a_value_to_each_run():

@@ -55,7 +55,9 @@ class Plan(Sweeper):
                 "hydra.sweeper.params: is no setting of this sweeper; type KEY=VALUE,VALUE, and in "
                 "an experiment write sizes: {quick: {KEY: [VALUE, VALUE]}}"
             )
-        swept, shape = self._axes(arguments + self.words.held)
+        sizes: Any = OmegaConf.to_container(self.master.sizes)
+        given = argv.with_sizes(arguments + self.words.held, sizes.get("quick") or {})
+        swept, shape = self._axes(given)
         points = plan.shape(swept, **shape)
         for note in plan.overruled(typed, shape["points"]):
             telling.note(note)

@@ -1,14 +1,15 @@
 """The words of a command line before Hydra reads them: sizes, budgets, what -m keeps back."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sa.config import study as studies
 from sa.config.catalogue import options
 from sa.config.error import UsageError
 
-_VALUED = (
+VALUED = (
     "--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name",
     "-cn", "--config-dir", "-cd",
 )  # fmt: skip
@@ -71,7 +72,7 @@ def settings_first(argv: list[str]) -> list[str]:
         word = words.pop(0)
         (options if word.startswith("-") else settings).append(word)
         optional = word in ("--info", "-i") and words and "=" in words[0]
-        if word in _VALUED and words and not words[0].startswith("-") and not optional:
+        if word in VALUED and words and not words[0].startswith("-") and not optional:
             options.append(words.pop(0))
     return [*settings, *options]
 
@@ -119,19 +120,44 @@ def sized(argv: list[str]) -> list[str]:
     """
     rest = [x for x in argv if not re.match(r"\+*size=", x)]
     asked = next((x.lstrip("+") for x in reversed(argv) if x not in rest), "size=quick")
-    study = next((x.partition("=")[2] for x in rest if x.startswith("experiment=")), None)
+    study = experiment(rest)
     has = studies.sizes(study, rest)
     size = asked.removeprefix("size=")
     if size not in {"quick", *has} or (len(rest) < len(argv) and not study):
         there = ", ".join(x for x in options("experiment") if "full" in studies.sizes(x))
         raise UsageError(f"{asked}: there are size=quick and size=full, of experiment={{{there}}}")
+    sweeps = bool({"-m", "--multirun"} & set(argv))
+    swept = [k for k, v in has.get(size, {}).items() if isinstance(v, list) and "sweep." not in k]
+    if size == "full" and swept and not sweeps:
+        raise UsageError(
+            f"size=full: it sweeps {', '.join(swept)}; type -m: python -m sa.run -m "
+            f"experiment={study} size=full"
+        )
     more: list[str] = []
     if size == "full":
         name = (studies.read(study, rest).get("sweep") or {}).get("name") or study
         more = [*studies.words(has["full"]), f"sweep.name={name}-full"]
-    if {"-m", "--multirun"} & set(argv):
+    if sweeps:
         more = _over(yielding(studies.words(has.get("quick", {})), more), more)
     return _over(yielding(more, rest), rest)
+
+
+def experiment(words: Sequence[str]) -> str | None:
+    """Return the experiment that words name, as Hydra takes it: the last one; None without any."""
+    named = [w.partition("=")[2] for w in words if w.startswith("experiment=")]
+    return named[-1].strip("'\"") if named else None
+
+
+def with_sizes(given: Sequence[str], quick: Mapping[str, Any]) -> list[str]:
+    """Return the words of a sweep with those of ``sizes.quick`` that are not among them yet.
+
+    `sized` reads the file of an experiment by its name. Hydra also finds sizes that a file takes
+    over from another, or that ``hydra.searchpath`` leads to.
+    """
+    there = {_key(w) for w in given}
+    if all(k.lstrip("~") in there for k in quick):
+        return list(given)
+    return _over(yielding(studies.words(quick), given), given)
 
 
 def _over(preset: Sequence[str], typed: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from sa.config.argv import experiment
 from sa.config.catalogue import GROUPS, chosen, commented, options
 from sa.config.describe import settings
 from sa.config.flags import FLAGS
@@ -88,11 +89,12 @@ def _values(current: str, typed: Sequence[str]) -> Iterator[str]:
     if key in GROUPS:
         yield from (done + name for name in options(key))
     elif key == "size":
-        study = next((w.partition("=")[2] for w in typed if w.startswith("experiment=")), None)
-        yield from ("size=quick", "size=full") if "full" in sizes(study) else ()
+        full = "full" in sizes(experiment(typed))
+        yield from ("size=quick", "size=full") if full else ()
     elif key in commented():
         from sa.config.settings import explained
 
         kind = explained()[key][0].replace(" or ", " | ").replace(", | ", " | ")
         plain = (word.strip() for word in kind.split("|"))
-        yield from (done + word for word in plain if word.isidentifier() or word.isalnum())
+        found = (word for word in plain if word != "text")  # a type, not a value
+        yield from (done + word for word in found if word.isidentifier() or word.isalnum())

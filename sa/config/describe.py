@@ -97,8 +97,12 @@ def _within(node: Mapping[str, Any], prefix: str) -> Iterator[Setting]:
 
 def entry(head: str, kind: str, meaning: str) -> str:
     """Return the lines of a setting: KEY=DEFAULT, its type in words, and below its meaning."""
+    first = textwrap.wrap(
+        f"{head:<38} {kind}".rstrip(), 98, initial_indent="  ", subsequent_indent=" " * 41,
+        break_on_hyphens=False, drop_whitespace=False,
+    )  # fmt: skip
     lines = textwrap.wrap(meaning, 94)
-    return "\n".join([f"  {head:<38} {kind}".rstrip(), *(f"      {x}" for x in lines)])
+    return "\n".join([*(x.rstrip() for x in first), *(f"      {x}" for x in lines)])
 
 
 def _lines(one: Setting) -> str:
@@ -109,6 +113,8 @@ def _lines(one: Setting) -> str:
     if one.target:
         found = _fields(one.target)[one.name]
         kind, meaning = found.kind, found.meaning
+        if one.target.startswith("torch."):  # its first sentence: the others are for programmers
+            meaning = re.split(r"\. | \(", meaning)[0]
     if "/" in one.key:
         kind = f"--help {one.key} lists the options"
     colon = ": " if isinstance(one.value, Mapping) else "="
@@ -155,10 +161,13 @@ def _study(name: str) -> str:
     node = plain("experiment", name)
     out = [f"experiment={name}: {node['description']}"]
     how = node.get("sweep") or {}
-    axes = list(_axes(name, how))
+    axes = list(_axes(study.sizes(name).get("quick", {}), how))
     out.append("it sweeps:\n" + "\n".join(axes) if axes else "It is one run; it sweeps nothing.")
-    if larger := study.words(study.sizes(name).get("full", {})):
-        out.append("size=full sets:\n" + "\n".join(f"  {word}" for word in larger))
+    full = study.sizes(name).get("full", {})
+    listed = {k: full[f"sweep.{k}"] for k in ("points", "zip", "exclude") if f"sweep.{k}" in full}
+    plainly = {k: v for k, v in full.items() if k.removeprefix("sweep.") not in listed}
+    if full:
+        out.append("size=full sets:\n" + "\n".join(_axes(plainly, listed)))
     command = f"python -m sa.run {'-m ' if axes else ''}experiment={name}"
     took = _took(how.get("name") or name) if axes else ""
     out.append(
@@ -179,10 +188,15 @@ def _kind(figure: Any) -> str:
     return f"{' and '.join(y) if isinstance(y, list) else y} against {figure['x']}"
 
 
-def _axes(name: str, how: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for everything that a study varies or leaves out."""
-    for key, values in study.sizes(name).get("quick", {}).items():
-        yield f"  {key}: {shown(values).strip('[]')}"
+def _axes(size: Mapping[str, Any], how: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for everything that a size varies or leaves out.
+
+    Args:
+        size: what the size maps, but for the lists of ``sweep``.
+        how: the lists ``points``, ``zip`` and ``exclude`` of ``sweep``.
+
+    """
+    yield from (f"  {word}" for word in study.words(size))
     for point in how.get("points") or []:
         yield f"  point: {_words(point)}"
     if together := how.get("zip"):

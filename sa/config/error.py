@@ -24,7 +24,13 @@ class NoData(UsageError):
 
 def typed(value: Any) -> str:
     """Return the text to type for a value on the command line."""
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{typed(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(typed, value)) + "]"
+    return str(value)
 
 
 def invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from sa.config.argv import VALUED
 from sa.config.catalogue import GROUPS
 from sa.config.error import UsageError, nearest
 from sa.config.explain import no_choice
@@ -68,7 +69,8 @@ def help_asked(argv: Sequence[str]) -> list[str] | None:
         return None
     checked([w for w in argv if not w.startswith("--help=")])
     words = (w.removeprefix("--help=") for w in argv)
-    return [w for w in words if not w.startswith("-")]
+    beside = zip(words, ["", *argv], strict=False)  # with the word before
+    return [w for w, before in beside if not w.startswith("-") and before not in VALUED]
 
 
 def without_effect(argv: Sequence[str]) -> list[str]:
@@ -106,7 +108,15 @@ def _check(word: str, other: bool) -> None:
     group = key.lstrip("+").partition("@")[0]
     if re.fullmatch(r"[\w./]+=\{\}", word):
         raise UsageError(f"{word} changes nothing: {{}} is merged, not set")
-    if re.fullmatch(r"[+~]*(sweep|hydra)", key) and not value.startswith("{"):
+    if re.match(r"[+~]*sizes\b", key):
+        raise UsageError(
+            f"{word}: sizes is read from an experiment's file; type the settings themselves, e.g. "
+            "-m seed=0,1"
+        )
+    if re.match(r"[+~]*hydra\.sweeper\.params\b", key) and not other:
+        raise UsageError(f"{word}: is no setting; type KEY=VALUE,VALUE to sweep, e.g. -m seed=0,1")
+    bare = "=" not in word and not word.startswith(("+", "~"))  # asked about, beside --help
+    if re.fullmatch(r"[+~]*(sweep|hydra)", key) and not value.startswith("{") and not bare:
         one = "sweep.name=NAME" if "sweep" in key else "hydra.launcher.workers=2"
         raise UsageError(f"{word}: it cannot be replaced as a whole; set what is in it, e.g. {one}")
     if _OWN_FOLDERS.match(word) and not other:

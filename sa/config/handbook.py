@@ -77,16 +77,25 @@ def about(word: str) -> str:
         UsageError: it names no group, option or setting.
 
     """
-    key, given, value = word.partition("=")
+    key, given, value = word.lstrip("+").partition("=")
+    key = key.partition("@")[0]
+    if key == "size":
+        return (
+            "size=quick | size=full: which size of an experiment runs, quick by default.\n"
+            "--help experiment=NAME says what each sets."
+        )
     if key == "settings":
         return "settings (type KEY=VALUE), with their defaults:\n" + _table(commented())
     if key in GROUPS and not given:
         return _group(key)
     if key in GROUPS:
-        names = [x.strip() for x in value.strip("[]").split(",")]
+        names = [x.strip() for x in value.strip("[]").split(",") if x.strip()]
+        if not names:
+            return _group(key)
         return "\n\n".join(described(key, name) for name in names)
-    if key in commented():
-        return _table([key])
+    below = [k for k in commented() if k == key or k.startswith(f"{key}.")]
+    if below:
+        return _table(below)
     group = key.partition(".")[0]
     rooms = [g for g in GROUPS if g.split("/")[0] == group or g.replace("/", ".").startswith(group)]
     owners = [f"{g}={o}" for g in rooms for o in options(g) if _has(g, o, key)]

@@ -110,7 +110,7 @@ def _with_ends(config: Config, words: Sequence[str]) -> Config:
     if isinstance(given, Mapping) and set(given) == {"first", "second"}:
         given = [given["first"], given["second"]]
     names: list[Any] = []
-    for one in [given] if isinstance(given, str | dict) else given:
+    for one in given if isinstance(given, list) else [given]:
         if isinstance(one, str) and one in sweeps(config["root"]):
             names += [point["run_id"] for point in read_manifest(config["root"], one)[1]]
         else:

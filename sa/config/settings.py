@@ -26,7 +26,7 @@ Switch = Annotated[bool, BeforeValidator(lambda value: False if value is None el
 
 Text = Annotated[Any, doc("text")]
 Device = Annotated[
-    str, StringConstraints(pattern=r"^(cpu|cuda(:\d+)?)$"), doc("cpu, cuda or cuda:NUMBER")
+    str, StringConstraints(pattern=r"^(cpu|cuda(:\d+)?)$"), doc("cpu | cuda | cuda:NUMBER")
 ]
 Moving = Annotated[
     Literal["all"] | Annotated[list[str | int], Len(1)],
@@ -172,7 +172,9 @@ class Settings(BaseModel):
         description="two trainings to analyse: [RUN,RUN], a sweep, or {first,second} as in init",
     )
     objective: Text = Field("descent/best", description="result that sa.run returns to a sweeper")
-    root: str = Field(".", description="folder that runs/ and sweeps/ go below")
+    root: str = Field(
+        ".", description="folder of runs/ and sweeps/; by default SA_ROOT, else the current folder"
+    )
     description: Text = Field(None, description="words for the report")
     sizes: dict[str, Any] = Field(
         default_factory=dict,

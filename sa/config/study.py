@@ -1,13 +1,12 @@
 """What the file of an experiment says before Hydra reads it: its sizes, as words to type."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sa.config.catalogue import CONF
-from sa.config.error import UsageError
+from sa.config.error import UsageError, typed
 
 
 def sizes(experiment: str | None, typed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
@@ -35,7 +34,12 @@ def read(experiment: str | None, typed: Sequence[str] = ()) -> dict[str, Any]:
     folders = [CONF, *_folders(typed)]
     paths = [folder / "experiment" / f"{experiment}.yaml" for folder in folders]
     path = next((p for p in paths if p.is_file()), None)
-    node = (yaml.safe_load(path.read_text()) or {}) if path else {}
+    try:
+        node = (yaml.safe_load(path.read_text()) or {}) if path else {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"experiment={experiment}: {path} is not YAML: {error}") from error
+    if not isinstance(node, dict):
+        raise UsageError(f"experiment={experiment}: {path}: expected lines KEY: VALUE")
     if node.get("full"):
         form = "sizes: {full: {KEY: VALUE, KEY: [VALUE, VALUE]}}"
         raise UsageError(f"experiment={experiment}: full: is no setting any more; write {form}")
@@ -66,7 +70,7 @@ def _size_word(key: str, value: Any) -> str:
         return word(key, _quoted(value))
     if not value:
         raise UsageError(f"sizes: {key}: [] has no values to sweep over; an empty list is [[]]")
-    return f"{key}={','.join(map(_typed, value))}"
+    return f"{key}={','.join(_typed(_inside(v)) for v in value)}"
 
 
 def _quoted(value: Any) -> Any:
@@ -83,13 +87,7 @@ def _inside(value: Any) -> Any:
 
 
 def _typed(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{k}:{_typed(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_typed, value)) + "]"
-    return str(value).replace("\\${", "${")
+    return typed(value).replace("\\${", "${")
 
 
 def _folders(typed: Sequence[str]) -> Iterator[Path]:

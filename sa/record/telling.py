@@ -84,7 +84,7 @@ class Patient:
 
     def isatty(self) -> bool:
         """Return whether the stream is a terminal; a closed one is none."""
-        return bool(self._try(self._stream.isatty))
+        return not self._stream.closed and bool(self._try(self._stream.isatty))
 
     def write(self, text: str) -> int:
         """Write the text; signs that the stream's encoding lacks are written as escapes."""
@@ -98,8 +98,9 @@ class Patient:
             return 0
 
     def flush(self) -> None:
-        """Pass on what was written."""
-        self._try(self._stream.flush)
+        """Pass on what was written; a closed stream holds nothing back."""
+        if not self._stream.closed:
+            self._try(self._stream.flush)
 
     def _try(self, act: Callable[[], Any]) -> Any:
         try:

@@ -1,0 +1,54 @@
+"""Type commands in an empty folder, and read what they wrote."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from sa import run
+from sa.tracking import wandb
+
+ROOT = Path(__file__).parents[1]
+
+
+SMALL = ["dim=4", "dataset.n=128", "tracker=none", "figure=[]"]
+
+
+@pytest.fixture
+def sa(monkeypatch, capfd, tmp_path):
+    """Type a command in an empty folder: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SA_ROOT", raising=False)
+    monkeypatch.setattr(wandb, "_BROKEN", [])
+
+    def typed(*words):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["sa", *words])
+        code = 0
+        try:
+            run.main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return typed
+
+
+def folder(out, word="run"):
+    last = out.strip().splitlines()[-1]
+    assert last.startswith(f"{word}: ")
+    return Path(last.removeprefix(f"{word}: "))
+
+
+def result(out):
+    return json.loads((folder(out) / "result.json").read_text())
+
+
+def python(*words, **kwargs):
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, timeout=120, **kwargs
+    )

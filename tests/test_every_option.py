@@ -1,0 +1,98 @@
+"""Every option and every experiment runs from the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from commands import ROOT, SMALL, folder, result
+from conftest import cifar, component
+
+from sa.config.catalogue import options
+from sa.config.study import sizes
+from sa.figure.lines import asked
+
+
+@pytest.mark.parametrize("estimator", options("estimator"))
+def test_every_estimator_runs(sa, estimator):
+    words = ["estimator.samples=8"] if estimator.startswith("nes") else []
+    if component("estimator", estimator).target == "stochastic":
+        words = ["quantizer=sr_act"] if estimator.startswith("sr") else ["quantizer=sba"]
+    if estimator in ("flow", "spectral"):  # of a loss that has a curvature
+        words = ["quantizer=fp", "analysis=[]"]
+    code, out, err = sa(*SMALL, f"estimator={estimator}", *words)
+    assert code == 0, err
+    got = result(out)
+    assert got["target"] == component("estimator", estimator).target
+    assert np.isfinite([got["value"], got["grad_norm"], got["evals"]]).all()
+
+
+STOCHASTIC = [x for x in options("estimator") if component("estimator", x).target == "stochastic"]
+
+
+@pytest.mark.parametrize("estimator", STOCHASTIC)
+def test_an_estimator_of_random_units_is_refused_where_there_are_none(sa, estimator):
+    code, _, err = sa(*SMALL, f"estimator={estimator}")
+    assert code == 2 and "sa: estimator: this estimator samples random units" in err
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("quantizer", options("quantizer"))
+def test_every_quantizer_trains(sa, quantizer, model):
+    size = "hidden=[5,4]" if model == "mlp" else "channels=[2,3]"
+    words = [f"model={model}", f"model.{size}", "dataset=digits", f"quantizer={quantizer}"]
+    code, out, err = sa(*words, "analysis=[]", "steps=2", "tracker=none", "batch_size=20")
+    assert code == 0, err
+    got = result(out)
+    assert np.isfinite([got["train/loss"], got["test/loss"]]).all()
+    assert 0 <= got["test/accuracy"] <= 1
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes_and_validates(sa, experiment):
+    for first in ([], ["-m"]):
+        code, out, err = sa(*first, f"experiment={experiment}", "sweep.dry_run=true")
+        assert code == 0, err
+        assert not Path("runs").exists() and not Path("sweeps").exists()
+
+
+@pytest.mark.parametrize("experiment", [x for x in options("experiment") if "full" in sizes(x)])
+def test_every_full_size_composes_and_validates(sa, experiment, tmp_path, monkeypatch):
+    cifar(tmp_path / "there", rows=2)
+    monkeypatch.setenv("SA_DATA", str(tmp_path / "there"))
+    code, out, err = sa("-m", f"experiment={experiment}", "size=full", "sweep.dry_run=true")
+    assert code == 0 and "-full: " in out, err
+    assert "cifar" not in err and not Path("runs").exists() and not Path("sweeps").exists()
+
+
+LEAST = {  # studies of low-bit training, of cosines, and questions, as small as they can be
+    "cosine_precision": "dim=3 dataset.n=64 seed=0",
+    "stochastic_rounding_pretrained": "dim=3 dataset.n=300 seed=0 init.steps=3 init.batch_size=64",
+    "digits_bits": "epochs=1 batch_size=700 quantizer.weight.bits=1,32 seed=0",
+    "digits_xnor": "epochs=1 batch_size=479 model.init_channels=1 seed=0",
+    "fixed_point": "epochs=1 batch_size=700 quantizer.weight.range=max seed=0",
+    "lr_batch_bits": "epochs=1 batch_size=700 stored.bits=6 optimizer.lr=0.01 seed=0",
+    "ema_underflow": "dim=8 steps=4 stored.bits=8 seed=0",
+    "estimator_basins": "model.hidden=[2] ends.first.steps=1 ends.second.steps=1 seed=0 "
+    "analysis.interpolation.points=2",
+    "memorised_bits": "steps=1 quantizer.weight.bits=1,32 model.hidden=[64,64] seed=0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", list(LEAST))
+def test_a_study_ends_with_its_figures_and_verdicts(sa, experiment):
+    words = LEAST[experiment].split()
+    if "stochastic" in experiment:
+        words += ["analysis.descent.points=5", "analysis.descent.nulls=1", "batch_size=256"]
+        words += ["quantizer.activation.normaliser=max"]
+    code, out, err = sa("-m", f"experiment={experiment}", *words, "tracker=none")
+    assert code == 0 and "note: figure" not in out, (out, err)
+    study = folder(out, "sweep")
+    node = yaml.safe_load((ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text())
+    for kind in node["figure"]:
+        name = kind if isinstance(kind, str) else asked(kind).file
+        assert list(study.glob(f"figures/**/{name}.png")), kind
+    judged = json.loads((study / "expectations.json").read_text())
+    assert [j["id"] for j in judged] == [e["id"] for e in node["expectations"]]
+    assert any(j["observed"] is not None for j in judged)
