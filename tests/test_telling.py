@@ -306,3 +306,4 @@ def test_a_stream_that_was_closed_after_its_last_word_lost_nothing():
     assert not stream.isatty() and telling.output_lost() is None
     stream.write("more")
     assert "closed" in telling.output_lost()
+    stream._stream.close()  # the null device, which it writes to from then on
