@@ -11,7 +11,7 @@ from sa.config import catalogue
 from sa.figure import draw
 from sa.figure.lines import Lines
 from tests.test_figure import table
-from tests.test_figure_apart import painted
+from tests.test_figure_settings import painted
 
 ASKED = {"kind": "lines", "x": "dim", "y": "descent/best", "hue": "estimator._target_"}
 
@@ -89,7 +89,7 @@ def test_a_share_is_in_percent_and_a_run_without_the_setting_is_left_out():
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"x": "pie"}, "no column pie, and no run was typed with pie="),
+        ({"x": "pie"}, "no column pie, and no run has pie= in its command"),
         ({"y": "pie"}, "no column pie"), ({"x": "descent/best"}, "differs between the seeds"),
         ({"colour": "dim"}, "expected {kind: lines, x: COLUMN, y: COLUMN}"),
         ({"kind": "pie"}, "expected {kind: lines, x: COLUMN, y: COLUMN}"),

@@ -1,4 +1,4 @@
-"""Axes, bands and legends that figures share."""
+"""Axes, bands, ticks and legends that figures share."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import Formatter, LogFormatter, NullFormatter, NullLocator
 
-from sa.figure._paper import Canvas
+from sa.figure._base import Canvas
 
 
 def shade_null(axis: Axes, x: Any, low: Any, high: Any, label: str) -> None:
-    """Shade where random directions lie, from low to high; over all the axis at one x alone."""
+    """Shade the range of random directions, low to high; over the whole width if x is one value."""
     style: dict[str, Any] = {"color": "0.87", "lw": 0, "zorder": 0, "label": label}
     if np.size(x) > 1:
         axis.fill_between(x, low, high, **style)
@@ -25,52 +25,71 @@ def shade_null(axis: Axes, x: Any, low: Any, high: Any, label: str) -> None:
         axis.axhspan(float(np.ravel(low)[0]), float(np.ravel(high)[0]), **style)
 
 
-def level(axis: Axes, got: pd.Series, *style: str, **more: Any) -> None:
-    """A line through the values by x; across all the axis at one x alone."""
-    got = got.dropna()
-    if len(got) == 1:
+def level(axis: Axes, values: pd.Series, *style: str, **more: Any) -> None:
+    """Draw a line through the values by x; over the whole width if there is one x."""
+    values = values.dropna()
+    if len(values) == 1:
         more = {"ls": style[0]} | more if style else more
-        axis.axhline(float(got.iloc[0]), **more)
-    elif len(got):
-        axis.plot(got.index, got, *style, **more)
+        axis.axhline(float(values.iloc[0]), **more)
+    elif len(values):
+        axis.plot(values.index, values, *style, **more)
 
 
-def beside(table: pd.DataFrame, count: int) -> list[float]:
-    """What x is multiplied with (or, at one place, x itself) for so many labels side by side."""
+def band(axis: Axes, groups: Any, style: str = "-", middle: str = "mean", **more: Any) -> None:
+    """Draw a line through the middle of each group, and a band from the least to the most.
+
+    Args:
+        axis: the panel.
+        groups: the values, grouped by x: ``values.groupby(x)``.
+        style: of the line.
+        middle: ``mean`` or ``median``.
+        more: colour, label, width of the line.
+
+    """
+    found = groups.agg([middle, "min", "max"])
+    axis.plot(found.index, found[middle], style, **more)
+    axis.fill_between(
+        found.index, found["min"], found["max"], color=more["color"], alpha=0.15, lw=0
+    )
+
+
+def dodge(table: pd.DataFrame, count: int) -> list[float]:
+    """Return a factor of x for each of ``count`` labels, so that their points lie side by side."""
     spread = 0.045 if table["x"].nunique() > 1 else 0.5 / max(count, 1)
     return [float(2 ** (spread * (at - (count - 1) / 2))) for at in range(count)]
 
 
-def reach(got: pd.DataFrame) -> list[pd.Series]:
-    """Return how far bars reach below and above the column ``mean``: to ``min`` and to ``max``.
+def error_bars(found: pd.DataFrame) -> list[pd.Series]:
+    """Return the lengths of error bars from the column ``mean`` down to ``min`` and up to ``max``.
 
-    Never less than 0: the mean of equal values may lie beside them by rounding.
+    Not below 0: the mean of equal values can differ from them by rounding.
     """
-    return [(got["mean"] - got["min"]).clip(lower=0), (got["max"] - got["mean"]).clip(lower=0)]
+    low, high = found["mean"] - found["min"], found["max"] - found["mean"]
+    return [low.clip(lower=0), high.clip(lower=0)]
 
 
-def horizontal(axis: Axes, table: pd.DataFrame) -> None:
-    """The horizontal axis of what has one number a run: ``x`` of `prepared`."""
-    there = sorted(table["x"].unique())
-    if len(there) < 2:
+def x_axis(axis: Axes, table: pd.DataFrame) -> None:
+    """Set scale, ticks and label of a horizontal axis that shows ``x`` of `prepared`."""
+    values = sorted(table["x"].unique())
+    if len(values) < 2:
         axis.set_xscale("log", base=2)
         axis.set_xticks([])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set(xlim=(0.6, 1.65), xlabel=" ".join(table["facet"].unique()))
         return
     axis.set_xlabel(table.attrs["x"])
-    if there[0] <= 0:
-        axis.set_xticks(there, [f"{x:g}" for x in there])
+    if values[0] <= 0:
+        axis.set_xticks(values, [f"{x:g}" for x in values])
         return
     axis.set_xscale("log", base=2)
     room = int(axis.bbox.width / axis.figure.dpi / 0.32)
-    kept = there[:: max(1, -(-len(there) // max(1, room)))]
-    axis.set_xticks(kept, [f"{x:g}" for x in kept])
+    ticks = values[:: max(1, -(-len(values) // max(1, room)))]
+    axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def mark_below(axis: Axes, floor: float) -> None:
-    """A triangle where a line goes on below the panel, whose lower end is floor."""
+    """Mark with a triangle where a line leaves the panel through its lower end, ``floor``."""
     for line in list(axis.lines):
         x, y = (np.asarray(v, float) for v in line.get_data())
         falls = np.flatnonzero((y[:-1] >= floor) & (y[1:] < floor))
@@ -80,13 +99,13 @@ def mark_below(axis: Axes, floor: float) -> None:
 
 
 class Percent(Formatter):
-    """Ticks in percent, with as many decimals as keep neighbouring ticks apart."""
+    """Ticks in percent, with enough decimals that neighbouring ticks differ."""
 
     def __init__(self) -> None:
         self._decimals = 0
 
     def set_locs(self, locs: Any) -> None:
-        """Choose the decimals, so that no tick is rounded by a tenth of their distance."""
+        """Choose the decimals: rounding moves no tick by a tenth of the distance of two ticks."""
         ticks = 100 * np.asarray(locs, float)
         gaps = np.diff(np.unique(ticks))
         least = float(gaps[gaps > 1e-12].min()) if (gaps > 1e-12).any() else 1.0
@@ -94,15 +113,15 @@ class Percent(Formatter):
         self._decimals = next(fit, 12)
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        """The tick at x, a share."""
-        told = f"{100 * x:.{self._decimals}f}" if self._decimals <= 6 else f"{100 * x:.3g}"
-        return f"{told.lstrip('-')} %" if float(told) == 0 else f"{told} %"
+        """Return the text of the tick at x, a share of 1."""
+        text = f"{100 * x:.{self._decimals}f}" if self._decimals <= 6 else f"{100 * x:.3g}"
+        return f"{text.lstrip('-')} %" if float(text) == 0 else f"{text} %"
 
 
-def thin(figure: Figure) -> None:
-    """Label at most five ticks between powers of ten, where those have too few labels of their own.
+def thin_log_ticks(figure: Figure) -> None:
+    """Label at most five ticks between powers of ten, on axes that show less than two powers.
 
-    Matplotlib labels all of them on a logarithmic axis of less than half a decade, overlapping.
+    Matplotlib labels all of them there, and the labels overlap.
     """
     for panel in figure.axes:
         for axis, limits in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
@@ -116,31 +135,31 @@ def thin(figure: Figure) -> None:
 
 
 class Few(Formatter):
-    """Labels only the ticks whose text is in ``labels``."""
+    """A formatter that labels only the ticks whose text is in ``labels``."""
 
     def __init__(self, labels: set[str]):
         self._labels = labels
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        """The label of the tick at x."""
+        """Return the label of the tick at x."""
         text = f"{x:g}"
         return text if text in self._labels else ""
 
 
 def percent(*axes: Axis) -> None:
-    """Ticks of shares in percent."""
+    """Show the ticks of shares in percent."""
     for axis in axes:
         axis.set_major_formatter(Percent())
 
 
-def columns(figure: Canvas, labels: Sequence[str], most: int) -> int:
-    """How many columns of a legend with these labels fit below a figure, 1 to ``most``."""
+def legend_columns(figure: Canvas, labels: Sequence[str], most: int) -> int:
+    """Return how many columns of a legend with these labels fit below a figure, 1 to ``most``."""
     widest = max((_inches(x) for x in labels), default=0.0)
     return max(1, min(most, int((_width(figure) - 0.1) / (widest + 0.5))))
 
 
 def _inches(text: str) -> float:
-    """The width of a text in a legend."""
+    """Return the width of a text in a legend."""
     size = FontProperties(size=7)
     lines = [TextPath((0, 0), x, prop=size).get_extents().width for x in text.split("\n") if x]
     return max(map(float, lines), default=0.0) / 72
@@ -151,9 +170,14 @@ def _width(figure: Canvas) -> float:
 
 
 def legend(figure: Canvas, *axes: Axes, title: str = "", handles: Sequence[Any] = ()) -> None:
-    """One legend below all panels of what they label, each name once; the figure grows by it.
+    """Add one legend below all panels, each label once; the figure grows by its height.
 
-    handles: instead of what the axes label.
+    Args:
+        figure: what to draw it on.
+        axes: the panels whose labelled lines it shows.
+        title: a line above it.
+        handles: further labelled artists to show.
+
     """
     found: dict[str, Any] = {}
     for axis in axes:
@@ -164,7 +188,7 @@ def legend(figure: Canvas, *axes: Axes, title: str = "", handles: Sequence[Any] 
         return
     room = int((_width(figure) - 0.6) / 0.062)
     labels = ["\n".join(textwrap.wrap(x, room)) for x in found]
-    side = columns(figure, labels, 6)
+    side = legend_columns(figure, labels, 6)
     figure.legend(
         list(found.values()), labels, loc="outside lower center", ncols=side, frameon=False,
         title=title, title_fontsize=6.5,
@@ -174,18 +198,29 @@ def legend(figure: Canvas, *axes: Axes, title: str = "", handles: Sequence[Any] 
         figure.set_figheight(figure.get_figheight() + 0.14 * (lines - 1))
 
 
-def other(axis: Axes, style: str, label: str, **more: Any) -> None:
-    """Have a legend say what lines of a style are."""
+def legend_entry(axis: Axes, style: str, label: str, **more: Any) -> None:
+    """Add a line style and its meaning to the legend of a panel."""
     axis.plot([], [], style, **{"color": "0.3", "label": label, **more})
 
 
-def common(runs: Sequence[pd.DataFrame]) -> np.ndarray:
-    """A logarithmic grid over the step lengths that all the runs have measured."""
+def common_grid(runs: Sequence[pd.DataFrame]) -> np.ndarray:
+    """Return a logarithmic grid over the step lengths that all runs have measured."""
     low = max(r["lr"].min() for r in runs)
     high = min(r["lr"].max() for r in runs)
     return np.geomspace(low, max(low, high), 160)
 
 
-def stack(runs: Sequence[pd.DataFrame], grid: np.ndarray, column: str) -> np.ndarray:
-    """Lines (runs, grid), linear in the logarithm of the step length."""
+def step_lengths(
+    axis: Axes, runs: Sequence[pd.DataFrame], held: str, label: str, color: Any
+) -> None:
+    """Draw ``decrease`` over step lengths with its range over runs; dashed: the column ``held``."""
+    grid = common_grid(runs)
+    values = interpolated(runs, grid, "decrease")
+    axis.plot(grid, values.mean(0), color=color, label=label)
+    axis.fill_between(grid, values.min(0), values.max(0), color=color, alpha=0.15, lw=0)
+    axis.plot(grid, interpolated(runs, grid, held).mean(0), "--", color=color)
+
+
+def interpolated(runs: Sequence[pd.DataFrame], grid: np.ndarray, column: str) -> np.ndarray:
+    """Return a column of each run on the grid (runs, grid), linear in the log of the length."""
     return np.stack([np.interp(np.log(grid), np.log(r["lr"]), r[column]) for r in runs])

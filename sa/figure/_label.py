@@ -1,22 +1,21 @@
-"""What runs are called in figures, and where they lie on their axes."""
+"""The labels, panels and horizontal axis of runs, made of their settings."""
 
 import json
 from typing import Any
 
 import pandas as pd
 
-from sa.figure._apart import rest, settings, varied
-from sa.figure._paper import numbers
-from sa.table import names
+from sa.figure._settings import settings, unshown, varying_settings
+from sa.table.results import numbers
 
 DIM = "dim (width of the network)"
 
 WIDTHS = ("model.dim", "model.size", "dataset.dim")
-"""The settings that are ``dim`` in what this project has."""
+"""The settings of models and datasets that follow ``dim``."""
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with a ``label`` a run: the estimator, and the settings that vary within it."""
+    """Return the table with a ``label``: the estimator, and its settings that vary."""
     table = _activated(table)
     if "label" in table or "estimator._target_" not in table:
         return table.assign(label=table.get("label", "run"), seed=table.get("seed", 0))
@@ -31,36 +30,39 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
             values = rows[column].dropna().astype(str).unique()
             if key == "_target_" or (len(values) < 2 and key != "surrogate"):
                 continue
-            told = table.loc[rows.index, column].map(lambda v, shown=shown: _setting(shown, v))
-            labels.loc[rows.index] += told
+            words = table.loc[rows.index, column].map(lambda v, shown=shown: _setting(shown, v))
+            labels.loc[rows.index] += words
     return table.assign(label=labels, seed=table.get("seed", 0))
 
 
 def prepared(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with what kinds draw by: ``label``, ``activation``, ``facet``, ``x``, ``told``.
+    """Return the table with the columns that kinds draw by.
 
-    told: all that varies beside the replicate, in words. facet: a panel each, the layer that moves
-    where that varies, and the weights' quantizer; else the dim. x: the horizontal axis of what has
-    one number a run, named by ``attrs["x"]``: the dim where it varies; else another setting that
-    is a number, or one place for all.
+    - ``label``: the estimator, and its settings that vary;
+    - ``activation``: the activation's quantizer;
+    - ``configuration``: all settings that vary but the seed, as a text;
+    - ``facet``: the panel: the layer that moves and the weights' quantizer, if those vary, else
+      the dim;
+    - ``x``: the horizontal axis of kinds that show one number a run, with its name in
+      ``attrs["x"]``: the dim if it varies, else another numeric setting that varies, else 1.
     """
     table = labelled(table)
-    wide = widths_of(table)
-    told = rest(table)
-    if not told.any():  # one configuration
-        told = table["label"]
-    told = told.replace("", "the defaults")
-    name, x = _abscissa(table, wide)
-    table = table.assign(facet=_facet(table, wide), x=x, told=told)
+    width = widths_of(table)
+    configuration = unshown(table)
+    if not configuration.any():  # there is one
+        configuration = table["label"]
+    configuration = configuration.replace("", "the defaults")
+    name, x = _x(table, width)
+    table = table.assign(facet=_facet(table, width), x=x, configuration=configuration)
     table.attrs["x"] = name
     return table
 
 
 def widths_of(table: pd.DataFrame) -> pd.Series:
-    """The dim of each run; nan where neither its model nor its data has one.
+    """Return the dim of each run; NaN if neither its model nor its dataset depends on it.
 
-    It has one where another setting follows ``dim``: ``model.dim``, ``model.size``, ``dataset.dim``
-    or whatever equals it in all runs that have it, while it varies.
+    A run depends on ``dim`` if another setting follows it: ``model.dim``, ``model.size``,
+    ``dataset.dim``, or any number that equals it in all runs while it varies.
     """
     dims = numbers(table, "dim")
     if "settings" not in table.attrs:
@@ -69,31 +71,32 @@ def widths_of(table: pd.DataFrame) -> pd.Series:
     for name in map(str, settings(table)):
         if "." not in name or not pd.api.types.is_numeric_dtype(table[name]):
             continue
-        there = table[name].notna()
-        same = bool(there.any()) and (table[name] == dims)[there].all()
-        if same and (name in WIDTHS or dims[there].nunique() > 1):
-            used |= there
+        known = table[name].notna()
+        same = bool(known.any()) and (table[name] == dims)[known].all()
+        if same and (name in WIDTHS or dims[known].nunique() > 1):
+            used |= known
     return dims.where(used)
 
 
-def _facet(table: pd.DataFrame, wide: pd.Series) -> pd.Series:
+def _facet(table: pd.DataFrame, width: pd.Series) -> pd.Series:
+    """Return the panel of each run: its moving layer and weights' quantizer, or its dim."""
     if "moving" not in table or table["moving"].nunique() < 2:
-        return wide.map("dim {:g}".format).where(wide.notna(), "")
-    told = "layer " + table["moving"].astype(str).str.strip("[]").str.replace('"', "")
+        return width.map("dim {:g}".format).where(width.notna(), "")
+    facet = "layer " + table["moving"].astype(str).str.strip("[]").str.replace('"', "")
     weights = "quantizer.weight._target_"
     if weights in table and table[weights].nunique() > 1:
         kinds = table[weights].str.split(".").str[-1].replace("Identity", "full-precision")
-        told = told + ", " + kinds + " weights"
-    return told
+        facet = facet + ", " + kinds + " weights"
+    return facet
 
 
-def _abscissa(table: pd.DataFrame, wide: pd.Series) -> tuple[str, pd.Series]:
-    """The name and the values of the horizontal axis of what has one number a run."""
-    if wide.nunique() > 1 and wide.notna().all():
-        return DIM, wide
+def _x(table: pd.DataFrame, width: pd.Series) -> tuple[str, pd.Series]:
+    """Return the name and the values of the horizontal axis of kinds with one number a run."""
+    if width.nunique() > 1 and width.notna().all():
+        return DIM, width
     found = {}
     typed = {k for one in table.get("typed", []) for k in one}
-    for name in varied(table):
+    for name in varying_settings(table):
         if typed and name not in typed:
             continue
         values = numbers(table, name)
@@ -106,53 +109,57 @@ def _abscissa(table: pd.DataFrame, wide: pd.Series) -> tuple[str, pd.Series]:
 
 
 def facets(table: pd.DataFrame) -> list[str]:
-    """The facets of a table, dims by their size."""
-    there = list(table["facet"].unique())
-    return sorted(there, key=lambda f: float(f[4:]) if f.startswith("dim ") else 0.0)
+    """Return the facets of a table, dims in the order of their size."""
+    found = list(table["facet"].unique())
+    return sorted(found, key=lambda f: float(f[4:]) if f.startswith("dim ") else 0.0)
 
 
 def _activated(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with an ``activation`` a run, by the name the field gives it."""
+    """Return the table with a column ``activation``: sign, ternary, 2-bit, ..."""
     column = "quantizer.activation._target_"
     if "activation" in table or column not in table:
         return table.assign(activation=table.get("activation", "network"))
     names = table[column].str.split(".").str[-1].str.lower().replace("bernoulli", "sign")
     levels = numbers(table, "quantizer.activation.levels")
     known = {3: "ternary", 4: "2-bit", 8: "3-bit", 16: "4-bit"}
-    told = levels.map(lambda n: known.get(n, f"{n:g} levels"))
-    return table.assign(activation=names.where(levels.isna(), told))
+    by_levels = levels.map(lambda n: known.get(n, f"{n:g} levels"))
+    return table.assign(activation=names.where(levels.isna(), by_levels))
 
 
 def paired(table: pd.DataFrame) -> pd.Series:
-    """What each run varies, told of the two trainings it looks at: ``STE - CDG, one start``.
+    """Return a text for the two trainings that each run compares: ``STE - CDG, one start``.
 
-    What else the sweep varies follows, where runs of one name differ in it. The column ``told``
-    where their estimators are not told.
+    Further settings follow if runs with equal texts differ in them. It is the column
+    ``configuration`` if the estimators of the trainings are unknown.
     """
-    everything: pd.Series = table["told"]
+    configuration: pd.Series = table["configuration"]
     if "ends" not in table:
-        return everything
+        return configuration
     words = []
     for ends, seed in zip(map(json.loads, table["ends"].fillna("[]")), table["seed"], strict=True):
         if not ends or not all(isinstance(e, dict) and "estimator" in e for e in ends):
-            return everything
+            return configuration
         names = [e["estimator"]["_target_"].rsplit(".", 1)[-1] for e in ends]
-        own = [e.get("seed", seed) if e.get("init_seed") is None else e["init_seed"] for e in ends]
-        words.append(f"{' - '.join(names)}, {'one start' if own[0] == own[1] else 'two starts'}")
+        starts = [e.get("init_seed") for e in ends]
+        starts = [
+            e.get("seed", seed) if s is None else s for e, s in zip(ends, starts, strict=True)
+        ]
+        start = "one start" if starts[0] == starts[1] else "two starts"
+        words.append(f"{' - '.join(names)}, {start}")
     pairs = pd.Series(words, table.index)
-    more = rest(table, [pairs])
+    more = unshown(table, [pairs])
     return pairs.where(more == "", pairs.str.cat(more, sep=", "))
 
 
 def activations(table: pd.DataFrame) -> list[str]:
-    """The activations of a table, coarse ones first."""
+    """Return the activations of a table, those of few levels first."""
     order = ["sign", "ternary", "2-bit", "3-bit", "4-bit"]
-    there = set(table["activation"])
-    return [a for a in order if a in there] + sorted(there - set(order))
+    found = set(table["activation"])
+    return [a for a in order if a in found] + sorted(found - set(order))
 
 
 def _setting(shown: str, value: Any) -> str:
-    """A setting as a label tells it: nothing where it is off, its name alone where it is on."""
+    """Return a setting as labels show it: '' if it is off, its name alone if it is on."""
     if pd.isna(value) or str(value) in ("False", "none", "[]"):
         return ""
     if str(value) == "True":  # 1 is a number
@@ -161,20 +168,3 @@ def _setting(shown: str, value: Any) -> str:
         several = value.count(",") + 1
         return f" {value.strip('[]').strip(chr(34))}" if several == 1 else f" {shown}{several}"
     return f" {shown}{value:g}" if isinstance(value, float) else f" {shown}{value}"
-
-
-def reference(table: pd.DataFrame, name: str = "") -> str:
-    """The gradient that ``alignment/cosine`` compares with: the study's first reference.
-
-    name: another of its references. CDG, or the name given, where the table does not say; ``the
-    reference`` where runs have several.
-    """
-    start = f"analysis.alignment.references.{name}"
-    keys = (str(c) for c in table if str(c).startswith(start) and str(c).endswith("._target_"))
-    key = next((k for k in keys if table[k].notna().any()), None)
-    if key is None:
-        return name or names.reference(None)
-    epsilons = numbers(table, key.replace("_target_", "epsilon"))
-    told = zip(table[key], epsilons, strict=True)
-    found = {names.reference(t, e) for t, e in told if isinstance(t, str)}
-    return found.pop() if len(found) == 1 else "the reference"

@@ -1,10 +1,11 @@
-"""Trainings that branch from one point, to a goal: in steps, and in what they cost."""
+"""Trainings from one common point to a goal: their steps, and their cost in gradients."""
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from sa.figure._paper import PANEL, Canvas, Sheet, kind, need, numbers, steps
+from sa.figure._base import PANEL, Canvas, Sheet, kind, need, rows_of
+from sa.table.results import numbers
 
 GRADIENT = 3.0
 """Forward-equivalents of one gradient."""
@@ -16,12 +17,12 @@ def _branches(table: pd.DataFrame) -> pd.Series:
     return pd.Series([_branch(row) for _, row in table.iterrows()], table.index)
 
 
-@kind(_branches, told="lines: the first seed; bars: means over seeds; dots: runs")
+@kind(_branches, spread="lines: the first seed; bars: means over seeds; dots: runs")
 def branches(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """The loss against gradient-equivalents, and a row a branch: steps and cost to the goal.
+    """Draw the loss against gradient-equivalents, and steps and cost to the goal of each branch.
 
-    Lines are the first seed's, dots runs, bars their means; what diverged or did not reach the goal
-    is told and has no dot. The goal is that of ``until``; without one the end of each run counts.
+    Lines show the first seed, dots runs, bars their means. Runs that diverged or missed the goal
+    are counted beside the bar. The goal is that of ``until``; without one each run's end counts.
     """
     need(table, "step", "evals", "stopped", "optimizer.lr")
     tidy = table[["seed", "status", "run_id"]].assign(
@@ -40,37 +41,37 @@ def branches(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     tones = dict(zip(order, sns.color_palette("husl", len(order)), strict=True))
     first = tidy["seed"] == tidy["seed"].min()
     for at in tidy.index[first & ~tidy["diverged"]]:
-        rows = steps(table)(table.loc[at])
+        rows = rows_of(table)(table.loc[at])
         name = tidy.loc[at, "branch"]
         low = rows["loss"].cummin()  # at the edge of stability the loss itself swings
         curves.plot(rows["evals"] / GRADIENT, low, color=tones[name], lw=0.9)
-    curves.set(yscale="log", xscale="log", xlabel="gradient-equivalents after the branching point")
+    curves.set(yscale="log", xscale="log", xlabel="gradient-equivalents after the common point")
     curves.set_ylabel("lowest training loss so far")
-    for axis, column, told in (
+    for axis, column, label in (
         (bars[0], "steps", "steps to the goal"),
         (bars[1], "gradients", "gradient-equivalents to the goal"),
     ):
         for place, name in enumerate(order):
-            some = tidy[(tidy["branch"] == name)]
-            good = some.loc[some["reached"], column]
-            axis.barh(place, good.mean() if len(good) else 0, color=tones[name], alpha=0.45)
-            axis.plot(good, np.full(len(good), place), ".", ms=4, color="0.2")
-            lost, late = int(some["diverged"].sum()), int((~some["reached"]).sum())
-            late -= lost
-            words = [f"{lost} of {len(some)} diverged"] * bool(lost)
-            words += [f"{late} of {len(some)} not reached"] * bool(late)
-            if words:
-                end = good.max() if len(good) else 0
-                axis.annotate("; ".join(words), (end, place), xytext=(3, 0), fontsize=5.5,
+            runs = tidy[(tidy["branch"] == name)]
+            values = runs.loc[runs["reached"], column]
+            axis.barh(place, values.mean() if len(values) else 0, color=tones[name], alpha=0.45)
+            axis.plot(values, np.full(len(values), place), ".", ms=4, color="0.2")
+            diverged = int(runs["diverged"].sum())
+            missed = int((~runs["reached"]).sum()) - diverged
+            notes = [f"{diverged} of {len(runs)} diverged"] * bool(diverged)
+            notes += [f"{missed} of {len(runs)} missed the goal"] * bool(missed)
+            if notes:
+                end = values.max() if len(values) else 0
+                axis.annotate("; ".join(notes), (end, place), xytext=(3, 0), fontsize=5.5,
                               textcoords="offset points", va="center")  # fmt: skip
-        axis.set(xlabel=told, ylim=(len(order) - 0.5, -0.5))
+        axis.set(xlabel=label, ylim=(len(order) - 0.5, -0.5))
         axis.set_yticks(range(len(order)), order if column == "steps" else [""] * len(order))
         axis.tick_params(axis="y", labelsize=6)
     return figure, tidy
 
 
 def _branch(run: pd.Series) -> str:
-    """What a run did after the branching point, in words."""
+    """Return the name of a run's branch: its optimizer or estimator, with their settings."""
     kind = str(run.get("estimator._target_", "")).rsplit(".", 1)[-1]
     optimizer = str(run.get("optimizer._target_", "SGD")).rsplit(".", 1)[-1]
     lr = f"{run['optimizer.lr']:g}"
@@ -82,10 +83,10 @@ def _branch(run: pd.Series) -> str:
             return f"GD {lr}"
         how = "Nesterov" if str(run.get("optimizer.nesterov")) == "True" else "Polyak"
         return f"{how} {beta:g}, {lr}"
-    told = f"{run['estimator.mode']} ×{run['estimator.scale']:g}"
+    name = f"{run['estimator.mode']} ×{run['estimator.scale']:g}"
     if run["estimator.mode"] != "global":
-        told += f", k {run['estimator.n_filter']:g}"
+        name += f", k {run['estimator.n_filter']:g}"
     if run.get("estimator.momentum"):
-        told += f", momentum {run['estimator.momentum']:g} of {lr}"
+        name += f", momentum {run['estimator.momentum']:g} of {lr}"
     guard = run.get("estimator.safeguard")
-    return told + (", safe" if guard is not None and guard == guard and guard else "")
+    return name + (", safe" if guard is not None and guard == guard and guard else "")

@@ -1,24 +1,24 @@
-"""Which eps and which sigma to smooth with."""
+"""Loss decrease along smoothed gradients, against the width of the box and of the Gaussian."""
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from sa.figure._axis import legend, other, percent
+from sa.figure._axis import band, legend, legend_entry, percent
+from sa.figure._base import MEANS, PANEL, Canvas, Sheet, kind, need
 from sa.figure._label import facets
-from sa.figure._paper import MEANS, PANEL, Canvas, Sheet, kind, need
 from sa.table import names
 
 
-@kind("facet", told=MEANS)
+@kind("facet", spread=MEANS)
 def calibration(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Best decrease against eps and sigma, held out dashed, and the cosines between the two kinds.
+    """Draw the best decrease against eps and sigma, and the cosines between the two smoothings.
 
-    A row a dim, means over seeds with their range as a band.
+    There is a row of panels for each dim; held-out rows are dashed.
     """
     need(table, "value", "smoothing/cosine", "smoothing/box/best", "smoothing/gaussian/best")
     table = table[table["smoothing/cosine"].notna()]
-    kinds = {"box": ("epsilon", "box, half-width eps"), "gaussian": ("sigma", "gaussian, sigma")}
+    kinds = {"box": ("epsilon", "box of half-width eps"), "gaussian": ("sigma", "Gaussian, sigma")}
     tidy = pd.concat(
         pd.DataFrame(
             {"kind": one, "scale": row[f"smoothing/{one}/{scale}"], "facet": row["facet"]}
@@ -36,13 +36,12 @@ def calibration(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
         for colour, (one, (_, name)) in zip(
             sns.color_palette("colorblind", 2), kinds.items(), strict=True
         ):
-            mine = tidy[(tidy["facet"] == dim) & (tidy["kind"] == one)].groupby("scale")
-            got = mine["best"].agg(["mean", "min", "max"])
-            left.plot(got.index, got["mean"], "o-", ms=3, color=colour, label=name)
-            left.fill_between(got.index, got["min"], got["max"], color=colour, alpha=0.15, lw=0)
-            left.plot(got.index, mine["heldout"].mean(), "--", color=colour)
+            groups = tidy[(tidy["facet"] == dim) & (tidy["kind"] == one)].groupby("scale")
+            band(left, groups["best"], "o-", ms=3, color=colour, label=name)
+            heldout = groups["heldout"].mean()
+            left.plot(heldout.index, heldout, "--", color=colour)
         left.axhline(0, color="0.4", lw=0.6)
-        left.set(xscale="log", title=dim, xlabel="eps, sigma")
+        left.set(xscale="log", title=dim, xlabel="eps or sigma")
         left.set_ylabel(names.bare("descent/best"))
         percent(left.yaxis)
         here = table[table["facet"] == dim]
@@ -53,13 +52,13 @@ def calibration(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
             cosines, ax=right, vmin=0, vmax=1, cmap="viridis", annot=max(sizes) <= 5,
             xticklabels=[f"{e:g}" for e in row["smoothing/box/epsilon"]],
             yticklabels=[f"{s:g}" for s in row["smoothing/gaussian/sigma"]],
-            cbar_kws={"label": "cosine"},
+            cbar_kws={"label": "cosine of the two gradients"},
         )  # fmt: skip
-        right.set(xlabel="eps", ylabel="sigma")
+        right.set(xlabel="eps (box)", ylabel="sigma (Gaussian)")
         right.tick_params(axis="y", rotation=0)
         right.tick_params(axis="x", rotation=90 if sizes[1] > 5 else 0)
         right.invert_yaxis()
     if tidy["heldout"].notna().any():
-        other(axes[0][0], "--", "held out")
+        legend_entry(axes[0][0], "--", "held out")
     legend(figure, axes[0][0])
     return figure, tidy

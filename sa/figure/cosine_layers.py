@@ -1,4 +1,4 @@
-"""Cosine to each reference gradient, layer by layer."""
+"""Cosine to each reference gradient, by layer and activation."""
 
 import re
 
@@ -6,38 +6,39 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from sa.figure._label import activations, reference
-from sa.figure._paper import Canvas, Sheet, kind, need, numbers, references
+from sa.figure._base import Canvas, Sheet, expected_values, kind, need
+from sa.figure._label import activations
+from sa.table.results import numbers, reference
 
 _LAYER = re.compile(r"alignment/(\w[\w.]*)/cosine(?:/(\S+))?")
 
 
-@kind("activation", told="cells: means over seeds; in brackets: expected")
+@kind("activation", spread="cells: means over seeds; in brackets: expected")
 def cosine_layers(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Heat map of the cosine by activation and layer, a panel a reference; ``all``: them together.
+    """Draw a heat map of the cosine by activation and layer, with a panel for each reference.
 
-    Mean over seeds; in brackets what is expected, the middle of the range of the expectation named
-    ``<activation>_<reference>_<layer>``.
+    The layer ``all`` is the whole gradient. In brackets: the expected value, the middle of the
+    expectation ``<activation>_<reference>_<layer>``.
     """
     columns = {c: m.groups() for c in map(str, table) if (m := _LAYER.fullmatch(c))}
     if not columns:
         need(table, "alignment/eps0.1/cosine")
     names = list(dict.fromkeys((layer or "all").split(".")[0] for _, layer in columns.values()))
     names = [n for n in names if n != "all"] + ["all"]
-    wanted = references(table)
+    expected = expected_values(table)
     tidy = pd.DataFrame(
         [
             {
-                "activation": activation, "reference": told,
+                "activation": activation, "reference": name,
                 "layer": (layer or "all").split(".")[0],
                 "cosine": numbers(some, column).mean(), "runs": int(some[column].notna().sum()),
             }
-            for column, (told, layer) in columns.items()
+            for column, (name, layer) in columns.items()
             for activation, some in table.groupby("activation")
         ]
     )  # fmt: skip
     tidy["expected"] = [
-        wanted.get(f"{a}_{r}_{k}", np.nan)
+        expected.get(f"{a}_{r}_{k}", np.nan)
         for a, r, k in zip(tidy["activation"], tidy["reference"], tidy["layer"], strict=True)
     ]
     kinds, rows = list(dict.fromkeys(tidy["reference"])), activations(table)
@@ -45,17 +46,17 @@ def cosine_layers(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
     figure = sheet(max(4.2, size[0]), max(2.0, size[1]))
     axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
     for axis, one in zip(axes, kinds, strict=True):
-        mine = tidy[tidy["reference"] == one]
+        cells = tidy[tidy["reference"] == one]
         grids = {
-            k: mine.pivot(index="activation", columns="layer", values=k).reindex(
+            k: cells.pivot(index="activation", columns="layer", values=k).reindex(
                 index=rows, columns=names
             )
             for k in ("cosine", "expected")
         }
         both = zip(grids["cosine"].to_numpy(), grids["expected"].to_numpy(), strict=True)
-        told = [[_told(m, w) for m, w in zip(*row, strict=True)] for row in both]
+        texts = [[_text(m, e) for m, e in zip(*row, strict=True)] for row in both]
         sns.heatmap(
-            grids["cosine"], ax=axis, vmin=0, vmax=1, cmap="viridis", annot=np.array(told), fmt="",
+            grids["cosine"], ax=axis, vmin=0, vmax=1, cmap="viridis", annot=np.array(texts), fmt="",
             annot_kws={"size": 6}, cbar=False, linewidths=0.5,
         )  # fmt: skip
         axis.set(xlabel="layer", ylabel="", title=f"cosine to {reference(table, one)}")
@@ -63,7 +64,8 @@ def cosine_layers(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
     return figure, tidy
 
 
-def _told(measured: float, wanted: float) -> str:
+def _text(measured: float, expected: float) -> str:
+    """Return the text of a cell: the measured value, and the expected one in brackets."""
     if np.isnan(measured):
         return ""
-    return f"{measured:.3f}" + ("" if np.isnan(wanted) else f"\n({wanted:.3f})")
+    return f"{measured:.3f}" + ("" if np.isnan(expected) else f"\n({expected:.3f})")

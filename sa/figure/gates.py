@@ -1,18 +1,19 @@
-"""Accuracy against the share of channels that gates keep, by the estimator of their gradient."""
+"""Accuracy against the share of channels that gates keep, by the gates' estimator."""
 
 import pandas as pd
 
-from sa.figure._axis import legend, other, percent
-from sa.figure._paper import Canvas, Sheet, kind, need, numbers, palette, panels
+from sa.figure._axis import legend, legend_entry, percent
+from sa.figure._base import Canvas, Sheet, kind, need, palette, panels
+from sa.table.results import numbers
 
 BUDGET = "quantizer.activation.budget"
 
 
-@kind("label", BUDGET, told="a point a run; lines: means over seeds")
+@kind("label", BUDGET, spread="a point: a run; lines: means over seeds")
 def gates(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Test accuracy against the share kept, and the share kept against the budget (dashed: met).
+    """Draw test accuracy against the share kept, and the share kept against the budget.
 
-    A point a run, lines through the means over seeds.
+    On the dashed line the share kept equals the budget.
     """
     need(table, "keep", "test/accuracy", BUDGET)
     tidy = table[["label", "seed", "run_id"]].assign(
@@ -22,17 +23,17 @@ def gates(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     )
     figure, (left, right) = panels(sheet, 2)
     for label, colour in palette(tidy["label"]).items():
-        mine = tidy[tidy["label"] == label]
-        means = mine.groupby("budget")[["keep", "accuracy"]].mean()
-        left.plot(mine["keep"], mine["accuracy"], "o", ms=3, color=colour, alpha=0.6)
+        runs = tidy[tidy["label"] == label]
+        means = runs.groupby("budget")[["keep", "accuracy"]].mean()
+        left.plot(runs["keep"], runs["accuracy"], "o", ms=3, color=colour, alpha=0.6)
         left.plot(means["keep"], means["accuracy"], color=colour, label=label)
-        right.plot(mine["budget"], mine["keep"], "o", ms=3, color=colour, alpha=0.6)
+        right.plot(runs["budget"], runs["keep"], "o", ms=3, color=colour, alpha=0.6)
         right.plot(means.index, means["keep"], color=colour)
     ends = [0, float(tidy["budget"].max())]
     right.plot(ends, ends, "--", color="0.4", lw=0.8)
     left.set(xlabel="share of channels kept", ylabel="test accuracy")
     percent(left.yaxis, left.xaxis, right.xaxis, right.yaxis)
     right.set(xlabel="budget", ylabel="share of channels kept")
-    other(left, "--", "budget met", lw=0.8)
+    legend_entry(left, "--", "share kept = budget", lw=0.8)
     legend(figure, left)
     return figure, tidy

@@ -1,34 +1,34 @@
-"""Loss and accuracy on the line between two trainings."""
+"""Loss and accuracy on the straight line between two trainings."""
 
 import numpy as np
 import pandas as pd
 
-from sa.figure._axis import legend, other, percent
+from sa.figure._axis import legend, legend_entry, percent
+from sa.figure._base import Canvas, Sheet, hues, kind, need, panels
 from sa.figure._label import paired
-from sa.figure._paper import Canvas, Sheet, hues, kind, need, panels
 
 
-@kind(paired, told="thin: every seed; thick: median over seeds")
+@kind(paired, spread="thin: every seed; thick: median over seeds")
 def interpolation(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Every pair thin, the median of a kind thick; tests dashed; the ends at 0 and 1 marked."""
+    """Draw loss and accuracy along the line, test dashed; dotted: the trainings at 0 and 1."""
     need(table, "interpolation/alpha", "interpolation/train/loss")
     table = table[table["interpolation/alpha"].notna()]
-    table = table.assign(told=paired(table))
-    kinds = list(dict.fromkeys(table["told"]))
+    table = table.assign(configuration=paired(table))
+    kinds = list(dict.fromkeys(table["configuration"]))
     ends = [e for e in ("loss", "accuracy") if f"interpolation/train/{e}" in table]
     figure, axes = panels(sheet, len(ends))
     colours = hues(kinds)
     tidy = []
     for axis, end in zip(axes, ends, strict=True):
-        for one, mine in table.groupby("told", sort=False):
-            alpha = np.array(mine.iloc[0]["interpolation/alpha"])
+        for one, runs in table.groupby("configuration", sort=False):
+            alpha = np.array(runs.iloc[0]["interpolation/alpha"])
             for split, line in (("train", "-"), ("test", "--")):
                 column = f"interpolation/{split}/{end}"
-                values = np.stack([np.array(v) for v in mine[column]])
+                values = np.stack([np.array(v) for v in runs[column]])
                 axis.plot(alpha, values.T, line, color=colours[one], lw=0.4, alpha=0.5)
-                label = f"{one} ({len(mine)} pairs)" if line == "-" else None
+                label = f"{one} ({len(runs)} pairs)" if line == "-" else None
                 axis.plot(alpha, np.median(values, axis=0), line, color=colours[one], label=label)
-                for seed, run, value in zip(mine["seed"], mine["run_id"], values, strict=True):
+                for seed, run, value in zip(runs["seed"], runs["run_id"], values, strict=True):
                     about = {"kind": one, "seed": seed, "run_id": run, "number": f"{split}/{end}"}
                     tidy.append(pd.DataFrame(about | {"alpha": alpha, "value": value}))
         for x in (0, 1):
@@ -41,6 +41,6 @@ def interpolation(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
     axes[0].set_ylabel("loss (mean over rows)")
     if "accuracy" in ends:
         percent(axes[-1].yaxis)
-    other(axes[0], "--", "test")
+    legend_entry(axes[0], "--", "test")
     legend(figure, axes[0])
     return figure, out

@@ -1,4 +1,4 @@
-"""What networks fit of random labels, by their parameters and by the bits that store them."""
+"""Share of random labels that networks fit, by parameters and by the bits that store them."""
 
 import math
 
@@ -8,21 +8,22 @@ import seaborn as sns
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sa.figure._axis import legend, percent
-from sa.figure._paper import Canvas, Sheet, kind, need, numbers, panels
+from sa.figure._base import Canvas, Sheet, kind, need, panels
+from sa.table.results import numbers
 
 GOAL = 0.99
-"""The share of labels from which they count as memorised."""
+"""The share of fitted labels from which a training set counts as memorised."""
 
 
 @kind(
     "quantizer.weight.bits", "cost/parameters", "rows",
-    told="dots: every seed; lines: medians over seeds",
+    spread="dots: every seed; lines: medians over seeds",
 )  # fmt: skip
 def memorised(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """The share fitted against parameters and bits a training row, a line the bits of weights.
+    """Draw the share fitted against parameters and bits per training row; a line a weight width.
 
-    Every seed a dot, medians joined. The legend has where the median first crosses the goal, on the
-    straight line between two sizes of the logarithm; > the largest where it does not.
+    The legend says where the median reaches `GOAL`, linear in the logarithm of the size between
+    two sizes; ``> largest size`` if it does not.
     """
     need(table, "quantizer.weight.bits", "cost/parameters", "cost/bits", "rows", "train/accuracy")
     rows = numbers(table, "rows")
@@ -40,34 +41,37 @@ def memorised(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     widths = sorted(tidy["bits"].unique())
     tones = sns.color_palette("viridis", len(widths))
     for bits, colour in zip(widths, tones, strict=True):
-        mine = tidy[tidy["bits"] == bits]
-        told = []
+        runs = tidy[tidy["bits"] == bits]
+        reached = []
         for axis, size in zip(axes, ("parameters/row", "bits/row"), strict=True):
-            axis.plot(mine[size], mine["fitted"], ".", ms=4, color=colour, alpha=0.7)
-            middle = mine.groupby(size)["fitted"].median()
-            axis.plot(middle.index, middle, color=colour, label="_")
-            at = needed(middle)
-            far = f"> {middle.index.max():.3g}" if math.isnan(at) else f"{at:.3g}"
-            told.append(f"{far} {size.split('/')[0]}")
-        label = f"weights of {bits:g} bit{'s' if bits > 1 else ''}: {', '.join(told)}"
+            axis.plot(runs[size], runs["fitted"], ".", ms=4, color=colour, alpha=0.7)
+            median = runs.groupby(size)["fitted"].median()
+            axis.plot(median.index, median, color=colour, label="_")
+            at = needed(median)
+            far = f"> {median.index.max():.3g}" if math.isnan(at) else f"{at:.3g}"
+            reached.append(f"{far} {size.split('/')[0]}")
+        label = f"weights of {bits:g} bit{'s' if bits > 1 else ''}: {', '.join(reached)}"
         axes[0].plot([], [], color=colour, label=label)
-    for axis, size in zip(axes, ("parameters", "bits, norms and biases at 32"), strict=True):
+    labels = "parameters per training row", "bits per training row (norms and biases: 32 bits)"
+    for axis, label in zip(axes, labels, strict=True):
         axis.axhline(GOAL, color="0.5", lw=0.8, ls=":")
-        axis.set(xscale="log", xlabel=f"{size}, a training row")
+        axis.set(xscale="log", xlabel=label)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
-    axes[1].axvline(math.log2(10), color="0.5", lw=0.8, ls="-.", label="log2(10): a label's own")
+    axes[1].axvline(
+        math.log2(10), color="0.5", lw=0.8, ls="-.", label="log2(10): the bits of one label"
+    )
     axes[0].set_ylabel("random labels fitted")
     percent(axes[0].yaxis)
-    legend(figure, *axes, title=f"a training row, where the median crosses {GOAL:.0%}")
+    legend(figure, *axes, title=f"per training row, where the median reaches {GOAL:.0%}")
     return figure, tidy
 
 
 def needed(fitted: pd.Series, goal: float = GOAL) -> float:
-    """The size (index, rising) from which ``fitted`` is at the goal; nan where it never is.
+    """Return the size (the rising index) from which ``fitted`` is at the goal; NaN if it never is.
 
-    Between the last size below and the next, on the straight line of the logarithm.
+    Linear in the logarithm of the size between the last size below the goal and the next.
 
     >>> round(needed(pd.Series([0.49, 0.89, 1.09], index=[1.0, 10.0, 100.0])), 3)
     31.623

@@ -1,10 +1,10 @@
-"""Which kind of point a vanishing gradient is at: minimal ratio and index against loss."""
+"""Points where a search for a zero gradient ended: minimal ratio and index against the loss."""
 
 import pandas as pd
 from matplotlib.ticker import NullFormatter
 
 from sa.figure._axis import legend
-from sa.figure._paper import Canvas, Sheet, hues, kind, need, panels
+from sa.figure._base import Canvas, Sheet, hues, kind, need, panels
 
 STATUS = {"critical": "o", "stalled": "s", "unconverged": "x", "l1 route": "+"}
 
@@ -16,27 +16,27 @@ def _activation(table: pd.DataFrame) -> pd.Series:
     return table.get("model.activation", activation)
 
 
-@kind(_activation, told="a point a run")
+@kind(_activation, spread="a point: a run")
 def minimal_ratio(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """A point a run, by its status: minimal ratio and index against loss, |g| against before.
+    """Draw minimal ratio and index against the loss, and |g| after the search against before.
 
-    Activations by colour; the number of runs in the legend.
+    Colours are activations, markers the status of the search; the legend counts the runs.
     """
     need(table, "critical_points/minimal_ratio", "critical_points/loss", "critical_points/status")
-    mine = table[table["critical_points/status"].notna()]
+    runs = table[table["critical_points/status"].notna()]
     keys = ("minimal_ratio", "index", "loss", "norm", "norm_start", "status", "solver")
-    tidy = pd.DataFrame({k: mine[f"critical_points/{k}"] for k in keys})
-    tidy["kind"] = _activation(mine)
-    tidy["run_id"] = mine["run_id"]
+    tidy = pd.DataFrame({k: runs[f"critical_points/{k}"] for k in keys})
+    tidy["kind"] = _activation(runs)
+    tidy["run_id"] = runs["run_id"]
     tidy.loc[tidy["solver"] == "l1", "status"] = "l1 route"
     figure, axes = panels(sheet, 3)
     colours = hues(sorted(set(tidy["kind"])))
-    for (one, status), some in tidy.groupby(["kind", "status"]):
-        style = {"color": colours[one], "marker": STATUS[str(status)], "s": 14, "lw": 0.8}
-        name = f"{one}, {status} ({len(some)})"
-        axes[0].scatter(some["loss"], some["minimal_ratio"], label=name, alpha=0.8, **style)
-        axes[1].scatter(some["loss"], some["index"], alpha=0.8, **style)
-        axes[2].scatter(some["norm_start"], some["norm"], alpha=0.8, **style)
+    for (activation, status), points in tidy.groupby(["kind", "status"]):
+        style = {"color": colours[activation], "marker": STATUS[str(status)], "s": 14, "lw": 0.8}
+        name = f"{activation}, {status} ({len(points)})"
+        axes[0].scatter(points["loss"], points["minimal_ratio"], label=name, alpha=0.8, **style)
+        axes[1].scatter(points["loss"], points["index"], alpha=0.8, **style)
+        axes[2].scatter(points["norm_start"], points["norm"], alpha=0.8, **style)
     for axis, name in zip(axes, NAMES, strict=False):
         axis.set(xscale="log", xlabel="loss where the search ended", ylabel=name)
     ends = [tidy["norm_start"].min(), tidy["norm_start"].max()]

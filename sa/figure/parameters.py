@@ -1,4 +1,4 @@
-"""How well networks of many sizes fit and generalise."""
+"""Training and test loss and accuracy of networks, against their size."""
 
 from itertools import product
 
@@ -6,7 +6,8 @@ import pandas as pd
 import seaborn as sns
 
 from sa.figure._axis import legend, percent
-from sa.figure._paper import Canvas, Sheet, kind, need, numbers, panels
+from sa.figure._base import Canvas, Sheet, kind, need, panels
+from sa.table.results import numbers
 
 FITTED = 0.999
 """Training accuracy from which the median network of a size counts as interpolating."""
@@ -14,18 +15,17 @@ FITTED = 0.999
 
 SIZES = {
     "parameters": "parameters",
-    "cost/macs": "multiply-accumulates a row",
+    "cost/macs": "multiply-accumulates per row",
     "cost/bits": "bits that store the weights",
 }
-"""What a size may be told in, where the runs were priced (analysis=cost)."""
+"""The measures of size; all but the first need analysis=cost."""
 
 
-@kind("parameters", told="dots: every seed; lines: medians over seeds")
+@kind("parameters", spread="dots: every seed; lines: medians over seeds")
 def parameters(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Loss and accuracy of both splits and their absolute gap against size, every seed a dot.
+    """Draw loss and accuracy of both splits and their gap against size, a panel a measure of size.
 
-    A column a way to tell it: parameters, and where they were counted MACs and bits. Medians are
-    joined; the smallest size whose median training accuracy is 99.9 % is marked.
+    A vertical line marks the smallest size whose median training accuracy is at least `FITTED`.
     """
     need(table, "parameters", "train/loss", "test/loss")
     ends = [e for e in ("loss", "accuracy") if f"test/{e}" in table]
@@ -39,18 +39,18 @@ def parameters(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]
     figure, axes = panels(sheet, len(ends) * len(sizes))
     colours = sns.color_palette("colorblind")
     for axis, (end, size) in zip(axes, product(ends, sizes), strict=True):
-        middle = tidy.groupby(size).median(numeric_only=True)
+        medians = tidy.groupby(size).median(numeric_only=True)
         for split, colour, line in zip(("train", "test", "gap"), colours, "--:", strict=False):
             column = f"{split}/{end}"
             axis.plot(tidy[size], tidy[column], ".", ms=3, color=colour, alpha=0.5)
             label = "|test - train|" if split == "gap" else split
-            axis.plot(middle.index, middle[column], line, color=colour, label=label)
-        hits = middle["train/accuracy"] if "accuracy" in ends else middle["train/loss"] * 0
-        fitted = middle.index[hits >= FITTED]
+            axis.plot(medians.index, medians[column], line, color=colour, label=label)
+        hits = medians["train/accuracy"] if "accuracy" in ends else medians["train/loss"] * 0
+        fitted = medians.index[hits >= FITTED]
         if len(fitted):
-            told = f"interpolates from {fitted[0]:,.0f} {SIZES[size]}"
-            told += f" (training error <= {1 - FITTED:.1%})"
-            axis.axvline(fitted[0], color="0.5", lw=0.8, ls="-.", label=told)
+            label = f"interpolates from {fitted[0]:,.0f} {SIZES[size]}"
+            label += f" (training error ≤ {1 - FITTED:.1%})"
+            axis.axvline(fitted[0], color="0.5", lw=0.8, ls="-.", label=label)
         axis.set(xscale="log", xlabel=SIZES[size], ylabel=end)
         if end == "loss":
             axis.set_ylabel("loss (mean over rows)")

@@ -1,36 +1,37 @@
-"""Whether figures of one step order estimators as a training does."""
+"""Results of one step against the loss after a training, estimator by estimator."""
 
 import pandas as pd
 
 from sa.figure._axis import percent
-from sa.figure._label import activations, reference
-from sa.figure._paper import PANEL, Canvas, Sheet, hues, kind, need
+from sa.figure._base import PANEL, Canvas, Sheet, hues, kind, need
+from sa.figure._label import activations
 from sa.table import names, ranking
+from sa.table.results import reference
 
 
 def _label(table: pd.DataFrame) -> pd.Series:
-    """The estimators: each has a dot, and none a colour of its own."""
+    """Return the estimators: each is a dot, without a colour of its own."""
     return table["label"]
 
 
-@kind(_label, "activation", told="a point an estimator, means over seeds; τ over estimators")
+@kind(_label, "activation", spread="a point: an estimator, mean over seeds; τ: over estimators")
 def prediction(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Final loss of a short training against each figure of one step, with Kendall's tau."""
+    """Draw the final loss of a short training against each result of one step; τ is Kendall's."""
     need(table, ranking.TRUTH)
     rows = ranking.means(table)
     judged = ranking.judged(rows)
-    kept = [c for c in ranking.ONE_STEP if c in rows and rows[c].notna().any()]
-    figure = sheet(0.72 * PANEL * max(2, len(kept)), 0.9 * PANEL)
-    axes = figure.subplots(1, max(1, len(kept)), squeeze=False, sharey=True)[0]
+    columns = [c for c in ranking.ONE_STEP if c in rows and rows[c].notna().any()]
+    figure = sheet(0.72 * PANEL * max(2, len(columns)), 0.9 * PANEL)
+    axes = figure.subplots(1, max(1, len(columns)), squeeze=False, sharey=True)[0]
     colours = hues(activations(rows))
-    for axis, column in zip(axes, kept, strict=False):
+    for axis, column in zip(axes, columns, strict=False):
         for activation, colour in colours.items():
-            mine = rows[rows["activation"] == activation]
-            known = mine[mine["rank"].notna()]  # who lost a run has no place in the order
-            order = ranking.kendall(known[column], -known[ranking.TRUTH])
-            tau = f"  τ = {order:.2f}" if order == order else ""
-            axis.plot(mine[column], mine[ranking.TRUTH], "o", ms=3, color=colour,
-                      alpha=0.8, label=f"{activation}{tau}")  # fmt: skip
+            dots = rows[rows["activation"] == activation]
+            ranked = dots[dots["rank"].notna()]  # an estimator that lost a run has no rank
+            tau = ranking.kendall(ranked[column], -ranked[ranking.TRUTH])
+            label = f"{activation}  τ = {tau:.2f}" if tau == tau else activation
+            axis.plot(dots[column], dots[ranking.TRUTH], "o", ms=3, color=colour,
+                      alpha=0.8, label=label)  # fmt: skip
         axis.set_xlabel(names.bare(column, reference(table)).replace(", ", ",\n"))
         if names.NAMES[column].percent:
             percent(axis.xaxis)
@@ -41,16 +42,13 @@ def prediction(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]
 
 
 def _points(rows: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
-    """A row an estimator, activation and figure of one step, with how well that figure orders."""
-    found = []
-    for column in ranking.ONE_STEP:
-        if column in rows and rows[column].notna().any():
-            keys = rows[["activation", "label", "runs"]]
-            found.append(
-                keys.assign(
-                    figure=names.bare(column), value=rows[column], truth=rows[ranking.TRUTH]
-                )
-            )
-    long = pd.concat(found, ignore_index=True) if found else rows[["activation", "label", "runs"]]
+    """Return a row an estimator, activation and result of one step, with its scores in `judged`."""
+    keys, truth = rows[["activation", "label", "runs"]], rows[ranking.TRUTH]
+    found = [
+        keys.assign(figure=names.bare(column), value=rows[column], truth=truth)
+        for column in ranking.ONE_STEP
+        if column in rows and rows[column].notna().any()
+    ]
+    long = pd.concat(found, ignore_index=True) if found else keys
     on = [c for c in ("activation", "figure") if c in judged and c in long]
     return long.merge(judged, on=on, how="left") if on else long

@@ -1,4 +1,4 @@
-"""Quantization error by tensor: SQNR, the share that is clipping, bits needed by channel."""
+"""Quantization error of each tensor: SQNR, the share of clipping, the bits its channels need."""
 
 import re
 from typing import Any
@@ -7,26 +7,26 @@ import pandas as pd
 import seaborn as sns
 
 from sa.figure._axis import legend
-from sa.figure._paper import PANEL, Canvas, Sheet, hues, kind, need
+from sa.figure._base import PANEL, Canvas, Sheet, hues, kind, need
 
 KEY = re.compile(r"quant_error/(.+)/sqnr")
 
 
 def _quantizers(table: pd.DataFrame) -> pd.Series:
-    return pd.Series([_named(row) for _, row in table.iterrows()], table.index)
+    return pd.Series([_quantizer(run) for _, run in table.iterrows()], table.index)
 
 
-@kind(_quantizers, told="bars: means over seeds; whiskers: least to most")
+@kind(_quantizers, spread="bars: means over seeds; whiskers: least to most")
 def quant_error(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """A row a tensor, a colour a quantizer: SQNR, clipping's share of the error, bits needed.
+    """Draw SQNR, the share of clipping and the bits needed, by tensor and quantizer.
 
-    Means over runs, and for the bits needed over channels, with their range.
+    Bits needed are means over runs and channels.
     """
     need(table, "quant_error/worst")
     columns = {m.group(1): str(c) for c in table if (m := KEY.fullmatch(str(c)))}
     tidy = pd.DataFrame(
         {
-            "tensor": tensor, "quantizer": _named(row), "seed": row.get("seed"),
+            "tensor": tensor, "quantizer": _quantizer(row), "seed": row.get("seed"),
             "run_id": row["run_id"],
             "sqnr": row[column], "clipping": row[f"quant_error/{tensor}/clipping"],
             "bits": row[f"quant_error/{tensor}/bits"],
@@ -45,8 +45,8 @@ def quant_error(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
     style |= {"palette": hues(list(dict.fromkeys(tidy["quantizer"])))}
     shown = {
         "sqnr": "SQNR (dB)",
-        "clipping": "clipping's share of the error",
-        "needed": "bits a channel needs (least ... most)",
+        "clipping": "share of clipping in the error",
+        "needed": "bits that a channel needs",
     }
     for axis, (column, label) in zip(axes, shown.items(), strict=True):
         long = tidy.explode("needed") if column == "needed" else tidy
@@ -64,12 +64,12 @@ def quant_error(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
     return figure, tidy
 
 
-def _named(row: pd.Series) -> str:
-    """The weights' and the activations' quantizer with their bits, e.g. W uniform 4, A sign."""
-    told = []
+def _quantizer(run: pd.Series) -> str:
+    """Return the quantizers of weights and activations with their bits: W uniform 4, A sign."""
+    parts = []
     for letter, slot in (("W", "weight"), ("A", "activation")):
-        name = str(row.get(f"quantizer.{slot}._target_", "")).rpartition(".")[2].lower()
-        bits = row.get(f"quantizer.{slot}.bits")
+        name = str(run.get(f"quantizer.{slot}._target_", "")).rpartition(".")[2].lower()
+        bits = run.get(f"quantizer.{slot}.bits")
         if name not in ("", "identity", "nan"):
-            told.append(f"{letter} {name}" + (f" {bits:g}" if pd.notna(bits) else ""))
-    return ", ".join(told) or "quantized"
+            parts.append(f"{letter} {name}" + (f" {bits:g}" if pd.notna(bits) else ""))
+    return ", ".join(parts) or "quantized"

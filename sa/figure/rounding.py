@@ -1,4 +1,4 @@
-"""Stochastic rounding: what its gradient is worth to the network of plain signs."""
+"""Loss decrease of the sign network along gradients of its stochastically rounded version."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from sa.figure._axis import common, legend, mark_below, other, percent, shade_null, stack
-from sa.figure._paper import MEANS, PANEL, Canvas, Sheet, hues, kind, need, numbers
+from sa.figure._axis import legend, legend_entry, mark_below, percent, shade_null, step_lengths
+from sa.figure._base import MEANS, PANEL, Canvas, Sheet, hues, kind, need
 from sa.table import names
+from sa.table.results import numbers
 
 _NORMALISER = "quantizer.activation.normaliser"
 
@@ -29,13 +30,16 @@ def _rows(table: pd.DataFrame) -> pd.Series:
 
 
 @kind(
-    _line, _samples, _rows, told=f"{MEANS}; grey band: the best of random directions, least to most"
+    _line,
+    _samples,
+    _rows,
+    spread=f"{MEANS}; grey band: the best of random directions, least to most",
 )
 def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """A row a batch size: decrease by step length, best decrease by samples, signs flipped.
+    """Draw decrease by step length, best decrease by samples, and signs flipped by sampling.
 
-    A line a normaliser, estimators that do not sample in grey; means over seeds, held out dashed;
-    by step length with the most samples, the band their range over seeds; the null shaded.
+    There is a row of panels for each batch size, and a line for each normaliser; estimators that
+    do not sample are grey, held-out rows dashed. The left panel has the most samples of each line.
     """
     need(table, _NORMALISER, "value", "descent/lr", "descent/decrease")
     tidy = _tidy(table[table["descent/lr"].notna()].reset_index(drop=True))
@@ -49,42 +53,42 @@ def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     for (curve, best, flipped), size in zip(axes, sizes, strict=True):
         here = tidy[tidy["rows"] == size]
         for line, tone in tones.items():
-            mine = here[here["line"] == line]
-            if mine.empty:
+            runs = here[here["line"] == line]
+            if runs.empty:
                 continue
-            _curve(curve, mine, line, tone)
-            _best(best, mine, tone)
-            rate = mine["flip_rate"].mean()
+            most = runs[runs["samples"].isna() | (runs["samples"] == runs["samples"].max())]
+            step_lengths(curve, [g for _, g in most.groupby("run_id")], "heldout", line, tone)
+            _best(best, runs, tone)
+            rate = runs["flip_rate"].mean()
             if not np.isnan(rate):
                 flipped.bar(line, rate, color=tone)
                 flipped.text(line, rate, f"{100 * rate:.0f}", ha="center", va="bottom", fontsize=6)
-        for axis in (curve, best):
-            if here["null_least"].notna().any():
-                low, high = here["null_least"].min(), here["null_most"].max()
-                told = "best of random directions"
-                shade_null(axis, axis.get_xlim(), [low] * 2, [high] * 2, told)
-        runs = here.groupby(["line", "samples", "seed"], dropna=False)["decrease"].max()
-        top = max(runs.max(), 1e-4)
+        low, high = here["null_least"].min(), here["null_most"].max()
+        for axis in (curve, best) if low == low else ():
+            ends = axis.get_xlim()
+            shade_null(axis, ends, [low] * 2, [high] * 2, "best of random directions")
+        bests = here.groupby(["line", "samples", "seed"], dropna=False)["decrease"].max()
+        top = max(bests.max(), 1e-4)
         mark_below(curve, -0.5 * top)
         curve.set(xscale="log", ylim=(-0.5 * top, 1.15 * top), title=f"{size:g} rows")
         curve.set(xlabel=r"step length $\eta$ (direction of unit norm)")
         curve.set_ylabel(names.DECREASE)
         if here["samples"].isna().all():  # lines across all the axis, which scale nothing
             best.set_xticks([])
-            best.set_ylim(min(0.0, float(runs.min())), 1.15 * top)
-        best.set(xlabel="averaged samples", ylabel=names.bare("descent/best"))
+            best.set_ylim(min(0.0, float(bests.min())), 1.15 * top)
+        best.set(xlabel="samples averaged", ylabel=names.bare("descent/best"))
         flipped.set(ylabel="signs flipped by sampling", ylim=(0, 0.5))
         flipped.tick_params(axis="x", rotation=35)
         for axis in (curve, best, flipped):
             percent(axis.yaxis)
             axis.axhline(0, color="0.4", lw=0.6)
-    other(axes[0][0], "--", "held out")
+    legend_entry(axes[0][0], "--", "held out")
     legend(figure, *axes[:, 0])
     return figure, tidy
 
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a run and step length."""
+    """Return a row a run and step length, relative to the loss of the run."""
     lines, samples, rows = _line(table), _samples(table), _rows(table)
     flips, value = numbers(table, "flip_rate"), numbers(table, "value")
     ends = ("least", "most")
@@ -95,33 +99,19 @@ def _tidy(table: pd.DataFrame) -> pd.DataFrame:
         run = table.iloc[i]
         curve = {"decrease": run["descent/decrease"], "heldout": held[i]}
         curve = {k: np.asarray(v, dtype=float) / run["value"] for k, v in curve.items()}
-        mine = {"line": lines[i], "samples": samples[i], "rows": rows[i], "flip_rate": flips[i]}
-        mine |= {f"null_{e}": null[e][i] for e in ends} | {"run_id": run["run_id"]}
-        found.append(
-            pd.DataFrame({"lr": run["descent/lr"], **curve}).assign(seed=run["seed"], **mine)
-        )
+        about = {"line": lines[i], "samples": samples[i], "rows": rows[i], "flip_rate": flips[i]}
+        about |= {f"null_{e}": null[e][i] for e in ends} | {k: run[k] for k in ("run_id", "seed")}
+        found.append(pd.DataFrame({"lr": run["descent/lr"], **curve}).assign(**about))
     return pd.concat(found, ignore_index=True)
 
 
-def _curve(axis: Axes, mine: pd.DataFrame, line: str, tone: Any) -> None:
-    """Decrease against step length, with the most samples there are."""
-    most = mine[mine["samples"].isna() | (mine["samples"] == mine["samples"].max())]
-    seeds = [g for _, g in most.groupby("run_id")]
-    grid = common(seeds)
+def _best(axis: Axes, runs: pd.DataFrame, tone: Any) -> None:
+    """Draw the best decrease on the batch, and held out at the same step length, by samples."""
+    runs = runs[runs["decrease"].notna()]
+    at = runs.loc[runs.groupby(["samples", "seed"], dropna=False)["decrease"].idxmax()]
     for column, style in (("decrease", "-"), ("heldout", "--")):
-        on = stack(seeds, grid, column)
-        axis.plot(grid, on.mean(0), style, color=tone, label=line if style == "-" else None)
-        if style == "-":
-            axis.fill_between(grid, on.min(0), on.max(0), color=tone, alpha=0.12, lw=0)
-
-
-def _best(axis: Axes, mine: pd.DataFrame, tone: Any) -> None:
-    """Best decrease on the batch, and held out at the same step length, by samples."""
-    mine = mine[mine["decrease"].notna()]
-    at = mine.loc[mine.groupby(["samples", "seed"], dropna=False)["decrease"].idxmax()]
-    for column, style in (("decrease", "-"), ("heldout", "--")):
-        got = at.groupby("samples")[column].mean()
-        if got.empty:
+        means = at.groupby("samples")[column].mean()
+        if means.empty:
             axis.axhline(at[column].mean(), ls=style, color=tone, lw=1)
         else:
-            axis.plot(got.index, got, style, marker="o", ms=3, color=tone)
+            axis.plot(means.index, means, style, marker="o", ms=3, color=tone)

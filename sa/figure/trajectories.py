@@ -1,26 +1,27 @@
-"""Trainings as paths in the plane of their principal components."""
+"""Paths of trainings in the plane of their principal components."""
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from sa.figure._axis import legend, other
-from sa.figure._paper import PANEL, Canvas, Sheet, hues, kind, need
+from sa.figure._axis import legend, legend_entry
+from sa.figure._base import PANEL, Canvas, Sheet, hues, kind, need
 
 VIEWS = {
-    "joint": "all points together",
-    "centred": "from each one's start",
-    "own": "each on its own plane",
+    "joint": "one plane for all",
+    "centred": "one plane, starts moved to 0",
+    "own": "a plane for each training",
     "walk": "control: random walks",
 }
 CONTROLS = {"joint": "walk", "centred": "walk centred", "own": "walk own"}
-"""The random walks that a view is compared with."""
+"""The random walks that each view is compared with."""
 
 
-@kind(told="")
+@kind(spread="")
 def trajectories(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """A row a scope (whole model, layer), a column a view; explained shares on axes and inset.
+    """Draw the paths, with a row for the whole model and one for a layer, and a column a view.
 
-    In the inset the bars are the components' shares, the dots those of random walks.
+    The bars of the inset are the explained shares of the components, the dots those of random
+    walks.
     """
     need(table, "what", "scope", "view")
     scopes = list(dict.fromkeys(table["scope"]))
@@ -36,22 +37,23 @@ def trajectories(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFram
                 axis.plot(path["pc1"].iloc[-1:], path["pc2"].iloc[-1:], "o", ms=2.5,
                           color=colours[run])  # fmt: skip
             control = table[(table["scope"] == scope) & (table["view"] == CONTROLS.get(view))]
-            mine, walks = (x[x["what"] == "share"]["share"].tolist() for x in (here, control))
-            _tell(axis, mine, walks, scope, title)
+            shares, walks = (x[x["what"] == "share"]["share"].tolist() for x in (here, control))
+            _explained(axis, shares, walks, f"{scope}\n{title}")
     axes[0][0].plot([], [], ".", ms=4, color="0.5", label="start")
     axes[0][0].plot([], [], "o", ms=2.5, color="0.2", label="end")
-    axes[0][0].plot([], [], ".", ms=4, color="C3", label="shares of random walks")
+    axes[0][0].plot([], [], ".", ms=4, color="C3", label="inset: explained shares of random walks")
     for run, colour in colours.items():
-        other(axes[0][0], "-", str(run), color=colour)
+        legend_entry(axes[0][0], "-", str(run), color=colour)
     legend(figure, axes[0][0])
     return figure, table
 
 
-def _tell(axis: Axes, shares: list[float], control: list[float], scope: str, title: str) -> None:
+def _explained(axis: Axes, shares: list[float], control: list[float], title: str) -> None:
+    """Set title and labels of a panel, and draw the explained shares in an inset."""
     first, second = ([*shares, 0.0, 0.0])[:2]
     axis.set_xlabel(f"PC 1 ({first:.0%})", fontsize=6.5)
     axis.set_ylabel(f"PC 2 ({second:.0%})", fontsize=6.5)
-    axis.set_title(f"{scope}\n{title}", fontsize=6)
+    axis.set_title(title, fontsize=6)
     axis.tick_params(labelsize=5)
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.5 * (high - low))  # room for the shares

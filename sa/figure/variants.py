@@ -1,19 +1,19 @@
-"""Every estimator on every activation."""
+"""Heat maps of every estimator on every activation."""
 
 import pandas as pd
 import seaborn as sns
 
-from sa.figure._label import activations, reference
-from sa.figure._paper import Canvas, Sheet, kind, need
+from sa.figure._base import Canvas, Sheet, kind, need
+from sa.figure._label import activations
 from sa.table import names, ranking
+from sa.table.results import reference
 
 
-@kind("label", "activation", told="cells: means over seeds")
+@kind("label", "activation", spread="cells: means over seeds")
 def variants(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Every estimator by every activation: what one step says, and a short training.
+    """Draw results of one step and of a short training, by estimator and activation.
 
-    Means over seeds, estimators in the order of their mean final loss; the tidy table is the
-    ranking.
+    Estimators are in the order of their mean final loss. The tidy table is the ranking.
     """
     need(table, ranking.TRUTH)
     tidy = ranking.means(table)

@@ -1,1 +1,1 @@
-"""What tables of runs share: groups of configurations, names of numbers, rankings."""
+"""Functions on tables of runs: configurations, results, their names, rankings of estimators."""

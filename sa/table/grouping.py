@@ -1,4 +1,4 @@
-"""Which settings vary in a sweep, and which runs differ in the replicate alone.
+"""Which settings vary in a sweep, and which runs differ in the seed alone.
 
 Every table, figure and ranking over seeds groups its runs by these functions.
 """
@@ -10,17 +10,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REPLICATE = "seed"
-"""The setting that repeats a configuration; everything else makes another configuration."""
+"""The setting that repeats a configuration; any other difference is another configuration."""
 
 FOLLOWS = "by seed"
-"""What `configurations` puts for a setting like ``init_seed`` that changes with the replicate."""
+"""The value that `configurations` gives to a setting like ``init_seed`` that follows the seed."""
 
 
 def varying(settings: "pd.DataFrame") -> list[str]:
     """Return the names of the settings that differ between configurations, in column order.
 
-    settings: a run a row, a setting a column, nothing else: ``table[table.attrs["settings"]]``. A
-    setting that a run lacks is None or NaN, which counts as a value of its own.
+    Args:
+        settings: a row a run, a column a setting: ``table[table.attrs["settings"]]``. A setting
+            that a run lacks is None or NaN, which counts as a value of its own.
+
     """
     plain = _plain(settings)
     return [str(c) for c in plain if plain[c].nunique() > 1]
@@ -29,8 +31,11 @@ def varying(settings: "pd.DataFrame") -> list[str]:
 def configurations(settings: "pd.DataFrame") -> "pd.Series":
     """Return the number of each run's configuration, 0, 1, ... in order of appearance.
 
-    Runs have the same number exactly if they differ in the replicate alone.
-    settings: as in `varying`.
+    Runs have the same number exactly if they differ in the seed alone.
+
+    Args:
+        settings: as in `varying`.
+
     """
     import pandas as pd
 
@@ -41,7 +46,7 @@ def configurations(settings: "pd.DataFrame") -> "pd.Series":
 
 
 def is_replicate(word: str) -> bool:
-    """Return whether a word of the command line, or its key, sets the replicate: ``seed=1``."""
+    """Return whether a word of the command line, or its key, sets the seed: ``seed=1``."""
     return word.lstrip("+").partition("=")[0] == REPLICATE
 
 
@@ -51,12 +56,13 @@ def key(value: Any) -> str:
 
 
 def _canonical(value: Any) -> Any:
+    """Return a value as JSON has it: lists for arrays, None for NaN, 1 for 1.0."""
     import numpy as np
     import pandas as pd
 
     if isinstance(value, dict):
         return {str(k): _canonical(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray | np.generic):  # as parquet gives lists and numbers
+    if isinstance(value, np.ndarray | np.generic):  # parquet returns lists and numbers so
         value = value.tolist()
     if isinstance(value, list | tuple):
         return [_canonical(v) for v in value]
@@ -66,41 +72,42 @@ def _canonical(value: Any) -> Any:
 
 
 def _plain(settings: "pd.DataFrame") -> "pd.DataFrame":
-    """The keys of all settings less the replicate; a seed that follows it is `FOLLOWS`."""
+    """Return the keys of all settings but the seed; another seed that follows it is `FOLLOWS`."""
     import pandas as pd
 
     keys = pd.DataFrame({c: settings[c].map(key, na_action=None) for c in settings}, dtype=object)
     keys = keys.reindex(settings.index)
     seed = keys.pop(REPLICATE) if REPLICATE in keys else pd.Series("", index=keys.index)
     seeds = [c for c in keys if _is_seed(str(c)) and keys[c].nunique() > 1]
-    others = keys.drop(columns=seeds)
-    alike = pd.Series(list(others.itertuples(index=False, name=None)), keys.index, dtype=object)
+    rest = keys.drop(columns=seeds)
+    alike = pd.Series(list(rest.itertuples(index=False, name=None)), keys.index, dtype=object)
     for c in seeds:
         keys[c] = _following(keys[c], seed, alike)
     return keys
 
 
 def _is_seed(name: str) -> bool:
+    """Return whether a setting is a seed: ``seed``, ``init_seed``, ``dataset.seed``."""
     last = name.rpartition(".")[2]
     return last == "seed" or last.endswith("_seed")
 
 
 def _following(values: "pd.Series", seed: "pd.Series", alike: "pd.Series") -> "pd.Series":
-    """The values of another seed, those that change with the replicate replaced by `FOLLOWS`.
+    """Return the values of another seed; those that follow the replicate become `FOLLOWS`.
 
-    Among runs that are alike in all other settings, a value that comes with several seeds is a
-    setting like any other (``init_seed=7``). The rest follow the replicate if each seed has one.
+    Among runs that are alike in all other settings, a value that several seeds have is a setting
+    like any other (``init_seed=7``). The other values follow the replicate if each seed has one.
     """
     out = values.copy()
     single = []
-    for _, mine in values.groupby(alike):
-        of = seed.loc[mine.index]
-        if of.nunique() < 2:
-            single += list(mine.index) if len(mine) == 1 else []
+    for _, group in values.groupby(alike):
+        seeds = seed.loc[group.index]
+        if seeds.nunique() < 2:
+            single += list(group.index) if len(group) == 1 else []
             continue
-        rest = mine[of.groupby(mine).transform("nunique") < 2]
-        if rest.groupby(of.loc[rest.index]).nunique().max() == 1:
-            out.loc[rest.index] = FOLLOWS
-    if (out == FOLLOWS).any():  # of one seed alone nobody can say; it is as the others are
+        own = group[seeds.groupby(group).transform("nunique") < 2]
+        if own.groupby(seeds.loc[own.index]).nunique().max() == 1:
+            out.loc[own.index] = FOLLOWS
+    if (out == FOLLOWS).any():  # a single run cannot decide this: treat it as the others
         out.loc[single] = FOLLOWS
     return out

@@ -1,11 +1,18 @@
-"""What numbers are called: one name and unit in the terminal, in figures and on the page."""
+"""The names and units of results, the same in the terminal, in figures and on the page."""
 
 import re
 from typing import Any, NamedTuple
 
 
 class Name(NamedTuple):
-    """words: the name. relative: the number is divided by the loss at the point, and in percent."""
+    """The name and unit of a result.
+
+    Args:
+        words: the name.
+        relative: tables divide the result by the loss at the point.
+        percent: tables show the result in percent.
+
+    """
 
     words: str
     relative: bool = False
@@ -32,21 +39,25 @@ NAMES = {
     "evals": Name("evals (forward-equivalents)"),
     "seconds": Name("seconds"),
 }
-"""By column of a table of results. efficiency/ is measured relative to the loss already."""
+"""Names by column. ``efficiency/`` is relative to the loss already when it is measured."""
 
 DECREASE = "relative decrease of the loss"
-"""What a curve of decreases over step lengths is called; in percent of the loss at the point."""
+"""The name of a curve of decreases over step lengths, in percent of the loss at the point."""
 
 
 def words(column: str, reference: str = "CDG") -> str:
     """Return the name and unit of a column, ``best relative decrease (%)``.
 
-    reference: the short name of the gradient compared with, as `reference` reads it. A column that
-    has no name here is called as it is.
+    A column that is not in `NAMES` keeps its own name.
+
+    Args:
+        column: the column of a table.
+        reference: the short name of the reference gradient, as `reference` returns it.
+
     """
     known = NAMES.get(column)
-    told = bare(column, reference)
-    return f"{told} (%)" if known is not None and known.percent else told
+    name = bare(column, reference)
+    return f"{name} (%)" if known is not None and known.percent else name
 
 
 def bare(column: str, reference: str = "CDG") -> str:
@@ -56,7 +67,13 @@ def bare(column: str, reference: str = "CDG") -> str:
 
 
 def reference(target: str | None, epsilon: float | None = None) -> str:
-    """The short name of a reference gradient by its class path: ``CDG`` or ``CDG (eps 0.1)``."""
+    """Return the short name of a reference gradient: ``CDG`` or ``CDG (eps 0.1)``.
+
+    Args:
+        target: the path of its class; CDG without one.
+        epsilon: its half-width, if it has one.
+
+    """
     if not isinstance(target, str) or not target:
         return "CDG"
     name = re.sub(r".*\.", "", target)
@@ -64,5 +81,5 @@ def reference(target: str | None, epsilon: float | None = None) -> str:
 
 
 def number(value: Any) -> str:
-    """Return a number of a result to four digits; ``undefined`` for null and NaN."""
+    """Return a result to four digits; ``undefined`` for null and NaN."""
     return "undefined" if value is None or value != value else f"{value:.4g}"

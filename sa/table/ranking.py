@@ -1,6 +1,6 @@
-"""Does a figure measured in one step order estimators as their trainings do? Tables in, tables out.
+"""Rankings of estimators: how well a result of one step predicts the loss after a training.
 
-Everything here takes means over seeds first: a rank of single runs is a rank of noise.
+All ranks are of means over seeds, because ranks of single runs are mostly noise.
 """
 
 import math
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sa.table import names
+from sa.table.results import half_width
 
 ONE_STEP = (
     "alignment/cosine",
@@ -18,28 +19,31 @@ ONE_STEP = (
     "efficiency/at_evals/decrease",
     "efficiency/at_evals/heldout",
 )
-"""Results of one step of which higher is better."""
+"""Results of one step; higher is better."""
 
 TRUTH = "training/ratio"
-"""What they are to predict, lower is better: the loss after a short training over the first."""
+"""The result to predict: loss after a short training / loss before; lower is better."""
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """One row an estimator and activation: means over the seeds that are done, and the final rank.
+    """Return a row for each estimator and activation: means over done runs, and the final rank.
 
-    table: runs with a ``label`` and an ``activation``, and their ``status`` (done, if there is no
-    such column). ``runs`` counts all of them, ``n`` those that have the truth. The spread of the
-    truth is the standard error over seeds, ``training/ratio/sem``. ``rank`` 1 is the lowest final
-    loss; who lost a run, as by divergence, comes last and has no rank.
+    ``runs`` counts all runs, ``n`` those that have `TRUTH`; ``training/ratio/sem`` is its standard
+    error over seeds. ``rank`` 1 is the lowest final loss. An estimator that lost a run, for example
+    by divergence, comes last and has no rank.
+
+    Args:
+        table: runs with ``label``, ``activation`` and ``status`` (without it all are done).
+
     """
     keys = ["activation", "label"]
     plain = ("value", "alignment/scale", "evals", "seconds", "training/heldout", "training/steps")
     columns = [c for c in (*ONE_STEP, *plain, TRUTH) if c in table]
-    numbers = table[columns].apply(pd.to_numeric, errors="coerce").astype(float)
-    numbers = numbers.where(numbers.abs() < math.inf)
+    results = table[columns].apply(pd.to_numeric, errors="coerce").astype(float)
+    results = results.where(results.abs() < math.inf)
     if "status" in table:
-        numbers = numbers.where(table["status"] == "done")
-    grouped = table[keys].join(numbers).groupby(keys, sort=False, dropna=False)
+        results = results.where(table["status"] == "done")
+    grouped = table[keys].join(results).groupby(keys, sort=False, dropna=False)
     out = grouped[columns].mean()
     out["runs"] = grouped.size()
     if TRUTH in out:
@@ -55,33 +59,37 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def order(rows: pd.DataFrame) -> list[str]:
-    """The labels of `means` by their mean truth over activations; who lost a run comes last."""
-    told = rows.assign(lost=rows["rank"].isna()).groupby("label")[["lost", TRUTH]].mean()
-    return list(told.sort_values(["lost", TRUTH], kind="stable").index)
+    """Return the labels of `means` by their mean `TRUTH`; those that lost a run come last."""
+    scores = rows.assign(lost=rows["rank"].isna()).groupby("label")[["lost", TRUTH]].mean()
+    return list(scores.sort_values(["lost", TRUTH], kind="stable").index)
 
 
 def within_noise(gains: np.ndarray, paired: bool = True) -> tuple[int, int, int] | None:
-    """Return the positions (best, low, high) of the best option and of the range that equals it.
+    """Return the indices (best, low, high) of the best option and of the range that equals it.
 
-    gains: (n, k), higher is better: n observations (seeds, or rows) of k options in order; nan
-    where not measured. An option equals the best if its mean is lower by no more than the 95 %
-    half-width (Student's t) of their paired differences; not paired, of the best's own mean. Of one
-    observation, only if the gains are equal. The range grows from the best to both sides as long as
-    options equal it. None if nothing is measured.
+    An option equals the best if its mean is lower by at most the 95 % half-width (Student's t) of
+    their paired differences, or of the best's own mean if not ``paired``. With one observation the
+    gains must be equal. The range grows from the best to both sides while options equal it. None
+    if nothing was measured.
+
+    Args:
+        gains: (n, k), higher is better: n observations (seeds or rows) of k options in order; NaN
+            if not measured.
+        paired: compare the options within each observation.
+
     """
     gains = np.where(np.isfinite(gains), gains, np.nan)
     counts = np.isfinite(gains).sum(0)
     if not counts.any():
         return None
-    full = counts == counts.max()  # a mean of other observations is no match
+    full = counts == counts.max()  # means of fewer observations cannot be compared
     means = np.full(gains.shape[1], -np.inf)
     means[full] = np.nanmean(gains[:, full], axis=0)
     best = low = high = int(means.argmax())
     rounding = 1e-12 * float(np.abs(means[full]).max())
     noise = [gains[:, best] - (gains[:, k] if paired else 0) for k in range(len(full))]
-    equal = [
-        means[best] - m <= _half_width(d) + rounding for m, d in zip(means, noise, strict=True)
-    ]
+    widths = [np.nan_to_num(half_width(d[np.isfinite(d)])) for d in noise]
+    equal = [means[best] - m <= w + rounding for m, w in zip(means, widths, strict=True)]
     while low > 0 and equal[low - 1]:
         low -= 1
     while high < len(equal) - 1 and equal[high + 1]:
@@ -89,22 +97,11 @@ def within_noise(gains: np.ndarray, paired: bool = True) -> tuple[int, int, int]
     return best, low, high
 
 
-def _half_width(values: np.ndarray) -> float:
-    """Of the 95 % interval of the mean of what is finite; 0 of one value."""
-    from scipy import stats
-
-    values = values[np.isfinite(values)]
-    n = len(values)
-    if n < 2:
-        return 0.0
-    return float(stats.t.ppf(0.975, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
-
-
 def kendall(predicted: pd.Series, truth: pd.Series) -> float:
     """Return Kendall's tau-b (Kendall 1945) of two orders, ties counted.
 
-    NaN below three pairs and where one is constant. Pairs with a NaN are left out; an infinity is
-    the largest or smallest of its column, and two are a tie.
+    NaN for fewer than three pairs, or if one order is constant. Pairs with a NaN are left out; an
+    infinity is the largest or smallest of its column, and two infinities are a tie.
 
     >>> kendall(pd.Series([1, 2, 3, 4]), pd.Series([1, 2, 4, 3]))
     0.66666666666667
@@ -117,7 +114,7 @@ def kendall(predicted: pd.Series, truth: pd.Series) -> float:
 def spearman(predicted: pd.Series, truth: pd.Series) -> float:
     """Return Spearman's rho (Spearman 1904) of two orders, mean ranks for ties.
 
-    NaN where `kendall` is.
+    NaN if `kendall` is.
 
     >>> round(spearman(pd.Series([1, 2, 3, 4]), pd.Series([1, 2, 4, 3])), 12)
     0.8
@@ -128,7 +125,7 @@ def spearman(predicted: pd.Series, truth: pd.Series) -> float:
 
 
 def _correlated(statistic: Callable[..., Any], predicted: pd.Series, truth: pd.Series) -> float:
-    """Return a rank statistic of the pairs without a NaN; NaN where it is not defined."""
+    """Return a rank statistic of the pairs without a NaN; NaN if it is not defined."""
     both = pd.concat([predicted, truth], axis=1).dropna()
     if len(both) < 3 or (both.nunique() < 2).any():
         return math.nan
@@ -137,39 +134,39 @@ def _correlated(statistic: Callable[..., Any], predicted: pd.Series, truth: pd.S
 
 
 def precision(predicted: pd.Series, truth: pd.Series, k: int) -> float:
-    """Share of the k that are truly best (lowest truth) among the k predicted best (highest)."""
+    """Return the share of the k truly best (lowest truth) among the k predicted best (highest)."""
     return len(set(predicted.nlargest(k).index) & set(truth.nsmallest(k).index)) / k
 
 
 def best_rank(predicted: pd.Series, truth: pd.Series, k: int) -> int:
-    """The best true rank among the k predicted best (N@K, 1 is perfect)."""
+    """Return the best true rank among the k predicted best (N@K, 1 is perfect)."""
     return int(truth.rank(method="min").loc[predicted.nlargest(k).index].min())
 
 
 def judged(rows: pd.DataFrame, k: int = 5) -> pd.DataFrame:
-    """For each activation and one-step figure: how well it orders the estimators of `means`.
+    """Return how well each result of one step orders the estimators of `means`, by activation.
 
-    Columns: tau (1: the same order), ``precision@k``, ``best@k``, n of how many estimators (those
-    that lost no run), and best_so_far, the lowest truth among the first 1, 2, ... estimators in the
+    Columns: ``tau`` (1: the same order), ``precision@k``, ``best@k``; ``n`` estimators that lost no
+    run, ``of`` all; ``best_so_far``, the lowest truth among the first 1, 2, ... estimators in the
     predicted order.
     """
     out = []
-    for activation, mine in rows.groupby("activation", sort=False):
+    for activation, group in rows.groupby("activation", sort=False):
         for column in ONE_STEP:
-            if column not in mine:
+            if column not in group:
                 continue
-            some = mine[mine["n"] == mine["runs"]].dropna(subset=[column, TRUTH])
-            if len(some) < 3:
+            whole = group[group["n"] == group["runs"]].dropna(subset=[column, TRUTH])
+            if len(whole) < 3:
                 continue
-            best = some.sort_values(column, ascending=False)[TRUTH].cummin()
-            few = min(k, len(some))
+            best = whole.sort_values(column, ascending=False)[TRUTH].cummin()
+            few = min(k, len(whole))
             out.append(
                 {
-                    "activation": activation, "figure": names.bare(column), "n": len(some),
-                    "of": len(mine),
-                    "tau": kendall(some[column], -some[TRUTH]),
-                    f"precision@{k}": precision(some[column], some[TRUTH], few),
-                    f"best@{k}": best_rank(some[column], some[TRUTH], few),
+                    "activation": activation, "figure": names.bare(column), "n": len(whole),
+                    "of": len(group),
+                    "tau": kendall(whole[column], -whole[TRUTH]),
+                    f"precision@{k}": precision(whole[column], whole[TRUTH], few),
+                    f"best@{k}": best_rank(whole[column], whole[TRUTH], few),
                     "best_so_far": best.round(4).tolist(),
                 }
             )  # fmt: skip

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from sa.figure import _apart, _label, draw
-from sa.figure.draw import _kind, _named, _painted
+from sa.figure import _label, _settings, draw
+from sa.figure.draw import _kind, _pictures, _with_parts
 from tests.test_figure import RESULTS, TRAININGS, evaluated, table, trained
 
 EXTRA = "extra.kind"
@@ -68,7 +68,7 @@ def both(kind, *tables):
 def painted(kind, given):
     made = _kind(kind)
     with draw._style():
-        pictures, tidy, _ = _painted(made, _named(made, given, kind in [*draw.OTHERS]))
+        pictures, tidy, _ = _pictures(made, _with_parts(made, given, kind in [*draw.OTHERS]))
         return pictures[0](), tidy
 
 
@@ -120,7 +120,7 @@ def test_every_varying_setting_is_a_column_of_the_exported_table(tmp_path):
     given.attrs["settings"] = [*given.attrs["settings"], "optimizer.lr"]
     for kind in ("lr_decrease", "variants"):
         _, tidy = painted(kind, given)
-        assert set(_apart.varied(given)) <= set(tidy) and "optimizer.lr" in tidy
+        assert set(_settings.varying_settings(given)) <= set(tidy) and "optimizer.lr" in tidy
         assert set(tidy["estimator.samples"].dropna()) == {500.0}
         assert not tidy.loc[tidy["label"] == "NES", "estimator.samples"].isna().any()
 
@@ -129,10 +129,10 @@ def test_the_words_left_out_separate_exactly_the_configurations():
     given = table(dims=(8, 16))
     given["typed"] = [{"dim": str(d), "preset": "p" + e[-1]} for d, e in
                       zip(given["dim"], given["estimator._target_"], strict=True)]  # fmt: skip
-    told = _apart.rest(given)
+    told = _settings.unshown(given)
     assert set(told) == {f"dim={d} preset=p{e}" for d in (8, 16) for e in "EGSm"}
-    assert set(_apart.rest(given, [given["dim"]])) == {"pE", "pG", "pS", "pm"}
-    assert set(_apart.rest(given, [given["dim"], given["estimator._target_"]])) == {""}
+    assert set(_settings.unshown(given, [given["dim"]])) == {"pE", "pG", "pS", "pm"}
+    assert set(_settings.unshown(given, [given["dim"], given["estimator._target_"]])) == {""}
 
 
 def test_settings_that_some_runs_lack_and_values_that_look_alike_are_told_apart():
@@ -140,14 +140,14 @@ def test_settings_that_some_runs_lack_and_values_that_look_alike_are_told_apart(
         {"seed": 0, "a.b": [None, 1.0, 1.0 + 1e-9, 2.0], "c.b": ["[1, 2]", "[1, 3]", None, None]}
     )
     given.attrs["settings"] = list(given)
-    assert _apart.rest(given).nunique() == 4
+    assert _settings.unshown(given).nunique() == 4
 
 
 def test_replicates_are_counted():
     given = table(dims=(8,))
-    assert _apart.replicates(given) == "2 seeds each"
-    assert _apart.replicates(given.iloc[:-1]) == "1 to 2 seeds each"
-    assert _apart.replicates(given.iloc[:1]) == "1 seed each"
+    assert _settings.replicates(given) == "2 seeds each"
+    assert _settings.replicates(given.iloc[:-1]) == "1 to 2 seeds each"
+    assert _settings.replicates(given.iloc[:1]) == "1 seed each"
 
 
 def test_dim_is_no_axis_where_no_setting_follows_it():
@@ -228,7 +228,7 @@ def test_a_legend_fits_into_its_figure(many, dims):
 
 
 def test_colours_of_many_labels_all_differ():
-    from sa.figure._paper import hues, palette
+    from sa.figure._base import hues, palette
 
     for many in (2, 10, 30):
         names = pd.Series([f"N{i}" for i in range(many)])
@@ -249,7 +249,7 @@ def test_a_sweep_without_figures_of_its_own_draws_what_it_measured():
 
 
 def test_labels_come_in_the_order_of_their_numbers():
-    from sa.figure._paper import palette
+    from sa.figure._base import palette
 
     given = ["NES N=100", "CDG", "NES N=50", "NES sigma=1e-05", "NES sigma=0.01"]
     told = ["CDG", "NES N=50", "NES N=100", "NES sigma=1e-05", "NES sigma=0.01"]
