@@ -135,9 +135,9 @@ def _again(argv):
 
 
 def told(name):
-    from sa.sweep.status import _told
+    from sa.sweep.status import _progress
 
-    status = _told(Path("."), name)
+    status = _progress(Path("."), name)
     return "\n".join([status.head, *(" ".join(row) for row in status.table), status.hint])
 
 

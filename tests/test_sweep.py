@@ -192,7 +192,7 @@ def test_collect_makes_one_table_of_unlike_runs(tmp_path, capsys):
     told = capsys.readouterr().out
     path = tmp_path / "sweeps/study/results.parquet"
     assert f"table: {path} (3 rows, {len(table.columns)} columns)" in told
-    assert "note: not every run is done: 1 pending" in told
+    assert "note: not all runs are done: 1 pending" in told
     assert "2 commits of the code: beef, c0ffee" in told
     read = pd.read_parquet(path)
     assert list(read.columns) == list(table.columns)
@@ -221,7 +221,7 @@ def test_mixed_targets_are_told(tmp_path, capsys):
     done(tmp_path, configs[1], target="smoothed loss")
     tables.collect(tmp_path, "study")
     told = capsys.readouterr().out
-    assert "a comparison across targets: the estimators estimate loss, smoothed loss" in told
+    assert "the estimators have different targets: loss, smoothed loss" in told
     assert "not every run" not in told and "commits" not in told
 
 
@@ -543,7 +543,7 @@ def test_one_screen_of_a_long_sweep(mixed):
     sweep.write_manifest(root, "study", points + later, {})
     status = root / "runs" / ids[2] / "status.json"
     files.write_json(status, files.read_json(status) | {"error": "word " * 100})
-    screen = states._frame(states._told(root, "study"), 100, 20).plain.splitlines()
+    screen = states._frame(states._progress(root, "study"), 100, 20).plain.splitlines()
     assert len(screen) <= 19 and max(map(len, screen)) <= 100
     assert re.fullmatch(r"\[###>>xxx\.+\] 4% done", screen[0])
     assert screen[1].startswith("study: 46 points: 41 pending, 1 done, 1 diverged")
@@ -667,7 +667,7 @@ def test_a_run_that_is_nowhere_is_pending(tmp_path, figure, capsys):
     assert "2 points: 1 done, 1 pending" in typed("status", tmp_path, capsys)[1]
     for command in ("collect", "report"):
         code, out, _ = typed(command, tmp_path, capsys)
-        assert code == 0 and "note: not every run is done: 1 pending" in out
+        assert code == 0 and "note: not all runs are done: 1 pending" in out
     assert "no config.yaml: repeat the -m command" in typed("retry", tmp_path, capsys)[1]
     assert not (tmp_path / "runs/feedbeef00").exists()
 
@@ -714,7 +714,7 @@ def test_runs_of_an_older_schema_are_read_as_far_as_they_go(tmp_path, figure, ca
     assert table["estimator.sigma"].isna().tolist() == [False, True, False]
     assert typed("wandb", tmp_path, capsys)[0] == 0
     assert main(["report", ids[1], "--root", str(tmp_path)]) == 1
-    assert "has no rows to draw yet: it is done" in capsys.readouterr().err
+    assert "has no rows to draw yet; the run is done" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["collect", "report"])

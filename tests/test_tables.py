@@ -10,10 +10,10 @@ from scipy import stats
 from sa.record import identity, sweep
 from sa.record import run as record
 from sa.sweep import expectation, scales
+from sa.sweep.display import displayed, is_reference, over_seeds
 from sa.sweep.export import latex
-from sa.sweep.label import varied, worded
+from sa.sweep.label import full_labels, short_labels
 from sa.sweep.meaning import meaning
-from sa.sweep.shown import is_reference, over_seeds, shown
 from sa.sweep.table import aggregate, framed
 from sa.table import ranking
 
@@ -240,14 +240,14 @@ def smoothed(held, seeds=3, **more):
 def test_a_flat_curve_is_indifferent_and_no_mean_of_argmaxes_is_told():
     flat = smoothed([[0.2, 0.19, 0.21], [0.2, 0.21, 0.2], [0.22, 0.2, 0.19]])
     told = scales.answers(flat, ["all"] * 3)
-    assert len(told) == 2 and all("indifferent: 0.01 to 1 are within noise" in x for x in told)
+    assert len(told) == 2 and all("of the grid: 0.01 to 1 are within noise" in x for x in told)
     assert "3 of 3 runs" in told[0]
     peak = smoothed([[0.1, 0.3, 0.31], [0.11, 0.31, 0.3], [0.1, 0.3, 0.3]])
     assert (
         "which sigma? 0.1 to 1 are within noise of the best" in scales.answers(peak, ["a"] * 3)[1]
     )
     falls = smoothed([[-0.1, -0.3, -0.2]] * 3)
-    assert "none lowers the held-out loss" in scales.answers(falls, ["a"] * 3)[0]
+    assert "no eps lowers the held-out loss" in scales.answers(falls, ["a"] * 3)[0]
     cell = over_seeds(flat, ["a"] * 3, ["smoothing/sigma"])[1][0].cells[0]
     assert cell.mean == 0.1 and cell.half != cell.half  # the median of 1, 0.1 and 0.01
 
@@ -273,7 +273,7 @@ def aligned_table():
 def test_numbers_are_named_relative_and_the_reference_is_marked():
     made = aligned_table()
     assert is_reference(made) == [True, False, False]
-    cosine, best = shown(made, "alignment/cosine"), shown(made, "descent/best")
+    cosine, best = displayed(made, "alignment/cosine"), displayed(made, "descent/best")
     assert cosine.words == "cosine to CDG (eps 0.1)"
     assert best.words == "best relative decrease (%)"
     assert best.numbers.tolist() == pytest.approx([40, 20, 20])
@@ -289,20 +289,22 @@ def test_labels_are_one_a_configuration():
 
     plain = pd.DataFrame()
     some = points("e.first=a seed=0", "e.second=a seed=0", "seed=0")
-    assert varied(some, plain) == ["first=a", "second=a", "the defaults"]
+    assert short_labels(some, plain) == ["first=a", "second=a", "the defaults"]
     several = points("dataset.dim=1 model.dim=2", "dataset.dim=2 model.dim=2", "model.dim=1")
-    told = varied(several, plain)
+    told = short_labels(several, plain)
     assert told == ["dataset.dim=1 model.dim=2", "dataset.dim=2 model.dim=2", "model.dim=1"]
     same = pd.DataFrame({"seed": [0, 1, 0], "dim": [8, 8, 16]})  # one typed the default of another
     same.attrs["settings"] = ["seed", "dim"]
-    assert worded(points("seed=0", "dim=8 seed=1", "seed=0"), same) == ["dim=8"] * 2 + ["dim=16"]
+    assert full_labels(points("seed=0", "dim=8 seed=1", "seed=0"), same) == ["dim=8"] * 2 + [
+        "dim=16"
+    ]
 
 
 def test_a_meaning_is_found_for_every_number_of_the_summaries():
     from sa.sweep.view import KEYS
 
     assert [k for k in KEYS if len(meaning(k)) < 15] == []
-    assert meaning("curvature/gap").startswith("Of the analysis curvature: ")
+    assert meaning("curvature/gap").startswith("From the analysis curvature: ")
     assert meaning("ema/test/accuracy").endswith("on the test rows, at the end.")
     assert meaning("dim") == "Setting dim: width of toy_mlp and of the rows of gaussian."
     assert meaning("nobody/knows") == ""
@@ -315,7 +317,7 @@ def test_latex_needs_booktabs_alone_and_escapes(tmp_path):
     for at, one in enumerate(configs[:3]):
         finish(tmp_path, one, value=1e-7 * (at + 1))
     made = framed(tmp_path, points)
-    names, rows = over_seeds(made, worded(points, made), ["value"])
+    names, rows = over_seeds(made, full_labels(points, made), ["value"])
     told = latex(names, rows)
     assert r"model.a\_b=50 \% & 2 & $1.5 \cdot 10^{-7} \pm 6.4 \cdot 10^{-7}$ \\" in told
     assert r"model.a\_b=x \& y & 1 of 2: 1 pending & $3 \cdot 10^{-7}$ ($n=1$) \\" in told

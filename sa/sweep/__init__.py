@@ -1,4 +1,4 @@
-"""Follow and read sweeps, ``python -m sa.sweep COMMAND NAME``: all from the folders of their runs.
+"""Commands that follow and read sweeps, ``python -m sa.sweep COMMAND NAME``.
 
-Nothing here computes a run; `status` answers for a thousand runs at once.
+They read the folders of the runs and compute none; `status` answers for a thousand runs at once.
 """

@@ -1,4 +1,4 @@
-"""``python -m sa.sweep``."""
+"""The command ``python -m sa.sweep``."""
 
 import sys
 

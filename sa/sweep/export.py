@@ -1,4 +1,4 @@
-"""A sweep's tables for other programs: CSV of all, LaTeX (booktabs) of the key numbers."""
+"""The tables of a sweep as CSV, and the key results as LaTeX."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa.record import files
-from sa.sweep.shown import Cell, Row, counted, half_width, over_seeds
+from sa.sweep.display import Cell, Row, counted, over_seeds, width_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,10 +27,15 @@ def export(
     labels: Sequence[str],
     columns: Sequence[str],
 ) -> list[Path]:
-    """Write results.csv, results_over_seeds.parquet, .csv and .tex of a sweep; return the paths.
+    """Write results.csv and results_over_seeds.parquet, .csv and .tex; return their paths.
 
-    table: a run a row; over: what `table.aggregate` makes of it. columns: the results that the
-    LaTeX table shows, a row a configuration, named by ``labels`` (of every run).
+    Args:
+        folder: of the sweep.
+        table: a row a run.
+        over: the table over seeds, as `table.aggregate` returns it.
+        labels: the label of each run, for the rows of the LaTeX table.
+        columns: the results that the LaTeX table shows.
+
     """
     names, rows = over_seeds(table, labels, columns)
     paths = [folder / "results.csv"]
@@ -43,7 +48,7 @@ def export(
 
 
 def _csv(table: "pd.DataFrame") -> str:
-    """A table as CSV: lists as JSON, what is missing as an empty field."""
+    """Return a table as CSV: lists as JSON, missing values as empty fields."""
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow(table.columns)
@@ -52,6 +57,7 @@ def _csv(table: "pd.DataFrame") -> str:
 
 
 def _field(value: Any) -> Any:
+    """Return a value as a field of a CSV file."""
     import numpy as np
 
     if isinstance(value, list | np.ndarray):
@@ -62,31 +68,32 @@ def _field(value: Any) -> Any:
 def latex(names: Sequence[str], rows: Sequence[Row]) -> str:
     r"""Return a ``tabular`` for ``\usepackage{booktabs}``: means and 95 % intervals over seeds."""
     empty = [not any(row.cells[k].n for row in rows) for k in range(len(names))]
-    kept = [k for k in range(len(names)) if not empty[k]]
-    head = ["configuration", "runs", *(names[k] for k in kept)]
+    shown = [k for k in range(len(names)) if not empty[k]]
+    head = ["configuration", "runs", *(names[k] for k in shown)]
     lines = [
         "% \\usepackage{booktabs}; mean over seeds, +- the half-width of its 95 % interval",
-        "\\begin{tabular}{ll" + "r" * len(kept) + "}",
+        "\\begin{tabular}{ll" + "r" * len(shown) + "}",
         "\\toprule", " & ".join(map(_escaped, head)) + r" \\", "\\midrule",
     ]  # fmt: skip
     for row in rows:
-        cells = [_number(row.cells[k], row) for k in kept]
+        cells = [_number(row.cells[k], row) for k in shown]
         lines.append(" & ".join([_escaped(row.label), _escaped(counted(row)), *cells]) + r" \\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
 
 
 def _number(cell: Cell, row: Row) -> str:
+    """Return a cell in LaTeX, with n if it is not of all runs."""
     if not cell.n:
         return "--"
     if cell.reference:
         return f"${_power(f'{cell.mean:.4g}')}$ (reference)"
-    half = f" \\pm {_power(half_width(cell.half))}" if cell.half == cell.half else ""
+    half = f" \\pm {_power(width_text(cell.half))}" if cell.half == cell.half else ""
     n = f" ($n={cell.n}$)" if cell.n < row.runs else ""
     return f"${_power(f'{cell.mean:.4g}')}{half}${n}"
 
 
 def _power(number: str) -> str:
-    """1e-05 as a power of ten."""
+    """Return a number in LaTeX, with 1e-05 as a power of ten."""
     mantissa, _, exponent = number.partition("e")
     return f"{mantissa} \\cdot 10^{{{int(exponent)}}}" if exponent else mantissa
 

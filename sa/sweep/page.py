@@ -1,4 +1,4 @@
-"""The report of a sweep: table, figures, verdicts, and one page that needs nothing else."""
+"""The report of a sweep: tables, figures, verdicts, and a page in one file."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from sa.record import files, sweep
 from sa.record import run as record
 from sa.sweep import scales, view
+from sa.sweep.display import Cell, Row, counted, over_seeds, short_of
 from sa.sweep.export import export
-from sa.sweep.label import typed, varied, worded
+from sa.sweep.label import full_labels, short_labels, typed_settings
 from sa.sweep.meaning import caption
 from sa.sweep.series import along, evaluated, is_number, thin_curves
-from sa.sweep.shown import Cell, Row, counted, over_seeds, short_of
 from sa.sweep.status import ENDED, aligned, runs_there
 from sa.sweep.table import aggregate, framed, write_table
 
@@ -20,16 +20,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RANKINGS = ("variants", "prediction")
-"""Kinds of figures that count the runs which have not ended, too."""
+"""Figure kinds that also count the runs that have not ended."""
 
 PICTURES = 12
 """The most figures of one kind in the page."""
 
 
 def report(root: Path, name: str, over: str = "step") -> None:
-    """Draw a sweep's figures and write its page; of a run's id, draw its curves.
+    """Draw a sweep's figures and write its tables and page; for a run's id, draw its curves.
 
-    over: what curves and bands are drawn over, of `series.OVER`.
+    Args:
+        root: the folder above runs/ and sweeps/.
+        name: of the sweep, or the id of a run.
+        over: the horizontal axis of curves and bands, one of `series.OVER`.
+
     """
     run = root / "runs" / name
     if run.is_dir() and name not in sweep.sweeps(root):
@@ -40,7 +44,7 @@ def report(root: Path, name: str, over: str = "step") -> None:
     except files.Missing as error:
         raise files.Missing(f"{error}; runs: {runs_there(root)}") from error
     table = write_table(root, name, framed(root, points))
-    labels, keys = worded(points, table), view.key_numbers(table, about.get("objective"))
+    labels, keys = full_labels(points, table), view.key_numbers(table, about.get("objective"))
     print(_digest(points, table, about.get("objective")))
     answers = scales.answers(table, labels)
     print("\n".join([*answers, ""]) if answers else "", end="")
@@ -49,8 +53,8 @@ def report(root: Path, name: str, over: str = "step") -> None:
     print(f"tables: {', '.join(str(p) for p in tables)}")
     figures, problems = _draw(root, about | {"name": name, "over": over}, points, table)
     page = view.page(about, points, table, labels)
-    curves, unread = thin_curves(root, points)
-    page |= {"title": name, "figures": figures, "problems": problems + unread, "curves": curves}
+    curves, unreadable = thin_curves(root, points)
+    page |= {"title": name, "figures": figures, "problems": problems + unreadable, "curves": curves}
     page |= {"answers": answers, "tables": [p.name for p in (folder / "results.parquet", *tables)]}
     page["expectations"] = _judged(about, points, table, folder)
     for point, row in zip(points, page["rows"], strict=True):
@@ -63,23 +67,23 @@ def report(root: Path, name: str, over: str = "step") -> None:
 def _digest(
     points: list[dict[str, Any]], table: "pd.DataFrame", objective: str | None = None
 ) -> str:
-    """The small table for the terminal: mean (least ... most) over seeds of the key numbers.
+    """Return the table for the terminal: mean (least ... most) over seeds of the key results.
 
-    A study's objective comes first where it is a number.
+    The study's objective comes first, if it is a number.
     """
     keys = view.key_numbers(table, objective)
     keys = [k for k in keys if k in view.TERMINAL or k == objective]
-    names, rows = over_seeds(table, worded(points, table), keys)
-    kept = [k for k in range(len(names)) if any(row.cells[k].n for row in rows)]
-    lines = [["mean (least ... most)", "runs", *(names[k] for k in kept)]]
+    names, rows = over_seeds(table, full_labels(points, table), keys)
+    shown = [k for k in range(len(names)) if any(row.cells[k].n for row in rows)]
+    lines = [["mean (least ... most)", "runs", *(names[k] for k in shown)]]
     for row in rows[:40]:
-        lines.append([row.label, counted(row), *(_spread(row.cells[k], row) for k in kept)])
-    more = f"\n... and {len(rows) - 40} more in the page" if len(rows) > 40 else ""
+        lines.append([row.label, counted(row), *(_spread(row.cells[k], row) for k in shown)])
+    more = f"\n... and {len(rows) - 40} more on the page" if len(rows) > 40 else ""
     return "\n" + aligned(lines) + more + "\n"
 
 
 def _spread(cell: Cell, row: Row) -> str:
-    """``0.5 (0.4 ... 0.6)``, with the number of runs where it is not all that are done."""
+    """Return ``0.5 (0.4 ... 0.6)``, with the number of runs if it is not of all done runs."""
     if not cell.n:
         return ""
     if cell.reference:
@@ -92,7 +96,7 @@ def _spread(cell: Cell, row: Row) -> str:
 def _judged(
     about: dict[str, Any], points: list[dict[str, Any]], table: "pd.DataFrame", folder: Path
 ) -> list[dict[str, Any]]:
-    """What the study expects with its verdicts, in ``expectations.json`` and on the terminal."""
+    """Write the verdicts of the expectations, print them, and return them for the page."""
     if not about.get("expectations"):
         return []
     from sa.sweep import expectation
@@ -107,22 +111,23 @@ def _judged(
 
 
 def _curves(run: Path, over: str) -> None:
+    """Draw the curves of one run."""
     from sa.figure import draw
 
     rows = _steps(run)
     if not rows:
-        raise files.RecordError(f"{run} has no rows to draw yet: it is {record.state(run)}")
+        raise files.RecordError(f"{run} has no rows to draw yet; the run is {record.state(run)}")
     for path in draw.curves(_placed(rows, run, over), run / "figures", title=run.name):
         print(f"figure: {path}")
 
 
 def _steps(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run that say their step, as all of today's do."""
+    """Return the rows of a run that have a step; rows of old records may lack it."""
     return [row for row in record.read_rows(run) if is_number(row.get("step"))]
 
 
 def _placed(rows: list[dict[str, Any]], run: Path, over: str) -> "pd.DataFrame":
-    """The rows of a run with the column that they are drawn over."""
+    """Return the rows of a run with the column of their horizontal axis."""
     import pandas as pd
 
     where = along(run, over)
@@ -132,7 +137,7 @@ def _placed(rows: list[dict[str, Any]], run: Path, over: str) -> "pd.DataFrame":
 
 
 def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path, over: str) -> list[Path]:
-    """The curves of every training of a sweep, each in a folder of its run's id."""
+    """Draw the curves of every training of a sweep, in a folder for each run; return the paths."""
     from sa.figure import draw
 
     paths: list[Path] = []
@@ -148,7 +153,7 @@ def _all_curves(root: Path, points: list[dict[str, Any]], folder: Path, over: st
 def _draw(
     root: Path, about: dict[str, Any], points: list[dict[str, Any]], table: "pd.DataFrame"
 ) -> tuple[list[dict[str, str]], list[str]]:
-    """The figures as data URIs, and what went wrong with those that could not be drawn."""
+    """Draw the figures; return them as data URIs, and a message for each that failed."""
     figures: list[dict[str, Any]] = []
     problems: list[str] = []
     folder = sweep.sweep_folder(root, about["name"]) / "figures"
@@ -163,7 +168,7 @@ def _draw(
 
             name = draw.file_name(kind)
             if name in drawn:
-                raise ValueError("another figure is called so; give it a name of its own, name: X")
+                raise ValueError("another figure has this name; give this one another, name: NAME")
             drawn.add(name)
             folder.mkdir(parents=True, exist_ok=True)
             if kind == "curves":
@@ -182,19 +187,19 @@ def _draw(
         for path in pictures[:PICTURES]:
             figures.append(_figure(name, path, paths, folder.parent))
         if len(pictures) > PICTURES:
-            more = f"{name}: {PICTURES} of {len(pictures)} figures are shown, all are in {folder}"
+            more = f"{name}: the page shows {PICTURES} of {len(pictures)} figures; all: {folder}"
             problems.append(more)
     return figures, problems
 
 
 def _missing(table: "pd.DataFrame") -> str:
-    """Return how many runs of a sweep are not done, and how they ended; '' where all are done."""
+    """Return how many runs of a sweep are not done, by state; '' if all are done."""
     states = table["status"][table["status"] != "done"].value_counts()
     return ", ".join(f"{n} of {len(table)} runs {state}" for state, n in states.items())
 
 
 def _kinds(about: dict[str, Any], table: "pd.DataFrame") -> Sequence[str | Mapping[str, Any]]:
-    """The kinds that the sweep names; where it says null, those that show what it measured."""
+    """Return the figure kinds that the sweep names; for null, those that show its results."""
     kinds = about.get("figure", [])
     if kinds is None:
         from sa.figure import draw
@@ -204,10 +209,10 @@ def _kinds(about: dict[str, Any], table: "pd.DataFrame") -> Sequence[str | Mappi
 
 
 def _figure(kind: str, path: Path, paths: list[Path], folder: Path) -> dict[str, Any]:
-    """What the page shows of a figure: the picture, what it is in words, links to its files."""
+    """Return a figure for the page: the picture, its caption, and links to its other files."""
     picture = base64.b64encode(path.read_bytes()).decode()
-    others = [p for p in paths if p.stem == path.stem and p.parent == path.parent and p != path]
-    links = {p.suffix[1:].upper(): p.relative_to(folder).as_posix() for p in others}
+    siblings = [p for p in paths if p.stem == path.stem and p.parent == path.parent and p != path]
+    links = {p.suffix[1:].upper(): p.relative_to(folder).as_posix() for p in siblings}
     about = caption("figure", kind) or kind.replace("_", " ")
     return {
         "kind": kind, "uri": f"data:image/png;base64,{picture}", "caption": about, "links": links
@@ -221,7 +226,7 @@ def _source(
     table: "pd.DataFrame",
     over: str,
 ) -> "pd.DataFrame":
-    """The table that a kind of figure is drawn from."""
+    """Return the table that a figure kind is drawn from."""
     import pandas as pd
 
     if kind == "trajectories":
@@ -229,11 +234,11 @@ def _source(
 
         return weight_pca.table(root, points)
     if kind == "bands":
-        rows = evaluated(root, points, varied(points, table), over)
+        rows = evaluated(root, points, short_labels(points, table), over)
         if rows.empty:
-            raise ValueError("no training of the sweep has been evaluated yet")
+            raise ValueError("no step of the trainings has been evaluated yet; set evaluate_every")
         return _with_settings(rows, points, table)
-    table = table.assign(typed=pd.Series(typed(points), table.index, dtype=object))
+    table = table.assign(typed=pd.Series(typed_settings(points), table.index, dtype=object))
     ended = table[table["status"].isin(ENDED)]
     if ended.empty:
         raise ValueError("no run of the sweep has ended yet")
@@ -243,11 +248,11 @@ def _source(
 def _with_settings(
     rows: "pd.DataFrame", points: list[dict[str, Any]], table: "pd.DataFrame"
 ) -> "pd.DataFrame":
-    """The evaluated steps, with the settings that vary between their labels."""
+    """Return the evaluated steps with the settings that vary between their labels."""
     from sa.table.grouping import varying
 
     names = varying(table[table.attrs["settings"]])
-    known = table[names].assign(label=[x or "all" for x in varied(points, table)])
+    known = table[names].assign(label=[x or "all" for x in short_labels(points, table)])
     out = rows.merge(known.drop_duplicates("label"), on="label", how="left")
     out.attrs = rows.attrs | {"settings": [*names, "seed"]}
     return out

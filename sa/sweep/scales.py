@@ -1,4 +1,4 @@
-"""Which eps and sigma to smooth with: the range that equals the best over seeds, in words."""
+"""Which eps and sigma to smooth with: the range within noise of the best, as a sentence."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,24 +14,30 @@ SCALES = {"epsilon": ("box", "eps"), "sigma": ("gaussian", "sigma")}
 def answers(table: "pd.DataFrame", labels: Sequence[str]) -> list[str]:
     """Return a line for each scale and configuration; none if no run has ``analysis=[smoothing]``.
 
-    labels: of every run. The decreases are relative to the loss, held out if there are such rows.
+    Decreases are relative to the loss, on held-out rows if there are any.
+
+    Args:
+        table: a row a run.
+        labels: the label of each run.
+
     """
     import pandas as pd
 
     if "smoothing/cosine" not in table:
         return []
     number = configurations(table[table.attrs["settings"]])
-    told = pd.Series(labels, table.index)
+    label = pd.Series(labels, table.index)
     several = number.nunique() > 1
     lines = []
     for scale, (kind, short) in SCALES.items():
-        for _, some in table.groupby(number, sort=False):
-            about = f"which {short}? {told.loc[some.index[0]]}: " if several else f"which {short}? "
-            lines.append(about + _answer(some, scale, kind, short))
+        for _, runs in table.groupby(number, sort=False):
+            about = f"{label.loc[runs.index[0]]}: " if several else ""
+            lines.append(f"which {short}? {about}{_answer(runs, scale, kind, short)}")
     return lines
 
 
 def _answer(runs: "pd.DataFrame", scale: str, kind: str, short: str) -> str:
+    """Return the answer for one scale and the runs of one configuration."""
     import numpy as np
 
     from sa.table import ranking
@@ -40,34 +46,35 @@ def _answer(runs: "pd.DataFrame", scale: str, kind: str, short: str) -> str:
     done = runs[(runs["status"] == "done") & runs[tried].notna()]
     of = f"{len(done)} of {len(runs)} runs"
     if done.empty:
-        return f"nobody knows ({of} done)"
+        return f"unknown ({of} are done)"
     grid = list(done[tried].iloc[0])
     gains = np.array([_gains(row, kind) for _, row in done.iterrows()])
-    if len(done) == 1:  # the noise is that of its rows
+    found: list[int] | tuple[int, int, int] | None
+    if len(done) == 1:  # its noise is over rows: the run has measured it
         one = done.iloc[0]
         ends = [one.get(f"smoothing/{scale}{end}") for end in ("", "_low", "_high")]
         found = None if any(x not in grid for x in ends) else [grid.index(x) for x in ends]
     else:
-        got = ranking.within_noise(gains)
-        found = None if got is None else list(got)
+        found = ranking.within_noise(gains)
     if found is None:
-        return f"nobody knows, no decrease is finite ({of})"
+        return f"unknown, no decrease is finite ({of})"
     best, low, high = found
     mean = float(np.nanmean(gains[:, best]))
     whose = "held-out loss" if f"smoothing/{kind}/heldout" in done else "loss"
     gain = f"it lowers the {whose} by {mean:.1%}, {of}"
     if mean <= 0:
-        return f"none lowers the {whose} ({of})"
+        return f"no {short} lowers the {whose} ({of})"
     if low == high:
         return f"{short} {grid[best]:g}; no neighbour is within noise of it ({gain})"
     same = f"{grid[low]:g} to {grid[high]:g} are within noise of the best, {grid[best]:g}"
-    word = "indifferent: " if high - low == len(grid) - 1 else ""
+    word = f"any {short} of the grid: " if high - low == len(grid) - 1 else ""
     return f"{word}{same} ({gain})"
 
 
-def _gains(row: Any, kind: str) -> list[float]:
+def _gains(run: Any, kind: str) -> list[float]:
+    """Return the relative decrease of a run at each width of the grid."""
     import numpy as np
 
-    held = row.get(f"smoothing/{kind}/heldout")
-    told = held if isinstance(held, list | np.ndarray) else row[f"smoothing/{kind}/best"]
-    return list(np.asarray(told, float) / row["value"])
+    held = run.get(f"smoothing/{kind}/heldout")
+    gains = held if isinstance(held, list | np.ndarray) else run[f"smoothing/{kind}/best"]
+    return list(np.asarray(gains, float) / run["value"])

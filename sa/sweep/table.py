@@ -1,4 +1,4 @@
-"""The runs of a sweep as one table, and the same over seeds."""
+"""The table of a sweep's runs, and the table over seeds."""
 
 import json
 from collections import Counter
@@ -10,6 +10,7 @@ from sa.record import files, identity, run, sweep
 from sa.record.run import read_config
 from sa.sweep.series import kind_of
 from sa.table.grouping import REPLICATE, configurations, is_replicate, key, varying
+from sa.table.results import finite, half_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,7 @@ Columns = dict[str, list[Any]]
 
 
 def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every leaf; a list is a leaf unless it holds mappings: ``ends.0``."""
+    """Yield (dotted name, value) of every leaf. A list of mappings is no leaf: ``ends.0.seed``."""
     for name, value in config.items():
         inside = isinstance(value, list) and any(isinstance(v, dict) for v in value)
         node = {str(i): v for i, v in enumerate(value)} if inside else value
@@ -29,16 +30,16 @@ def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, Columns]:
-    """The columns of a sweep's table, a value a point: configuration, results, provenance."""
+    """Return settings, results and provenance of the points: columns with a value a point."""
     results = []
     provenance: Columns = {"run_id": [], "status": [], "commit": []}
     for point in points:
         folder = root / "runs" / point["run_id"]
         results.append(run.read_result(root, folder.name) or {})
         meta = files.read_json(folder / "meta.json") or {}
-        several = meta.get("commits")
-        several = several if isinstance(several, list) else [meta.get("commit")]
-        commits = [str(c) for c in several if c]
+        recorded = meta.get("commits")
+        recorded = recorded if isinstance(recorded, list) else [meta.get("commit")]
+        commits = [str(c) for c in recorded if c]
         if meta.get("schema", run.SCHEMA) != run.SCHEMA:  # its numbers may mean other things
             commits.append(f"schema {meta['schema']}")
         provenance["run_id"].append(folder.name)
@@ -47,7 +48,7 @@ def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, 
     configs = configured(root, points)
     if any(config.get("ends") for config in configs):  # as written; the settings have it resolved
         provenance["ends"] = [json.dumps(c["ends"]) if c.get("ends") else None for c in configs]
-    flat = [dict(leaves(_looked_up(root, config))) for config in configs]
+    flat = [dict(leaves(_with_ends(root, config))) for config in configs]
     outcomes = _transposed(results, _uniform, skip=provenance)
     settings = _transposed(flat, _settings, skip=identity.BOOKKEEPING | {"ends"})
     taken = outcomes.keys() | provenance.keys()
@@ -58,9 +59,8 @@ def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, 
 def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the configuration of every point, without bookkeeping.
 
-    A point without a readable folder has the configuration of one with the same words, less the
-    seed. A setting that is younger than some of the runs has, for those, the value that leaves
-    their ids as they are.
+    A point without a readable folder gets the configuration of a point with the same overrides but
+    the seed. A run older than a setting gets the value of it that leaves the run's id as it is.
     """
     configs = [read_config(root / "runs" / p["run_id"]) for p in points]
     configs = [{k: v for k, v in c.items() if k not in identity.BOOKKEEPING} for c in configs]
@@ -80,8 +80,8 @@ def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]
     return configs
 
 
-def _looked_up(root: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with the trainings that ``ends`` names by their ids told in full."""
+def _with_ends(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with those of the trainings that ``ends`` names by their ids."""
     ends = config.get("ends")
     if not isinstance(ends, list):
         return config
@@ -95,7 +95,8 @@ def _looked_up(root: Path, config: dict[str, Any]) -> dict[str, Any]:
 def framed(root: Path, points: list[dict[str, Any]]) -> "pd.DataFrame":
     """Return the table of a sweep, a run a row.
 
-    ``attrs["settings"]`` and ``attrs["results"]`` name the columns of a kind; parquet keeps them.
+    ``attrs["settings"]`` and ``attrs["results"]`` name the columns of each kind; parquet keeps
+    them.
     """
     import pandas as pd
 
@@ -108,12 +109,13 @@ def framed(root: Path, points: list[dict[str, Any]]) -> "pd.DataFrame":
 def _transposed(
     rows: list[dict[str, Any]], uniform: Callable[[list[Any]], list[Any]], skip: Iterable[str] = ()
 ) -> Columns:
+    """Return rows as columns, each made ``uniform``, without the keys in ``skip``."""
     names = dict.fromkeys(k for row in rows for k in row if k not in skip)
     return {k: uniform([row.get(k) for row in rows]) for k in names}
 
 
 def _uniform(values: list[Any]) -> list[Any]:
-    """One kind a column, as parquet wants it; where runs disagree, all become text."""
+    """Return a column of one kind, as parquet needs; as JSON text if the kinds differ."""
     kinds = {kind_of(v) for v in values if v is not None}
     if kinds == {"numbers"}:
         return [v and [float("nan") if x is None else float(x) for x in v] for v in values]
@@ -123,19 +125,20 @@ def _uniform(values: list[Any]) -> list[Any]:
 
 
 def _settings(values: list[Any]) -> list[Any]:
-    """One kind a column; where runs disagree, text that is equal only for equal settings.
+    """Return a column of one kind; if the kinds differ, texts that are equal for equal settings.
 
-    A text that could be taken for another kind is quoted there: ``"1"`` beside 1.
+    A text that reads as another kind is then quoted: ``"1"`` beside 1.
     """
     kinds = {kind_of(v) for v in values if v is not None}
     large = any(isinstance(v, int) and abs(v) >= 2**53 for v in values)
-    rounded = large and not all(isinstance(v, int) for v in values)  # by a column of floats
+    rounded = large and not all(isinstance(v, int) for v in values)  # in a column of floats
     if kinds <= {"text"} or (len(kinds) == 1 and kinds <= {"bool", "number"} and not rounded):
         return values
     return [v if v is None or _plain_text(v) else key(v) for v in values]
 
 
 def _plain_text(value: Any) -> bool:
+    """Return whether a value is a text that does not read as JSON."""
     try:
         json.loads(value)
     except (TypeError, ValueError):
@@ -144,7 +147,7 @@ def _plain_text(value: Any) -> bool:
 
 
 def collect(root: Path, name: str) -> "pd.DataFrame":
-    """Write and return the table of a sweep: config leaves, results, run_id, status, commit."""
+    """Write the table of a sweep and the one over seeds; return the first."""
     _, points = sweep.read_manifest(root, name)
     table = write_table(root, name, framed(root, points))
     over = aggregate(table)
@@ -155,50 +158,42 @@ def collect(root: Path, name: str) -> "pd.DataFrame":
 
 
 def aggregate(table: "pd.DataFrame") -> "pd.DataFrame":
-    """One row for runs that differ in the seed alone: the settings that vary, and every number.
+    """Return a row for each configuration: the settings that vary, and every result over seeds.
 
-    ``runs`` counts all of them, ``n`` those that are done; ``diverged``, ``failed``, ... the rest.
-    Of every number: ``n``, the done runs that have it, and their mean, quartiles and median.
-    ci95 is the half-width of a 95 % confidence interval of the mean, by Student's t; nan for one.
+    ``runs`` counts all runs, ``n`` those that are done, ``runs/diverged``, ``runs/failed``, ... the
+    others. Each result has ``/n``, the done runs that have it, their ``/mean``, ``/q25``,
+    ``/median`` and ``/q75``, and ``/ci95``, the half-width of the 95 % interval of the mean.
     """
     import pandas as pd
-    from scipy import stats
 
     settings = table[table.attrs["settings"]]
     keys = varying(settings)
     states = sorted(set(table["status"]) - {"done"})
     rows = []
-    for _, some in table.groupby(configurations(settings)):
-        done = some[some["status"] == "done"]
-        row: dict[str, Any] = {k: some[k].iloc[0] for k in keys}
-        row |= {"n": len(done), "runs": len(some)}
-        row |= {f"runs/{s}": int((some["status"] == s).sum()) for s in states}
+    for _, runs in table.groupby(configurations(settings)):
+        done = runs[runs["status"] == "done"]
+        row: dict[str, Any] = {k: runs[k].iloc[0] for k in keys}
+        row |= {"n": len(done), "runs": len(runs)}
+        row |= {f"runs/{s}": int((runs["status"] == s).sum()) for s in states}
         for c in numeric(table):
-            got = finite(done[c])
-            width = stats.t.ppf(0.975, len(got) - 1) * float(str(got.sem()))
+            values = finite(done[c])
             row |= {
-                f"{c}/n": len(got), f"{c}/mean": got.mean(), f"{c}/ci95": width,
-                f"{c}/q25": got.quantile(0.25), f"{c}/median": got.median(),
-                f"{c}/q75": got.quantile(0.75),
+                f"{c}/n": len(values), f"{c}/mean": values.mean(),
+                f"{c}/ci95": half_width(values), f"{c}/q25": values.quantile(0.25),
+                f"{c}/median": values.median(), f"{c}/q75": values.quantile(0.75),
             }  # fmt: skip
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def numeric(table: "pd.DataFrame") -> list[str]:
-    """Return the names of the results that are numbers, or true and false, in every run."""
+    """Return the names of the results that are numbers or booleans in every run."""
     kinds = {c: {kind_of(v) for v in table[c] if v is not None} for c in table.attrs["results"]}
     return [c for c, kind in kinds.items() if kind and kind <= {"number", "bool"}]
 
 
-def finite(column: "pd.Series") -> "pd.Series":
-    """Return the numbers of a column, without what is missing or infinite."""
-    got = column.dropna().astype(float)
-    return got[got.abs() < float("inf")]
-
-
 def write_table(root: Path, name: str, table: "pd.DataFrame") -> "pd.DataFrame":
-    """Write ``results.parquet`` and say what its reader has to know."""
+    """Write ``results.parquet``, print its `cautions`, and return the table."""
     path = sweep.sweep_folder(root, name) / "results.parquet"
     files.write_atomic(path, lambda temp: table.to_parquet(temp, index=False))
     print(f"table: {path} ({len(table)} rows, {len(table.columns)} columns)")
@@ -208,17 +203,17 @@ def write_table(root: Path, name: str, table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def cautions(table: "pd.DataFrame") -> list[str]:
-    """What a reader of the table has to know before comparing its rows."""
+    """Return warnings for the reader of a table: runs not done, several commits or targets."""
     found = []
     left = Counter(s for s in table["status"] if s != "done")
     if left:
-        told = ", ".join(f"{n} {state}" for state, n in left.most_common())
-        found.append(f"not every run is done: {told}")
+        states = ", ".join(f"{n} {state}" for state, n in left.most_common())
+        found.append(f"not all runs are done: {states}")
     commits = {c for both in table["commit"].dropna() for c in both.split("+")}
     if len(commits) > 1:
-        told = ", ".join(sorted(c[:10] for c in commits))
-        found.append(f"the runs come from {len(commits)} commits of the code: {told}")
+        listed = ", ".join(sorted(c[:10] for c in commits))
+        found.append(f"the runs come from {len(commits)} commits of the code: {listed}")
     if "target" in table and table["target"].nunique() > 1:
-        told = ", ".join(sorted(map(str, table["target"].dropna().unique())))
-        found.append(f"a comparison across targets: the estimators estimate {told}")
+        targets = ", ".join(sorted(map(str, table["target"].dropna().unique())))
+        found.append(f"the estimators have different targets: {targets}")
     return found

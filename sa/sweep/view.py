@@ -1,23 +1,23 @@
-"""What the page of a sweep shows, made of its table: facts, runs, configurations over seeds."""
+"""The contents of a sweep's page: facts, the table of runs, the table over seeds."""
 
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa.sweep.label import typed
-from sa.sweep.meaning import meaning
-from sa.sweep.series import is_number
-from sa.sweep.shown import (
+from sa.sweep.display import (
     CHOICES,
     OF_REFERENCE,
     Cell,
     Row,
-    half_width,
+    displayed,
     is_reference,
     over_seeds,
-    shown,
+    width_text,
 )
+from sa.sweep.label import typed_settings
+from sa.sweep.meaning import meaning
+from sa.sweep.series import is_number
 from sa.sweep.status import counted
 from sa.sweep.table import cautions, numeric
 from sa.table import names
@@ -32,24 +32,24 @@ KEYS = (
     "quant_error/least cost/bops sensitivity_bits/kendall/taylor sensitivity_bits/gain "
     "train/loss train/accuracy test/loss test/accuracy evals seconds"
 ).split()
-"""The results that the page and LaTeX show, where a sweep has them, beside the objective."""
+"""The results that the page and LaTeX show, if a sweep has them, beside the objective."""
 
 TERMINAL = frozenset(KEYS) - set(
     "value alignment/scale descent/ratio train/accuracy test/loss seconds".split()
 )
-"""Those of them that the terminal has room for."""
+"""The results that the terminal shows."""
 
 CELLS = 200_000
-"""The most cells of columns that the reader may add to the page (some 2 MB)."""
+"""The most cells of columns that the reader can add to the page (about 2 MB)."""
 
 
 def key_numbers(table: "pd.DataFrame", objective: str | None = None) -> list[str]:
-    """Return the results that summaries show: the objective first, where it is a number."""
-    there = [k for k in KEYS if k in table and table[k].notna().any()]
+    """Return the results that summaries show: the objective first, if it is a number."""
+    found = [k for k in KEYS if k in table and table[k].notna().any()]
     own = objective if objective in table and objective not in CHOICES else None
     if own and table[own].map(is_number).any():
-        return [own, *(k for k in there if k != own)]
-    return there
+        return [own, *(k for k in found if k != own)]
+    return found
 
 
 def page(
@@ -58,15 +58,23 @@ def page(
     table: "pd.DataFrame",
     labels: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what the template shows: facts, a table of the runs and one over seeds."""
+    """Return the values of the page's template.
+
+    Args:
+        about: the manifest of the sweep.
+        points: of the sweep.
+        table: a row a run.
+        labels: the label of each run.
+
+    """
     settings, results = table.attrs["settings"], table.attrs["results"]
-    words = typed(points)
+    words = typed_settings(points)
     swept = {k: [w.get(k, "") for w in words] for k in dict.fromkeys(k for w in words for k in w)}
     swept = {k: v for k, v in swept.items() if len(set(v)) > 1}
     lists = {k for k in results if any(isinstance(v, list) for v in table[k])}
     differ = [k for k in settings if k == "seed" or k in varying(table[settings])]
     first = {k: _column(k, k, v) for k, v in swept.items()}
-    if not swept:  # a plan without overrides: read it off the configurations
+    if not swept:  # a plan without overrides: take the settings that vary
         first = {k: _column(k, k, table[k]) for k in settings if table[k].nunique() > 1}
     keys = [k for k in key_numbers(table, about.get("objective")) if k in results]
     keys = keys or [k for k in results if k not in lists][:12]
@@ -89,15 +97,16 @@ def page(
 
 
 def _column(key: str, words: str, values: Any) -> dict[str, Any]:
+    """Return a column of the page: its key, name, meaning and cells."""
     about = meaning(key)
     return {"key": key, "words": words, "title": about, "cells": [text(v) for v in values]}
 
 
 def _result(table: "pd.DataFrame", key: str) -> dict[str, Any]:
-    """A column of the table by its name and in its unit, the reference marked."""
+    """Return a column of results by its name and in its unit, the reference marked."""
     if key not in names.NAMES:
         return _column(key, key, table[key])
-    one = shown(table, key, every=True)
+    one = displayed(table, key, every=True)
     column = _column(key, one.words, one.numbers)
     if key in OF_REFERENCE:
         marks = zip(column["cells"], is_reference(table), strict=True)
@@ -111,13 +120,14 @@ def _rows(
     columns: list[dict[str, Any]],
     labels: Sequence[str],
 ) -> list[dict[str, Any]]:
+    """Return the rows of the table of runs: cells, and the details of an opened row."""
     settings, results = table.attrs["settings"], table.attrs["results"]
     rows = []
     for i, (_, row) in enumerate(table.iterrows()):
-        named = [(k, row[k]) for k in (*settings, *results, "run_id", "commit") if k not in lists]
-        detail = "\n".join(f"{k}: {text(v, 10)}" for k, v in named if text(v))
+        values = [(k, row[k]) for k in (*settings, *results, "run_id", "commit") if k not in lists]
+        detail = "\n".join(f"{k}: {text(v, 10)}" for k, v in values if text(v))
         hidden = ", ".join(k for k in results if k in lists and isinstance(row[k], list))
-        detail += f"\n\nlists, in results.parquet: {hidden}" if hidden else ""
+        detail += f"\n\nin results.parquet as lists: {hidden}" if hidden else ""
         cells = [column["cells"][i] for column in columns]
         seed = f" seed={row['seed']}" if "seed" in settings else ""
         label = f"{labels[i]}{seed}"
@@ -128,26 +138,27 @@ def _rows(
 def _over_seeds(
     table: "pd.DataFrame", labels: Sequence[str], keys: Sequence[str]
 ) -> dict[str, Any]:
-    """The table over seeds: columns with their titles, and a row of cells a configuration."""
-    told, rows = over_seeds(table, labels, keys)
-    kept = [k for k in range(len(keys)) if any(row.cells[k].n for row in rows)]
+    """Return the table over seeds: columns with their meaning, a row for each configuration."""
+    words, rows = over_seeds(table, labels, keys)
+    shown = [k for k in range(len(keys)) if any(row.cells[k].n for row in rows)]
     columns = [
-        {"key": "configuration", "words": "configuration", "title": "What was typed"},
+        {"key": "configuration", "words": "configuration", "title": "The overrides but the seed."},
         {"key": "runs", "words": "n of runs", "title": meaning("runs")},
-        *({"key": keys[k], "words": told[k], "title": _summary(keys[k])} for k in kept),
+        *({"key": keys[k], "words": words[k], "title": _summary(keys[k])} for k in shown),
     ]  # fmt: skip
-    lines = [[row.label, _counts(row), *(_mean(row.cells[k], row) for k in kept)] for row in rows]
+    lines = [[row.label, _counts(row), *(_mean(row.cells[k], row) for k in shown)] for row in rows]
     return {"columns": columns, "rows": lines}
 
 
 def _over_seeds_extra(
     table: "pd.DataFrame", labels: Sequence[str], keys: Sequence[str]
 ) -> list[dict[str, Any]]:
+    """Return the columns that the reader can add to the table over seeds."""
     more = [k for k in numeric(table) if k not in keys]
-    told, rows = over_seeds(table, labels, more)
+    words, rows = over_seeds(table, labels, more)
     columns = {
         key: {
-            "key": key, "words": told[k], "title": _summary(key),
+            "key": key, "words": words[k], "title": _summary(key),
             "cells": [_mean(row.cells[k], row) for row in rows],
         }
         for k, key in enumerate(more) if any(row.cells[k].n for row in rows)
@@ -156,21 +167,20 @@ def _over_seeds_extra(
 
 
 def _summary(key: str) -> str:
-    how = (
-        "Median (least to most) over seeds."
-        if key in CHOICES
-        else ("Mean over seeds ± the half-width of its 95 % interval (Student's t).")
-    )
+    """Return the meaning of a column over seeds."""
+    mean = "Mean over seeds ± the half-width of its 95 % interval (Student's t)."
+    how = "Median (least to most) over seeds." if key in CHOICES else mean
     return f"{meaning(key)} {how}".strip()
 
 
 def _counts(row: Row) -> str:
+    """Return how many runs are done, ``4 of 6: 2 diverged``."""
     rest = ", ".join(f"{n} {state}" for state, n in row.states.items() if state != "done")
     return f"{row.states['done']} of {row.runs}" + (f": {rest}" if rest else "")
 
 
 def _mean(cell: Cell, row: Row) -> str:
-    """A cell over seeds: ``0.5 ± 0.1 [n=3]``, n where it is not of all runs."""
+    """Return a cell over seeds: ``0.5 ± 0.1 [n=3]``, with n if it is not of all runs."""
     if not cell.n:
         return ""
     if cell.reference:
@@ -179,18 +189,18 @@ def _mean(cell: Cell, row: Row) -> str:
     if cell.half != cell.half:
         ends = f" ({cell.low:.4g} to {cell.high:.4g})" if cell.high > cell.low else ""
         return f"{cell.mean:.4g}{ends}{n}"
-    return f"{cell.mean:.4g} ± {half_width(cell.half)}{n}"
+    return f"{cell.mean:.4g} ± {width_text(cell.half)}{n}"
 
 
 def _fitting(columns: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """As many of the columns that say something as fit into the page."""
-    telling = [c for c in columns.values() if any(c["cells"])]
-    each = max(1, len(telling[0]["cells"])) if telling else 1
-    return telling[: max(20, CELLS // each)]
+    """Return the columns that are not empty, as many as fit into the page."""
+    filled = [c for c in columns.values() if any(c["cells"])]
+    each = max(1, len(filled[0]["cells"])) if filled else 1
+    return filled[: max(20, CELLS // each)]
 
 
 def text(value: Any, digits: int = 4) -> str:
-    """Return a value as a cell shows it: '' where there is none, numbers to so many digits."""
+    """Return a value as cells show it: numbers to so many digits, '' if it is missing."""
     if value is None or value != value:
         return ""
     if isinstance(value, float):
@@ -200,7 +210,7 @@ def text(value: Any, digits: int = 4) -> str:
 
 
 def rendered(page: dict[str, Any]) -> str:
-    """Return the page as HTML that needs nothing else."""
+    """Return the page as HTML in one file."""
     import jinja2
 
     source = Path(__file__).with_name("report.html").read_text()
