@@ -126,7 +126,7 @@ def test_words_that_no_run_has_together_are_no_missing_column():
     [
         ({"value": [1, 2]}, "one"), ({"predicate": "between"}, "two values"),
         ({"predicate": "~"}, "between"), ({"when": 1}, "when"),
-        ({"against": {"a": 1}, "tau": "dim"}, "either"),
+        ({"against": {"a": 1}, "tau": "dim"}, "exclude each other"),
     ],
 )  # fmt: skip
 def test_a_wrong_expectation_is_refused(given, told):
@@ -155,7 +155,7 @@ def test_true_is_true_however_it_was_typed_or_resolved():
 def test_a_line_tells_all():
     told = expectation.line(judged(where={"e": "b", "dim": 8}))
     assert told.startswith("pass: x: 0.7375 [") and told.endswith(
-        "of 4 seeds; expected >= 0.5 (paper)"
+        "over 4 seeds; expected >= 0.5 (paper)"
     )
 
 
@@ -175,7 +175,7 @@ def test_a_verdict_names_the_settings_that_it_pools():
     ]
     pooled, single, order = expectation.judge(expectation.read(given), table, words)
     assert pooled["over"] == ["dim", "q"] and single["over"] == [] and order["over"] == ["q"]
-    assert "over all values of dim, q;" in expectation.line(pooled)
+    assert "and all values of dim, q;" in expectation.line(pooled)
     assert "over all values" not in expectation.line(single)
 
 

@@ -252,7 +252,7 @@ def test_retry_runs_exactly_the_unfinished(mixed, capsys, monkeypatch):
     folders = [str(root / "runs" / ids[i]) for i in (2, 3, 4)]
     assert commands == [[sys.executable, "-m", "sa.run", "--frozen", *folders]]
     told = capsys.readouterr().out
-    assert "3 of 6 to run again" in told and f"{ids[3]}  lost" in told
+    assert "repeating 3 of 6 points" in told and f"{ids[3]}  lost" in told
     monkeypatch.setattr(subprocess, "run", lambda _: types.SimpleNamespace(returncode=1))
     assert main(["retry", "study", "--root", str(root)]) == 1
 
@@ -356,7 +356,10 @@ def test_the_page_stands_alone(mixed, figure, capsys):
                    page.split('<table id="runs">'))  # fmt: skip
     assert seeds == ["configuration", "n of runs", "loss at the point", "seconds"]
     assert runs == ["seed", "loss at the point", "seconds", "status"]
-    assert 'title="The seed of every random number of the run: the replicate."' in page
+    assert (
+        'title="The seed of all random numbers of the run; means and intervals are over seeds."'
+        in page
+    )
     assert "1 of 6: 1 diverged, 1 failed, 1 lost, 1 pending, 1 running" in page
     assert "estimator.sigma: 0.1" in page and ids[0] in page
     assert "6 points: " in page and "c0ffee" in page
@@ -374,7 +377,7 @@ def test_the_page_of_a_plan_without_overrides_shows_what_varies(tmp_path, figure
     runs = page.split('<table id="runs">')[1]
     head = re.findall(r"<th data-key[^>]*><button[^>]*>(.*?)</button>", runs)
     assert head == ["seed", "dim", "loss at the point", "seconds", "status"]
-    assert "7.75" not in page and "lists, in results.parquet: profile" in page
+    assert "7.75" not in page and "in results.parquet as lists: profile" in page
 
 
 def opened(page: Path, address: str = "", script: str = "") -> str:
@@ -488,7 +491,7 @@ def test_a_run_is_reported_by_its_curves(mixed, figure, capsys):
     assert told == [f"figure: {folder / 'curves.png'}", f"figure: {folder / 'curves.svg'}"]
     assert figure.rows.to_dict("records") == [{"step": 0, "loss": 1.0}]
     assert main(["report", ids[4], "--root", str(root)]) == 1
-    assert "no rows to draw yet: it is pending" in capsys.readouterr().err
+    assert "no rows to draw yet; the run is pending" in capsys.readouterr().err
 
 
 def test_curves_lie_over_what_a_step_has_seen(tmp_path, capsys):
@@ -499,7 +502,7 @@ def test_curves_lie_over_what_a_step_has_seen(tmp_path, capsys):
     for over, where in (("step", 8), ("epoch", 2.0), ("sample", 400)):  # 4 steps, 20 rows left out
         assert series.along(folder, over)(row) == where
     assert main(["report", run, "--root", str(tmp_path), "--over", "flops"]) == 1
-    assert f"{run} has no 'cost/macs'; set analysis=[cost]" in capsys.readouterr().err
+    assert f"{run} has no 'cost/macs'; repeat it with analysis=[cost]" in capsys.readouterr().err
     files.write_json(folder / "result.json", {"rows": 220, "cost/macs": 10.0})
     assert series.along(folder, "flops")(row) == 24 * 50 * 2 * 10
     (whole,) = plan(tmp_path, "whole", [config(1, batch_size=None)])
@@ -556,7 +559,7 @@ def test_watch_is_for_one_sweep(mixed, capsys):
     for words in (["status", "--watch"], ["collect", "study", "--watch"]):
         with pytest.raises(SystemExit, match="2"):
             main([*words, "--root", str(mixed[0])])
-        assert "--watch is for `status NAME`; there are: study" in capsys.readouterr().err
+        assert "--watch works with `status NAME` only; there are: study" in capsys.readouterr().err
 
 
 def test_cancel_tells_the_processes_here_to_stop(mixed, capsys, monkeypatch):
@@ -623,7 +626,7 @@ def test_an_export_that_breaks_says_where_and_goes_on_when_repeated(tmp_path, ca
     monkeypatch.setattr(library, "init", full)
     assert main(["wandb", "study", "--root", str(tmp_path)]) == 1
     told = capsys.readouterr().err
-    assert "No space left" in told and f"the export broke at run {ids[1]}" in told
+    assert "No space left" in told and f"the export failed at run {ids[1]}" in told
     assert begun == ids[:2] and not (tmp_path / "runs" / ids[1] / "wandb").exists()
     monkeypatch.setattr(wandb, "_BROKEN", [])
     assert main(["wandb", "study", "--root", str(tmp_path)]) == 0
@@ -668,7 +671,7 @@ def test_a_run_that_is_nowhere_is_pending(tmp_path, figure, capsys):
     for command in ("collect", "report"):
         code, out, _ = typed(command, tmp_path, capsys)
         assert code == 0 and "note: not all runs are done: 1 pending" in out
-    assert "no config.yaml: repeat the -m command" in typed("retry", tmp_path, capsys)[1]
+    assert "without config.yaml: repeat the -m command" in typed("retry", tmp_path, capsys)[1]
     assert not (tmp_path / "runs/feedbeef00").exists()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from sa.record import files, sweep
 from sa.sweep import weight_pca
-from sa.sweep.weight_pca import Trajectory, components, of, walks
+from sa.sweep.weight_pca import Trajectory, components, points_of, walks
 
 
 @pytest.fixture
@@ -56,12 +56,12 @@ def test_a_walk_has_the_lengths_of_its_training_and_no_direction(draw):
 def test_layers_by_name_and_those_too_small(draw):
     weights = {"fc1.weight": draw.normal(size=(4, 6)), "fc1.bias": draw.normal(size=(4, 2))}
     path = Trajectory("a", [0, 1, 2, 3], weights)
-    assert of([path], None)[0].shape == of([path], "fc1")[0].shape == (4, 8)
-    assert of([path], "fc1.weight")[0].shape == (4, 6)
-    with pytest.raises(files.RecordError, match="fc1.bias has 2 parameters, a plane has two"):
-        of([path], "fc1.bias")
+    assert points_of([path], None)[0].shape == points_of([path], "fc1")[0].shape == (4, 8)
+    assert points_of([path], "fc1.weight")[0].shape == (4, 6)
+    with pytest.raises(files.RecordError, match="fc1.bias has 2 parameters, and a plane needs"):
+        points_of([path], "fc1.bias")
     with pytest.raises(files.RecordError, match="no layer.*fc1.weight, fc1.bias"):
-        of([path], "fc9")
+        points_of([path], "fc9")
 
 
 def written(root, run, seed=0, width=5, replicas=None, steps=(0, 10, 20, 25)):

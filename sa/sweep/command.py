@@ -23,19 +23,19 @@ from sa.sweep.table import collect
 
 USAGE = """\
 commands:
-  status [NAME]   which points are done, running, failed, lost; without NAME, every sweep;
-                  with --watch, until nothing is left to wait for
-  collect NAME    one table of all runs, sweeps/NAME/results.parquet, and one over seeds
-  retry NAME      run again exactly the points that failed, were lost, interrupted or never began
-  cancel NAME     stop what runs of it, here and on the cluster; finished runs stay
-  logs ID         what a run printed, and how it ended
-  wandb NAME      export finished runs to W&B files from one process; `wandb sync` sends them
-  pca NAME        the trainings' paths in the plane of their principal components, whole model and
-                  one layer (--layer NAME); of runs with snapshot_every=
-  report NAME     table, figures and one self-contained page: sweeps/NAME/report.html; beside it
-                  the tables as CSV and LaTeX (booktabs);
-                  of a single run's id: its curves, runs/ID/figures; --over epoch, sample or
-                  flops: what curves and bands are drawn over (flops: of runs with analysis=[cost])
+  status [NAME]   show which points are done, running, failed or lost; without NAME show every
+                  sweep; --watch refreshes until no point is running
+  collect NAME    write the table of all runs, sweeps/NAME/results.parquet, and one over seeds
+  retry NAME      repeat the points that failed, were lost or interrupted, or never began
+  cancel NAME     stop its running points, here and on the cluster; finished runs stay
+  logs ID         show what a run printed, and how it ended
+  wandb NAME      export finished runs to W&B files; `wandb sync` sends them
+  pca NAME        draw the trainings' paths in the plane of their principal components, for the
+                  whole model and one layer (--layer NAME); the runs need snapshot_every=STEPS
+  report NAME     draw the figures, and write sweeps/NAME/report.html and the tables as CSV and
+                  LaTeX; for the id of a run, draw its curves in runs/ID/figures;
+                  --over epoch, sample or flops sets the horizontal axis of curves and bands
+                  (flops: the runs need analysis=[cost])
 
 examples:
   python -m sa.sweep status
@@ -45,7 +45,7 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0: answered; 1: a run or the report failed; 2: there is no sweep or run of that name."""
+    """Run a command; return 0, 1 if a run or the report failed, 2 for an unknown name."""
     telling.patient()
     parser = argparse.ArgumentParser(
         prog="python -m sa.sweep",
@@ -60,15 +60,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", metavar="COMMAND", choices=commands, help="|".join(commands))
     parser.add_argument("name", metavar="NAME", nargs="?", help="a sweep, or for report a run")
     parser.add_argument("--root", default=os.environ.get("SA_ROOT") or ".", metavar="DIR")
-    parser.add_argument("--watch", action="store_true", help="status NAME, every two seconds")
-    parser.add_argument("--layer", metavar="NAME", help="pca: of this layer, e.g. conv1")
-    parser.add_argument("--over", metavar="|".join(OVER), choices=OVER, help="report: of figures")
+    parser.add_argument("--watch", action="store_true", help="status: refresh every two seconds")
+    parser.add_argument("--layer", metavar="NAME", help="pca: the layer, e.g. conv1")
+    parser.add_argument(
+        "--over", metavar="|".join(OVER), choices=OVER, help="report: the horizontal axis"
+    )
     given = parser.parse_args(argv)
     root = Path(given.root).expanduser()
     if given.name is None and given.command != "status":
         parser.error(f"{given.command} needs a NAME; {sweep.near(root, '')}")
     if given.watch and (given.command != "status" or given.name is None):
-        parser.error(f"--watch is for `status NAME`; {sweep.near(root, '')}")
+        parser.error(f"--watch works with `status NAME` only; {sweep.near(root, '')}")
     try:
         if given.watch:
             watch(root, given.name)
@@ -94,13 +96,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _reason(error: Exception) -> str:
+    """Return the text of an error, with its type if it is unexpected."""
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def retry(root: Path, name: str) -> int:
-    """Run the points without a result again, those another process has excepted.
+    """Repeat the points without a result, except those that another process is computing.
 
-    Here, one after another; a sweep that went to SLURM is submitted there again, by its command.
+    They run here, one after another. A sweep that went to SLURM is submitted again by its command.
     """
     about, points = sweep.read_manifest(root, name)
     if slurm.jobs(sweep.sweep_folder(root, name)):
@@ -115,11 +118,11 @@ def retry(root: Path, name: str) -> int:
             folders.append(folder)
             print(label)
         else:
-            print(f"{label}  (no config.yaml: repeat the -m command of the sweep)")
+            print(f"{label}  (without config.yaml: repeat the -m command of the sweep)")
     if not folders:
         print(f"{name}: nothing to retry")
         return 0
-    print(f"{name}: {len(folders)} of {len(points)} to run again", flush=True)
+    print(f"{name}: repeating {len(folders)} of {len(points)} points", flush=True)
     command = [sys.executable, "-m", "sa.run", "--frozen", *map(str, folders)]
     code = subprocess.run(command).returncode
     print(f"{name}: {counted(states_of(root, points))}")
@@ -127,17 +130,16 @@ def retry(root: Path, name: str) -> int:
 
 
 def _repeat(root: Path, about: dict[str, Any]) -> int:
-    """Type the command of a sweep again, for this root, in the folder where it was typed.
+    """Repeat the command of a sweep for this root, in the folder where it was typed.
 
-    Every other word that is relative to a folder, and what the environment named, means what it
-    meant then.
+    Relative paths and environment variables then mean what they meant the first time.
     """
     typed = {str(k): str(v) for k, v in (about.get("typed_in") or {}).items()}
     folder = Path(typed.pop("folder", "."))
     if not folder.is_dir():
         telling.note(
-            f"the folder where this sweep was typed, {folder}, is gone: words of it that are "
-            "relative to a folder now mean the current one"
+            f"the folder where this sweep was typed, {folder}, no longer exists: relative paths "
+            "in its command now start from the current folder"
         )
         folder = Path()
     words = [str(w) for w in about.get("argv") or []]
@@ -151,42 +153,42 @@ def _repeat(root: Path, about: dict[str, Any]) -> int:
 
 
 def logs(root: Path, name: str) -> int:
-    """Print what a run wrote while it ran, and how it ended."""
+    """Print the log of a run, and how it ended."""
     found = sorted((root / "runs").glob(f"{glob.escape(name)}*"))
     if len(found) != 1:
         what = f"{len(found)} runs begin with" if found else "there is no run"
         raise files.Missing(f"{what} '{name}' in {root / 'runs'}; runs: {runs_there(root)}")
-    text = found[0] / "log.txt"
-    if text.exists():
-        sys.stdout.write(text.read_text(errors="replace"))
-    told = run.load_status(found[0])
-    print(
-        f"{found[0]}: {run.state(found[0])}" + (f"\n{told['error']}" if told.get("error") else "")
-    )
-    for place, why in (told.get("untold") or {}).items():
+    folder = found[0]
+    log = folder / "log.txt"
+    if log.exists():
+        sys.stdout.write(log.read_text(errors="replace"))
+    about = run.load_status(folder)
+    error = f"\n{about['error']}" if about.get("error") else ""
+    print(f"{folder}: {run.state(folder)}{error}")
+    for place, why in (about.get("untold") or {}).items():
         print(f"{place} was lost: {why}")
-    for past in told.get("past") or []:
+    for past in about.get("past") or []:
         last = (past["error"].strip().splitlines() or [""])[-1]
         print(f"before that: {past['state']}: {last}")
     return 0
 
 
 def pca(root: Path, name: str, layer: str | None) -> None:
-    """Draw the trainings of a sweep as paths, and tell what the first components explain."""
+    """Draw the paths of a sweep's trainings, and print what their first components explain."""
     from sa.figure import draw
     from sa.sweep import weight_pca
 
     table = weight_pca.table(root, sweep.read_manifest(root, name)[1], layer)
     shares = table[table["what"] == "share"]
-    for (scope, view), some in shares.groupby(["scope", "view"], sort=False):
-        told = " ".join(f"{100 * s:.1f}" for s in some["share"].head(weight_pca.COMPONENTS))
-        print(f"{scope:<16} {view:<13} {len(some):>3} components; % explained: {told}")
+    for (scope, view), rows in shares.groupby(["scope", "view"], sort=False):
+        percent = " ".join(f"{100 * s:.1f}" for s in rows["share"].head(weight_pca.COMPONENTS))
+        print(f"{scope:<16} {view:<13} {len(rows):>3} components; % explained: {percent}")
     for path in draw.draw("trajectories", table, sweep.sweep_folder(root, name) / "figures"):
         print(f"figure: {path}")
 
 
 def wandb(root: Path, name: str) -> None:
-    """Export every finished run that has no W&B files yet, one after another in this process."""
+    """Export every finished run that has no W&B files yet, one after another."""
     from sa.tracking import wandb as tracker
 
     about, points = sweep.read_manifest(root, name)
@@ -198,15 +200,15 @@ def wandb(root: Path, name: str) -> None:
             continue
         config = read_config(folder)
         meta = files.read_json(folder / "meta.json") or {}
-        told = tracker.describe(config, meta)
         mirror = tracker.Wandb(live=False).open(
-            folder.name, folder, config, meta, group=about.get("name") or name, **told
-        )
+            folder.name, folder, config, meta, group=about.get("name") or name,
+            **tracker.describe(config, meta),
+        )  # fmt: skip
         if not mirror.finish(result, sorted(folder.glob("figures/*.png"))):
             shutil.rmtree(folder / "wandb", ignore_errors=True)  # half a copy counts as none
             raise files.RecordError(
-                f"the export broke at run {folder.name}, see above; {done} runs before it are "
-                "exported: repeat the command to go on"
+                f"the export failed at run {folder.name}, see above; {done} runs before it are "
+                "exported; repeat the command to export the rest"
             )
         done += 1
     spent = time.perf_counter() - began

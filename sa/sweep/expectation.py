@@ -1,7 +1,8 @@
-"""What a study expects, as data, and whether the table of its runs agrees: pass, fail or open."""
+"""The expectations of a study, and their verdicts on its runs: pass, fail or inconclusive."""
 
 import fnmatch
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, Literal
@@ -10,26 +11,35 @@ import pandas as pd
 from annotated_types import Len
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from scipy import stats
 
-from sa.table import grouping, names, ranking
+from sa.table import grouping, ranking
+from sa.table.results import half_width, relative
 
 Value = str | int | float | bool | None
-"""What runs are chosen by: a text may hold ``*``."""
+"""A value that selects runs; ``*`` in a text matches anything."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Expectation:
-    """What a statistic of a sweep is expected to be, and by whom.
+    """The expected range of a statistic of a sweep.
 
-    id: names it. statistic: a number of the results, e.g. ``test/accuracy``, as a fraction; what
-    tables show relative to the loss (``descent/best``) is relative here too. predicate and value:
-    ``>= 0.9``, ``<= 0.9`` or ``between [0.8, 0.9]``. where: the runs it is of, as a mapping of
-    settings or results to values, with ``*`` in a text as in `sweep.exclude`; all if empty; of
-    several settings it is the mean of each seed's. against: other runs; the statistic is then the
-    ``how`` (ratio, difference) of both means, seed by seed. tau: a setting or result: the
-    statistic is then Kendall's tau with it, over the runs of each seed. source: where it is
-    claimed.
+    The statistic is a mean over the runs of each seed, unless ``against`` or ``tau`` is given.
+
+    Args:
+        id: its name.
+        statistic: a result, e.g. ``test/accuracy``, as a fraction. Decreases (``descent/best``)
+            are relative to the loss, as tables show them.
+        predicate: ``>=``, ``<=`` or ``between``.
+        value: the bound, or ``[low, high]`` for ``between``.
+        source: who claims it: a paper, or a page.
+        where: the runs, as a mapping of settings or results to values; all by default. A text may
+            contain ``*``, as in `sweep.exclude`.
+        against: other runs, as in ``where``. The statistic is then the ``how`` of both means, seed
+            by seed.
+        how: ``ratio`` or ``difference``.
+        tau: a setting or result. The statistic is then Kendall's tau with it, over the runs of
+            each seed.
+
     """
 
     id: str
@@ -44,38 +54,41 @@ class Expectation:
 
     def __post_init__(self) -> None:
         if isinstance(self.value, list) != (self.predicate == "between"):
-            raise ValueError(f"{self.id}: between needs two values [low, high], >= and <= one")
+            raise ValueError(
+                f"{self.id}: value: {self.value} does not fit predicate: {self.predicate}; "
+                "between needs two values [low, high], >= and <= need one"
+            )
         if self.against is not None and self.tau is not None:
-            raise ValueError(f"{self.id}: take either against or tau")
+            raise ValueError(f"{self.id}: against and tau exclude each other; leave one out")
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the largest value that agree."""
+        """The least and the largest value that agree with it."""
         if isinstance(self.value, list):
             return self.value[0], self.value[1]
         return (self.value, math.inf) if self.predicate == ">=" else (-math.inf, self.value)
 
 
 def read(given: Sequence[dict[str, Any]]) -> list[Expectation]:
-    """Expectations as an experiment lists them; raises ValueError naming what is wrong."""
+    """Return the expectations that an experiment lists; raise ValueError if one is wrong."""
     for one, side in ((e, s) for e in given for s in ("where", "against")):
         if isinstance(one.get(side), str):
             pairs = ", ".join(w.replace("=", ": ", 1) for w in one[side].split())
-            text = f"{one.get('id')}: {side}: {one[side]!r} is a text"
-            raise ValueError(f"{text}; write a mapping, {side}: {{{pairs}}}")
+            wrong = f"{one.get('id')}: {side}: {one[side]!r} is a text"
+            raise ValueError(f"{wrong}; write a mapping, {side}: {{{pairs}}}")
     try:
         found = TypeAdapter(list[Expectation]).validate_python(list(given))
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ValueError("; ".join(told)) from error
-    names = [e.id for e in found]
-    if len(set(names)) < len(names):
-        raise ValueError(f"an id is used twice: {', '.join(names)}")
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ValueError("; ".join(problems)) from error
+    ids = Counter(e.id for e in found)
+    if twice := [i for i, n in ids.items() if n > 1]:
+        raise ValueError(f"an id is used twice: {', '.join(twice)}; give each expectation its own")
     return found
 
 
 def recorded(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return expectations as a sweep recorded them, with mappings for the words of older ones."""
+    """Return recorded expectations; in old records ``where: "a=1 b=2"`` becomes a mapping."""
     return [
         {
             k: {key: value for key, _, value in (w.partition("=") for w in v.split())}
@@ -90,17 +103,24 @@ def recorded(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def judge(
     expected: Sequence[Expectation], table: pd.DataFrame, words: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Each expectation with what was observed: mean, its 95 % interval, n of what, the verdict.
+    """Return each expectation with its observation and verdict.
 
-    table: a run a row, with its ``status`` (all are done if there is no such column) and in
-    ``attrs["results"]`` the names of the results; words: the overrides of each run.
+    - ``observed`` and ``interval``: the mean over seeds and its 95 % interval by Student's t. With
+      one seed the interval is over its settings; with one run it is its value.
+    - ``n`` and ``of``: how many seeds or runs, and which were left out.
+    - ``verdict``: pass if the whole interval agrees and no run is missing; fail if no part of it
+      agrees; else inconclusive.
+    - ``missing``: of ``runs``, how many have no number, by reason: diverged, failed, lost, ..., or
+      done without it. Numbers of diverged runs are not used, unless ``where`` has a ``status``.
+    - ``over``: the settings that vary among the runs, over which the statistic is a mean or order.
+    - ``why``: the reason if nothing was observed.
 
-    pass: the whole interval over seeds (by Student's t; of one seed that over its settings, of one
-    run its value) agrees, and no run is missing; fail: none of the interval agrees; else
-    inconclusive. ``missing`` counts by name the runs (of ``runs``) without a number: diverged,
-    failed, lost, ..., or done without it. A diverged run's numbers are not used, unless ``where``
-    asks for a ``status``. ``over``: the settings that vary among the runs and that the statistic
-    is a mean or an order over.
+    Args:
+        expected: the expectations.
+        table: a row a run, with ``status`` (without it all are done); ``attrs["results"]`` names
+            the results.
+        words: the overrides of each run.
+
     """
     results = table.attrs.get("results", [str(c) for c in table if "/" in str(c)])
     settings = list(table.attrs.get("settings", []))
@@ -109,23 +129,25 @@ def judge(
 
 
 def line(judged: dict[str, Any]) -> str:
-    """One judged expectation in words."""
+    """Return a judged expectation as a sentence."""
     value = judged["value"]
-    asked = f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else f"{value:g}"
-    asked = asked if judged["predicate"] == "between" else f"{judged['predicate']} {asked}"
-    seen = judged["why"]
+    bounds = f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else f"{value:g}"
+    bounds = bounds if judged["predicate"] == "between" else f"{judged['predicate']} {bounds}"
+    observed = judged["why"]
     if judged["observed"] is not None:
         low, high = judged["interval"]
-        seen = f"{judged['observed']:.4g} [{low:.4g}, {high:.4g}] of {judged['n']} {judged['of']}"
-    if judged["observed"] is not None and judged["over"]:
-        seen += f", over all values of {', '.join(judged['over'])}"
-    lacking = ", ".join(f"{n} of {judged['runs']} {how}" for how, n in judged["missing"].items())
-    seen += f"; {lacking}" if lacking else ""
-    return f"{judged['verdict']}: {judged['id']}: {seen}; expected {asked} ({judged['source']})"
+        number = f"{judged['observed']:.4g} [{low:.4g}, {high:.4g}]"
+        observed = f"{number} over {judged['n']} {judged['of']}"
+        if judged["over"]:
+            observed += f" and all values of {', '.join(judged['over'])}"
+    missing = ", ".join(f"{n} of {judged['runs']} {how}" for how, n in judged["missing"].items())
+    observed += f"; {missing}" if missing else ""
+    verdict = f"{judged['verdict']}: {judged['id']}: {observed}"
+    return f"{verdict}; expected {bounds} ({judged['source']})"
 
 
 def _typed(words: Sequence[Sequence[str]]) -> pd.DataFrame:
-    """A column ``:KEY`` for every key that was typed, a run a row."""
+    """Return a column ``:KEY`` for every key that was typed, a row a run."""
     typed = [dict(w.lstrip("+").split("=", 1) for w in some if "=" in w) for some in words]
     keys = dict.fromkeys(k for one in typed for k in one)
     columns = {f":{k}": [one.get(k) for one in typed] for k in keys}
@@ -134,11 +156,14 @@ def _typed(words: Sequence[Sequence[str]]) -> pd.DataFrame:
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class _Side:
-    """The runs that an expectation is of, or those it compares with.
+    """The runs of an expectation, or those that it compares with.
 
-    runs: a run a row. number: the statistic of each, nan where the run has none that counts.
-    missing: why it has none, of these runs alone. unmatched: how many done runs have the settings
-    but not the results that were asked for.
+    Args:
+        runs: a row a run.
+        number: the statistic of each run, NaN if it has none that counts.
+        missing: the reason, for each run without a number.
+        unmatched: how many done runs have the settings of ``where`` but not its results.
+
     """
 
     runs: pd.DataFrame
@@ -150,6 +175,7 @@ class _Side:
 def _judged(
     e: Expectation, table: pd.DataFrame, results: set[str], settings: list[str]
 ) -> dict[str, Any]:
+    """Return one expectation with its observation and verdict."""
     out: dict[str, Any] = {
         "id": e.id, "statistic": e.statistic, "predicate": e.predicate, "value": e.value,
         "source": e.source, "observed": None, "interval": None, "n": 0, "of": "seeds",
@@ -169,15 +195,14 @@ def _judged(
     if e.statistic not in table:
         return out | {"why": f"no run has {e.statistic}"}
     every = _observed(e, sides, table)
-    got = every.dropna()
-    if got.empty:
+    values = every.dropna()
+    if values.empty:
         if e.tau is not None and not sides[0].runs.empty:
             return out | {"why": f"no seed has three runs to order by {e.tau}"}
         both = "no seed has a number on both sides" if e.against is not None else "no run has it"
         return out | {"why": both}
-    mean, n, reach = float(got.mean()), len(got), 0.0
-    if n > 1:
-        reach = float(stats.t.ppf(0.975, n - 1) * got.std(ddof=1) / math.sqrt(n))
+    mean, n = float(values.mean()), len(values)
+    reach = half_width(values) if n > 1 else 0.0
     low, high = e.bounds
     least, most = mean - reach, mean + reach
     if e.tau is not None:
@@ -188,35 +213,39 @@ def _judged(
     if verdict == "pass" and (lacking or undefined):
         verdict = "inconclusive"
     of = _of(e, sides, every, undefined)
-    seen = {"observed": mean, "interval": [least, most], "n": n, "of": of}
-    return out | seen | {"verdict": verdict}
+    out |= {"observed": mean, "interval": [least, most], "n": n, "of": of}
+    return out | {"verdict": verdict}
 
 
 def _side(
     e: Expectation, table: pd.DataFrame, where: Mapping[str, Value], results: set[str]
 ) -> _Side:
-    """The runs that are as asked; one that is not done may yet have the results asked for."""
+    """Return the runs that match; runs that are not done may still get matching results."""
     having = _chosen(table, {k: v for k, v in where.items() if k not in results})
     matching = _chosen(having, {k: v for k, v in where.items() if k in results})
     status = having["status"] if "status" in having else pd.Series("done", having.index)
     open_ = having.index[(status != "done") & ("status" not in where)]
-    kept = having.index.isin(matching.index.union(open_))
-    runs, status = having[kept], status[kept]
+    chosen = having.index.isin(matching.index.union(open_))
+    runs, status = having[chosen], status[chosen]
     number = _number(runs, e.statistic)
     number = number.mask(runs.index.isin(open_))
     missing = status.where(runs.index.isin(open_), f"without {e.statistic}")[number.isna()]
     if e.tau is not None:
-        other = _number(runs, _column(table, e.tau))
-        number = number.mask(other.isna())
+        ordered_by = _number(runs, _column(table, e.tau))
+        number = number.mask(ordered_by.isna())
         none = number.isna() & ~number.index.isin(missing.index)
         missing = pd.concat([missing, pd.Series(f"without {e.tau}", number.index[none])])
-    return _Side(runs, number, missing, int((~kept).sum()))
+    return _Side(runs, number, missing, int((~chosen).sum()))
 
 
 def _pooled(runs: pd.DataFrame, settings: list[str], order: str | None) -> list[str]:
-    """Return the settings that vary among runs; of several that vary together the shortest name.
+    """Return the settings that vary among runs; of settings that vary together the shortest name.
 
-    order: a column; what it determines is left out.
+    Args:
+        runs: a row a run.
+        settings: their names.
+        order: a column; settings that it determines are left out.
+
     """
     found: dict[tuple[int, ...], str] = {}
     for name in grouping.varying(runs[settings]):
@@ -229,23 +258,23 @@ def _pooled(runs: pd.DataFrame, settings: list[str], order: str | None) -> list[
 
 
 def _observed(e: Expectation, sides: Sequence[_Side], table: pd.DataFrame) -> pd.Series:
-    """The statistic, a number a seed; of one seed's own, a number a run. nan where undefined."""
-    mine = sides[0]
+    """Return the statistic of each seed, or of each run if there is one seed; NaN if undefined."""
+    side = sides[0]
     if e.tau is not None:
-        other = _number(mine.runs, _column(table, e.tau))
-        seeds = mine.number.groupby(mine.runs["seed"], dropna=False)
-        taus = {s: ranking.kendall(some, other.loc[some.index]) for s, some in seeds}
+        ordered_by = _number(side.runs, _column(table, e.tau))
+        seeds = side.number.groupby(side.runs["seed"], dropna=False)
+        taus = {s: ranking.kendall(runs, ordered_by.loc[runs.index]) for s, runs in seeds}
         return pd.Series(taus, dtype=float).rename_axis("seed")
     if e.against is None:
-        one = mine.runs["seed"].nunique(dropna=False) == 1
-        return mine.number if one else _means(mine)
-    both = [_means(side) for side in sides]
-    told = both[0] / both[1] if e.how == "ratio" else both[0] - both[1]
-    return told.where(told.abs() < math.inf)
+        one = side.runs["seed"].nunique(dropna=False) == 1
+        return side.number if one else _means(side)
+    left, right = (_means(x) for x in sides)
+    compared = left / right if e.how == "ratio" else left - right
+    return compared.where(compared.abs() < math.inf)
 
 
 def _undefined(e: Expectation, sides: Sequence[_Side], every: pd.Series) -> int:
-    """Of how many seeds all runs have a number, and the statistic has none: 0 / 0, or a tie."""
+    """Return how many seeds have all numbers but no statistic, because of 0 / 0 or ties."""
     if e.tau is None and e.against is None:
         return 0
     need = 1 if e.tau is None else 3
@@ -254,7 +283,7 @@ def _undefined(e: Expectation, sides: Sequence[_Side], every: pd.Series) -> int:
 
 
 def _of(e: Expectation, sides: Sequence[_Side], every: pd.Series, undefined: int) -> str:
-    """What the numbers are of, with those that are left out: ``seeds (1 without a pair)``."""
+    """Return what the numbers are of, and what is left out: ``seeds (1 without a pair)``."""
     n, notes = len(every.dropna()), []
     seeds = every.index.name == "seed"
     of = f"{'seed' if seeds else 'run'}{'s' if n > 1 else ''}{'' if seeds else ' of one seed'}"
@@ -274,56 +303,54 @@ def _of(e: Expectation, sides: Sequence[_Side], every: pd.Series, undefined: int
 
 
 def _short(sides: Sequence[_Side]) -> int:
-    """Of how many seeds the mean is over fewer runs than others', as where a run failed."""
+    """Return how many seeds have fewer runs with a number than the fullest seed."""
     each = [_counts(side.number, side.runs) for side in sides]
     several = [one for one in each if not one.empty and one.max() > 1]
     return len({seed for one in several for seed in one.index[one < one.max()]})
 
 
 def _counts(number: pd.Series, runs: pd.DataFrame) -> pd.Series:
+    """Return how many runs of each seed have a number."""
     return number.groupby(runs["seed"], dropna=False).count()
 
 
 def _means(side: _Side) -> pd.Series:
+    """Return the mean of each seed."""
     return side.number.groupby(side.runs["seed"], dropna=False).mean()
 
 
 def _number(table: pd.DataFrame, column: str) -> pd.Series:
-    """A column as finite numbers, as tables show it; nan elsewhere, or if no run has it."""
-    given = table[column] if column in table else pd.Series(math.nan, table.index)
-    number = pd.to_numeric(given, errors="coerce").astype(float)
-    known = names.NAMES.get(column)
-    if known is not None and known.relative and "value" in table:
-        number = number / pd.to_numeric(table["value"], errors="coerce").astype(float)
+    """Return a column as tables show it; NaN if it is not finite, or if no run has it."""
+    number = relative(table, column)
     return number.where(number.abs() < math.inf)
 
 
 def _column(table: pd.DataFrame, key: str) -> str:
-    """The column of a setting or result: as it was typed, else as it was resolved."""
+    """Return the column of a setting or result: as it was typed, else as it was resolved."""
     name = f":{key}" if f":{key}" in table else key
     if name not in table:
         raise KeyError(key)
     return name
 
 
-def _chosen(table: pd.DataFrame, asked: Mapping[str, Value]) -> pd.DataFrame:
-    """The runs that have all that is asked, by what was typed or else by their configuration."""
-    for key, wanted in asked.items():
+def _chosen(table: pd.DataFrame, where: Mapping[str, Value]) -> pd.DataFrame:
+    """Return the runs that match all values, by what was typed, else by their configuration."""
+    for key, wanted in where.items():
         column = table[_column(table, key)]
-        if key in table:  # a point that did not type it has it all the same
+        if key in table:  # a point that did not type a setting has its default
             column = column.where(column.notna(), table[key])
         table = table.loc[[_alike(v, wanted) for v in column] if len(column) else []]
     return table
 
 
 def _alike(value: Any, wanted: Value) -> bool:
-    """Whether a value, as it was typed or resolved, is the wanted one."""
-    if value is None or value != value or value == "null":  # resolved to nothing, or typed so
+    """Return whether a value, as it was typed or resolved, matches the wanted one."""
+    if value is None or value != value or value == "null":
         return wanted in (None, "null")
-    told, pattern = str(value), str(wanted)
-    if told.lower() in ("true", "false"):
-        told, pattern = told.lower(), pattern.lower()
-    if fnmatch.fnmatchcase(told, pattern):
+    text, pattern = str(value), str(wanted)
+    if text.lower() in ("true", "false"):
+        text, pattern = text.lower(), pattern.lower()
+    if fnmatch.fnmatchcase(text, pattern):
         return True
     try:
         return float(value) == float(pattern)

@@ -1,4 +1,4 @@
-"""Principal components of the points that the trainings of a sweep went through."""
+"""Principal components of the parameters along the trainings of a sweep."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COMPONENTS = 10
-"""So many shares are told."""
+"""The number of explained shares in tables and on the terminal."""
 
 
 class Trajectory(NamedTuple):
-    """The points of one training: ``steps`` (t,), and by parameter ``weights`` (t, d)."""
+    """The snapshots of one training.
+
+    Args:
+        name: of the run.
+        steps: (t,), when they were taken.
+        weights: (t, d) for each parameter tensor.
+
+    """
 
     name: str
     steps: list[int]
@@ -26,10 +33,10 @@ class Trajectory(NamedTuple):
 
 
 def trajectories(root: Path, points: Sequence[dict[str, Any]]) -> list[Trajectory]:
-    """What the runs of a sweep kept; of replicas, each.
+    """Return the snapshots of the runs of a sweep, those of each replica apart.
 
-    Left out: what is no parameter (BatchNorm's statistics), and biases before BatchNorm, on which
-    no loss depends. Raises RecordError where a run kept none, or lacks one in the middle.
+    BatchNorm's statistics are left out, as are biases before BatchNorm, on which no loss depends.
+    Raises RecordError if a run has no snapshots, or if the networks differ.
     """
     found = []
     for point in points:
@@ -37,61 +44,61 @@ def trajectories(root: Path, points: Sequence[dict[str, Any]]) -> list[Trajector
         files = run.snapshots(folder)
         if not files:
             raise files_.RecordError(
-                f"run {folder.name} kept no points; train it with snapshot_every=STEPS"
+                f"run {folder.name} has no snapshots; train it with snapshot_every=STEPS"
             )
-        several: dict[str, list[np.ndarray]] = {}
+        arrays: dict[str, list[np.ndarray]] = {}
         for path in files.values():
-            with np.load(path) as kept:
-                left_out = set(kept["redundant"].tolist())
-                for key in kept.files:
+            with np.load(path) as snapshot:
+                left_out = set(snapshot["redundant"].tolist())
+                for key in snapshot.files:
                     kind, _, name = key.partition("/")
                     if kind == "params" and name not in left_out:
-                        several.setdefault(name, []).append(kept[key])
-        stacks = {k: np.stack(v).astype(np.float64) for k, v in several.items()}
+                        arrays.setdefault(name, []).append(snapshot[key])
+        stacks = {k: np.stack(v).astype(np.float64) for k, v in arrays.items()}
         meta = files_.read_json(folder / "meta.json") or {}
-        many = (meta.get("hashed") or {}).get("replicas")
+        replicas = (meta.get("hashed") or {}).get("replicas")
         label = " ".join(point["overrides"]) or folder.name
-        for r in range(many or 1):
-            mine = {k: v[:, r] if many else v for k, v in stacks.items()}
-            flat = {k: v.reshape(len(v), -1) for k, v in mine.items()}
-            found.append(Trajectory(f"{label} #{r}" if many else label, list(files), flat))
+        for r in range(replicas or 1):
+            single = {k: v[:, r] if replicas else v for k, v in stacks.items()}
+            flat = {k: v.reshape(len(v), -1) for k, v in single.items()}
+            found.append(Trajectory(f"{label} #{r}" if replicas else label, list(files), flat))
     shapes = [{k: v.shape[1] for k, v in t.weights.items()} for t in found]
     for t, shape in zip(found, shapes, strict=True):
         if shape != shapes[0]:
             raise files_.RecordError(
-                f"'{t.name}' and '{found[0].name}' are different networks, whose weights share no "
-                "plane; take runs of one model"
+                f"'{t.name}' and '{found[0].name}' are different networks, so their weights have "
+                "no common plane; use runs of one model"
             )
     return found
 
 
-def of(found: Sequence[Trajectory], layer: str | None) -> list[np.ndarray]:
-    """The points (t, D) of each training: of the whole model, or of a layer (a pattern).
+def points_of(found: Sequence[Trajectory], layer: str | None) -> list[np.ndarray]:
+    """Return the points (t, D) of each training, of the whole model or of a layer (a pattern).
 
-    Raises RecordError, which names the layers, where there is none or it has too few numbers.
+    Raises RecordError, which names the layers, if there is no such layer, or if it has fewer than
+    three parameters.
     """
     names = list(found[0].weights)
-    mine = [n for n in names if layer is None or _matches(n, layer)]
-    size = sum(found[0].weights[n].shape[1] for n in mine)
+    chosen = [n for n in names if layer is None or _matches(n, layer)]
+    size = sum(found[0].weights[n].shape[1] for n in chosen)
     if size < 3:
-        what = (
-            f"has {size} parameters, a plane has two directions: it would show all"
-            if mine
-            else ("is no layer of these networks")
-        )
-        raise files_.RecordError(f"layer={layer} {what}; there are: {', '.join(names)}")
-    return [np.concatenate([t.weights[n] for n in mine], axis=1) for t in found]
+        few = f"has {size} parameters, and a plane needs at least 3"
+        why = few if chosen else "is no layer of these networks"
+        scope = f"--layer {layer}" if layer else "the model"
+        raise files_.RecordError(f"{scope} {why}; choose one of: {', '.join(names)}")
+    return [np.concatenate([t.weights[n] for n in chosen], axis=1) for t in found]
 
 
 def _matches(name: str, layer: str) -> bool:
+    """Return whether a parameter belongs to a layer."""
     return fnmatch.fnmatchcase(name, layer) or fnmatch.fnmatchcase(name, f"{layer}.*")
 
 
 def components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (n, k) and explained shares (k,) of points (n, D) about their mean, k <= n - 1.
+    """Return scores (n, k) and explained shares (k,) of points (n, D) about their mean, k < n.
 
-    By the eigenvectors of the n x n products, so that D may be large. Components that carry less
-    than 1e-12 of the variance are rounding, and are none.
+    They come from the eigenvectors of the n x n products, so D may be large. Components with less
+    than 1e-12 of the variance are rounding and are left out.
     """
     centred = points - points.mean(0)
     values, vectors = np.linalg.eigh(centred @ centred.T)
@@ -104,30 +111,39 @@ def components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def walks(points: Sequence[np.ndarray], seed: int = 0) -> list[np.ndarray]:
-    """The control: from the same starts, steps as long as each training's, in random directions.
+    """Return random walks from the same starts, with steps as long as each training's.
 
-    Antognini & Sohl-Dickstein (2018): the components of a random walk in many dimensions already
-    look like a path that turns.
+    They are the control: the components of a random walk in many dimensions already look like a
+    path that turns (Antognini & Sohl-Dickstein 2018, NeurIPS).
     """
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     out = []
-    for mine in points:
-        steps = np.diff(mine, axis=0)
-        ways = draw.normal(size=steps.shape)
+    for path in points:
+        steps = np.diff(path, axis=0)
+        ways = rng.normal(size=steps.shape)
         ways *= np.linalg.norm(steps, axis=1, keepdims=True) / np.linalg.norm(
             ways, axis=1, keepdims=True
         )
-        out.append(np.concatenate([mine[:1], mine[:1] + np.cumsum(ways, axis=0)]))
+        out.append(np.concatenate([path[:1], path[:1] + np.cumsum(ways, axis=0)]))
     return out
 
 
 def table(root: Path, points: Sequence[dict[str, Any]], layer: str | None = None) -> "pd.DataFrame":
-    """Scores and explained shares of whole model and layer, in every way of centring.
+    """Return scores and explained shares of the whole model and of a layer, by view.
 
-    scope: ``whole`` or the layer (by default the largest). view: ``joint``, all points about their
-    mean; ``centred``, every training from its own start; ``own``, each training alone; ``walk``,
-    ``walk centred`` and ``walk own``, their controls. A row a point, with ``pc1`` and ``pc2``, and
-    (what = share) a row a component with its ``share``; alone the mean over trainings.
+    Rows with ``what`` = point have ``pc1`` and ``pc2``; rows with ``what`` = share have a
+    component and its explained ``share``. ``scope`` is ``whole`` or the layer. ``view``:
+
+    - ``joint``: all points about their mean;
+    - ``centred``: every training relative to its own start;
+    - ``own``: each training alone; shares are means over trainings;
+    - ``walk``, ``walk centred``, ``walk own``: the same of random walks, as controls.
+
+    Args:
+        root: the folder above runs/.
+        points: of the sweep.
+        layer: a pattern of parameter names; by default the largest tensor.
+
     """
     import pandas as pd
 
@@ -135,7 +151,7 @@ def table(root: Path, points: Sequence[dict[str, Any]], layer: str | None = None
     largest = max(found[0].weights, key=lambda n: found[0].weights[n].shape[1])
     rows: list[dict[str, Any]] = []
     for scope in (None, layer or largest):
-        real = of(found, scope)
+        real = points_of(found, scope)
         control = walks(real)
         views = {
             "joint": real, "centred": [x - x[0] for x in real],
