@@ -516,9 +516,9 @@ def test_different_targets_are_said():
     assert told.startswith("targets differ") and "CDG: box" in told
     assert draw.targets(_label.labelled(table(names=("CDG",)))) == ""
     rows = pd.DataFrame({"label": ["A x=1", "A x=2", "B"], "target": ["none", "none", "box"]})
-    assert draw.targets(rows) == "targets differ: B: box; A: none"
+    assert draw.targets(rows) == "targets differ (B: box; A: none)"
     rows["target"] = ["none", "box", "box"]
-    assert draw.targets(rows) == "targets differ: A x=2, B: box; A x=1: none"
+    assert draw.targets(rows) == "targets differ (A x=2, B: box; A x=1: none)"
 
 
 def test_colours_of_the_familiar_stay():

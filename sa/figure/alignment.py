@@ -29,11 +29,11 @@ def alignment(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
         axis.errorbar(x, found["mean"], bars, fmt="o-", ms=3, color=colour, label=name)
         level(axis, groups["expected"].mean(), ":", color=colour)
     level(axis, tidy.groupby("x")["ceiling"].mean(), "-", color="0.6", lw=0.9,
-          label=f"{compared} of two batches")  # fmt: skip
+          label=f"{compared}, batch against held-out rows")  # fmt: skip
     x_axis(axis, table)
     axis.set_ylim(min(-0.05, axis.get_ylim()[0]), 1.05)
     axis.set_ylabel(names.words("alignment/cosine", compared))
     if tidy["expected"].notna().any():
-        legend_entry(axis, ":", "law on a linear loss")
+        legend_entry(axis, ":", "expected on a linear loss")
     legend(figure, axis)
     return figure, tidy

@@ -44,6 +44,6 @@ def best_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
     axis.set_ylabel(names.bare("descent/best"))
     percent(axis.yaxis)
     if tidy["best_heldout"].notna().any():
-        legend_entry(axis, "--", "held out", marker="o", ms=3.5, mfc="none")
+        legend_entry(axis, "--", "held-out rows", marker="o", ms=3.5, mfc="none")
     legend(figure, axis)
     return figure, tidy

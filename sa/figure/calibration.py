@@ -59,6 +59,6 @@ def calibration(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
         right.tick_params(axis="x", rotation=90 if sizes[1] > 5 else 0)
         right.invert_yaxis()
     if tidy["heldout"].notna().any():
-        legend_entry(axes[0][0], "--", "held out")
+        legend_entry(axes[0][0], "--", "held-out rows")
     legend(figure, axes[0][0])
     return figure, tidy

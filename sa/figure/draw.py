@@ -273,7 +273,7 @@ def targets(table: pd.DataFrame) -> str:
         listed = ", ".join(f"{names.count(', ') + 1} estimators {t}" for t, names in pairs.items())
     else:
         listed = "; ".join(f"{names}: {t}" for t, names in pairs.items())
-    return f"targets differ: {listed}"
+    return f"targets differ ({listed})"
 
 
 def _save(figure: Canvas, tidy: pd.DataFrame | None, path: Path) -> list[Path]:

@@ -52,7 +52,7 @@ def lr_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
         percent(axis.yaxis)
     axes[0].set_ylabel(names.DECREASE)
     if tidy["decrease_heldout"].notna().any():
-        legend_entry(axes[0], "--", "held out")
+        legend_entry(axes[0], "--", "held-out rows")
     legend(figure, axes[0])
     return figure, tidy
 

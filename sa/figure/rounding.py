@@ -82,7 +82,7 @@ def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
         for axis in (curve, best, flipped):
             percent(axis.yaxis)
             axis.axhline(0, color="0.4", lw=0.6)
-    legend_entry(axes[0][0], "--", "held out")
+    legend_entry(axes[0][0], "--", "held-out rows")
     legend(figure, *axes[:, 0])
     return figure, tidy
 

@@ -63,7 +63,7 @@ def surface(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
         points = {"a": a.ravel(), "b": b.ravel(), "loss": losses.ravel()}
         tidy.append(pd.DataFrame({**about, **points}))
     bar = figure.colorbar(ScalarMappable(scale, "viridis"), ax=axes, shrink=0.7)
-    bar.set_label("loss (mean over rows), one scale for all panels")
+    bar.set_label("loss (mean over rows),\none scale for all panels", fontsize=6.5)
     if least > 0:
         few = FuncFormatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in "125" else "")
         bar.ax.yaxis.set_major_formatter(few)
