@@ -11,7 +11,7 @@ RESULTS = json.loads((Path(__file__).parents[1] / "benchmarks" / "results.json")
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda r: r["name"])
-def test_a_row_names_both_sides_and_is_as_long_as_its_ratio(result):
+def test_benchmark_rows_name_both_sides_and_show_their_ratio(result):
     ours, other, kind = sides(result)
     assert ours and other and kind in KINDS
     mine, theirs = seconds(result)

@@ -27,13 +27,13 @@ def library():
     pytest.importorskip("wandb_workspaces", reason="needs pip install -e '.[dashboard]'")
 
 
-def test_the_workspace_is_the_snapshot(library, capsys):
+def test_the_workspace_equals_the_snapshot(library, capsys):
     assert dashboard.main(["json"]) == 0
     told = capsys.readouterr().out
     assert json.loads(told) == json.loads(SNAPSHOT.read_text()), f"meant? then: {COMMAND}"
 
 
-def test_its_panels_show_what_runs_record(library):
+def test_panels_show_results_that_runs_record(library):
     bank = dashboard.document("me", "sa")["spec"]["section"]["panelBankConfig"]
     names = [s["name"] for s in bank["sections"]]
     assert names == ["probes", "trainings over step", "trainings over evals"]
@@ -44,18 +44,18 @@ def test_its_panels_show_what_runs_record(library):
         assert shown <= known, panel["chartTitle"]
 
 
-def test_without_a_key_it_says_so(library, capsys):
+def test_a_missing_key_is_reported(library, capsys):
     assert dashboard.main(["push"]) == 2
     assert "no API key of W&B: type `wandb login`" in capsys.readouterr().err
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch, capsys):
+def test_a_missing_library_is_reported_with_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert dashboard.main(["json"]) == 2
     assert "pip install -c constraints.txt -e '.[dashboard]'" in capsys.readouterr().err
 
 
-def test_what_wandb_refuses_is_one_line(library, monkeypatch, capsys):
+def test_an_error_of_wandb_is_one_line(library, monkeypatch, capsys):
     import wandb
     import wandb_workspaces.workspaces as ws
 

@@ -28,7 +28,7 @@ def judged(frame=None, **given):
     return out
 
 
-def test_the_whole_interval_decides():
+def test_the_whole_interval_must_agree():
     got = judged(where={"e": "b", "dim": 8})
     seen = 0.8 * 0.92 + 0.001 * np.arange(4)
     assert got["observed"] == pytest.approx(seen.mean())
@@ -48,12 +48,12 @@ def test_the_whole_interval_decides():
     )
 
 
-def test_of_one_run_its_value_decides():
+def test_the_value_of_a_single_run_decides():
     got = judged(where={"e": "b", "dim": 8.0, "seed": 0})
     assert got["verdict"] == "pass" and got["interval"] == [got["observed"]] * 2
 
 
-def test_several_settings_of_a_seed_are_one_number_and_of_one_seed_they_are_the_spread():
+def test_settings_are_averaged_within_seeds_and_spread_if_there_is_one_seed():
     got = judged(where={"e": "b"})  # three dims of four seeds: no twelve independent runs
     seen = 0.8 * (1 - 56 / 300) + 0.001 * np.arange(4)
     assert (got["n"], got["of"]) == (4, "seeds") and got["observed"] == pytest.approx(seen.mean())
@@ -64,7 +64,7 @@ def test_several_settings_of_a_seed_are_one_number_and_of_one_seed_they_are_the_
     assert one["interval"][1] - one["interval"][0] > 0.1
 
 
-def test_a_seed_without_all_settings_is_told():
+def test_a_seed_without_all_settings_is_reported():
     frame = table()
     frame.loc[(frame["seed"] == 1) & (frame["dim"] == 8), "cosine"] = float("nan")
     assert judged(frame, where={"e": "b"})["of"] == "seeds (1 without all settings)"
@@ -85,12 +85,12 @@ def test_two_selections_are_compared_seed_by_seed():
     assert gap["observed"] == pytest.approx(0.4 * (1 - 56 / 300)) and gap["verdict"] == "pass"
 
 
-def test_an_order_is_kendalls_tau_a_seed():
+def test_tau_is_kendalls_tau_within_each_seed():
     got = judged(where={"e": "b"}, tau="dim", predicate="<=", value=-0.9)
     assert got["observed"] == -1 and got["n"] == 4 and got["verdict"] == "pass"
 
 
-def test_two_runs_a_seed_have_no_order():
+def test_tau_needs_three_runs_per_seed():
     frame = table()
     told = judged(frame[frame["dim"] < 32], where={"e": "b"}, tau="dim")["why"]
     assert told == "no seed has three runs to order by dim"
@@ -100,13 +100,13 @@ def test_two_runs_a_seed_have_no_order():
 @pytest.mark.parametrize(
     "given", [{"statistic": "speed"}, {"where": {"e": "c"}}, {"where": {"f": 1}}]
 )
-def test_what_was_not_seen_is_inconclusive(given):
+def test_an_unobserved_statistic_is_inconclusive(given):
     got = judged(**given)
     assert got["verdict"] == "inconclusive" and got["observed"] is None and got["why"]
     assert got["why"] in expectation.line(got)
 
 
-def test_a_run_that_did_not_type_a_word_may_have_it_all_the_same():
+def test_where_matches_defaults_that_were_not_typed():
     frame = table().assign(e=["a"] * 12 + ["b"] * 12, off=None, on=False)
     frame.loc[frame["e"] == "b", "words"] = frame["words"].map(lambda w: w[:1])
     assert judged(frame, where={"e": "b", "dim": 8, "off": None, "on": False})["n"] == 4
@@ -117,7 +117,7 @@ def test_a_run_that_did_not_type_a_word_may_have_it_all_the_same():
     assert judged(typed, where={"e": "b", "off": 1})["why"] == "no run has it"
 
 
-def test_words_that_no_run_has_together_are_no_missing_column():
+def test_where_without_matching_runs_is_inconclusive():
     assert judged(where={"e": "c", "dim": 8})["why"] == "no run has it"
 
 
@@ -134,7 +134,7 @@ def test_a_wrong_expectation_is_refused(given, told):
         judged(**given)
 
 
-def test_words_are_refused_in_an_experiment_and_read_in_an_old_record():
+def test_where_as_text_is_refused_in_experiments_and_read_in_old_records():
     known = {"id": "x", "statistic": "cosine", "predicate": ">=", "value": 0.5, "source": "paper"}
     old = known | {"where": "e=b dim=8 seed=null", "against": "e=[a] on=[Tt]rue"}
     with pytest.raises(ValueError, match=r"where: \{e: b, dim: 8, seed: null\}"):
@@ -144,7 +144,7 @@ def test_words_are_refused_in_an_experiment_and_read_in_an_old_record():
     assert expectation.recorded([known]) == [known]
 
 
-def test_true_is_true_however_it_was_typed_or_resolved():
+def test_where_matches_booleans_in_any_spelling():
     frame = table().assign(on=[np.True_] * 12 + ["False"] * 12)
     for wanted in (True, "true", "[Tt]rue"):
         assert judged(frame, where={"e": "a", "dim": 8, "on": wanted})["n"] == 4
@@ -152,14 +152,14 @@ def test_true_is_true_however_it_was_typed_or_resolved():
     assert judged(frame, where={"e": "b", "dim": 8, "on": False})["n"] == 4
 
 
-def test_a_line_tells_all():
+def test_a_verdict_line_has_observation_interval_and_source():
     told = expectation.line(judged(where={"e": "b", "dim": 8}))
     assert told.startswith("pass: x: 0.7375 [") and told.endswith(
         "over 4 seeds; expected >= 0.5 (paper)"
     )
 
 
-def test_a_verdict_names_the_settings_that_it_pools():
+def test_a_verdict_names_the_settings_it_averages_over():
     rows = [
         {"seed": s, "dim": d, "model.dim": d, "q._target_": q, "x/y": 1.0 + d, "status": "done"}
         for s in (0, 1) for d in (8, 16, 32) for q in ("a", "b")
@@ -179,7 +179,7 @@ def test_a_verdict_names_the_settings_that_it_pools():
     assert "over all values" not in expectation.line(single)
 
 
-def test_a_decrease_is_relative_to_the_loss_as_tables_show_it():
+def test_decreases_in_expectations_are_relative_to_the_loss():
     frame = table().rename(columns={"cosine": "descent/best"}).assign(value=2.0)
     relative, absolute = judged(frame, statistic="descent/best"), judged()
     assert relative["observed"] == pytest.approx(absolute["observed"] / 2)

@@ -175,7 +175,7 @@ def nothing_global_changes():
 
 
 @pytest.mark.parametrize("kind", draw.kinds())
-def test_writes_pictures_and_the_table_they_show(kind, tmp_path):
+def test_draw_writes_pictures_and_their_table(kind, tmp_path):
     made = draw.draw(kind, trained() if kind in TRAININGS else FEW, tmp_path)
     assert [p.name for p in made] == [f"{kind}.{end}" for end in ("png", "svg", "pdf", "csv")]
     assert made[0].read_bytes()[:4] == b"\x89PNG" and made[0].stat().st_size > 10_000
@@ -184,7 +184,7 @@ def test_writes_pictures_and_the_table_they_show(kind, tmp_path):
     assert not list(tmp_path.glob(".tmp*"))
 
 
-def test_the_l1_route_and_each_status_are_told_apart(tmp_path):
+def test_minimal_ratio_distinguishes_the_l1_route_from_each_status(tmp_path):
     given = table()
     given.loc[given.index[:4], "critical_points/solver"] = "l1"
     tidy = pd.read_csv(draw.draw("minimal_ratio", given, tmp_path)[3])
@@ -192,7 +192,7 @@ def test_the_l1_route_and_each_status_are_told_apart(tmp_path):
     assert (tidy["status"] == "l1 route").sum() == 4
 
 
-def test_random_labels_tell_the_steps_to_the_goal_and_who_missed_it(tmp_path):
+def test_random_labels_show_steps_to_the_goal_and_mark_missed_goals(tmp_path):
     given = table()
     given["step"] = range(10, 10 + len(given))
     given["stopped"] = ["steps", "train/accuracy >= 0.95"] * (len(given) // 2)
@@ -209,7 +209,7 @@ def test_best_decrease_is_relative_to_the_loss(tmp_path):
     assert set(tidy["label"]) == {"STE clipped", "CDG", "NES", "random"}
 
 
-def test_lr_decrease_holds_every_point(tmp_path):
+def test_lr_decrease_table_has_every_step_length(tmp_path):
     given = table()
     tidy = pd.read_csv(draw.draw("lr_decrease", given, tmp_path)[3])
     assert len(tidy) == len(given) * len(LRS)
@@ -218,7 +218,7 @@ def test_lr_decrease_holds_every_point(tmp_path):
     np.testing.assert_allclose(one["decrease"], (g * LRS - LRS**2) / 2)
 
 
-def test_panels_are_layers_where_those_vary(tmp_path):
+def test_lr_decrease_has_a_panel_for_each_layer(tmp_path):
     weights = "quantizer.weight._target_"
     given = pd.concat(
         [
@@ -238,7 +238,7 @@ def test_panels_are_layers_where_those_vary(tmp_path):
     ]
 
 
-def test_equal_seeds_are_drawn_although_their_mean_is_rounded(tmp_path):
+def test_error_bars_of_equal_seeds_are_not_negative(tmp_path):
     given = table(dims=(8,), seeds=(0, 1, 2))
     for column in ("alignment/cosine", "descent/best", "alignment/eps0.1/cosine"):
         given[column] = 0.1  # whose mean of three is above 0.1
@@ -247,7 +247,7 @@ def test_equal_seeds_are_drawn_although_their_mean_is_rounded(tmp_path):
         assert draw.draw(kind, given, tmp_path)
 
 
-def test_a_triangle_at_the_edge_is_explained(tmp_path):
+def test_caption_explains_triangles(tmp_path):
     given = table(dims=(8,))  # decreases of g eta - eta^2 fall far below 0
     assert draw.BELOW.startswith("triangles:")
     assert "triangles:" in draw.draw("lr_decrease", given, tmp_path)[1].read_text()
@@ -261,13 +261,13 @@ def test_a_narrow_logarithmic_axis_labels_few_ticks(tmp_path):
     assert 2 <= sum(f">{x}<" in words for x in range(1500, 2600, 100)) <= 5
 
 
-def test_alignment_keeps_the_law(tmp_path):
+def test_alignment_table_has_the_expected_cosine(tmp_path):
     tidy = pd.read_csv(draw.draw("alignment", table(), tmp_path)[3])
     assert tidy.loc[tidy["label"] == "NES", "expected"].eq(0.5).all()
     assert tidy.loc[tidy["label"] == "CDG", "expected"].isna().all()
 
 
-def test_calibration_holds_both_kinds_relative_to_the_loss(tmp_path):
+def test_calibration_table_has_both_kernels_relative_to_the_loss(tmp_path):
     given = table(dims=(8,), names=("STE",))
     tidy = pd.read_csv(draw.draw("calibration", given, tmp_path)[3])
     last = tidy[(tidy["kind"] == "gaussian") & (tidy["scale"] == 1.0)]
@@ -299,7 +299,7 @@ def test_bands_are_quantiles_over_seeds_and_need_several(tmp_path):
     assert list(tidy["epoch"].unique()) == [0, 0.5, 1, 1.5]
 
 
-def test_bands_of_one_step_alone_are_points_that_are_seen():
+def test_bands_of_a_single_step_are_points_side_by_side():
     given = evaluated(steps=1).assign(**{"test/loss": 2.0})
     with draw._style():
         kind = draw._kind("bands")
@@ -313,7 +313,7 @@ def test_bands_of_one_step_alone_are_points_that_are_seen():
         assert all(low < x < high for x in places) and len(axis.collections) == len(lines)
 
 
-def test_a_band_ends_where_one_seed_is_left(tmp_path):
+def test_band_ends_when_only_one_seed_is_left(tmp_path):
     given = evaluated(seeds=2)  # one of two ends after step 1, its goal reached
     given = given[(given["seed"] == 0) | (given["step"] < 2)]
     tidy = pd.read_csv(draw.draw("bands", given, tmp_path)[3])
@@ -327,7 +327,7 @@ def test_parameters_mark_the_interpolation_threshold(tmp_path):
     assert "interpolates from 3,200 parameters" in (tmp_path / "parameters.svg").read_text()
 
 
-def test_sizes_are_told_in_work_and_bits_where_they_were_counted(tmp_path):
+def test_parameters_shows_macs_and_bits_if_they_were_measured(tmp_path):
     given = table(dims=(8,), seeds=(0, 1, 2))
     given = given.assign(**{"cost/macs": 7 * given["parameters"], "cost/bits": 32.0})
     given.loc[given.index[0], "cost/macs"] = np.nan  # not priced: not drawn
@@ -338,14 +338,14 @@ def test_sizes_are_told_in_work_and_bits_where_they_were_counted(tmp_path):
     assert text.count("bits that store") == 2
 
 
-def test_sharpness_against_the_gap_tells_kendalls_tau_within_a_seed(tmp_path):
+def test_sharpness_gap_gives_kendalls_tau_within_each_seed(tmp_path):
     given = table(dims=(8,), seeds=(0, 1))  # pooled it would be less: seeds differ in their gap
     draw.draw("sharpness_gap", given, tmp_path)
     text = (tmp_path / "sharpness_gap.svg").read_text()
     assert "τ = 1.00 [1.00, 1.00], 2 seeds" in text and "8 trainings" in text
 
 
-def test_function_curves_count_the_collapsed(tmp_path):
+def test_function_curve_counts_collapsed_networks(tmp_path):
     given = table(dims=(8,), seeds=(0, 1, 2, 3), names=("CDG",))
     given.loc[0, "function_curve/collapsed"] = 1.0
     tidy = pd.read_csv(draw.draw("function_curve", given, tmp_path)[3])
@@ -353,14 +353,14 @@ def test_function_curves_count_the_collapsed(tmp_path):
     assert len(tidy) == 4 * 3 and set(tidy["kind"]) == {"CDG"}
 
 
-def test_lines_and_spoilt_labels_hold_every_run(tmp_path):
+def test_interpolation_and_random_labels_tables_have_every_run(tmp_path):
     tidy = pd.read_csv(draw.draw("interpolation", table(), tmp_path)[3])
     assert len(tidy) == 4 * 3 * len(table())
     tidy = pd.read_csv(draw.draw("random_labels", table(), tmp_path)[3])
     assert len(tidy) == len(table()) and (tidy["train/fitted"] == 0.7).all()
 
 
-def test_surfaces_of_all_runs_share_one_scale_and_name_their_plane(tmp_path):
+def test_surfaces_share_one_colour_scale_and_name_their_plane(tmp_path):
     given = table(dims=(8,), names=("STE", "CDG")).assign(quantized="fc1.weight: Sign()")
     tidy = pd.read_csv(draw.draw("surface", given, tmp_path)[3])
     assert len(tidy) == 9 * len(given) and tidy["loss"].max() == 2 + 8 * 64
@@ -373,7 +373,7 @@ def test_surfaces_of_all_runs_share_one_scale_and_name_their_plane(tmp_path):
     assert len(tidy) == 9 * 8 and len(figure.axes) == 8 + 1
 
 
-def test_pairs_of_trainings_are_told_by_their_estimators_and_starts(tmp_path):
+def test_pairs_of_trainings_are_named_by_estimators_and_starts(tmp_path):
     def end(name, **more):
         return {"estimator": {"_target_": f"sa.estimator.x.{name}"}} | more
 
@@ -397,7 +397,7 @@ def test_pairs_of_trainings_are_told_by_their_estimators_and_starts(tmp_path):
     assert sorted(tidy["pair"]) == sorted(told) and tidy["interpolation/barrier"].max() == 1.25
 
 
-def test_flips_are_of_trainings_that_reached_the_goal(tmp_path):
+def test_aligned_flips_leaves_out_trainings_that_missed_the_goal(tmp_path):
     given = table(dims=(8,))
     given.loc[given["run_id"] == "800", "stopped"] = "steps"
     tidy = pd.read_csv(draw.draw("aligned_flips", given, tmp_path)[3])
@@ -411,7 +411,7 @@ def test_flips_are_of_trainings_that_reached_the_goal(tmp_path):
         draw.draw("aligned_flips", given.assign(stopped="steps"), tmp_path)
 
 
-def test_memorised_tells_where_labels_are_fitted(tmp_path):
+def test_memorised_gives_the_size_that_fits_all_labels(tmp_path):
     given = table(dims=(8, 32)).assign(**{"quantizer.weight.bits": 2.0})
     given["train/accuracy"] = np.where(given["dim"] == 8, 0.49, 1.49)  # crosses half-way
     tidy = pd.read_csv(draw.draw("memorised", given, tmp_path)[3])
@@ -421,7 +421,7 @@ def test_memorised_tells_where_labels_are_fitted(tmp_path):
     assert np.isnan(never) and memorised.needed(pd.Series([1.0, 0.995], index=[3.0, 6.0])) == 3.0
 
 
-def test_cosines_stand_beside_what_is_expected(tmp_path):
+def test_cosine_layers_shows_expected_values_in_brackets(tmp_path):
     tidy = pd.read_csv(draw.draw("cosine_layers", table(dims=(8,), names=("STE",)), tmp_path)[3])
     assert set(tidy["layer"]) == {"all", "fc1"} and set(tidy["activation"]) == {"ternary", "2-bit"}
     mine = tidy[(tidy["layer"] == "fc1") & (tidy["activation"] == "ternary")]
@@ -430,7 +430,7 @@ def test_cosines_stand_beside_what_is_expected(tmp_path):
     assert tidy["expected"].notna().sum() == 1
 
 
-def test_underflow_reads_the_rows_of_its_runs(tmp_path):
+def test_underflow_reads_the_steps_of_its_runs(tmp_path):
     given = table(dims=(8,))
     tidy = pd.read_csv(draw.draw("underflow", given, tmp_path)[3])
     assert len(tidy) == 5 * len(given)
@@ -440,7 +440,7 @@ def test_underflow_reads_the_rows_of_its_runs(tmp_path):
         draw.draw("underflow", given, tmp_path)
 
 
-def test_rounding_tells_normalisers_from_estimators_that_do_not_sample(tmp_path):
+def test_rounding_distinguishes_normalisers_from_estimators_without_sampling(tmp_path):
     given = table()
     given.loc[given["estimator._target_"].str.endswith("CDG"), "flip_rate"] = np.nan
     tidy = pd.read_csv(draw.draw("rounding", given, tmp_path)[3])
@@ -449,7 +449,7 @@ def test_rounding_tells_normalisers_from_estimators_that_do_not_sample(tmp_path)
     assert set(tidy["rows"]) == {128, 256}
 
 
-def test_sensitivity_holds_every_layer_and_width(tmp_path):
+def test_sensitivity_bits_table_has_every_layer_and_width(tmp_path):
     given = table(dims=(8,), names=("STE",))
     tidy = pd.read_csv(draw.draw("sensitivity_bits", given, tmp_path)[3])
     assert len(tidy) == 2 * 2 * len(given)
@@ -458,7 +458,7 @@ def test_sensitivity_holds_every_layer_and_width(tmp_path):
     np.testing.assert_allclose(mine["error"], [2.0, 0.2])
 
 
-def test_quantization_errors_name_their_quantizer(tmp_path):
+def test_quant_error_names_the_quantizer(tmp_path):
     given = table(dims=(8,), seeds=(0,), names=("STE",))
     given["quantizer.weight._target_"] = "sa.quantizer.uniform.Uniform"
     given["quantizer.weight.bits"] = 4
@@ -467,7 +467,7 @@ def test_quantization_errors_name_their_quantizer(tmp_path):
     assert tidy["sqnr"].tolist() == [9.0] and tidy["tensor"].tolist() == ["fc2.weight"]
 
 
-def test_blocks_hold_every_block_in_order(tmp_path):
+def test_blocks_table_has_every_block_in_network_order(tmp_path):
     given = table(dims=(8,), names=("STE",))
     tidy = pd.read_csv(draw.draw("blocks", given, tmp_path)[3])
     assert tidy["block"].tolist() == ["head", "fc1"] * 2 and (tidy["size"] == 0.5).all()
@@ -475,7 +475,7 @@ def test_blocks_hold_every_block_in_order(tmp_path):
     assert set(tidy["shapes"]) == {"2x3, 2"} and set(tidy["held"]) == {0.9, 0.91}
 
 
-def test_sharpness_holds_every_step_and_eigenvalue(tmp_path):
+def test_sharpness_table_has_every_step_and_eigenvalue(tmp_path):
     tidy = pd.read_csv(draw.draw("sharpness", trained(), tmp_path)[3])
     assert len(tidy) == 4 * 21 and {"lambda_1", "lambda_2", "edge", "lr"} <= set(tidy)
     assert tidy["lambda_1"].notna().sum() == 4 * 5
@@ -483,7 +483,7 @@ def test_sharpness_holds_every_step_and_eigenvalue(tmp_path):
     np.testing.assert_allclose(at["lambda_1"], 8 - 1 / 6)
 
 
-def test_flow_measures_how_far_descent_is_from_it(tmp_path):
+def test_flow_table_has_the_distance_of_descent_from_the_flow(tmp_path):
     tidy = pd.read_csv(draw.draw("flow", trained(), tmp_path)[3])
     got = tidy[(tidy["what"] == "descent") & (tidy["lr"] == 0.5)].set_index("time")["distance"]
     assert got.dropna().to_dict() == {2.5: 0.5, 5.0: 0.5, 7.5: 0.5, 10.0: 0.5}
@@ -491,7 +491,7 @@ def test_flow_measures_how_far_descent_is_from_it(tmp_path):
         draw.draw("flow", trained().iloc[:1], tmp_path)
 
 
-def test_branches_count_steps_cost_and_what_failed(tmp_path):
+def test_branches_counts_steps_cost_and_failures(tmp_path):
     given = trained()
     tidy = pd.read_csv(draw.draw("branches", given, tmp_path)[3])
     assert tidy["estimator._target_"].nunique() == 2  # told apart though of one name
@@ -502,7 +502,7 @@ def test_branches_count_steps_cost_and_what_failed(tmp_path):
     assert tidy["diverged"].tolist() == [False, False, False, True]
 
 
-def test_labels_tell_what_varies_within_an_estimator():
+def test_labels_name_the_settings_that_vary_within_an_estimator():
     one = table(dims=(8,), seeds=(0,), names=("NES",))
     both = pd.concat([one, one.assign(**{"estimator.samples": 5000.0})], ignore_index=True)
     assert set(_label.labelled(both)["label"]) == {"NES N=500", "NES N=5000"}
@@ -511,7 +511,7 @@ def test_labels_tell_what_varies_within_an_estimator():
     assert set(_label.labelled(both)["label"]) == {"NES N=1", "NES N=0"}, "numbers, not switches"
 
 
-def test_different_targets_are_said():
+def test_caption_warns_of_different_targets():
     told = draw.targets(_label.labelled(table()))
     assert told.startswith("targets differ") and "CDG: box" in told
     assert draw.targets(_label.labelled(table(names=("CDG",)))) == ""
@@ -521,7 +521,7 @@ def test_different_targets_are_said():
     assert draw.targets(rows) == "targets differ (A x=2, B: box; A x=1: none)"
 
 
-def test_colours_of_the_familiar_stay():
+def test_common_estimators_have_fixed_colours():
     some, all_ = (
         _base.palette(pd.Series(["NES"])),
         _base.palette(pd.Series(["CDG", "NES", "A"])),
@@ -539,11 +539,11 @@ def test_colours_of_the_familiar_stay():
     ],
     ids=["one run", "optional columns missing", "failed runs"],
 )  # fmt: skip
-def test_thin_tables_are_drawn(kind, given, tmp_path):
+def test_tables_without_optional_columns_are_drawn(kind, given, tmp_path):
     assert draw.draw(kind, given.reset_index(drop=True).copy(), tmp_path)[0].stat().st_size > 10_000
 
 
-def test_unknown_kinds_and_missing_columns_are_said(tmp_path):
+def test_unknown_kinds_and_missing_columns_are_refused(tmp_path):
     with pytest.raises(ValueError, match="aligned_flips, alignment, bands, barriers, best_"):
         draw.draw("pie", table(), tmp_path)
     with pytest.raises(ValueError, match=r"no column descent/lr.*analysis=\[descent\]"):
@@ -587,6 +587,6 @@ def test_variants_are_ranked_within_an_activation(tmp_path):
     assert mine["rank"].tolist() == [1, 2, 3, 4]
 
 
-def test_prediction_tells_how_well_each_figure_orders(tmp_path):
+def test_prediction_table_has_tau_of_each_result(tmp_path):
     tidy = pd.read_csv(draw.draw("prediction", table(dims=(8,)), tmp_path)[3])
     assert set(tidy["activation"]) == {"ternary", "2-bit"} and (tidy["tau"] == 1).all()

@@ -125,7 +125,7 @@ def test_every_varying_setting_is_a_column_of_the_exported_table(tmp_path):
         assert not tidy.loc[tidy["label"] == "NES", "estimator.samples"].isna().any()
 
 
-def test_the_words_left_out_separate_exactly_the_configurations():
+def test_unshown_settings_separate_exactly_the_configurations():
     given = table(dims=(8, 16))
     given["typed"] = [{"dim": str(d), "preset": "p" + e[-1]} for d, e in
                       zip(given["dim"], given["estimator._target_"], strict=True)]  # fmt: skip
@@ -135,7 +135,7 @@ def test_the_words_left_out_separate_exactly_the_configurations():
     assert set(_settings.unshown(given, [given["dim"], given["estimator._target_"]])) == {""}
 
 
-def test_settings_that_some_runs_lack_and_values_that_look_alike_are_told_apart():
+def test_unshown_distinguishes_missing_settings_and_similar_values():
     given = pd.DataFrame(
         {"seed": 0, "a.b": [None, 1.0, 1.0 + 1e-9, 2.0], "c.b": ["[1, 2]", "[1, 3]", None, None]}
     )
@@ -143,14 +143,14 @@ def test_settings_that_some_runs_lack_and_values_that_look_alike_are_told_apart(
     assert _settings.unshown(given).nunique() == 4
 
 
-def test_replicates_are_counted():
+def test_replicates_counts_the_seeds_of_each_configuration():
     given = table(dims=(8,))
     assert _settings.replicates(given) == "2 seeds each"
     assert _settings.replicates(given.iloc[:-1]) == "1 to 2 seeds each"
     assert _settings.replicates(given.iloc[:1]) == "1 seed each"
 
 
-def test_dim_is_no_axis_where_no_setting_follows_it():
+def test_dim_is_no_axis_if_no_setting_depends_on_it():
     given = table().drop(columns="model.dim")
     given.attrs["settings"] = [s for s in given.attrs["settings"] if s != "model.dim"]
     named = _label.prepared(given)
@@ -164,7 +164,7 @@ def test_dim_is_no_axis_where_no_setting_follows_it():
     assert set(named["facet"]) == {"dim 8", "dim 16"} and set(named["x"]) == {8.0, 16.0}
 
 
-def test_a_number_that_varies_is_the_axis_where_dim_does_not():
+def test_another_varying_number_is_the_axis_if_dim_is_constant():
     given = table(dims=(8,))
     given["dataset.rows"] = np.where(given["seed"] == 0, 64, 128)
     given.attrs["settings"] = [*given.attrs["settings"], "dataset.rows"]
@@ -173,7 +173,7 @@ def test_a_number_that_varies_is_the_axis_where_dim_does_not():
 
 
 @pytest.mark.parametrize("kind", ["best_decrease", "alignment"])
-def test_of_one_x_value_all_that_the_legend_names_is_drawn(kind):
+def test_everything_in_the_legend_is_drawn_for_a_single_x(kind):
     given = table(dims=(8,)).assign(
         **{"descent/null_best_least": 0.005, "descent/null_best_most": 0.02}
     )
@@ -190,7 +190,7 @@ def test_of_one_x_value_all_that_the_legend_names_is_drawn(kind):
         assert band == pytest.approx(0.0075)
 
 
-def test_lines_end_where_their_seeds_were_measured():
+def test_lines_end_at_the_last_step_length_of_all_seeds():
     given = table(dims=(8,), names=("STE",))
     far = [*given["descent/lr"].iloc[1], 1e3]
     given.at[1, "descent/lr"] = far
@@ -236,7 +236,7 @@ def test_colours_of_many_labels_all_differ():
         assert len(set(map(tuple, hues(list(names)).values()))) == many
 
 
-def test_a_sweep_without_figures_of_its_own_draws_what_it_measured():
+def test_default_figures_show_what_the_sweep_measured():
     kinds = draw.fitting(table().assign(steps=0))
     names = {draw.file_name(k) for k in kinds}
     assert {"lr_decrease", "best_decrease", "alignment", "calibration", "gradient_norm"} <= names
@@ -256,7 +256,7 @@ def test_labels_come_in_the_order_of_their_numbers():
     assert list(palette(pd.Series(given))) == told
 
 
-def test_many_parts_are_several_pictures_of_one_table(tmp_path):
+def test_many_parts_make_several_pictures_and_one_table(tmp_path):
     several = [runs("alignment", f"k{i}", 1 - i / 100) for i in range(draw.PANELS + 1)]
     made = draw.draw("alignment", both("alignment", *several), tmp_path)
     names = [p.name for p in made]

@@ -68,7 +68,7 @@ def test_a_seed_that_follows_the_replicate_is_no_setting():
     assert configurations(mixed).tolist() == [0, 1, 2] * 3
 
 
-def test_a_seed_of_its_own_is_a_setting():
+def test_an_independent_seed_is_a_setting():
     crossed = seeds([(s, i) for s in range(2) for i in range(2)])
     assert configurations(crossed).tolist() == [0, 1, 0, 1]
     alone = seeds([(0, i) for i in range(3)])
@@ -80,7 +80,7 @@ def test_a_width_that_changes_with_the_seed_is_a_setting():
     assert varying(table) == ["dim"] and configurations(table).tolist() == [0, 1]
 
 
-def test_one_configuration_and_none():
+def test_configurations_of_one_run_and_of_no_runs():
     assert configurations(pd.DataFrame({"seed": [0, 1]})).tolist() == [0, 0]
     assert configurations(pd.DataFrame({"seed": []})).tolist() == []
     assert varying(pd.DataFrame({"dim": [8, 8]})) == []

@@ -69,7 +69,7 @@ def test_lines_over_steps_read_the_rows_of_trainings(tmp_path):
     assert set(tidy["hue"]) == {"dim=8", "dim=16"}  # what varies but for the seed
 
 
-def test_words_lie_side_by_side_and_numbers_where_they_are(tmp_path):
+def test_words_are_evenly_spaced_and_numbers_keep_their_value(tmp_path):
     given = table().assign(typed=[{"preset": ("b", "a")[i % 2]} for i in range(16)])
     figure, _ = painted(ASKED | {"x": "preset", "y": "keep"}, given)
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["b", "a"]
@@ -78,7 +78,7 @@ def test_words_lie_side_by_side_and_numbers_where_they_are(tmp_path):
     assert list(figure.axes[0].get_xticks()) == [8, 16] and set(tidy["hue"]) == {"a", "b"}
 
 
-def test_a_share_is_in_percent_and_a_run_without_the_setting_is_left_out():
+def test_shares_are_in_percent_and_runs_without_x_are_left_out():
     given = table(dims=(8,))
     figure, tidy = painted(ASKED | {"x": "estimator.epsilon", "y": "test/accuracy"}, given)
     assert set(tidy["hue"]) == {"CDG"} and len(tidy) == 2
@@ -95,7 +95,7 @@ def test_a_share_is_in_percent_and_a_run_without_the_setting_is_left_out():
         ({"kind": "pie"}, "expected {kind: lines, x: COLUMN, y: COLUMN}"),
     ],
 )  # fmt: skip
-def test_lines_that_cannot_be_drawn_say_why(more, told, tmp_path):
+def test_impossible_lines_are_refused_with_a_reason(more, told, tmp_path):
     with pytest.raises(ValueError, match=told):
         draw.draw(ASKED | more, table(), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -73,7 +73,7 @@ def mixed(tmp_path):
 # Status
 
 
-def test_status_counts_and_says_why(mixed, capsys):
+def test_status_counts_points_and_gives_reasons(mixed, capsys):
     root, ids = mixed
     assert main(["status", "study", "--root", str(root)]) == 0
     out = capsys.readouterr().out
@@ -150,7 +150,7 @@ def test_an_unknown_name_lists_what_there_is(mixed, command, capsys):
     assert main([command, "../study", "--root", str(root)]) == 2
 
 
-def test_a_command_without_its_name(mixed, capsys):
+def test_a_command_without_a_name_is_refused(mixed, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["collect", "--root", str(mixed[0])])
     assert "collect needs a NAME" in capsys.readouterr().err
@@ -214,7 +214,7 @@ def test_collect_makes_one_table_of_unlike_runs(tmp_path, capsys):
     assert read["odd"].tolist()[:2] == ['[["a"], 1]', "text"]
 
 
-def test_mixed_targets_are_told(tmp_path, capsys):
+def test_report_warns_of_mixed_targets(tmp_path, capsys):
     configs = [config(0), config(1)]
     plan(tmp_path, "study", configs)
     done(tmp_path, configs[0])
@@ -225,7 +225,7 @@ def test_mixed_targets_are_told(tmp_path, capsys):
     assert "not every run" not in told and "commits" not in told
 
 
-def test_a_run_resumed_on_another_commit_is_told(tmp_path, capsys):
+def test_report_warns_of_a_run_resumed_on_another_commit(tmp_path, capsys):
     made = config(0)
     plan(tmp_path, "study", [made])
     with record.Record.open(tmp_path, made, {"commit": "one"}) as run:
@@ -323,7 +323,7 @@ def test_the_terminal_table_is_over_seeds():
     assert told[2].split() == "dim=4 1 of 2: 1 diverged 1".split()
 
 
-def test_the_page_stands_alone(mixed, figure, capsys):
+def test_the_page_needs_no_other_file(mixed, figure, capsys):
     root, ids = mixed
     about = {
         "argv": ["-m", "seed=0,1", "<script>alert(1)</script>"], "figure": ["bad", "good"],
@@ -477,7 +477,7 @@ def test_a_browser_sorts_filters_and_draws(trained):
         assert shown(dom) == [one] and 'aria-sort="descending"' in dom and "1 shown" in dom
         panels = re.findall(r'<svg[^>]*aria-label="(\w+) over steps (\d+) to (\d+)"', dom)
         assert panels == [("loss", "0", "500"), ("accuracy", "0", "1000")]
-        assert "200 of 1001 rows are drawn" in dom
+        assert "the curves show 200 of 1001 rows" in dom
         (curve,) = re.findall(r'<path class="test" d="M([^"]*L[^"]*)"', dom)  # 0 to 0.5
         ends = [tuple(map(float, p.split())) for p in curve.split("L")]
         assert len(ends) == 11 and ends[0] == (50, 150) and ends[-1] == (410, 30)
@@ -494,7 +494,7 @@ def test_a_run_is_reported_by_its_curves(mixed, figure, capsys):
     assert "no rows to draw yet; the run is pending" in capsys.readouterr().err
 
 
-def test_curves_lie_over_what_a_step_has_seen(tmp_path, capsys):
+def test_curves_can_be_drawn_over_steps_epochs_rows_and_flops(tmp_path, capsys):
     made = config(0, batch_size=50)
     (run,) = plan(tmp_path, "study", [made])
     done(tmp_path, made, rows=220)
@@ -555,14 +555,14 @@ def test_one_screen_of_a_long_sweep(mixed):
     assert screen[-1].startswith("to run these again: python -m sa.sweep retry study")
 
 
-def test_watch_is_for_one_sweep(mixed, capsys):
+def test_watch_needs_a_sweep_name(mixed, capsys):
     for words in (["status", "--watch"], ["collect", "study", "--watch"]):
         with pytest.raises(SystemExit, match="2"):
             main([*words, "--root", str(mixed[0])])
         assert "--watch works with `status NAME` only; there are: study" in capsys.readouterr().err
 
 
-def test_cancel_tells_the_processes_here_to_stop(mixed, capsys, monkeypatch):
+def test_cancel_stops_the_processes_on_this_machine(mixed, capsys, monkeypatch):
     root, _ = mixed
     told, kill = [], os.kill
 
@@ -677,7 +677,7 @@ def test_a_run_that_is_nowhere_is_pending(tmp_path, figure, capsys):
 
 @pytest.mark.parametrize("text", ["a: [1", "[1, 2]", "words"])
 @pytest.mark.parametrize("command", ["collect", "report", "wandb"])
-def test_a_configuration_that_is_none_is_named(tmp_path, figure, text, command, capsys):
+def test_an_unreadable_configuration_is_named(tmp_path, figure, text, command, capsys):
     (run,) = plan(tmp_path, "study", [config(0)])
     done(tmp_path, config(0))
     (tmp_path / "runs" / run / "config.yaml").write_text(text)
@@ -722,7 +722,7 @@ def test_runs_of_an_older_schema_are_read_as_far_as_they_go(tmp_path, figure, ca
 
 @pytest.mark.parametrize("command", ["collect", "report"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_a_sweep_folder_that_takes_nothing_keeps_what_it_had(
+def test_a_full_disk_leaves_the_sweep_folder_unchanged(
     tmp_path, figure, command, code, capsys, monkeypatch
 ):
     plan(tmp_path, "study", [config(0)])
@@ -763,7 +763,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(mixed, figure, capsys,
     assert not list(folder.glob(".tmp-*"))
 
 
-def test_what_no_figure_can_draw_yet_is_said_in_words(tmp_path, capsys):
+def test_report_says_why_a_figure_cannot_be_drawn_yet(tmp_path, capsys):
     from sa.figure import draw
 
     configs = [config(seed, steps=10) for seed in (0, 1)]

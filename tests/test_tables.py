@@ -71,7 +71,7 @@ def test_settings_younger_than_a_run_make_no_group(tmp_path):
     assert aggregate(table(tmp_path, configs))["runs"].tolist() == [2]
 
 
-def test_two_trainings_looked_at_are_settings_less_their_seeds(tmp_path):
+def test_the_two_trainings_of_an_analysis_are_settings_without_seeds(tmp_path):
     def pair(seed, second, start):
         ends = [{"estimator": NES, "steps": 5}, {"estimator": second, "init_seed": start}]
         return config(seed, ends=ends)
@@ -95,7 +95,7 @@ def test_a_run_without_its_folder_is_counted_where_it_belongs(tmp_path):
     assert got["runs/pending"].tolist() == [2, 2]
 
 
-def test_a_number_says_of_how_many_runs_it_is(tmp_path):
+def test_a_mean_gives_the_number_of_its_runs(tmp_path):
     configs = [config(s) for s in range(5)]
     points = plan(tmp_path, configs)
     finish(tmp_path, configs[0], value=1.0, flag=True, evals=10)
@@ -132,7 +132,7 @@ STATES = ["diverged", "failed", "lost", "interrupted", "skipped", "running", "pe
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("reached", [float("nan"), 0.1, float("inf")])
-def test_no_verdict_passes_on_the_survivors(state, reached):
+def test_no_expectation_passes_if_runs_are_lost(state, reached):
     got = judged(["done"] * 4 + [state] * 2, [0.1, 0.11, 0.1, 0.11] + [reached] * 2)
     assert got["verdict"] == "inconclusive" and got["n"] == 4
     assert f"2 of 6 {state}" in expectation.line(got)
@@ -146,7 +146,7 @@ def test_a_done_run_without_the_number_is_named():
         assert "1 of 6 without train/loss" in expectation.line(got)
 
 
-def test_survivors_that_fail_still_fail_and_all_lost_decide_nothing():
+def test_failing_runs_fail_despite_losses_and_no_runs_are_inconclusive():
     assert judged(["done"] * 4 + ["diverged"] * 2, [0.5] * 4 + [None] * 2)["verdict"] == "fail"
     got = judged(["diverged"] * 6, [0.1] * 6, predicate=">=")
     assert got["verdict"] == "inconclusive" and "6 of 6 diverged" in expectation.line(got)
@@ -154,7 +154,7 @@ def test_survivors_that_fail_still_fail_and_all_lost_decide_nothing():
     assert "6 of 6 failed" in expectation.line(got) and "no run has test/loss" in got["why"]
 
 
-def test_either_arm_an_order_and_a_selection_by_results_count_the_lost():
+def test_lost_runs_count_in_ratios_orders_and_selections_by_result():
     rows = [{"seed": s, "dim": d, "e": e, "cosine": -d + s / 9, "stopped/by": "goal"}
             for s in range(3) for d in (1, 2, 3) for e in "ab"]  # fmt: skip
     words = [[f"dim={r['dim']}", f"e={r['e']}"] for r in rows]
@@ -182,7 +182,7 @@ def test_either_arm_an_order_and_a_selection_by_results_count_the_lost():
     assert verdict([0], **(goal | {"where": {"status": "done", "e": "a"}}))["verdict"] == "pass"
 
 
-def test_a_ratio_to_zero_is_undefined_and_passes_nothing():
+def test_a_ratio_to_zero_is_undefined_and_does_not_pass():
     rows = [{"seed": s, "e": e, "x": 0.0 if s == 0 else 1.0} for s in range(3) for e in "ab"]
     known = {"id": "i", "statistic": "x", "where": {"e": "a"}, "against": {"e": "b"}, "source": "s"}
     given = expectation.read([known | {"predicate": "<=", "value": 2}])
@@ -190,7 +190,7 @@ def test_a_ratio_to_zero_is_undefined_and_passes_nothing():
     assert got["verdict"] == "inconclusive" and "1 undefined" in got["of"]
 
 
-def test_a_ranking_does_not_rank_the_survivors():
+def test_an_estimator_with_a_lost_run_has_no_rank():
     rows = [{"label": x, "activation": "sign", "seed": s, "status": "done", ranking.TRUTH: v}
             for x, v in (("a", 0.1), ("b", 0.2), ("c", 0.3)) for s in range(3)]  # fmt: skip
     runs = pd.DataFrame(rows)
@@ -206,7 +206,7 @@ def test_a_ranking_does_not_rank_the_survivors():
 # Which eps and sigma?
 
 
-def test_the_range_within_noise_of_the_best():
+def test_within_noise_returns_the_range_equal_to_the_best():
     draw = np.random.default_rng(0)
     means = np.array([0.0, 0.5, 1.0, 1.0, 0.5])
     shared = draw.normal(size=(50, 1))  # what a seed does to all options is no noise between them
@@ -237,7 +237,7 @@ def smoothed(held, seeds=3, **more):
     return made
 
 
-def test_a_flat_curve_is_indifferent_and_no_mean_of_argmaxes_is_told():
+def test_a_flat_curve_allows_any_scale_and_choices_show_medians():
     flat = smoothed([[0.2, 0.19, 0.21], [0.2, 0.21, 0.2], [0.22, 0.2, 0.19]])
     told = scales.answers(flat, ["all"] * 3)
     assert len(told) == 2 and all("of the grid: 0.01 to 1 are within noise" in x for x in told)
@@ -283,7 +283,7 @@ def test_numbers_are_named_relative_and_the_reference_is_marked():
     assert "$1$ (reference)" in latex(["a", "b"], rows)
 
 
-def test_labels_are_one_a_configuration():
+def test_each_configuration_has_one_label():
     def points(*words):
         return [{"overrides": w.split()} for w in words]
 
@@ -310,7 +310,7 @@ def test_a_meaning_is_found_for_every_number_of_the_summaries():
     assert meaning("nobody/knows") == ""
 
 
-def test_latex_needs_booktabs_alone_and_escapes(tmp_path):
+def test_latex_needs_only_booktabs_and_is_escaped(tmp_path):
     configs = [config(s, model={"a_b": v}) for v in ("50 %", "x & y") for s in range(2)]
     words = [[f"model.a_b={c['model']['a_b']}"] for c in configs]
     points = plan(tmp_path, configs, words)
