@@ -1,1 +1,1 @@
-"""Gradient estimators: (objective, params, state, generator) -> Estimate."""
+"""Gradient estimators: (objective, params, state, generator, at) -> Estimate."""

@@ -1,4 +1,4 @@
-"""Surrogate gradients as guides: directions believed good, and the subspace the last ones span."""
+"""Surrogate gradients that guide a search, and the subspace that the last ones span."""
 
 import torch
 from torch import Tensor
@@ -13,21 +13,22 @@ from sa.types import Params, State
 def gradient(
     objective: Objective, params: Params, slope: _slopes.Name, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The loss and the straight-through gradient (D,) of a slope at its default scale; 3 evals."""
+    """Return the loss and the straight-through gradient (D,) of a slope, in 3 evals."""
     with surrogate.backward(_slopes.rule(slope)):
         value, grad = objective.value_and_grad(params, generator=generator)
     return value, flatten(grad)
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Rows (..., D) of length 1; rows of 0 stay 0."""
+    """Return rows (..., D) scaled to length 1; rows of 0 stay 0."""
     return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
 
 
 def orthonormal(rows: Tensor) -> Tensor:
-    """Orthonormal rows (k', D) with the span of rows (k, D), in order (Gram-Schmidt, twice).
+    """Return orthonormal rows (k', D) with the span of rows (k, D), in order, by Gram-Schmidt.
 
-    Rows that add less than a millionth of their length to those before them are left out.
+    Each row is orthogonalised twice. A row that adds less than a millionth of its length to the
+    span of the rows before it is left out.
     """
     basis, count = torch.zeros_like(rows), 0
     for row in unit(rows):
@@ -39,13 +40,13 @@ def orthonormal(rows: Tensor) -> Tensor:
 
 
 def recent(state: State, vector: Tensor, k: int) -> Tensor:
-    """The last k vectors (at most k, D), ``vector`` the last of them; the rest from the state."""
+    """Return the last k vectors (at most k, D): those of the state, then ``vector``."""
     before = state.get("recent", vector.new_zeros(0, len(vector)))
     return torch.cat([before, vector[None]])[-k:]
 
 
-def ends(objective: Objective, params: Params, moves: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (n,) at w + e and at w - e, for each of the moves (n, D)."""
+def pair_losses(objective: Objective, params: Params, moves: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the losses (n,) at w + e, and those at w - e, for moves e (n, D)."""
     w, n = flatten(params), len(moves)
     losses = objective.values(unflatten(torch.cat([w + moves, w - moves]), params))
     return losses[:n], losses[n:]

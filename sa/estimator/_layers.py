@@ -1,4 +1,7 @@
-"""Random units one layer at a time: earlier layers held, deeper ones on common noise."""
+"""Gradients of random units, one layer at a time.
+
+The states of earlier layers are held; deeper layers are sampled again on the same noise.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,17 +10,24 @@ import torch
 from torch import Tensor
 
 from sa import surrogate
-from sa.estimator._noise import Noise, average, of_rows, owed
+from sa.estimator._noise import Noise, average, credited, of_rows
 from sa.objective.objective import Objective
 from sa.types import Batch, Params
 
 
 @dataclass
-class Layer:
-    """Layer ``index`` of one sampled pass over ``rows`` rows.
+class SampledLayer:
+    """One layer of random units in one sampled pass.
 
-    logits, states and noise (rows, ...), without graph; losses (rows,) of the pass. ``again`` gives
-    the losses (rows,) with other states in this layer.
+    Args:
+        index: number of the layer.
+        rows: rows of the pass.
+        logits: (rows, ...), without graph.
+        states: (rows, ...), -1 or +1, without graph.
+        noise: the noise of the pass.
+        losses: (rows,), the losses of the pass.
+        coupled: whether a row's loss depends on the other rows.
+
     """
 
     index: int
@@ -32,13 +42,13 @@ class Layer:
 
     @property
     def drawn(self) -> Tensor:
-        """The logistic noise that made the states."""
+        """Return the logistic noise (rows, ...) that the states were sampled with."""
         return self.noise.draw(self.index, self.logits)
 
     def again(self, states: Tensor, deeper: surrogate.Unit | None = None) -> Tensor:
-        """Losses (rows,): earlier layers as they were, this one given, deeper ones by ``deeper``.
+        """Return the losses (rows,) with other states in this layer and the same ones before it.
 
-        By default deeper layers are sampled again, on the same noise.
+        deeper: (layer, logits) -> states of the deeper layers; None samples them on the same noise.
         """
         rest = deeper or self.noise.states
 
@@ -49,9 +59,9 @@ class Layer:
 
         return self._forward(unit)
 
-    def answer(self, losses: Tensor) -> Tensor:
-        """What each unit answers for (rows, 1, ...), from losses (rows,)."""
-        return owed(losses, self.coupled).view(-1, *[1] * (self.logits.dim() - 1))
+    def credit(self, losses: Tensor) -> Tensor:
+        """Return the loss (rows, 1, ...) that each unit acts on, from losses (rows,)."""
+        return credited(losses, self.coupled).view(-1, *[1] * (self.logits.dim() - 1))
 
 
 def layerwise(
@@ -59,14 +69,24 @@ def layerwise(
     params: Params,
     generator: torch.Generator,
     samples: int,
-    gain: Callable[[Layer], Tensor],
+    gain: Callable[[SampledLayer], Tensor],
     passes: int = 1,
 ) -> tuple[Params, Noise]:
-    """The gradient where ``gain(layer)`` estimates d(loss)/d(logits) of each layer of random units.
+    """Return the gradient, given an estimate of d(loss)/d(logits) of each layer, and the noise.
 
-    Given the earlier layers, a layer's units are independent and the loss averaged over the deeper
-    ones is a function of their states alone. The gain is back-propagated to what makes the layer's
-    logits (steps before it pass nothing on); the loss itself to what comes after the last unit.
+    Given the earlier layers, the units of a layer are independent, and the loss averaged over the
+    deeper layers is a function of their states alone. The estimate is back-propagated from the
+    layer's logits (no gradient passes the steps before them). The loss itself is back-propagated
+    to the parameters after the last random unit.
+
+    Args:
+        objective: the loss.
+        params: the point.
+        generator: seeds the noise.
+        samples: draws of the noise to average over.
+        gain: layer -> estimate of d(loss)/d(logits), of the shape of its logits.
+        passes: forwards that ``gain`` holds in memory at once.
+
     """
 
     def rows(point: Params, part: Batch, noise: Noise) -> Tensor:
@@ -87,7 +107,7 @@ def layerwise(
             losses = objective.rows(point, part)
         total = losses
         for k, phi in enumerate(live):
-            layer = Layer(
+            layer = SampledLayer(
                 k, part.rows, phi.detach(), states[k], noise, losses.detach(), objective.coupled,
                 forward, states,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Noise of random units: the same for every split of the rows, replayed by later passes."""
+"""Noise of random units: the same for every split of the rows, and repeated by later passes."""
 
 from collections.abc import Callable
 
@@ -14,16 +14,16 @@ from sa.params import finite, stream
 from sa.types import Batch, Numbers, Params, RowLoss
 
 Pass = Callable[[Params, Batch, "Noise"], Tensor]
-"""Row losses (rows,) to differentiate, of a part of the batch under one sample of the noise."""
+"""(params, part of the batch, noise) -> row losses (rows,) to differentiate."""
 
 
 class Noise:
     """Standard logistic noise e = logit u, u ~ U(0, 1), for every layer of random units.
 
-    A unit with logits phi is up where phi + e >= 0, that is where u >= 1/(1 + exp(phi)): with
-    probability 1/(1 + exp(-phi)). A stream for every layer, sample and use is drawn in row order,
-    so that splitting the rows changes nothing; within one part of the rows a second pass sees what
-    the first one drew. sample: which of the independent samples is drawn.
+    A unit with logit phi is up if phi + e >= 0, that is, if u >= 1/(1 + exp(phi)). This has
+    probability 1/(1 + exp(-phi)). Every layer, sample and use has its own stream, drawn in the
+    order of the rows, so splitting the rows changes nothing. Within one part of the rows, a second
+    pass gets the same noise as the first. ``sample`` is the number of the current sample.
     """
 
     def __init__(self, generator: torch.Generator):
@@ -38,19 +38,19 @@ class Noise:
         self.left_out = 0
 
     def begin(self, rows: int) -> None:
-        """The next part of the rows starts: forget what the last one drew."""
+        """Start the next part of the rows: forget the noise of the last part."""
         self._rows = rows
         self._drawn.clear()
         self._counted.clear()
 
     def draw(self, k: int, phi: Tensor, use: str = "state") -> Tensor:
-        """Noise of the shape of layer k's logits phi."""
+        """Return the noise for layer k, in the shape of its logits phi."""
         key = (self.sample, k, use)
         if key not in self._drawn:
             if k >= 0 and phi.shape[:1] != (self._rows,) and self._rows > 1:
                 raise ValueError(
-                    f"random units need logits of shape (rows, ...): layer {k} has "
-                    f"{tuple(phi.shape)} for {self._rows} rows"
+                    f"random units need logits of shape (rows, ...), but those of layer {k} have "
+                    f"shape {tuple(phi.shape)} for {self._rows} rows"
                 )
             if k < 0 or key not in self._streams:  # no rows: every part draws the same
                 self._streams[key] = stream(self.seed, *key)
@@ -60,7 +60,7 @@ class Noise:
         return self._drawn[key]
 
     def states(self, k: int, phi: Tensor) -> Tensor:
-        """Sampled states, -1 or +1, of layer k; they carry no gradient."""
+        """Return sampled states, -1 or +1, of layer k; they carry no gradient."""
         states = surrogate.hard_sign(phi.detach() + self.draw(k, phi))
         if (self.sample, k) not in self._counted:
             self._counted.add((self.sample, k))
@@ -71,45 +71,46 @@ class Noise:
 
     @property
     def info(self) -> Numbers:
-        """flip_rate: the share of states drawn that differ from the most probable ones.
+        """Return the numbers of the samples.
 
-        nonfinite: how many samples were left out.
+        ``flip_rate`` is the share of sampled states that differ from the most probable ones;
+        ``nonfinite`` is how many samples were left out.
         """
         return {"flip_rate": self._flipped / self._units} | _finite.counted(self.left_out)
 
     @property
     def sampled(self) -> bool:
-        """Whether any unit was."""
+        """Return whether any unit was sampled."""
         return self._units > 0
 
 
 def of_rows(k: int) -> int:
-    """k, the number of a layer whose units are rows'; raises ValueError for others."""
+    """Return k if layer k samples one unit per row; raise ValueError if rows share its units."""
     if k < 0:
         raise ValueError(
-            "weights are rounded at random here, and this estimator takes random units of rows "
-            "only; use estimator=sr_ste, st, gumbel or reinmax, or rounding=nearest"
+            "the weights are rounded at random, and this estimator works only if each row samples "
+            "units of its own; use estimator=sr_ste, st, gumbel or reinmax, or rounding=nearest"
         )
     return k
 
 
 def requires(structure: Structure) -> None:
-    """Raise ValueError where the network is known to have no random units, saying what to type."""
+    """Raise ValueError if the network is known to have no random units."""
     if structure.stochastic is False:
         raise ValueError(
-            "this estimator samples random units, and the network has none; use quantizer=sba, or "
+            "this estimator samples random units, but the network has none; use quantizer=sba, or "
             "quantizer/activation=bernoulli"
         )
 
 
 def scores(structure: Structure) -> None:
-    """Raise ValueError where a score function has no units, or a quantizer no effect on it."""
+    """Raise ValueError if no unit is random, or if a gradient quantizer would have no effect."""
     requires(structure)
     if structure.gradients:
         raise ValueError(
-            "it learns by the scores of random units and back-propagates nothing through them, so "
-            "quantizer.gradient has no effect; set quantizer/gradient=none, or take estimator=st, "
-            "gumbel, reinmax or sr_ste"
+            "this estimator uses the scores of random units and back-propagates nothing through "
+            "them, so quantizer.gradient has no effect; set quantizer/gradient=none, or use "
+            "estimator=st, gumbel, reinmax or sr_ste"
         )
 
 
@@ -121,11 +122,21 @@ def average(
     rows: Pass,
     passes: int = 1,
 ) -> tuple[Params, Noise]:
-    """The gradient of rows(params, part, noise), averaged over samples of the noise, and the noise.
+    """Return the gradient of ``rows``, averaged over samples of the noise, and the noise.
 
-    Samples whose gradient is not finite are left out; the gradient is NaN where all are. passes:
-    how many forwards ``rows`` keeps alive at once. Raises ValueError where no random unit was
-    sampled.
+    A sample whose gradient is not finite is left out; if all are, the gradient is NaN.
+
+    Args:
+        objective: the loss.
+        params: the point.
+        generator: seeds the noise.
+        samples: draws of the noise to average over.
+        rows: gives the row losses to differentiate.
+        passes: forwards that ``rows`` holds in memory at once.
+
+    Raises:
+        ValueError: no random unit was sampled.
+
     """
     requires(objective.structure)
     noise = Noise(generator)
@@ -148,14 +159,14 @@ def average(
         grads = {k: _finite.mean(g, *share) for k, g in grads.items()}
     if not noise.sampled:
         raise ValueError(
-            "the loss asked for no random unit: call sa.surrogate.bernoulli(logits) in it, or use "
-            "a network with quantizer/activation=bernoulli"
+            "the loss sampled no random unit; call sa.surrogate.bernoulli(logits) in it, or use a "
+            "network with quantizer/activation=bernoulli"
         )
     return grads, noise
 
 
 def sampled(unit: Callable[[int, Tensor, Noise], Tensor], rows: RowLoss) -> Pass:
-    """Row losses where layer k of random units is ``unit(k, logits, noise)``."""
+    """Return the row losses of a network whose random units are ``unit(layer, logits, noise)``."""
 
     def run(params: Params, part: Batch, noise: Noise) -> Tensor:
         with surrogate.sampling(lambda k, phi: unit(k, phi, noise)):
@@ -165,16 +176,16 @@ def sampled(unit: Callable[[int, Tensor, Noise], Tensor], rows: RowLoss) -> Pass
 
 
 def straight(states: Tensor, phi: Tensor, slope: Tensor) -> Tensor:
-    """The states, bit for bit, with ``slope`` as their derivative by the logits phi."""
+    """Return the states, bit for bit, with ``slope`` as their derivative by the logits phi."""
     return states + slope.detach() * (phi - phi.detach())
 
 
 def scored(
     objective: Objective, params: Params, part: Batch, noise: Noise
 ) -> tuple[Tensor, Tensor]:
-    """Losses (rows,) of one sample and the log-probability (rows,) of its states.
+    """Return the losses (rows,) of one sample and the log-probability (rows,) of its states.
 
-    The derivative of the latter by a unit's logit phi is b - sigmoid(phi), b = (1 + s)/2.
+    The derivative of the log-probability by a unit's logit phi is b - sigmoid(phi), b = (1 + s)/2.
     """
     scores: list[Tensor] = []
 
@@ -188,9 +199,9 @@ def scored(
     return losses, torch.stack(scores).sum(0) if scores else torch.zeros_like(losses)
 
 
-def owed(losses: Tensor, coupled: bool) -> Tensor:
-    """The part (rows,) of the summed loss that each row's units answer for: their own row's.
+def credited(losses: Tensor, coupled: bool) -> Tensor:
+    """Return the loss (rows,) that the units of each row act on: that of their own row.
 
-    Where rows are coupled (BatchNorm on batch statistics), a unit acts on every row's loss.
+    If rows are coupled (BatchNorm with batch statistics), units act on the losses of all rows.
     """
     return losses.sum().expand_as(losses) if coupled else losses

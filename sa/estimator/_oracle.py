@@ -1,4 +1,4 @@
-"""Searches for the lowest loss within a ball around the point: what evolution oracles share."""
+"""The search for the lowest loss in a ball around the point that `snes`, `xnes` and `cma` share."""
 
 import math
 
@@ -12,10 +12,10 @@ from sa.types import Estimate, Numbers, Params
 
 
 class Search:
-    """Evaluates displacements, each projected onto the ball of a radius, and keeps the best.
+    """A search that projects displacements onto a ball, evaluates them, and remembers the best.
 
-    A displacement whose loss is not finite is never the best and ranks last. ``sound``: how many of
-    the last ones have a finite loss.
+    A displacement whose loss is not finite ranks last and is never the best. ``sound`` is how many
+    displacements of the last call have a finite loss.
     """
 
     def __init__(self, objective: Objective, params: Params, radius: float):
@@ -26,11 +26,11 @@ class Search:
         self.sound, self.left_out = 0, 0
 
     def inside(self, moves: Tensor) -> Tensor:
-        """The closest point of the ball, for moves (..., D)."""
+        """Return moves (..., D) projected onto the ball."""
         return moves * (self.radius / moves.norm(dim=-1, keepdim=True)).clamp(max=1.0)
 
     def __call__(self, moves: Tensor) -> Tensor:
-        """The order (n,) of moves (n, D), the one of lowest loss first."""
+        """Evaluate moves (n, D); return their order (n,), lowest loss first."""
         moves = self.inside(moves)
         losses = self.objective.values(unflatten(self.at + moves, self.params))
         ok = losses.isfinite()
@@ -42,7 +42,7 @@ class Search:
         return order
 
     def estimate(self) -> Estimate:
-        """-(best displacement): 0 where nothing was better than staying, NaN where all diverged."""
+        """Return minus the best displacement: 0 if none lowers the loss, NaN if all diverged."""
         if self.left_out and self.left_out == self.evals - 1:
             self.best = torch.full_like(self.best, torch.nan)
         info: Numbers = {"decrease": float(self.value - self.lowest)}
@@ -52,12 +52,12 @@ class Search:
 
 
 def population(count: int | None, dim: int) -> int:
-    """Points a generation: 4 + floor(3 log D) by default."""
+    """Return the points of a generation: count, or 4 + floor(3 log D) if it is None."""
     return count or 4 + int(3 * math.log(max(1, dim)))
 
 
 def utilities(count: int, like: Tensor) -> Tensor:
-    """Weights (n,) of the ranks, best first, that sum to 0 (Wierstra et al. 2008)."""
+    """Return the weights (n,) of the ranks, best first, of sum 0 (Wierstra et al., CEC 2008)."""
     rank = torch.arange(1, count + 1, dtype=like.dtype, device=like.device)
     u = (math.log(count / 2 + 1) - rank.log()).clamp(min=0)
     return u / u.sum() - 1 / count

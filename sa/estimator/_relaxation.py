@@ -1,4 +1,4 @@
-"""Control variates through the relaxed sample: what REBAR and RELAX share."""
+"""The control variate through the relaxed sample that REBAR and RELAX share."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa.estimator._layers import Layer
+from sa.estimator._layers import SampledLayer
 
 
-def relaxed_losses(layer: Layer, z: Tensor, temperature: float | Tensor) -> Tensor:
-    """Losses (rows,) with states 2 sigmoid(z/temperature) - 1 in the layer.
+def relaxed_losses(layer: SampledLayer, z: Tensor, temperature: float | Tensor) -> Tensor:
+    """Return the losses (rows,) with states 2 sigmoid(z/temperature) - 1 in the layer.
 
-    Deeper layers are relaxed alike, on the noise they were sampled with.
+    Deeper layers are relaxed the same way, on the noise they were sampled with.
     """
 
     def deeper(k: int, phi: Tensor) -> Tensor:
@@ -22,19 +22,27 @@ def relaxed_losses(layer: Layer, z: Tensor, temperature: float | Tensor) -> Tens
 
 
 def conditional(phi: Tensor, states: Tensor, e: Tensor) -> Tensor:
-    """Pre-states phi + noise given their sign, from fresh logistic noise e (Tucker et al. 2017).
+    """Return a draw of z = phi + noise given its sign, from fresh logistic noise e.
 
-    Given z >= 0, z = log(1 + (v/(1 - v)) / (1 - sig(phi))), logit v = e; given z < 0 likewise for
-    -z and -phi. Differentiable in phi with the states held.
+    Given z >= 0, z = log(1 + (v/(1 - v)) / (1 - sig(phi))) with logit v = e; given z < 0, the same
+    for -z and -phi (Tucker et al., NeurIPS 2017). Differentiable in phi at fixed states.
     """
     return states * F.softplus(e + F.softplus(states * phi))
 
 
-def gain(layer: Layer, variate: Callable[[Tensor], Tensor], create_graph: bool = False) -> Tensor:
-    """[f(b) - c(z~)] d log p(b) + dc(z) - dc(z~), unbiased for any differentiable c of the layer.
+def gain(
+    layer: SampledLayer, variate: Callable[[Tensor], Tensor], create_graph: bool = False
+) -> Tensor:
+    """Return [f(b) - c(z~)] d log p(b) + dc(z) - dc(z~), the gradient by the layer's logits.
 
-    z = phi + e is the layer's own relaxed pre-state, z~ drawn anew given its sign. variate: z ->
-    c(z) (rows,), called for both.
+    Unbiased for any differentiable c. z = phi + e is the layer's own pre-state; z~ is drawn anew
+    given the sign of z.
+
+    Args:
+        layer: the layer.
+        variate: z -> c(z) (rows,); called for z and for z~.
+        create_graph: whether the gradient of c can be differentiated again.
+
     """
     with torch.enable_grad():
         phi = layer.logits.clone().requires_grad_()
@@ -43,4 +51,4 @@ def gain(layer: Layer, variate: Callable[[Tensor], Tensor], create_graph: bool =
         free, bound = variate(z), variate(again)
         (slope,) = torch.autograd.grad((free - bound).sum(), phi, create_graph=create_graph)
     score = (1 + layer.states) / 2 - torch.sigmoid(layer.logits)  # b - sig(phi)
-    return layer.answer(layer.losses - bound) * score + slope
+    return layer.credit(layer.losses - bound) * score + slope

@@ -1,4 +1,4 @@
-"""The smoothing length: what it may be, when rounding swallows it, and how to choose one."""
+"""The smoothing length sigma: its range, a check against rounding, and an automatic choice."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -13,10 +13,10 @@ from sa.params import flatten, unflatten
 from sa.types import Moment, Params
 
 GRID = (*(m * 10.0**k for k in range(-4, 0) for m in (1, 2, 5)), 1.0)
-"""The sigmas that ``auto`` tries, from below."""
+"""The sigmas that ``auto`` tries, ascending."""
 
 DRAWS = 32
-"""Antithetic pairs that it measures a smoothing gap with, the same ones for every sigma."""
+"""Antithetic pairs that measure the smoothing gap, the same ones for every sigma."""
 
 
 def _positive_or_auto(value: Any) -> Any:
@@ -40,7 +40,10 @@ Sigma = Annotated[
 
 
 def _spacing(params: Params, dtype: torch.dtype | None) -> tuple[float, float, torch.dtype]:
-    """The largest |w|, the spacing of numbers there in a dtype (None: its own), and the dtype."""
+    """Return the largest |w|, the spacing of numbers near it, and the dtype of that spacing.
+
+    dtype: None takes the dtype of each tensor.
+    """
     at, largest, kind = 0.0, 0.0, torch.float64
     for p in params.values():
         top = float(p.detach().abs().max()) if p.numel() else 0.0
@@ -53,29 +56,30 @@ def _spacing(params: Params, dtype: torch.dtype | None) -> tuple[float, float, t
 def require(
     name: str, sigma: float, params: Params, at: Moment, dtype: torch.dtype | None = None
 ) -> None:
-    """Raise ValueError where w + sigma is w for the largest weight: differences are then 0.
+    """Raise ValueError if w + sigma rounds to w for the largest weight: differences are then 0.
 
-    Only before training starts: a point that outgrows sigma later has diverged, and the loop
-    records that. dtype: in which the loss is evaluated, None for that of the weights.
+    Checked only before training starts. A point that outgrows sigma later has diverged, and the
+    loop records that. dtype: that of the loss evaluation; None for that of the weights.
     """
     largest, space, kind = _spacing(params, dtype)
     if at.step == 0 and sigma < space < math.inf:
         raise ValueError(
-            f"{name}={sigma:g} is lost in rounding: numbers of {kind} near the largest weight, "
-            f"{largest:.3g}, are {space:.2g} apart; take {name} >= "
-            f"{100 * space:.1g}, where rounding takes 1 %"
+            f"{name}={sigma:g} is lost in rounding: {kind} numbers near the largest weight, "
+            f"{largest:.3g}, are {space:.2g} apart; set {name} >= "
+            f"{100 * space:.1g}, which keeps the rounding error below 1 %"
         )
 
 
 def choose(
     objective: Objective, params: Params, value: Tensor, share: float, e: Tensor
 ) -> tuple[float, float, float]:
-    """The largest sigma before the smoothing gap first leaves +-share of the loss; gap; evals.
+    """Return the largest sigma with a smoothing gap within +-share of the loss, its gap, the evals.
 
-    gap: (E f(w + sigma e) - f(w))/|f(w)|, undivided where f(w) is 0, over antithetic pairs of the
-    directions e (k, D), the same for every sigma. Where even the smallest sigma is beyond, it is
-    taken and its gap tells. A sigma is beyond where one loss is not finite; the gap is of the
-    others, NaN where there are none.
+    Sigmas are tried in ascending order, up to the first one whose gap is too large or that has a
+    loss that is not finite. If the smallest sigma is already too large, it is returned.
+
+    The gap is (E f(w + sigma e) - f(w))/|f(w)| over antithetic pairs of the directions e (k, D), or
+    the numerator alone if f(w) = 0. Only finite losses count; the gap is NaN if there are none.
     """
     w, here, evals = flatten(params), float(value), 0.0
     _, space, _ = _spacing(params, None)

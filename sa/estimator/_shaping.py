@@ -1,4 +1,4 @@
-"""Losses replaced by their ranks: what is left when only the order of the losses counts."""
+"""Fitness shaping: losses replaced by weights that depend on their order alone."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,16 @@ from torch import Tensor
 
 
 def ranks(losses: Tensor) -> Tensor:
-    """Centred ranks in [-1/2, 1/2], the largest loss highest (Salimans et al. 2017)."""
+    """Return centred ranks in [-1/2, 1/2], the largest loss highest (Salimans et al. 2017)."""
     table = torch.linspace(-0.5, 0.5, len(losses), dtype=losses.dtype, device=losses.device)
     return _by_order(losses, table if len(losses) > 1 else table * 0)
 
 
 def utilities(losses: Tensor) -> Tensor:
-    """The fitness shaping of Wierstra et al. (2008, 2014), negated since a loss goes down.
+    """Return the utilities of Wierstra et al. (CEC 2008, JMLR 2014), negated because losses fall.
 
-    The k-th smallest of n has utility n max(0, log(n/2 + 1) - log k)/sum - 1; the better half only.
+    The k-th smallest of n losses has the utility n max(0, log(n/2 + 1) - log k)/sum - 1, which
+    tells apart the better half only.
     """
     n = len(losses)
     k = torch.arange(1, n + 1, dtype=losses.dtype, device=losses.device)
@@ -28,10 +29,10 @@ SHAPINGS: dict[str, Callable[[Tensor], Tensor]] = {"ranks": ranks, "utilities": 
 
 
 def _by_order(losses: Tensor, table: Tensor) -> Tensor:
-    """table[k] for the k-th smallest loss; equal losses share the mean of their entries.
+    """Return table[k] for the k-th smallest loss; equal losses share the mean of their entries.
 
-    Without that the order of evaluation would decide between equal losses, which step functions
-    are full of, and a flat loss would give a random walk.
+    Otherwise the order of evaluation would decide between equal losses, which are frequent with
+    step functions, and a flat loss would give a random walk.
     """
     values, group, count = torch.unique(losses, return_inverse=True, return_counts=True)
     placed = torch.empty_like(table)

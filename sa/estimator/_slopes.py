@@ -9,72 +9,78 @@ from torch import Tensor
 
 from sa.surrogate import Rule
 
-# Multipliers m(a) of dL/da = m(a) dL/ds, s = sign(a). Boundaries are explicit masks:
-# torch.clamp and hardtanh disagree at the border. As published: where the integral of m over the
-# line is not 2, the height of the sign step, the docstring says what it is.
+# Multipliers m(a) of dL/da = m(a) dL/ds, s = sign(a), as published. Boundaries are explicit masks
+# because torch.clamp and hardtanh disagree at the border. "Height" is the integral of m over the
+# line; it is 2, that of the sign step, unless the docstring names another number.
 
 
 def identity(a: Tensor) -> Tensor:
-    """1 (Hinton 2012; Bengio et al. 2013); endless height."""
+    """Return 1 (Hinton 2012; Bengio et al. 2013); infinite height."""
     return torch.ones_like(a)
 
 
 def clipped(a: Tensor, scale: float) -> Tensor:
-    """1 where |a| <= c, else 0, c = scale (Courbariaux et al. 2016); height 2 c."""
+    """Return 1 if |a| <= c, else 0, c = scale (Courbariaux et al. 2016); height 2 c."""
     return (a.abs() <= scale).to(a.dtype)
 
 
 def steep(a: Tensor, scale: float) -> Tensor:
-    """1/c where |a| <= c, else 0, c = scale: clipped of height 2 for every c."""
+    """Return 1/c if |a| <= c, else 0, c = scale: ``clipped`` with height 2 for every c."""
     return clipped(a, scale) / scale
 
 
 def relu(a: Tensor) -> Tensor:
-    """1 where a > 0, else 0: for states 0 and 1 (Yin et al. 2019); endless height."""
+    """Return 1 if a > 0, else 0: for states 0 and 1 (Yin et al., ICLR 2019); infinite height."""
     return (a > 0).to(a.dtype)
 
 
 def clipped_relu(a: Tensor) -> Tensor:
-    """1 where 0 < a < 1, else 0: for states 0 and 1 (Cai 2017; Yin et al. 2019); height 1."""
+    """Return 1 if 0 < a < 1, else 0: for states 0 and 1; height 1.
+
+    Cai et al., CVPR 2017; Yin et al., ICLR 2019.
+    """
     return ((a > 0) & (a < 1)).to(a.dtype)
 
 
 def tanh(a: Tensor, scale: float) -> Tensor:
-    """Slope of the hyperbolic tangent of k a, k = scale."""
+    """Return the slope of the hyperbolic tangent of k a, k = scale."""
     return scale * (1 - torch.tanh(scale * a) ** 2)
 
 
 def sigmoid(a: Tensor, scale: float) -> Tensor:
-    """2 k F'(k a), F logistic, k = scale: the slope of 2 F(k a) - 1."""
+    """Return 2 k F'(k a), F logistic, k = scale: the slope of 2 F(k a) - 1."""
     u = torch.sigmoid(scale * a)
     return 2 * scale * u * (1 - u)
 
 
 def poly(a: Tensor, scale: float) -> Tensor:
-    """max(0, 2 - 2 |a| / scale) / scale: ApproxSign (Bi-Real Net, Liu et al. 2018)."""
+    """Return max(0, 2 - 2 |a| / scale) / scale: ApproxSign (Bi-Real Net, Liu et al., ECCV 2018)."""
     return (2 - 2 * a.abs() / scale).clamp(min=0) / scale
 
 
 def swish(a: Tensor, scale: float) -> Tensor:
-    """B (2 - b a tanh(b a / 2)) / (1 + cosh(b a)), b = scale: SwishSign (BNN+ 2018)."""
+    """Return b (2 - b a tanh(b a / 2)) / (1 + cosh(b a)), b = scale: SwishSign of BNN+.
+
+    Darabi et al., arXiv 1812.11800, 2018.
+    """
     # cosh overflows for |b a| > 700 in float64, 88 in float32, where m is 0 to all digits
     u = (scale * a).clamp(-80, 80)
     return scale * (2 - u * torch.tanh(u / 2)) / (1 + torch.cosh(u))
 
 
 def ede(a: Tensor, scale: float) -> Tensor:
-    """Slope of k tanh(t a), k = max(1/t, 1): IR-Net (Qin et al., CVPR 2020); height 2 k.
+    """Return the slope of k tanh(t a), k = max(1/t, 1): IR-Net (Qin et al., CVPR 2020); height 2 k.
 
-    t goes from 0.1 to scale, geometrically in the progress of training.
+    t = scale here. Over a training t goes from 0.1 to the configured scale, geometrically.
     """
     return max(1 / scale, 1.0) * tanh(a, scale)
 
 
 def reste(a: Tensor, scale: float) -> Tensor:
-    """Slope of sign(a) |a|^(1/o) up to |a| = 1.5, a chord where |a| <= 0.1: ReSTE (Wu et al. 2023).
+    """Return the slope of sign(a) |a|^(1/o) for |a| <= 1.5, and of its chord for |a| <= 0.1.
 
-    o goes from 1, the window |a| <= 1.5, to scale, linearly in the progress of training; height
-    2 * 1.5^(1/o).
+    o = scale here; height 2 * 1.5^(1/o). Over a training o goes from 1, which is the window
+    |a| <= 1.5, to the configured scale, linearly. ReSTE (Wu et al., ICCV 2023).
     """
     m, t, power = 0.1, 1.5, 1 / scale
     size = a.abs()
@@ -83,32 +89,32 @@ def reste(a: Tensor, scale: float) -> Tensor:
 
 
 def dsq(a: Tensor, scale: float) -> Tensor:
-    """Slope of tanh(k a / 2) / (1 - alpha) where |a| <= 1, else 0 (DSQ, Gong et al., ICCV 2019).
+    """Return the slope of tanh(k a / 2) / (1 - alpha) if |a| <= 1, else 0 (DSQ, ICCV 2019).
 
-    alpha = scale < 1 is how far the ends stay from the states, tanh(k/2) = 1 - alpha, so that
-    k = ln(2/alpha - 1): small is steep.
+    alpha = scale < 1 is the distance of tanh(k/2) from 1, so k = ln(2/alpha - 1): a small alpha is
+    steep (Gong et al.).
     """
     k = math.log(2 / scale - 1)
     return tanh(a, k / 2) / (1 - scale) * (a.abs() <= 1)
 
 
 def dspike(a: Tensor, scale: float) -> Tensor:
-    """Slope of tanh(b a) / (2 tanh(b/2)) where |a| <= 1/2, else 0, b = scale (Li et al. 2021).
+    """Return the slope of tanh(b a) / (2 tanh(b/2)) if |a| <= 1/2, else 0, b = scale.
 
-    For spikes, steps from 0 to 1: height 1.
+    For spikes, which are steps from 0 to 1: height 1 (Li et al., NeurIPS 2021).
     """
     return tanh(a, scale) / (2 * math.tanh(scale / 2)) * (a.abs() <= 0.5)
 
 
 def atan(a: Tensor, scale: float) -> Tensor:
-    """Slope of arctan(pi k a / 2) / pi, k = scale (Fang et al. 2021); for spikes: height 1."""
+    """Return the slope of arctan(pi k a / 2) / pi, k = scale (Fang et al. 2021); height 1."""
     return scale / 2 / (1 + (math.pi / 2 * scale * a) ** 2)
 
 
 def fast_sigmoid(a: Tensor, scale: float) -> Tensor:
-    """1 / (1 + k |a|)^2, k = scale: SuperSpike (Zenke & Ganguli 2018); height 2/k.
+    """Return 1 / (1 + k |a|)^2, k = scale: SuperSpike (Zenke & Ganguli 2018); height 2/k.
 
-    k = 25 is snnTorch's (Eshraghian et al. 2023).
+    k = 25 is the default of snnTorch (Eshraghian et al. 2023).
     """
     return 1 / (1 + scale * a.abs()) ** 2
 
@@ -135,19 +141,23 @@ SURROGATES: dict[Name, tuple[Callable[..., Tensor], float | None]] = {
     "atan": (atan, 2.0),
     "fast_sigmoid": (fast_sigmoid, 25.0),
 }
-"""Name -> (multiplier, the scale the field uses by default; None: it has none)."""
+"""Name -> (multiplier, its usual scale; None if it has no scale)."""
 
 SCHEDULES: dict[Name, Callable[[float, float], float]] = {
     "ede": lambda scale, p: 0.1 * (scale / 0.1) ** p,
     "reste": lambda scale, p: 1 + p * (scale - 1),
 }
-"""Name -> the scale in force when the share p of the training is done, given the last one."""
+"""Name -> (configured scale, share p of the training that is done) -> the scale in force."""
 
 
 def rule(name: Name, scale: float | None = None, progress: float = 0.0) -> Rule:
-    """The named multiplier as a rule; scale > 0, None for the field's default.
+    """Return the named multiplier as a backward rule.
 
-    progress: how much of the training is done, in [0, 1], for the slopes with a schedule.
+    Args:
+        name: name of the slope.
+        scale: its scale, > 0; None for the usual one.
+        progress: share of the training that is done, in [0, 1], for slopes with a schedule.
+
     """
     multiplier, default = SURROGATES[name]
     if default is None:
@@ -156,9 +166,9 @@ def rule(name: Name, scale: float | None = None, progress: float = 0.0) -> Rule:
         return multiplier
     value = default if scale is None else scale
     if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"surrogate scale is {value}; it must be a finite number > 0")
+        raise ValueError(f"scale={value}: expected a finite number > 0")
     if name == "dsq" and value >= 1:
-        raise ValueError(f"scale is {value}; the alpha of surrogate=dsq must be below 1, e.g. 0.4")
+        raise ValueError(f"scale={value}: the alpha of surrogate=dsq must be below 1, e.g. 0.4")
     if name in SCHEDULES:
         value = SCHEDULES[name](value, progress)
     return lambda a: multiplier(a, value)

@@ -1,6 +1,6 @@
-"""What is asked of top spaces, block by block: headroom, gap, overlap, projections.
+"""Headroom, spectral gap, overlap and projections of top spaces, one space for each block.
 
-A space is {names, values (c,), vectors (c, D_b), k}: of c eigenpairs the first k are filtered.
+A space is {names, values (c,), vectors (c, D_b), k}: c eigenpairs, the first k of them filtered.
 """
 
 import math
@@ -17,22 +17,22 @@ Spaces = Mapping[str, Mapping[str, Any]]
 
 
 def headroom(spaces: Spaces, edge: float, whole: bool) -> float:
-    """The largest stable scale, edge/lambda_{k+1}; whole: of all directions, edge/lambda_1.
+    """Return the largest stable scale, edge/lambda_{k+1}, the least of all blocks.
 
-    The least of all blocks; infinity where no such eigenvalue is above 0.
+    whole: scale all directions, so edge/lambda_1. Infinity if no such eigenvalue is above 0.
     """
     sharpest = max((float(s["values"][0 if whole else s["k"]]) for s in spaces.values()), default=0)
     return edge / sharpest if sharpest > 0 else math.inf
 
 
 def gap(spaces: Spaces) -> float:
-    """lambda_k/lambda_{k+1}, the least of all blocks; infinity where lambda_{k+1} <= 0."""
-    ends = [(float(s["values"][s["k"] - 1]), float(s["values"][s["k"]])) for s in spaces.values()]
-    return min((a / b if b > 0 else math.inf for a, b in ends), default=math.nan)
+    """Return lambda_k/lambda_{k+1}, the least of all blocks; infinity if lambda_{k+1} <= 0."""
+    pairs = [(float(s["values"][s["k"] - 1]), float(s["values"][s["k"]])) for s in spaces.values()]
+    return min((a / b if b > 0 else math.inf for a, b in pairs), default=math.nan)
 
 
-def told(spaces: Spaces) -> Numbers:
-    """Gap and lambda_1, ..., lambda_{k+1}; of several blocks with the block's name before."""
+def numbers(spaces: Spaces) -> Numbers:
+    """Return the gap and lambda_1, ..., lambda_{k+1}; with several blocks, as BLOCK/lambda_i."""
     out: Numbers = {"gap": gap(spaces)}
     for block, space in spaces.items():
         prefix = f"{block}/" if len(spaces) > 1 else ""
@@ -42,7 +42,7 @@ def told(spaces: Spaces) -> Numbers:
 
 
 def projected(spaces: Spaces, grad: Params) -> Tensor:
-    """The part (D,) of a vector that lies in the top spaces."""
+    """Return the part (D,) of a gradient that lies in the top spaces."""
     out = {k: torch.zeros_like(g) for k, g in grad.items()}
     for space in spaces.values():
         like = {k: grad[k] for k in space["names"]}
@@ -52,12 +52,13 @@ def projected(spaces: Spaces, grad: Params) -> Tensor:
 
 
 def overlap(old: Spaces, new: Spaces) -> float:
-    """Mean squared cosine between old top spaces and the new: 1 the same, 0 orthogonal.
+    """Return |U V'|_F^2/k of the old and new top spaces, the mean over blocks.
 
-    |U V'|_F^2/k, the mean over blocks; 1 minus it is the squared chordal distance over k.
+    This is the mean squared cosine: 1 if the spaces are the same, 0 if they are orthogonal. 1 minus
+    it is the squared chordal distance over k.
     """
     each = []
-    for block in [b for b in old if b in new]:  # in order: a set's differs between processes
+    for block in [b for b in old if b in new]:  # a set has no fixed order
         a, b = (s["vectors"][: s["k"]] for s in (old[block], new[block]))
         least = min(len(a), len(b))
         each.append(float((a @ b.T).double().square().sum()) / least)

@@ -18,8 +18,11 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class ARM:
     """(f(b1) - f(b2)) (u - 1/2), b1 = 1[u > sig(-phi)], b2 = 1[u < sig(phi)] (Yin & Zhou 2019).
 
-    Augment, REINFORCE, merge: unbiased for the gradient of E f, blind to a constant. Layer by
-    layer: earlier states held, deeper ones sampled on the same noise in both.
+    Augment-REINFORCE-merge. Unbiased for the gradient of the expected loss E f; adding a constant
+    to f changes nothing. Works layer by layer: both passes hold the states of earlier layers and
+    sample deeper layers on the same noise.
+
+    Paper: Yin & Zhou, "ARM: Augment-REINFORCE-Merge Gradient", ICLR 2019.
 
     Args:
         samples: draws of the random units that a call averages over.
@@ -30,11 +33,11 @@ class ARM:
     samples: Annotated[int, Gt(0)] = 1
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no unit is random, or gradients are quantized."""
+        """Raise ValueError if no unit is random or gradients are quantized."""
         _noise.scores(structure)
 
     def __call__(
@@ -45,14 +48,14 @@ class ARM:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """(3 + layers) a sample + 1 evals."""
+        """Return the estimate, in (3 + layers) evals a sample, and 1 more."""
         grad, noise = _layers.layerwise(objective, params, generator, self.samples, _gain)
         evals = (3.0 + noise.layers) * self.samples + 1
         return Estimate(objective.value(params), grad, evals, info=noise.info)
 
 
 @torch.no_grad()
-def _gain(layer: _layers.Layer) -> Tensor:
+def _gain(layer: _layers.SampledLayer) -> Tensor:
     e = layer.drawn
-    other = layer.again(surrogate.hard_sign(layer.logits - e))  # 1 - u in the place of u
-    return layer.answer(layer.losses - other) * (torch.sigmoid(e) - 0.5)
+    other = layer.again(surrogate.hard_sign(layer.logits - e))  # 1 - u in place of u
+    return layer.credit(layer.losses - other) * (torch.sigmoid(e) - 0.5)

@@ -1,4 +1,4 @@
-"""The best of many points at one distance: the search a gradient's descent is read against."""
+"""The best of many points at one distance: a yardstick for the descent of a gradient."""
 
 from collections.abc import Iterator
 from typing import Annotated, ClassVar
@@ -19,24 +19,25 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 class BestOf:
     """-d, d the best of N displacements of length rho: argmin f(w + d) ("NES max point").
 
-    Where the N unit directions lie depends on how many slopes ``surrogates`` names. None: uniform
-    on the sphere. One: around the surrogate's descent direction v, that is v + kappa_n u made unit,
-    u uniform, kappa_n from 0 to kappa in even steps; the first is v itself, so on its own batch the
-    best is never worse than the surrogate's step of length rho. Several: uniform on the sphere of
-    the span of their gradients, after the descent direction of each.
+    ``surrogates`` decides where the N unit directions lie:
 
-    A direction and a distance, no gradient (target ``none``): a step of learning rate 1 against it
-    lands on the best point. It does not scale with the loss, and on a linear loss the expected
-    cosine at N uniform draws is about sqrt(2 log(N)/D). ``decrease``, in the loss's own units, is
-    below 0 where no point is better than w. A point whose loss is not finite is never the best;
-    ``nonfinite`` counts them.
+    - no slope: uniform on the sphere
+    - one slope: v + kappa_n u scaled to length 1, v the surrogate's descent direction, u uniform,
+      kappa_n from 0 to kappa in even steps. The first is v itself, so on its own batch the best is
+      never worse than the surrogate's step of length rho
+    - several slopes: the descent direction of each, then uniform on the unit sphere of their span
+
+    A displacement, not a gradient (target ``none``): a step of learning rate 1 against it lands on
+    the best point. It does not scale with the loss. On a linear loss the expected cosine of N
+    uniform draws is about sqrt(2 log(N)/D). ``decrease``, in units of the loss, is below 0 if no
+    point is better than w. A point whose loss is not finite is never the best; ``nonfinite`` counts
+    them.
 
     Args:
         rho: distance of every tried point from w, in the units of the weights.
-        samples: N, points tried a call.
-        surrogates: slopes of `ste` whose descent directions guide the search: [] for none, or a
-            list of names.
-        kappa: with one surrogate, the largest weight of the random part beside its direction.
+        samples: N, points tried in a call; at least as many as there are surrogates.
+        surrogates: slopes of `ste` whose descent directions guide the search; [] for none.
+        kappa: with one surrogate, the largest weight of the random part.
 
     """
 
@@ -56,7 +57,7 @@ class BestOf:
         return self
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -67,11 +68,16 @@ class BestOf:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """N + 1 evals, or N + 3 a surrogate. Memory holds one block of directions."""
-        got = [_guide.gradient(objective, params, name, generator) for name in self.surrogates]
-        value = got[0][0] if got else objective.value(params)
+        """Return the estimate, in N + 1 evals, or N + 3 for each surrogate.
+
+        Only one chunk of directions is in memory.
+        """
+        guides = [_guide.gradient(objective, params, name, generator) for name in self.surrogates]
+        value = guides[0][0] if guides else objective.value(params)
         w = flatten(params)
-        leads = -_guide.unit(torch.stack([g for _, g in got])) if got else w.new_zeros(0, len(w))
+        leads = w.new_zeros(0, len(w))
+        if guides:
+            leads = -_guide.unit(torch.stack([g for _, g in guides]))
         best, lowest = torch.full_like(w, torch.nan), torch.full_like(value, torch.inf)
         left_out = 0
         for u in self._units(leads, size(params), generator, w):
@@ -82,14 +88,14 @@ class BestOf:
             least = losses.argmin()
             if losses[least] < lowest:
                 best, lowest = self.rho * u[least], losses[least]
-        evals = self.samples + max(1.0, 3.0 * len(got))
+        evals = self.samples + max(1.0, 3.0 * len(guides))
         info: Numbers = {"decrease": float(value - lowest)} | _finite.counted(left_out)
         return Estimate(value, unflatten(-best, params), evals, info=info)
 
     def _units(
         self, leads: Tensor, dim: int, generator: torch.Generator, like: Tensor
     ) -> Iterator[Tensor]:
-        """Blocks (n, D) of unit displacements, N in all."""
+        """Yield chunks (n, D) of unit directions, N in all."""
         if len(leads) < 2:
             start, lead = 0, leads.sum(0)
             for e in _directions.gaussian(self.samples, dim, generator, like):

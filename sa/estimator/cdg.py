@@ -17,10 +17,12 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 class CDG:
     """[f(w + eps e_i) - f(w - eps e_i)] / (2 eps) for every i (Kim et al., BinaryDuo, ICLR 2020).
 
-    Component i is exactly the derivative of the loss smoothed over a box of half-width eps along
-    coordinate i; no sampling variance. Differences of networks are taken in float64 whatever their
-    dtype; give a plain function a float64 point. A coordinate whose difference is not finite is 0,
-    and counted in ``nonfinite``.
+    Component i is exactly the derivative, along coordinate i, of the loss smoothed over a box of
+    half-width eps in that coordinate (target ``box``). There is no sampling variance. Differences
+    of networks are computed in float64, whatever their dtype; give a plain function a float64
+    point. A coordinate whose difference is not finite is 0 and counted in ``nonfinite``.
+
+    Paper: Kim, Kim & Kim, "BinaryDuo", ICLR 2020.
 
     >>> from sa.objective.objective import from_function
     >>> f = from_function(lambda p: (p["w"] ** 2).sum())
@@ -29,9 +31,9 @@ class CDG:
 
     Args:
         epsilon: half-width of the box, in the units of the weights: w_i moves by +- epsilon.
-        path: ``auto`` takes the exact fast path where the network is a chain of affine maps,
-            convolutions and steps, or where only kernels of convolutions move (`sa.flips`), and
-            two forwards a coordinate elsewhere. ``fast`` and ``brute`` insist on one of them.
+        path: ``auto`` takes the exact fast path (`sa.flips`) if the network is a chain of affine
+            maps, convolutions and steps, or if only kernels of convolutions move. Otherwise it
+            runs two forwards a coordinate. ``fast`` and ``brute`` demand one of the two.
 
     """
 
@@ -40,11 +42,11 @@ class CDG:
     path: Literal["auto", "fast", "brute"] = "auto"
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where path=fast is demanded and the network prevents it."""
+        """Raise ValueError if path=fast is demanded and the network has no fast path."""
         if self.path == "fast" and structure.slow:
             raise ValueError(
                 f"path=fast is not possible: {structure.slow}; use path=auto or path=brute"
@@ -58,11 +60,11 @@ class CDG:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """2D + 1 evals by brute force, far fewer on the fast path; draws nothing."""
+        """Return the estimate, in 2D + 1 evals by brute force, far fewer on the fast path."""
         _scale.require("epsilon", self.epsilon, params, at, torch.float64)
-        got = objective.differences(params, [self.epsilon], self.path)
-        grad, left_out = _finite.coordinates(got.grads[0])
-        info: Numbers = {"path": got.path, "evals_brute": 2.0 * size(params) + 1}
-        info |= {f"path/{name}": way for name, way in got.paths.items()}
+        exact = objective.differences(params, [self.epsilon], self.path)
+        grad, left_out = _finite.coordinates(exact.grads[0])
+        info: Numbers = {"path": exact.path, "evals_brute": 2.0 * size(params) + 1}
+        info |= {f"path/{name}": path for name, path in exact.paths.items()}
         info |= _finite.counted(left_out)
-        return Estimate(objective.value(params), grad, got.evals + 1, info=info)
+        return Estimate(objective.value(params), grad, exact.evals + 1, info=info)

@@ -18,10 +18,13 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class DisARM:
     """(1/2) (f(b1) - f(b2)) 1[b1 != b2] (-1)^b2 sig(|phi|) (Dong, Mnih & Tucker 2020).
 
-    The mean of ARM over u given its pair b1 = 1[u > sig(-phi)], b2 = 1[u < sig(phi)], so never of
-    larger variance; found independently as U2G (Yin, Ho, Yan, Qian & Zhou 2020). Unbiased for the
-    gradient of E f, blind to a constant. Layer by layer: earlier states held, deeper ones sampled
-    on the same noise in both.
+    The mean of ARM over u given the pair b1 = 1[u > sig(-phi)], b2 = 1[u < sig(phi)], so its
+    variance is never larger than that of ARM. Unbiased for the gradient of the expected loss E f;
+    adding a constant to f changes nothing. Works layer by layer: both passes hold the states of
+    earlier layers and sample deeper layers on the same noise.
+
+    Paper: Dong, Mnih & Tucker, "DisARM", NeurIPS 2020; independently U2G, Yin, Ho, Yan, Qian &
+    Zhou, 2020.
 
     Args:
         samples: draws of the random units that a call averages over.
@@ -32,11 +35,11 @@ class DisARM:
     samples: Annotated[int, Gt(0)] = 1
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no unit is random, or gradients are quantized."""
+        """Raise ValueError if no unit is random or gradients are quantized."""
         _noise.scores(structure)
 
     def __call__(
@@ -47,15 +50,15 @@ class DisARM:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """(3 + layers) a sample + 1 evals."""
+        """Return the estimate, in (3 + layers) evals a sample, and 1 more."""
         grad, noise = _layers.layerwise(objective, params, generator, self.samples, _gain)
         evals = (3.0 + noise.layers) * self.samples + 1
         return Estimate(objective.value(params), grad, evals, info=noise.info)
 
 
 @torch.no_grad()
-def _gain(layer: _layers.Layer) -> Tensor:
+def _gain(layer: _layers.SampledLayer) -> Tensor:
     other = surrogate.hard_sign(layer.logits - layer.drawn)
     side = (layer.states - other) / 2  # 0 where b1 = b2, else (-1)^b2
-    change = layer.answer(layer.losses - layer.again(other))
+    change = layer.credit(layer.losses - layer.again(other))
     return change * side * torch.sigmoid(layer.logits.abs()) / 2

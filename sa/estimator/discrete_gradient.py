@@ -1,4 +1,4 @@
-"""The discrete gradient: single flips that lower the loss, the cheapest first."""
+"""The discrete gradient: single flips that lower the loss, the most efficient first."""
 
 import math
 from typing import Annotated, ClassVar
@@ -13,24 +13,25 @@ from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 HAIR = 1e-6
-"""How far past a jump to go, in units of epsilon: enough for rounding, and no room for another."""
+"""How far a shift goes past a jump, as a share of epsilon: enough to be safe from rounding."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class DiscreteGradient:
-    """-d: every coordinate its nearest flip that lowers the loss, while |d| <= eps (this project).
+    """-d, d_i the nearest flip of coordinate i that lowers the loss, while |d| <= eps (`sa`'s own).
 
-    Along a coordinate the loss is piecewise constant; d_i is the smallest shift of size <= eps, to
-    either side, that alone makes it lower. Those shifts are taken in the order of decrease per
-    squared length, until the sum of squares would exceed eps^2. What the shifts do together is not
-    foreseen (behind +-1 inputs all weights of a unit cross the same threshold, and all may be
-    taken): ``decrease`` says, measured at w + d, where a step of learning rate 1 lands; ``flips``
-    of the ``candidates`` were taken, of length ``length``.
+    Along a coordinate the loss is piecewise constant. d_i is the smallest shift of size <= eps, up
+    or down, that alone lowers the loss. Shifts are taken in the order of decrease per squared
+    length, until the sum of squares would exceed eps^2. Their joint effect is not predicted: with
+    +-1 inputs all weights of a unit cross the same threshold, and all may be taken. ``decrease``
+    is the fall of the loss measured at w + d, where a step of learning rate 1 lands. ``flips`` of
+    the ``candidates`` were taken; ``length`` is |d|.
 
-    Exact, from every coordinate's loss profile (`sa.flips`); draws nothing. Coordinates without
-    one stay: those of the last layer, on which the loss is smooth, and of convolutions. Refused
-    where there is no fast path. The more rows there are, the nearer the nearest flip, and the less
-    it does: a quantity for small batches. It does not scale with the loss (target ``none``).
+    Exact, from the loss profile of every coordinate (`sa.flips`); draws nothing. Coordinates
+    without a profile do not move: those of the last layer, on which the loss is smooth, and those
+    of convolutions. A network without a fast path is refused. With more rows the nearest flip is
+    nearer and lowers the loss less, so this is a quantity for small batches. It does not scale with
+    the loss (target ``none``).
 
     Args:
         epsilon: largest length of the step d, and of the shift of one coordinate, in the units of
@@ -42,11 +43,11 @@ class DiscreteGradient:
     epsilon: Annotated[float, Gt(0)] = 0.1
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no coordinate has an exact profile, saying why."""
+        """Raise ValueError if no coordinate has an exact profile."""
         if structure.obstacle:
             raise ValueError(
                 f"discrete_gradient is not possible: {structure.obstacle}; use estimator=best_of"
@@ -66,7 +67,7 @@ class DiscreteGradient:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """2 evals, a forward a layer, and the rows re-run from their flipped units on."""
+        """Return the estimate, in 2 evals, one forward a layer, and suffixes of flipped rows."""
         self.requires(objective.structure)
         move = {k: torch.zeros_like(v) for k, v in params.items()}
         found, evals = [], 2.0
@@ -77,7 +78,7 @@ class DiscreteGradient:
                 shift, decrease = flip
                 found.append((decrease / shift**2, shift, one.name, one.at))
         spent, flips = 0.0, 0
-        # behind +-1 inputs a unit's coordinates tie: their order is not to be that of rounding
+        # with +-1 inputs the coordinates of a unit tie: rounding must not decide their order
         for _, shift, name, place in sorted(found, key=lambda x: -float(f"{x[0]:.6g}")):
             spent += shift**2
             if spent > self.epsilon**2:
@@ -93,9 +94,9 @@ class DiscreteGradient:
 
 
 def nearest(shifts: Tensor, losses: Tensor, epsilon: float) -> tuple[float, float] | None:
-    """The smallest shift within epsilon that lowers the loss, and by how much; None without.
+    """Return the smallest shift within epsilon that lowers the loss, and the decrease, or None.
 
-    Pieces whose loss is not finite are no descent, and set no scale.
+    shifts (c,) and losses (c + 1,): a profile. Pieces whose loss is not finite are ignored.
     """
     edge = shifts.new_full((1,), epsilon)
     left, right = torch.cat([-edge, shifts]), torch.cat([shifts, edge])
@@ -104,7 +105,7 @@ def nearest(shifts: Tensor, losses: Tensor, epsilon: float) -> tuple[float, floa
     near, far = torch.where(ahead, left, -right), torch.where(ahead, right, -left)
     drop, hair = losses[here] - losses, HAIR * epsilon
     drop[here] = 0
-    # pieces narrower than rounding may be none, and so may decreases
+    # rounding makes pieces this narrow, and decreases this small
     ok = losses.isfinite()
     least = 1e-10 * losses[ok].abs().max() if ok.any() else math.inf
     lower = ok & (drop > least) & (far - near > 2 * hair) & (near + hair <= epsilon)

@@ -1,4 +1,4 @@
-"""One-sided differences along every coordinate: half the price of central ones, and a bias."""
+"""One-sided differences along every coordinate: half the cost of central ones, but biased."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -11,8 +11,8 @@ from sa.objective.objective import Objective
 from sa.params import blocks, size
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
-BLOCK = 64
-"""Coordinates moved at once: what bounds the memory."""
+CHUNK = 64
+"""Coordinates moved at once; bounds the memory."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -20,16 +20,19 @@ class FiniteDifference:
     """[f(w + eps e_i) - f(w)] / eps for every i, or [f(w) - f(w - eps e_i)] / eps (Blum 1954).
 
     Component i is exactly the derivative of the loss smoothed over a one-sided box, w_i + [0, eps]
-    or w_i + [-eps, 0] (target ``box``): CDG of eps/2 around w_i +- eps/2. So it is biased for the
-    loss at w by +-(eps/2) d^2f/dw_i^2 + O(eps^2), on a quadratic by +-eps H_ii/2 exactly, where
-    central differences have no bias; D + 1 losses instead of 2D. No sampling variance. Losses are
-    taken in the dtype of the point.
+    or w_i + [-eps, 0] (target ``box``). This is CDG with half-width eps/2 around w_i +- eps/2. So
+    the bias for the loss at w is +-(eps/2) d^2f/dw_i^2 + O(eps^2), on a quadratic exactly +-eps
+    H_ii/2, where central differences have none. It needs D + 1 losses instead of 2D. There is no
+    sampling variance. Losses are computed in the dtype of the point.
 
-    A coordinate whose difference is not finite is 0, and counted in ``nonfinite``.
+    A coordinate whose difference is not finite is 0 and counted in ``nonfinite``.
+
+    Paper: Blum, "Multidimensional stochastic approximation methods", Annals of Mathematical
+    Statistics, 1954.
 
     Args:
         epsilon: size of the difference, in the units of the weights.
-        side: ``forward`` takes f(w + eps e_i), ``backward`` f(w - eps e_i).
+        side: ``forward`` uses f(w + eps e_i), ``backward`` uses f(w - eps e_i).
 
     """
 
@@ -38,7 +41,7 @@ class FiniteDifference:
     side: Literal["forward", "backward"] = "forward"
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -49,20 +52,19 @@ class FiniteDifference:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """D + 1 evals; draws nothing."""
+        """Return the estimate, in D + 1 evals; draws nothing."""
         _scale.require("epsilon", self.epsilon, params, at)
         value, flat, grad = objective.value(params), 0, {}
         move = self.epsilon if self.side == "forward" else -self.epsilon
         for name, p in params.items():
             out = torch.empty(p.numel(), dtype=torch.float64, device=p.device)
-            for start, stop in blocks(p.numel(), BLOCK):
+            for start, stop in blocks(p.numel(), CHUNK):
                 index = torch.arange(start, stop, device=p.device)
                 moved = p.flatten().repeat(stop - start, 1)
-                moved[index - start, index] = (
-                    p.flatten()[index] + move
-                )  # set: (w + eps) - eps is not w
-                ends = objective.values({name: moved.view(-1, *p.shape)}, params)
-                out[start:stop] = (ends - value) / move
+                # set, never add and subtract in place: (w + eps) - eps is not w
+                moved[index - start, index] = p.flatten()[index] + move
+                losses = objective.values({name: moved.view(-1, *p.shape)}, params)
+                out[start:stop] = (losses - value) / move
             flat += int((out == 0).sum())
             grad[name] = out.view(p.shape).to(p.dtype)
         dim = size(params)

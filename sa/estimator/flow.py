@@ -1,4 +1,4 @@
-"""Gradient flow: what descent by ever smaller steps would follow."""
+"""Gradient flow: the path of gradient descent in the limit of small steps."""
 
 import math
 from collections.abc import Mapping
@@ -15,26 +15,29 @@ from sa.params import finite, flatten, size, unflatten
 from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Params, State
 
 COLUMNS = 3
-"""Vectors followed for the one eigenvalue that is wanted."""
+"""Vectors followed to find one eigenvalue."""
 
 LEAST = 1e-20
-"""What stands for a rate of 0, where a schedule may end: there [w - w(lr)]/lr is the gradient."""
+"""Replaces a rate of 0, at which a schedule may end: [w - w(lr)]/lr is then the gradient."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Flow:
     """[w - w(lr)]/lr, where dw/dt = -g(w), w(0) = w: SGD of rate lr then walks along the flow.
 
-    g is the loss' gradient and lr the rate of the step, whose number times lr is the time. By n
-    classical Runge-Kutta steps of fourth order, n = ceil(lr lambda_1/reach), each at most
-    reach/lambda_1 long. They are stable below 2.78; on a quadratic one of length h moves a mode of
-    eigenvalue lambda by exp(-h lambda) up to (h lambda)^5/120, and w(lr) is as near as n of those.
-    The sharpness lambda_1 is found at the first step and followed at every ``refresh``-th.
+    g is the gradient of the loss and lr the rate of the step; after k steps the time is k lr. The
+    flow is integrated by n classical Runge-Kutta steps of fourth order, n = ceil(lr
+    lambda_1/reach), each at most reach/lambda_1 long. They are stable below 2.78/lambda_1. On a
+    quadratic, a step of length h multiplies a mode of eigenvalue lambda by exp(-h lambda), with an
+    error of about (h lambda)^5/120. The sharpness lambda_1 is found at the first step and updated
+    at every ``refresh``-th step.
 
-    Used beside descent at the edge of stability, which leaves it there (Cohen et al. 2021).
+    This is a baseline for gradient descent at the edge of stability, where descent leaves the flow
+    (Cohen et al., ICLR 2021). It is no estimate of the gradient at w (target ``none``).
 
     Args:
-        reach: length of a Runge-Kutta step times the sharpness; steps are stable below 2.78.
+        reach: length of a Runge-Kutta step times the sharpness, in (0, 2.5]; steps are stable below
+            2.78.
         refresh: steps of the training between two measurements of the sharpness.
 
     """
@@ -48,29 +51,32 @@ class Flow:
         """Raise ValueError for a quantized network, which has no gradient to flow along."""
         if structure.quantized:
             raise ValueError(
-                f"'{next(iter(structure.quantized))}' is quantized: the loss is flat almost "
+                f"'{next(iter(structure.quantized))}' is quantized, so the loss is flat almost "
                 "everywhere and nothing flows; take the network in full precision (quantizer=fp)"
             )
 
     def trains(
         self, steps: int, optimizer: str, settings: Mapping[str, Any], batch_size: int | None = None
     ) -> None:
-        """Raise ValueError where the optimizer would not go where the flow went, or of minibatches.
+        """Raise ValueError for minibatches and for every optimizer but plain SGD.
 
-        Their flows have no sharpness in common, nor are they the flow of the loss.
+        Another optimizer leaves the flow. Minibatches have flows of their own, which share no
+        sharpness and are not the flow of the loss.
         """
         changes = [k.replace("_", " ") for k in ("momentum", "weight_decay") if settings.get(k)]
         if steps and (optimizer != "SGD" or changes):
             what = changes[0] if optimizer == "SGD" else optimizer
             raise ValueError(
-                f"optimizer: a step of rate lr is the flow's own, which {what} would change; "
-                "set optimizer=sgd optimizer.momentum=0 optimizer.weight_decay=0"
+                f"optimizer: the flow sets the step itself, and {what} would change it; set "
+                "optimizer=sgd optimizer.momentum=0 optimizer.weight_decay=0"
             )
         if steps and batch_size:
-            raise ValueError("batch_size: the flow is of all training rows; set batch_size=null")
+            raise ValueError(
+                "batch_size: the flow is that of all training rows; set batch_size=null"
+            )
 
     def init(self, params: Params) -> State:
-        """No sharpness yet."""
+        """Return a state without a sharpness."""
         return {"space": None, "sharpness": math.nan, "age": 0}
 
     def __call__(
@@ -81,7 +87,7 @@ class Flow:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """12 n, four gradients each; where the sharpness is renewed 3.9 + 3.6 * 3 more."""
+        """Return the estimate, in 12 n evals, and 3.9 + 3.6 * 3 more at a refresh."""
         if at.lr is None:
             raise ValueError(
                 "the rate of the step is not known: the flow needs a training; set steps"
@@ -96,20 +102,21 @@ class Flow:
 
         first, k1 = gradient(start)
         moves = len(start) and first.isfinite() and finite({"w": start, "g": k1})
-        if not moves:  # there is nothing to follow
+        if not moves:
             return Estimate(first, unflatten(k1, params), 3.0, after, {})
         if state["age"] % self.refresh == 0:
-            seen = objective.curvature(params)
-            space = state["space"]
-            most = min(COLUMNS, size(params))
+            hessian = objective.curvature(params)
+            spare = min(COLUMNS, size(params)) - 1
             try:
-                cold = space is None
-                got = seen.top(1, generator, spare=most - 1) if cold else seen.follow(space, 1)
+                if state["space"] is None:
+                    pairs = hessian.top(1, generator, spare=spare)
+                else:
+                    pairs = hessian.follow(state["space"], 1)
             except Diverged:  # a NaN gradient, which the loop records as diverged
                 lost = unflatten(torch.full_like(start, math.nan), params)
-                return Estimate(first, lost, 3.0 + seen.evals, after, {})
-            after |= {"space": got.vectors, "sharpness": float(got.values[0])}
-            spent = seen.evals
+                return Estimate(first, lost, 3.0 + hessian.evals, after, {})
+            after |= {"space": pairs.vectors, "sharpness": float(pairs.values[0])}
+            spent = hessian.evals
         after["age"] += 1
         n = max(1, math.ceil(lr * after["sharpness"] / self.reach))
         h, moved = lr / n, torch.zeros_like(start)

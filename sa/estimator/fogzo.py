@@ -1,4 +1,4 @@
-"""FOGZO: zeroth-order differences along random directions that lean on a surrogate gradient."""
+"""FOGZO: zeroth-order differences along random directions near a surrogate gradient."""
 
 import math
 from typing import Annotated, Literal
@@ -17,29 +17,31 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class FOGZO:
     """1/(2 n sigma) sum (f(w + sigma v) - f(w - sigma v)) v, v = sqrt(beta) g^ + sqrt(1 - beta) u.
 
-    First-Order-Guided Zeroth-Order gradient descent (Yang & Aamodt, NeurIPS 2025, "Improving the
-    Straight-Through Estimator with Zeroth-Order Information", arXiv 2510.23926): g^ the unit
-    surrogate gradient, u of independent coordinates with mean 0 and variance 1. On a locally linear
-    loss with gradient g the mean is beta g^ g^'g + (1 - beta) g: the surrogate's part fades where
-    it is orthogonal to g. Its projection on g is 1 - beta (1 - c0^2), c0 the surrogate's cosine.
+    First-order-guided zeroth-order gradient descent. g^ is the surrogate gradient scaled to length
+    1; the coordinates of u are independent, with mean 0 and variance 1. On a locally linear loss
+    with gradient g the mean is beta g^ g^'g + (1 - beta) g: the surrogate's part vanishes if it is
+    orthogonal to g. The projection of the mean on g is 1 - beta (1 - c0^2), c0 the surrogate's
+    cosine. With beta > 0 no smoothed loss has this gradient (target ``none``). At beta = 0 the
+    target is ``cube`` with uniform noise and ``gaussian`` with gaussian noise.
 
-    With beta > 0 the mean leans on the guide: no smoothed loss has this gradient.
+    Implemented from the abstract and published notes, without the authors' code: the formulas
+    above, n = 1, beta = 0.999 and its schedule. The paper's random sign of g^ is left out, because
+    the product is even in v and u is symmetric, so nothing depends on it. The paper's noises for
+    other slopes are not implemented. If the surrogate gradient is 0, beta is 0; that is our choice.
 
-    Established from the abstract and published notes on the method, the code not being at hand: the
-    formulas above, n = 1, beta = 0.999 and its schedule. The random sign the paper gives g^ is left
-    out: the pair's product is even in v and u is symmetric, so nothing depends on it. Its noises
-    for other slopes are not offered; where the surrogate gradient is 0 beta is 0, our reading.
+    Paper: Yang & Aamodt, "Improving the Straight-Through Estimator with Zeroth-Order Information",
+    NeurIPS 2025, arXiv 2510.23926.
 
     Args:
         surrogate: slope used in place of the derivative of a step, one of the names of `ste`.
         sigma: length of a step, in the units of the weights; for u the size of one coordinate.
-            epsilon in the paper.
+            epsilon in Yang & Aamodt 2025.
         samples: n, antithetic pairs a call.
-        beta: trust in the surrogate gradient: 1 follows it alone, 0 ignores it.
-        anneal: true lets beta go linearly from 1 to its value over a training, as published.
-        noise: distribution of u. ``uniform`` on [-sqrt 3, sqrt 3] is the smoothing that the
-            identity slope of rounding and the clipped slope of sign stand for, at sigma 1/(2 sqrt
-            3) resp. 1/sqrt 3 quantization steps; or ``gaussian``.
+        beta: trust in the surrogate gradient, in [0, 1]: 1 follows it alone, 0 ignores it.
+        anneal: true moves beta linearly from 1 to its value over a training, as published.
+        noise: distribution of u: ``gaussian``, or ``uniform`` on [-sqrt 3, sqrt 3]. Uniform noise
+            is the smoothing that the identity slope of rounding and the clipped slope of sign stand
+            for, at sigma = 1/(2 sqrt 3) and 1/sqrt 3 quantization steps.
 
     """
 
@@ -52,13 +54,13 @@ class FOGZO:
 
     @property
     def target(self) -> str:
-        """``none``; at beta = 0 ``cube`` with uniform noise, ``gaussian`` with gaussian."""
+        """Return the target: ``none``; at beta = 0 ``cube`` (uniform noise) or ``gaussian``."""
         if self.beta > 0:
             return "none"
         return "cube" if self.noise == "uniform" else "gaussian"
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -69,7 +71,7 @@ class FOGZO:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """2n + 3 evals."""
+        """Return the estimate, in 2n + 3 evals."""
         value, guide = _guide.gradient(objective, params, self.surrogate, generator)
         beta = self.beta
         if self.anneal:
@@ -79,10 +81,10 @@ class FOGZO:
         sound = 0
         lead, total = math.sqrt(beta) * _guide.unit(guide), torch.zeros_like(guide)
         for u in _directions.gaussian(self.samples, size(params), generator, guide):
-            if self.noise == "uniform":  # the normal distribution function of a normal number
+            if self.noise == "uniform":  # a normal number through its distribution function
                 u = math.sqrt(3) * torch.erf(u / math.sqrt(2))
             v = lead + math.sqrt(1 - beta) * u
-            up, down = _guide.ends(objective, params, self.sigma * v)
+            up, down = _guide.pair_losses(objective, params, self.sigma * v)
             gap, ok = _finite.sound(((up - down) / (2 * self.sigma)).to(v.dtype))
             total, sound = total + gap @ v, sound + int(ok.sum())
         grad = unflatten(_finite.mean(total, sound), params)

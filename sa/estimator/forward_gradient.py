@@ -20,11 +20,13 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class ForwardGradient:
     """(1/N) sum_n (grad f . v_n) v_n, v ~ N(0, I), slopes by jvp (Baydin et al. 2022).
 
-    Unbiased for grad f (target ``true``), which is zero before the last step of a sign network; no
-    smoothing, no backward, nothing kept. With a ``surrogate`` slope in force it is unbiased for
-    the gradient of that STE (target ``surrogate``). Having no step size it obeys the law of a
-    linear loss on every loss: relative variance (D + 1)/N, expected cosine sqrt(N/(N + D + 1))
-    with the gradient it estimates.
+    Unbiased for grad f (target ``true``), which is zero for the parameters before the last step of
+    a sign network. It needs no smoothing, no backward pass and no stored activations. With a
+    ``surrogate`` slope it is unbiased for the gradient of that straight-through estimator (target
+    ``surrogate``). It has no step size, so the law of a linear loss holds on every loss: relative
+    variance (D + 1)/N, and expected cosine sqrt(N/(N + D + 1)) with the gradient it estimates.
+
+    Paper: Baydin et al., "Gradients without backpropagation", arXiv 2202.08587, 2022.
 
     >>> from sa.objective.objective import from_function
     >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())
@@ -33,8 +35,8 @@ class ForwardGradient:
     0.0
 
     Args:
-        samples: N, random directions a call; published with 1.
-        surrogate: slope used in place of the derivative of a step; null keeps the derivative, 0.
+        samples: N, random directions a call; 1 in Baydin et al. 2022.
+        surrogate: slope used in place of the derivative of a step; null keeps that derivative, 0.
         scale: the slope's c, k or beta, as in `ste`; null for its usual value.
 
     """
@@ -45,19 +47,19 @@ class ForwardGradient:
 
     @property
     def target(self) -> str:
-        """What it estimates: ``true``, or ``surrogate`` with a slope in force."""
+        """Return the target: ``true``, or ``surrogate`` with a slope."""
         return "true" if self.surrogate is None else "surrogate"
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where gradients are quantized: forward mode back-propagates none."""
+        """Raise ValueError if gradients are quantized: forward mode back-propagates nothing."""
         if structure.gradients:
             raise ValueError(
-                "it back-propagates nothing, so quantizer.gradient has no effect on it; set "
-                "quantizer/gradient=none, or take estimator=ste"
+                "forward_gradient back-propagates nothing, so quantizer.gradient has no effect; "
+                "set quantizer/gradient=none, or take estimator=ste"
             )
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -68,7 +70,7 @@ class ForwardGradient:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """N + 1 evals: 1 a direction, and the loss."""
+        """Return the estimate, in N + 1 evals: 1 for each direction and 1 for the loss."""
         dim, w, n = size(params), flatten(params), self.samples
         total, sound = torch.zeros_like(w), 0
         rule = None if self.surrogate is None else _slopes.rule(self.surrogate, self.scale)

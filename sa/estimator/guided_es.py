@@ -17,25 +17,29 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class GuidedES:
     """beta/(2 P sigma^2) sum (f(w + e) - f(w - e)) e (Maheswaranathan et al., 2018; ICML 2019).
 
-    e ~ N(0, sigma^2 S), S = (alpha/D) I + ((1 - alpha)/k) U U', the k rows of U' an orthonormal
-    basis of the last k surrogate gradients, the current one included; S has trace 1, so sigma is
-    the root mean square *length* of e, not its size a coordinate. On a locally linear loss with
-    gradient g the mean is beta S g: biased, a preconditioned gradient. With c^2 = |U'g|^2/|g|^2 its
-    projection on g, <mean, g>/|g|^2, is beta (alpha/D + (1 - alpha) c^2/k).
+    e ~ N(0, sigma^2 S) with S = (alpha/D) I + ((1 - alpha)/k) U U'. The k rows of U' are an
+    orthonormal basis of the last k surrogate gradients, the current one included. S has trace 1, so
+    sigma is the root mean square *length* of e, not the size of one coordinate. On a locally linear
+    loss with gradient g the mean is beta S g: a preconditioned gradient, biased (target ``none``;
+    ``gaussian`` at alpha = 1). Its projection on g, <mean, g>/|g|^2, is beta (alpha/D + (1 - alpha)
+    c^2/k) with c^2 = |U'g|^2/|g|^2.
+
+    Paper: Maheswaranathan, Metz, Tucker, Choi & Sohl-Dickstein, "Guided evolutionary strategies",
+    ICML 2019.
 
     Args:
         surrogate: slope of the surrogate gradients that guide the search, one of the names of
             `ste`.
-        sigma: root mean square length of a displacement e, in the units of the weights; not its
-            size a coordinate.
+        sigma: root mean square length of a displacement e, in the units of the weights; not the
+            size of one coordinate.
         samples: P, antithetic pairs a call.
-        alpha: share of the variance in the whole space: 1 for plain evolution strategies, 0 for
-            the subspace alone.
-        k: surrogate gradients kept, the dimension of the subspace; ``subspace`` tells how many of
-            them are independent, at most D.
-        beta: scale of the estimate; null for 1/(alpha/D + (1 - alpha)/k), with which the mean
-            within the subspace is g's, so the projection is 1 where the guides are right (c = 1)
-            and below elsewhere. beta = D makes it 1 on average over random guides.
+        alpha: share of the variance in the whole space, in [0, 1]: 1 for plain evolution
+            strategies, 0 for the subspace alone.
+        k: surrogate gradients remembered, the dimension of the subspace; ``subspace`` is how many
+            of them are independent, at most D.
+        beta: scale of the estimate; null for 1/(alpha/D + (1 - alpha)/k). With it the mean within
+            the subspace is that of g, so the projection is 1 if the guides span g (c = 1) and
+            smaller otherwise. beta = D makes it 1 on average over random guides.
 
     """
 
@@ -48,11 +52,11 @@ class GuidedES:
 
     @property
     def target(self) -> str:
-        """``none``: a preconditioned gradient; ``gaussian`` at alpha = 1."""
+        """Return the target: ``none``, a preconditioned gradient; ``gaussian`` at alpha = 1."""
         return "gaussian" if self.alpha == 1 else "none"
 
     def init(self, params: Params) -> State:
-        """No surrogate gradients yet."""
+        """Return a state without surrogate gradients."""
         return {"recent": flatten(params).new_zeros(0, size(params))}
 
     def __call__(
@@ -63,7 +67,7 @@ class GuidedES:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """2P + 3 evals."""
+        """Return the estimate, in 2P + 3 evals."""
         value, guide = _guide.gradient(objective, params, self.surrogate, generator)
         recent = _guide.recent(state, guide, self.k)
         basis, dim = _guide.orthonormal(recent), len(guide)
@@ -74,7 +78,7 @@ class GuidedES:
         for z in _directions.gaussian(self.samples, dim, generator, guide):
             e = math.sqrt(across) * z
             e += (math.sqrt(within) - math.sqrt(across)) * (z @ basis.T) @ basis
-            up, down = _guide.ends(objective, params, self.sigma * e)
+            up, down = _guide.pair_losses(objective, params, self.sigma * e)
             gap, ok = _finite.sound(((up - down) / (2 * self.sigma)).to(e.dtype))
             total, sound = total + gap @ e, sound + int(ok.sum())
         beta = 1 / within if self.beta is None else self.beta

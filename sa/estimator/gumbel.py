@@ -17,14 +17,17 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class Gumbel:
     """y = sigmoid((phi + logit u)/temperature), states 2 y - 1 (Jang 2017; Maddison 2017).
 
-    The unbiased gradient of the relaxed network, which is another one: biased for the network of
-    hard states, less as the temperature falls, while the variance grows like 1/temperature.
+    Unbiased for the gradient of the relaxed network, but biased for the network of hard states. A
+    smaller temperature has less bias, and its variance grows like 1/temperature.
+
+    Papers: Jang, Gu & Poole, "Categorical reparameterization with Gumbel-softmax", ICLR 2017;
+    Maddison, Mnih & Teh, "The Concrete distribution", ICLR 2017.
 
     Args:
         samples: draws of the random units that a call averages over.
-        temperature: of the relaxed states: a small one is close to hard states and has a large
-            variance.
-        hard: true takes the hard state 1[y > 1/2] in the forward pass; the backward pass stays
+        temperature: temperature of the relaxed states; a small one is close to hard states and has
+            a large variance.
+        hard: true uses the hard state 1[y > 1/2] in the forward pass; the backward pass stays
             that of y (straight-through Gumbel).
 
     """
@@ -35,11 +38,11 @@ class Gumbel:
     hard: bool = False
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no unit is random."""
+        """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
     def __call__(
@@ -50,7 +53,7 @@ class Gumbel:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """3 a sample + 1 evals."""
+        """Return the estimate, in 3 evals a sample, and 1 more."""
         rows = _noise.sampled(self._unit, objective.rows)
         grad, noise = _noise.average(objective, params, generator, self.samples, rows)
         evals = 3.0 * self.samples + 1

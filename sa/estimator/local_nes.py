@@ -1,4 +1,4 @@
-"""The gradient of the gaussian-smoothed loss by sampling unit states instead of weights."""
+"""The gradient of the gaussian-smoothed loss, by sampling states of units instead of weights."""
 
 import math
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,34 +16,36 @@ from sa.params import blocks
 from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Numbers, Params, State
 
 ROWS = 512
-"""Rows sampled together: part of the stream's definition, and what bounds the memory."""
+"""Rows sampled together; bounds the memory. Another number gives other draws."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class LocalNES:
-    """NES's own target, grad f_sigma with f_sigma(W) = E L(W + sigma E), at a fraction of its cost.
+    """grad f_sigma with f_sigma(W) = E L(W + sigma E), as NES, at a fraction of the cost of NES.
 
-    The loss is a mean over rows, so the expectation does not care that weight noise is shared
-    between rows. For one row with layer input a, gaussian weight noise makes the pre-activations
-    independent, z_i ~ N(zbar_i, s^2) with s = sigma |a| (|(a, 1)| where biases move too), so unit
-    i is up with probability Phi((zbar_i - t)/s): sample states row by row and use the score of
-    those probabilities, with the leave-one-out baseline over ``samples`` draws a row (the local
-    reparametrisation of Kingma, Salimans & Welling 2015 on NES's target).
+    The loss is a mean over rows, so the expectation is the same if every row has weight noise of
+    its own. For one row with layer input a, gaussian weight noise makes the pre-activations
+    independent, z_i ~ N(zbar_i, s^2) with s = sigma |a| (|(a, 1)| if biases move too). So unit i is
+    up with probability Phi((zbar_i - t)/s). The estimator samples states row by row and uses the
+    score of these probabilities, with the leave-one-out baseline over ``samples`` draws of a row.
 
-    ``exact_tail`` takes the last hidden layer in closed form: with m the mean of its states and v
-    their variance, E l = (|W m + b - t|^2 + sum_i |w_i|^2 v_i) / outputs. Noise on the last layer
-    enters the squared error by its variance, sigma^2 |a|^2 an output, which is constant behind +-1
-    states; under another loss it is sampled.
+    ``exact_tail`` computes the last hidden layer in closed form: with m the mean of its states and
+    v their variance, E l = (|W m + b - t|^2 + sum_i |w_i|^2 v_i) / outputs. Noise on the last layer
+    enters the squared error by its variance, sigma^2 |a|^2 for each output, which is constant if
+    the states are +-1. Under another loss this noise is sampled.
 
-    Unbiased. Valid for chains of fully connected layers and two-level steps with all parameters
-    moving; refused elsewhere, where ``nes`` estimates the same thing.
+    Unbiased for chains of fully connected layers and two-level steps, with all parameters moving.
+    Other networks are refused; ``nes`` has the same target.
+
+    Paper: the local reparametrisation of Kingma, Salimans & Welling, "Variational dropout and the
+    local reparameterization trick", NeurIPS 2015, applied to the target of NES.
 
     Args:
         sigma: standard deviation of the weight noise, in the units of the weights.
-        samples: draws of the states of every row.
-        form: ``generic`` treats all downstream of the hidden layers as a black box. ``exact_tail``
-            (squared error only) samples all hidden layers but the last and takes the last in
-            closed form. ``auto`` takes exact_tail where it can.
+        samples: draws of the states of every row, 2 or more.
+        form: ``generic`` treats everything after the hidden layers as a black box. ``exact_tail``
+            (squared error only) samples all hidden layers but the last, and computes the last one
+            in closed form. ``auto`` takes exact_tail if it is possible.
 
     """
 
@@ -56,13 +58,11 @@ class LocalNES:
     @classmethod
     def _a_number(cls, value: Any) -> Any:
         if value == "auto":
-            raise ValueError(
-                "auto is what nes chooses at its first call; here a number is needed, e.g. 0.1"
-            )
+            raise ValueError("only nes can choose sigma=auto; set a number, e.g. sigma=0.1")
         return value
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ class LocalNES:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """3 a draw + 1 evals: a forward and a backward's worth of products a draw."""
+        """Return the estimate, in 3 evals a draw, and 1 more."""
         self.requires(objective.structure)
         links = objective.structure.links
         exact = objective.structure.quadratic and self.form != "generic" and len(links) > 1
@@ -92,7 +92,7 @@ class LocalNES:
         return Estimate(objective.value(params), grads, 1 + 3.0 * draws, info=info)
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where the network has not what the method needs, naming the layer."""
+        """Raise ValueError, with the layer, if the method does not work for the network."""
         s = structure
         if s.obstacle:
             raise ValueError(f"local_nes is not possible: {s.obstacle}; use estimator=nes")
@@ -100,8 +100,8 @@ class LocalNES:
             odd = next(x for x in s.links if x.padding is not None or x.norm is not None)
             what = "a convolution" if odd.padding is not None else "followed by a norm"
             raise ValueError(
-                f"local_nes needs fully connected layers and steps only; '{odd.weight}' is {what}; "
-                "use estimator=nes"
+                "local_nes works for fully connected layers and steps only, and "
+                f"'{odd.weight}' is {what}; use estimator=nes"
             )
         for link in s.links[:-1]:
             if link.step is None or len(link.step.levels) != 2:
@@ -110,15 +110,18 @@ class LocalNES:
                 )
         if s.frozen:
             names = ", ".join(s.frozen)
-            raise ValueError(f"local_nes needs all parameters to move (frozen: {names}); use nes")
+            raise ValueError(
+                f"local_nes needs all parameters to move, but {names} are frozen; set "
+                "moving=all, or use estimator=nes"
+            )
         if self.form == "exact_tail" and not s.quadratic:
-            raise ValueError("form=exact_tail needs the squared error; use form=generic")
+            raise ValueError("form=exact_tail works for the squared error only; use form=generic")
 
     def _rows(
         self, structure: Structure, params: Params, part: Batch, grads: Params, exact: bool,
         draws: int, generator: torch.Generator,
     ) -> int:  # fmt: skip
-        """Add one block of rows' sums to the gradients; return how many draws were left out."""
+        """Add the sums over a chunk of rows to grads; return how many draws were left out."""
         sampled = structure.links[:-2] if exact else structure.links[:-1]
         a = part.inputs.flatten(1).expand(draws, -1, -1)  # (draws, rows, in)
         tape = []
@@ -135,7 +138,7 @@ class LocalNES:
             if exact
             else self._outputs(structure, params, a, part, grads, generator)
         )
-        ok = losses.isfinite()  # (draws, rows); a draw without a loss is no draw of its row
+        ok = losses.isfinite()  # (draws, rows); a draw without a finite loss does not count
         if not sampled:
             return int((~ok).sum())
         count = ok.sum(0).to(losses.dtype)
@@ -147,7 +150,7 @@ class LocalNES:
         return int((~ok).sum())
 
     def _unit(self, link: Link, params: Params, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance to the threshold (draws or 1, rows, out) and its noise (draws or 1, rows, 1)."""
+        """Return distances to the threshold (draws or 1, rows, out) and their std (.., rows, 1)."""
         one = a[:1] if a.stride(0) == 0 else a  # the first layer's inputs do not differ by draw
         z = one @ params[link.weight].T
         norm = one.square().sum(-1, keepdim=True)
@@ -164,7 +167,7 @@ class LocalNES:
         self, structure: Structure, params: Params, a: Tensor, part: Batch, grads: Params,
         generator: torch.Generator,
     ) -> Tensor:  # fmt: skip
-        """Losses (draws, rows) of sampled last states a; adds the last layer's own gradient."""
+        """Return losses (draws, rows) of sampled last states a; add the last layer's gradient."""
         link, draws = structure.links[-1], len(a)
         y = a @ params[link.weight].T
         if link.bias:
@@ -176,16 +179,16 @@ class LocalNES:
         norm = (a.square().sum(-1, keepdim=True) + bool(link.bias)).sqrt()
         noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
         with torch.enable_grad():
-            leaf = (y + self.sigma * norm * noise).flatten(0, 1).requires_grad_()
-            losses = structure.criterion(leaf, part.targets.repeat(draws))
-            (slope,) = torch.autograd.grad(losses.sum() / draws, leaf)
+            outputs = (y + self.sigma * norm * noise).flatten(0, 1).requires_grad_()
+            losses = structure.criterion(outputs, part.targets.repeat(draws))
+            (slope,) = torch.autograd.grad(losses.sum() / draws, outputs)
         _accumulate(link, grads, slope.view_as(y), a)
         return losses.detach().view(draws, -1)
 
     def _tail(
         self, structure: Structure, params: Params, a: Tensor, part: Batch, grads: Params
     ) -> Tensor:
-        """Expected losses (draws, rows) over the last hidden layer; adds both layers' gradients."""
+        """Return losses (draws, rows), the mean over the last hidden layer; add both gradients."""
         hidden, last = structure.links[-2:]
         assert hidden.step is not None
         w, (low, high) = params[last.weight], hidden.step.levels
@@ -215,7 +218,7 @@ class LocalNES:
 
 
 def _score(z: Tensor, spread: Tensor, state: Tensor) -> Tensor:
-    """D log P(state) / dz: +-phi(u) / (s Phi(+-u)), in logarithms so that tails do not overflow."""
+    """Return d log P(state) / dz = +-phi(u) / (s Phi(+-u)), by logarithms against overflow."""
     u = z / spread
     sign = 2 * state - 1
     log = -0.5 * u * u - 0.5 * math.log(2 * math.pi) - torch.special.log_ndtr(sign * u)

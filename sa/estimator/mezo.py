@@ -1,4 +1,4 @@
-"""MeZO: a two-point gaussian estimate in the memory of inference, directions never stored."""
+"""MeZO: a two-point gaussian estimate with the memory of inference; directions are not stored."""
 
 import math
 from collections.abc import Iterator
@@ -14,26 +14,29 @@ from sa.objective.objective import Objective
 from sa.params import blocks, size
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
-BLOCK = 1 << 16
-"""Numbers of a direction that exist at once: part of the stream's definition."""
+CHUNK = 1 << 16
+"""Numbers of a direction that are in memory at once; another number gives other directions."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class MeZO:
     """(f(w + sigma e) - f(w - sigma e)) / (2 sigma) e, e ~ N(0, I) (Malladi et al. 2023).
 
-    SPSA along a gaussian direction, averaged over N = samples: unbiased for the gradient of
-    f_sigma(w) = E f(w + sigma e), like ``nes``; on a linear loss the same relative variance
-    (D + 1)/N. The direction is a seed: each of its three uses (w + sigma e, w - sigma e, the
-    gradient) draws it again, tensor by tensor, in blocks of 2^16 numbers. Memory beside the
-    gradient: one moved copy of the parameters and one block. The published method moves them in
-    place and saves the copy, at the price of a point restored up to rounding; here it is untouched.
+    The mean of N = ``samples`` such terms. Unbiased for the gradient of f_sigma(w) = E f(w + sigma
+    e), like ``nes``, with the same relative variance (D + 1)/N on a linear loss.
+
+    A direction is stored as a seed. Each of its three uses (w + sigma e, w - sigma e, the gradient)
+    draws it again, tensor by tensor, in chunks of 2^16 numbers. Beside the gradient, memory holds
+    one moved copy of the parameters and one chunk. The published method saves this copy: it moves
+    the parameters in place and restores them up to rounding. Here they are not touched.
+
+    Paper: Malladi et al., "Fine-tuning language models with just forward passes", NeurIPS 2023.
 
     Args:
-        sigma: standard deviation of a step's coordinates, in the units of the weights; eps in the
-            paper.
-        samples: directions a call, 1 in the paper. One with a loss that is not finite is left out,
-            and counted in ``nonfinite``.
+        sigma: standard deviation of a step's coordinates, in the units of the weights; eps in
+            Malladi et al. 2023.
+        samples: N, directions a call; 1 in Malladi et al. 2023. A direction with a loss that is not
+            finite is left out and counted in ``nonfinite``.
 
     """
 
@@ -42,7 +45,7 @@ class MeZO:
     samples: Annotated[int, Gt(0)] = 1
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -53,23 +56,24 @@ class MeZO:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """2N + 1 evals, one point at a time."""
+        """Return the estimate, in 2N + 1 evals, one point at a time."""
         _scale.require("sigma", self.sigma, params, at)
-        plain = torch.contiguous_format  # whatever the layout, numbers are drawn in one order
+        plain = torch.contiguous_format  # the order of the draws must not depend on the layout
         grad = {k: torch.zeros_like(p, memory_format=plain) for k, p in params.items()}
         flat = sound = 0
         for _ in range(self.samples):
             seed = torch.randint(1 << 62, (), generator=generator, device=generator.device)
-            ends = []
+            losses = []
             for move in (self.sigma, -self.sigma):
                 moved = {k: p.detach().clone(memory_format=plain) for k, p in params.items()}
                 _add(moved, int(seed), move)
-                ends.append(float(objective.value(moved)))
+                losses.append(float(objective.value(moved)))
                 del moved
-            if not math.isfinite(ends[0] - ends[1]):
+            gap = losses[0] - losses[1]
+            if not math.isfinite(gap):
                 continue
-            sound, flat = sound + 1, flat + (ends[0] == ends[1])
-            _add(grad, int(seed), (ends[0] - ends[1]) / (2 * self.sigma * self.samples))
+            sound, flat = sound + 1, flat + (gap == 0)
+            _add(grad, int(seed), gap / (2 * self.sigma * self.samples))
         n = self.samples
         if sound < n:  # the mean is over the others
             grad = {k: _finite.mean(g, sound, 1 / n) for k, g in grad.items()}
@@ -80,7 +84,7 @@ class MeZO:
 
 
 def _add(into: Params, seed: int, scale: float) -> None:
-    """Add scale times the seed's direction, in place."""
+    """Add scale times the direction of a seed, in place."""
     device = next((p.device for p in into.values()), torch.device("cpu"))
     replay = torch.Generator(device).manual_seed(seed)
     for p in into.values():
@@ -90,7 +94,8 @@ def _add(into: Params, seed: int, scale: float) -> None:
 
 
 def _noise(flat: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    for start, stop in blocks(len(flat), BLOCK):
+    """Yield the chunks of a vector, each with standard normal numbers of its size."""
+    for start, stop in blocks(len(flat), CHUNK):
         shape = (stop - start,)
         e = torch.randn(shape, generator=generator, dtype=flat.dtype, device=flat.device)
         yield flat[start:stop], e

@@ -1,4 +1,4 @@
-"""The gradient in the span of a surrogate gradient and random directions, measured."""
+"""The gradient in the span of a surrogate gradient and random directions, by differences."""
 
 from typing import Annotated, ClassVar
 
@@ -16,20 +16,24 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class OrthonormalProbe:
     """sum_i [f(w + sigma q_i) - f(w - sigma q_i)]/(2 sigma) q_i (Meier et al., 2019).
 
-    The q are orthonormal: the surrogate gradient's direction and k random ones (Past Descent
-    Directions, with the surrogate gradient where they take the last estimate). On a locally linear
-    loss this is the gradient's projection on their span: with c0 the cosine of the surrogate
-    gradient, cos^2 has mean c0^2 + (1 - c0^2) k/(D - 1), never below c0^2; exact at k + 1 = D.
-    Its scale, the projection on the gradient, is cos^2 as well: a part of it, never rescaled.
+    The q_i are orthonormal: the direction of the surrogate gradient, then k random ones. On a
+    locally linear loss this is the projection of the gradient on their span. With c0 the cosine of
+    the surrogate gradient, cos^2 has mean c0^2 + (1 - c0^2) k/(D - 1) and is never below c0^2. The
+    estimate is exact at k + 1 = D. It is not rescaled, so its scale, the projection on the
+    gradient, is cos^2 as well. In general, each component is the derivative of the loss smoothed
+    along q_i (target ``ball``).
 
-    A direction whose difference is not finite is left out of the span, and counted in
-    ``nonfinite``.
+    A direction whose difference is not finite is left out of the span and counted in ``nonfinite``.
+
+    Paper: Meier, Mujika, Gauy & Steger, "Improving gradient estimation in evolutionary strategies
+    with past descent directions", arXiv 1910.05268, 2019. They take the last estimate where this
+    takes the surrogate gradient.
 
     Args:
         surrogate: slope of the surrogate gradient that is the first direction, one of the names of
             `ste`.
-        sigma: length of a probe, in the units of the weights.
-        samples: k, random directions beside the surrogate's; k + 1 <= D.
+        sigma: length of a step along a direction, in the units of the weights.
+        samples: k, random directions beside that of the surrogate; k + 1 <= D.
 
     """
 
@@ -39,7 +43,7 @@ class OrthonormalProbe:
     samples: Annotated[int, Ge(0)] = 4
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -50,7 +54,7 @@ class OrthonormalProbe:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """2 (k + 1) + 3 evals; 2 k + 3 where the surrogate gradient is 0."""
+        """Return the estimate, in 2 (k + 1) + 3 evals, 2 k + 3 if the surrogate gradient is 0."""
         dim = sum(p.numel() for p in params.values())
         if self.samples + 1 > dim:
             raise ValueError(
@@ -62,9 +66,9 @@ class OrthonormalProbe:
         draws = _directions.gaussian(self.samples, dim, generator, guide)
         basis = _guide.orthonormal(torch.cat([guide[None], *draws]))
         total, sound = torch.zeros_like(guide), 0
-        for start, stop in blocks(len(basis), _directions.BLOCK):
+        for start, stop in blocks(len(basis), _directions.CHUNK):
             q = basis[start:stop]
-            up, down = _guide.ends(objective, params, self.sigma * q)
+            up, down = _guide.pair_losses(objective, params, self.sigma * q)
             slope, ok = _finite.sound(((up - down) / (2 * self.sigma)).to(q.dtype))
             total, sound = total + slope @ q, sound + int(ok.sum())
         if len(basis) and not sound:

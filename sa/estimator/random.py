@@ -1,4 +1,4 @@
-"""A random direction: the null every other estimator is read against."""
+"""A random direction: the null hypothesis for every other estimator."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 @dataclass(frozen=True, config=STRICT)
 class Random:
-    """A standard normal direction that ignores the loss; estimates nothing (target ``none``).
+    """A standard normal direction that ignores the loss; it estimates nothing (target ``none``).
 
     Its cosine with any fixed direction has mean 0 and standard deviation 1/sqrt(D).
     """
@@ -20,7 +20,7 @@ class Random:
     target: ClassVar[str] = "none"
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -31,7 +31,7 @@ class Random:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """1 eval, for the value."""
+        """Return the estimate, in 1 eval, for the value."""
         w = flatten(params)
         e = torch.randn(w.shape, generator=generator, dtype=w.dtype, device=w.device)
         return Estimate(

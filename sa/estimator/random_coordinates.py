@@ -1,4 +1,4 @@
-"""Central differences along coordinates drawn at random: the CDG where D is too large for it."""
+"""Central differences along coordinates drawn at random: a CDG for large D."""
 
 from typing import Annotated, ClassVar
 
@@ -16,14 +16,18 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class RandomCoordinates:
     """(D/k) sum_{i in S} [f(w + eps e_i) - f(w - eps e_i)]/(2 eps) e_i (Nesterov 2012).
 
-    S: k of the D coordinates, drawn anew without replacement; unbiased for the CDG, and the CDG at
-    k = D. Relative variance D/k - 1, expected cosine sqrt(k/D), whatever the loss.
+    S is a set of k of the D coordinates, drawn anew without replacement. Unbiased for the CDG
+    (target ``box``), and equal to it at k = D. The relative variance is D/k - 1 and the expected
+    cosine sqrt(k/D), whatever the loss.
 
-    A coordinate whose difference is not finite is 0, and counted in ``nonfinite``.
+    A coordinate whose difference is not finite is 0 and counted in ``nonfinite``.
+
+    Paper: Nesterov, "Efficiency of coordinate descent methods on huge-scale optimization problems",
+    SIAM Journal on Optimization, 2012.
 
     Args:
         epsilon: half-width of the difference, in the units of the weights.
-        samples: k, coordinates a call; all D where there are fewer, which ``coordinates`` tells.
+        samples: k, coordinates a call; all D if there are fewer (``coordinates`` in the row).
 
     """
 
@@ -32,7 +36,7 @@ class RandomCoordinates:
     samples: Annotated[int, Gt(0)] = 50
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -43,22 +47,22 @@ class RandomCoordinates:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """2k + 1 evals."""
+        """Return the estimate, in 2k + 1 evals."""
         _scale.require("epsilon", self.epsilon, params, at)
         dim, w = size(params), flatten(params)
         k = min(self.samples, dim)
         chosen = torch.randperm(dim, generator=generator, device=w.device)[:k]
         grad = torch.zeros_like(w)
-        for start, stop in blocks(k, _directions.BLOCK):
+        for start, stop in blocks(k, _directions.CHUNK):
             some = chosen[start:stop]
-            ends = w.expand(2, len(some), -1).clone()
+            points = w.expand(2, len(some), -1).clone()
             each = torch.arange(len(some), device=w.device)
-            ends[0, each, some] = w[some] + self.epsilon
-            ends[1, each, some] = w[some] - self.epsilon
-            up, down = (_directions.losses(objective, params, end) for end in ends)
+            points[0, each, some] = w[some] + self.epsilon
+            points[1, each, some] = w[some] - self.epsilon
+            up, down = (_directions.losses(objective, params, x) for x in points)
             grad[some] = ((up - down) / (2 * self.epsilon) * (dim / k)).to(w.dtype)
-        told, left_out = _finite.coordinates({"chosen": grad[chosen]})
-        grad[chosen] = told["chosen"]
+        checked, left_out = _finite.coordinates({"chosen": grad[chosen]})
+        grad[chosen] = checked["chosen"]
         info = {"coordinates": float(k), "cosine_expected": (k / max(1, dim)) ** 0.5}
         info |= _finite.counted(left_out)
         value = objective.value(params)

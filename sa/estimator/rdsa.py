@@ -1,4 +1,4 @@
-"""Random directions stochastic approximation: cheap distributions beside Rademacher's."""
+"""Random directions stochastic approximation: uniform and asymmetric two-point directions."""
 
 from functools import partial
 from typing import Annotated, ClassVar, Literal
@@ -16,19 +16,23 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class RDSA:
     """(1/(2 N sigma)) sum_n (f(w + sigma e_n) - f(w - sigma e_n)) e_n (Prashanth et al. 2017).
 
-    Mean of component i: the derivative of f smoothed along i with a kernel (3 - t^2)/(4 sqrt(3)) on
-    the uniform's support (a box for two points), all other coordinates at w_j + sigma e_j (target
-    ``cube``). With E e_i^4 = k the relative variance on a linear loss is (D + k - 2)/N: k = 9/5 for
-    uniform, 1 + skew^2/(1 + skew) for asymmetric, never below SPSA's (k = 1).
+    Component i has as its mean the derivative of f smoothed along i, while every other coordinate
+    is at w_j + sigma e_j (target ``cube``). The kernel is (3 - t^2)/(4 sqrt(3)) on the support of
+    uniform entries, and a box for two-point entries. On a linear loss the relative variance is (D +
+    k - 2)/N with k = E e_i^4: k = 9/5 for uniform entries and 1 + skew^2/(1 + skew) for asymmetric
+    ones, never below that of SPSA (k = 1).
+
+    Paper: Prashanth, Bhatnagar, Fu & Marcus, "Adaptive system optimization using random directions
+    stochastic approximation", IEEE Transactions on Automatic Control, 2017.
 
     Args:
         sigma: standard deviation of a step's coordinates, in the units of the weights.
         samples: N, antithetic pairs a call.
-        distribution: of the entries of a direction, independent and scaled to variance 1.
-            ``uniform`` in [-sqrt(3), sqrt(3)] (published in [-eta, eta] with a factor 3/eta^2: the
-            same estimate), or ``asymmetric``: -1 with probability (1 + skew)/(2 + skew), else 1 +
-            skew, over sqrt(1 + skew).
-        skew: of asymmetric entries; published near 1e-4.
+        distribution: distribution of the entries of a direction, which are independent and have
+            variance 1. ``uniform`` on [-sqrt(3), sqrt(3)] (published on [-eta, eta] with a factor
+            3/eta^2, which is the same estimate), or ``asymmetric``: -1 with probability (1 +
+            skew)/(2 + skew), else 1 + skew, both divided by sqrt(1 + skew).
+        skew: skew of asymmetric entries; near 1e-4 in Prashanth et al. 2017.
 
     """
 
@@ -39,7 +43,7 @@ class RDSA:
     skew: Annotated[float, Gt(0)] = 1e-4
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -50,7 +54,7 @@ class RDSA:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """2N + 1 evals. Memory holds one block of directions."""
+        """Return the estimate, in 2N + 1 evals. Only one chunk of directions is in memory."""
         if self.distribution == "uniform":
             draw: _directions.Draw = _directions.uniform
             kurtosis = 9 / 5

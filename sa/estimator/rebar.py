@@ -17,15 +17,18 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class Rebar:
     """[f(b) - eta f(y~)] d log p(b) + eta df(y) - eta df(y~) (Tucker et al. 2017).
 
-    y = sigmoid(z/temperature) is the relaxed sample, b = 1[z > 0], and y~ the same from z drawn
-    anew given b. Unbiased for the gradient of E f at any temperature and eta, blind to a constant
-    at eta = 1 only; both are fixed here (`relax` learns them). Layer by layer: earlier states
-    held, deeper ones sampled for f(b) and relaxed on the same noise for f(y) and f(y~).
+    y = sigmoid(z/temperature) is the relaxed sample and b = 1[z > 0]; y~ is y for a z drawn anew
+    given b. Unbiased for the gradient of the expected loss E f at any temperature and eta. Adding a
+    constant to f changes nothing at eta = 1 only. Temperature and eta are fixed here; `relax`
+    learns them. Works layer by layer: the states of earlier layers are held, and deeper layers are
+    sampled for f(b) and relaxed on the same noise for f(y) and f(y~).
+
+    Paper: Tucker, Mnih, Maddison, Lawson & Sohl-Dickstein, "REBAR", NeurIPS 2017.
 
     Args:
         samples: draws of the random units that a call averages over.
-        temperature: of the relaxed sample y.
-        eta: weight of the control variate; 0 leaves the score function.
+        temperature: temperature of the relaxed sample y.
+        eta: weight of the control variate; 0 gives the plain score function.
 
     """
 
@@ -35,11 +38,11 @@ class Rebar:
     eta: float = 1.0
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no unit is random."""
+        """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
     def __call__(
@@ -50,14 +53,14 @@ class Rebar:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """(3 + 6 layers) a sample + 1 evals."""
+        """Return the estimate, in (3 + 6 layers) evals a sample, and 1 more."""
         grad, noise = _layers.layerwise(
             objective, params, generator, self.samples, self._gain, passes=3
         )
         evals = (3.0 + 6 * noise.layers) * self.samples + 1
         return Estimate(objective.value(params), grad, evals, info=noise.info)
 
-    def _gain(self, layer: _layers.Layer) -> Tensor:
+    def _gain(self, layer: _layers.SampledLayer) -> Tensor:
         def variate(z: Tensor) -> Tensor:
             return self.eta * _relaxation.relaxed_losses(layer, z, self.temperature)
 

@@ -18,14 +18,17 @@ from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Params, State
 class Reinforce:
     """(f(b) - c) d log p(b) + df/dw, b - sigmoid(phi) at each unit (Williams 1992).
 
-    Unbiased for the gradient of E f. Rows are independent, so a row's units answer for that row's
-    loss alone.
+    Unbiased for the gradient of the expected loss E f. If rows are independent, the units of a row
+    are weighted with the loss of that row alone.
+
+    Paper: Williams, "Simple statistical gradient-following algorithms for connectionist
+    reinforcement learning", Machine Learning, 1992.
 
     Args:
         samples: draws of the random units that a call averages over.
-        baseline: c: ``none`` for 0, or ``running``, the mean loss of earlier calls; 0 in the
-            first.
-        decay: of the running baseline: the share of it that stays at every call.
+        baseline: c: ``none`` for 0, or ``running``, the mean loss of earlier calls (0 in the first
+            call).
+        decay: share of the running baseline that remains after every call, in [0, 1).
 
     """
 
@@ -35,11 +38,11 @@ class Reinforce:
     decay: Annotated[float, Interval(ge=0, lt=1)] = 0.9
 
     def init(self, params: Params) -> State:
-        """No mean loss yet."""
+        """Return a state without a mean loss."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no unit is random, or gradients are quantized."""
+        """Raise ValueError if no unit is random or gradients are quantized."""
         _noise.scores(structure)
 
     def __call__(
@@ -50,23 +53,23 @@ class Reinforce:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """3 a sample + 1 evals."""
+        """Return the estimate, in 3 evals a sample, and 1 more."""
         known = state.get("loss")
         n = objective.batch.rows
-        # a row that answers for every row's loss is compared with the mean of them all
+        # units that act on the losses of all rows are compared with n mean losses
         base = (known or 0.0) * (n if objective.coupled else 1)
-        seen = 0.0
+        now = 0.0
 
         def rows(point: Params, part: Batch, noise: _noise.Noise) -> Tensor:
-            nonlocal seen
+            nonlocal now
             losses, score = _noise.scored(objective, point, part, noise)
-            seen += float(losses.detach().double().sum()) / n / self.samples
-            return losses + (_noise.owed(losses.detach(), objective.coupled) - base) * score
+            now += float(losses.detach().double().sum()) / n / self.samples
+            return losses + (_noise.credited(losses.detach(), objective.coupled) - base) * score
 
         grad, noise = _noise.average(objective, params, generator, self.samples, rows)
         if self.baseline == "running":
-            mean = seen if known is None else self.decay * known + (1 - self.decay) * seen
-            # one loss that is not finite would be in the mean for ever
+            mean = now if known is None else self.decay * known + (1 - self.decay) * now
+            # a loss that is not finite would stay in the mean for ever
             state = {"loss": mean} if math.isfinite(mean) else {"loss": known} if known else {}
         else:
             state = {}

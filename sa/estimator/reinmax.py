@@ -1,4 +1,4 @@
-"""ReinMax: the straight-through estimator of second order."""
+"""ReinMax: a straight-through estimator of second order."""
 
 from typing import Annotated, ClassVar
 
@@ -17,16 +17,20 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class ReinMax:
     """2 J(q) g - J(p) g / 2, q = (p_tau + b)/2, J(p) = p (1 - p) (Liu et al., NeurIPS 2023).
 
-    g is the derivative of the loss by the sampled state b of {0, 1}, p = sigmoid(phi), p_tau =
-    sigmoid(phi / temperature); in s = 2 b - 1 the slope is m = 4 q (1 - q) - p (1 - p). At
-    temperature 1 the mean over one unit is p (1 - p) (f'(0) + f'(1))/2: Heun's trapezium for the
-    secant f(1) - f(0), exact where the loss is quadratic in each unit's state and too large by p
-    (1 - p) f'''/12 on a cubic. Biased there, and through more than one layer. A temperature above
-    1 trades that for variance.
+    g is the derivative of the loss by the sampled state b in {0, 1}, p = sigmoid(phi), p_tau =
+    sigmoid(phi / temperature). For s = 2 b - 1 the slope is m = 4 q (1 - q) - p (1 - p).
+
+    At temperature 1 the mean over one unit is p (1 - p) (f'(0) + f'(1))/2, Heun's trapezium rule
+    for the secant f(1) - f(0). It is exact if the loss is quadratic in each unit's state. It is
+    biased on a cubic, by p (1 - p) f'''/12, and through more than one layer. A temperature above
+    1 trades bias for variance.
+
+    Paper: Liu, Dong, Liu, Yu & Gao, "Bridging discrete and backpropagation: straight-through and
+    beyond", NeurIPS 2023.
 
     Args:
         samples: draws of the random units that a call averages over.
-        temperature: of p_tau; above 1 it trades bias for variance.
+        temperature: temperature of p_tau, 1 or more; above 1 it trades bias for variance.
 
     """
 
@@ -35,11 +39,11 @@ class ReinMax:
     temperature: Annotated[float, Ge(1)] = 1.0
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no unit is random."""
+        """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
     def __call__(
@@ -50,7 +54,7 @@ class ReinMax:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """3 a sample + 1 evals."""
+        """Return the estimate, in 3 evals a sample, and 1 more."""
         rows = _noise.sampled(self._unit, objective.rows)
         grad, noise = _noise.average(objective, params, generator, self.samples, rows)
         evals = 3.0 * self.samples + 1

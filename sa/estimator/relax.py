@@ -19,16 +19,19 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class Relax:
     """[f(b) - c(z~)] d log p(b) + dc(z) - dc(z~), c learned (Grathwohl et al., ICLR 2018).
 
-    c(z) = eta f(sigmoid(z/T)) + v' tanh(U z + t), one for each layer of random units. It starts as
-    REBAR's with eta = 1, T = ``temperature``; after each call one step of Adam at rate ``lr``
-    along the unbiased gradient of the estimate's own variance, row by row. Unbiased for the
-    gradient of E f whatever c is. ``state`` holds c and Adam's moments. Layer by layer as REBAR.
+    c(z) = eta f(sigmoid(z/T)) + v' tanh(U z + t), one c for each layer of random units. It starts
+    as the control variate of REBAR with eta = 1 and T = ``temperature``. After each call it takes
+    one Adam step of rate ``lr`` along an unbiased gradient of the estimate's variance, row by row.
+    Unbiased for the gradient of the expected loss E f, whatever c is. ``state`` holds c and the
+    moments of Adam. Works layer by layer, as REBAR.
+
+    Paper: Grathwohl, Choi, Wu, Roeder & Duvenaud, "Backpropagation through the void", ICLR 2018.
 
     Args:
         samples: draws of the random units that a call averages over.
-        temperature: T, at which the control variate starts; it is learned from there.
-        hidden: rows of U, the hidden units of the learned control variate; 0 for none.
-        lr: rate of Adam's step of the control variate after each call; 0 keeps it as it starts.
+        temperature: first value of T, which is learned.
+        hidden: rows of U, the hidden units of the control variate; 0 for none.
+        lr: rate of the Adam steps of the control variate; 0 keeps it as it starts.
 
     """
 
@@ -39,11 +42,11 @@ class Relax:
     lr: Annotated[float, Ge(0)] = 0.01
 
     def init(self, params: Params) -> State:
-        """Nothing learned yet: the first call sees how wide the layers are."""
+        """Return an empty state: the first call reads the widths of the layers."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no unit is random."""
+        """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
     def __call__(
@@ -54,16 +57,16 @@ class Relax:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """(3 + 6 layers) a sample + 1 evals, (3 + 18 layers) where c learns, lr > 0."""
+        """Return the estimate, in (3 + 6 layers) evals a sample, 3 + 18 if lr > 0, and 1 more."""
         learned: Params = dict(state.get("variate", {}))
         slopes: Params = {}
         rows = objective.batch.rows * self.samples
 
-        def gain(layer: _layers.Layer) -> Tensor:
+        def gain(layer: _layers.SampledLayer) -> Tensor:
             own = f"{layer.index}/"
             if own + "eta" not in learned:
                 learned.update(self._start(own, layer))
-            c = {k: v.requires_grad_(self.lr > 0) for k, v in _mine(learned, own).items()}
+            c = {k: v.requires_grad_(self.lr > 0) for k, v in _within(learned, own).items()}
 
             def variate(z: Tensor) -> Tensor:
                 temperature = c["log_temperature"].exp()
@@ -71,17 +74,17 @@ class Relax:
                 inner = torch.tanh(z.reshape(layer.rows, -1) @ c["in"].T + c["bias"])
                 return c["eta"] * losses + inner @ c["out"]
 
-            got = _relaxation.gain(layer, variate, create_graph=self.lr > 0)
+            estimate = _relaxation.gain(layer, variate, create_graph=self.lr > 0)
             if self.lr > 0:
-                spread = got.square().sum() / rows
-                grads = torch.autograd.grad(spread, list(c.values()), materialize_grads=True)
+                variance = estimate.square().sum() / rows
+                grads = torch.autograd.grad(variance, list(c.values()), materialize_grads=True)
                 for name, g in zip(c, grads, strict=True):
                     slopes[own + name] = slopes.get(own + name, 0) + g
-            return got.detach()
+            return estimate.detach()
 
         alive = 9 if self.lr > 0 else 3
         grad, noise = _layers.layerwise(objective, params, generator, self.samples, gain, alive)
-        learns = self.lr > 0 and finite(slopes)  # else c would never be finite again
+        learns = self.lr > 0 and finite(slopes)  # else c would stay not finite
         after = _adam(state, learned, slopes, self.lr) if learns else state | {"variate": learned}
         evals = (3.0 + (18 if self.lr > 0 else 6) * noise.layers) * self.samples + 1
         info = noise.info
@@ -90,7 +93,8 @@ class Relax:
             info[f"temperature/{k}"] = math.exp(float(learned[f"{k}/log_temperature"]))
         return Estimate(objective.value(params), grad, evals, after, info)
 
-    def _start(self, own: str, layer: _layers.Layer) -> Params:
+    def _start(self, own: str, layer: _layers.SampledLayer) -> Params:
+        """Return the first control variate of a layer, its names starting with ``own``."""
         like, units = layer.logits, layer.logits.numel() // layer.rows
         u = torch.randn(
             self.hidden, units, generator=stream(layer.noise.seed, "variate", layer.index)
@@ -104,12 +108,13 @@ class Relax:
         }
 
 
-def _mine(learned: Params, own: str) -> Params:
+def _within(learned: Params, own: str) -> Params:
+    """Return the entries whose names start with ``own``, without that prefix."""
     return {k.removeprefix(own): v.detach() for k, v in learned.items() if k.startswith(own)}
 
 
 def _adam(state: State, point: Params, slopes: Params, lr: float) -> State:
-    """The state after one step of Adam (Kingma & Ba 2015)."""
+    """Return the state after one step of Adam (Kingma & Ba, ICLR 2015)."""
     step = state.get("step", 0) + 1
     mean, square, after = {}, {}, {}
     for name, g in slopes.items():

@@ -1,4 +1,4 @@
-"""REINFORCE with the leave-one-out baseline: samples judged against one another."""
+"""REINFORCE with the leave-one-out baseline: each sample is compared with the others."""
 
 import math
 from typing import Annotated, ClassVar
@@ -18,13 +18,17 @@ from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Params, State
 class RLOO:
     """(1/(K - 1)) sum_k (f(b_k) - mean f) d log p(b_k) + mean df/dw (Kool et al. 2019).
 
-    Each of the K = ``samples`` samples has the mean of the others as its baseline (Salimans &
-    Knowles 2014; Mnih & Rezende 2016), row by row: unbiased for the gradient of E f, blind to a
-    constant. For K = 2 a unit gets (f(b_1) - f(b_2)) (b_1 - b_2) / 2. A sample with a loss that is
-    not finite is left out, and counted in ``nonfinite``: K is the number of the others, 2 or more.
+    The baseline of each of the K = ``samples`` samples is the mean of the others, row by row.
+    Unbiased for the gradient of the expected loss E f; adding a constant to f changes nothing. For
+    K = 2 a unit gets (f(b_1) - f(b_2)) (b_1 - b_2) / 2. A sample with a loss that is not finite is
+    left out and counted in ``nonfinite``; K is then the number of the other samples. With fewer
+    than two of them the gradient is NaN.
+
+    Papers: Kool, van Hoof & Welling, "Buy 4 REINFORCE samples, get a baseline for free!", ICLR
+    workshop, 2019; earlier Salimans & Knowles 2014 and Mnih & Rezende, ICML 2016.
 
     Args:
-        samples: K, draws of the random units a call.
+        samples: K, draws of the random units a call, 2 or more.
 
     """
 
@@ -32,11 +36,11 @@ class RLOO:
     samples: Annotated[int, Ge(2)] = 2
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no unit is random, or gradients are quantized."""
+        """Raise ValueError if no unit is random or gradients are quantized."""
         _noise.scores(structure)
 
     def __call__(
@@ -47,7 +51,7 @@ class RLOO:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """3 a sample + 1 evals."""
+        """Return the estimate, in 3 evals a sample, and 1 more."""
         count, left_out = self.samples, 0
 
         def rows(point: Params, part: Batch, noise: _noise.Noise) -> Tensor:
@@ -59,10 +63,10 @@ class RLOO:
                     losses.append(loss)
                     scores.append(score)
             left_out = max(left_out, count - len(losses))
-            if len(losses) < 2:  # nothing to compare with: NaN, as its gradient
+            if len(losses) < 2:  # nothing to compare with
                 return math.nan * score
             f = torch.stack(losses)  # (samples, rows)
-            g = torch.stack([_noise.owed(x.detach(), objective.coupled) for x in losses])
+            g = torch.stack([_noise.credited(x.detach(), objective.coupled) for x in losses])
             gain = (g - g.mean(0)) * (len(g) / (len(g) - 1))
             return (f + gain * torch.stack(scores)).mean(0)
 

@@ -1,4 +1,4 @@
-"""An oracle: the best decrease within a ball that separable NES finds."""
+"""A search by separable NES: the best decrease that it finds in a ball."""
 
 import math
 from typing import Annotated, ClassVar
@@ -16,17 +16,21 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class SNES:
     """-d, d the lowest point with |d| <= rho that SNES finds (Schaul, Glasmachers & Schmidhuber).
 
-    Points m + s * z, z ~ N(0, I), of a mean m and a spread s a coordinate (GECCO 2011): with
-    utilities u of their ranks, m += s sum u z, s *= exp(eta/2 sum u (z^2 - 1)), eta = (3 + log D)/
-    (5 sqrt D). Points, and the mean, outside the trust region are projected onto it. An optimiser
-    used as a yardstick: how much of a decrease is there at all (target ``none``). A step of
-    learning rate 1 lands on the point; it does not scale with the loss.
+    Points are m + s * z, z ~ N(0, I), with a mean m and a spread s for each coordinate. With
+    utilities u of their ranks, m += s sum u z and s *= exp(eta/2 sum u (z^2 - 1)), eta = (3 + log
+    D)/(5 sqrt D). Points and means outside the ball are projected onto it.
+
+    An optimiser used as a yardstick (target ``none``): it measures how far the loss can fall in the
+    ball. A step of learning rate 1 lands on the point; it does not scale with the loss.
+
+    Paper: Schaul, Glasmachers & Schmidhuber, "High dimensions and heavy tails for natural evolution
+    strategies", GECCO 2011.
 
     Args:
-        rho: radius of the search around the point, in the units of the weights; s starts at 0.3
+        rho: radius of the ball around the point, in the units of the weights; s starts at 0.3
             rho/sqrt D.
         generations: generations of the search.
-        samples: points a generation; null for 4 + floor(3 log D).
+        samples: points of a generation, 2 or more; null for 4 + floor(3 log D).
 
     """
 
@@ -36,7 +40,7 @@ class SNES:
     samples: Annotated[int, Ge(2)] | None = None
 
     def init(self, params: Params) -> State:
-        """No state: every call searches anew."""
+        """Return an empty state: every call searches anew."""
         return {}
 
     def __call__(
@@ -47,7 +51,7 @@ class SNES:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """Generations times samples, + 1 evals."""
+        """Return the estimate, in generations * samples + 1 evals."""
         search = _oracle.Search(objective, params, self.rho)
         w, dim = search.at, max(1, len(search.at))
         n = _oracle.population(self.samples, dim)

@@ -1,4 +1,4 @@
-"""Spectral acceleration: hold the directions that only bounce, speed up the rest."""
+"""Spectral acceleration: hold the directions of high curvature, speed up the rest."""
 
 import math
 from collections.abc import Mapping
@@ -32,74 +32,74 @@ from sa.types import (
 Mode = Literal["global", "flat_v1", "flat_v2", "filter", "dynamic"]
 
 SPARE = 3
-"""Columns followed beyond the k + 1 eigenpairs that are used."""
+"""Vectors followed beyond the k + 1 eigenpairs that are used."""
 
 MOST = 40
-"""Directions that ``dynamic`` filters at most, in a block."""
+"""Most directions that mode=dynamic filters in a block."""
 
 LEAST = 1e-30
-"""What stands for a rate of 0, at which a schedule may end: nothing is too sharp for it."""
+"""Replaces a rate of 0, at which a schedule may end and no curvature is too high."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Spectral:
     """d = gamma u + U [(f - gamma) (U'u)], U the top eigenvectors of the curvature.
 
-    u is the gradient of ``base`` or, with momentum, its buffer: b <- momentum b + g, u = b
-    (Polyak), or g + momentum b (``nesterov``). The optimizer then is plain SGD of rate lr. The
-    factor f of the direction of eigenvalue lambda:
+    u is the gradient of ``base`` or, with momentum, its buffer b <- momentum b + g: u = b
+    (Polyak), or u = g + momentum b (``nesterov``). The optimizer is plain SGD of rate lr. The
+    factor f of a direction of U with eigenvalue lambda depends on the mode:
 
-    - ``global`` gamma: the control, a larger rate
+    - ``global`` gamma: the control, which is only a larger rate
     - ``flat_v1`` 0; ``flat_v2`` 1
-    - ``filter`` min(gamma, 1/(lr lambda)), the step that just reaches its minimum
-    - ``dynamic`` as filter, of every direction with lambda > m/(2 gamma lr), at most 40 a block;
-      n_filter is how many it begins with
+    - ``filter`` min(gamma, 1/(lr lambda)): the step just reaches the minimum along the direction
+    - ``dynamic`` as filter, for every direction with lambda > m/(2 gamma lr), at most 40 in a
+      block; n_filter is the first number of directions
 
-    m/lr is the largest stable sharpness: m = 2, 2 (1 + momentum) Polyak, (2 + 2 momentum)/(1 + 2
-    momentum) Nesterov. On a quadratic d is stable iff f lr lambda < m in the space and gamma lr
-    lambda_{k+1} < m beyond it: ``headroom`` m/(lr lambda_{k+1}) is the largest gamma (of global,
-    m/(lr lambda_1)). So the gain is bounded by the spectral gap, not by k.
+    m/lr is the largest stable sharpness: m = 2, with momentum 2 (1 + momentum) (Polyak) or (2 + 2
+    momentum)/(1 + 2 momentum) (Nesterov). On a quadratic, d is stable if and only if f lr lambda <
+    m in the space and gamma lr lambda_{k+1} < m outside it. ``headroom`` is the largest stable
+    gamma, m/(lr lambda_{k+1}), or m/(lr lambda_1) in mode global. So the spectral gap bounds the
+    gain, not k. d is a step direction, not an estimate of a gradient (target ``none``).
 
-    The spaces are those of the diagonal blocks: with several blocks the headroom is of each alone.
-    The eigenvalues lag one refresh behind. Early in a training the reported headroom can be five
-    times too large, so the safeguard is too weak there; later the error is a few percent.
+    Each diagonal block has a space of its own, and the headroom treats each block alone. The
+    eigenvalues lag one refresh behind. Early in a training the reported headroom can be five times
+    too large, so the safeguard is too weak there; later the error is a few percent.
 
-    With curvature=differences the Hessian's product along a direction v is [g(w + e v) - g(w - e
-    v)]/(2 e), e = epsilon |w| (in a block of d of all D numbers sqrt(d/D) times that), symmetrised
-    in the space. That is the Hessian of no loss, but what decides whether steps along v bounce,
-    for a straight-through gradient too.
+    With curvature=differences, the product along a direction v is [g(w + e v) - g(w - e v)]/(2 e),
+    e = epsilon |w| (times sqrt(d/D) in a block of d of all D numbers), symmetrised in the space. No
+    loss has this Hessian, but it decides whether steps along v oscillate, for a straight-through
+    gradient too.
 
-    Founding notes of 2024; close to BSFA (Zhou, Wang, Chen & Cheng, EMNLP 2025); the edge of
-    stability is Cohen et al. 2021.
+    Sources: the notes in docs/claims.md; close to BSFA (Zhou, Wang, Chen & Cheng, EMNLP 2025). For
+    the edge of stability see Cohen et al., ICLR 2021.
 
     Args:
-        base: estimator whose gradient u is sped up; null for the loss' own gradient.
+        base: estimator whose gradient u is sped up; null for the true gradient of the loss.
         mode: factor f of the directions of U: ``global``, ``flat_v1``, ``flat_v2``, ``filter`` or
             ``dynamic``, see above.
-        scale: gamma, the factor of all other directions; with a safeguard the most it may grow to.
-        n_filter: k, directions of U in each of ``blocks``; with mode=dynamic how many it begins
-            with.
-        refresh: steps between two renewals of U, one product of k + 4 columns each. Renewing every
-            step is worse at the edge of stability.
-        safeguard: c: gamma starts at 1 and grows by 1 % a step to at most scale and c times the
-            headroom. A loss more than 10 % above the lowest so far halves it, renews the space by
-            two rounds, and is itself the lowest from there on. null switches it off, as in
-            reproductions.
-        momentum: of the buffer b <- momentum b + g that takes the place of g; the optimizer is
-            plain SGD then.
-        nesterov: true takes g + momentum b, false b itself (Polyak).
+        scale: gamma, the factor of all other directions; with a safeguard the largest gamma.
+        n_filter: k, directions of U in each block; with mode=dynamic the first number of them.
+        refresh: steps between two refreshes of U; each costs one product with k + 4 vectors. A
+            refresh at every step is worse at the edge of stability.
+        safeguard: c, in (0, 1), or null for none. gamma starts at 1 and grows by 1 % a step, up to
+            scale and to c times the headroom. If the loss is more than 10 % above its lowest value,
+            gamma is halved, U is refreshed by two rounds, and this loss becomes the lowest value.
+        momentum: momentum of the buffer b <- momentum b + g that replaces g, in [0, 1); the
+            optimizer stays plain SGD.
+        nesterov: true uses g + momentum b, false uses b (Polyak).
         curvature: ``hessian``, which quantized networks do not have, or ``differences``: how the
-            base estimator's own gradient changes along a direction.
+            gradient of the base estimator changes along a direction.
         epsilon: length of these differences, as a share of |w|.
-        abridged: rows that the curvature is taken of, the first ones; null for all training rows,
-            of minibatches too.
-        blocks: what has a space of its own: the whole ``network``, each ``module``, each
-            ``tensor``, or named lists of patterns, {name: [patterns]}.
-        decompose: true sums what each step's gradient g would change the loss by: -lr |g_x|^2 +
-            lr^2/2 g_x'H g_x for x the top space, the bulk and all, at two products a step. In a
-            space not renewed for long the parts mix, so refresh=1 tells them apart.
-        lr: rate that the factors assume where no training gives one. In a training leave it null:
-            another rate than the training's is refused.
+        abridged: use only the first so many rows for the curvature; null for all training rows,
+            also in trainings by minibatches.
+        blocks: parts of the parameters with a space of their own: the whole ``network``, each
+            ``module``, each ``tensor``, or named lists of patterns, {name: [patterns]}.
+        decompose: true adds up the predicted change of the loss by plain steps, -lr |g_x|^2 +
+            lr^2/2 g_x'H g_x, with g_x the part of the gradient in the top space, outside it (the
+            bulk), and all of it. It costs two products a step. The parts mix in a space that is not
+            refreshed for long; set refresh=1 to separate them.
+        lr: rate that the factors assume outside a training. In a training leave it null: a rate
+            that differs from the training's is refused.
 
     """
 
@@ -123,14 +123,14 @@ class Spectral:
     @model_validator(mode="after")
     def _meaningful(self) -> "Spectral":
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov: it is a kind of momentum; set momentum, e.g. momentum=0.9")
+            raise ValueError("nesterov=true needs momentum; set e.g. momentum=0.9")
         if self.mode == "dynamic" and self.n_filter > MOST:
             raise ValueError(
-                f"n_filter={self.n_filter}: dynamic filters at most {MOST}; expected n_filter <= "
-                f"{MOST}, or mode=filter"
+                f"n_filter={self.n_filter}: mode=dynamic filters at most {MOST} directions; set "
+                f"n_filter <= {MOST}, or mode=filter"
             )
         if self.curvature == "differences" and (self.abridged or self.decompose):
-            raise ValueError("abridged and decompose are of the Hessian; set curvature=hessian")
+            raise ValueError("abridged and decompose need the Hessian; set curvature=hessian")
         if trait(self.base, "own_step"):
             raise ValueError(
                 f"base: {type(self.base).__name__} makes the step itself, and spectral would scale "
@@ -139,49 +139,48 @@ class Spectral:
         return self
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError for a quantized network where the Hessian or its own gradient is asked.
+        """Raise ValueError for a quantized network if the Hessian or the true gradient is needed.
 
-        What the base requires is required too.
+        The requirements of the base hold too.
         """
         if structure.quantized and (self.curvature == "hessian" or self.base is None):
             raise ValueError(
                 f"'{next(iter(structure.quantized))}' is quantized: the loss is flat almost "
-                "everywhere, and differentiating twice through a straight-through is no loss' "
-                "Hessian; take estimator=spectral_ste (a straight-through base, and how it "
-                "changes), or the network in full precision (quantizer=fp); analysis=smoothing and "
-                "estimator=cdg ask of its smoothed losses"
+                "everywhere, and a second derivative through a straight-through slope is no loss' "
+                "Hessian; take estimator=spectral_ste (differences of a straight-through "
+                "gradient), the network in full precision (quantizer=fp), or for its smoothed "
+                "losses estimator=cdg or analysis=smoothing"
             )
         called(self.base, "requires", structure)
 
     def fits(self, params: Params) -> None:
-        """Raise ValueError where a block has not the n_filter + 1 directions that are needed."""
+        """Raise ValueError if a block has fewer than n_filter + 1 parameters."""
         for block, names in grouped(params, self.blocks).items():
-            there = size({k: params[k] for k in names})
-            if self.n_filter >= there:
-                larger = (
-                    "" if self.blocks == "network" else ", or larger blocks, e.g. blocks=network"
-                )
+            dim = size({k: params[k] for k in names})
+            if self.n_filter >= dim:
+                larger = "" if self.blocks == "network" else ", or blocks=network"
                 raise ValueError(
-                    f"n_filter={self.n_filter}: block '{block}' has {there} parameters; expected "
-                    f"n_filter below that{larger}"
+                    f"n_filter={self.n_filter}: block '{block}' has {dim} parameters; set "
+                    f"n_filter below {dim}{larger}"
                 )
 
     def trains(
         self, steps: int, optimizer: str, settings: Mapping[str, Any], batch_size: int | None = None
     ) -> None:
-        """Raise ValueError for a refresh the training never reaches, or another step than SGD's.
+        """Raise ValueError for a training in which the estimator does not work.
 
-        Also for another rate than its own, and for a safeguard that would watch minibatches.
+        It needs at least ``refresh`` steps, plain SGD, and the training's rate. The safeguard does
+        not work with minibatches.
         """
         if 0 < steps < self.refresh:
             raise ValueError(
-                f"refresh={self.refresh}: the training has {steps} steps; expected refresh <= steps"
+                f"refresh={self.refresh}: the training has {steps} steps; set refresh <= {steps}"
             )
         if steps and (optimizer != "SGD" or settings.get("momentum")):
             what = "momentum" if optimizer == "SGD" else optimizer
             raise ValueError(
-                f"optimizer: spectral scales the step itself, which {what} would change after it; "
-                "set optimizer=sgd optimizer.momentum=0 (and estimator.momentum=0.9)"
+                f"optimizer: spectral scales the step itself, which {what} would change; set "
+                "optimizer=sgd optimizer.momentum=0 (and estimator.momentum=0.9)"
             )
         if steps and self.lr and self.lr != settings.get("lr", self.lr):
             raise ValueError(
@@ -195,12 +194,12 @@ class Spectral:
 
     @property
     def _m(self) -> float:
-        """Largest stable sharpness times the rate (Cohen et al. 2021, appendix B)."""
+        """Return the largest stable sharpness times the rate (Cohen et al. 2021, appendix B)."""
         beta = self.momentum
         return (2 + 2 * beta) / (1 + 2 * beta) if self.nesterov else 2 * (1 + beta)
 
     def init(self, params: Params) -> State:
-        """No space yet, gamma at its start, an empty buffer and the base's own state."""
+        """Return a state without spaces, with the first gamma and a buffer of 0."""
         self.fits(params)
         return {
             "base": self.base.init(params) if self.base else {},
@@ -221,7 +220,10 @@ class Spectral:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """The base's evals; at a renewal 3.9 + 3.6 (k + 4) more (7.5 a product beyond memory)."""
+        """Return the estimate, in the base's evals, and 3.9 + 3.6 (k + 4) more at a refresh.
+
+        A product that does not fit into memory costs 7.5 instead of 3.6.
+        """
         if "spaces" not in state:
             state = self.init(params) | state
         lr = self.lr if at.lr is None else at.lr
@@ -242,40 +244,23 @@ class Spectral:
         after["age"] += 1
         due = needed and (first or alarm or after["age"] > self.refresh)
         if due and math.isfinite(value) and finite(params) and finite(base.grad):
-            seen = self._look(objective, params, state["base"], generator, at)
+            curvature = self._curvature(objective, params, state["base"], generator, at)
             try:
-                self._renew(seen, params, after, lr, generator, rounds=1 + alarm)
+                self._refresh(curvature, params, after, lr, generator, rounds=1 + alarm)
             except Diverged:  # a NaN gradient, which the loop records as diverged
                 lost = {k: torch.full_like(g, math.nan) for k, g in base.grad.items()}
-                return Estimate(base.value, lost, evals + seen.evals, after, base.info | info)
-            info = {"refreshed": 1.0, "products": float(seen.products)}
-            evals += seen.evals
+                return Estimate(base.value, lost, evals + curvature.evals, after, base.info | info)
+            info = {"refreshed": 1.0, "products": float(curvature.products)}
+            evals += curvature.evals
             after["age"] = 1
-        spaces = after["spaces"]
-        limit = _spectrum.headroom(spaces, self._m / lr, self.mode == "global")
+        limit = _spectrum.headroom(after["spaces"], self._m / lr, self.mode == "global")
         if self.safeguard:
             after["gamma"] = min(after["gamma"], self.safeguard * limit)
-        gamma = after["gamma"]
-        d, squares = {k: gamma * v for k, v in u.items() if not spaces}, [0.0, 0.0, 0.0]
-        for space in spaces.values():
-            like = {k: u[k] for k in space["names"]}
-            rows, flat = space["vectors"][: space["k"]], flatten(like)
-            along = rows @ flat  # U'u
-            factors = self._factors(space["values"][: space["k"]], gamma, lr)
-            held = ((factors - gamma).to(rows)) * along
-            moved = torch.addmv(flat, rows.T, held, beta=gamma)
-            d |= unflatten(moved, like)
-            squares = [
-                x + float(y.norm()) ** 2 for x, y in zip(squares, (along, flat, moved), strict=True)
-            ]
-        info |= {"gamma": gamma, "edge": self._m / lr}
-        if spaces:
-            top, before, now = squares
-            info |= {"norm_before": math.sqrt(before), "norm_after": math.sqrt(now)}
-            info |= {"headroom": limit, "overlap": after["overlap"]}
-            info["top_share"] = top / before if before else math.nan
-            d = {k: d[k] for k in params}  # blocks may be in another order
-            info |= _spectrum.told(spaces)
+        d, lengths = self._filtered(u, after["spaces"], after["gamma"], lr)
+        info |= {"gamma": after["gamma"], "edge": self._m / lr}
+        if after["spaces"]:
+            info |= lengths | {"headroom": limit, "overlap": after["overlap"]}
+            info |= _spectrum.numbers(after["spaces"])
             if info["refreshed"] and self.mode != "dynamic":
                 info["note"] = "" if limit >= self.scale else self._no_room(limit)
         if self.decompose:
@@ -283,7 +268,30 @@ class Spectral:
             info |= {f"change/{k}": v for k, v in after["change"].items()}
         return Estimate(base.value, d, evals, after, base.info | info)
 
+    def _filtered(
+        self, u: Params, spaces: _spectrum.Spaces, gamma: float, lr: float
+    ) -> tuple[Params, Numbers]:
+        """Return d = gamma u + U [(f - gamma) (U'u)], and the lengths before and after."""
+        if not spaces:
+            return {k: gamma * v for k, v in u.items()}, {}
+        d: Params = {}
+        top = before = now = 0.0  # squared lengths of U'u, u and d
+        for space in spaces.values():
+            like = {k: u[k] for k in space["names"]}
+            rows, flat = space["vectors"][: space["k"]], flatten(like)
+            along = rows @ flat  # U'u
+            factors = self._factors(space["values"][: space["k"]], gamma, lr)
+            moved = torch.addmv(flat, rows.T, (factors - gamma).to(rows) * along, beta=gamma)
+            d |= unflatten(moved, like)
+            top += float(along.norm()) ** 2
+            before += float(flat.norm()) ** 2
+            now += float(moved.norm()) ** 2
+        lengths: Numbers = {"norm_before": math.sqrt(before), "norm_after": math.sqrt(now)}
+        lengths["top_share"] = top / before if before else math.nan
+        return {k: d[k] for k in u}, lengths  # blocks may be in another order
+
     def _no_room(self, headroom: float) -> str:
+        """Return the warning that the headroom is below the scale."""
         what, instead = "gap", "a larger n_filter or a smaller scale"
         if self.mode == "global":
             what, instead = "room", "a smaller scale, or mode=flat_v2"
@@ -297,12 +305,13 @@ class Spectral:
         generator: torch.Generator,
         at: Moment,
     ) -> Estimate:
+        """Return the estimate of the base, or the true gradient in 3 evals."""
         if self.base is None:
             return Estimate(*objective.value_and_grad(params, generator=generator), 3.0)
         return self.base(objective, params, state, generator, at)
 
     def _update(self, grad: Params, after: State) -> Params:
-        """What would be stepped along without filtering; the new buffer goes into the state."""
+        """Return the step direction without filtering; put the new buffer into the state."""
         if not self.momentum:
             return grad
         buffer = {k: self.momentum * after["buffer"][k] + g for k, g in grad.items()}
@@ -312,7 +321,7 @@ class Spectral:
         return buffer
 
     def _factors(self, values: Tensor, gamma: float, lr: float) -> Tensor:
-        """The f (k,) of the directions of eigenvalues (k,), float64."""
+        """Return the factors f (k,), float64, of directions with eigenvalues (k,)."""
         if self.mode in ("flat_v1", "flat_v2"):
             return torch.full_like(values, float(self.mode == "flat_v2"))
         own = torch.full_like(values, gamma)
@@ -322,7 +331,7 @@ class Spectral:
         reach = (1 / (lr * values.clamp(min=1e-300))).clamp(max=gamma)
         return torch.where(values > least, reach, own)
 
-    def _look(
+    def _curvature(
         self,
         objective: Objective,
         params: Params,
@@ -330,45 +339,44 @@ class Spectral:
         generator: torch.Generator,
         at: Moment,
     ) -> Curvature:
+        """Return the products with the Hessian, or with differences of the base's gradient."""
         if self.curvature == "hessian":
             return objective.curvature(params, self.abridged)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
-        def gradient(point: Params) -> tuple[Params, float]:  # both ends see the same draws
+        def gradient(point: Params) -> tuple[Params, float]:  # the same draws at both points
             own = torch.Generator(generator.device).manual_seed(seed)
-            got = self._base(objective, point, state, own, at)
-            return got.grad, got.evals
+            estimate = self._base(objective, point, state, own, at)
+            return estimate.grad, estimate.evals
 
         return objective.curvature(params, gradient=gradient, epsilon=self.epsilon)
 
-    def _renew(
+    def _refresh(
         self,
-        seen: Curvature,
+        curvature: Curvature,
         params: Params,
         after: State,
         lr: float,
         generator: torch.Generator,
         rounds: int,
     ) -> None:
-        """Find the spaces, or follow them; into the state, with the overlap to those before."""
+        """Find or follow the spaces; put them, and their overlap with the old ones, into after."""
         spaces: dict[str, Any] = {}
         for block, names in grouped(params, self.blocks).items():
-            mine, old = seen.within(names), after["spaces"].get(block)
-            dim = size({k: params[k] for k in names})
+            part, old = curvature.within(names), after["spaces"].get(block)
             k = old["k"] if old else self.n_filter
-
-            def cold(k: int, mine: Curvature = mine) -> Any:
-                return mine.top(k + 1, generator, spare=SPARE)
-
-            got = mine.follow(old["vectors"], rounds) if old else cold(k)
-            most = min(MOST, dim - 1)
+            if old:
+                pairs = part.follow(old["vectors"], rounds)
+            else:
+                pairs = part.top(k + 1, generator, spare=SPARE)
+            most = min(MOST, size({n: params[n] for n in names}) - 1)
             while self.mode == "dynamic" and k < most:
-                if float(got.values[k]) <= self._m / (2 * after["gamma"] * lr):
+                if float(pairs.values[k]) <= self._m / (2 * after["gamma"] * lr):
                     break
                 k = min(2 * k, most)
-                got = cold(k)
+                pairs = part.top(k + 1, generator, spare=SPARE)
             spaces[block] = {
-                "names": list(names), "values": got.values, "vectors": got.vectors, "k": k,
+                "names": list(names), "values": pairs.values, "vectors": pairs.vectors, "k": k,
             }  # fmt: skip
         after["overlap"] = _spectrum.overlap(after["spaces"], spaces)
         after["spaces"] = spaces
@@ -376,11 +384,11 @@ class Spectral:
     def _decompose(
         self, objective: Objective, params: Params, grad: Params, after: State, lr: float
     ) -> float:
-        """Add what a plain step would change the loss by to the sums; what that has cost."""
-        seen = objective.curvature(params, self.abridged)
+        """Add the predicted change of the loss by a plain step to the sums; return the evals."""
+        hessian = objective.curvature(params, self.abridged)
         top, full = _spectrum.projected(after["spaces"], grad), flatten(grad)
         parts = torch.stack([top, full - top])
-        curved = (parts @ seen.product(parts).T).double().tolist()
+        curved = (parts @ hessian.product(parts).T).double().tolist()
         squares = (parts * parts).sum(1).double().tolist()
         half = lr * lr / 2
         change = {
@@ -389,4 +397,4 @@ class Spectral:
             "full": -lr * sum(squares) + half * sum(map(sum, curved)),
         }
         after["change"] = {k: after["change"][k] + v for k, v in change.items()}
-        return seen.evals
+        return hessian.evals

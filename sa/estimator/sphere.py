@@ -15,15 +15,18 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class Sphere:
     """(1/(2 N sigma)) sum_n (f(w + sigma e_n) - f(w - sigma e_n)) e_n, e uniform, |e| = sqrt(D).
 
-    Unbiased for the gradient of E f(w + R v), v uniform in the unit ball, R = sigma sqrt(D): the
-    one-point (D/R) f(w + R u) u of Flaxman, Kalai & McMahan (2005), u on the unit sphere, made two-
-    point (Duchi et al. 2015; Shamir 2017). The length sqrt(D) gives E e e' = I, so that sigma means
-    the same as for gaussian directions. On a linear loss the relative variance is (D - 1)/N, the
-    expected cosine sqrt(N/(N + D - 1)).
+    Unbiased for the gradient of E f(w + R v), v uniform in the unit ball, R = sigma sqrt(D) (target
+    ``ball``). The length sqrt(D) gives E e e' = I, so sigma means the same as for gaussian
+    directions. On a linear loss the relative variance is (D - 1)/N and the expected cosine
+    sqrt(N/(N + D - 1)).
+
+    Papers: the one-point estimate (D/R) f(w + R u) u, u on the unit sphere, is of Flaxman, Kalai &
+    McMahan, SODA 2005; its two-point form of Duchi et al., IEEE Transactions on Information Theory,
+    2015, and Shamir, JMLR 2017.
 
     Args:
-        sigma: length of a step divided by sqrt(D), in the units of the weights; it means the same
-            as for gaussian directions.
+        sigma: length of a step divided by sqrt(D), in the units of the weights; the same scale as
+            for gaussian directions.
         samples: N, antithetic pairs a call.
 
     """
@@ -33,7 +36,7 @@ class Sphere:
     samples: Annotated[int, Gt(0)] = 500
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -44,7 +47,7 @@ class Sphere:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """2N + 1 evals. Memory holds one block of directions."""
+        """Return the estimate, in 2N + 1 evals. Only one chunk of directions is in memory."""
         return _directions.pairs(
             objective, params, generator, at, _directions.sphere, self.samples, self.sigma, 1
         )

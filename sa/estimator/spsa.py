@@ -15,11 +15,14 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class SPSA:
     """(1/(2 N sigma)) sum_n (f(w + sigma e_n) - f(w - sigma e_n)) e_n, e_i = +-1 (Spall 1992).
 
-    Mean of component i, exactly: the derivative of f smoothed over a box of half-width sigma along
-    i while every other coordinate is at w_j +- sigma at random (target ``cube``; in one dimension
-    CDG). Different components belong to different smoothed losses. On a linear loss the relative
-    variance is (D - 1)/N, the smallest of all independent entries, the expected cosine
-    sqrt(N/(N + D - 1)).
+    The mean of component i is exactly the derivative of f smoothed over a box of half-width sigma
+    along i, while every other coordinate is at w_j +- sigma at random (target ``cube``; in one
+    dimension this is the CDG). Different components belong to different smoothed losses. On a
+    linear loss the relative variance is (D - 1)/N, the smallest for independent entries, and the
+    expected cosine is sqrt(N/(N + D - 1)).
+
+    Paper: Spall, "Multivariate stochastic approximation using a simultaneous perturbation gradient
+    approximation", IEEE Transactions on Automatic Control, 1992.
 
     Args:
         sigma: size of a step along every coordinate, in the units of the weights; c in
@@ -33,7 +36,7 @@ class SPSA:
     samples: Annotated[int, Gt(0)] = 500
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -44,7 +47,7 @@ class SPSA:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """2N + 1 evals. Memory holds one block of directions."""
+        """Return the estimate, in 2N + 1 evals. Only one chunk of directions is in memory."""
         return _directions.pairs(
             objective, params, generator, at, _directions.two_point, self.samples, self.sigma, 1
         )

@@ -1,4 +1,4 @@
-"""Stochastic rounding with a straight-through backward, averaged over samples."""
+"""Stochastic rounding with a straight-through backward pass, averaged over samples."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -19,18 +19,21 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class SRSTE:
     """Sampled states forward, a straight-through backward, mean over ``samples`` (Bengio 2013).
 
-    Meant for the activation `relaxed_bernoulli`; any random unit goes. Biased for the gradient of
-    the expected loss.
+    Biased for the gradient of the expected loss (target ``stochastic``). Made for the activation
+    `relaxed_bernoulli`, and works with any random unit.
+
+    Paper: Bengio, Leonard & Courville, "Estimating or propagating gradients through stochastic
+    neurons", arXiv 1308.3432, 2013.
 
     Args:
         samples: draws of the random units that a call averages over.
-        backward: ``surrogate`` back-propagates the multiplier m(A) of a slope at the
-            pre-activation A, as `ste` does; ``relaxed`` that of the relaxed sample y =
-            sigmoid((logit p + logit u)/T) (straight-through Gumbel).
+        backward: ``surrogate`` multiplies by the slope m(A) at the pre-activation A, as `ste` does.
+            ``relaxed`` multiplies by the derivative of the relaxed sample y = sigmoid((logit p +
+            logit u)/T) (straight-through Gumbel).
         surrogate: slope of backward=surrogate, one of the names of `ste`.
         scale: the slope's c, k or beta, as in `ste`; null for its usual value.
-        temperature: T of backward=relaxed. It acts there only: P(y > 1/2) = p for every T, so the
-            states do not know it.
+        temperature: T of backward=relaxed, and null with backward=surrogate. P(y > 1/2) = p for
+            every T, so the states do not depend on it.
 
     """
 
@@ -45,20 +48,20 @@ class SRSTE:
     def _meaningful(self) -> "SRSTE":
         if self.backward == "surrogate" and self.temperature is not None:
             raise ValueError(
-                f"temperature={self.temperature:g} cannot change anything under "
-                "backward=surrogate: P(y > 1/2) = p for every temperature, so the states are the "
-                "same, and the surrogate does not see y; set temperature=null or backward=relaxed"
+                f"temperature={self.temperature:g} has no effect with backward=surrogate: "
+                "P(y > 1/2) = p for every temperature, so the states are the same, and the slope "
+                "does not use y; set temperature=null or backward=relaxed"
             )
         if self.backward == "relaxed" and self.temperature is None:
             raise ValueError("backward=relaxed needs a temperature > 0, e.g. temperature=1")
         return self
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no unit is random."""
+        """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
     def __call__(
@@ -69,7 +72,7 @@ class SRSTE:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """3 a sample + 1 evals."""
+        """Return the estimate, in 3 evals a sample, and 1 more."""
         rows = _noise.sampled(self._unit, objective.rows)
         with surrogate.backward(_slopes.rule(self.surrogate, self.scale)):
             grad, noise = _noise.average(objective, params, generator, self.samples, rows)

@@ -1,4 +1,4 @@
-"""The straight-through estimator of a network whose units are random."""
+"""The straight-through estimator for a network of random units, with the derived slope."""
 
 from typing import Annotated, ClassVar
 
@@ -17,9 +17,13 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class ST:
     """Sampled states s forward, m = dE[s]/da = 2 F'(a) backward (Shekhovtsov & Yanush, GCPR 2021).
 
-    s = +1 with probability F(a), F logistic; the slope is derived, not chosen. Exact where the
-    loss is linear in each unit's state; on a quadratic it takes E f' for the secant, so that it is
-    exact at a = 0 only. Biased elsewhere, and through more than one layer.
+    s = +1 with probability F(a), F logistic, so the slope is derived, not chosen. Exact if the loss
+    is linear in each unit's state. On a quadratic it takes E f' for the secant, so it is exact at a
+    = 0 only. Biased for the gradient of the expected loss otherwise, and through more than one
+    layer.
+
+    Paper: Shekhovtsov & Yanush, "Reintroducing straight-through estimators as principled methods
+    for stochastic binary networks", GCPR 2021.
 
     Args:
         samples: draws of the random units that a call averages over.
@@ -30,11 +34,11 @@ class ST:
     samples: Annotated[int, Gt(0)] = 1
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where no unit is random."""
+        """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
     def __call__(
@@ -45,7 +49,7 @@ class ST:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """3 a sample + 1 evals."""
+        """Return the estimate, in 3 evals a sample, and 1 more."""
         rows = _noise.sampled(_unit, objective.rows)
         grad, noise = _noise.average(objective, params, generator, self.samples, rows)
         evals = 3.0 * self.samples + 1

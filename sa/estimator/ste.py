@@ -1,4 +1,4 @@
-"""Straight-through estimators: back-propagate a chosen slope where the step's own is zero."""
+"""Straight-through estimators: a chosen slope replaces the zero derivative of every step."""
 
 from typing import Annotated, ClassVar
 
@@ -17,17 +17,23 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class STE:
     """dL/da = m(a) dL/ds for every step s of a (Hinton 2012; Bengio, Leonard & Courville 2013).
 
-    The slopes by name, with what ``scale`` is and its usual value:
+    The slopes by name, with the meaning of ``scale`` and its usual value:
 
     - no scale: ``identity`` 1; ``relu`` 1[a > 0]; ``clipped_relu`` 1[0 < a < 1]
-    - half-width of the window: ``clipped`` (1), ``steep`` of height 2 (0.5), ``poly`` (1)
-    - steepness: ``tanh`` (1), ``sigmoid`` (1), ``swish`` (5), ``dspike`` (3), ``atan`` (2),
-      ``fast_sigmoid`` (25); ``dsq`` (0.4): alpha < 1, small is steep
-    - where its schedule ends: ``ede`` (t to 10), ``reste`` (o to 3)
+    - scale is the half-width of the window: ``clipped`` (1), ``steep`` of height 2 (0.5), ``poly``
+      (1)
+    - scale is the steepness: ``tanh`` (1), ``sigmoid`` (1), ``swish`` (5), ``dspike`` (3), ``atan``
+      (2), ``fast_sigmoid`` (25); for ``dsq`` (0.4) it is alpha < 1, and a small one is steep
+    - scale is the last value of a schedule: ``ede`` (t to 10), ``reste`` (o to 3)
 
-    A schedule follows ``at.progress``, the share of the training that is done.
-    One forward and one backward, no variance, unknown bias: no loss has this gradient, except that
-    of the layers after the last step, where it is exact.
+    A schedule follows the share of the training that is done.
+
+    One forward and one backward pass, no variance, unknown bias. No loss has this gradient (target
+    ``surrogate``). For the layers after the last step it is exact.
+
+    Papers: Hinton, lectures, 2012; Bengio, Leonard & Courville, "Estimating or propagating
+    gradients through stochastic neurons", arXiv 1308.3432, 2013. Each slope names its own paper
+    where it is defined.
 
     >>> from sa.objective.objective import from_function
     >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())
@@ -36,8 +42,8 @@ class STE:
     tensor([1., 0.])
 
     Args:
-        surrogate: the multiplier m, as published.
-        scale: the one number of m, see above; null for the value in brackets.
+        surrogate: name of the multiplier m, which is as published.
+        scale: the number of m, > 0, see above; null for the value in brackets.
 
     """
 
@@ -51,7 +57,7 @@ class STE:
         return self
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -62,7 +68,10 @@ class STE:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """1F + 1B: 3 evals; draws nothing but the noise of random gradient quantizers."""
+        """Return the estimate, in 1F + 1B: 3 evals.
+
+        Draws nothing but the noise of random gradient quantizers.
+        """
         rule = _slopes.rule(self.surrogate, self.scale, at.progress)
         with surrogate.backward(rule):
             value, grad = objective.value_and_grad(params, generator=generator)

@@ -1,4 +1,4 @@
-"""The random proxy: straight-through with a slope that is drawn anew at every call."""
+"""The random proxy: a straight-through estimator whose slope is drawn anew at every call."""
 
 import math
 from typing import Annotated, ClassVar
@@ -21,8 +21,9 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class STERandom:
     """dL/da = m(a) dL/ds for every step s of a, one random m for all steps of a backward.
 
-    No loss has this gradient; its mean is not the gradient of the mean slope either, since every
-    step multiplies by the same m. With one slope, no clip and no noise it is ``ste``.
+    No loss has this gradient (target ``surrogate``). Its mean is not the gradient of the mean slope
+    either, because every step multiplies by the same m. With one slope, no clip and no noise it is
+    `ste`. A control of this project, not a published method.
 
     >>> from sa.objective.objective import from_function
     >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())
@@ -31,13 +32,13 @@ class STERandom:
     tensor([1., 0.])
 
     Args:
-        surrogates: slopes of `ste` with their usual scales. Each backward takes one of them, all
-            equally likely; a name given twice is twice as likely.
-        clip: m is also 0 where |a| > c, with c uniform in (0, clip); null for no such window. Over
-            such windows the identity averages to max(0, 1 - |a| / clip).
-        noise: standard deviation of a random factor of m: 1 + noise sqrt(2) cos(u a + v), u
-            standard normal, v uniform in (0, 2 pi). Its mean is 1, and equal a have equal factors,
-            so no batching changes it.
+        surrogates: slopes of `ste` with their usual scales, at least one. Each backward pass takes
+            one of them, all equally likely; a name given twice is twice as likely.
+        clip: m is also 0 if |a| > c, with c uniform in (0, clip); null for no such window. The mean
+            of the identity over such windows is max(0, 1 - |a| / clip).
+        noise: standard deviation of a random factor of m, 1 + noise sqrt(2) cos(u a + v), u
+            standard normal, v uniform in (0, 2 pi). Its mean is 1. Equal a have equal factors, so
+            the split into chunks changes nothing.
         samples: backward passes that a call averages over.
 
     """
@@ -52,13 +53,13 @@ class STERandom:
     def _meaningful(self) -> "STERandom":
         if not self.surrogates:
             raise ValueError(
-                "surrogates is empty; name slopes to draw from, e.g. "
+                "surrogates=[] has no slope to draw; type e.g. "
                 f"'estimator.surrogates=[clipped,poly]'; there are: {', '.join(_slopes.SURROGATES)}"
             )
         return self
 
     def init(self, params: Params) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def __call__(
@@ -69,7 +70,7 @@ class STERandom:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """1F + 1B a sample: 3 evals each."""
+        """Return the estimate, in 1F + 1B a sample: 3 evals each."""
         grad, left_out = {k: torch.zeros_like(v) for k, v in params.items()}, 0
         for _ in range(self.samples):
             with surrogate.backward(self._draw(at.progress, generator)):
@@ -85,6 +86,7 @@ class STERandom:
         return Estimate(value, grad, 3.0 * self.samples, info=_finite.counted(left_out))
 
     def _draw(self, progress: float, generator: torch.Generator) -> Rule:
+        """Return a random multiplier, the same for all steps of a backward pass."""
         device = generator.device
         which, c, v = torch.rand(
             3, generator=generator, dtype=torch.float64, device=device

@@ -1,4 +1,4 @@
-"""An oracle: the best decrease within a ball that exponential NES finds."""
+"""A search by exponential NES: the best decrease that it finds in a ball."""
 
 import math
 from typing import Annotated, ClassVar
@@ -12,25 +12,29 @@ from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 MOST = 4096
-"""Most parameters: the covariance's root has their square."""
+"""Most parameters D: the root of the covariance has D^2 numbers."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class XNES:
     """-d, d the lowest point with |d| <= rho that xNES finds (Glasmachers et al., GECCO 2010).
 
-    Points m + A z, z ~ N(0, I), of a mean m and a full root A of their covariance: with utilities
-    u of their ranks, m += A sum u z and A = A exp(eta/2 sum u (z z' - I)), eta = 3 (3 + log D)/
-    (5 D sqrt D). As the utilities sum to 0, the exponent has the rank of the population. Points,
-    and the mean, outside the trust region are projected onto it. An optimiser used as a yardstick,
-    like ``snes`` (target ``none``), that also learns how coordinates go together, slowly: in some
-    D^1.5 generations.
+    Points are m + A z, z ~ N(0, I), with a mean m and a full root A of the covariance. With
+    utilities u of their ranks, m += A sum u z and A = A exp(eta/2 sum u (z z' - I)), eta = 3 (3 +
+    log D)/(5 D sqrt D). The utilities sum to 0, so the rank of the exponent is at most the size of
+    the population. Points and means outside the ball are projected onto it.
+
+    An optimiser used as a yardstick, like ``snes`` (target ``none``). It also learns the
+    correlations between coordinates, in about D^1.5 generations. At most 4,096 parameters.
+
+    Paper: Glasmachers, Schaul, Sun, Wierstra & Schmidhuber, "Exponential natural evolution
+    strategies", GECCO 2010.
 
     Args:
-        rho: radius of the search around the point, in the units of the weights; A starts at 0.3
+        rho: radius of the ball around the point, in the units of the weights; A starts at 0.3
             rho/sqrt D times I.
         generations: generations of the search.
-        samples: points a generation; null for 4 + floor(3 log D).
+        samples: points of a generation, 2 or more; null for 4 + floor(3 log D).
 
     """
 
@@ -40,7 +44,7 @@ class XNES:
     samples: Annotated[int, Ge(2)] | None = None
 
     def init(self, params: Params) -> State:
-        """No state: every call searches anew."""
+        """Return an empty state: every call searches anew."""
         return {}
 
     def __call__(
@@ -51,12 +55,12 @@ class XNES:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """Generations times samples, + 1 evals."""
+        """Return the estimate, in generations * samples + 1 evals."""
         search = _oracle.Search(objective, params, self.rho)
         w, dim = search.at, max(1, len(search.at))
         if dim > MOST:
             raise ValueError(
-                f"xnes keeps a matrix of D x D numbers; D={dim} is above {MOST}: use snes or cma"
+                f"xnes stores a D x D matrix, and D={dim} is above {MOST}: use snes or cma"
             )
         n = _oracle.population(self.samples, dim)
         u, eta = _oracle.utilities(n, w), 0.6 * (3 + math.log(dim)) / dim**1.5
