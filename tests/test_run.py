@@ -40,7 +40,7 @@ def test_a_spectral_training_with_its_blocks_and_curvature(sa):
     [
         (["estimator.n_filter=10", "estimator.blocks=tensor"], "block 'fc1.bias' has 8 parameters"),
         (["estimator.scale=0"], "estimator.scale=0: input should be greater than 0"),
-        (["estimator.refresh=50"], "refresh=50: the training has 12 steps; expected refresh <="),
+        (["estimator.refresh=50"], "refresh=50: the training has 12 steps; set refresh <= 12"),
         (["optimizer=adam"], "spectral scales the step itself, which Adam would change"),
         (["optimizer.momentum=0.9"], "set optimizer=sgd optimizer.momentum=0 (and estimator.mom"),
         (["model=mlp", "quantizer=fwba"], "no loss' Hessian; take estimator=spectral_ste"),

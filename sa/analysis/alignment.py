@@ -45,7 +45,7 @@ class Alignment:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers under ``alignment/``."""
+        """Return flat numbers under ``alignment/``."""
         out: Numbers = {}
         for i, (name, reference) in enumerate(self.references.items()):
             truth = objective.reference(reference, params, at)

@@ -56,7 +56,7 @@ class BiasVariance:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers under ``bias_variance/``."""
+        """Return flat numbers under ``bias_variance/``."""
         numbers(params)
         truth = flatten(objective.reference(self.reference, params, at)).double()
         began, evals, draws = time.perf_counter(), 0.0, []

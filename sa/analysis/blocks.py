@@ -55,7 +55,7 @@ class Blocks:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers, words and a curve under ``blocks/``."""
+        """Return flat numbers, words and a curve under ``blocks/``."""
         groups = grouped(params, self.blocks)
         whole = float(flatten(estimate.grad).double().square().sum())
         out: Numbers = {"count": float(len(groups)), "order": ",".join(groups), "diverged": 0.0}

@@ -39,7 +39,7 @@ class Cost:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers under ``cost/``; raises ValueError for a plain function."""
+        """Return flat numbers under ``cost/``; raises ValueError for a plain function."""
         layers = objective.layers(params, 1)
         if not layers:
             raise ValueError("cost: a plain function has no layers to count")

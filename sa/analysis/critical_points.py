@@ -84,7 +84,7 @@ class CriticalPoints:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers and curves under ``critical_points/``."""
+        """Return flat numbers and curves under ``critical_points/``."""
         with surrogate.exact_gradients():  # of the loss, whatever trainings quantize
             out = self._search(objective, params, generator)
         return {f"critical_points/{k}": v for k, v in out.items()}

@@ -74,7 +74,7 @@ class Curvature:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers and curves under ``curvature/``."""
+        """Return flat numbers and curves under ``curvature/``."""
         seen = objective.curvature(params, self.rows)
         k = min(self.k, size(params) - 1)
         got = seen.top(k + 1, generator, tol=self.tol)

@@ -69,7 +69,7 @@ class Descent:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers and curves under ``descent/``."""
+        """Return flat numbers and curves under ``descent/``."""
         value = float(estimate.value)
         grad = flatten(estimate.grad)
         lrs, drops, edge = self._search(objective, params, unit(grad), value)

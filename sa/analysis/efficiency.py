@@ -52,7 +52,7 @@ class Efficiency:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers and curves under ``efficiency/``."""
+        """Return flat numbers and curves under ``efficiency/``."""
         truth = flatten(objective.reference(self.reference, params, at))
         total, first, state = torch.zeros_like(truth), None, estimate.state
         evals = seconds = 0.0

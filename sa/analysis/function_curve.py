@@ -48,7 +48,7 @@ class FunctionCurve:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers and curves under ``function_curve/``."""
+        """Return flat numbers and curves under ``function_curve/``."""
         rows, network = (objective.heldout or objective).batch, objective.evaluation
         assert network is not None
         x, truth = rows.inputs[:, 0], rows.targets[:, 0]

@@ -44,7 +44,7 @@ class GradientNorm:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers under ``gradient_norm/``."""
+        """Return flat numbers under ``gradient_norm/``."""
         whole, grad = objective.whole, estimate.grad
         mine: Any = self.estimator
         state = mine.init(params)

@@ -59,7 +59,7 @@ class InputSensitivity:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers under ``input_sensitivity/``."""
+        """Return flat numbers under ``input_sensitivity/``."""
         if objective.evaluation is None or objective.batch.inputs[0].numel() == 0:
             raise ValueError("input_sensitivity: the loss is a formula, it has no inputs")
         out: Numbers = {}

@@ -77,7 +77,7 @@ class Interpolation:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers and curves under ``interpolation/``."""
+        """Return flat numbers and curves under ``interpolation/``."""
         network = objective.evaluation
         assert network is not None
         start, end = network.ends

@@ -58,7 +58,7 @@ class QuantError:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers and curves under ``quant_error/``."""
+        """Return flat numbers and curves under ``quant_error/``."""
         out: Numbers = {}
         found: dict[str, float] = {}
         for layer in objective.layers(params, self.rows):

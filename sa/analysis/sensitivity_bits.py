@@ -101,7 +101,7 @@ class SensitivityBits:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers and curves under ``sensitivity_bits/``."""
+        """Return flat numbers and curves under ``sensitivity_bits/``."""
         numbers(params)
         params = {k: p.detach() for k, p in params.items()}
         there = [k for k, p in params.items() if p.numel()]

@@ -74,7 +74,7 @@ class Sharpness:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers under ``sharpness/``."""
+        """Return flat numbers under ``sharpness/``."""
         mine, point = seen(objective, params, self.view)
         loss = float(mine.value(point))
         if not math.isfinite(loss):

@@ -66,7 +66,7 @@ class Smoothing:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers and curves under ``smoothing/``."""
+        """Return flat numbers and curves under ``smoothing/``."""
         value, w = float(estimate.value), flatten(params)
         boxes = [flatten(g) for g in objective.differences(params, self.epsilons).grads]
         gaussians, agreement = [], []

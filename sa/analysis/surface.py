@@ -95,7 +95,7 @@ class Surface:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers and curves under ``surface/``."""
+        """Return flat numbers and curves under ``surface/``."""
         mine, point = seen(objective, params, self.view)
         if self.axes != "pca":
             self.fits(params, 0)

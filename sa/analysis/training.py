@@ -67,7 +67,7 @@ class Training:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Flat numbers and a curve under ``training/``."""
+        """Return flat numbers and a curve under ``training/``."""
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         ends = math.log10(self.lr_min), math.log10(self.lr_max)
         lrs = torch.logspace(*ends, self.points, dtype=torch.float64).tolist()

@@ -109,10 +109,11 @@ def estimators() -> dict[str, Member]:
             and x.target.id == "target"
             and isinstance(x.value, ast.Constant)
         ]
-        target = str(fixed[0]) if fixed else docs["target"].removeprefix("What it estimates: ")
+        target = str(fixed[0]) if fixed else docs["target"].removeprefix("Return the target: ")
         own = re.search(r"^# theorem: *(.+)$", text, re.M)
         theorem = own.group(1) if own else _sentence(node)
-        found[name] = Member(about, target, docs["__call__"], theorem)
+        evals = docs["__call__"].removeprefix("Return the estimate, in ")
+        found[name] = Member(about, target, evals, theorem)
     return found
 
 
