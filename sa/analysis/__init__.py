@@ -1,1 +1,1 @@
-"""What is measured about an estimate: (objective, params, estimate, generator) -> numbers."""
+"""Analyses of an estimate: (objective, params, estimate, generator, at) -> numbers."""

@@ -1,4 +1,4 @@
-"""Weight matching: the units of one network put in the order of another's."""
+"""Weight matching: permutations of the units of one network that bring it near another."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,20 @@ from sa.types import Params
 
 
 def permuted(tensors: Params, units: Units, order: Tensor) -> Params:
-    """The tensors with unit order[i] of a hidden layer in place i; the function stays as it is."""
+    """Return the tensors with unit order[i] of a hidden layer in place i: the same function."""
     moved = {k: tensors[k][order] for k in units.rows if k in tensors}
     if units.columns in tensors:
         w = tensors[units.columns]
-        moved[units.columns] = _blocks(w, len(order))[:, order].reshape(w.shape)
+        moved[units.columns] = _by_input(w, len(order))[:, order].reshape(w.shape)
     return tensors | moved
 
 
 def matched(first: Params, second: Params, layers: Sequence[Units]) -> list[Tensor]:
-    """Orders (units,) of each hidden layer of the second network that bring it near the first.
+    """Return an order (units,) of each hidden layer of the second network that is near the first.
 
-    They raise sum <first, permuted second> over all tensors, a linear assignment for one layer with
-    the others held, layer after layer until none changes: a local maximum (Ainsworth et al. 2023,
-    Git Re-Basin, algorithm 1; there in a random sequence of layers).
+    The orders are a local maximum of sum <first, permuted second> over all tensors. Each layer in
+    turn solves a linear assignment with the other layers held, until no layer changes: algorithm 1
+    of Git Re-Basin (Ainsworth et al., ICLR 2023), which takes the layers in a random sequence.
     """
     first, second = ({k: p.double().cpu() for k, p in x.items()} for x in (first, second))
     orders = [torch.arange(len(first[x.rows[0]])) for x in layers]
@@ -43,16 +43,16 @@ def matched(first: Params, second: Params, layers: Sequence[Units]) -> list[Tens
 
 
 def _similar(first: Params, second: Params, units: Units) -> Tensor:
-    """Inner products (units, units) of all that belongs to a unit of the first, of the second."""
+    """Return the inner products (units, units) of the weights of units of the two networks."""
     count = len(first[units.rows[0]])
     sides = []
     for tensors in (first, second):
         parts = [tensors[k].reshape(count, -1) for k in units.rows if k in tensors]
-        ahead = _blocks(tensors[units.columns], count).transpose(0, 1).reshape(count, -1)
+        ahead = _by_input(tensors[units.columns], count).transpose(0, 1).reshape(count, -1)
         sides.append(torch.cat([*parts, ahead], dim=1))
     return sides[0] @ sides[1].T
 
 
-def _blocks(weight: Tensor, count: int) -> Tensor:
-    """Weights (o, i, ...) by the unit that they read: (o, count, rest)."""
+def _by_input(weight: Tensor, count: int) -> Tensor:
+    """Return weights (o, i, ...) grouped by the unit they read: (o, count, rest)."""
     return weight.reshape(len(weight), count, -1)

@@ -1,7 +1,7 @@
 """Bits for each layer under a budget: exact for a separable loss, greedy, and annealed.
 
-A choice is a tuple, for each layer the index of its bit width, widths ascending. prices (layers,
-widths) are those of each layer at each width; a choice costs their sum.
+A choice is a tuple with the index of each layer's bit width, widths ascending. ``prices`` (layers,
+widths) holds the price of each layer at each width; the cost of a choice is the sum of its prices.
 """
 
 import math
@@ -15,48 +15,49 @@ Choice = tuple[int, ...]
 
 
 class Losses:
-    """The loss at a choice, each computed once; ``asked`` counts how often one was wanted."""
+    """The loss at a choice, computed once for each; ``asked`` counts all calls."""
 
     def __init__(self, loss: Callable[[Choice], float]):
         self.loss, self.asked = loss, 0
         self.known: dict[Choice, float] = {}
 
     def __call__(self, choice: Choice) -> float:
-        """The loss; infinity, the worst, where it is not finite."""
+        """Return the loss; infinity, the worst, if it is not finite."""
         self.asked += 1
         if choice not in self.known:
-            got = self.loss(choice)
-            self.known[choice] = got if math.isfinite(got) else math.inf
+            loss = self.loss(choice)
+            self.known[choice] = loss if math.isfinite(loss) else math.inf
         return self.known[choice]
 
 
 def cost(choice: Choice, prices: np.ndarray) -> float:
-    """What a choice costs."""
+    """Return the cost of a choice."""
     return float(sum(row[k] for row, k in zip(prices, choice, strict=True)))
 
 
 def fits(choice: Choice, prices: np.ndarray, budget: float) -> bool:
-    """Whether a choice is within the budget, to rounding."""
+    """Return whether a choice is within the budget, up to rounding."""
     return cost(choice, prices) <= budget * (1 + 1e-9)
 
 
 def even(prices: np.ndarray, budget: float) -> Choice:
-    """The most bits that all layers alike can have."""
+    """Return the choice of the most bits that is the same for all layers."""
     alike = [(k,) * len(prices) for k in range(prices.shape[1])]
     return [c for c in alike if fits(c, prices, budget)][-1]
 
 
 def ilp(curves: np.ndarray, prices: np.ndarray, budget: float) -> Choice:
-    """The choice of least summed curve (layers, widths): an integer linear program, solved exactly.
+    """Return the choice with the least sum of curves (layers, widths).
 
-    min sum_lk c_lk x_lk, one width a layer, sum_lk p_lk x_lk <= budget, x binary.
+    Solves exactly min sum_lk c_lk x_lk with one width a layer, sum_lk p_lk x_lk <= budget and x
+    binary: an integer linear program.
     """
     layers, widths = curves.shape
     sound = np.where(np.isfinite(curves), curves, np.nan)
     worst = np.nanmax(np.abs(sound)) if np.isfinite(sound).any() else 0.0
     c = np.nan_to_num(sound, nan=100 * worst) / (worst or 1.0)  # the solver's tolerances are 1e-6
     one = np.kron(np.eye(layers), np.ones(widths))
-    got = optimize.milp(
+    solution = optimize.milp(
         c.flatten(),
         integrality=np.ones(c.size),
         bounds=optimize.Bounds(0, 1),
@@ -66,20 +67,21 @@ def ilp(curves: np.ndarray, prices: np.ndarray, budget: float) -> Choice:
         ],
         options={"mip_rel_gap": 0.0},
     )
-    return tuple(int(k) for k in got.x.reshape(layers, widths).argmax(1))
+    return tuple(int(k) for k in solution.x.reshape(layers, widths).argmax(1))
 
 
 def greedy(losses: Losses, prices: np.ndarray, budget: float) -> Choice:
-    """From the most bits down: one width less for the layer whose loss rises least for its saving.
+    """Return the choice of a greedy search that starts from the most bits.
 
-    Every step measures the loss of each candidate with all other layers as they are.
+    Each step takes one width less in the layer with the least rise of the loss per saved price. It
+    measures the loss of every candidate with the other layers as they are.
     """
     choice: Choice = (prices.shape[1] - 1,) * len(prices)
     while not fits(choice, prices, budget):
         now = losses(choice)
         steps = [_moved(choice, at, -1) for at, k in enumerate(choice) if k > 0]
         saved = [cost(choice, prices) - cost(s, prices) for s in steps]
-        # from infinity to infinity there is no rise: the worst, and never the least
+        # an infinite loss counts as an infinite rise
         rises = [
             (losses(s) - now) / p if losses(s) < math.inf else math.inf
             for s, p in zip(steps, saved, strict=True)
@@ -92,11 +94,11 @@ def anneal(
     losses: Losses, prices: np.ndarray, budget: float, start: Choice, steps: int,
     generator: torch.Generator,
 ) -> Choice:  # fmt: skip
-    """The best of a random walk among choices within the budget (Kirkpatrick et al. 1983).
+    """Return the best choice of a simulated annealing within the budget (Kirkpatrick et al. 1983).
 
-    A move changes one layer's width by one, or gives one layer's to another; it is taken where the
-    loss falls, else with probability exp(-rise/T). T falls geometrically to a thousandth of the
-    mean rise of the first moves.
+    A move changes the width of one layer by one, or moves one width from a layer to another. It is
+    accepted if the loss falls, else with probability exp(-rise/T). T falls geometrically, to a
+    thousandth of the mean rise of the first moves.
     """
     at = best = start
     rises: list[float] = []

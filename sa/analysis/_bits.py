@@ -1,4 +1,4 @@
-"""What a number costs: declared bits, and the steps one row takes through a network."""
+"""Declared bits of numbers, and the multiply-accumulates of one row in every affine map."""
 
 from typing import Any, NamedTuple
 
@@ -8,12 +8,12 @@ from sa.network.structure import Layer
 
 
 def declared(quantize: Any, full: int) -> int:
-    """Bits of a number that a quantizer yields; ``full`` of one in full precision."""
+    """Return the bits that a quantizer declares; ``full`` if it declares none."""
     return getattr(getattr(quantize, "spec", quantize), "bits", full)
 
 
 class Price(NamedTuple):
-    """An affine map: multiply-accumulates of one row, and bits of each of its two factors."""
+    """The price of an affine map: multiply-accumulates of one row, bits of weights and inputs."""
 
     macs: int
     weight_bits: int
@@ -21,20 +21,20 @@ class Price(NamedTuple):
 
 
 def prices(layers: list[Layer], full: int) -> dict[str, Price]:
-    """The price of every affine map, by the layer's name, of the forward of one row.
+    """Return the price of every affine map in the forward of one row, by the name of its layer.
 
-    Inputs have the bits of the last quantized activation where every one of them is among its
-    values (padding, flattening and the maximum keep that, an average does not), else ``full``.
+    Inputs have the bits of the last quantized activation if all of them are values of it. Padding,
+    flattening and maxima keep that; an average does not. Otherwise they have ``full`` bits.
     """
     found, last = {}, None
     for layer in layers:
         if layer.weight is None:
             last = layer if layer.quantize is not None else last
             continue
-        kept = last is not None and bool(torch.isin(layer.inputs, last.outputs).all())
+        exact = last is not None and bool(torch.isin(layer.inputs, last.outputs).all())
         found[layer.name] = Price(
             layer.outputs.numel() * layer.weight[0].numel(),
             declared(layer.quantize, full),
-            declared(last.quantize, full) if kept and last else full,
+            declared(last.quantize, full) if exact and last else full,
         )
     return found

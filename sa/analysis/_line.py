@@ -1,4 +1,4 @@
-"""Directions: their angles, and losses along them."""
+"""Unit directions, cosines, and losses along a direction."""
 
 import math
 
@@ -12,12 +12,12 @@ from sa.types import Params
 
 
 def unit(vector: Tensor) -> Tensor:
-    """Of length 1, or 0 where it is 0."""
+    """Return the vector scaled to length 1; 0 stays 0."""
     return vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
 
 
 def line(objective: Objective, params: Params, along: Tensor, lrs: Tensor) -> Tensor:
-    """Losses (len(lrs),) at w - lr * along, on the CPU."""
+    """Return the losses (len(lrs),) at w - lr * along, on the CPU."""
     points = flatten(params) - lrs.to(along)[:, None] * along
     return objective.values(unflatten(points, params)).cpu()
 
@@ -25,24 +25,25 @@ def line(objective: Objective, params: Params, along: Tensor, lrs: Tensor) -> Te
 def descend(
     objective: Objective, params: Params, along: Tensor, value: float, lrs: Tensor
 ) -> tuple[float, float, float | None]:
-    """Best decrease over lrs against a gradient, its lr, and the held-out decrease at that lr.
+    """Return the best decrease over lrs along -along, its lr, and the held-out decrease there.
 
-    Losses that are not finite are never the best; NaN where all are. Without a held-out twin None.
+    A loss that is not finite is never the best; without a finite loss all three are NaN. The last
+    one is None without held-out data.
     """
     drops = value - line(objective, params, unit(along), lrs)
-    best, other = _finite.best(drops), objective.heldout
-    there = _finite.at(drops, best), _finite.at(lrs, best)
-    if other is None:
-        return *there, None
+    best, heldout = _finite.best(drops), objective.heldout
+    decrease, lr = _finite.at(drops, best), _finite.at(lrs, best)
+    if heldout is None:
+        return decrease, lr, None
     if best is None:
-        return *there, math.nan
+        return decrease, lr, math.nan
     one = lrs[best : best + 1]
-    held = float(other.value(params)) - float(line(other, params, unit(along), one)[0])
-    return *there, held
+    after = float(line(heldout, params, unit(along), one)[0])
+    return decrease, lr, float(heldout.value(params)) - after
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """<a, b>/(|a||b|) of two vectors, nan where one is 0."""
+    """Return <a, b>/(|a||b|) of two vectors; NaN if one is 0."""
     a, b = a.double(), b.double()
     norms = float(a.norm() * b.norm())
     return float(a @ b) / norms if norms > 0 else math.nan

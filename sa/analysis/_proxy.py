@@ -1,4 +1,4 @@
-"""What predicts the rise of a loss as layers move, and how well."""
+"""Proxies that predict the rise of the loss when layers move, and their rank correlations."""
 
 import math
 from collections.abc import Callable
@@ -17,10 +17,18 @@ from sa.types import Numbers, Params
 def compared(
     moved: dict[str, list[Tensor]], rises: np.ndarray, grad: Params, traces: dict[str, float]
 ) -> Numbers:
-    """Proxies of the rises (layers, widths) of layers moved by d, and their rank correlations.
+    """Return proxies of the rises of the loss, and their rank correlations with the rises.
 
-    gradient: g.d; error: |d|^2; with traces also curvature: tr(H_ll)/(2 n_l) |d|^2, and taylor: the
-    sum of gradient and curvature. The keys are those of `sensitivity_bits`.
+    The proxies are ``gradient`` g.d and ``error`` |d|^2; with traces also ``curvature`` tr(H_ll)/(2
+    n_l) |d|^2 and ``taylor``, the sum of gradient and curvature. The keys are those of
+    `SensitivityBits`.
+
+    Args:
+        moved: layer -> its displacement d at each bit width.
+        rises: (layers, widths), the measured rises of the loss.
+        grad: gradient g of the loss.
+        traces: layer -> trace of its block of the Hessian; may be empty.
+
     """
 
     def grid(f: Callable[[str, Tensor], float]) -> np.ndarray:
@@ -49,12 +57,11 @@ def compared(
 def traces(
     objective: Objective, params: Params, names: list[str], probes: int, generator: torch.Generator
 ) -> dict[str, float]:
-    """tr(H_ll) of every layer, mean of v.Hv over signs v of that layer (Hutchinson 1990);
-    {} without probes.
+    """Return tr(H_ll) of every layer, the mean of v.Hv over signs v (Hutchinson 1990).
 
-    Hv = [g(w + h v) - g(w - h v)]/(2 h) with true gradients: no straight-through is twice
-    differentiated. A layer at a time: moving one before a step would flip states, whose jumps a
-    difference takes for curvature.
+    Without probes the result is empty. Hv = [g(w + h v) - g(w - h v)]/(2 h) with true gradients, so
+    no straight-through slope is differentiated twice. One layer moves at a time. A layer before a
+    step would flip states, and a difference would count their jumps as curvature.
     """
     out = dict.fromkeys(names if probes else [], 0.0)
     for name in out:

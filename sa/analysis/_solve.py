@@ -1,4 +1,4 @@
-"""Searches for points without a gradient, and the Hessian as a matrix: for small networks."""
+"""Searches for points where the gradient vanishes, and the dense Hessian: for small networks."""
 
 import math
 from collections.abc import Callable
@@ -12,24 +12,27 @@ from sa.types import Diverged, Params
 
 
 def dense(objective: Objective, params: Params) -> Tensor:
-    """The Hessian (D, D) of the loss, by its products with every coordinate.
+    """Return the Hessian (D, D) of the loss, by its products with every coordinate.
 
-    Raises Diverged where it is not finite.
+    Raises:
+        Diverged: it is not finite.
+
     """
     w = flatten(params)
     eye = torch.eye(len(w), dtype=w.dtype, device=w.device)
-    found = objective.curvature(params).product(eye)
-    if not found.isfinite().all():
+    hessian = objective.curvature(params).product(eye)
+    if not hessian.isfinite().all():
         raise Diverged("the second derivatives of the loss are not finite at this point")
-    return found
+    return hessian
 
 
-def _slope(objective: Objective, w: Tensor, like: Params) -> Tensor:
+def _gradient(objective: Objective, w: Tensor, like: Params) -> Tensor:
+    """Return the gradient (D,) at w (D,)."""
     return flatten(objective.value_and_grad(unflatten(w, like))[1])
 
 
 def gnm(objective: Objective, params: Params, steps: int) -> tuple[Tensor, int]:
-    """Least |g|^2/2, whose gradient is Hg, by L-BFGS; the point (D,) and the steps taken."""
+    """Minimise |g|^2/2, with gradient Hg, by L-BFGS; return the point (D,) and the steps taken."""
     w = flatten(params).clone()
     best, least = w.clone(), float("inf")
     optimizer = torch.optim.LBFGS(
@@ -52,9 +55,12 @@ def gnm(objective: Objective, params: Params, steps: int) -> tuple[Tensor, int]:
 
 
 def lm(objective: Objective, params: Params, steps: int) -> tuple[Tensor, int]:
-    """Steps -(H^2 + mu I)^-1 H g, mu lowered where |g| fell and raised where not."""
+    """Take steps -(H^2 + mu I)^-1 H g; return the point (D,) and the steps taken.
+
+    mu falls after a step that lowers |g|, and rises otherwise.
+    """
     w = flatten(params).clone()
-    g = _slope(objective, w, params)
+    g = _gradient(objective, w, params)
     mu, done = -1.0, 0
     while done < steps:
         values, vectors = torch.linalg.eigh(dense(objective, unflatten(w, params)))
@@ -64,7 +70,7 @@ def lm(objective: Objective, params: Params, steps: int) -> tuple[Tensor, int]:
         while done < steps:
             done += 1
             step = vectors @ (values * there / (values.square() + mu))
-            new = _slope(objective, w - step, params)
+            new = _gradient(objective, w - step, params)
             if float(new.norm()) < float(g.norm()):
                 w, g, mu = w - step, new, mu / 5
                 break
@@ -75,11 +81,12 @@ def lm(objective: Objective, params: Params, steps: int) -> tuple[Tensor, int]:
 
 
 def newton(objective: Objective, params: Params, products: int) -> tuple[Tensor, int]:
-    """Least L by Newton's method in a trust region: its point (D,) of least |g|, products spent.
+    """Minimise L by Newton in a trust region; return the point of least |g| and the products.
 
-    products: with H, the most of them; a step takes at most 100 or 2 D. Each step is conjugate
-    gradients' on the quadratic model, to its region's edge where that curves down (Steihaug 1983):
-    what it ends at is a minimum.
+    Each step minimises the quadratic model by conjugate gradients, and goes to the edge of the
+    region if the model has negative curvature (Steihaug 1983). So it ends at a minimum.
+
+    products: largest number of products with H; a step takes at most 100, and 2 D.
     """
     w, radius, spent = flatten(params).clone(), 1.0, 0
     loss, grad = objective.value_and_grad(params)
@@ -88,13 +95,13 @@ def newton(objective: Objective, params: Params, products: int) -> tuple[Tensor,
     while spent < products and bool(g.any()) and radius > 1e-14:
         hessian = objective.curvature(unflatten(w, params))
         most = min(100, 2 * len(w), products - spent)
-        step, bent, used, edge = _within(hessian.product, g, radius, most)
+        step, curved, used, edge = _within(hessian.product, g, radius, most)
         spent += used
-        gain = -float(g @ step + step @ bent / 2)  # as the model has it
+        gain = -float(g @ step + step @ curved / 2)  # by the model
         value, grad = objective.value_and_grad(unflatten(w + step, params))
         new = flatten(grad)
         share = float(loss - value) / gain if gain > 0 else 0.0
-        # where losses differ by rounding alone the gradients tell
+        # if the losses differ by rounding alone, compare gradients
         if share > 0.1 or (gain < 1e-13 * abs(float(loss)) and float(new.norm()) < float(g.norm())):
             w, g, loss = w + step, new, value
             radius *= 2 if share > 0.75 and edge else 0.5 if share < 0.25 else 1
@@ -108,7 +115,7 @@ def newton(objective: Objective, params: Params, products: int) -> tuple[Tensor,
 def _within(
     product: Callable[[Tensor], Tensor], g: Tensor, radius: float, most: int
 ) -> tuple[Tensor, Tensor, int, bool]:
-    """Least g.z + z.Hz/2 of |z| <= radius, about: z and Hz (D,), products, whether on the edge."""
+    """Minimise g.z + z.Hz/2 over |z| <= radius, roughly; return z, Hz, products, z on the edge?"""
     z, hz, r = torch.zeros_like(g), torch.zeros_like(g), g.clone()
     d, goal = -r, min(0.5, float(g.norm()) ** 0.5) * float(g.norm())
     for used in range(1, most + 1):
@@ -128,7 +135,10 @@ def _within(
 
 
 def lasso(objective: Objective, params: Params, penalty: float, steps: int) -> tuple[Tensor, int]:
-    """Least L + penalty |w|_1, by proximal gradient steps that halve until they descend."""
+    """Minimise L + penalty |w|_1 by proximal gradient steps; return the point (D,) and the steps.
+
+    The rate is halved until the loss falls.
+    """
     w, rate = flatten(params).clone(), 1.0
     for done in range(steps):
         loss, grad = objective.value_and_grad(unflatten(w, params))

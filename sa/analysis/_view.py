@@ -1,4 +1,4 @@
-"""What a loss is seen as a function of, where weights or activations are quantized."""
+"""Views of a quantized network: which numbers an analysis takes the loss to be a function of."""
 
 from collections.abc import Mapping
 
@@ -13,32 +13,40 @@ MEANS = {
     "smoothed": "the mean loss under gaussian noise of sigma on the latent weights",
     "discrete": "single flips of binary weights",
 }
-"""The views, and what the loss is a function of in each."""
+"""View -> the numbers that the loss is a function of."""
 
 DERIVATIVES, VALUES = True, False
-"""What an analysis needs of the loss in a view."""
+"""What an analysis needs of the loss in a view: derivatives, or values alone."""
 
 
 def check(structure: Structure, view: str, needs: Mapping[str, bool], what: str) -> None:
-    """Raise ValueError where ``what`` has no meaning in a view, naming the views where it has.
+    """Raise ValueError, with the views that work, if an analysis has no meaning in a view.
 
-    needs: view -> whether derivatives are taken there. A loss has them with respect to latent
-    weights where nothing is quantized, to quantized weights where activations are not.
+    A loss has derivatives by latent weights if nothing is quantized, and by quantized weights if no
+    activation is quantized.
+
+    Args:
+        structure: the network.
+        view: the view.
+        needs: view -> whether the analysis needs derivatives there.
+        what: the quantity, in words.
+
     """
-    why = _obstacle(structure, view, needs.get(view))
+    why = _why_not(structure, view, needs.get(view))
     if why is None:
         return
-    instead = [v for v in needs if _obstacle(structure, v, needs[v]) is None]
-    told = "; ".join(f"view={v} ({MEANS[v]})" for v in instead)
-    told = f"take instead: {told}, or" if told else "no view of this network has it; take"
-    other = f"{told} the network in full precision (quantizer=fp)"
-    if not structure.quantized:  # it is
-        other = told.removesuffix(", or")
-    raise ValueError(f"view={view}: {why}, so {what} has no meaning there; {other}")
+    works = [v for v in needs if _why_not(structure, v, needs[v]) is None]
+    advice = "; ".join(f"view={v} ({MEANS[v]})" for v in works)
+    advice = f"take instead: {advice}, or" if advice else "no view of this network has it; take"
+    if structure.quantized:
+        advice += " the network in full precision (quantizer=fp)"
+    else:
+        advice = advice.removesuffix(", or")
+    raise ValueError(f"view={view}: {why}, so {what} has no meaning there; {advice}")
 
 
-def _obstacle(structure: Structure, view: str, derivatives: bool | None) -> str | None:
-    """Why a view has no meaning; None where it has."""
+def _why_not(structure: Structure, view: str, derivatives: bool | None) -> str | None:
+    """Return why a view has no meaning, or None if it has one."""
     slots: dict[str, list[str]] = {"weight": [], "activation": []}
     for name in structure.quantized:
         slots.setdefault(name.rpartition(".")[2], []).append(name)
@@ -56,27 +64,31 @@ def _obstacle(structure: Structure, view: str, derivatives: bool | None) -> str 
 
 
 def _binary(how: str) -> bool:
-    """Whether the other sign of a latent weight is the other value of the quantized one."""
+    """Return whether flipping the sign of a latent weight flips the quantized weight."""
     return how.startswith("Sign(") or (how.startswith("Xnor(") and "centre=True" not in how)
 
 
 def flippable(structure: Structure, params: Params) -> list[str]:
-    """The binary weights among the parameters, by name."""
+    """Return the names of the parameters that are binary weights."""
     binary = {k for k, how in structure.quantized.items() if _binary(how)}
     return [k for k in params if k in binary]
 
 
 def numbers(params: Params) -> None:
-    """Raise ValueError where the point has no numbers: there is nothing to measure then."""
+    """Raise ValueError if the point has no numbers to measure."""
     if not size(params):
         raise ValueError("the point has no numbers; give a dict with a tensor that is not empty")
 
 
-def seen(objective: Objective, params: Params, view: str) -> tuple[Objective, Params]:
-    """The loss over all training rows and the point, in float64, in the view.
+def viewed(objective: Objective, params: Params, view: str) -> tuple[Objective, Params]:
+    """Return the loss over all training rows and the point, in float64, in a view.
 
-    ``quantized``: of the quantized weights, with their quantizers taken away; else of the latent.
-    Raises ValueError where the point has no numbers.
+    In view ``quantized`` the point is the quantized weights, and the loss has no quantizers of
+    weights. In the other views it is the latent weights.
+
+    Raises:
+        ValueError: the point has no numbers.
+
     """
     numbers(params)
     params = {k: p.detach() for k, p in params.items()}

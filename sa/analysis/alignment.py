@@ -1,4 +1,4 @@
-"""How well an estimate points along a reference gradient, in direction and in scale."""
+"""How well an estimate agrees with a reference gradient, in direction and in scale."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,22 +16,28 @@ from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 @dataclass(frozen=True, config=STRICT)
 class Alignment:
-    """Estimate g against references g* (default: exact CDG at two eps), whole and per layer.
+    """Agreement of an estimate g with reference gradients g*, whole and for each parameter.
 
-    For the first reference: ``cosine``; ``scale`` r = <g, g*>/|g*|^2 (1 is right; a cosine hides
-    factors); ``rmse`` |g - g*|/|g*|; ``sign`` and ``sign_weighted``, the share of coordinates of
-    equal sign, plain and weighted by |g*|, over g* != 0; ``dead``, the share of coordinates with g
-    = 0; ``cosine/<parameter>``; ``ceiling``, the cosine between the references of this batch and of
-    the held-out one: how much of the reference is its own batch. An estimate free of any batch's
-    noise has about its square root as cosine; one from this same batch can have more. For every
-    further reference its ``<name>/cosine`` and ``<name>/scale``. ``nonfinite``: coordinates where
-    the estimate or the first reference is not finite; ``diverged``: 1 where all are. Where
-    estimator and reference have different targets (the record's ``target``) a cosine below 1 is no
-    defect.
+    The default references are exact CDGs at two eps. For the first reference:
+
+    - ``cosine``, and ``cosine/<parameter>`` for each parameter
+    - ``scale`` <g, g*>/|g*|^2: 1 is right (a cosine does not show a wrong factor)
+    - ``rmse`` |g - g*|/|g*|
+    - ``sign`` and ``sign_weighted``: the share of coordinates of equal sign over g* != 0, plain and
+      weighted by |g*|
+    - ``dead``: the share of coordinates with g = 0
+    - ``ceiling``: the cosine between the references of this batch and of the held-out batch. An
+      estimate without any batch noise has a cosine of about its square root; an estimate from this
+      batch can have more
+    - ``nonfinite``: how many coordinates of the estimate or the reference are not finite;
+      ``diverged``: 1 if all are not
+
+    Every further reference has ``<name>/cosine`` and ``<name>/scale``. If estimator and reference
+    have different targets (``target`` in the record), a cosine below 1 is no defect.
 
     Args:
-        references: estimators by name. The first one has all numbers, each further one cosine and
-            scale under its name.
+        references: estimators by name. The first one gets all numbers, each further one a cosine
+            and a scale under its name.
 
     """
 
@@ -49,15 +55,15 @@ class Alignment:
         out: Numbers = {}
         for i, (name, reference) in enumerate(self.references.items()):
             truth = objective.reference(reference, params, at)
-            mine, target = flatten(estimate.grad).double(), flatten(truth).double()
-            out[f"{name}/cosine"] = cosine(mine, target)
-            out[f"{name}/scale"] = float(mine @ target / (target @ target))
+            g, t = flatten(estimate.grad).double(), flatten(truth).double()
+            out[f"{name}/cosine"] = cosine(g, t)
+            out[f"{name}/scale"] = float(g @ t / (t @ t))
             out |= {f"{name}/{k}": v for k, v in _layers(estimate.grad, truth).items()}
             if i == 0:
-                out |= _details(estimate.grad, truth) | _finite.counted(mine + target)
+                out |= _details(estimate.grad, truth) | _finite.counted(g + t)
                 if objective.heldout is not None:
-                    other = flatten(objective.heldout.reference(reference, params, at))
-                    out["ceiling"] = cosine(target, other)
+                    heldout = flatten(objective.heldout.reference(reference, params, at))
+                    out["ceiling"] = cosine(t, heldout)
         return {f"alignment/{k}": v for k, v in out.items()}
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
@@ -73,15 +79,16 @@ class Alignment:
         limit = result.get("alignment/ceiling")
         top = f"; two batches' {reference} agree to {limit:.3f}" if limit is not None else ""
         cosine = f"{number(result['alignment/cosine'])}{law}{top}"
-        mine, other = result["target"], "box" if reference.startswith("CDG") else "its own"
+        own, other = result["target"], "box" if reference.startswith("CDG") else "its own"
         right = "1 is right"
-        if mine != other:
-            right = f"another target: {reference}'s is {other}, this one's {mine}"
+        if own != other:
+            right = f"another target: {reference}'s is {other}, this one's {own}"
         scale = f"{number(result['alignment/scale'])} of {reference}'s ({right})"
         return [(f"cosine to {reference}", cosine), ("scale", scale)]
 
 
 def _details(grad: Params, truth: Params) -> Numbers:
+    """Return all numbers of the first reference but those of coordinates that are not finite."""
     g, t = flatten(grad).double(), flatten(truth).double()
     alive = t != 0
     same = (g.sign() == t.sign()) & alive
@@ -97,4 +104,5 @@ def _details(grad: Params, truth: Params) -> Numbers:
 
 
 def _layers(grad: Params, truth: Params) -> Numbers:
+    """Return the cosine of every parameter."""
     return {f"cosine/{k}": cosine(grad[k].flatten(), truth[k].flatten()) for k in grad}

@@ -1,4 +1,4 @@
-"""How an estimate's error splits into bias and variance, over replicates at one point."""
+"""Bias and variance of an estimator, from replicates at one point."""
 
 import math
 import time
@@ -21,26 +21,31 @@ from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 @dataclass(frozen=True, config=STRICT)
 class BiasVariance:
-    """R replicates g_r of an estimator against a reference g* that has no variance of its own.
+    """R replicates g_r of an estimator, compared with a reference g* that has no variance.
 
-    ``bias2`` |mean g - g*|^2 - V/R, unbiased for the squared bias, and ``variance`` V, the trace
-    of the covariance, both over |g*|^2. ``snr`` the squared mean over V. ``z_rms``, ``z_max``,
-    ``z_outside``: per coordinate z = (mean - g*) sqrt(R)/std, which has Student's t distribution of
-    R - 1 degrees of freedom where replicates are normal and unbiased: ``z_outside`` is the share
-    beyond its two-sided 5 % quantile, 5 % then, and ``z_rms`` about sqrt((R - 1)/(R - 3)).
-    ``reliability`` r, the cosine of the means of two halves, and
-    ``reliability_mean`` sqrt(2 r/(1 + r)), that of the whole mean with what it tends to: a high one
-    without descent is a wrong target, a low one is noise. ``cosine`` and ``scale`` of one
-    replicate, means with ``_ci95``, the half-width of their 95 % interval by the same distribution.
-    ``evals`` and ``seconds`` of one. A replicate that is not finite is left out: R counts the
-    others, ``nonfinite`` those; ``diverged`` is 1 where fewer than two are left.
+    - ``bias2`` |mean g - g*|^2 - V/R, unbiased for the squared bias, and ``variance`` V, the trace
+      of the covariance; both are divided by |g*|^2
+    - ``snr``: the squared mean, less V/R, over V
+    - ``z_rms``, ``z_max`` and ``z_outside`` of z = (mean - g*) sqrt(R)/std of each coordinate. For
+      normal and unbiased replicates, z has Student's t distribution with R - 1 degrees of freedom.
+      ``z_outside`` is the share beyond its two-sided 5 % quantile, so 5 % then, and ``z_rms`` is
+      about sqrt((R - 1)/(R - 3))
+    - ``reliability`` r, the cosine of the means of two halves, and ``reliability_mean`` sqrt(2 r/(1
+      + r)), the cosine of the whole mean with its limit. A high one without descent shows a wrong
+      target, a low one shows noise
+    - ``cosine`` and ``scale`` of one replicate, as means; ``_ci95`` is the half-width of their 95 %
+      interval by Student's t distribution
+    - ``evals`` and ``seconds`` of one replicate
+
+    A replicate that is not finite is left out: ``nonfinite`` counts them, and R counts the others.
+    ``diverged`` is 1 if fewer than two are left.
 
     Args:
-        estimator: the one that the run studies; each replicate starts from the state that the
-            run's own call left.
-        reference: the truth, of the same target. Where targets differ the bias holds the
-            difference between them, and ``across`` is 1.
-        replicates: R, independent estimates.
+        estimator: estimator that the run studies; each replicate starts from the state after the
+            run's own call.
+        reference: estimator of the truth, with the same target. If the targets differ, the bias
+            contains their difference, and ``across`` is 1.
+        replicates: R, independent estimates, 4 or more.
 
     """
 
@@ -62,9 +67,9 @@ class BiasVariance:
         began, evals, draws = time.perf_counter(), 0.0, []
         state = estimate.state
         for _ in range(self.replicates):
-            got = self.estimator(objective, params, state, generator, at)
-            draws.append(flatten(got.grad).double())
-            evals += got.evals
+            one = self.estimator(objective, params, state, generator, at)
+            draws.append(flatten(one.grad).double())
+            evals += one.evals
         seconds = time.perf_counter() - began
         sound = [d for d in draws if d.isfinite().all()]
         enough = len(sound) > 1
@@ -83,18 +88,18 @@ class BiasVariance:
         bias, variance, sure = (
             number(result[f"bias_variance/{k}"]) for k in ("bias2", "variance", "reliability")
         )
-        words = f"bias^2 {bias}{across}, variance {variance} of |g*|^2; reliability {sure}"
-        return [("replicates", words)]
+        text = f"bias^2 {bias}{across}, variance {variance} of |g*|^2; reliability {sure}"
+        return [("replicates", text)]
 
 
 def split(draws: Tensor, truth: Tensor) -> Numbers:
-    """The numbers of `BiasVariance` from draws (R, D) and the truth (D,)."""
+    """Return the numbers of `BiasVariance` of replicates (R, D) and the truth (D,)."""
     count, mean, norm = len(draws), draws.mean(0), float(truth @ truth)
     variance, reach = float(draws.var(0).sum()), float(stdtrit(count - 1, 0.975))
     halves = draws[0::2].mean(0), draws[1::2].mean(0)
     r = cosine(*halves)
     error = draws.std(0) / math.sqrt(count)
-    # what varies by rounding alone has no z
+    # a coordinate that varies by rounding alone has no z
     tiny = 1e-12 * float(draws.abs().max())
     z = ((mean - truth) / error)[error > tiny]
     cosines = (unit(truth) * draws / draws.norm(dim=1, keepdim=True).clamp(min=1e-300)).sum(1)

@@ -1,4 +1,4 @@
-"""How a network splits into blocks, and what their sharpest directions hold of the whole's."""
+"""Blocks of a network, and the share of its sharpest directions that their top spaces hold."""
 
 import re
 from collections.abc import Mapping
@@ -18,23 +18,23 @@ from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Numbers, Params
 
 @dataclass(frozen=True, config=STRICT)
 class Blocks:
-    """The blocks in order: their tensors' shapes, their part of the estimate, their top spaces.
+    """The blocks in order: shapes of their tensors, parts of the estimate, top spaces.
 
-    Of each: ``shapes``, ``parameters``, ``part`` of the estimate's squared norm, ``share`` of that
-    part in the block's own top k directions, ``lambda_1`` and ``lambda_k``, the eigenvalues of the
-    diagonal block. Of all: ``count`` and ``order``; ``held``, for each of the whole Hessian's top
-    k directions the share of it that the union of the blocks' spaces holds, ``held_least`` and
-    ``held_mean``.
+    For each block: ``shapes``; ``parameters``; ``part``, its share of the estimate's squared norm;
+    ``share`` of that part in the top k directions of the block; ``lambda_1`` and ``lambda_k``,
+    eigenvalues of the diagonal block of the Hessian. For the network: ``count`` and ``order`` of
+    the blocks; ``held``, for each of the top k directions of the whole Hessian, its share in the
+    union of the blocks' spaces; ``held_least`` and ``held_mean``.
 
-    A quantized network has no Hessian: then only shapes and parts, and ``note`` says so. The same
-    where second derivatives are not finite: then ``diverged`` is 1.
+    A quantized network has no Hessian, so it gets shapes and parts only, and a ``note``. The same
+    holds if second derivatives are not finite; then ``diverged`` is 1.
 
     Args:
-        blocks: how the network is split: one block a ``module`` or a ``tensor``, all in one
+        blocks: split of the network: one block for each ``module`` or ``tensor``, one for all
             (``network``), or named lists of patterns, {name: [patterns]}.
-        k: top directions of a block; of a block with fewer parameters, all of them.
-        rows: rows of the data that are used, the first ones; null for all.
-        tol: relative residual |Hx - lambda x|/|lambda| at which an eigenpair is found.
+        k: top directions of a block; all of them if it has fewer parameters.
+        rows: use only the first so many rows of the data; null for all.
+        tol: an eigenpair is found if |Hx - lambda x| <= tol |lambda|.
 
     """
 
@@ -44,7 +44,7 @@ class Blocks:
     tol: Annotated[float, Gt(0)] = 1e-3
 
     def fits(self, point: Params, memory: int) -> None:
-        """Raise ValueError where the patterns of ``blocks`` do not split this network."""
+        """Raise ValueError if the patterns of ``blocks`` do not split this network."""
         grouped(point, self.blocks)
 
     def __call__(
@@ -55,7 +55,7 @@ class Blocks:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Return flat numbers, words and a curve under ``blocks/``."""
+        """Return flat numbers, texts and a curve under ``blocks/``."""
         groups = grouped(params, self.blocks)
         whole = float(flatten(estimate.grad).double().square().sum())
         out: Numbers = {"count": float(len(groups)), "order": ",".join(groups), "diverged": 0.0}
@@ -82,38 +82,38 @@ class Blocks:
         generator: torch.Generator,
         groups: dict[str, list[str]],
     ) -> Numbers:
-        seen = objective.curvature(params, self.rows)
+        """Return the numbers that need the Hessian."""
+        hessian = objective.curvature(params, self.rows)
         k = min(self.k, size(params))
-        top = seen.top(k, generator, tol=self.tol).vectors
+        top = hessian.top(k, generator, tol=self.tol).vectors
         out: Numbers = {}
         held = torch.zeros(k, dtype=torch.float64)
         parts = unflatten(top, params)
         for block, names in groups.items():
-            if not size({n: params[n] for n in names}):
-                continue  # of empty tensors
             most = min(self.k, size({n: params[n] for n in names}))
-            got = seen.within(names).top(most, generator, tol=self.tol)
+            if not most:
+                continue  # of empty tensors
+            own = hessian.within(names).top(most, generator, tol=self.tol)
             grad = flatten({n: estimate.grad[n] for n in names})
-            out[f"{block}/share"] = float(_within(grad[None], got.vectors) / _squares(grad[None]))
-            out[f"{block}/lambda_1"] = float(got.values[0])
-            out[f"{block}/lambda_{most}"] = float(got.values[-1])
-            mine = flatten({n: parts[n] for n in names}, 1)
-            held += _within(mine, got.vectors).cpu()
+            out[f"{block}/share"] = float(_within(grad[None], own.vectors) / _squares(grad[None]))
+            out[f"{block}/lambda_1"] = float(own.values[0])
+            out[f"{block}/lambda_{most}"] = float(own.values[-1])
+            held += _within(flatten({n: parts[n] for n in names}, 1), own.vectors).cpu()
         out |= {"held": held.tolist(), "held_least": float(held.min())}
-        return out | {"held_mean": float(held.mean()), "evals": seen.evals}
+        return out | {"held_mean": float(held.mean()), "evals": hessian.evals}
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
-        """Return a row a block, and what the blocks hold of the top directions, in words."""
+        """Return a line for each block, and the share of the top directions that they hold."""
         rows = []
         for block in [k.split("/")[1] for k in result if re.fullmatch(r"blocks/[^/]+/shapes", k)]:
             many, part, share = (
                 result.get(f"blocks/{block}/{k}") for k in ("parameters", "part", "share")
             )
-            words = f"{many:g} parameters ({result[f'blocks/{block}/shapes']})"
-            words += f", {number(part)} of the gradient"
+            text = f"{many:g} parameters ({result[f'blocks/{block}/shapes']})"
+            text += f", {number(part)} of the gradient"
             if share is not None:
-                words += f", of that {number(share)} in its top space"
-            rows.append((block, words))
+                text += f", of that {number(share)} in its top space"
+            rows.append((block, text))
         if "blocks/held_least" in result:
             least, most = number(result["blocks/held_least"]), number(max(result["blocks/held"]))
             rows.append(("blocks hold", f"{least} to {most} of each top direction of the whole"))
@@ -121,9 +121,10 @@ class Blocks:
 
 
 def _squares(rows: Tensor) -> Tensor:
+    """Return the squared lengths (n,) of rows (n, D)."""
     return rows.double().square().sum(1)
 
 
 def _within(rows: Tensor, space: Tensor) -> Tensor:
-    """Squared lengths (n,) of the parts of rows (n, D) within a space (k, D)."""
+    """Return the squared lengths (n,) of rows (n, D) projected on a space (k, D)."""
     return _squares(rows @ space.T)

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, their bits, and the operations that one row takes."""
+"""The cost of a network: its parameters, their bits, and the operations of one row."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -14,18 +14,20 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 @dataclass(frozen=True, config=STRICT)
 class Cost:
-    """Counts of each layer and of all, by a forward of one row.
+    """Counts for each layer and for the network, from the forward of one row.
 
-    ``parameters``; ``bits`` that store them, weights at what their quantizer declares and the rest
-    in full (scales that are read from weights are left out); ``macs``, multiply-accumulates of
-    affine maps, out_features x in_features of a fully connected one, out_channels x in_channels/
-    groups x kernel^2 x positions of a convolution; ``flops``, two a mac; ``bops``, bit operations,
-    macs x weight bits x input bits (van Baalen et al., NeurIPS 2020). Norms, activations and
-    poolings are left out. ``weight_bits`` and ``input_bits`` by layer; inputs are in full where
-    they are not the values of a quantized activation.
+    - ``parameters``, and the ``bits`` that store them: weights with the bits of their quantizer,
+      other parameters with ``full`` bits. Scales that are computed from weights do not count
+    - ``macs``: multiply-accumulates of affine maps. A fully connected map has out_features x
+      in_features, a convolution out_channels x in_channels/groups x kernel^2 x positions. Norms,
+      activations and poolings do not count
+    - ``flops``: two for each MAC
+    - ``bops``: bit operations, macs x weight bits x input bits (van Baalen et al., NeurIPS 2020)
+    - ``weight_bits`` and ``input_bits`` of each layer. Inputs have ``full`` bits unless they are
+      values of a quantized activation
 
     Args:
-        full: bits of a number in full precision.
+        full: bits of a number in full precision, 1 or more.
 
     """
 
@@ -39,29 +41,29 @@ class Cost:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Return flat numbers under ``cost/``; raises ValueError for a plain function."""
+        """Return flat numbers under ``cost/``; raise ValueError for a plain function."""
         layers = objective.layers(params, 1)
         if not layers:
-            raise ValueError("cost: a plain function has no layers to count")
-        told, out = prices(layers, self.full), dict.fromkeys(_SUMS, 0.0)
+            raise ValueError("cost: a plain function has no layers to count; give a network")
+        priced, out = prices(layers, self.full), dict.fromkeys(_SUMS, 0.0)
         each: Numbers = {}
         for layer in layers:
-            own = layer.weight.numel() if layer.weight is not None else 0
-            mine = {"parameters": float(layer.parameters)}
+            weights = layer.weight.numel() if layer.weight is not None else 0
+            counts = {"parameters": float(layer.parameters)}
             low = declared(layer.quantize, self.full)
-            mine["bits"] = float(own * low + (layer.parameters - own) * self.full)
-            if price := told.get(layer.name):
-                mine |= {"macs": float(price.macs), "flops": 2.0 * price.macs}
-                mine["bops"] = float(price.macs) * price.weight_bits * price.input_bits
+            counts["bits"] = float(weights * low + (layer.parameters - weights) * self.full)
+            if price := priced.get(layer.name):
+                counts |= {"macs": float(price.macs), "flops": 2.0 * price.macs}
+                counts["bops"] = float(price.macs) * price.weight_bits * price.input_bits
                 each[f"{layer.name}/weight_bits"] = float(price.weight_bits)
                 each[f"{layer.name}/input_bits"] = float(price.input_bits)
-            out = {k: v + mine.get(k, 0.0) for k, v in out.items()}
+            out = {k: v + counts.get(k, 0.0) for k, v in out.items()}
             if layer.parameters:
-                each |= {f"{layer.name}/{k}": v for k, v in mine.items()}
+                each |= {f"{layer.name}/{k}": v for k, v in counts.items()}
         return {f"cost/{k}": v for k, v in (out | each).items()}
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
-        """Return what a row costs, in words."""
+        """Return the cost of one row in words."""
         if "cost/macs" not in result:
             return []
         weights, bits, macs, bops = (

@@ -1,4 +1,4 @@
-"""How much the loss falls along an estimate, over a grid of step lengths, here and held out."""
+"""The fall of the loss along an estimate, over a grid of step lengths, here and held out."""
 
 import math
 from collections.abc import Mapping
@@ -22,29 +22,35 @@ from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 class Descent:
     """L(w) - L(w - eta d) for d = g/|g| on a log grid of eta, all points in one stacked evaluation.
 
-    A best point on the edge of the grid extends it; the grid is then refined once around the best.
+    While the best point is on the edge of the grid, the grid is extended. Then it is refined once
+    around the best point.
 
-    Curves: ``lr``, ``decrease``, ``decrease_heldout``, ``null`` (mean over random directions),
-    ``null_least`` and ``null_most`` (the least and the most of them).
-    Numbers: ``best`` and its ``best_lr``; ``best_heldout``, the held-out decrease at that same lr
-    (on a small batch much of a decrease is overfitting); ``window``, decades of lr around the best
-    with at least half of it; ``area``, the mean decrease over the log of the lr asked for, without
-    the extensions, as 0 where it is negative or the loss is not finite;
-    ``edge``, 1 where the best lies on the grid's edge; ``null_best``, the null's best, mean over
-    directions, ``null_best_least`` and ``null_best_most`` the least and the most of them;
-    ``ratio``; and the same ``best``, ``best_lr`` and ``best_heldout`` under ``layerwise/`` for d
-    with every parameter tensor normalised by itself (another direction).
-    The best is that of the refined grid, within a few percent of the line's own maximum. A loss
-    that is not finite is never the best: ``nonfinite`` counts them along d, and ``diverged`` is 1
-    where all are; then there is no best, and its numbers are NaN.
+    Curves: ``lr``, ``decrease``, ``decrease_heldout``, and over random directions ``null`` (the
+    mean), ``null_least`` and ``null_most``. Numbers:
+
+    - ``best`` and its ``best_lr``, on the refined grid; within a few percent of the maximum of the
+      line
+    - ``best_heldout``: the held-out decrease at the same lr. On a small batch much of a decrease is
+      overfitting
+    - ``window``: decades of lr around the best with at least half of the best decrease
+    - ``area``: the mean decrease over log lr from lr_min to lr_max; a negative decrease, or a loss
+      that is not finite, counts as 0
+    - ``edge``: 1 if the best is on the edge of the grid
+    - ``null_best``, ``null_best_least`` and ``null_best_most``: mean, least and most of the best
+      decreases along random directions
+    - ``ratio``: the best decrease divided by that of the reference
+    - ``layerwise/`` ``best``, ``best_lr`` and ``best_heldout``: the same for d with every parameter
+      tensor scaled to length 1, which is another direction
+    - ``nonfinite``: how many losses along d are not finite; these are never the best. ``diverged``:
+      1 if all are, and then the numbers of the best are NaN
 
     Args:
-        reference: estimator whose best decrease the ``ratio`` is to; null for no ratio.
+        reference: estimator of the reference for ``ratio``; null for no ratio.
         lr_min: least step length of the grid.
         lr_max: largest step length of the grid.
-        points: step lengths of the grid, evenly spaced in their logarithm.
-        extend: a best point on the grid's edge extends it by a decade, at most so many times.
-        nulls: random directions of the null.
+        points: step lengths of the grid, evenly spaced in their logarithm, from 3 to 10,000.
+        extend: how many times the grid is extended by a decade, at most.
+        nulls: random directions of the null, from 1 to 1,000.
 
     """
 
@@ -74,8 +80,8 @@ class Descent:
         grad = flatten(estimate.grad)
         lrs, drops, edge = self._search(objective, params, unit(grad), value)
         best = _finite.best(drops)
-        asked = (lrs >= self.lr_min * (1 - 1e-9)) & (lrs <= self.lr_max * (1 + 1e-9))
-        log, gains = lrs[asked].log10(), drops[asked].nan_to_num(0, posinf=0).clamp(min=0)
+        inside = (lrs >= self.lr_min * (1 - 1e-9)) & (lrs <= self.lr_max * (1 + 1e-9))
+        log, gains = lrs[inside].log10(), drops[inside].nan_to_num(0, posinf=0).clamp(min=0)
         out: Numbers = {
             "lr": lrs.tolist(),
             "decrease": drops.tolist(),
@@ -108,14 +114,14 @@ class Descent:
     def _search(
         self, objective: Objective, params: Params, along: Tensor, value: float
     ) -> tuple[Tensor, Tensor, float]:
-        """The grid, extended while its best is on the edge and refined once; (lrs, drops, edge).
+        """Return (lrs, decreases, edge) of the grid, extended at its edges and refined once.
 
-        The plain grid where no loss is finite.
+        If no loss is finite, the grid is neither extended nor refined.
         """
-        ends = math.log10(self.lr_min), math.log10(self.lr_max)
-        lrs = torch.logspace(*ends, self.points, dtype=torch.float64)
+        low, high = math.log10(self.lr_min), math.log10(self.lr_max)
+        lrs = torch.logspace(low, high, self.points, dtype=torch.float64)
         drops = value - line(objective, params, along, lrs)
-        per_decade = max(2, round(self.points / (ends[1] - ends[0])))
+        per_decade = max(2, round(self.points / (high - low)))
         for _ in range(self.extend):
             best = _finite.best(drops)
             if best not in (0, len(lrs) - 1):
@@ -142,16 +148,18 @@ class Descent:
     def _heldout(
         self, objective: Objective, params: Params, along: Tensor, lrs: Tensor, best: int | None
     ) -> Numbers:
-        other = objective.heldout
-        if other is None:
+        """Return the held-out decreases; {} without held-out data."""
+        heldout = objective.heldout
+        if heldout is None:
             return {}
-        held = float(other.value(params)) - line(other, params, along, lrs)
+        held = float(heldout.value(params)) - line(heldout, params, along, lrs)
         return {"decrease_heldout": held.tolist(), "best_heldout": _finite.at(held, best)}
 
     def _null(
         self, objective: Objective, params: Params, like: Tensor, lrs: Tensor, value: float,
         generator: torch.Generator,
     ) -> Numbers:  # fmt: skip
+        """Return the decreases along random directions."""
         draws = [
             unit(torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device))
             for _ in range(self.nulls)
@@ -168,14 +176,14 @@ class Descent:
         }
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
-        """Return the best decrease, held out, against the reference and the null, in words."""
+        """Return the best decrease, held out, and compared with reference and null, in words."""
         if "descent/best" not in result:
             return []
         best, lr, value = result["descent/best"], result["descent/best_lr"], result["value"]
         share = f" ({best / value:.1%} of the loss)" if value and best is not None else ""
         edge = "; ON THE GRID'S EDGE" if result.get("descent/edge") else ""
-        words = f"{number(best)}{share} at lr {lr:.3g}" if lr is not None else "undefined"
-        rows = [("best decrease", f"{words}{edge}")]
+        text = f"{number(best)}{share} at lr {lr:.3g}" if lr is not None else "undefined"
+        rows = [("best decrease", f"{text}{edge}")]
         rows.append(("  held out", number(result.get("descent/best_heldout"))))
         if result.get("descent/ratio") is not None:
             rows.append((f"  against {reference}", f"x {result['descent/ratio']:.2f}"))
@@ -186,7 +194,7 @@ class Descent:
 
 
 def _window(lrs: Tensor, drops: Tensor, best: int | None) -> float:
-    """Decades of lr around the best over which at least half of it is had without a break."""
+    """Return the decades of lr around the best in which every decrease is at least half of it."""
     if best is None:
         return math.nan
     if drops[best] <= 0:

@@ -1,4 +1,4 @@
-"""What an estimator is worth at equal cost: in forward-equivalents, and in seconds."""
+"""The quality of an estimator at equal cost, in forward-equivalents and in seconds."""
 
 import math
 import time
@@ -18,23 +18,27 @@ from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 
 @dataclass(frozen=True, config=STRICT)
 class Efficiency:
-    """The mean of as many estimates as a budget buys, at least one, as their number doubles.
+    """The mean of as many estimates as a budget buys, at least one, for 1, 2, 4, ... calls.
 
-    Curves over calls: ``evals``, ``seconds``, ``cosine`` to the reference, ``decrease`` (best
-    along the mean, relative to the loss) and ``heldout`` (at that lr). Numbers at the budget of
-    evals: ``at_evals/cosine``, ``/decrease``, ``/heldout``, ``/calls``, and ``/n_eff``
-    D c^2/(1 - c^2), the random directions a linear loss would need for that cosine c; the same at
-    the budget of seconds, ``at_seconds/``. ``over`` is 1 where one call costs more than the
-    budget of evals. An estimate that is not finite costs, and is left out of the mean:
-    ``nonfinite`` counts them, ``diverged`` is 1 where all are.
+    Curves over ``calls``: ``evals``; ``seconds``; ``cosine`` to the reference; ``decrease``, the
+    best along the mean estimate, relative to the loss; ``heldout``, that of the held-out data at
+    the same lr.
+
+    Numbers at the budget of evals: ``at_evals/calls``, ``/cosine``, ``/decrease``, ``/heldout``
+    and ``/n_eff`` D c^2/(1 - c^2), the number of random directions that give the cosine c on a
+    linear loss. The same under ``at_seconds/`` for the budget of seconds. ``over`` is 1 if one call
+    costs more than the budget of evals.
+
+    An estimate that is not finite costs its evals and is left out of the mean. ``nonfinite`` counts
+    them; ``diverged`` is 1 if all are.
 
     Args:
-        estimator: the estimator that the run studies.
+        estimator: estimator that the run studies.
         reference: estimator of the true gradient, for the cosine.
         evals: budget in forward-equivalents.
-        seconds: budget in wall time of the estimator alone, which no two machines repeat.
-        most: calls at most, enough where further ones change little; an estimator whose repetition
-            changes nothing is called once.
+        seconds: budget in wall time of the estimator alone; depends on the machine.
+        most: largest number of calls. An estimator that returns the same estimate twice is called
+            only once.
 
     """
 
@@ -60,16 +64,16 @@ class Efficiency:
         rows: list[dict[str, float]] = []
         for calls in range(1, self.most + 1):
             began = time.perf_counter()
-            got = self.estimator(objective, params, state, generator, at)
-            spent, mine = time.perf_counter() - began, flatten(got.grad)
-            within = evals + got.evals <= self.evals or seconds + spent <= self.seconds
-            if calls > 1 and (not within or torch.equal(mine, first)):  # type: ignore[arg-type]
+            one = self.estimator(objective, params, state, generator, at)
+            spent, grad = time.perf_counter() - began, flatten(one.grad)
+            within = evals + one.evals <= self.evals or seconds + spent <= self.seconds
+            if calls > 1 and (not within or torch.equal(grad, first)):  # type: ignore[arg-type]
                 break
-            first, state = mine if first is None else first, got.state
-            if mine.isfinite().all():
-                total, sound = total + mine, sound + 1
-            evals, seconds = evals + got.evals, seconds + spent
-            along = total if sound else mine
+            first, state = grad if first is None else first, one.state
+            if grad.isfinite().all():
+                total, sound = total + grad, sound + 1
+            evals, seconds = evals + one.evals, seconds + spent
+            along = total if sound else grad
             now = {"calls": float(calls), "evals": evals, "seconds": seconds}
             if calls & (calls - 1) == 0:  # a power of two
                 rows.append(now | self._worth(objective, params, along, truth))
@@ -78,10 +82,10 @@ class Efficiency:
         out: Numbers = {k: [r[k] for r in rows] for k in rows[0]}
         for key, budget in (("evals", self.evals), ("seconds", self.seconds)):
             bought = [r for r in rows if r[key] <= budget] or rows[:1]
-            told = {k: v for k, v in bought[-1].items() if k not in ("evals", "seconds")}
-            c2 = told["cosine"] ** 2
-            told["n_eff"] = math.inf if c2 >= 1 - 1e-9 else size(params) * c2 / (1 - c2)
-            out |= {f"at_{key}/{k}": v for k, v in told.items()}
+            last = {k: v for k, v in bought[-1].items() if k not in ("evals", "seconds")}
+            c2 = last["cosine"] ** 2
+            last["n_eff"] = math.inf if c2 >= 1 - 1e-9 else size(params) * c2 / (1 - c2)
+            out |= {f"at_{key}/{k}": v for k, v in last.items()}
         out["over"] = float(rows[0]["evals"] > self.evals)
         out |= {"nonfinite": now["calls"] - sound, "diverged": float(not sound)}
         return {f"efficiency/{k}": v for k, v in out.items()}
@@ -89,18 +93,19 @@ class Efficiency:
     def _worth(
         self, objective: Objective, params: Params, along: torch.Tensor, truth: torch.Tensor
     ) -> dict[str, float]:
+        """Return the cosine and the best decreases along a mean estimate."""
         value = float(objective.value(params))
         lrs = torch.logspace(-3, 1, 41, dtype=torch.float64)
         best, _, held = descend(objective, params, along, value, lrs)
-        told = {"cosine": cosine(along, truth), "decrease": best / value if value else best}
-        return told if held is None else told | {"heldout": held / value if value else held}
+        worth = {"cosine": cosine(along, truth), "decrease": best / value if value else best}
+        return worth if held is None else worth | {"heldout": held / value if value else held}
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
-        """Return what the budget of evals bought, in words."""
+        """Return the calls, cosine and decrease at the budget of evals, in words."""
         keys = [f"efficiency/at_evals/{k}" for k in ("calls", "cosine", "decrease")]
         if keys[1] not in result:
             return []
         calls, cosine, decrease = (number(result[k]) for k in keys)
         over = "; ONE CALL IS ABOVE THE BUDGET" if result["efficiency/over"] else ""
-        words = f"{calls} calls: cosine {cosine}, decrease {decrease} of the loss{over}"
-        return [("equal evals", words)]
+        text = f"{calls} calls: cosine {cosine}, decrease {decrease} of the loss{over}"
+        return [("equal evals", text)]

@@ -1,4 +1,4 @@
-"""What a network of one input has learnt: its outputs on a grid, beside the truth."""
+"""The function that a network of one input has learnt, beside the true one."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -15,17 +15,17 @@ from sa.types import PROBE, STRICT, Dataset, Estimate, Moment, Numbers, Params
 
 @dataclass(frozen=True, config=STRICT)
 class FunctionCurve:
-    """The outputs at ``points`` of the held-out rows of a function, evenly chosen, in order.
+    """The outputs of a network at held-out inputs, in ascending order.
 
-    Curves ``x``, ``truth`` and ``value``. Numbers: ``rmse`` and ``worst``, the root mean square
-    and the largest absolute residual over all held-out rows; ``spread``, the outputs' standard
-    deviation over the targets'; ``collapsed``, 1 where it is below the share. Rows whose output is
-    not finite are left out, and counted in ``nonfinite``.
+    Curves: ``x``, ``truth`` and ``value``. Numbers over all held-out rows: ``rmse`` and ``worst``,
+    the root mean square and the largest absolute error; ``spread``, the standard deviation of the
+    outputs divided by that of the targets; ``collapsed``, 1 if ``spread`` is below the setting of
+    that name. Rows whose output is not finite are left out and counted in ``nonfinite``.
 
     Args:
-        points: held-out rows of the curves, evenly chosen.
-        collapsed: the network has died where the outputs' standard deviation is below this share
-            of the targets': it counts as a constant.
+        points: held-out rows of the curves, evenly chosen, 2 or more.
+        collapsed: the network counts as a constant if the standard deviation of its outputs is
+            below this share of that of the targets.
 
     """
 
@@ -33,11 +33,11 @@ class FunctionCurve:
     collapsed: Annotated[float, Gt(0)] = 0.01
 
     def takes(self, data: Dataset) -> None:
-        """Raise ValueError where the data are no function of one number."""
+        """Raise ValueError if the data are not a function of one number."""
         if tuple(data.shape) != (1,) or getattr(data, "outputs", None) != 1:
             raise ValueError(
-                f"it draws functions of one number, and {type(data).__name__} is none; take "
-                "dataset=sinc, sinc_pi or chebyshev"
+                f"function_curve draws functions of one number, and {type(data).__name__} is none; "
+                "take dataset=sinc, sinc_pi or chebyshev"
             )
 
     def __call__(
@@ -56,12 +56,12 @@ class FunctionCurve:
         apart = (value - truth).double()
         ok = value.isfinite()
         spread = float(value[ok].double().std(correction=0) / truth.double().std(correction=0))
-        kept = torch.linspace(0, len(x) - 1, min(self.points, len(x))).round().long()
-        kept = x.argsort()[kept.to(x.device)]
+        shown = torch.linspace(0, len(x) - 1, min(self.points, len(x))).round().long()
+        shown = x.argsort()[shown.to(x.device)]
         out: Numbers = {
-            "x": x[kept].tolist(),
-            "truth": truth[kept].tolist(),
-            "value": value[kept].tolist(),
+            "x": x[shown].tolist(),
+            "truth": truth[shown].tolist(),
+            "value": value[shown].tolist(),
             "rmse": _finite.mean(apart.square()) ** 0.5,
             "worst": _finite.most(apart.abs()),
             "spread": spread,
@@ -75,5 +75,5 @@ class FunctionCurve:
         if "function_curve/rmse" not in result:
             return []
         dead = "; COLLAPSED to a constant" if result["function_curve/collapsed"] else ""
-        words = f"root mean square error {number(result['function_curve/rmse'])}{dead}"
-        return [("function", words)]
+        text = f"root mean square error {number(result['function_curve/rmse'])}{dead}"
+        return [("function", text)]

@@ -1,4 +1,4 @@
-"""How long the gradient is along a training: of all rows and of the batch, layer by layer."""
+"""Norms of the gradient along a training, over all rows and over the batch, by tensor."""
 
 import math
 from collections.abc import Mapping
@@ -17,18 +17,21 @@ from sa.types import PROBE, STRICT, Diverged, Estimate, Estimator, Moment, Numbe
 
 @dataclass(frozen=True, config=STRICT)
 class GradientNorm:
-    """|g| of the run's estimator over all rows, ``full``, and of the batch, ``batch``.
+    """Norm |g| of the run's estimator over all rows (``full``) and over the batch (``batch``).
 
-    ``full/<tensor>``, ``batch/<tensor>``: of each tensor. With the step's rate lr: ``update`` lr
-    |g|/|w|, the relative length of a plain gradient step of the batch; ``successive`` the cosine
-    of the batch's gradient with that after this step, -1 where it bounces; ``lambda_max`` of the
-    Hessian over all rows, and ``of_edge`` its share of ``edge``, 2/lr, above which gradient
-    descent cannot stay (Cohen et al. 2021).
+    - ``full/<tensor>`` and ``batch/<tensor>``: the norms of each tensor
+    - ``update`` lr |g|/|w|: the relative length of a plain gradient step on the batch
+    - ``successive``: the cosine of the batch's gradients before and after this step; -1 if the step
+      bounces
+    - ``lambda_max``: the largest eigenvalue of the Hessian over all rows, for networks without
+      quantizers; ``diverged`` is 1 if it is not finite
+    - ``edge`` 2/lr, above which gradient descent is not stable (Cohen et al., ICLR 2021), and
+      ``of_edge``, lambda_max/edge
 
     Args:
-        estimator: the estimator that the run studies.
+        estimator: estimator that the run studies.
         lr: rate of the step, for ``update``, ``successive`` and ``edge``; null for none of them.
-        curvature: whether to compute ``lambda_max``, where nothing is quantized.
+        curvature: true computes ``lambda_max`` if nothing is quantized.
 
     """
 
@@ -46,11 +49,10 @@ class GradientNorm:
     ) -> Numbers:
         """Return flat numbers under ``gradient_norm/``."""
         whole, grad = objective.whole, estimate.grad
-        mine: Any = self.estimator
-        state = mine.init(params)
+        state = self.estimator.init(params)
         full = grad
         if whole is not None:
-            full = mine(whole, params, state, generator, at).grad
+            full = self.estimator(whole, params, state, generator, at).grad
         out: Numbers = {}
         for which, gs in (("full", full), ("batch", grad)):
             out[which] = float(flatten(gs).double().norm())
@@ -60,7 +62,7 @@ class GradientNorm:
             length = float(w.double().norm())
             out["update"] = self.lr * float(g.double().norm()) / length if length else float("nan")
             there = unflatten(w - self.lr * g, params)
-            after = mine(objective, there, state, generator, at).grad
+            after = self.estimator(objective, there, state, generator, at).grad
             out["successive"] = cosine(g, flatten(after))
             out["edge"] = 2 / self.lr
         if self.curvature and not objective.structure.hard:
@@ -74,12 +76,12 @@ class GradientNorm:
         return {f"gradient_norm/{k}": v for k, v in out.items()}
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
-        """Return both norms, and how sharp the loss is, in words."""
-        got = {k: result.get(f"gradient_norm/{k}") for k in ("full", "batch", "lambda_max", "edge")}
+        """Return both norms and the largest eigenvalue in words."""
+        one = {k: result.get(f"gradient_norm/{k}") for k in ("full", "batch", "lambda_max", "edge")}
         if "gradient_norm/full" not in result:
             return []
-        words = f"{number(got['full'])} of all rows, {number(got['batch'])} of the batch"
+        text = f"{number(one['full'])} of all rows, {number(one['batch'])} of the batch"
         if "gradient_norm/lambda_max" in result:
-            words += f"; lambda_max {number(got['lambda_max'])}"
-            words += f", 2/lr {number(got['edge'])}" if "gradient_norm/edge" in result else ""
-        return [("gradient", words)]
+            text += f"; lambda_max {number(one['lambda_max'])}"
+            text += f", 2/lr {number(one['edge'])}" if "gradient_norm/edge" in result else ""
+        return [("gradient", text)]

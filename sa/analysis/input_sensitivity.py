@@ -1,4 +1,4 @@
-"""How much a network's outputs move with its inputs: the Jacobian's Frobenius norm, row by row."""
+"""Sensitivity of outputs to inputs: the Frobenius norm of the Jacobian of each row."""
 
 import math
 from collections.abc import Mapping
@@ -21,17 +21,19 @@ from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Numbers, Params
 class InputSensitivity:
     """|d output / d input|_F of each row (Novak et al. 2018), in evaluation mode: mean and median.
 
-    Of ``logits`` (the outputs) and, of classes, of ``probabilities`` (their softmax), on ``train``
-    and ``test``: ``<split>/<reading>/mean`` and ``/median``, of the rows whose norm is finite;
-    ``/nonfinite`` counts the others.
+    Measured for ``logits`` (the outputs) and, with classes, for ``probabilities`` (their softmax),
+    on ``train`` and ``test``. ``<split>/<reading>/mean`` and ``/median`` are over the rows whose
+    norm is finite; ``/nonfinite`` counts the other rows.
+
+    Paper: Novak et al., "Sensitivity and generalization in neural networks", ICLR 2018.
 
     Args:
-        view: ``latent``: the derivative, which weights may be quantized for, not activations.
-            ``smoothed``: sqrt(E |f(x + sigma e) - f(x)|^2)/sigma for normal e, of any network; the
-            same as sigma goes to 0 where there is a derivative.
-        rows: rows of each split, the first ones; null for all.
-        sigma: of view=smoothed, standard deviation of the noise, in the units of the inputs.
-        draws: of view=smoothed, draws of the noise.
+        view: ``latent`` takes the derivative; weights may be quantized, activations not.
+            ``smoothed`` takes sqrt(E |f(x + sigma e) - f(x)|^2)/sigma for normal e, for any
+            network; it tends to the derivative, if there is one, as sigma goes to 0.
+        rows: use only the first so many rows of each split; null for all.
+        sigma: standard deviation of the noise with view=smoothed, in the units of the inputs.
+        draws: draws of the noise with view=smoothed.
 
     """
 
@@ -41,12 +43,12 @@ class InputSensitivity:
     draws: Annotated[int, Gt(0)] = 32
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where outputs are no smooth function of inputs, naming what to ask."""
+        """Raise ValueError if view=latent and activations are quantized."""
         hard = [k for k in structure.quantized if k.endswith(".activation")]
         if hard and self.view == "latent":
             raise ValueError(
-                f"view=latent: '{hard[0]}' is a step: outputs are flat in the inputs almost "
-                "everywhere, the derivative 0; take instead: view=smoothed (differences under "
+                f"view=latent: '{hard[0]}' is a step, so the derivative of the outputs by the "
+                "inputs is 0 almost everywhere; take instead: view=smoothed (differences under "
                 "gaussian noise of sigma on the inputs), or the network in full precision "
                 "(quantizer=fp)"
             )
@@ -61,7 +63,7 @@ class InputSensitivity:
     ) -> Numbers:
         """Return flat numbers under ``input_sensitivity/``."""
         if objective.evaluation is None or objective.batch.inputs[0].numel() == 0:
-            raise ValueError("input_sensitivity: the loss is a formula, it has no inputs")
+            raise ValueError("input_sensitivity: a formula has no inputs; give a network and data")
         out: Numbers = {}
         splits = {"train": objective.whole or objective, "test": objective.heldout}
         for split, one in splits.items():
@@ -81,11 +83,11 @@ class InputSensitivity:
     def _norms(
         self, objective: Objective, params: Params, batch: Batch, reading: str, generator: object
     ) -> Tensor:
-        """The rows' norms (n,), float64."""
+        """Return the norms (n,), float64, of the rows."""
 
         def read(x: Tensor) -> Tensor:
-            got = objective.evaluation.outputs(params, x)  # type: ignore[union-attr]
-            return got.softmax(1) if reading == "probabilities" else got
+            outputs = objective.evaluation.outputs(params, x)  # type: ignore[union-attr]
+            return outputs.softmax(1) if reading == "probabilities" else outputs
 
         found = []
         for start, stop in blocks(batch.rows, 256):
@@ -114,10 +116,10 @@ class InputSensitivity:
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
         """Return the mean sensitivity on the test rows in words."""
-        said = [
+        shown = [
             f"{x} {number(result[f'input_sensitivity/test/{x}/mean'])}"
             for x in ("logits", "probabilities")
             if f"input_sensitivity/test/{x}/mean" in result
         ]
-        words = f"{', '.join(said)} (mean norm of d output/d input, test)"
-        return [("sensitivity", words)] if said else []
+        text = f"{', '.join(shown)} (mean norm of d output/d input, test)"
+        return [("sensitivity", text)] if shown else []

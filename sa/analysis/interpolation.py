@@ -18,28 +18,34 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 
 @dataclass(frozen=True, config=STRICT)
 class Interpolation:
-    """Both splits at theta_a = (1 - a) theta_0 + a theta_1 for a from ``low`` to ``high``.
+    """Loss and accuracy at theta_a = (1 - a) theta_0 + a theta_1 for a from ``low`` to ``high``.
 
-    theta_0, theta_1: where the two trainings of ``ends`` ended; a = 0 and 1 are these very points,
-    bit for bit (Goodfellow et al. 2015; Keskar et al. 2017 for two batch sizes). Of quantized
-    layers the latent weights move and the network quantizes them: no other view has a line.
+    theta_0 and theta_1 are the last points of the two trainings of ``ends``; a = 0 and a = 1 are
+    exactly these points. In quantized layers the latent weights move, and the network quantizes
+    them.
 
-    Curves ``alpha``, ``train/loss``, ``test/loss`` and accuracies of classes. Numbers: ``barrier``
-    and ``barrier/test``, the most that the loss on [0, 1] lies above the straight line between its
-    values at the ends, >= 0 (Entezari et al. 2022; the mean of the ends, as in Frankle et al. 2020,
-    differs where the summit is not in the middle); ``worst``, the whole line's largest training
-    loss; ``distance``, |theta_1 - theta_0|; of align ``moved``, the share of hidden units that
-    changed places; ``first/`` and ``second/``, the ends evaluated as their trainings did.
+    Curves: ``alpha``, ``train/loss``, ``test/loss`` and, with classes, the accuracies. Numbers:
+
+    - ``barrier`` and ``barrier/test``, >= 0: the most by which the loss on [0, 1] exceeds the
+      straight line between its values at both ends (Entezari et al. 2022). Frankle et al. 2020 use
+      the mean of both ends instead, which differs if the maximum is not in the middle
+    - ``worst``: the largest training loss of the line
+    - ``distance`` |theta_1 - theta_0|
+    - ``moved``, with align: the share of hidden units that changed places
+    - ``first/`` and ``second/``: the evaluations of the two end points
+
+    Papers: Goodfellow, Vinyals & Saxe, ICLR 2015; Keskar et al., ICLR 2017, for two batch sizes;
+    Frankle et al., ICML 2020; Entezari et al., ICLR 2022.
 
     Args:
-        low: first value of a.
-        high: last value of a.
-        points: values of a in each unit of length.
-        recalibrate: true re-estimates BatchNorm's statistics over the training rows at every a;
-            false interpolates them too, running variances not below 0.
-        align: true reorders the hidden units of the second network to match the first (Ainsworth
-            et al. 2023). What it computes stays the same, and a = 1 is the reordered network. Works
-            for chains of layers only.
+        low: first value of a, from -10 to 0.
+        high: last value of a, 1 or more.
+        points: values of a in each unit of length, 2 or more.
+        recalibrate: true estimates BatchNorm's statistics over the training rows at every a; false
+            interpolates them, with running variances clamped at 0.
+        align: true permutes the hidden units of the second network to match the first (Ainsworth et
+            al., ICLR 2023). The permuted network computes the same function; a = 1 is the permuted
+            network. Works for chains of layers only.
 
     """
 
@@ -54,7 +60,10 @@ class Interpolation:
     @model_validator(mode="after")
     def _holds_both(self) -> "Interpolation":
         if self.low > 0 or self.high < 1:
-            raise ValueError(f"[{self.low:g}, {self.high:g}] must hold both ends, 0 and 1")
+            raise ValueError(
+                f"low={self.low:g} and high={self.high:g} must hold both ends; set low <= 0 and "
+                "high >= 1"
+            )
         for name, a in (("low", self.low), ("high", self.high)):
             if abs(a * self.points - round(a * self.points)) > 1e-9 * self.points:
                 step = f"points={self.points} are {1 / self.points:.4g} apart"
@@ -62,11 +71,11 @@ class Interpolation:
         return self
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where units are to be aligned and may not change places."""
+        """Raise ValueError if align=true and the units cannot be permuted."""
         if self.align and structure.bound is not None:
             raise ValueError(
-                f"align: {structure.bound}; units are permuted in chains of fully connected layers "
-                "and convolutions (fc_*, mlp*, toy_mlp, cnn*, vgg11*); set align=false"
+                f"align: {structure.bound}; units can be permuted in chains of fully connected "
+                "layers and convolutions (fc_*, mlp*, toy_mlp, cnn*, vgg11*); set align=false"
             )
 
     def __call__(
@@ -80,7 +89,7 @@ class Interpolation:
         """Return flat numbers and curves under ``interpolation/``."""
         network = objective.evaluation
         assert network is not None
-        start, end = network.ends
+        start, end = network.ends  # (parameters, statistics) of each training
         out: Numbers = {}
         if self.align:
             layers = objective.structure.units
@@ -115,23 +124,23 @@ class Interpolation:
         return {f"interpolation/{k}": v for k, v in out.items()}
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
-        """Return the barrier and how far the ends are apart, in words."""
+        """Return the barrier and the distance of the ends in words."""
         if "interpolation/barrier" not in result:
             return []
         train, test, apart = (
             number(result[f"interpolation/{k}"]) for k in ("barrier", "barrier/test", "distance")
         )
-        words = f"barrier {train}, test {test}; ends {apart} apart"
+        text = f"barrier {train}, test {test}; ends {apart} apart"
         if "interpolation/moved" in result:
             moved = result["interpolation/moved"]
-            words += f", {moved:.0%} of the second's units put in another place"
-        return [("interpolation", words)]
+            text += f", {moved:.0%} of the second's units put in another place"
+        return [("interpolation", text)]
 
 
 def mixed(start: Params, end: Params, alpha: float) -> Params:
-    """(1 - alpha) start + alpha end, either end itself at 0 and 1; variances stay >= 0.
+    """Return (1 - alpha) start + alpha end: exactly start at 0 and end at 1.
 
-    What is counted, not measured (whole numbers), is the start's.
+    Variances stay >= 0. Tensors of whole numbers, which are counts, are taken from start.
     """
     if alpha in (0, 1):
         return end if alpha else start

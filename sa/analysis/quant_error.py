@@ -1,4 +1,4 @@
-"""What quantization costs each tensor: clipping against rounding, levels used, bits needed."""
+"""Quantization error of each tensor: clipping, rounding, levels used, bits needed."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -20,21 +20,26 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, Quantizer
 class QuantError:
     """The error q(x) - x of every quantized tensor x: weights, and activations of the first rows.
 
-    By ``<layer>.<slot>/``: ``mse``; ``sqnr`` 10 log10(sum x^2 / sum (q - x)^2) in dB; ``clipping``,
-    the share of the squared error that is overload distortion, of elements beyond the outermost
-    level used by more than half the step there, ``rounding`` the rest, granular distortion (Gersho
-    & Gray 1992); ``clipped``, the share of those elements; ``levels``, values used, mean over
-    groups with levels of their own; ``bits``, declared; ``needed``, the fewest bits, 2 or more, at
-    which the ruler reaches ``sqnr``, by channel (first dimension of weights, second of
-    activations); most + 1 where none does; ``needed_mean`` and ``needed_most`` over channels. And
-    ``least``, the lowest SQNR, of ``worst``.
+    Under ``<layer>.<slot>/``:
+
+    - ``mse``, and ``sqnr`` 10 log10(sum x^2 / sum (q - x)^2) in dB
+    - ``clipping``: the share of the squared error that is overload distortion, from elements beyond
+      the outermost level used by more than half the step there; ``rounding``: the rest, granular
+      distortion (Gersho & Gray, "Vector quantization and signal compression", 1992)
+    - ``clipped``: the share of the clipped elements
+    - ``levels``: how many values are used, the mean over groups with levels of their own
+    - ``bits``: declared bits
+    - ``needed``: for each channel (first dimension of weights, second of activations), the fewest
+      bits, 2 or more, with which the ruler reaches ``sqnr``; most + 1 if none does. Also their
+      ``needed_mean`` and ``needed_most``
+
+    ``worst`` is the tensor with the lowest SQNR, and ``least`` that SQNR.
 
     Args:
-        ruler: quantizer with ``bits``, one scale a channel, that measures the bits that are
-            needed.
-        sqnr: signal-to-noise ratio that ``needed`` bits reach, in dB.
-        most: bits of the ruler that are tried, at most.
-        rows: rows of the activations, the first ones.
+        ruler: quantizer with ``bits`` and one scale for each channel; measures the needed bits.
+        sqnr: signal-to-noise ratio that ``needed`` bits must reach, in dB.
+        most: largest number of bits to try, from 2 to 24.
+        rows: use only the first so many rows for the activations.
 
     """
 
@@ -44,7 +49,7 @@ class QuantError:
     rows: Annotated[int, Ge(1)] = 1024
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where neither weights nor activations are quantized."""
+        """Raise ValueError if neither weights nor activations are quantized."""
         if not any(k.endswith((".weight", ".activation")) for k in structure.quantized):
             raise ValueError(
                 "neither weights nor activations are quantized; take e.g. quantizer=fixed8 or w2a2"
@@ -60,7 +65,7 @@ class QuantError:
     ) -> Numbers:
         """Return flat numbers and curves under ``quant_error/``."""
         out: Numbers = {}
-        found: dict[str, float] = {}
+        ratios: dict[str, float] = {}
         for layer in objective.layers(params, self.rows):
             spec: Any = getattr(layer.quantize, "spec", layer.quantize)
             if not hasattr(spec, "bits"):
@@ -69,19 +74,20 @@ class QuantError:
                 name, axis, x, q = "activation", min(1, layer.inputs.dim() - 1), layer.inputs, None
             else:
                 name, axis, x, q = "weight", 0, layer.weight, layer.used
-            told = split(x, layer.outputs if q is None else q, spec, axis)
+            numbers = split(x, layer.outputs if q is None else q, spec, axis)
             needed = self._needed(x.double().movedim(axis, 0).flatten(1))
-            told |= {"bits": float(spec.bits), "needed": needed}
-            told |= {"needed_mean": sum(needed) / len(needed), "needed_most": max(needed)}
-            out |= {f"{layer.name}.{name}/{k}": v for k, v in told.items()}
-            found[f"{layer.name}.{name}"] = float(told["sqnr"])  # type: ignore[arg-type]
-        found = {k: v for k, v in found.items() if not math.isnan(v)}
-        if found:
-            out["worst"] = min(found, key=lambda k: found[k])
-            out["least"] = min(found.values())
+            numbers |= {"bits": float(spec.bits), "needed": needed}
+            numbers |= {"needed_mean": sum(needed) / len(needed), "needed_most": max(needed)}
+            out |= {f"{layer.name}.{name}/{k}": v for k, v in numbers.items()}
+            ratios[f"{layer.name}.{name}"] = float(numbers["sqnr"])  # type: ignore[arg-type]
+        ratios = {k: v for k, v in ratios.items() if not math.isnan(v)}
+        if ratios:
+            out["worst"] = min(ratios, key=lambda k: ratios[k])
+            out["least"] = min(ratios.values())
         return {f"quant_error/{k}": v for k, v in out.items()}
 
     def _needed(self, rows: Tensor) -> list[float]:
+        """Return the fewest bits with which the ruler reaches the ratio, for each row."""
         ruler: Any = self.ruler
         needed = torch.full((len(rows),), self.most + 1.0, dtype=torch.float64)
         power = rows.square().sum(1)
@@ -97,12 +103,12 @@ class QuantError:
             return []
         worst, least = result["quant_error/worst"], number(result["quant_error/least"])
         clipping = result[f"quant_error/{worst}/clipping"]
-        words = f"{worst}: {least} dB, {clipping:.0%} of the squared error by clipping"
-        return [("worst SQNR", words)]
+        text = f"{worst}: {least} dB, {clipping:.0%} of the squared error by clipping"
+        return [("worst SQNR", text)]
 
 
 def split(x: Tensor, y: Tensor, spec: Any, axis: int) -> Numbers:
-    """Numbers of `QuantError` of x and its quantized y, but for the bits."""
+    """Return the numbers of `QuantError` of x and its quantized y, without those of bits."""
     x, y = x.double(), y.double()
     error = (y - x).square()
     over = over_error = 0.0
@@ -128,7 +134,7 @@ def split(x: Tensor, y: Tensor, spec: Any, axis: int) -> Numbers:
 
 
 def _groups(x: Tensor, y: Tensor, granularity: str, axis: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Elements that share their levels, before and after."""
+    """Yield the groups of elements that share levels, before and after quantization."""
     if granularity == "tensor":
         yield x.flatten(), y.flatten()
         return
@@ -139,7 +145,7 @@ def _groups(x: Tensor, y: Tensor, granularity: str, axis: int) -> Iterator[tuple
 
 
 def _distinct(y: Tensor) -> Tensor:
-    """The values of y, ascending; one level may be several neighbouring numbers."""
+    """Return the levels in y, ascending; numbers that differ by rounding are one level."""
     values = y.unique()
     gap = 1e-6 * float(values[-1] - values[0])
     return torch.cat([values[:1], values[1:][values.diff() > gap]])

@@ -1,4 +1,4 @@
-"""How the loss depends on each layer's bits, what predicts it, and bits under a budget."""
+"""The loss by each layer's bits, proxies that predict it, and the best bits under a budget."""
 
 import itertools
 import math
@@ -22,40 +22,48 @@ from sa.objective.objective import Objective
 from sa.table.names import number
 from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Numbers, Params, Quantizer
 
-FULL = -1  # in a choice: this layer stays in full precision
+FULL = -1
+"""In a choice: the layer stays in full precision."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class SensitivityBits:
-    """L(w with Q_b(w_l) in place of w_l) for every layer l and bit width b; all else as it is.
+    """L(w with Q_b(w_l) in place of w_l) for every layer l and bit width b.
 
-    Layers are the moving parameters of two or more dimensions; of a formula, all. By layer:
-    ``<layer>/loss`` over ``bits``, and what is to predict the rise, with d = Q_b(w_l) - w_l:
-    ``gradient`` g.d, g of the run's estimator; ``curvature`` tr(H_ll)/(2 n_l) |d|^2 (HAWQ-V2; Dong
-    et al., NeurIPS 2020), the trace of the true Hessian, gradients differenced; ``taylor`` their
-    sum; ``error`` |d|^2. ``kendall/<proxy>`` and ``spearman/<proxy>`` of it with the measured
-    rise, over all layers and widths; ``kendall_layers/<proxy>`` over layers, mean over widths
-    (three layers or more).
+    Layers are the moving parameters of two or more dimensions; of a formula, all parameters. Each
+    layer has ``<layer>/loss`` over ``bits``, and proxies that predict the rise of the loss, with
+    d = Q_b(w_l) - w_l:
 
-    ``interaction``: sum over pairs of |rise of both - sum of rises of each| over the sum of those
-    sums' magnitudes, at ``pair_bits``; ``pairs``, row by row, layers x layers.
+    - ``gradient`` g.d, with g of the run's estimator
+    - ``curvature`` tr(H_ll)/(2 n_l) |d|^2 (HAWQ-V2; Dong et al., NeurIPS 2020), with the trace of
+      the true Hessian from differences of gradients
+    - ``taylor``, the sum of these two
+    - ``error`` |d|^2
 
-    Then bits for all layers under a budget. ``even``: the most bits for all alike; ``greedy``: on
-    the measured loss; ``ilp``: an integer linear program, exact where losses add up; ``anneal``:
-    moves from the best of these. Each has ``bits`` by layer, ``loss``, ``heldout``, ``spent``,
-    mean bits. ``gain``: the loss of ``even`` less the least of the others. ``points``: losses
-    computed, no point twice; ``asked``: how many were wanted; ``nonfinite``: how many of them are
-    not finite, which count as the worst.
+    ``kendall/<proxy>`` and ``spearman/<proxy>`` are rank correlations with the measured rise over
+    all layers and widths. ``kendall_layers/<proxy>`` is over layers, as a mean over widths, for
+    three layers or more.
+
+    ``pairs`` (layers x layers, row by row) holds the rise of both layers of a pair less the sum of
+    their single rises, at ``pair_bits``. ``interaction`` is the sum of the absolute values of these
+    numbers over pairs, divided by that of the sums.
+
+    Then bits of all layers under a budget: ``even`` is the most bits that are the same for all
+    layers; ``greedy`` descends on the measured loss; ``ilp`` is an integer linear program, exact if
+    the rises of layers add up; ``anneal`` starts from the best of these. Each has ``bits`` for each
+    layer, ``loss``, ``heldout``, and ``spent``, mean bits. ``gain`` is the loss of ``even`` less
+    the lowest of the other losses. ``points`` is how many losses were computed, no point twice;
+    ``asked`` how many were used; ``nonfinite`` how many are not finite, which count as the worst.
 
     Args:
-        quantizer: Q_b: any quantizer with ``bits``; these are replaced.
-        bits: b, the bit widths that are tried, rising.
-        budget: bits that are paid for, in the mean.
-        price: what is paid for: bits a weight (``weights``) or, of the affine maps, bit operations
-            (``bops``).
+        quantizer: Q_b, any quantizer with ``bits``, which are replaced.
+        bits: b, two or more bit widths to try, ascending.
+        budget: mean bits, weighted by the price; at least the fewest of bits.
+        price: cost of one bit of a layer: its weights (``weights``), or the bit operations of its
+            affine map (``bops``).
         pair_bits: bit width of the pairs of layers, one of bits; null for the fewest.
-        probes: Hutchinson draws a layer for the trace of the Hessian; 0 for no curvature.
-        anneal: moves from the best of the other allocations; 0 for none.
+        probes: Hutchinson draws of each layer for the trace of the Hessian; 0 for no curvature.
+        anneal: moves of simulated annealing; 0 for none.
 
     """
 
@@ -74,23 +82,23 @@ class SensitivityBits:
         if self.budget < self.bits[0]:
             raise ValueError(
                 f"budget={self.budget:g}: no layer has fewer than {self.bits[0]} bits; set budget "
-                f"to {self.bits[0]} or more, or let bits begin lower"
+                f"to {self.bits[0]} or more, or add a smaller number to bits"
             )
         if self.pair_bits not in (None, *self.bits):
             raise ValueError(f"pair_bits={self.pair_bits}: expected one of {list(self.bits)}")
         if not hasattr(self.quantizer, "bits"):
-            raise ValueError("quantizer: its bits cannot be set; take uniform, fixed_point, ...")
+            raise ValueError("quantizer: its bits cannot be set; take e.g. uniform or fixed_point")
         for b in self.bits:
             self._with(b)
         return self
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where weights are quantized already."""
-        there = [k for k in structure.quantized if k.endswith(".weight")]
-        if there:
+        """Raise ValueError if weights are quantized already."""
+        quantized = [k for k in structure.quantized if k.endswith(".weight")]
+        if quantized:
             raise ValueError(
-                f"it quantizes weights that are in full precision; {', '.join(there)} "
-                "are quantized already; set quantizer/weight=none"
+                "sensitivity_bits quantizes weights that are in full precision; "
+                f"{', '.join(quantized)} are quantized already; set quantizer/weight=none"
             )
 
     def __call__(
@@ -104,8 +112,8 @@ class SensitivityBits:
         """Return flat numbers and curves under ``sensitivity_bits/``."""
         numbers(params)
         params = {k: p.detach() for k, p in params.items()}
-        there = [k for k, p in params.items() if p.numel()]
-        names = [k for k in there if params[k].dim() > 1] or there
+        full = [k for k, p in params.items() if p.numel()]
+        names = [k for k in full if params[k].dim() > 1] or full
         unit = self._prices(objective, params, names)
         low = {
             (n, k): self._quantized(params[n], b) for n in names for k, b in enumerate(self.bits)
@@ -137,29 +145,32 @@ class SensitivityBits:
         return {f"sensitivity_bits/{k}": v for k, v in out.items()}
 
     def _with(self, bits: int) -> Any:
+        """Return the quantizer with other bits."""
         quantizer: Any = self.quantizer
         return replace(quantizer, bits=bits)
 
     def _quantized(self, w: Tensor, bits: int) -> Tensor:
-        made = self._with(bits)
-        made = made.build(w) if hasattr(made, "build") else made
+        """Return the weights quantized to some bits."""
+        quantize = self._with(bits)
+        quantize = quantize.build(w) if hasattr(quantize, "build") else quantize
         with torch.no_grad():
-            return made(w).detach()
+            return quantize(w).detach()
 
     def _prices(self, objective: Objective, params: Params, names: list[str]) -> list[float]:
-        """What one bit of each layer's weights costs."""
+        """Return the price of one bit of each layer's weights."""
         if self.price == "weights":
             return [float(params[n].numel()) for n in names]
-        told = prices(objective.layers(params, 1), 32)
-        if missing := [n for n in names if n.removesuffix(".weight") not in told]:
+        priced = prices(objective.layers(params, 1), 32)
+        if missing := [n for n in names if n.removesuffix(".weight") not in priced]:
             raise ValueError(
-                f"price=bops: {', '.join(missing)} are no weights of an affine map; set "
+                f"price=bops: {', '.join(missing)} are not weights of an affine map; set "
                 "analysis.sensitivity_bits.price=weights"
             )
-        paid = [told[n.removesuffix(".weight")] for n in names]
-        return [float(p.macs) * p.input_bits for p in paid]
+        each = [priced[n.removesuffix(".weight")] for n in names]
+        return [float(p.macs) * p.input_bits for p in each]
 
     def _pairs(self, losses: Losses, names: list[str], base: float, rises: np.ndarray) -> Numbers:
+        """Return the rises of pairs beyond the sums of single rises, and their share."""
         k = self.bits.index(self.pair_bits) if self.pair_bits else 0
         found = np.zeros((len(names), len(names)))
         sums = 0.0
@@ -168,7 +179,7 @@ class SensitivityBits:
             both = losses(_only(names, {names[i]: k, names[j]: k})) - base
             found[i, j] = found[j, i] = both - alone if math.isfinite(alone) else math.nan
             sums += abs(alone) if math.isfinite(found[i, j]) else 0.0
-        pairs = np.where(np.isfinite(found), found, 0.0)  # the share is of the finite ones
+        pairs = np.where(np.isfinite(found), found, 0.0)  # the share is over finite pairs
         share = float(np.abs(pairs).sum() / 2 / sums) if sums else math.nan
         return {"pairs": found.flatten().tolist(), "interaction": share}
 
@@ -176,6 +187,7 @@ class SensitivityBits:
         self, objective: Objective, losses: Losses, point: Any, rises: np.ndarray,
         unit: list[float], generator: torch.Generator,
     ) -> Numbers:  # fmt: skip
+        """Return the bits of every allocation, with losses and costs."""
         table = np.outer(unit, self.bits)
         budget = self.budget * sum(unit)
         found = {
@@ -200,7 +212,7 @@ class SensitivityBits:
         return out
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
-        """Return how well the proxies order the layers, and each allocation, in words."""
+        """Return the rank correlations of the proxies, and each allocation, in words."""
         if "sensitivity_bits/ilp/loss" not in result:
             return []
         taus = ", ".join(
@@ -220,4 +232,5 @@ class SensitivityBits:
 
 
 def _only(names: list[str], some: dict[str, int]) -> Choice:
+    """Return the choice that quantizes some layers and leaves the others in full precision."""
     return tuple(some.get(n, FULL) for n in names)

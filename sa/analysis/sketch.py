@@ -1,4 +1,4 @@
-"""Where a run stands, in few numbers that keep distances: to compare trainings step by step."""
+"""A sketch of the parameters that keeps distances, to compare trainings step by step."""
 
 from functools import lru_cache
 from typing import Annotated
@@ -17,15 +17,15 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 class Sketch:
     """``point``: the parameters as a signed count-sketch of m numbers (Charikar et al. 2002).
 
-    s_j(w) = sum over the i of bucket j of sigma_i w_i, buckets and signs drawn once from ``seed``,
-    so that s is linear and the same in every run of one network: E |s(x) - s(y)|^2 = |x - y|^2,
-    with a relative standard deviation of at most sqrt(2/m) (Weinberger et al. 2009). D additions
-    and 9 D bytes for all points, where a dense projection takes m D multiplications and 4 m D
-    bytes.
+    s_j(w) is the sum of sigma_i w_i over the coordinates i of bucket j. Buckets and signs are drawn
+    once from ``seed``, so s is linear and the same in every run of one network. E |s(x) - s(y)|^2 =
+    |x - y|^2, with a relative standard deviation of at most sqrt(2/m) (Weinberger et al., ICML
+    2009). A sketch takes D additions, and 9 D bytes for all points. A dense projection takes m D
+    multiplications and 4 m D bytes.
 
     Args:
         m: numbers of the sketch.
-        seed: of the buckets and signs; the same one in runs that are compared.
+        seed: seed of the buckets and signs; compare only runs with the same seed.
 
     """
 
@@ -40,12 +40,12 @@ class Sketch:
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """A curve under ``sketch/``."""
+        """Return a curve under ``sketch/``."""
         return {"sketch/point": sketched(flatten(params), self.m, self.seed).tolist()}
 
 
 def sketched(vector: Tensor, m: int, seed: int) -> Tensor:
-    """The sketch (m,) float64 of a vector (D,)."""
+    """Return the sketch (m,), float64, of a vector (D,)."""
     buckets, signs = _hash(len(vector), m, seed, str(vector.device))
     out = torch.zeros(m, dtype=torch.float64, device=vector.device)
     return out.index_add_(0, buckets, vector.double() * signs)
@@ -53,7 +53,7 @@ def sketched(vector: Tensor, m: int, seed: int) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _hash(dim: int, m: int, seed: int, device: str) -> tuple[Tensor, Tensor]:
-    """Of each coordinate its bucket (D,) and its sign (D,) int8."""
+    """Return the bucket (D,) and the sign (D,), int8, of each coordinate."""
     draw = stream(seed, "sketch", dim, device=device)
     buckets = torch.randint(m, (dim,), generator=draw, device=device)
     signs = torch.randint(2, (dim,), generator=draw, device=device, dtype=torch.int8) * 2 - 1

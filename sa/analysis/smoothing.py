@@ -1,4 +1,4 @@
-"""How far to smooth: what the box-smoothed and gaussian-smoothed gradients are worth, by scale."""
+"""The best smoothing scale: descent along box-smoothed and gaussian-smoothed gradients."""
 
 import math
 from collections.abc import Mapping
@@ -21,32 +21,38 @@ Scales = Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)]
 
 @dataclass(frozen=True, config=STRICT)
 class Smoothing:
-    """The gradient smoothed over a box of half-width eps, and over a gaussian of sigma, by scale.
+    """Gradients of the loss smoothed over boxes (half-width eps) and over gaussians (sigma).
 
-    Curves over eps (``box/``) and over sigma (``gaussian/``): ``norm``; ``best``, the best loss
-    decrease along the direction, and ``heldout``, the held-out decrease at that lr;
-    ``gaussian/agreement``, the cosine between two independent estimates (below 1 the rest is
-    noise); ``gap``, E f(w + s e) - f(w) with e normal (gaussian) or uniform in the cube (box);
-    ``flips``, the share of activations' states that the best step changes; ``cosine``, all cosines
-    between the two kinds, sigma by sigma. Numbers: ``epsilon`` and ``sigma``, those that descend
-    furthest held out; ``epsilon_low`` to ``epsilon_high``, ``sigma_low`` to ``sigma_high``, the
-    range around each whose decreases are below its own by no more than the noise of that, the 95 %
-    half-width of its mean over the held-out rows. (Other rows would have given other directions
-    too, so differences paired by row would promise too much.) A range of all scales says that the
-    choice is indifferent. All three are NaN where no decrease is finite. Losses that are not finite
-    are left out; ``nonfinite`` counts the draws of the gaps that are, and the best steps;
-    ``diverged`` is 1 where no step has a finite loss.
+    Curves over eps (under ``box/``) and over sigma (under ``gaussian/``):
+
+    - ``norm`` of the gradient
+    - ``best``: the best decrease of the loss along it; ``heldout``: the held-out decrease at the
+      same lr
+    - ``gaussian/agreement``: the cosine between two independent estimates; below 1 it shows noise
+    - ``gap`` E f(w + s e) - f(w), with e normal (gaussian) or uniform in the cube (box)
+    - ``flips``: the share of states of activations that the best step changes
+
+    ``cosine`` holds all cosines between the two kinds, sigma by sigma. ``epsilon`` and ``sigma``
+    are the scales with the largest held-out decrease. ``epsilon_low`` to ``epsilon_high`` and
+    ``sigma_low`` to ``sigma_high`` are the scales around them that are as good within noise: their
+    decrease is smaller by no more than the 95 % half-width of the best mean over the held-out rows.
+    (Differences are not paired by row, because other rows would also give other directions.) If a
+    range has all the scales, the choice does not matter. These numbers are NaN if no decrease is
+    finite.
+
+    Losses that are not finite are left out: ``nonfinite`` counts them among the draws of the gaps
+    and the best steps. ``diverged`` is 1 if no step has a finite loss.
 
     Args:
-        smoother: estimator of the gaussian-smoothed gradient with a ``sigma``, which is replaced:
-            local_nes, or nes where that cannot.
-        epsilons: half-widths of the box, in the units of the weights; every one comes from one
-            pass of exact differences.
+        smoother: estimator of the gaussian-smoothed gradient, whose ``sigma`` is replaced:
+            local_nes, or nes for networks that local_nes refuses.
+        epsilons: half-widths of the box, in the units of the weights; one pass of exact differences
+            gives all of them.
         sigmas: standard deviations of the gaussian, in the units of the weights.
-        lr_min: least step length that is tried.
-        lr_max: largest step length that is tried.
-        points: step lengths between them, evenly spaced in their logarithm.
-        draws: samples of the smoothed loss.
+        lr_min: least step length to try.
+        lr_max: largest step length to try.
+        points: step lengths from lr_min to lr_max, evenly spaced in their logarithm, 3 or more.
+        draws: samples of the smoothed loss, for ``gap``.
 
     """
 
@@ -109,19 +115,20 @@ class Smoothing:
     def _descend(
         self, objective: Objective, params: Params, value: float, grads: list[torch.Tensor]
     ) -> tuple[list[float], list[float], list[float], torch.Tensor]:
-        """Best decrease along each gradient; held out, states flipped, at the same lr.
+        """Return the best decreases along gradients, and at the same lrs three more results.
 
-        Last the decreases (rows, gradients) of each row, held out if there are such rows.
+        These are the held-out decreases, the shares of flipped states, and the decreases of each
+        row (rows, gradients), of held-out rows if there are any.
         """
-        ends = math.log10(self.lr_min), math.log10(self.lr_max)
-        lrs = torch.logspace(*ends, self.points, dtype=torch.float64)
+        low, high = math.log10(self.lr_min), math.log10(self.lr_max)
+        lrs = torch.logspace(low, high, self.points, dtype=torch.float64)
         best, held, flips, after = [], [], [], []
         judge = objective if objective.heldout is None else objective.heldout
         for grad in grads:
-            drop, lr, other = descend(objective, params, grad, value, lrs)
+            drop, lr, heldout = descend(objective, params, grad, value, lrs)
             best.append(drop)
-            if other is not None:
-                held.append(other)
+            if heldout is not None:
+                held.append(heldout)
             there = unflatten(flatten(params) - lr * unit(grad), params)
             after.append(judge.row_losses(there))
             rate = objective.flip_rate(params, there)
@@ -131,7 +138,7 @@ class Smoothing:
         return best, held, flips, gains
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
-        """Return which eps and sigma descend furthest, in words."""
+        """Return the eps and the sigma with the largest decrease, in words."""
         scales = (("epsilon", "eps"), ("sigma", "sigma"))
         there = [(scale, short) for scale, short in scales if f"smoothing/{scale}" in result]
         return [(f"which {short}?", _range(result, scale, short)) for scale, short in there]
@@ -143,7 +150,7 @@ def _range(result: Mapping[str, Any], scale: str, short: str) -> str:
         return "undefined: no decrease is finite"
     low, high = (result.get(f"smoothing/{scale}_{end}") for end in ("low", "high"))
     best = f"{short} {result[f'smoothing/{scale}']:g} descends furthest"
-    if low is None or high is None:  # of a run before there was a range
+    if low is None or high is None:  # a record from before these numbers were added
         return best
     kind = "box" if scale == "epsilon" else "gaussian"
     tried = result.get(f"smoothing/{kind}/{scale}") or []

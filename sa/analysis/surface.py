@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.analysis import _finite
-from sa.analysis._view import DERIVATIVES, VALUES, check, seen
+from sa.analysis._view import DERIVATIVES, VALUES, check, viewed
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
@@ -22,29 +22,30 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params
 class Surface:
     """L(w + a d1 + b d2) over all rows, a and b at ``points`` even values in [-reach, reach].
 
-    Biases before BatchNorm are no part of the axes of ``pca``, and before a training has kept
-    three points there is no plane and no result.
+    - ``losses``, row by row for each b, and ``at``, the values of a and of b
+    - ``least`` and ``most`` of the finite losses; ``nonfinite`` counts the others
+    - ``centre``, the loss at the point
+    - with axes=eigenvectors: ``lambda_1`` and ``lambda_2``
+    - with axes=pca: ``path/a`` and ``path/b``, the saved points projected on the plane; ``share_1``
+      and ``share_2`` of their variance, and ``share``, the sum
 
-    ``losses``, b by b (row by row, a fastest), ``at`` the values of a and of b, ``least`` and
-    ``most`` of the finite losses, ``centre`` the loss at the point; ``nonfinite`` counts the
-    others; ``lambda_1``, ``lambda_2`` of eigenvectors; of ``pca`` ``path/a`` and ``path/b``, the
-    kept points projected onto the plane, ``share_1``, ``share_2`` of their variance and ``share``,
-    both together.
+    The axes of ``pca`` leave out biases before BatchNorm. Before a training has saved three points
+    there is no plane, and no result.
 
     Args:
-        axes: ``random``: normal draws, each filter (row of a tensor) scaled to the norm of the
-            point's, tensors of one dimension left alone (Li et al. 2018), d2 made orthogonal to
-            d1. ``eigenvectors``: the Hessian's first two, of the norm of the point, which need
-            derivatives. ``pca``: the first two principal components of the points that the
-            training kept on its way here (`snapshot_every`), each as long as the way from its
-            start (Li et al. 2018).
-        view: what the loss is a function of: ``latent``, the weights that are trained;
+        axes: ``random``: normal draws with each filter (row of a tensor) scaled to the norm of that
+            of the point, without tensors of one dimension, and d2 made orthogonal to d1 (Li et al.,
+            NeurIPS 2018). ``eigenvectors``: the first two of the Hessian, scaled to the norm of the
+            point; needs derivatives. ``pca``: the first two principal components of the points that
+            the training saved (`snapshot_every`), as long as the way from the first of them (Li et
+            al. 2018).
+        view: numbers that the loss is a function of: ``latent``, the weights that are trained;
             ``quantized``, the quantized weights as if they were free; ``smoothed``, the mean loss
             under gaussian noise on the latent weights.
-        points: values of a and of b, an odd number; the plane has points^2 losses.
+        points: values of a and of b, an odd number, 3 or more; the plane has points^2 losses.
         reach: largest a and b, in lengths of d1 and d2.
-        sigma: of view=smoothed, standard deviation of the noise, in the units of the weights.
-        draws: of view=smoothed, draws of the noise, the same ones at every point.
+        sigma: standard deviation of the noise with view=smoothed, in the units of the weights.
+        draws: draws of the noise with view=smoothed, the same ones at every point.
 
     """
 
@@ -58,16 +59,18 @@ class Surface:
     @model_validator(mode="after")
     def _odd(self) -> "Surface":
         if self.points % 2 == 0:
-            raise ValueError(f"points={self.points}: take an odd number, the point is the middle")
+            raise ValueError(
+                f"points={self.points}: take an odd number, so that the point is in the middle"
+            )
         return self
 
     @property
     def follows(self) -> bool:
-        """Whether it is of the points that a training kept."""
+        """Return whether it needs the points that a training saved."""
         return self.axes == "pca"
 
     def requires(self, structure: Structure) -> None:
-        """Raise ValueError where the view has no meaning, naming what has."""
+        """Raise ValueError if the surface has no meaning in the view."""
         needs = {"latent": VALUES, "quantized": VALUES, "smoothed": VALUES}
         if self.axes != "eigenvectors":
             return check(structure, self.view, needs, f"a surface along axes={self.axes}")
@@ -75,16 +78,17 @@ class Surface:
         try:
             check(structure, self.view, needs, "a surface along axes=eigenvectors")
         except ValueError as error:
-            others = "axes=random and axes=pca take no derivatives"
-            raise ValueError(f"{error}; or other axes: {others}") from error
+            raise ValueError(
+                f"{error}; or other axes: axes=random and axes=pca take no derivatives"
+            ) from error
 
     def fits(self, params: Params, memory: int) -> None:
-        """Raise ValueError where what moves has too few numbers for a plane."""
+        """Raise ValueError if too few parameters move for a plane."""
         least, d = (3 if self.axes == "pca" else 2), size(params)
         if d < least:
             raise ValueError(
-                f"{', '.join(params)}: {d} parameters, and a plane has two directions; let more of "
-                "the network move (moving=all)"
+                f"{', '.join(params)}: {d} parameters, and a plane has two directions; let more "
+                "parameters move, e.g. moving=all"
             )
 
     def __call__(
@@ -96,7 +100,7 @@ class Surface:
         at: Moment = PROBE,
     ) -> Numbers:
         """Return flat numbers and curves under ``surface/``."""
-        mine, point = seen(objective, params, self.view)
+        whole, point = viewed(objective, params, self.view)
         if self.axes != "pca":
             self.fits(params, 0)
         w = flatten(point)
@@ -105,11 +109,11 @@ class Surface:
             way = self._way(objective, params, w)
             if len(way) < 3:
                 return {}
-            d1, d2, out = walked(way)
+            d1, d2, out = principal(way)
         elif self.axes == "eigenvectors":
-            got = mine.curvature(point).top(2, generator)
-            d1, d2 = got.vectors * w.norm()
-            out = {"lambda_1": float(got.values[0]), "lambda_2": float(got.values[1])}
+            pairs = whole.curvature(point).top(2, generator)
+            d1, d2 = pairs.vectors * w.norm()
+            out = {"lambda_1": float(pairs.values[0]), "lambda_2": float(pairs.values[1])}
         else:
             d1, d2 = filtered(point, generator), filtered(point, generator)
             d2 = d2 - (d1 @ d2) / (d1 @ d1) * d1
@@ -122,7 +126,7 @@ class Surface:
         for row, b in zip(losses, ticks, strict=True):  # one b at a time: a grid is many points
             line = w + ticks[:, None] * d1 + b * d2
             for noise in noises:
-                row += mine.values(unflatten(line + self.sigma * noise, point)).cpu() / len(noises)
+                row += whole.values(unflatten(line + self.sigma * noise, point)).cpu() / len(noises)
         return {
             "surface/losses": losses.flatten().tolist(),
             "surface/at": ticks.tolist(),
@@ -134,11 +138,11 @@ class Surface:
         }
 
     def _way(self, objective: Objective, params: Params, w: Tensor) -> Tensor:
-        """The kept points (t, D) from the first on, each less the point itself, which is last."""
+        """Return the saved points and the point, (t, D), each less the point."""
         assert objective.evaluation is not None
         path = objective.evaluation.path()
-        kept = [{k: p.to(params[k]) for k, p in x.items() if k in params} for x in path]
-        before = [flatten(seen(objective, params | x, self.view)[1]) for x in kept]
+        saved = [{k: p.to(params[k]) for k, p in x.items() if k in params} for x in path]
+        before = [flatten(viewed(objective, params | x, self.view)[1]) for x in saved]
         return torch.stack([*before, w]) - w
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
@@ -146,35 +150,37 @@ class Surface:
         if "surface/centre" not in result:
             return []
         least, most, centre = (number(result[f"surface/{k}"]) for k in ("least", "most", "centre"))
-        words = f"losses {least} to {most} around {centre}"
+        text = f"losses {least} to {most} around {centre}"
         if "surface/share" in result:
-            words += f"; it holds {number(result['surface/share'])} of the way's variance"
-        return [("surface", words)]
+            text += f"; it holds {number(result['surface/share'])} of the way's variance"
+        return [("surface", text)]
 
 
-def walked(way: Tensor) -> tuple[Tensor, Tensor, Numbers]:
-    """Both principal components (D,) of a way (t, D) that ends at 0, and its course on them.
+def principal(way: Tensor) -> tuple[Tensor, Tensor, Numbers]:
+    """Return two principal components (D,) of a way (t, D) that ends at 0, and its path on them.
 
-    Each is as long as the way from the first point; its sign is that the course's far side is
-    positive. Raises ValueError where nothing moved.
+    Each is as long as the first point is far from the last. Its sign makes the coordinate of
+    largest size on the path positive. Raises ValueError if nothing moved.
     """
     far = way[0].norm()
     if not far > 0:
-        raise ValueError("axes=pca: the training ended where it began, there is no plane of it")
+        raise ValueError(
+            "axes=pca: the training ended where it began, so it has no plane; use axes=random"
+        )
     _, scales, vectors = torch.linalg.svd(way - way.mean(0), full_matrices=False)
     two, shares = vectors[:2], scales.square() / scales.square().sum()
-    course = way @ two.T  # (t, 2)
-    ends = course.gather(0, course.abs().argmax(0, keepdim=True))
-    signs = torch.where(ends < 0, -1.0, 1.0).to(way)
+    path = way @ two.T  # (t, 2)
+    largest = path.gather(0, path.abs().argmax(0, keepdim=True))
+    signs = torch.where(largest < 0, -1.0, 1.0).to(way)
     d1, d2 = two * signs.T * far
-    a, b = (course * signs / far).T.tolist()
+    a, b = (path * signs / far).T.tolist()
     first, second = shares[:2].tolist()
-    told: Numbers = {"path/a": a, "path/b": b, "share_1": first, "share_2": second}
-    return d1, d2, told | {"share": first + second}
+    out: Numbers = {"path/a": a, "path/b": b, "share_1": first, "share_2": second}
+    return d1, d2, out | {"share": first + second}
 
 
 def filtered(point: Params, generator: torch.Generator) -> Tensor:
-    """A random direction (D,), each row of a matrix or filter as long as the point's."""
+    """Return a random direction (D,) with each row of a matrix or filter as long as the point's."""
     parts = []
     for p in point.values():
         draw = torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device)

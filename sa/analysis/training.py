@@ -1,4 +1,4 @@
-"""A short training by an estimator from the point under study, its step length tuned."""
+"""A short training by the estimator from the run's point, with a tuned step length."""
 
 import math
 from collections.abc import Mapping
@@ -21,27 +21,29 @@ from sa.types import PROBE, STRICT, Estimate, Estimator, Moment, Numbers, Params
 class Training:
     """Plain gradient descent on the run's batch, w -= lr g/|g_0|, for each lr of a log grid.
 
-    |g_0| is the norm of the estimate at the run's own rate, so lr is the first step's length
-    whatever an estimator's scale; it falls linearly to 0. All lrs see the same draws.
+    |g_0| is the norm of the estimate at the run's own rate, so lr is the length of the first step
+    whatever the scale of the estimator. The rate falls linearly to 0. All trainings use the
+    same draws.
 
-    ``loss`` the final loss, at the lr where it is lowest, ``ratio`` its share of the first,
-    ``heldout`` the held-out loss there, ``lr`` that lr, ``edge`` 1 where it is the grid's first or
-    last, ``steps`` the steps the budget bought for each lr, ``over`` 1 where it is below one step;
-    ``losses``, the final loss by lr. ``nonfinite``: how many lrs diverged, to a loss that is not
-    finite or 1000 times its reference for three steps (`sa.objective.divergence`): infinite among
-    the losses, and never the lowest; ``diverged`` 1 where all did, and then the other numbers are
-    NaN.
+    - ``loss``: the lowest final loss; ``lr``: its lr; ``ratio``: its share of the first loss;
+      ``heldout``: the held-out loss there
+    - ``edge``: 1 if that lr is the first or the last of the grid
+    - ``steps``: the steps of each training; ``over``: 1 if one step costs more than the budget
+    - ``losses``: the final loss for each lr
+    - ``nonfinite``: how many trainings diverged, to a loss that is not finite or is 1000 times its
+      reference for three steps (`sa.objective.divergence`). Their loss is infinite and never the
+      lowest. ``diverged``: 1 if all diverged, and then the other numbers are NaN
 
     Args:
-        estimator: the estimator that the run studies.
-        evals: forward-equivalents that one training may spend: estimators that cost more a step
-            make fewer.
-        steps: steps of one training, at most.
+        estimator: estimator that the run studies.
+        evals: forward-equivalents that one training may spend; a more expensive estimator takes
+            fewer steps.
+        steps: largest number of steps of one training.
         lr_min: least step length of the grid.
         lr_max: largest step length of the grid.
-        points: step lengths of the grid, evenly spaced in their logarithm.
-        samples: samples a step, of estimators that have them; null for their own. Many small steps
-            are a better use of a budget than one exact one.
+        points: step lengths of the grid, evenly spaced in their logarithm, 2 or more.
+        samples: samples of the estimator in each step, if it has that setting; null for its own.
+            Many cheap steps use a budget better than one exact step.
 
     """
 
@@ -69,16 +71,16 @@ class Training:
     ) -> Numbers:
         """Return flat numbers and a curve under ``training/``."""
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        ends = math.log10(self.lr_min), math.log10(self.lr_max)
-        lrs = torch.logspace(*ends, self.points, dtype=torch.float64).tolist()
-        mine: Any = self.estimator
-        if self.samples is not None and hasattr(mine, "samples"):
-            mine = replace(mine, samples=self.samples)
+        low, high = math.log10(self.lr_min), math.log10(self.lr_max)
+        lrs = torch.logspace(low, high, self.points, dtype=torch.float64).tolist()
+        estimator: Any = self.estimator
+        if self.samples is not None and hasattr(estimator, "samples"):
+            estimator = replace(estimator, samples=self.samples)
         generator = torch.Generator(generator.device).manual_seed(seed)
-        first = mine(objective, params, mine.init(params), generator, at)
+        first = estimator(objective, params, estimator.init(params), generator, at)
         cost, length = first.evals, float(flatten(first.grad).norm())
         steps = max(1, min(self.steps, int(self.evals // cost)))
-        runs = [self._descend(mine, objective, params, seed, lr, steps, length) for lr in lrs]
+        runs = [self._descend(estimator, objective, params, seed, lr, steps, length) for lr in lrs]
         best = min(range(len(lrs)), key=lambda i: runs[i][0])
         loss, point = runs[best]
         left_out = sum(x == math.inf for x, _ in runs)
@@ -101,7 +103,7 @@ class Training:
 
     def _descend(
         self,
-        mine: Estimator,
+        estimator: Estimator,
         objective: Objective,
         params: Params,
         seed: int,
@@ -109,9 +111,9 @@ class Training:
         steps: int,
         length: float,
     ) -> tuple[float, Params]:
-        """The final loss, infinity where it diverged (`sa.objective.divergence`), and where."""
+        """Return the final loss, infinity if it diverged, and the final point."""
         generator = torch.Generator(objective.batch.inputs.device).manual_seed(seed)
-        point, state = params, mine.init(params)
+        point, state = params, estimator.init(params)
         if not math.isfinite(length):
             return math.inf, point
         network = objective.evaluation
@@ -121,12 +123,12 @@ class Training:
         watched: State = {}
         for step in range(steps if length else 0):
             rate = lr * (1 - step / steps) / length
-            got = mine(objective, point, state, generator, Moment(step, steps, rate))
-            grad, state = flatten(got.grad), got.state
+            one = estimator(objective, point, state, generator, Moment(step, steps, rate))
+            grad, state = flatten(one.grad), one.state
             if not grad.isfinite().all():
                 return math.inf, point
-            each = got.value.reshape(1).clone
-            watched, lost = divergence.look(watched, limit, float(got.value), each, constant)
+            each = one.value.reshape(1).clone
+            watched, lost = divergence.look(watched, limit, float(one.value), each, constant)
             if lost:
                 return math.inf, point
             point = unflatten(flatten(point) - rate * grad, params)
@@ -134,7 +136,7 @@ class Training:
         return loss if math.isfinite(loss) else math.inf, point
 
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
-        """Return what the short training reached, in words."""
+        """Return the ratio of losses, the steps and the lr, in words."""
         if "training/ratio" not in result:
             return []
         ratio, steps, lr = (number(result[f"training/{k}"]) for k in ("ratio", "steps", "lr"))

@@ -11,7 +11,7 @@ from sa.analysis.critical_points import CriticalPoints
 from sa.analysis.gradient_norm import GradientNorm
 from sa.analysis.input_sensitivity import InputSensitivity
 from sa.analysis.sharpness import Sharpness
-from sa.analysis.surface import Surface, filtered, walked
+from sa.analysis.surface import Surface, filtered, principal
 from sa.dataset.digits import Digits
 from sa.dataset.gaussian import Gaussian
 from sa.dataset.sinc import Sinc
@@ -197,7 +197,7 @@ def test_principal_axes_are_those_of_the_singular_values_and_hold_the_way():
     t = torch.linspace(0, 1, 6).double()[:, None]
     frame = torch.linalg.qr(torch.randn(40, 3, generator=gen()).double()).Q.T
     way = torch.cat([3 * (t - 1), (t - 1).square() - t + 1, 0.1 * t * (1 - t)], dim=1) @ frame
-    d1, d2, told = walked(way)
+    d1, d2, told = principal(way)
     from sa.sweep.weight_pca import components
 
     scores, shares = components(way.numpy())
@@ -212,7 +212,7 @@ def test_principal_axes_are_those_of_the_singular_values_and_hold_the_way():
     left = way - course @ torch.stack([d1, d2])  # what the plane does not hold
     torch.testing.assert_close(left @ torch.stack([d1, d2]).T, torch.zeros(6, 2).double())
     with pytest.raises(ValueError, match="ended where it began"):
-        walked(torch.zeros(4, 5))
+        principal(torch.zeros(4, 5))
 
 
 def test_a_straight_way_is_the_first_axis_and_the_plane_holds_its_losses():
