@@ -1,4 +1,4 @@
-"""Products with a Hessian: by kept graphs while they fit, else by graphs built anew."""
+"""Products with a Hessian, or with differences of a gradient, and their cost."""
 
 import math
 from collections.abc import Callable
@@ -11,57 +11,67 @@ from sa.params import blocks, flatten, unflatten
 from sa.types import Batch, Params, RowLoss
 
 BUILD, PRODUCT = 3.9, 3.6
-"""Forward-equivalents of the graph of a gradient, and of a product with it."""
+"""Forward-equivalents of building the graph of a gradient, and of a product with it."""
 
 PART = 32 << 20
-"""Bytes of one graph: about a core's share of the caches, beyond which products slow down."""
+"""Bytes of one graph: about a core's share of the caches; products with more are slower."""
 
 
 @dataclass
-class Tally:
-    """What products have cost: forward-equivalents of the whole batch, and how many there were."""
+class ProductCost:
+    """The cost of products: forward-equivalents of the whole batch, and how many products."""
 
     evals: float = 0.0
     products: int = 0
 
 
 class Hessian:
-    """v -> Hv, H the Hessian at ``params`` of the mean row loss of a batch.
+    """v -> Hv, H the Hessian of the mean row loss of a batch, by reverse over reverse.
 
-    The graph of the gradient is built once and kept for the first ``kept`` rows, in parts of
-    ``part`` rows; that of the others is built anew for each product (Pearlmutter 1994, reverse over
-    reverse). Sums over parts are in the dtype of the point. of: rows of the whole batch, in whose
-    forward-equivalents costs are told, where this one is a part of it.
+    The graph of the gradient is built in parts. Parts that fit into memory are kept; the others are
+    built anew for each product. Sums over parts are in the dtype of the point (Pearlmutter 1994).
+
+    Args:
+        rows: (params, batch) -> row losses.
+        batch: the rows.
+        params: the point.
+        part: rows of one graph.
+        kept: graphs of the first so many rows are kept.
+        of: rows of the whole batch, which may be larger; costs are in its forward-equivalents.
+
     """
 
     def __init__(
         self, rows: RowLoss, batch: Batch, params: Params, *, part: int, kept: int, of: int
     ):
         self.rows, self.batch, self.params, self.of = rows, batch, params, of
-        self.leaves = {k: p.detach().requires_grad_() for k, p in params.items()}
-        self.tally = Tally()
+        self.point = {k: p.detach().requires_grad_() for k, p in params.items()}
+        self.cost = ProductCost()
         self.graphs: list[dict[str, Tensor]] = []
         self.rest: list[tuple[int, int]] = []
         for start, stop in blocks(batch.rows, part):
             if stop <= kept:
                 self.graphs.append(self._gradient(start, stop))
-                self.tally.evals += BUILD * (stop - start) / of
+                self.cost.evals += BUILD * (stop - start) / of
             else:
                 self.rest.append((start, stop))
 
     def _gradient(self, start: int, stop: int) -> dict[str, Tensor]:
-        """The part's gradient, differentiable."""
+        """Return the differentiable gradient of the rows from start to stop."""
         with torch.enable_grad():
-            each = self.rows(self.leaves, self.batch.part(start, stop))
+            each = self.rows(self.point, self.batch.part(start, stop))
             loss = each.double().sum() / self.batch.rows
-            wrt = list(self.leaves.values())
+            wrt = list(self.point.values())
             if not loss.requires_grad:
-                return {k: torch.zeros_like(p) for k, p in self.leaves.items()}
-            got = torch.autograd.grad(loss, wrt, create_graph=True, materialize_grads=True)
-        return dict(zip(self.leaves, got, strict=True))
+                return {k: torch.zeros_like(p) for k, p in self.point.items()}
+            grads = torch.autograd.grad(loss, wrt, create_graph=True, materialize_grads=True)
+        return dict(zip(self.point, grads, strict=True))
 
     def product(self, vectors: Tensor, names: tuple[str, ...] | None = None) -> Tensor:
-        """(k, D) -> (k, D), over the tensors named (None: all), D numbers, the others fixed."""
+        """Return the products (k, D) with vectors (k, D) over some tensors (None: all).
+
+        D counts the numbers of these tensors; the other tensors are fixed.
+        """
         like = {k: self.params[k] for k in names or self.params}
         out = torch.zeros_like(vectors)
         for graph in self.graphs:
@@ -70,40 +80,48 @@ class Hessian:
             self._add(out, vectors, self._gradient(start, stop), like)
         built = sum(stop - start for start, stop in self.rest)
         spent = PRODUCT * len(out) * self.batch.rows + BUILD * built
-        self.tally.evals += spent / self.of
-        self.tally.products += len(out)
+        self.cost.evals += spent / self.of
+        self.cost.products += len(out)
         return out
 
     def _add(self, out: Tensor, vectors: Tensor, graph: dict[str, Tensor], like: Params) -> None:
+        """Add the products with the Hessian of one part to out."""
         curved = [k for k in like if graph[k].requires_grad]
         if not curved:  # a loss that is linear here
             return
-        outputs, wrt = [graph[k] for k in curved], [self.leaves[k] for k in like]
+        outputs, wrt = [graph[k] for k in curved], [self.point[k] for k in like]
         for row, vector in zip(out, vectors, strict=True):
             v = unflatten(vector, like)
-            got = torch.autograd.grad(
+            products = torch.autograd.grad(
                 outputs, wrt, [v[k] for k in curved], retain_graph=True, materialize_grads=True
             )
-            row += flatten(dict(zip(like, got, strict=True)))
+            row += flatten(dict(zip(like, products, strict=True)))
 
 
 @dataclass
 class Jacobian:
-    """v -> [g(w + e v) - g(w - e v)] / (2 e), e = epsilon |w| / |v|: how a field changes along v.
+    """v -> [g(w + e v) - g(w - e v)] / (2 e), e = epsilon |w| / |v|: the change of g along v.
 
-    |w| is of the whole point; in a block of d of its D numbers e is sqrt(d/D) times that, since a
-    bias that starts at 0 has no length of its own. At w = 0, e = epsilon / |v|. The field is a
-    gradient estimator's, e.g. a straight-through one, which is no loss' gradient: so this is no
-    Hessian, nor symmetric. gradient: the field at a point, and the forward-equivalents it costs.
+    g is the gradient of an estimator, for example a straight-through one. No loss has this
+    gradient, so this map is not a Hessian and not symmetric. |w| is the length of the whole point;
+    in a block of d of its D numbers e is sqrt(d/D) times as long, because a bias that starts at 0
+    has no length of its own. At w = 0, e = epsilon / |v|.
+
+    Args:
+        gradient: point -> g and its cost in forward-equivalents.
+        params: the point.
+        epsilon: length of the differences, as a share of |w|.
+        cost: counts the products and their forward-equivalents.
+
     """
 
     gradient: Callable[[Params], tuple[Params, float]]
     params: Params
     epsilon: float
-    tally: Tally = field(default_factory=Tally)
+    cost: ProductCost = field(default_factory=ProductCost)
 
     def product(self, vectors: Tensor, names: tuple[str, ...] | None = None) -> Tensor:
-        """(k, D) -> (k, D), over the tensors named (None: all)."""
+        """Return the products (k, D) with vectors (k, D) over some tensors (None: all)."""
         like = {k: self.params[k] for k in names or self.params}
         w, whole = (flatten(p).detach() for p in (like, self.params))
         length = whole.norm() if whole.any() else whole.new_ones(())
@@ -111,11 +129,11 @@ class Jacobian:
         out = torch.empty_like(vectors)
         for row, vector in zip(out, vectors, strict=True):
             e = reach / vector.norm()
-            ends = []
+            grads = []
             for move in (e * vector, -e * vector):
                 grad, evals = self.gradient(self.params | unflatten(w + move, like))
-                ends.append(flatten({k: grad[k] for k in like}))
-                self.tally.evals += evals
-            row.copy_((ends[0] - ends[1]) / (2 * e))
-        self.tally.products += len(out)
+                grads.append(flatten({k: grad[k] for k in like}))
+                self.cost.evals += evals
+            row.copy_((grads[0] - grads[1]) / (2 * e))
+        self.cost.products += len(out)
         return out

@@ -1,4 +1,4 @@
-"""Leading eigenpairs of a symmetric map that is known by its products: found, and followed."""
+"""Leading eigenpairs of a symmetric map from its products: a search, and an update."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,11 @@ from torch import Tensor
 class Pairs(NamedTuple):
     """Leading eigenpairs, the largest algebraic value first.
 
-    values (k,) float64; vectors (k, D), orthonormal rows, flattened as `flatten` does; residuals
-    (k,) |H x - value x|, float64. Values and residuals are on the CPU.
+    Args:
+        values: (k,), float64, on the CPU.
+        vectors: (k, D), orthonormal rows, flattened as by `sa.params.flatten`.
+        residuals: (k,), |H x - value x|, float64, on the CPU.
+
     """
 
     values: Tensor
@@ -24,18 +27,20 @@ Map = Callable[[Tensor], Tensor]
 """(k, D) -> (k, D): the products of a symmetric map with k vectors."""
 
 EXTRA = 16
-"""Vectors of a Lanczos basis beyond twice the pairs wanted; a restart keeps half of them."""
+"""Vectors of a Lanczos basis beyond twice the wanted pairs; a restart keeps half of them."""
 
 
 def _length(row: Tensor) -> float:
+    """Return the length of a row, computed in float64."""
     return float(torch.linalg.vector_norm(row, dtype=torch.float64))
 
 
 def orthonormal(rows: Tensor, against: Tensor | None = None, scale: float = 0.0) -> Tensor:
-    """Orthonormal rows (r, D), r <= k, in order: of what (k, D) adds to the span of ``against``.
+    """Return orthonormal rows (r, D) that span what rows (k, D) add to the span of ``against``.
 
-    Gram-Schmidt, each row until a pass leaves more than half of it. Rows that add less than 1e-10
-    (float64; 1e-5 in float32) of the longest one, or of ``scale``, are left out.
+    Gram-Schmidt in order, repeated for each row until a pass leaves more than half of its length. A
+    row is left out if it adds less than 1e-10 (1e-5 in float32) of the longest row, or of
+    ``scale``. So r <= k.
     """
     small = 1e-10 if rows.dtype == torch.float64 else 1e-5
     least = small * max(float(rows.norm(dim=1).max()) if len(rows) else 0.0, scale)
@@ -64,17 +69,25 @@ def top(
     spare: int = 0,
     most: int = 100,
 ) -> Pairs:
-    """The k algebraically largest eigenpairs, by thick-restart block Lanczos (Wu & Simon 2000).
+    """Return the k algebraically largest eigenpairs, by thick-restart block Lanczos.
 
-    start: (b, D), the first block. A block of b vectors finds every copy of an eigenvalue up to
-    b-fold; one vector misses them. Reorthogonalised in full, twice. Ends where all residuals
-    |H x - theta x| are at most tol |theta| (but 1e-6 tol of the largest), or after most * k
-    products; the pairs hold their residuals. spare: so many further pairs, as far as they have
-    come, are there too.
+    A block of b vectors finds every copy of an eigenvalue of multiplicity up to b; a single vector
+    misses copies. All vectors are reorthogonalised twice (Wu & Simon 2000).
+
+    Args:
+        product: the map.
+        k: how many pairs.
+        start: (b, D), the first block.
+        generator: draws new vectors if an invariant space is found.
+        tol: the search ends if all residuals |H x - theta x| are at most tol max(|theta|, 1e-6 of
+            the largest |theta|).
+        spare: return so many further pairs, which may not have converged.
+        most: the search also ends after most * k products; see the residuals.
+
     """
     dim = start.shape[1]
     if k > dim:
-        raise ValueError(f"there are {dim} eigenpairs, {k} were asked for")
+        raise ValueError(f"there are {dim} eigenpairs, {k} were asked for; expected k <= {dim}")
     block = orthonormal(start)
     width, spare = len(block), min(spare, dim - k)
     room = min(dim, 2 * k + spare + width + EXTRA)
@@ -95,14 +108,14 @@ def top(
         values, s = torch.linalg.eigh(t)
         values, s = values.flip(0), s.flip(1)
         block = orthonormal(w - along @ basis, basis, float(values.abs().max()))
-        tail = (block @ w.T).double().cpu()  # what leads out of the basis
+        tail = (block @ w.T).double().cpu()  # the part outside the basis
         residuals = (tail @ s[old:]).norm(dim=0)
         scale = torch.maximum(values.abs(), 1e-6 * values.abs().max())
         settled = len(values) >= k and bool((residuals[:k] <= tol * scale[:k]).all())
         invariant = len(block) == 0 and len(basis) < dim
         news = len(known) < k or not torch.allclose(known, values[:k])
         if invariant and not (settled and not news):
-            known = values[:k]  # other copies of them may lie outside: look until nothing is new
+            known = values[:k]  # other copies may lie outside: search until none is new
             draw = torch.randn(
                 min(width, dim - len(basis)), dim,
                 generator=generator, device=start.device, dtype=start.dtype,
@@ -118,13 +131,15 @@ def top(
 
 
 def follow(product: Map, space: Tensor, rounds: int = 1) -> Pairs:
-    """A space (c, D) brought up to date: one block product each round (Rutishauser 1970).
+    """Return the pairs of a space (c, D) after rounds of subspace iteration (Rutishauser 1970).
 
-    Ritz values and vectors X of the old span, and the orthonormal span of (H + s I) X, s the least
-    shift that leaves no Ritz value below 0: else directions of large negative curvature would grow.
-    The values lag one round behind the vectors, which are in their order. The residuals are of the
-    old span. Of directions of curvature below minus the last wanted no more than are spare columns
-    may be there: they take columns of their own until the shift sees them.
+    Each round takes one block product. It computes the Ritz values and vectors X of the old span,
+    and then the orthonormal span of (H + s I) X. The shift s is the least one that leaves no Ritz
+    value below 0; without it, directions of large negative curvature would grow.
+
+    The values lag one round behind the vectors, and the residuals are those of the old span. The
+    space needs a spare vector for each direction whose curvature is below minus the last wanted
+    eigenvalue: such a direction takes a vector until the shift includes it.
     """
     for _ in range(rounds):
         w = product(space)
@@ -134,7 +149,7 @@ def follow(product: Map, space: Tensor, rounds: int = 1) -> Pairs:
         x, hx = s @ space, s @ w
         residuals = (hx - values.to(hx)[:, None] * x).norm(dim=1).double()
         q = orthonormal(hx + float((-values.min()).clamp(min=0)) * x)
-        if len(q) < len(x):  # a map of lower rank: old directions fill up
+        if len(q) < len(x):  # a map of lower rank: keep old directions
             q = torch.cat([q, orthonormal(x, q)[: len(x) - len(q)]])
         space = q
     return Pairs(values.cpu(), space, residuals.cpu())

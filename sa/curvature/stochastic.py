@@ -1,4 +1,4 @@
-"""Traces and spectral densities from random vectors, for what is too large to diagonalise."""
+"""Traces and spectral densities from random vectors, for maps too large to diagonalise."""
 
 import math
 
@@ -9,7 +9,7 @@ from sa.curvature.solve import Map
 
 
 def signs(draws: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Vectors (draws, D) of independent +-1, of the length of ``like`` (D,)."""
+    """Return vectors (draws, D) of independent +-1 entries, with D, dtype, device of like (D,)."""
     bits = torch.randint(2, (draws, len(like)), generator=generator, device=like.device)
     return bits.to(like.dtype) * 2 - 1
 
@@ -17,32 +17,33 @@ def signs(draws: int, like: Tensor, generator: torch.Generator) -> Tensor:
 def trace(
     product: Map, like: Tensor, draws: int, generator: torch.Generator
 ) -> tuple[float, float]:
-    """The trace and its standard error: the mean of v'Hv over v of +-1 (Hutchinson 1990).
+    """Return the trace and its standard error: the mean of v'Hv over v of +-1 (Hutchinson 1990).
 
-    Unbiased; the variance of one draw is 2 (|H|_F^2 - sum_i H_ii^2). draws >= 2, one product each.
+    Unbiased. The variance of one draw is 2 (|H|_F^2 - sum_i H_ii^2). Each draw costs one product;
+    draws >= 2.
     """
     each = []
     for _ in range(draws):
         v = signs(1, like, generator)
         each.append(float((v * product(v)).double().sum()))
-    got = torch.tensor(each, dtype=torch.float64)
-    return float(got.mean()), float(got.std()) / math.sqrt(draws)
+    values = torch.tensor(each, dtype=torch.float64)
+    return float(values.mean()), float(values.std()) / math.sqrt(draws)
 
 
 def density(
     product: Map, like: Tensor, steps: int, draws: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Nodes (n,) ascending and weights (n,) of sum 1: the spectrum's density, by quadrature.
+    """Return the density of the spectrum as nodes (n,), ascending, and weights (n,) of sum 1.
 
-    Stochastic Lanczos (Golub & Welsch 1969; Ubaru, Chen & Saad 2017): the first 2 steps - 1 moments
-    of each draw are exact, v'H^p v/D; the mean over draws is unbiased for tr H^p / D. Full
-    reorthogonalisation; draws * steps products.
+    Stochastic Lanczos quadrature (Golub & Welsch 1969; Ubaru, Chen & Saad 2017) with full
+    reorthogonalisation. The first 2 steps - 1 moments v'H^p v/D of each draw are exact, and their
+    mean over draws is unbiased for tr H^p / D. Costs draws * steps products.
     """
     nodes, weights = [], []
     dim = len(like)
     for _ in range(draws):
         v = signs(1, like, generator) / math.sqrt(dim)
-        basis, diagonal, beside = v, list[float](), list[float]()
+        basis, diagonal, offdiagonal = v, list[float](), list[float]()
         for step in range(min(steps, dim)):
             w = product(v)
             diagonal.append(float((w * v).double().sum()))
@@ -52,12 +53,12 @@ def density(
             tiny = 1e-10 if w.dtype == torch.float64 else 1e-5
             if length <= tiny * max(map(abs, diagonal)) or step == min(steps, dim) - 1:
                 break  # an invariant space, or the last step
-            beside.append(length)
+            offdiagonal.append(length)
             v = w / length
             basis = torch.cat([basis, v])
         t = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-        if beside:
-            off = torch.tensor(beside, dtype=torch.float64)
+        if offdiagonal:
+            off = torch.tensor(offdiagonal, dtype=torch.float64)
             t += torch.diag(off, 1) + torch.diag(off, -1)
         values, s = torch.linalg.eigh(t)
         nodes.append(values)
