@@ -58,7 +58,7 @@ class LocalNES:
     @classmethod
     def _a_number(cls, value: Any) -> Any:
         if value == "auto":
-            raise ValueError("only nes can choose sigma=auto; set a number, e.g. sigma=0.1")
+            raise ValueError("only nes chooses sigma=auto; here a number is needed, e.g. 0.1")
         return value
 
     def init(self, params: Params) -> State:
