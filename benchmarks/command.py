@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from benchmarks.measure import ratio
-from sa.record import files, run, sweep
+from sa.record import files, sweep
+from sa.record.config import write_config
 
 
 def _spent(*words: str) -> None:
@@ -52,7 +53,7 @@ def status_1000() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as root:
         points = []
         for seed in range(1000):
-            folder = run.freeze(root, {"seed": seed})
+            folder = write_config(root, {"seed": seed})
             files.write_text(folder / "status.json", '{"state": "done"}', sync=False)
             files.write_text(folder / "result.json", '{"value": 1.0}', sync=False)
             points.append({"index": seed, "run_id": folder.name, "overrides": [f"seed={seed}"]})

@@ -18,6 +18,7 @@ from sa import run
 from sa.launch import driver
 from sa.record import files, lock, sweep, telling
 from sa.record import run as record
+from sa.record.config import write_config
 from sa.record.run import Record
 
 CONFIG = {"seed": 0, "steps": 10}
@@ -282,7 +283,7 @@ def test_a_run_of_another_machine_is_asked_to_end_by_a_file(tmp_path, monkeypatc
 
 
 def test_a_process_that_got_the_number_of_a_dead_one_is_not_signalled(tmp_path, monkeypatch):
-    folder = record.freeze(tmp_path, CONFIG)
+    folder = write_config(tmp_path, CONFIG)
     other = lock.me() | {"began": 1}
     (folder / "lock").write_text(json.dumps(other))
     files.write_json(folder / "status.json", {"state": "running", **other})

@@ -311,7 +311,7 @@ def test_an_edited_manifest_is_said_and_the_command_writes_it_anew(sa):
     path = Path("sweeps/edited/manifest.jsonl")
     for damage in ("garbage", path.read_text().replace("seed=0", "seed=9")):
         path.write_text(damage)
-        with pytest.raises(files.RecordError, match="writes the manifest anew"):
+        with pytest.raises(files.RecordError, match="writes the manifest again"):
             sweep.read_manifest(".", "edited")
         code, out, err = sa(*words)
         assert code == 0 and "0 of 2 to do" in out, err

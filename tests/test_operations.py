@@ -18,10 +18,11 @@ from sa.job.signals import Signals, Stopped
 from sa.launch import driver, progress, slurm
 from sa.launch.defaults import defaults, minutes
 from sa.launch.here import _why, inline
-from sa.launch.plan import LaunchError, Point, freeze, paths, scrubbed
+from sa.launch.plan import LaunchError, Point, paths, scrubbed, write_plan
 from sa.launch.progress import Cancelled
 from sa.record import files, identity, lock, sweep
 from sa.record import run as record
+from sa.record.config import write_config
 from sa.sweep import status as told
 from sa.sweep.command import main
 
@@ -136,14 +137,14 @@ def test_a_cancelled_inline_driver_ends_what_it_computes_a_parent_too(tmp_path, 
 
 def point(tmp_path, seed=0, **more):
     config = {"seed": seed, "steps": 1, "root": str(tmp_path), "sweep": {"name": "s"}} | more
-    record.freeze(tmp_path, config)
+    write_config(tmp_path, config)
     return Point(seed, identity.run_id(config), [f"seed={seed}"], config)
 
 
 def test_cancel_keeps_the_reason_that_a_job_gave_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(told, "PATIENCE", 0.2)
     plan = [point(tmp_path, seed) for seed in range(3)]
-    freeze(tmp_path, "s", plan)
+    write_plan(tmp_path, "s", plan)
     jobs = [{"job": f"5_{p.index}", "runs": [p.run_id], "submitted": 0.0} for p in plan]
     path = tmp_path / "sweeps" / "s" / "jobs.jsonl"
     path.write_text("".join(json.dumps(j) + "\n" for j in jobs))
@@ -215,7 +216,7 @@ def test_retry_of_a_slurm_sweep_is_typed_where_the_sweep_was(tmp_path, monkeypat
     if not typed:
         monkeypatch.setenv("SA_ROOT", "res")
     monkeypatch.setattr(sys, "argv", ["sa", "-m", *typed, "seed=0", "--config-dir=mine"])
-    freeze(Path("res"), "s", [point(Path("res"))])
+    write_plan(Path("res"), "s", [point(Path("res"))])
     (Path("res") / "sweeps/s/jobs.jsonl").write_text('{"job": "1_0", "runs": []}\n')
     monkeypatch.chdir(second)
     monkeypatch.delenv("SA_DATA")
@@ -245,7 +246,7 @@ def test_retry_of_a_slurm_sweep_is_typed_where_the_sweep_was(tmp_path, monkeypat
 
 def test_retry_says_when_the_folder_of_a_sweep_is_gone(tmp_path, monkeypatch, capsys):
     one = point(tmp_path)
-    freeze(tmp_path, "s", [one])
+    write_plan(tmp_path, "s", [one])
     path = tmp_path / "sweeps/s/sweep.json"
     about = json.loads(path.read_text()) | {"typed_in": {"folder": str(tmp_path / "gone")}}
     path.write_text(json.dumps(about))

@@ -12,6 +12,7 @@ from commands import SMALL, folder, result
 from sa.config.catalogue import CONF
 from sa.record import files, sweep
 from sa.record import run as record
+from sa.record.snapshots import snapshots
 
 
 def test_a_parent_takes_optimizer_schedule_and_average_by_their_names(sa):
@@ -85,11 +86,11 @@ def test_kept_points_are_the_same_after_a_kill(sa, monkeypatch):
     monkeypatch.setattr(record.Record, "append", killed)
     assert sa(*words)[0] == 130
     with pytest.raises(files.RecordError, match="not done"):
-        record.snapshots(next(Path("runs").iterdir()))
+        snapshots(next(Path("runs").iterdir()))
     monkeypatch.setattr(record.Record, "append", sound)
     code, out, _ = sa(*words)
     assert code == 0 and "going on from step" in out
-    ours, theirs = record.snapshots(folder(out)), record.snapshots(whole)
+    ours, theirs = snapshots(folder(out)), snapshots(whole)
     assert list(ours) == list(theirs) == [0, 4, 8, 12, 14]
     for step, path in ours.items():
         with np.load(path) as a, np.load(theirs[step]) as b:

@@ -18,6 +18,7 @@ import yaml
 
 from sa.record import files, identity, lock, sweep
 from sa.record import run as record
+from sa.record.config import read_config, write_config
 from sa.record.run import Record
 
 CONFIG = {
@@ -104,7 +105,7 @@ def test_a_setting_that_cannot_be_written_down_is_named():
 
 def test_the_frozen_configuration_has_the_id_of_its_folder(tmp_path):
     numbers = {"a": 1e-5, "b": 1e22, "c": math.inf, "d": -0.0, "e": "1e-5", "f": "no", "g": (1, 2)}
-    folder = record.freeze(tmp_path, CONFIG | numbers)
+    folder = write_config(tmp_path, CONFIG | numbers)
     assert record.state(folder) == "pending"
     assert identity.run_id(yaml.safe_load((folder / "config.yaml").read_text())) == folder.name
 
@@ -363,7 +364,7 @@ def test_an_unwritable_root_says_how_to_name_another(tmp_path):
     wanted = r"root=.*file/below: cannot write there \(Not a directory\).*root=DIR.*SA_ROOT"
     for attempt in (
         lambda: Record.open(root, CONFIG, {}),
-        lambda: record.freeze(root, CONFIG),
+        lambda: write_config(root, CONFIG),
         lambda: sweep.write_manifest(root, "s", [], {}),
     ):
         with pytest.raises(files.RecordError, match=wanted):
@@ -400,7 +401,7 @@ def age(folder: Path, seconds: float) -> None:
     ],
 )
 def test_when_a_lock_is_stale(tmp_path, owner, seconds, live):
-    folder = record.freeze(tmp_path, CONFIG)
+    folder = write_config(tmp_path, CONFIG)
     (folder / "lock").write_text(json.dumps(owner) if owner else "")
     if owner:
         files.write_json(folder / "status.json", {"state": "running", **owner})
@@ -416,7 +417,7 @@ def test_when_a_lock_is_stale(tmp_path, owner, seconds, live):
 
 
 def test_of_many_stealers_one_wins(tmp_path):
-    folder = record.freeze(tmp_path, CONFIG)
+    folder = write_config(tmp_path, CONFIG)
     steal = """
         root, start = sys.argv[1], float(sys.argv[2])
         won = 0
@@ -433,7 +434,7 @@ def test_of_many_stealers_one_wins(tmp_path):
         os._exit(0)
     """
     for attempt in range(20):
-        folder = record.freeze(tmp_path / str(attempt), CONFIG)
+        folder = write_config(tmp_path / str(attempt), CONFIG)
         owner = {"host": os.uname().nodename, "pid": 2**22 + 1, "job": None}
         (folder / "lock").write_text(json.dumps(owner))
     start = time.time() + 1.0
@@ -553,4 +554,4 @@ def test_classes_that_have_moved_keep_ids_and_are_read_by_their_names_of_today(t
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         (folder / "config.yaml").write_text(json.dumps(before))
-        assert record.read_config(folder)["part"] == after["part"]
+        assert read_config(folder)["part"] == after["part"]

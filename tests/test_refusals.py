@@ -198,7 +198,10 @@ REFUSED = [
     (["-m", "seed=0,1", "dim=3,4,5", "sweep.zip=[seed,dim]"], ["seed has 2", "dim has 3"]),
     (["-m", "sweep.points=[dim]", "seed=0,1"], ["KEY=VALUE"]),
     (["-m", "seed=0,1", "sweep.exclude=['seed=0','seed=1']"], ["leaves none of the 2"]),
-    (["-m", "seed=0,1", "sweep.exclude=['sede=0']"], ["sweep.exclude", "sede is not swept: seed"]),
+    (
+        ["-m", "seed=0,1", "sweep.exclude=['sede=0']"],
+        ["sweep.exclude", "sede is not swept; swept are: seed"],
+    ),
     (["estimator=ste", "estimator.temperature=0.5"], ["temperature cannot change hard states"]),
     (["-m", "seed=0,1", "sweep.max_failures=0"], ["sweep.max_failures=0", ">= 1"]),
     (["-m", "seed=0,1", "hydra/launcher=local", "hydra.launcher.workers=0"], ["workers=0"]),

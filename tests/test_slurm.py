@@ -216,7 +216,7 @@ def test_without_waiting_and_cancelled_by_name(sa):
         status = run.load_status(folder)
         assert status["state"] == "interrupted"
         assert status["error"].strip().endswith("cancelled by sa.sweep cancel")
-    until(lambda: not launched.flying(Path("sweeps/fly")), 30)
+    until(lambda: not launched.live_runs(Path("sweeps/fly")), 30)
     assert told("fly").startswith("fly: 2 points: 2 interrupted")
     assert told("fly").count("cancelled by sa.sweep cancel") == 2
 

@@ -18,6 +18,7 @@ import pytest
 import sa.figure
 from sa.record import files, identity, sweep
 from sa.record import run as record
+from sa.record.config import write_config
 from sa.sweep import page as report
 from sa.sweep import series
 from sa.sweep import status as states
@@ -38,7 +39,7 @@ def config(seed: int, **more) -> dict:
 def plan(root: Path, name: str, configs: list[dict], **about) -> list[str]:
     """Freeze a sweep of these configurations; the run ids."""
     for one in configs:
-        record.freeze(root, one)
+        write_config(root, one)
     ids = [identity.run_id(c) for c in configs]
     points = [
         {"index": i, "run_id": run, "overrides": [f"seed={c['seed']}"]}
@@ -658,7 +659,7 @@ def test_a_manifest_edited_by_hand_is_one_line(mixed, command, capsys):
         path.write_text(f"{whole}{line}\n")
         code, out, err = typed(command, root, capsys)
         assert (code, out) == (1, "") and len(err.splitlines()) == 1
-        assert "manifest.jsonl, line 7: " in err and "it writes the manifest anew" in err
+        assert "manifest.jsonl, line 7: " in err and "it writes the manifest again" in err
 
 
 def test_a_run_that_is_nowhere_is_pending(tmp_path, figure, capsys):

@@ -9,6 +9,7 @@ from scipy import stats
 
 from sa.record import identity, sweep
 from sa.record import run as record
+from sa.record.config import write_config
 from sa.sweep import expectation, scales
 from sa.sweep.display import displayed, is_reference, over_seeds
 from sa.sweep.export import latex
@@ -28,7 +29,7 @@ def plan(root, configs, words=None):
     """Freeze a sweep ``x`` of these configurations; the points."""
     points = []
     for at, one in enumerate(configs):
-        record.freeze(root, one)
+        write_config(root, one)
         typed = [f"seed={one['seed']}", *(words[at] if words else [])]
         points.append({"index": at, "run_id": identity.run_id(one), "overrides": typed})
     sweep.write_manifest(root, "x", points, {})

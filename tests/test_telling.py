@@ -20,6 +20,7 @@ from sa.launch import driver, progress
 from sa.launch.plan import Point
 from sa.record import files, sweep, telling
 from sa.record import run as record
+from sa.record.config import write_config
 from sa.tracking import wandb
 
 ABOUT = {"group": "", "job_type": "", "name": "", "tags": []}
@@ -234,24 +235,25 @@ def test_a_log_that_cannot_be_written_is_not_the_run(sa, monkeypatch):
             kept.finish({})
 
     monkeypatch.setattr(worker, "execute", execute)
-    folder = record.freeze(".", config)
+    folder = write_config(".", config)
     (folder / "log.txt").mkdir()  # root may write anywhere but to a folder
     assert sa("--frozen", str(folder), out="/dev/null")[0] == 0
     told = record.load_status(folder)
     assert told["state"] == "done" and told["untold"] == {"log.txt": os.strerror(errno.EISDIR)}
 
 
-def test_a_bar_that_breaks_is_not_the_sweep(monkeypatch, capsys):
+def test_a_progress_bar_that_raises_does_not_end_a_sweep(monkeypatch, capsys):
     import rich.progress
 
     point = Point(0, "aa", ["seed=0"], {"seed": 0})
-    for where in ("start", "advance", "stop"):
+    for where in ("start", "update", "stop"):
         with monkeypatch.context() as broken:
+            broken.setattr(sys.stdout, "isatty", lambda: True)
             broken.setattr(rich.progress.Progress, where, raising(RuntimeError(where)))
-            with progress.Board(1) as shown:
-                shown.ended(point, {"value": 1.0, "seconds": 1.0})
-                shown.ended(point, None, "a reason")
-            assert shown.failed == {"aa": "a reason"}
+            with progress.Outcomes(1) as outcomes:
+                outcomes.ended(point, {"value": 1.0, "seconds": 1.0})
+                outcomes.ended(point, None, "a reason")
+            assert outcomes.failed == {"aa": "a reason"}
             assert telling.LOST.pop("progress bar") == f"RuntimeError: {where}"
 
 
@@ -289,12 +291,12 @@ def test_a_service_that_was_inherited_is_not_used(tmp_path, monkeypatch):
 def test_what_could_not_be_told_joins_what_a_record_says(tmp_path):
     path = tmp_path / "status.json"
     files.write_json(path, {"state": "done"})
-    record.say_untold(path)
+    record.record_lost_output(path)
     assert json.loads(path.read_text()) == {"state": "done"}
     telling.lose("standard output", "gone")
-    record.say_untold(path)
+    record.record_lost_output(path)
     assert json.loads(path.read_text()) == {"state": "done", "untold": {"standard output": "gone"}}
-    record.say_untold(tmp_path / "not" / "there")
+    record.record_lost_output(tmp_path / "not" / "there")
 
 
 def test_a_stream_that_was_closed_after_its_last_word_lost_nothing():

@@ -23,7 +23,7 @@ from sa.objective.task import Task
 from sa.quantizer.fixed_point import FixedPoint
 from sa.training import groups, loop, replicas
 from sa.training.average import Average
-from sa.training.schedule import Annealed, Stairs
+from sa.training.schedule import Annealed, StepDecay
 from sa.types import Estimate, Moment
 
 ADAM = partial(torch.optim.Adam, lr=0.003)
@@ -216,15 +216,15 @@ def test_schedules_are_their_formulas():
     assert [Annealed("cosine", end=0.2)(t, 100) for t in at] == pytest.approx(want)
     assert [Annealed(end=1.0, warmup=4)(t, 100) for t in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     assert Annealed(warmup=50)(75, 100) == 0.5  # its own course starts after the warm-up
-    assert [Stairs()(t, 100) for t in (49, 50, 75)] == pytest.approx([1, 0.1, 0.01])
-    assert Stairs(warmup=2)(0, 100) == 0.5
+    assert [StepDecay()(t, 100) for t in (49, 50, 75)] == pytest.approx([1, 0.1, 0.01])
+    assert StepDecay(warmup=2)(0, 100) == 0.5
 
 
 @pytest.mark.parametrize("steps", [50, 100, 300, 1000])
 def test_a_share_of_a_training_begins_at_its_first_step(steps):
     for percent in range(1, 100):
         first = -(-percent * steps // 100)  # in whole numbers
-        drop = Stairs(at=(percent / 100,))
+        drop = StepDecay(at=(percent / 100,))
         assert [drop(t, steps) for t in (first - 1, first)] == [1.0, 0.1], percent
         swa, point = Average(decay=None, start=percent / 100), {"w": torch.zeros(1)}
         begun = [bool(swa.look({}, point, {}, t, steps)) for t in (first - 1, first)]
@@ -377,7 +377,7 @@ def test_what_cannot_happen_is_refused():
         with pytest.raises(ValueError, match=told):
             recipe.check(8)
     with pytest.raises(ValueError, match="rise"):
-        Stairs(at=(0.5, 0.25))
+        StepDecay(at=(0.5, 0.25))
 
 
 def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):

@@ -15,7 +15,7 @@ _OTHERS = (
     "sa.types.Slots",
     "sa.tracking.wandb.Wandb",
     "sa.training.schedule.Annealed",
-    "sa.training.schedule.Stairs",
+    "sa.training.schedule.StepDecay",
     "sa.training.average.Average",
     "sa.training.muon.Muon",
 )

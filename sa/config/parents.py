@@ -10,8 +10,8 @@ from sa.config.catalogue import CONF, commented, leaves, options, top
 from sa.config.component import make
 from sa.config.error import HELP, UsageError, typed
 from sa.config.explain import no_option
+from sa.record.config import read_config
 from sa.record.identity import DEFAULTS, LATER, Config, identity
-from sa.record.run import read_config
 from sa.record.sweep import read_manifest, sweeps
 
 _MAY_LACK = ("analysis", "schedule", "average", "init", "experiment")

@@ -13,9 +13,10 @@ from sa.config.error import NoData, UsageError
 from sa.config.settings import Settings
 from sa.job import summary
 from sa.job.signals import Signals
-from sa.job.terminal import _Watch
+from sa.job.terminal import Watch
 from sa.record import files as files_
-from sa.record import identity, lock, provenance, run
+from sa.record import identity, lock, provenance, run, snapshots
+from sa.record.config import write_config
 from sa.record.identity import Config
 
 
@@ -47,7 +48,7 @@ def execute(
     try:
         start, ends = _parents(config, tell)
     except (RunFailed, NoData) as error:
-        run.freeze(root, config)
+        write_config(root, config)
         skipped = isinstance(error, NoData)
         run.mark(root, key, str(error), "skipped" if skipped else "failed", **lock.me())
         raise
@@ -149,7 +150,7 @@ def _compute(
         evaluate_every=settings.evaluate_every, analyse_every=settings.analyse_every,
         recipe=made.recipe,
     )  # fmt: skip
-    watch = _Watch(steps, tell and settings.progress)
+    watch = Watch(steps, tell and settings.progress)
     keeps = settings.snapshot_every if steps else None
     redundant = problem.evaluation.redundant(problem.params) if keeps else []
 
@@ -209,7 +210,7 @@ def _snapshot(kept: run.Record, progress: Any, redundant: list[str]) -> None:
     for kind in ("params", "buffers"):
         tensors = getattr(progress, kind)
         arrays |= {f"{kind}/{k}": v.detach().cpu().numpy() for k, v in tensors.items()}
-    name = f"{run.SNAPSHOTS}/{progress.step:09d}.npz"
+    name = snapshots.name(progress.step)
     kept.save(lambda path: np.savez(path, **arrays), name)
 
 
@@ -218,7 +219,7 @@ def _path(folder: Path, before: int | None = None) -> list[dict[str, Any]]:
     import numpy as np
     import torch
 
-    files = list(run.snapshots(folder, before).values())
+    files = list(snapshots.snapshots(folder, before).values())
     points = []
     for file in files if before is not None else files[:-1]:
         with np.load(file) as kept:

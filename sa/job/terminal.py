@@ -1,41 +1,38 @@
-"""What a run shows on a terminal."""
+"""What one training shows on a terminal, or in a log, while it runs."""
 
-import sys
 from typing import Any
 
 from sa.record import telling
 
 
-class _Watch:
-    """The progress of one training on the terminal: a bar, or a line an evaluation."""
+class Watch:
+    """A bar on a terminal; elsewhere a line for each evaluation.
 
-    def __init__(self, steps: int, tell: bool):
-        self.total, self.on = steps, tell and steps > 0
-        self.bar: Any = None
-        if self.on and sys.stdout.isatty():
-            telling.quietly("progress bar", self._start)
+    Args:
+        steps: of the training.
+        shown: false shows nothing.
 
-    def _start(self) -> None:
-        from rich.progress import Progress
+    """
 
-        bar = Progress()
-        bar.start()
-        self.task = bar.add_task("training", total=self.total)
-        self.bar = bar
+    def __init__(self, steps: int, shown: bool):
+        self._steps = steps
+        self._bar = telling.Bar("training", steps) if shown and steps else None
 
     def row(self, row: dict[str, Any]) -> None:
-        if self.on:
-            telling.quietly("progress bar", lambda: self._row(row))
+        """Show a row of the record."""
+        if self._bar is not None:
+            bar = self._bar
+            telling.quietly("progress bar", lambda: self._show(row, bar))
 
-    def _row(self, row: dict[str, Any]) -> None:
-        if self.bar is not None:
-            words = f"loss {row['loss']:.4f}"
-            self.bar.update(self.task, completed=row["step"], description=words)
+    def _show(self, row: dict[str, Any], bar: telling.Bar) -> None:
+        if bar.drawn:
+            bar.update(row["step"], f"loss {row['loss']:.4f}")
         elif any(k.startswith("test/") for k in row):
-            scores = [k for k in row if k.endswith(("train/loss", "test/loss", "/accuracy"))]
-            told = "  ".join(f"{k} {row[k]:.4f}" for k in scores)
-            print(f"step {row['step']}/{self.total}  {told}", flush=True)
+            names = [k for k in row if k.endswith(("train/loss", "test/loss", "/accuracy"))]
+            scores = "  ".join(f"{k} {row[k]:.4f}" for k in names)
+            bar.print(f"step {row['step']}/{self._steps}  {scores}")
 
     def close(self) -> None:
-        if self.bar is not None:
-            telling.quietly("progress bar", self.bar.stop)
+        """End the display."""
+        if self._bar is not None:
+            self._bar.close()

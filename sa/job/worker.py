@@ -11,7 +11,8 @@ from pathlib import Path
 from sa.config.build import build
 from sa.config.error import UsageError
 from sa.job.execute import RunFailed, execute
-from sa.record import files, run, telling
+from sa.record import files, telling
+from sa.record.config import read_config
 
 POLL = 1.0
 """Seconds between two looks at a run that another process computes."""
@@ -22,7 +23,7 @@ def frozen(folders: list[Path]) -> None:
     failed, queue = [], list(folders)
     while queue:
         folder = queue.pop(0)
-        config = run.read_config(folder)
+        config = read_config(folder)
         if not config:
             raise UsageError(f"--frozen {folder}: no frozen run there: it has no config.yaml")
         config["root"] = str(folder.resolve().parent.parent)
@@ -52,7 +53,7 @@ def rank(folder: Path, number: int, world: int, port: int) -> None:
     from sa.objective.prepare import prepare
     from sa.training import ranks
 
-    made = build(run.read_config(folder))
+    made = build(read_config(folder))
     settings = made.settings
     torch.set_num_threads(settings.threads)
     device = f"cuda:{number}" if settings.device == "cuda" else settings.device

@@ -1,5 +1,5 @@
-"""Where the points of a sweep run: here, in a bounded pool of processes, or as SLURM arrays.
+"""Running the points of a sweep: in this process, in a pool of processes, or as SLURM arrays.
 
-A driver only starts points and follows their folders: it may be killed at any time, and repeating
-its command goes on. Whether a run is good is read from its folder, never from a scheduler.
+The driver of a sweep only starts points and reads their folders. If it is killed, repeat its
+command to go on. Whether a run succeeded is read from its folder, never from a scheduler.
 """

@@ -1,7 +1,7 @@
-"""The user's defaults for sbatch, SBATCH_PARTITION and its like: which of them hold for our jobs.
+"""Which of the user's defaults for sbatch, e.g. SBATCH_PARTITION, hold for our jobs.
 
-sbatch lets the environment overrule the script, where the launcher's settings are. So a default
-beside a setting that was typed has to be taken away; every other one holds.
+For sbatch, the environment overrules the script, and the launcher's settings are in the script. So
+a default is taken away if the user types the same setting; the other defaults hold.
 """
 
 import math
@@ -14,45 +14,45 @@ _OF = {
     "memory_gb": ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU"),
     "gpus": ("GPUS", "GPUS_PER_NODE", "GPUS_PER_SOCKET", "GPUS_PER_TASK", "GRES"),
 }  # fmt: skip
-"""Launcher setting -> the defaults it overrules when it is typed."""
+"""Setting of the launcher -> the defaults that it overrules."""
 
 _EXTRA = {"mem": "MEM_PER_NODE", "time": "TIMELIMIT", "switches": "REQ_SWITCH"}
-"""Options of sbatch whose default does not have their name."""
+"""Option of sbatch -> its default, if that has another name."""
 
 _OWN = (
     "ARRAY_INX", "BATCH", "ERROR", "EXPORT", "INPUT", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE",
     "OUTPUT", "REQUEUE", "SIGNAL", "WAIT",
 )  # fmt: skip
-"""Defaults that would break the jobs: the launcher sets these options itself."""
+"""Defaults that never hold: the launcher sets these options itself."""
 
 
 def defaults(env: Mapping[str, str], typed: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """Return the sbatch defaults that hold, and notes that name them and those that do not.
+    """Return the defaults of sbatch that hold, and notes about those that hold and do not hold.
 
     Args:
         env: the environment.
-        typed: the launcher's settings; None for one that was not typed, and ``extra`` as a mapping.
+        typed: the launcher's settings. One that was not typed is None; ``extra`` is a mapping.
 
     """
-    there = {k: v for k, v in env.items() if k.startswith("SBATCH_") and v}
+    users = {k: v for k, v in env.items() if k.startswith("SBATCH_") and v}
     why: dict[str, str] = {}
-    for name in there:
+    for name in users:
         word = name.removeprefix("SBATCH_")
         if word in _OWN or word.startswith(("CPU_BIND", "MEM_BIND")):
             why[name] = "the launcher sets it itself"
     for setting, names in _OF.items():
         if typed.get(setting) is not None:
-            told = f"hydra.launcher.{setting}={typed[setting]} is set"
-            why |= {f"SBATCH_{x}": told for x in names if f"SBATCH_{x}" in there}
+            reason = f"hydra.launcher.{setting}={typed[setting]} is set"
+            why |= {f"SBATCH_{x}": reason for x in names if f"SBATCH_{x}" in users}
     for option in typed.get("extra") or {}:
         name = "SBATCH_" + _EXTRA.get(option, option.upper().replace("-", "_"))
-        why |= {name: f"hydra.launcher.extra.{option} is set"} if name in there else {}
-    held = {k: v for k, v in there.items() if k not in why}
-    notes = [f"{k}={there[k]} is not used for these jobs: {told}" for k, told in why.items()]
-    if held:
-        words = ", ".join(f"{k}={v}" for k, v in held.items())
-        notes.insert(0, f"defaults of your environment hold for these jobs: {words}")
-    return held, notes
+        why |= {name: f"hydra.launcher.extra.{option} is set"} if name in users else {}
+    hold = {k: v for k, v in users.items() if k not in why}
+    notes = [f"{k}={users[k]} is not used for these jobs: {reason}" for k, reason in why.items()]
+    if hold:
+        listed = ", ".join(f"{k}={v}" for k, v in hold.items())
+        notes.insert(0, f"defaults of your environment hold for these jobs: {listed}")
+    return hold, notes
 
 
 def minutes(limit: str) -> int:
@@ -71,5 +71,5 @@ def minutes(limit: str) -> int:
         else:
             hours, (minute, second) = 0, (parts + [0])[:2]
         return math.ceil((int(days or 0) * 24 + hours) * 60 + minute + second / 60)
-    except ValueError:  # UNLIMITED, or what sbatch itself will refuse
+    except ValueError:  # UNLIMITED, or a text that sbatch will refuse
         return 365 * 24 * 60

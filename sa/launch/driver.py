@@ -1,4 +1,4 @@
-"""The driver of a sweep: every point validated, what is missing computed somewhere, a report."""
+"""The driver of a sweep: it validates every point, runs the missing ones and reports."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from sa.config.build import Components, check_machine, ignored, validate
 from sa.config.catalogue import CONF
@@ -22,10 +22,23 @@ from sa.record import files, provenance, run, telling
 from sa.record.identity import Config
 
 Place = here.Inline | here.Local | slurm.Slurm
-_SHARED = ("root", "sweep", "figure", "description", "expectations")
-"""Settings that belong to a sweep as a whole."""
-
 _PLACES = {"Inline": here.Inline, "Local": here.Local, "Slurm": slurm.Slurm}
+_SHARED = ("root", "sweep", "figure", "description", "expectations")
+"""Settings of the sweep as a whole."""
+
+
+@runtime_checkable
+class OurLauncher(Protocol):
+    """A launcher that only says where points run, unlike Hydra's own, which run them.
+
+    Args:
+        kind: a name in `_PLACES`.
+        settings: of that place.
+
+    """
+
+    kind: str
+    settings: dict[str, Any]
 
 
 def multirun(
@@ -35,7 +48,7 @@ def multirun(
     launcher: Any,
     typed: Sequence[str] = (),
 ) -> None:
-    """Plan a sweep, validate every point of it, run what is missing, report.
+    """Plan a sweep, validate every point, then run the missing points, or print the plan.
 
     Args:
         configs: the configuration of each point, as Hydra composed it.
@@ -47,56 +60,61 @@ def multirun(
     """
     place = _place(launcher)
     configs = [resolve(c, typed) for c in configs]
-    _whole(configs)
+    _require_one_value(configs)
     plan = planned.points(configs, overrides, words)
-    made = []
-    for point in plan:
-        with _naming(point):
-            made.append(validate(point.config))
-    how = made[0].settings.sweep
-    if made[0].settings.expectations:  # reading them imports pandas
-        _readable(made[0].settings.expectations)
+    components = _validated(plan)
+    settings = components[0].settings
     root, name = root_of(plan[0].config), planned.sweep_name(plan)
-    notes = list(ignored([(p.config, c) for p, c in zip(plan, made, strict=True)], typed))
-    for error in _hindrances(root, name, plan, made, place):
-        if not how.dry_run:  # which answers: what was asked is the plan
+    notes = list(ignored([(p.config, c) for p, c in zip(plan, components, strict=True)], typed))
+    for error in _obstacles(root, name, plan, components, place):
+        if not settings.sweep.dry_run:
             raise error
         notes.append(str(error))
     for note in notes:
         telling.note(note)
     left = planned.todo(root, plan)
-    each = planned.cost(root, plan)
-    told = f", about {each * len(left):.0f} s of computing" if each and left else ""
-    many = "1 point" if len(plan) == 1 else f"{len(plan)} points"
-    print(f"{name}: {many}, {len(left)} of {len(plan)} to do{told}", flush=True)
-    _bands([c.settings for c in made])
-    if how.dry_run:
+    _announce(root, name, plan, left)
+    _note_missing_bands([c.settings for c in components])
+    if settings.sweep.dry_run:
         for point in plan:
             state = run.state(folder_of(point.config))
             print(f"{point.index:>4}  {point.run_id}  {state:<8} {point.label}")
-        return
+    else:
+        _run(root, name, plan, left, place, launcher, settings.sweep)
+
+
+def _run(
+    root: Path,
+    name: str,
+    plan: list[planned.Point],
+    left: list[planned.Point],
+    place: Place | None,
+    launcher: Any,
+    sweep: Sweep,
+) -> None:
+    """Write the plan, run its canary and the other missing points, and report."""
     folder = root / "sweeps" / name
     with planned.alone(folder):
-        planned.freeze(root, name, plan)
-        if how.snapshot:
-            mine = Path(__file__).resolve().parents[1]
-            packages = [mine, CONF, mine.parent / "hydra_plugins"]
-            planned.snapshot(folder, packages, provenance.NOTE, provenance.commit())
-    if how.canary and len(left) > 1:
+        planned.write_plan(root, name, plan)
+        if sweep.snapshot:
+            package = Path(__file__).resolve().parents[1]
+            packages = [package, CONF, package.parent / "hydra_plugins"]
+            planned.copy_code(folder, packages, provenance.NOTE, provenance.commit())
+    if sweep.canary and len(left) > 1:
         print(f"the canary comes first: {left[0].label}", flush=True)
         if _launch(root, left[:1], place, launcher, folder, None):
             raise RunFailed("the canary failed, no other point was started; see above")
     try:
-        failed = _launch(root, plan, place, launcher, folder, how)
+        failed = _launch(root, plan, place, launcher, folder, sweep)
     finally:
-        run.say_untold(folder / "sweep.json")
+        run.record_lost_output(folder / "sweep.json")
     follow = f"python -m sa.sweep status {name}{planned.rooted(root)}"
     if failed is None:
         print(f"submitted; to follow: {follow} --watch", flush=True)
         return
     code = report(root, name)
     print(f"sweep: {folder}", flush=True)
-    run.say_untold(folder / "sweep.json")
+    run.record_lost_output(folder / "sweep.json")
     if failed:
         rest = sum(p.run_id not in failed for p in planned.todo(root, plan))
         more = f" and {rest} were not started (sweep.max_failures)" if rest else ""
@@ -108,78 +126,98 @@ def multirun(
         raise RunFailed("every run is done, but the report could not be written; see above")
 
 
-def _bands(points: list[Settings]) -> None:
-    """Note a figure over seeds that will not be drawn, because there is one seed."""
+def _validated(plan: list[planned.Point]) -> list[Components]:
+    """Return the components of each point; raise UsageError for a point that cannot run."""
+    components = []
+    for point in plan:
+        with _naming(point):
+            components.append(validate(point.config))
+    expectations = components[0].settings.expectations
+    if expectations:
+        from sa.sweep import expectation  # imports pandas
+
+        try:
+            expectation.read(expectations)
+        except ValueError as error:
+            raise UsageError(f"expectations: {error}") from error
+    return components
+
+
+def _announce(root: Path, name: str, plan: list[planned.Point], left: list[planned.Point]) -> None:
+    """Print how many points are left, and how long they will take if that is known."""
+    seconds = planned.cost(root, plan)
+    time = f", about {seconds * len(left):.0f} s of computing" if seconds and left else ""
+    points = "1 point" if len(plan) == 1 else f"{len(plan)} points"
+    print(f"{name}: {points}, {len(left)} of {len(plan)} to do{time}", flush=True)
+
+
+def _note_missing_bands(points: list[Settings]) -> None:
+    """Print a note if figure=bands will not be drawn, because there is only one seed."""
     one_seed = len({p.seed for p in points}) == 1 and not points[0].replicas
     if "bands" in (points[0].figure or []) and one_seed:
         telling.note(
-            "figure=bands: every point is of one seed, and a band is over several; it will "
-            "not be drawn: add seeds, e.g. seed=range(5) or replicas=5"
+            "figure=bands: a band is drawn over several seeds, and every point has the same "
+            "seed; it will not be drawn. Add seeds, e.g. seed=range(5) or replicas=5"
         )
 
 
-def _whole(configs: Sequence[Config]) -> None:
-    """Raise UsageError if points differ in what belongs to the sweep as a whole.
+def _require_one_value(configs: Sequence[Config]) -> None:
+    """Raise UsageError if points differ in a setting of the sweep as a whole.
 
-    Before points that differ in bookkeeping alone become one, so before they have settings.
+    This comes before `planned.points`, which makes one point of those that differ in bookkeeping.
     """
     for key in _SHARED:
         if any(c[key] != configs[0][key] for c in configs):
             raise UsageError(f"{key}: belongs to the sweep as a whole; give it one value")
 
 
-def _readable(expectations: list[Any]) -> None:
-    """Raise UsageError if an expectation cannot be read."""
-    from sa.sweep import expectation
-
-    try:
-        expectation.read(expectations)
-    except ValueError as error:
-        raise UsageError(f"expectations: {error}") from error
-
-
 @contextlib.contextmanager
 def _naming(point: planned.Point) -> Iterator[None]:
-    """Name the point in a UsageError raised inside."""
+    """Add the point to the message of a UsageError that is raised inside."""
     try:
         yield
     except UsageError as error:
         raise type(error)(f"point {point.index} ({point.label}): {error}") from error
 
 
-def _hindrances(
-    root: Path, name: str, plan: list[planned.Point], made: list[Components], place: Place | None
+def _obstacles(
+    root: Path,
+    name: str,
+    plan: list[planned.Point],
+    components: list[Components],
+    place: Place | None,
 ) -> Iterator[UsageError | LaunchError]:
-    """Yield what keeps a valid plan from running, here and now: points of before, the machine."""
+    """Yield the reasons why a valid plan cannot run here and now: older points, the machine."""
     try:
         lost = planned.dropped(root, name, plan)
     except files.Missing as error:
         raise UsageError(f"sweep.name: {error}") from error
-    if lost and not made[0].settings.sweep.replace:
+    if lost and not components[0].settings.sweep.replace:
+        points = "1 point" if lost == 1 else f"{lost} points"
         yield UsageError(
-            f"sweep.name={name}: a sweep of this name has {lost} points that this command has not; "
-            "take another sweep.name, or sweep.replace=true (the runs themselves are kept)"
+            f"sweep.name={name}: that sweep exists already, with {points} that this command does "
+            "not have. Use sweep.name=NEW to keep both, or sweep.replace=true to drop them (their "
+            "runs stay)"
         )
-    there = isinstance(place, slurm.Slurm)
+    elsewhere = isinstance(place, slurm.Slurm)
     try:
-        if there:
+        if elsewhere:
             slurm.need()
-        for point, components in zip(plan, made, strict=True):
+        for point, parts in zip(plan, components, strict=True):
             with _naming(point):
-                check_machine(components, here=not there)
+                check_machine(parts, here=not elsewhere)
     except (UsageError, LaunchError) as error:
         yield error
 
 
 def _place(launcher: Any) -> Place | None:
-    """Where points run; None for a launcher of Hydra's own, which composes and runs them itself."""
+    """Return where points run; None for a launcher of Hydra's own, which runs them itself."""
     from pydantic import TypeAdapter, ValidationError
 
-    kind = getattr(launcher, "kind", None)
-    if kind is None:
+    if not isinstance(launcher, OurLauncher):
         return None
     try:
-        return TypeAdapter(_PLACES[kind]).validate_python(launcher.settings)
+        return TypeAdapter(_PLACES[launcher.kind]).validate_python(launcher.settings)
     except ValidationError as error:
         raise UsageError(invalid("hydra.launcher", launcher.settings, error)) from error
 
@@ -190,48 +228,60 @@ def _launch(
     place: Place | None,
     launcher: Any,
     folder: Path,
-    how: Sweep | None,
+    sweep: Sweep | None,
 ) -> dict[str, str] | None:
-    """Run the missing points; run id -> what failed, or None where nobody waits for them."""
-    most = how.max_failures if how else None
+    """Run the missing points; return run id -> error of those that failed.
+
+    Return None if the points were submitted and nobody waits for them.
+
+    Args:
+        root: of the records.
+        plan: the points.
+        place: where they run.
+        launcher: one of Hydra's own, if place is None.
+        folder: of the sweep.
+        sweep: its settings; None for the canary, which is waited for.
+
+    """
+    max_failures = sweep.max_failures if sweep else None
     match place:
         case here.Inline():
-            return here.inline(root, plan, execute, folder, most)
+            return here.inline(root, plan, execute, folder, max_failures)
         case here.Local():
-            with Signals():  # SIGTERM ends the driver as Ctrl-C does: with its workers
-                return here.local(root, plan, place, folder, most)
+            with Signals():  # SIGTERM ends the driver and its workers, as Ctrl-C does
+                return here.local(root, plan, place, folder, max_failures)
         case slurm.Slurm():
             with planned.alone(folder):
-                flying = slurm.flying(folder)
-                left = [p for p in planned.todo(root, plan) if p.run_id not in flying]
+                live = slurm.live_runs(folder)
+                left = [p for p in planned.todo(root, plan) if p.run_id not in live]
                 if left:
                     probes = all(p.config["steps"] == 0 for p in left)  # seconds each
                     jobs = 16 if probes else len(left)
                     work = planned.chunks(root, plan, left, place.points_per_job, jobs)
                     slurm.submit(folder, root, place, work)
-            if how is not None and not how.wait and (left or flying):
+            if sweep is not None and not sweep.wait and (left or live):
                 return None
-            return slurm.follow(root, plan, folder, most)
+            return slurm.follow(root, plan, folder, max_failures)
     left = planned.todo(root, plan)
     if left:
         try:
             launcher.launch([p.words for p in left], initial_job_idx=0)
         except (RunFailed, UsageError, LaunchError):
             raise
-        except Exception as error:  # of a launcher of somebody else: anything
+        except Exception as error:  # a launcher of others may raise anything
             last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise LaunchError(
-                f"{type(launcher).__name__}, a launcher of Hydra's, could not run the points: "
-                f"{last}. hydra/launcher=local and hydra/launcher=slurm are of sa itself"
+                f"{type(launcher).__name__}, a launcher of Hydra's own, could not run the points: "
+                f"{last}. Use a launcher of sa: hydra/launcher=local or hydra/launcher=slurm"
             ) from error
     return {p.run_id: "no result" for p in planned.todo(root, plan)}
 
 
 def report(root: Path, name: str) -> int:
-    """Collect, draw and write the page, in a process of its own: reading needs no torch."""
+    """Write tables, figures and page in another process, without torch; return its exit code."""
     words = [sys.executable, "-m", "sa.sweep", "report", name, "--root", str(root)]
     try:
         return subprocess.run(words, env=os.environ | {"MPLBACKEND": "Agg"}).returncode
-    except OSError as error:  # no memory for another process: what was computed stays
+    except OSError as error:  # no memory for another process
         telling.note(f"the report could not be started: {error}")
         return 1

@@ -1,4 +1,4 @@
-"""Points on this machine: one after another, or in a bounded pool of processes."""
+"""Points run on this machine: one after another, or in a pool of processes."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from annotated_types import Gt
 
 from sa.launch.plan import Point, chunks, command, paths, processes, scrubbed, todo
-from sa.launch.progress import POLL, Board, Cancelled, enough
+from sa.launch.progress import POLL, Cancelled, Outcomes
 from sa.record import files, run
 
 
@@ -26,12 +26,13 @@ class Inline:
 
 @dataclass(frozen=True)
 class Local:
-    """A pool of at most ``workers`` processes on this machine, each computing points in turn.
+    """A pool of processes on this machine; each computes points one after another.
 
     Args:
-        workers: processes at once; null for as many as there are CPUs for their threads.
-        points_per_job: points a process computes before it ends, so that imports are paid once;
-            null chooses.
+        workers: processes at once, >= 1; null for as many as the CPUs allow, given the threads
+            of each.
+        points_per_job: points that a process computes before it ends, >= 1; more save the time
+            of imports. null chooses.
 
     """
 
@@ -45,17 +46,24 @@ def inline(
     plan: Sequence[Point],
     execute: Callable[[dict[str, Any]], dict[str, Any]],
     folder: Path,
-    most: int | None = None,
+    max_failures: int | None = None,
 ) -> dict[str, str]:
-    """Run the missing points one after another; run id -> what failed. Never raises for a point.
+    """Run the missing points one after another; return run id -> error of those that failed.
 
-    A point that another process is computing is left to it and waited for at the end. most: stop
-    after so many failures.
+    A point that another process is computing comes last, and this waits for it.
+
+    Args:
+        root: of the records.
+        plan: all points.
+        execute: computes the run of a configuration and returns its result.
+        folder: of the sweep.
+        max_failures: how many points may fail before no more are started; null for no limit.
+
     """
     queue = todo(root, plan)
     cancelled = Cancelled(folder)
-    with Board(len(queue)) as board, cancelled.interrupting():
-        while queue and not enough(board, most):
+    with Outcomes(len(queue), max_failures) as outcomes, cancelled.interrupting():
+        while queue and not outcomes.too_many_failed:
             cancelled.stop()
             point = queue.pop(0)
             try:
@@ -63,28 +71,37 @@ def inline(
             except files.Busy:
                 queue.append(point)
                 time.sleep(POLL)
-            except Exception as error:  # a point's failure is recorded and the sweep goes on
-                board.ended(point, None, str(error) or repr(error))
+            except Exception as error:  # one point failed; the sweep goes on
+                outcomes.ended(point, None, str(error) or repr(error))
             else:
-                board.ended(point, result)
-    return board.failed
+                outcomes.ended(point, result)
+    return outcomes.failed
 
 
 def local(
-    root: Path, plan: Sequence[Point], place: Local, folder: Path, most: int | None = None
+    root: Path, plan: Sequence[Point], place: Local, folder: Path, max_failures: int | None = None
 ) -> dict[str, str]:
-    """Run the missing points in a bounded pool of processes; run id -> what failed."""
+    """Run the missing points in a pool of processes; return run id -> error of those that failed.
+
+    Args:
+        root: of the records.
+        plan: all points.
+        place: the settings of the pool.
+        folder: of the sweep.
+        max_failures: how many points may fail before no more are started; null for no limit.
+
+    """
     left = todo(root, plan)
     threads = max([1, *(int(p.config.get("threads") or 1) for p in left)])
     workers = place.workers or max(1, _cpus() // (threads * processes(left)))
     size = place.points_per_job
     queue = chunks(root, plan, left, size, max(workers, min(4 * workers, len(left))))
     alive, cancelled = dict[subprocess.Popen, list[Point]](), Cancelled(folder)
-    with Board(len(left)) as board:
+    with Outcomes(len(left), max_failures) as outcomes:
         try:
             while queue or alive:
                 cancelled.stop()
-                while queue and len(alive) < workers and not enough(board, most):
+                while queue and len(alive) < workers and not outcomes.too_many_failed:
                     some = queue.pop(0)
                     alive[_worker(root, some, folder, threads)] = some
                 if not alive:
@@ -98,7 +115,7 @@ def local(
                             continue
                         some.remove(point)
                         why = None if result else _why(root, point, process.pid, code)
-                        board.ended(point, result, why)
+                        outcomes.ended(point, result, why)
                     if code is not None:
                         del alive[process]
         except BaseException:
@@ -108,26 +125,28 @@ def local(
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(10)
             raise
-    return board.failed
+    return outcomes.failed
 
 
 def _worker(root: Path, some: Sequence[Point], folder: Path, threads: int) -> subprocess.Popen:
+    """Start a process that computes some points, with the sweep's copy of the code if any."""
     env = scrubbed(dict(os.environ)) | paths(folder) | {"OMP_NUM_THREADS": str(threads)}
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command(root, some), env=env, stdout=quiet, stderr=quiet, stdin=quiet)
 
 
 def _why(root: Path, point: Point, pid: int, code: int | None) -> str:
-    """Why a point of a process that ended has no result, in its record too."""
+    """Return why a point has no result although its process ended; note it in the record too."""
     folder = root / "runs" / point.run_id
     who: dict[str, Any] = {"host": os.uname().nodename, "pid": pid}
-    told = run.reason(folder, **who)  # an earlier attempt's reason is none of this one
-    if told is not None:
-        return told
+    recorded = run.reason(folder, **who)  # the reason of an earlier process does not count
+    if recorded is not None:
+        return recorded
     how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"code {code}"
     return run.mark(root, point.run_id, f"its process ended with {how} before a result", **who)
 
 
 def _cpus() -> int:
+    """Return how many CPUs this process may use: those of its SLURM job, if it is in one."""
     given = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
     return int(given) if given and given.isdigit() else len(os.sched_getaffinity(0))

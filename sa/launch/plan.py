@@ -1,4 +1,4 @@
-"""The points of a sweep: which they are, what is left of them, what computes them."""
+"""The points of a sweep: their words, which of them are missing, and the command for them."""
 
 import builtins
 import contextlib
@@ -18,17 +18,24 @@ from typing import Any
 
 from sa.config import study
 from sa.record import files, identity, lock, run, sweep
+from sa.record.config import write_config
 
 
 class LaunchError(Exception):
-    """The place where points should run cannot take them; nothing was left half-submitted."""
+    """The points cannot run; no job was submitted, or all were cancelled."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep: its place, content id, the overrides that make it, its configuration.
+    """One run of a sweep.
 
-    overrides: the words that vary, for people; words: all that compose it.
+    Args:
+        index: its number in the sweep, from 0.
+        run_id: the id of the run.
+        overrides: the words that vary over the sweep, for people.
+        config: the configuration.
+        words: all words that make the configuration.
+
     """
 
     index: int
@@ -39,7 +46,7 @@ class Point:
 
     @property
     def label(self) -> str:
-        """What distinguishes it, for a line on the terminal."""
+        """The words that vary over the sweep, in one line."""
         return " ".join(self.overrides) or "the defaults"
 
 
@@ -49,17 +56,23 @@ def shape(
     points: Sequence[Any] = (),
     exclude: Sequence[Any] = (),
 ) -> list[list[str]]:
-    """The words of every point: the product of all values, but for what is zipped and excluded.
+    """Return the words of every point: all combinations of the values, as the sweep shapes them.
 
-    swept: by key, its words. zip: keys that go together, of equal lengths. points: listed points,
-    words in one string or a mapping each, crossed with the rest. exclude: likewise, points that
-    have all of the words are left out; * in a word stands for anything. Raises LaunchError for
-    what does not fit.
+    Args:
+        swept: the words of each key, e.g. {"seed": [("seed=0",), ("seed=1",)]}.
+        zip: keys that vary together; they have equally many values.
+        points: listed points, each a mapping or the words in one string. Every listed point is
+            combined with the values of the other keys.
+        exclude: points to leave out, written likewise: those that have all of the words. A * in a
+            word stands for anything.
+
+    Raises:
+        LaunchError: the settings do not fit together.
+
     """
-    for name, given in (("zip", zip), ("points", points), ("exclude", exclude)):
-        if not isinstance(given, list | tuple):
-            told = f"sweep.{name}={given}: expected a list, e.g. 'sweep.{name}=[...]'"
-            raise LaunchError(told)
+    for name, value in (("zip", zip), ("points", points), ("exclude", exclude)):
+        if not isinstance(value, list | tuple):
+            raise LaunchError(f"sweep.{name}={value}: expected a list, e.g. 'sweep.{name}=[...]'")
     varied = ", ".join(k for k, values in swept.items() if len(values) > 1) or "none"
     typed = {k.lstrip("+"): k for k in swept}  # zip=[until] also names ++until=
     zip = [k if k in swept else typed.get(k, k) for k in zip]
@@ -68,70 +81,75 @@ def shape(
         raise LaunchError(f"sweep.zip: {unknown[0]} is not swept; swept are: {varied}")
     lengths = {k: len(swept[k]) for k in zip}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{k} has {n}" for k, n in lengths.items())
-        raise LaunchError(f"sweep.zip: the values must be as many: {told}")
+        counts = ", ".join(f"{k} has {n}" for k, n in lengths.items())
+        raise LaunchError(f"sweep.zip: the keys need equally many values; {counts}")
     axes = [values for k, values in swept.items() if k not in zip]
     if zip:
         axes.append([sum(some, ()) for some in builtins.zip(*(swept[k] for k in zip), strict=True)])
     crossed = [[w for some in product for w in some] for product in itertools.product(*axes)]
-    made = crossed
+    every = crossed
     if points:
-        every = [listed(p) for p in points]
-        made = [[*beside(one, words), *one] for words in crossed for one in every]
-    left_out = [listed(e) for e in exclude]
-    kept = [
-        p for p in made if not any(all(w in p or fnmatch.filter(p, w) for w in e) for e in left_out)
-    ]
-    there = {w.split("=")[0] for p in made for w in p}
-    for word in (w for words in left_out for w in words):
-        if word.split("=")[0] not in there:
-            raise LaunchError(f"sweep.exclude: {word}: {word.split('=')[0]} is not swept: {varied}")
-    if not kept:
-        raise LaunchError(f"sweep.exclude leaves none of the {len(made)} points")
-    return kept
+        lists = [listed(p) for p in points]
+        every = [[*beside(one, words), *one] for words in crossed for one in lists]
+    excluded = [listed(e) for e in exclude]
+    keys = {w.split("=")[0] for p in every for w in p}
+    for word in (w for words in excluded for w in words):
+        key = word.split("=")[0]
+        if key not in keys:
+            raise LaunchError(f"sweep.exclude: {word}: {key} is not swept; swept are: {varied}")
+
+    def matches(point: list[str], words: list[str]) -> bool:
+        return all(w in point or fnmatch.filter(point, w) for w in words)
+
+    left = [p for p in every if not any(matches(p, e) for e in excluded)]
+    if not left:
+        raise LaunchError(f"sweep.exclude leaves none of the {len(every)} points; exclude fewer")
+    return left
 
 
 def overruled(typed: Sequence[str], points: Sequence[Any]) -> Iterator[str]:
-    """What to say of typed keys that some of the listed points set themselves.
+    """Yield a note for each typed setting that some of the listed points set themselves.
 
-    Raises LaunchError where all of them do: what was typed would be lost.
+    Raises:
+        LaunchError: all listed points set it, so that the typed word would have no effect.
+
     """
     every = [{_setting(w) for w in listed(p)} for p in points]
     for word in (w for w in typed if "=" in w):
         key, many = word.lstrip("+~").partition("=")[0], sum(_setting(word) in one for one in every)
         if every and many == len(every):
             raise LaunchError(
-                f"{key}: every one of the listed points sets it, so what is typed would be lost; "
-                "leave it out, or list points of your own: 'sweep.points=[\"KEY=VALUE ...\"]'"
+                f"{key}: every one of the listed points sets it, so the typed value would have no "
+                "effect; leave it out, or list your own points: 'sweep.points=[\"KEY=VALUE ...\"]'"
             )
         if many:
             yield f"{key}: {many} of the {len(every)} listed points set their own"
 
 
 def beside(own: Sequence[str], words: Sequence[str]) -> list[str]:
-    """The words that stay beside those of a listed point: the others set what it sets itself."""
-    mine = {_setting(w) for w in own}
-    return [w for w in words if _setting(w) not in mine]
+    """Return the words whose setting a listed point does not set itself (``own``)."""
+    settings = {_setting(w) for w in own}
+    return [w for w in words if _setting(w) not in settings]
 
 
 def _setting(word: str) -> str:
-    """What a word sets; epochs and steps are two ways to set one budget."""
+    """Return which setting a word sets; epochs sets steps."""
     key = word.lstrip("+~").partition("=")[0]
     return "steps" if key == "epochs" else key
 
 
 def listed(point: Any) -> list[str]:
-    """The words of a listed point, which is a mapping or "KEY=VALUE KEY=VALUE"."""
+    """Return the words of a listed point, which is a mapping or "KEY=VALUE KEY=VALUE"."""
     if isinstance(point, dict):
         return [study.word(str(k), v) for k, v in point.items()]
     words = _split(str(point))
     if not words or not all("=" in w for w in words):
-        raise LaunchError(f"{point!r}: expected KEY=VALUE KEY=VALUE, of one point")
+        raise LaunchError(f"{point!r}: expected the words of one point, KEY=VALUE KEY=VALUE")
     return words
 
 
 def refuse_texts(name: str, points: Sequence[Any]) -> None:
-    """Raise LaunchError where a file lists points as texts; only what is typed may be text."""
+    """Raise LaunchError if a file lists points as texts; only a command line may."""
     for point in (p for p in points if isinstance(p, str)):
         pairs = ", ".join(w.replace("=", ": ", 1) for w in _split(point))
         raise LaunchError(
@@ -140,25 +158,25 @@ def refuse_texts(name: str, points: Sequence[Any]) -> None:
 
 
 def _split(text: str) -> list[str]:
-    """Split at the spaces outside brackets and quotes; a backslash outside quotes is taken off."""
-    found, depth, quote, kept = [""], 0, "", False
+    """Split a text at spaces outside brackets and quotes; drop backslashes outside quotes."""
+    words, depth, quote, escaped = [""], 0, "", False
     for letter in text:
-        if letter == "\\" and not quote and not kept:
-            kept = True
+        if letter == "\\" and not quote and not escaped:
+            escaped = True
             continue
         if quote:
             quote = "" if letter == quote else quote
-        elif kept:
-            kept = False
+        elif escaped:
+            escaped = False
         elif letter in "'\"":
             quote = letter
         elif letter.isspace() and depth == 0:
-            found.append("")
+            words.append("")
             continue
         else:
             depth += (letter in "[{(") - (letter in "]})")
-        found[-1] += letter
-    return [w for w in found if w]
+        words[-1] += letter
+    return [w for w in words if w]
 
 
 def points(
@@ -166,49 +184,49 @@ def points(
     overrides: Sequence[list[str]],
     words: Sequence[list[str]] | None = None,
 ) -> list[Point]:
-    """One point an identity: configurations that differ in bookkeeping only are one run."""
+    """Return one point for each run; configurations with the same run id are one point."""
     found: dict[str, Point] = {}
-    for config, told, every in zip(configs, overrides, words or overrides, strict=True):
+    for config, varied, every in zip(configs, overrides, words or overrides, strict=True):
         key = identity.run_id(config)
-        found.setdefault(key, Point(len(found), key, told, config, every))
+        found.setdefault(key, Point(len(found), key, varied, config, every))
     return list(found.values())
 
 
 def sweep_name(plan: Sequence[Point]) -> str:
-    """The name the configuration gives, or one made of the points: same points, same name."""
+    """Return sweep.name, or a name hashed from the points."""
     named = plan[0].config["sweep"]["name"]
     return named or "sweep-" + identity.run_id({"points": sorted(p.run_id for p in plan)})
 
 
 def rooted(root: Path) -> str:
-    """Return the words that a command of ``sa.sweep`` needs to find this root, from this folder."""
+    """Return the words by which a command of ``sa.sweep`` typed here finds this root."""
     here = Path(os.environ.get("SA_ROOT") or ".").expanduser()
     return "" if root == here else f" --root {shlex.quote(str(root))}"
 
 
 def todo(root: Path, plan: Sequence[Point]) -> list[Point]:
-    """The points without a result."""
+    """Return the points without a result."""
     return [p for p in plan if run.read_result(root, p.run_id) is None]
 
 
 def dropped(root: Path, name: str, plan: Sequence[Point]) -> int:
-    """How many points a sweep of that name has that the plan has not; 0 where there is none.
+    """Return how many points of an older sweep of that name the plan does not have.
 
-    A damaged manifest has none either: the plan replaces it.
+    A damaged manifest counts as no points, because the plan replaces it.
     """
     if not (sweep.sweep_folder(root, name) / "manifest.jsonl").exists():
         return 0
     try:
-        _, there = sweep.read_manifest(root, name)
+        _, old = sweep.read_manifest(root, name)
     except files.RecordError:
         return 0
-    return len({p["run_id"] for p in there} - {p.run_id for p in plan})
+    return len({p["run_id"] for p in old} - {p.run_id for p in plan})
 
 
-def freeze(root: Path, name: str, plan: Sequence[Point]) -> None:
-    """Write the manifest, and the configuration of every point that is still to run."""
+def write_plan(root: Path, name: str, plan: Sequence[Point]) -> None:
+    """Write the manifest, and config.yaml of every point that is still to run."""
     for point in todo(root, plan):
-        run.freeze(root, point.config)
+        write_config(root, point.config)
     entries = [{"index": p.index, "run_id": p.run_id, "overrides": p.overrides} for p in plan]
     first = plan[0].config
     about = {
@@ -225,26 +243,34 @@ def freeze(root: Path, name: str, plan: Sequence[Point]) -> None:
 
 
 def _folders() -> dict[str, str]:
-    """The folders that the environment names, wherever they are looked up later."""
-    given = {k: os.environ.get(k) for k in ("SA_ROOT", "SA_DATA")}
-    return {k: os.path.abspath(os.path.expanduser(v)) for k, v in given.items() if v}
+    """Return the folders that the environment names, as absolute paths."""
+    variables = {k: os.environ.get(k) for k in ("SA_ROOT", "SA_DATA")}
+    return {k: os.path.abspath(os.path.expanduser(v)) for k, v in variables.items() if v}
 
 
 def cost(root: Path, plan: Sequence[Point]) -> float | None:
-    """Seconds a point takes, from those of the plan that have ended; None where none has."""
-    known = [run.read_result(root, p.run_id) for p in plan]
-    spent = [float(r["seconds"]) for r in known if r and isinstance(r.get("seconds"), int | float)]
-    return sum(spent) / len(spent) if spent else None
+    """Return the mean seconds of the finished points; None if no point is finished."""
+    results = [run.read_result(root, p.run_id) or {} for p in plan]
+    seconds = [float(r["seconds"]) for r in results if isinstance(r.get("seconds"), int | float)]
+    return sum(seconds) / len(seconds) if seconds else None
 
 
 def chunks(
     root: Path, plan: Sequence[Point], left: Sequence[Point], size: int | None, jobs: int
 ) -> list[list[Point]]:
-    """The points a job computes in turn, in order; size None chooses.
+    """Return the points of each job, in order.
 
-    A job pays some four seconds before its first point. Where points of the plan have ended, and
-    their cost is known, it gets two minutes of work, but there are 16 jobs if there can be; else
-    the points are spread over ``jobs``.
+    A job spends some four seconds before its first point. If the cost of a point is known, a job
+    gets two minutes of work, or less, so that there are 16 jobs; otherwise the points are spread
+    over ``jobs`` jobs.
+
+    Args:
+        root: of the records.
+        plan: all points.
+        left: those to be computed.
+        size: how many points a job computes; None chooses as above.
+        jobs: how many jobs there are if the cost of a point is not known.
+
     """
     if size is None:
         each = cost(root, plan)
@@ -254,44 +280,53 @@ def chunks(
 
 
 def processes(some: Sequence[Point]) -> int:
-    """The most processes that one of the points computes with."""
+    """Return the largest number of processes of a run among some points."""
     return max([1, *(int(p.config.get("processes") or 1) for p in some)])
 
 
 def command(root: Path, some: Sequence[Point]) -> list[str]:
-    """What computes frozen points, one after another."""
+    """Return the command that computes some points from their config.yaml, one after another.
+
+    The option is called ``--frozen`` because the command may run older code: the sweep's copy.
+    """
     folders = [str((root / "runs" / p.run_id).resolve()) for p in some]
     return [sys.executable, "-m", "sa.run", "--frozen", *folders]
 
 
 def scrubbed(env: dict[str, str]) -> dict[str, str]:
-    """The environment without what an enclosing SLURM job left: it would bend a child's resources.
+    """Return an environment without the variables of an enclosing SLURM job and W&B run.
 
-    The address of the cluster stays, SLURM_CONF and SLURM_CLUSTERS. W&B's service goes: it may not
-    live as long as the child, or on another machine; and W&B's run, which is the parent's.
+    The variables of the job would change what a child may use. SLURM_CONF and SLURM_CLUSTERS stay,
+    because they say where the cluster is. W&B's service may end before the child does, or may be on
+    another machine; W&B's run is the parent's.
     """
-    bent = re.compile(
+    dropped = re.compile(
         r"(SLURM|SLURMD|SBATCH|SALLOC|SRUN|PMI[0-9X]*)_"
         r"|WANDB_(SERVICE|RUN_ID|RESUME|SWEEP_ID)$"
     )
-    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
-    return {k: v for k, v in env.items() if k in kept or not bent.match(k)}
+    stay = ("SLURM_CONF", "SLURM_CLUSTERS")
+    return {k: v for k, v in env.items() if k in stay or not dropped.match(k)}
 
 
 def paths(folder: Path) -> dict[str, str]:
-    """Where the code of a sweep is: its snapshot, if it has one."""
+    """Return PYTHONPATH with the sweep's copy of the code first; {} if it has no copy."""
     code = folder / "code"
     if not code.is_dir():
         return {}
-    theirs = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    every = [code.resolve(), *map(os.path.abspath, theirs)]
+    users = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    every = [code.resolve(), *map(os.path.abspath, users)]
     return {"PYTHONPATH": os.pathsep.join(map(str, every))}
 
 
-def snapshot(folder: Path, packages: Sequence[Path], note: str, told: dict[str, Any]) -> None:
-    """Copy the code that the points run, so that edits after the submission change nothing.
+def copy_code(folder: Path, packages: Sequence[Path], note: str, about: dict[str, Any]) -> None:
+    """Copy the code that the points run, so that later edits do not change the sweep.
 
-    note: a file beside the copy, for what is ``told`` of the code.
+    Args:
+        folder: of the sweep; the copy is its folder ``code``.
+        packages: the folders to copy.
+        note: the name of a JSON file beside the copy.
+        about: what this file says of the code.
+
     """
     code = folder / "code"
     if code.exists():
@@ -300,13 +335,13 @@ def snapshot(folder: Path, packages: Sequence[Path], note: str, told: dict[str, 
     skip = shutil.ignore_patterns("__pycache__", ".*")
     for package in packages:
         shutil.copytree(package, temp / package.name, ignore=skip)
-    files.write_json(temp / note, told)
+    files.write_json(temp / note, about)
     temp.replace(code)
 
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One driver at a time plans and submits a sweep; the others wait for it."""
+    """Let one driver at a time plan and submit a sweep; the others wait."""
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)

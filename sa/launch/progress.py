@@ -1,4 +1,4 @@
-"""What drivers of a sweep tell while they follow it, and when they stop."""
+"""What the driver of a sweep shows while points run, and when it stops."""
 
 import contextlib
 import os
@@ -12,71 +12,58 @@ from sa.launch.plan import LaunchError, Point
 from sa.record import lock, telling
 from sa.table import names
 
-POLL = 1.0  # seconds between two looks at the folders
+POLL = 1.0
+"""Seconds between two looks at the folders."""
 
 CANCELLED = "cancelled"
-"""The file in a sweep's folder that tells its drivers to stop: `sa.sweep cancel` writes it anew."""
+"""The file in a sweep's folder that `sa.sweep cancel` replaces; its drivers then stop."""
 
 
-class Board:
-    """What has ended, a line a point, and a bar on a terminal; use it as a context manager."""
+class Outcomes:
+    """How the points of a sweep ended: a line for each, and a bar on a terminal.
 
-    def __init__(self, total: int):
-        self.total, self.done = total, 0
+    Use it as a context manager.
+
+    Args:
+        total: how many points are to be computed.
+        max_failures: how many may fail before the driver starts no more; null for no limit.
+
+    """
+
+    def __init__(self, total: int, max_failures: int | None = None):
         self.failed: dict[str, str] = {}
-        self._bar: Any = None
+        self._total, self._done, self._max_failures = total, 0, max_failures
 
-    def __enter__(self) -> "Board":
-        telling.quietly("progress bar", self._start)
+    def __enter__(self) -> "Outcomes":
+        self._bar = telling.Bar("runs", self._total)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            telling.quietly("progress bar", self._bar.stop)
+        self._bar.close()
 
-    def _start(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(soft_wrap=True)
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TimeRemainingColumn(),
-        )  # fmt: skip
-        bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        bar.add_task("runs", total=self.total)
-        bar.start()
-        self._bar = bar
+    @property
+    def too_many_failed(self) -> bool:
+        """Whether the driver should start no more points."""
+        return self._max_failures is not None and len(self.failed) >= self._max_failures
 
     def ended(self, point: Point, result: dict[str, Any] | None, error: str | None = None) -> None:
-        """Say how a point ended: with a result, or an error."""
-        self.done += 1
+        """Show how a point ended: with a result, or with an error."""
+        self._done += 1
         if result is None:
             self.failed[point.run_id] = error = error or "no result"
-        telling.quietly("progress bar", lambda: self._print(point, result, error))
+        telling.quietly("progress bar", lambda: self._show(point, result, error))
 
-    def _print(self, point: Point, result: dict[str, Any] | None, error: str | None) -> None:
+    def _show(self, point: Point, result: dict[str, Any] | None, error: str | None) -> None:
         if result is None:
-            told = f"FAILED: {error.splitlines()[-1] if error else ''}"
+            outcome = f"FAILED: {error.splitlines()[-1] if error else ''}"
         else:
-            told = f"{_told(point.config, result)}  ({result['seconds']:.1f} s)"
-        line = f"{self.done:>4}/{self.total}  {point.label:<48} {told}"
-        if self._bar is None:
-            print(line, flush=True)
-            return
-        self._bar.advance(self._bar.tasks[0].id)
-        self._bar.console.print(line, highlight=False, markup=False)
+            outcome = f"{_value(point.config, result)}  ({result['seconds']:.1f} s)"
+        self._bar.update(self._done)
+        self._bar.print(f"{self._done:>4}/{self._total}  {point.label:<48} {outcome}")
 
 
-def _told(config: dict[str, Any], result: dict[str, Any]) -> str:
-    """Return the run's objective as tables name it, or how it ended."""
+def _value(config: dict[str, Any], result: dict[str, Any]) -> str:
+    """Return the result's ``objective`` as tables write it, or how the run ended."""
     key = config.get("objective") or "value"
     value, loss = result.get(key), result.get("value")
     if not isinstance(value, int | float):
@@ -92,24 +79,30 @@ def _told(config: dict[str, Any], result: dict[str, Any]) -> str:
 
 
 class Cancelled:
-    """Whether somebody cancels a sweep after this was made: no two clocks are compared."""
+    """Whether somebody has cancelled a sweep since this was made.
+
+    It compares contents of a file, not times, because clocks of two machines differ.
+    """
 
     def __init__(self, folder: Path):
         self._mark = folder / CANCELLED
         self._before = lock.read(self._mark)
 
     def now(self) -> bool:
-        """Whether somebody has by now."""
+        """Return whether the sweep is cancelled by now."""
         return lock.read(self._mark) != self._before
 
     def stop(self) -> None:
-        """Raise LaunchError if so."""
+        """Raise LaunchError if the sweep is cancelled."""
         if self.now():
             raise LaunchError("cancelled by `sa.sweep cancel`; repeat the command to go on")
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """End what this process computes by SIGUSR1 if so: a run, or the parent of one."""
+        """Send SIGUSR1 to this process if the sweep is cancelled inside the ``with``.
+
+        It ends the run that this process computes, or the parent of a run.
+        """
         over = threading.Event()
 
         def look() -> None:
@@ -123,8 +116,3 @@ class Cancelled:
             yield
         finally:
             over.set()
-
-
-def enough(board: Board, most: int | None) -> bool:
-    """Whether as many points have failed as may."""
-    return most is not None and len(board.failed) >= most

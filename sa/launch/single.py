@@ -1,4 +1,4 @@
-"""One run of the command line: validated, computed or found done, told."""
+"""One run from the command line: validate it, compute it or find its result, print the result."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -17,25 +17,25 @@ from sa.record.identity import Config
 
 
 def single(config: Config, typed: Sequence[str]) -> float:
-    """Validate, run (or find the finished result), tell, and return the objective.
+    """Validate and run one configuration, print its result, and return its objective.
 
     Args:
         config: the configuration as Hydra composed it.
         typed: the words of the command line.
 
     """
-    telling.patient()  # a launcher of Hydra's own may call this in a process of its own
+    telling.patient()  # a launcher of Hydra's own may call this in a new process
     config = resolve(config, typed)
     components = validate(config)
-    meant = [*_meant(components.settings, typed), *ignored([(config, components)], typed)]
     settings = components.settings
+    notes = [*_mistakes(settings, typed), *ignored([(config, components)], typed)]
     if settings.sweep.dry_run:
         print(f"valid; run id {identity.run_id(config)}: {run.state(folder_of(config))}")
         try:
             check_machine(components)
         except UsageError as error:
-            meant.append(str(error))
-        for note in meant:
+            notes.append(str(error))
+        for note in notes:
             telling.note(note)
         return float("nan")
     check_machine(components)
@@ -45,15 +45,15 @@ def single(config: Config, typed: Sequence[str]) -> float:
     if settings.figure and settings.steps:
         report(root_of(config), folder.name)
     print(f"run: {folder}", flush=True)
-    for note in [*meant, *_of_result(settings, result)]:
+    for note in [*notes, *_notes_of(settings, result)]:
         telling.note(note)
-    run.say_untold(folder / "status.json")
+    run.record_lost_output(folder / "status.json")
     value = result.get(settings.objective or "value", result.get("value"))
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def _meant(settings: Settings, typed: Sequence[str]) -> Iterator[str]:
-    """Yield what the person who typed the command may have meant otherwise."""
+def _mistakes(settings: Settings, typed: Sequence[str]) -> Iterator[str]:
+    """Yield a note for each part of the command that may be a mistake."""
     study = settings.experiment
     varied = settings.sizes.get("quick")
     if varied:
@@ -62,18 +62,18 @@ def _meant(settings: Settings, typed: Sequence[str]) -> Iterator[str]:
             f"python -m sa.run -m experiment={study}"
         )
     elif settings.figure and not settings.steps:
-        yield "figures are drawn of trainings and of sweeps (-m), not of a single probe"
+        yield "figure: a single probe has none; set steps to train, or write -m to sweep"
     idle = without_effect(typed)
-    if idle and not {"-m", "--multirun"} & set(typed):  # else: one point of another sweeper's
+    if idle and not {"-m", "--multirun"} & set(typed):  # with -m: one point of another sweeper
         yield f"{' '.join(idle)}: has no effect on one run; write -m to sweep"
 
 
-def _of_result(settings: Settings, result: dict[str, Any]) -> Iterator[str]:
-    """Yield what a run has to say beside its numbers."""
-    for name, told in result.items():
-        if told and re.fullmatch(r"(.+/)?note", name):
-            yield f"{name.partition('/')[0]}: {told}" if "/" in name else f"estimator: {told}"
+def _notes_of(settings: Settings, result: dict[str, Any]) -> Iterator[str]:
+    """Yield the notes in a result, and one if the objective is not in it."""
+    for name, note in result.items():
+        if note and re.fullmatch(r"(.+/)?note", name):
+            yield f"{name.partition('/')[0]}: {note}" if "/" in name else f"estimator: {note}"
     key = settings.objective
     if key not in (None, "value", "descent/best") and key not in result:
-        there = ", ".join(k for k, v in result.items() if isinstance(v, int | float))
-        yield f"objective={key} is not among the results, value is returned; there are: {there}"
+        names = ", ".join(k for k, v in result.items() if isinstance(v, int | float))
+        yield f"objective={key}: no such result, so value is returned; there are: {names}"

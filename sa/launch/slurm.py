@@ -1,4 +1,4 @@
-"""Points as arrays of SLURM jobs: submitted, followed, cancelled, and why one was lost."""
+"""Points run as arrays of SLURM jobs: submit them, follow them, cancel them."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt
 
 from sa.launch.defaults import defaults, minutes
 from sa.launch.plan import LaunchError, Point, command, paths, processes, scrubbed, todo
-from sa.launch.progress import POLL, Board, enough
+from sa.launch.progress import POLL, Outcomes
 from sa.record import files, lock, telling
 from sa.record import run as record
 
@@ -24,35 +24,33 @@ LIVE = {
     "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
     "RESIZING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "SPECIAL_EXIT",
 }  # fmt: skip
-"""States of SLURM in which a job may still compute something."""
+"""States in which a SLURM job may still compute something."""
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """Arrays of jobs through submitit; needs no accounting database.
+    """Arrays of SLURM jobs, submitted by submitit; needs no accounting database.
 
-    A setting that is null is left to SLURM and to the user's defaults, SBATCH_PARTITION and its
-    like; one that is set overrules them.
+    A setting overrules your default, e.g. the variable SBATCH_PARTITION. null keeps your default,
+    or SLURM's own.
 
     Args:
-        partition: null for your default, SBATCH_PARTITION or SLURM's own; qos, account and
-            constraint likewise.
+        partition: partition of the cluster; null for your default.
         qos: quality of service; null for your default.
-        account: the one that pays; null for your default.
-        constraint: features of the nodes; null for your default.
-        time: minutes that a job may take; null for SBATCH_TIMELIMIT, or 60.
-        cpus: CPUs of each process of a run; a run with ``processes`` starts its own, all on one
-            node.
-        gpus: GPUs of each process of a run; null for your default.
-        memory_gb: memory of a job, in gigabytes; null for your default.
-        parallel: jobs of one array at once.
-        points_per_job: points that a job computes in turn; null chooses.
-        signal_seconds: how long before the time limit a job is told to save and requeue itself, at
-            most a third of it.
-        requeue: whether a job requeues itself, and whether SLURM may requeue it after a
-            preemption.
+        account: account that is charged; null for your default.
+        constraint: features that the nodes must have; null for your default.
+        time: time limit of a job in minutes, > 0; null for SBATCH_TIMELIMIT, or 60.
+        cpus: CPUs of each process of a run, > 0. A run with ``processes`` starts its processes on
+            one node.
+        gpus: GPUs of each process of a run, >= 0; null for your default.
+        memory_gb: memory of a job in gigabytes, > 0; null for your default.
+        parallel: how many jobs of one array may run at once, > 0.
+        points_per_job: how many points a job computes one after another, > 0; null chooses.
+        signal_seconds: how long before its time limit a job saves and requeues itself, in seconds,
+            > 0; never more than a third of the limit.
+        requeue: true lets a job requeue itself, and lets SLURM requeue it after a preemption.
         setup: shell lines before the command, e.g. [module load python].
-        extra: any other option of sbatch, e.g. {nodelist: n1}.
+        extra: other options of sbatch, e.g. {nodelist: n1}.
 
     """
 
@@ -74,7 +72,7 @@ class Slurm:
 
 
 def need() -> None:
-    """Raise LaunchError where there is no SLURM to submit to."""
+    """Raise LaunchError if this machine has no SLURM."""
     if shutil.which("sbatch") is None:
         raise LaunchError(
             "hydra/launcher=slurm: there is no SLURM on this machine (sbatch is not found). "
@@ -84,23 +82,23 @@ def need() -> None:
 
 
 def jobs(folder: Path) -> list[dict[str, Any]]:
-    """The jobs a sweep has submitted: {job, runs, submitted}, oldest first."""
+    """Return the jobs that a sweep has submitted, oldest first: {job, runs, submitted}."""
     path = folder / "jobs.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.strip()]
 
 
 def queue(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Job -> (state, reason) of those that SLURM still knows; all of them, pending arrays too."""
+    """Return job -> (state, reason) for the jobs that SLURM still knows."""
     bases = sorted({i.split("_")[0] for i in ids})
     found: dict[str, tuple[str, str]] = {}
     if not bases or shutil.which("squeue") is None:
         return found
     words = ["squeue", "-h", "-r", "-t", "all", "-o", "%F_%K|%i|%T|%r", "-j", ",".join(bases)]
-    told = _ask(*words, timeout=60)
-    if told.returncode and "Invalid job id" not in told.stderr:
-        raise LaunchError(f"squeue: {told.stderr.strip()}")
-    for line in told.stdout.splitlines():
+    answer = _ask(*words, timeout=60)
+    if answer.returncode and "Invalid job id" not in answer.stderr:
+        raise LaunchError(f"squeue: {answer.stderr.strip()}")
+    for line in answer.stdout.splitlines():
         array, single, state, reason = line.strip().split("|")
         for key in (array, single):
             found[key] = (state, reason)
@@ -108,14 +106,14 @@ def queue(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def _ask(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command of SLURM without the user's defaults, which may filter what it says."""
-    own = ("SQUEUE_", "SCANCEL_", "SINFO_")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(own)}
+    """Run a command of SLURM without the user's defaults, which may filter its output."""
+    filters = ("SQUEUE_", "SCANCEL_", "SINFO_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(filters)}
     return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=env)
 
 
-def flying(folder: Path) -> set[str]:
-    """The runs of a sweep that a live job will compute."""
+def live_runs(folder: Path) -> set[str]:
+    """Return the ids of a sweep's runs that a live job will compute."""
     every = jobs(folder)
     known = queue([j["job"] for j in every])
     alive = {j["job"] for j in every if known.get(j["job"], ("", ""))[0] in LIVE}
@@ -123,59 +121,67 @@ def flying(folder: Path) -> set[str]:
 
 
 def submit(folder: Path, root: Path, place: Slurm, work: Sequence[Sequence[Point]]) -> None:
-    """Submit arrays, as large as the cluster takes them, and note their jobs; all or none.
+    """Submit arrays of jobs, and write the jobs to jobs.jsonl. All are submitted, or none.
 
-    Raises LaunchError with SLURM's own words.
+    Args:
+        folder: of the sweep.
+        root: of the records.
+        place: the settings of the jobs.
+        work: the points of each job.
+
+    Raises:
+        LaunchError: SLURM refuses; the message quotes it.
+
     """
     import submitit
 
     logs = folder / "slurm"
     logs.mkdir(parents=True, exist_ok=True)
     most = _array_limit()
-    made: list[dict[str, Any]] = []
-    before, there = dict(os.environ), set(logs.iterdir())
-    theirs, notes = defaults(before, vars(place))
+    submitted: list[dict[str, Any]] = []
+    before, old_logs = dict(os.environ), set(logs.iterdir())
+    users, notes = defaults(before, vars(place))
     for note in notes:
         telling.note_once(note)
-    limit = place.time or minutes(theirs.get("SBATCH_TIMELIMIT", "60"))
+    limit = place.time or minutes(users.get("SBATCH_TIMELIMIT", "60"))
     os.environ.clear()
     own = {"OMP_NUM_THREADS": str(place.cpus), "SA_REQUEUE": str(int(place.requeue))}
-    os.environ.update(scrubbed(before) | theirs | paths(folder) | own)
+    os.environ.update(scrubbed(before) | users | paths(folder) | own)
     try:
         executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=1000)
         world = processes([p for some in work for p in some])
         executor.update_parameters(**_parameters(place, folder.name, world, limit))
         for at in range(0, len(work), most):
             part = work[at : at + most]
-            submitted = executor.map_array(_become, [command(root, some) for some in part])
-            made += [
+            array = executor.map_array(_become, [command(root, some) for some in part])
+            submitted += [
                 {"job": job.job_id, "runs": [p.run_id for p in some], "submitted": time.time()}
-                for job, some in zip(submitted, part, strict=True)
+                for job, some in zip(array, part, strict=True)
             ]
-        lines = "".join(json.dumps(m) + "\n" for m in [*jobs(folder), *made])
+        lines = "".join(json.dumps(job) + "\n" for job in [*jobs(folder), *submitted])
         files.write_text(folder / "jobs.jsonl", lines)
     except BaseException as error:
-        cancel([str(m["job"]) for m in made])
-        for left in set(logs.iterdir()) - there:
-            left.unlink()
+        cancel([str(job["job"]) for job in submitted])
+        for path in set(logs.iterdir()) - old_logs:
+            path.unlink()
         if isinstance(error, files.RecordError) or not isinstance(error, Exception):
             raise
-        # submitit's and SLURM's: a wrong partition, a full queue
-        said = (x for x in str(error).splitlines() if x.strip() and "subprocess" not in x)
-        words = list(dict.fromkeys(said))
+        # an error of submitit or SLURM: a wrong partition, a full queue
+        text = (x for x in str(error).splitlines() if x.strip() and "subprocess" not in x)
+        reasons = list(dict.fromkeys(text))
         raise LaunchError(
-            f"hydra/launcher=slurm: {' '.join(words[-2:])}; {_hint(words)}"
+            f"hydra/launcher=slurm: {' '.join(reasons[-2:])}; {_hint(reasons)}"
         ) from error
     finally:
         os.environ.clear()
         os.environ.update(before)
 
 
-def _hint(words: Sequence[str]) -> str:
-    """What to type instead of what SLURM refused."""
-    if any("partition" in x for x in words):
-        told = _ask("sinfo", "-h", "-o", "%R")
-        known = ", ".join(dict.fromkeys(told.stdout.split()))
+def _hint(error: Sequence[str]) -> str:
+    """Return what to type instead, after an error of SLURM (its lines)."""
+    if any("partition" in line for line in error):
+        partitions = _ask("sinfo", "-h", "-o", "%R").stdout.split()
+        known = ", ".join(dict.fromkeys(partitions))
         return f"hydra.launcher.partition=NAME; there are: {known}"
     return (
         "settings: hydra.launcher.{partition,account,qos,time,cpus,gpus,memory_gb}; "
@@ -185,19 +191,28 @@ def _hint(words: Sequence[str]) -> str:
 
 
 def _become(words: list[str]) -> None:
-    """Replace the job's process: signals and the exit code are the worker's own."""
+    """Replace the job's process by the worker, which then gets its signals and ends it."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # until the worker listens to it
     os.environ[lock.OURS] = os.environ["SLURM_JOB_ID"]
     os.execv(words[0], words)
 
 
 def _parameters(place: Slurm, name: str, world: int, limit: int) -> dict[str, Any]:
-    named = {
+    """Return the settings of the jobs as submitit calls them.
+
+    Args:
+        place: the settings as the user typed them.
+        name: of the jobs.
+        world: processes of a run.
+        limit: time limit in minutes.
+
+    """
+    optional = {
         "partition": place.partition, "qos": place.qos, "account": place.account,
         "constraint": place.constraint, "gpus_per_node": (place.gpus or 0) * world or None,
         "mem": f"{int(place.memory_gb * 1024)}M" if place.memory_gb else None,
     }  # fmt: skip
-    return {k: v for k, v in named.items() if v is not None} | {
+    return {k: v for k, v in optional.items() if v is not None} | {
         "job_name": name[:64],
         "time": limit,
         "nodes": 1,
@@ -214,78 +229,87 @@ def _parameters(place: Slurm, name: str, world: int, limit: int) -> dict[str, An
 
 
 def _array_limit() -> int:
-    told = _ask("scontrol", "show", "config")
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", told.stdout)
+    """Return how many jobs an array of this cluster may have."""
+    config = _ask("scontrol", "show", "config").stdout
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
     return max(1, int(found.group(1)) - 1) if found else 1000
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Cancel jobs; those that are over already are passed by."""
+    """Cancel those of the jobs that are not over."""
     if ids:
         _ask("scancel", *ids)
 
 
 def ask(ids: Sequence[str]) -> None:
-    """Tell the workers of jobs, by USR1, that they are cancelled: they say so in their records."""
+    """Send SIGUSR1 to the workers of jobs; they end, and record that they were cancelled."""
     if ids:
         _ask("scancel", "--signal=USR1", *ids)
 
 
 def follow(
-    root: Path, plan: Sequence[Point], folder: Path, most: int | None = None
+    root: Path, plan: Sequence[Point], folder: Path, max_failures: int | None = None
 ) -> dict[str, str]:
-    """Wait until every submitted point has ended one way or another; run id -> what failed."""
-    mine = {p.run_id: p for p in plan}
-    job_of = {r: j for j in jobs(folder) for r in j["runs"]}  # the latest submission of each
-    left = {k: mine[k] for k in (p.run_id for p in todo(root, plan)) if k in job_of}
-    gone, stopped = dict[str, int](), False
-    looked, known = 0.0, dict[str, tuple[str, str]]()
-    with Board(len(left)) as board:
+    """Wait until every submitted point has ended; return run id -> error of those that failed.
+
+    Args:
+        root: of the records.
+        plan: all points.
+        folder: of the sweep.
+        max_failures: how many points may fail before the jobs of the others are cancelled; null
+            for no limit.
+
+    """
+    job_of = {r: j for j in jobs(folder) for r in j["runs"]}  # the latest job of each run
+    left = {p.run_id: p for p in todo(root, plan) if p.run_id in job_of}
+    missed, stopped = dict[str, int](), False
+    asked, known = 0.0, dict[str, tuple[str, str]]()
+    with Outcomes(len(left), max_failures) as outcomes:
         while left:
-            if time.monotonic() - looked > max(2 * POLL, 0.002 * len(left)):
+            if time.monotonic() - asked > max(2 * POLL, 0.002 * len(left)):
                 try:
-                    known, looked = queue([job_of[k]["job"] for k in left]), time.monotonic()
-                except (LaunchError, subprocess.TimeoutExpired):  # a scheduler that is restarting
+                    known, asked = queue([job_of[k]["job"] for k in left]), time.monotonic()
+                except (LaunchError, subprocess.TimeoutExpired):  # the scheduler restarts
                     time.sleep(POLL)
                     continue
             for key, point in list(left.items()):
                 result = record.read_result(root, key)
                 state, reason = known.get(job_of[key]["job"], ("unknown to SLURM", ""))
                 if result is None and state in LIVE:
-                    gone.pop(key, None)
+                    missed.pop(key, None)
                     continue
                 if result is None:
-                    gone[key] = gone.get(key, 0) + 1
-                    if gone[key] < 3:  # the last files may still be on their way
+                    missed[key] = missed.get(key, 0) + 1
+                    if missed[key] < 3:  # the file server may show the last files late
                         continue
                 del left[key]
                 error = None if result else _lost(root, key, job_of[key], state, reason, folder)
-                board.ended(point, result, error)
-            if enough(board, most) and not stopped:
+                outcomes.ended(point, result, error)
+            if outcomes.too_many_failed and not stopped:
                 cancel([job_of[k]["job"] for k in left])
                 stopped = True
             time.sleep(POLL)
-    return board.failed
+    return outcomes.failed
 
 
 def reason_of(run: Path, job: str) -> str | None:
-    """Return why a run ended, if that is known of this job; not the reason of an earlier one."""
-    known = (record.reason(run, array=job), record.reason(run, job=job))  # alone it is no array
-    return next((x for x in known if x is not None), None)
+    """Return why a run ended in this job; None if its record has no reason of this job."""
+    reasons = (record.reason(run, array=job), record.reason(run, job=job))  # in an array, or alone
+    return next((x for x in reasons if x is not None), None)
 
 
 def _lost(root: Path, key: str, job: dict[str, Any], state: str, reason: str, folder: Path) -> str:
-    """Why a point whose job is over has no result; noted in its record where that says nothing."""
+    """Return why a point has no result although its job is over; note it in the record too."""
     run, number = root / "runs" / key, str(job["job"])
-    own = reason_of(run, number)
-    if own is not None:
-        return own
+    recorded = reason_of(run, number)
+    if recorded is not None:
+        return recorded
     status = record.load_status(run)
     began = number in (status.get("array"), status.get("job"))
-    told = f"SLURM: {state}" + (f" ({reason})" if reason not in ("", "None") else "")
-    told += f", job {number}"
+    why = f"SLURM: {state}" + (f" ({reason})" if reason not in ("", "None") else "")
+    why += f", job {number}"
     for path in (folder / "slurm").glob(f"{number}_*_log.err"):  # before the worker began
-        said = [x for x in path.read_text(errors="replace").splitlines() if x.strip()]
-        if said and not began:
-            told += f"; {path}: {said[-1]}"
-    return record.mark(root, key, told, array=number)
+        lines = [x for x in path.read_text(errors="replace").splitlines() if x.strip()]
+        if lines and not began:
+            why += f"; {path}: {lines[-1]}"
+    return record.mark(root, key, why, array=number)

@@ -1,1 +1,1 @@
-"""The folders of runs and sweeps: identity, files, locks, provenance."""
+"""The folders of runs and sweeps: ids, files, locks, and which code computed them."""

@@ -1,4 +1,4 @@
-"""Files that readers never see half written: atomic writes, JSON lines, errors."""
+"""Atomic writes, JSON and JSON lines, and the errors about a record's files."""
 
 import contextlib
 import errno
@@ -13,25 +13,25 @@ from sa.record.lock import TEMP
 
 
 class RecordError(Exception):
-    """Something about the files of a run or sweep; the message says which and what to do."""
+    """A problem with the files of a run or sweep; the message names the file and the remedy."""
 
 
 class Busy(RecordError):
-    """The run is not for us now: another process computes it, or has just finished it."""
+    """Another process computes this run, or has just finished it."""
 
 
 class Missing(RecordError):
-    """There is no sweep or run of that name; the message lists those there are."""
+    """There is no sweep or run of that name; the message lists those that exist."""
 
 
 class Unwritable(RecordError):
-    """Nothing can be written below the root; nothing was."""
+    """Nothing can be written below the root; nothing was written."""
 
 
 def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True) -> None:
-    """Let ``write`` fill a temporary in the same folder, then rename it to ``path``.
+    """Let ``write`` write a temporary file in the same folder, then rename it to ``path``.
 
-    Whatever goes wrong, the temporary is gone and what ``path`` held before stays.
+    If that fails, the temporary file is deleted and ``path`` stays as it was.
     """
     temp = path.with_name(f"{TEMP}{os.getpid()}-{os.urandom(3).hex()}-{path.name}")
     try:
@@ -49,17 +49,17 @@ def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True)
 
 
 def write_text(path: Path, text: str, sync: bool = True) -> None:
-    """Text, atomically."""
+    """Write text, atomically."""
     write_atomic(path, lambda temp: temp.write_bytes(text.encode()), sync)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON, atomically; what is not finite becomes null."""
+    """Write JSON, atomically; a number that is not finite becomes null."""
     write_text(path, json.dumps(cleaned(value), indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where it is missing or damaged."""
+    """Return the mapping in a JSON file; None if the file is missing or damaged."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -68,17 +68,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def unwritten(path: Path, error: OSError) -> RecordError:
-    """Return the error to raise where a file of a record could not be written."""
+    """Return the error to raise if a file of a record could not be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = "free some space" if full else "make it writable"
     return RecordError(
-        f"{path}: {error.strerror or error}. What was recorded before is whole: {remedy}, then "
+        f"{path}: {error.strerror or error}. The record up to here is complete: {remedy}, then "
         "repeat the command to go on from there, or name another root: root=DIR or SA_ROOT=DIR"
     )
 
 
 def cleaned(value: Any) -> Any:
-    """Plain JSON: numbers of numpy and torch unpacked, NaN and infinity as null."""
+    """Return a value as JSON can hold it: plain numbers and lists, null for NaN and infinity."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
@@ -87,7 +87,7 @@ def cleaned(value: Any) -> Any:
         return {str(k): cleaned(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [cleaned(v) for v in value]
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist"):  # a number or array of numpy or torch; neither is imported here
         return cleaned(value.tolist())
     return str(value)
 
@@ -102,13 +102,20 @@ def json_line(row: dict[str, Any]) -> bytes:
             raise RecordError(f"row key '{key}' is a mapping; rows are flat: write '{key}/...'")
     try:
         text = _ENCODER.encode(row)
-    except ValueError:  # the rare row with a number that is not finite
+    except ValueError:  # a number that is not finite, which is rare
         text = _ENCODER.encode(cleaned(row))
     return (text + "\n").encode()
 
 
 def json_lines(path: Path, remedy: str, torn: bool = False) -> tuple[list[dict[str, Any]], int]:
-    """The rows of a file and the bytes they take; ``torn`` drops an unreadable last line."""
+    """Return the rows of a file, and how many bytes they take.
+
+    Args:
+        path: the file; one that is missing has no rows.
+        remedy: what to do about a damaged line, for the error.
+        torn: true drops a last line that cannot be read, because a kill may have cut it short.
+
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -134,7 +141,7 @@ def json_lines(path: Path, remedy: str, torn: bool = False) -> tuple[list[dict[s
 
 
 def make_folder(folder: Path, root: Path | str) -> None:
-    """Make a folder below a root; raise Unwritable where that is impossible."""
+    """Make a folder below a root; raise Unwritable if that is impossible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -142,13 +149,13 @@ def make_folder(folder: Path, root: Path | str) -> None:
 
 
 def unrooted(root: Path | str, error: OSError) -> Unwritable:
-    """The error to raise where nothing can be written below a root."""
+    """Return the error to raise if nothing can be written below a root."""
     return Unwritable(
-        f"root={root}: cannot write there ({error.strerror}). Name a folder that can be written "
+        f"root={root}: cannot write there ({error.strerror}). Name a folder that you can write "
         "to: root=DIR on the command line, or SA_ROOT=DIR in the environment"
     )
 
 
 def remedy(folder: Path) -> str:
-    """Return what to do about a line of a folder that nobody can read."""
-    return f"Delete that line, or delete {folder} to compute the run anew"
+    """Return what to do about a damaged line in a file of a folder."""
+    return f"Delete that line, or delete {folder} to compute the run again"

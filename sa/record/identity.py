@@ -1,4 +1,4 @@
-"""The identity of a run: the hash of its configuration minus bookkeeping."""
+"""The id of a run: the hash of its configuration without the bookkeeping."""
 
 import hashlib
 import json
@@ -7,15 +7,15 @@ from typing import Any
 from sa.record.files import RecordError
 
 Config = dict[str, Any]
-"""A resolved configuration as plain data: what a run's folder keeps as config.yaml."""
+"""A resolved configuration as plain data, as config.yaml in a run's folder holds it."""
 
 BOOKKEEPING = frozenset(
     "root tracker sweep figure checkpoint_seconds processes threads memory progress objective "
     "hydra experiment description full sizes expectations dataset.root epochs".split()
 )
-"""Settings that change no number of a result, and so are no part of a run's id.
+"""Settings that change no number of a result; they are no part of a run's id.
 
-``epochs`` is another way to say ``steps``, which is.
+``epochs`` is here because ``steps``, which is computed from it, is part of the id.
 """
 
 
@@ -23,27 +23,29 @@ LATER = frozenset(
     "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas autocast "
     "compile stored snapshot_every ends init_seed".split()
 )
-"""Settings younger than the first runs: at null, false or {} they are no part of an id."""
+"""Settings that the first runs did not have; null, false and {} are no part of an id."""
 
 
 DEFAULTS = {"diverge": 1000}
-"""Settings younger than the first runs that are on by default: as here no part of an id."""
+"""Settings that the first runs did not have, with defaults that are no part of an id."""
 
 
 MOVED = {
     "sa.average.Average": "sa.training.average.Average",
     "sa.optimizer.Muon": "sa.training.muon.Muon",
     "sa.schedule.Annealed": "sa.training.schedule.Annealed",
-    "sa.schedule.Stairs": "sa.training.schedule.Stairs",
+    "sa.schedule.Stairs": "sa.training.schedule.StepDecay",
+    "sa.training.schedule.Stairs": "sa.training.schedule.StepDecay",
     "sa.tracker.Wandb": "sa.tracking.wandb.Wandb",
 }
-"""Classes that have moved: the name that records of before have -> the name of today."""
+"""Classes that have moved: name in older records -> name of today. The first name comes first."""
 
-_FIRST = {new: old for old, new in MOVED.items()}
+_FIRST = {new: old for old, new in reversed(MOVED.items())}
+"""Name of today -> the first name of the class, which ids are hashed from."""
 
 
 def current(config: Any) -> Any:
-    """Return a configuration, as a record of any age has it, with the class names of today."""
+    """Return a configuration from a record of any age with the class names of today."""
     if isinstance(config, dict):
         return {k: current(v) for k, v in config.items()}
     if isinstance(config, list):
@@ -52,9 +54,10 @@ def current(config: Any) -> Any:
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes a run itself: the config minus bookkeeping, 1.0 = 1, tuples = lists.
+    """Return what a run's id is hashed from: the configuration without the bookkeeping.
 
-    Classes that have moved count by their first name, so that ids of before are found again.
+    1.0 becomes 1 and tuples become lists. A class that has moved has its first name, so that a run
+    keeps its id.
     """
     unset = BOOKKEEPING | {k for k in LATER if is_off(config.get(k))}
     unset |= {k for k, v in DEFAULTS.items() if config.get(k, v) == v}
@@ -62,12 +65,12 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_off(value: Any) -> bool:
-    """Whether a setting of `LATER` has the value of runs that are older than it."""
-    return not value and (value is False or not isinstance(value, int))  # 0 is a seed
+    """Return whether a setting of `LATER` is off, as in the runs that did not have it."""
+    return not value and (value is False or not isinstance(value, int))  # init_seed=0 is on
 
 
 def run_id(config: dict[str, Any]) -> str:
-    """Ten hexadecimal digits of the identity; equal identities, equal id, on every machine."""
+    """Return the id of a configuration's run: ten hexadecimal digits, equal on every machine."""
     text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -81,7 +84,7 @@ def _canonical(value: Any, key: str) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str):
-        return _FIRST.get(value, value)
+        return _FIRST.get(MOVED.get(value, value), value)
     if value is None or isinstance(value, bool | int | float):
         return value
-    raise RecordError(f"{key}={value!r}: a setting is a number, text, list or mapping")
+    raise RecordError(f"{key}={value!r}: expected a number, text, list or mapping")

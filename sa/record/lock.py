@@ -1,7 +1,8 @@
-"""Who is alive and who holds what: processes by identity, then by the file server's clock.
+"""Locks as files, and whether the process that holds one is alive.
 
-A lock is a file that holds the identity of its owner and a token of its own. It needs nothing of
-the file system but that a name is created once, so it works where `flock` does not.
+A lock file holds the identity of its owner and a random token. It only needs that the file system
+creates a name once, so it works on file systems without `flock`. A process on another machine is
+judged by the times of its files, by the file server's clock.
 """
 
 import contextlib
@@ -21,19 +22,22 @@ from sa.record import telling
 STALE = 120.0  # seconds without a sign of life after which an unknown process counts as dead
 BEAT = 5.0  # seconds between two signs of life
 TEMP = ".tmp-"
-"""How the names of temporary files begin; whoever opens a run's folder deletes those left over."""
+"""How names of temporary files begin; `Record` deletes those that a kill left in its folder."""
 
 OURS = "SA_JOB"
-"""The environment variable in which a SLURM job that our launcher started has its own number."""
+"""Environment variable with the number of a SLURM job, if our launcher started the job."""
 
 _CLOCKS: dict[int, tuple[float, float]] = {}
-"""By device: the server's clock minus our monotonic one, and when that was measured."""
+"""Device -> the file server's clock minus our monotonic clock, and when that was measured."""
 
 
 class Held(Exception):
     """Another process has the lock, and may be alive.
 
-    owner: its identity, as far as it is known. age: seconds since its last sign of life.
+    Args:
+        owner: the identity of that process, as far as it is known.
+        age: seconds since its last sign of life.
+
     """
 
     def __init__(self, owner: Mapping[str, Any], age: float):
@@ -43,7 +47,7 @@ class Held(Exception):
 
 @cache
 def _machine() -> dict[str, Any]:
-    """Host, boot and process namespace: together they say what a process number means."""
+    """Return host, boot and process namespace: a process number is unique within the three."""
     boot = space = None
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -52,11 +56,11 @@ def _machine() -> dict[str, Any]:
 
 
 def me() -> dict[str, Any]:
-    """Return the identity of this process, and of the SLURM job it is in.
+    """Return the identity of this process and of its SLURM job.
 
-    ``began`` is the start of the process in clock ticks since the boot: a process number may be
-    given to another process, the two together are not. ``job`` and ``array`` are the two names
-    that SLURM has for a task of an array; ``restart`` counts how often it was requeued.
+    ``began`` is the start of the process in clock ticks since the boot. The system may give a
+    process number away again, but never the pair of number and start. ``job`` and ``array`` are
+    SLURM's two names for a task of an array; ``restart`` counts how often it was requeued.
     """
     job = os.environ.get("SLURM_JOB_ID")
     array = [os.environ.get(f"SLURM_ARRAY_{x}_ID", "") for x in ("JOB", "TASK")]
@@ -70,32 +74,32 @@ def me() -> dict[str, Any]:
 
 
 def our_job() -> str | None:
-    """Return the SLURM job of this process if our launcher started it, not the user or Jupyter."""
+    """Return this process's SLURM job if our launcher started it; None for a job of the user's."""
     job = os.environ.get("SLURM_JOB_ID")
     return job if job and os.environ.get(OURS) == job else None
 
 
 def _began(pid: int) -> int | None:
-    """The start of a living process in ticks; 0 where it is dead, None where that is not told."""
+    """Return the start of a living process in ticks; 0 if it is dead, None if that is unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    # A killed process whose parent has not asked for it yet is dead all the same.
+    # A zombie is dead, although its parent has not waited for it yet.
     return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def here(owner: Mapping[str, Any]) -> bool:
-    """Return whether a process number of that identity means a process of this machine."""
-    mine = _machine()
-    return "host" in owner and all(owner.get(k, mine[k]) == mine[k] for k in mine)
+    """Return whether the process of an identity belongs to this machine."""
+    machine = _machine()
+    return "host" in owner and all(owner.get(k, v) == v for k, v in machine.items())
 
 
 def there(owner: Mapping[str, Any]) -> bool | None:
-    """Return whether a process is there, by its identity; None where that does not say."""
-    mine = me()
-    if owner.get("job") and all(owner.get(k) == mine.get(k) for k in ("job", "cluster")):
-        if int(owner.get("restart") or 0) < mine["restart"]:
+    """Return whether a process is alive, judged by its identity; None if that is unknown."""
+    own = me()
+    if owner.get("job") and all(owner.get(k) == own.get(k) for k in ("job", "cluster")):
+        if int(owner.get("restart") or 0) < own["restart"]:
             return False  # this job before it was requeued
     if not here(owner):
         return None
@@ -115,15 +119,15 @@ def there(owner: Mapping[str, Any]) -> bool | None:
 
 
 def alive(owner: Mapping[str, Any], *signs: Path) -> bool:
-    """Return whether a process may be there: by its identity, else by the age of its signs."""
+    """Return whether a process may be alive: by its identity, else by the age of its files."""
     found = there(owner)
     return age(*signs) <= STALE if found is None else found
 
 
 def age(*signs: Path) -> float:
-    """Return the seconds since the youngest of the files was touched; infinite without any.
+    """Return the seconds since the youngest of the files was touched; infinity without files.
 
-    Both times are the file server's: no two machines' clocks are compared.
+    Both times are the file server's, so that clocks of two machines are never compared.
     """
     touched = []
     for path in signs:
@@ -136,9 +140,9 @@ def age(*signs: Path) -> float:
 
 
 def now(folder: Path) -> float:
-    """Return the time by the clock that dates the files of a folder: that of one touched now.
+    """Return the time of the clock that dates the files of a folder; it touches a file to know.
 
-    Where nothing can be written, and so nothing taken over, by the clock of this machine.
+    Where nothing can be written, nothing can be taken over either: it is this machine's clock.
     """
     device = folder.stat().st_dev
     known = _CLOCKS.get(device)
@@ -161,7 +165,7 @@ def now(folder: Path) -> float:
 
 
 def read(path: Path) -> bytes | None:
-    """Return the content of a lock, None where there is none or it cannot be read."""
+    """Return the content of a lock; None if there is none or it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:
@@ -169,7 +173,7 @@ def read(path: Path) -> bytes | None:
 
 
 def owner(content: bytes) -> dict[str, Any]:
-    """Return the identity in a lock; empty where it is not, or not yet, written."""
+    """Return the identity in a lock; {} if none is written, or not yet."""
     try:
         found = json.loads(content)
     except ValueError:
@@ -180,8 +184,8 @@ def owner(content: bytes) -> dict[str, Any]:
 def take(path: Path, *signs: Path) -> bytes:
     """Create a lock, or take over that of a dead process; return its content, which is unique.
 
-    The right to replace one dead lock belongs to whoever holds the lock named by its content:
-    two processes that find it dead at the same time never both replace it.
+    Two processes may find the same lock dead at the same time. Only one replaces it: the process
+    that holds a second lock, named by the content of the dead one.
 
     Args:
         path: the lock.
@@ -192,29 +196,29 @@ def take(path: Path, *signs: Path) -> bytes:
         OSError: nothing can be written there.
 
     """
-    mine = json.dumps(me() | {"token": os.urandom(8).hex()}).encode()
-    while not _create(path, mine):
-        theirs = read(path)
-        if theirs is None:  # released in between
+    content = json.dumps(me() | {"token": os.urandom(8).hex()}).encode()
+    while not _create(path, content):
+        held = read(path)
+        if held is None:  # released in between
             continue
-        if alive(owner(theirs), path, *signs):
-            raise Held(owner(theirs), age(path, *signs))
-        right = path.with_name(f"{path.name}.{hashlib.sha256(theirs).hexdigest()[:12]}")
+        if alive(owner(held), path, *signs):
+            raise Held(owner(held), age(path, *signs))
+        right = path.with_name(f"{path.name}.{hashlib.sha256(held).hexdigest()[:12]}")
         token = take(right)
         try:
-            if read(path) == theirs:
-                temp = _temporary(path, mine)
+            if read(path) == held:
+                temp = _temporary(path, content)
                 os.replace(temp, path)
-                return mine
+                return content
         finally:
             release(right, token)
-    return mine
+    return content
 
 
-def release(path: Path, mine: bytes) -> None:
-    """Delete a lock if it is still ours."""
+def release(path: Path, content: bytes) -> None:
+    """Delete a lock if it still has this content, so that it is ours."""
     with contextlib.suppress(OSError):
-        if read(path) == mine:
+        if read(path) == content:
             path.unlink()
 
 
@@ -225,13 +229,13 @@ def _temporary(path: Path, content: bytes) -> Path:
 
 
 def _create(path: Path, content: bytes) -> bool:
-    """Create a file with its content at once, by a hard link; False where there is one."""
+    """Create a file that has its content from the start; return False if the file exists."""
     temp = _temporary(path, content)
     try:
         os.link(temp, path)
         return True
     except FileExistsError:
-        return read(path) == content  # a server may repeat a call whose answer was lost
+        return read(path) == content  # a file server may repeat a call if its answer got lost
     except OSError:  # no hard links here: the file is empty for an instant
         try:
             number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -250,14 +254,20 @@ def _create(path: Path, content: bytes) -> bool:
 
 
 def keep(
-    path: Path, mine: bytes, stop: threading.Event, beat: float, look: Callable[[], object]
+    path: Path, content: bytes, stop: threading.Event, beat: float, look: Callable[[], object]
 ) -> None:
-    """Touch a lock of ours every ``beat`` seconds until told to stop; a stolen one is not ours.
+    """Touch a lock of ours again and again, as a sign of life, until ``stop`` is set.
 
-    look: called after every sign of life.
+    Args:
+        path: the lock.
+        content: what it holds while it is ours; a lock with other content is not touched.
+        stop: ends this.
+        beat: seconds between two touches.
+        look: called after every touch.
+
     """
     while not stop.wait(beat):
-        if read(path) == mine:
+        if read(path) == content:
             with contextlib.suppress(OSError):
                 os.utime(path)
             look()
@@ -265,10 +275,10 @@ def keep(
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of this name for a while; others wait.
+    """Hold the lock of this name inside the ``with``; other processes wait for it.
 
-    It is the kernel's, which ends with its process. A file system without `flock` gets a lock file
-    beside it, and the user a note.
+    It is a lock of the kernel (`flock`), which ends with the process. On a file system without
+    `flock` it is a lock file, and a note says so.
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(path.open("w"))
@@ -286,21 +296,21 @@ def exclusive(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _holding(path: Path) -> Iterator[None]:
-    told, stop = False, threading.Event()
+    noted, stop = False, threading.Event()
     while True:
         try:
-            mine = take(path)
+            content = take(path)
             break
         except Held as held:
-            if not told:
+            if not noted:
                 telling.note(f"waiting for {path}: {held}")
-            told = True
+            noted = True
             time.sleep(BEAT / 20)
-    beat = threading.Thread(target=keep, args=(path, mine, stop, BEAT, bool), daemon=True)
+    beat = threading.Thread(target=keep, args=(path, content, stop, BEAT, bool), daemon=True)
     beat.start()
     try:
         yield
     finally:
         stop.set()
         beat.join()
-        release(path, mine)
+        release(path, content)

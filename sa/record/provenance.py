@@ -1,4 +1,4 @@
-"""Where a run was computed and by which code: for its folder and its mirror."""
+"""Which code and which machine computed a run."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def meta(config: dict[str, Any]) -> dict[str, Any]:
-    """Commit, versions, machine and what was typed."""
+    """Return commit, versions, machine, seed and the words of the command line."""
 
     def version(name: str) -> str | None:
         try:
@@ -34,15 +34,16 @@ def meta(config: dict[str, Any]) -> dict[str, Any]:
 
 
 NOTE = "commit.json"
-"""Beside copied code: what `commit` said of the code that was copied."""
+"""The file beside a copy of the code that holds what `commit` returned for the original."""
 
 _COMMIT: dict[str, Any] = {}
 
 
 def commit() -> dict[str, Any]:
-    """Commit and dirty flag of the code that runs; asked of git once a process.
+    """Return the commit of the code that runs, and whether files differ from it (``dirty``).
 
-    Of a sweep's snapshot, those of the code it was copied from; None where git does not have it.
+    For a sweep's copy of the code they are those of the original. The commit is None if git does
+    not know the code. git runs once a process.
     """
     here = Path(__file__).resolve().parent
     code = here.parents[1]
@@ -59,7 +60,7 @@ def commit() -> dict[str, Any]:
                 return None
             return done.stdout.strip() if done.returncode == 0 else None
 
-        mine = git("ls-files", Path(__file__).name)  # not a repository that it happens to lie in
-        _COMMIT["commit"] = git("rev-parse", "HEAD") if mine else None
-        _COMMIT["dirty"] = bool(mine and git("status", "--porcelain", "--untracked-files=no"))
+        tracked = git("ls-files", Path(__file__).name)  # "": in a repository of something else
+        _COMMIT["commit"] = git("rev-parse", "HEAD") if tracked else None
+        _COMMIT["dirty"] = bool(tracked and git("status", "--porcelain", "--untracked-files=no"))
     return _COMMIT

@@ -1,4 +1,4 @@
-"""The folder of a sweep: its manifest, frozen before any point runs."""
+"""The folder of a sweep: its manifest, which is written before any point runs."""
 
 import difflib
 import hashlib
@@ -18,11 +18,11 @@ from sa.record.files import (
     write_text,
 )
 
-_ANEW = "Repeat the `python -m sa.run -m ...` command of this sweep: it writes the manifest anew"
+_REMEDY = "Repeat the `python -m sa.run -m ...` command of this sweep: it writes the manifest again"
 
 
 def sweep_folder(root: Path | str, name: str) -> Path:
-    """Where a sweep lies; names are single words, so that none leads out of the root."""
+    """Return the folder of a sweep; raise Missing if its name is not a single word."""
     if not re.fullmatch(r"[\w+=,@%][\w.+=,@%-]*", name) or len(name.encode()) > 200:
         allowed = "up to 200 letters, digits and . _ - + = , @ %, not beginning with a dot or dash"
         short = name if len(name) < 60 else f"{name[:57]}..."
@@ -33,16 +33,24 @@ def sweep_folder(root: Path | str, name: str) -> Path:
 
 
 def sweeps(root: Path | str) -> list[str]:
-    """The names of the sweeps there are."""
+    """Return the names of all sweeps below a root."""
     return sorted(p.parent.name for p in Path(root).expanduser().glob("sweeps/*/manifest.jsonl"))
 
 
 def write_manifest(
     root: Path | str, name: str, points: list[dict[str, Any]], about: dict[str, Any]
 ) -> None:
-    """Freeze the plan: one ``{"index", "run_id", "overrides"}`` a point, and facts about all."""
+    """Write the manifest of a sweep.
+
+    Args:
+        root: of the records.
+        name: of the sweep.
+        points: ``{"index", "run_id", "overrides"}`` for each point.
+        about: facts about the whole sweep.
+
+    """
     folder = sweep_folder(root, name)
-    _entries(points, f"sweep {name}")
+    _check(points, f"sweep {name}")
     make_folder(folder, root)
     lines = b"".join(map(json_line, points))
     write_json(folder / "sweep.json", {**about, "digest": hashlib.sha256(lines).hexdigest()})
@@ -50,41 +58,42 @@ def write_manifest(
 
 
 def read_manifest(root: Path | str, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(about, points) of a sweep; raises Missing, which lists the sweeps there are."""
+    """Return (about, points) of a sweep; raise Missing, with the names there are, if it is none."""
     path = sweep_folder(root, name) / "manifest.jsonl"
     if not path.exists():
         raise Missing(f"there is no sweep '{name}' in {path.parent.parent}; {near(root, name)}")
-    points, _ = json_lines(path, _ANEW)
-    _entries(points, str(path))
+    points, _ = json_lines(path, _REMEDY)
+    _check(points, str(path))
     for _ in range(3):  # the two files are written one after the other
         about = read_json(path.with_name("sweep.json")) or {}
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if about.get("digest", digest) == digest:
             return about, points
         time.sleep(0.1)
-    raise RecordError(f"{path} is not the plan that was written: it was edited. {_ANEW}")
+    raise RecordError(f"{path} was edited after the sweep wrote it. {_REMEDY}")
 
 
 def near(root: Path | str, name: str) -> str:
-    """What there is instead of ``name``, for an error."""
-    there = sweeps(root)
-    close = difflib.get_close_matches(name, there, 1)
+    """Return the names of sweeps that may be meant instead of ``name``, for an error."""
+    names = sweeps(root)
+    close = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    known = f"there are: {', '.join(there)}" if there else "there are no sweeps yet"
+    known = f"there are: {', '.join(names)}" if names else "there are no sweeps yet"
     return f"{hint}{known} (another root: --root DIR or SA_ROOT=DIR)"
 
 
-def _entries(points: list[dict[str, Any]], where: str) -> None:
-    seen: dict[Any, int] = {}
+def _check(points: list[dict[str, Any]], where: str) -> None:
+    """Raise RecordError for a point that is damaged, or there twice."""
+    line_of: dict[Any, int] = {}
     for number, point in enumerate(points, 1):
         index, key, words = (point.get(k) for k in ("index", "run_id", "overrides"))
         right = isinstance(index, int) and isinstance(words, list)
         right = right and all(isinstance(word, str) for word in words or [])
         if not (right and isinstance(key, str) and re.fullmatch(r"\w+", key)):
             wanted = 'expected {"index": 0, "run_id": "0123456789", "overrides": ["key=value"]}'
-            raise RecordError(f"{where}, line {number}: {wanted}. {_ANEW}")
+            raise RecordError(f"{where}, line {number}: {wanted}. {_REMEDY}")
         for what in (index, key):
-            if what in seen:
-                twice = f"{what} is on line {seen[what]} already"
-                raise RecordError(f"{where}, line {number}: {twice}. {_ANEW}")
-            seen[what] = number
+            if what in line_of:
+                twice = f"{what} is on line {line_of[what]} already"
+                raise RecordError(f"{where}, line {number}: {twice}. {_REMEDY}")
+            line_of[what] = number

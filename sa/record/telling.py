@@ -1,7 +1,8 @@
-"""Telling a person how a computation goes, such that a failure to tell never ends the computation.
+"""Output for a person: notes, progress bars, and streams that never raise.
 
-Standard output may be on a full disk, closed, or a terminal that is gone. Whatever cannot be told
-is dropped and noted in `LOST`, which the record of the run or sweep repeats.
+Standard output may lead to a full disk, or to a terminal that is closed. Output that fails is
+dropped, so that it never ends a computation. `LOST` says what was dropped; the record of the run or
+sweep repeats it.
 """
 
 import contextlib
@@ -11,21 +12,21 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TextIO
 
 LOST: dict[str, str] = {}
-"""What this process could not tell: by place ("standard output"), the reason."""
+"""Where output of this process was lost, e.g. "standard output" -> the reason."""
 
 _STREAMS = {"stdout": "standard output", "stderr": "standard error"}
 
 
 def lose(place: str, why: object) -> None:
-    """Note that a place can no longer be told anything, with the reason; the first one counts."""
+    """Add a place and the reason to `LOST`; an earlier reason stays."""
     LOST.setdefault(place, str(why) or type(why).__name__)
 
 
 def quietly(place: str, act: Callable[[], object]) -> None:
-    """Call ``act``; note an exception as the reason why nothing was told there."""
+    """Call ``act``; add an exception to `LOST` instead of raising it."""
     try:
         act()
     except Exception as error:
@@ -33,7 +34,7 @@ def quietly(place: str, act: Callable[[], object]) -> None:
 
 
 def note(text: str) -> None:
-    """Print a note on standard error, whatever has become of it."""
+    """Print a note on standard error; never raise."""
     quietly("standard error", lambda: print(f"note: {text}", file=sys.stderr, flush=True))
 
 
@@ -41,19 +42,25 @@ note_once = cache(note)
 
 
 def output_lost() -> str | None:
-    """Return why standard output was lost; None where it was not, or its reader left by choice."""
+    """Return why standard output was lost; None if it was not, or if its reader closed it."""
     why = LOST.get(_STREAMS["stdout"])
     return None if why == os.strerror(errno.EPIPE) else why
+
+
+@cache
+def _nowhere() -> TextIO:
+    """Return a stream that drops what is written."""
+    return open(os.devnull, "w")  # noqa: SIM115
 
 
 def patient(hangup: bool = False) -> None:
     """Replace sys.stdout and sys.stderr by streams that never raise.
 
-    A descriptor among 0, 1 and 2 that is closed is opened on the null device: else the next file
-    of a record would get its number, and what other code prints would go into that file.
+    If descriptor 0, 1 or 2 is closed, it is opened on the null device. Otherwise the next file of a
+    record would get its number, and output of other code would go into that file.
 
     Args:
-        hangup: True also lets the process and its children survive the end of their terminal.
+        hangup: true also lets the process and its children survive the end of their terminal.
 
     """
     for number in range(3):
@@ -65,7 +72,7 @@ def patient(hangup: bool = False) -> None:
         stream: Any = vars(sys)[name]
         if stream is None:
             lose(place, "it was closed")
-            stream = open(os.devnull, "w")  # noqa: SIM115
+            stream = _nowhere()
         if not isinstance(stream, Patient):
             setattr(sys, name, Patient(stream, place))
     if hangup:
@@ -74,7 +81,7 @@ def patient(hangup: bool = False) -> None:
 
 
 class Patient:
-    """A text stream that never raises: the first failure silences it, and is noted in `LOST`."""
+    """A text stream that never raises: the first failure silences it and is added to `LOST`."""
 
     def __init__(self, stream: Any, place: str):
         self._stream, self._place = stream, place
@@ -83,11 +90,11 @@ class Patient:
         return getattr(self._stream, name)
 
     def isatty(self) -> bool:
-        """Return whether the stream is a terminal; a closed one is none."""
+        """Return whether the stream is an open terminal."""
         return not self._stream.closed and bool(self._try(self._stream.isatty))
 
     def write(self, text: str) -> int:
-        """Write the text; signs that the stream's encoding lacks are written as escapes."""
+        """Write the text; letters that the stream's encoding lacks become escapes."""
         try:
             return self._stream.write(text) or 0
         except UnicodeEncodeError as error:
@@ -98,7 +105,7 @@ class Patient:
             return 0
 
     def flush(self) -> None:
-        """Pass on what was written; a closed stream holds nothing back."""
+        """Flush the stream, unless it is closed."""
         if not self._stream.closed:
             self._try(self._stream.flush)
 
@@ -109,12 +116,88 @@ class Patient:
             self._silence(error)
 
     def _silence(self, error: Exception) -> None:
-        if isinstance(error, BlockingIOError):  # a slow reader: this text is dropped, not the rest
+        if isinstance(error, BlockingIOError):  # a slow reader: only this text is dropped
             return
         lose(self._place, error.strerror if isinstance(error, OSError) else error)
-        try:  # what is still buffered, and what other code writes, goes nowhere too
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self._stream.fileno())
-            os.close(null)
+        try:  # drop also what is buffered, and what other code writes
+            os.dup2(_nowhere().fileno(), self._stream.fileno())
         except (OSError, ValueError):
-            self._stream = open(os.devnull, "w")  # noqa: SIM115
+            self._stream = _nowhere()
+
+
+class Bar:
+    """A progress bar where the stream is a terminal, nothing elsewhere; it never raises.
+
+    Use it as a context manager, or call `close`.
+
+    Args:
+        description: what it counts, shown before the bar.
+        total: how many there are; None if that is not known yet.
+        stream: where it is drawn; null for sys.stdout.
+        of_bytes: true shows done and total as sizes of files, e.g. 1.2/5.0 MB.
+
+    """
+
+    def __init__(
+        self,
+        description: str,
+        total: float | None = None,
+        stream: Any = None,
+        of_bytes: bool = False,
+    ):
+        self.total = total
+        self._bar: Any = None
+        stream = stream or sys.stdout
+        if stream.isatty():
+            quietly("progress bar", lambda: self._start(description, stream, of_bytes))
+
+    def _start(self, description: str, stream: Any, of_bytes: bool) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        count = progress.DownloadColumn() if of_bytes else progress.MofNCompleteColumn()
+        bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            count,
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            console=Console(file=stream, soft_wrap=True),
+        )
+        self._task = bar.add_task(description, total=self.total)
+        bar.start()
+        self._bar = bar
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is a bar to see."""
+        return self._bar is not None
+
+    def update(self, done: float, description: str | None = None) -> None:
+        """Show how many are done, and a new description if there is one."""
+        self._quietly(
+            lambda bar: bar.update(
+                self._task, completed=done, total=self.total, description=description
+            )
+        )
+
+    def print(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self._bar is None:
+            print(line, flush=True)
+        else:
+            self._quietly(lambda bar: bar.console.print(line, highlight=False, markup=False))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._quietly(lambda bar: bar.stop())
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _quietly(self, act: Callable[[Any], object]) -> None:
+        if self._bar is not None:
+            quietly("progress bar", lambda: act(self._bar))

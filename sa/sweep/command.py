@@ -15,7 +15,7 @@ from typing import Any
 
 from sa.launch import slurm
 from sa.record import files, run, sweep, telling
-from sa.record.run import read_config
+from sa.record.config import read_config
 from sa.sweep.page import report
 from sa.sweep.series import OVER
 from sa.sweep.status import AGAIN, cancel, counted, runs_there, states_of, status, watch

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa.record import files, identity, run, sweep
-from sa.record.run import read_config
+from sa.record.config import read_config
 from sa.sweep.series import kind_of
 from sa.table.grouping import REPLICATE, configurations, is_replicate, key, varying
 from sa.table.results import finite, half_width

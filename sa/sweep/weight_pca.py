@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sa.record import files as files_
-from sa.record import run
+from sa.record.snapshots import snapshots
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ def trajectories(root: Path, points: Sequence[dict[str, Any]]) -> list[Trajector
     found = []
     for point in points:
         folder = root / "runs" / point["run_id"]
-        files = run.snapshots(folder)
+        files = snapshots(folder)
         if not files:
             raise files_.RecordError(
                 f"run {folder.name} has no snapshots; train it with snapshot_every=STEPS"

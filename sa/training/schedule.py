@@ -59,10 +59,10 @@ class Annealed:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Stairs:
+class StepDecay:
     """Times ``gamma`` at each of ``at``, shares of the training: the classical step schedule.
 
-    >>> [Stairs(at=(0.5,), gamma=0.1)(step, 4) for step in (1, 2)]
+    >>> [StepDecay(at=(0.5,), gamma=0.1)(step, 4) for step in (1, 2)]
     [1.0, 0.1]
 
     Args:
@@ -77,7 +77,7 @@ class Stairs:
     warmup: Annotated[int, Ge(0)] = 0
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Stairs":
+    def _ordered(self) -> "StepDecay":
         if list(self.at) != sorted(set(self.at)):
             raise ValueError(f"at={list(self.at)}: expected shares that rise, e.g. [0.5,0.75]")
         return self
@@ -88,4 +88,4 @@ class Stairs:
         return warm * self.gamma ** sum(step >= first_step(share, steps) for share in self.at)
 
 
-Schedule = Annealed | Stairs
+Schedule = Annealed | StepDecay
