@@ -1,1 +1,169 @@
-"""A laboratory for gradients of networks that have none."""
+"""A laboratory for gradients of networks that have none.
+
+`sa.loss` makes a loss of any network and any rows; estimators turn it into gradients. Names are
+imported when they are first used: ``import sa`` costs milliseconds and no torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sa.config.error import NoData as NoData
+    from sa.config.error import UsageError as UsageError
+    from sa.estimator.arm import ARM as ARM
+    from sa.estimator.ars import ARS as ARS
+    from sa.estimator.best_of import BestOf as BestOf
+    from sa.estimator.cdg import CDG as CDG
+    from sa.estimator.cma import CMA as CMA
+    from sa.estimator.disarm import DisARM as DisARM
+    from sa.estimator.discrete_gradient import DiscreteGradient as DiscreteGradient
+    from sa.estimator.finite_difference import FiniteDifference as FiniteDifference
+    from sa.estimator.flow import Flow as Flow
+    from sa.estimator.fogzo import FOGZO as FOGZO
+    from sa.estimator.forward_gradient import ForwardGradient as ForwardGradient
+    from sa.estimator.guided_es import GuidedES as GuidedES
+    from sa.estimator.gumbel import Gumbel as Gumbel
+    from sa.estimator.local_nes import LocalNES as LocalNES
+    from sa.estimator.mezo import MeZO as MeZO
+    from sa.estimator.nes import NES as NES
+    from sa.estimator.orthonormal_probe import OrthonormalProbe as OrthonormalProbe
+    from sa.estimator.random import Random as Random
+    from sa.estimator.random_coordinates import RandomCoordinates as RandomCoordinates
+    from sa.estimator.rdsa import RDSA as RDSA
+    from sa.estimator.rebar import Rebar as Rebar
+    from sa.estimator.reinforce import Reinforce as Reinforce
+    from sa.estimator.reinmax import ReinMax as ReinMax
+    from sa.estimator.relax import Relax as Relax
+    from sa.estimator.rloo import RLOO as RLOO
+    from sa.estimator.sges import SGES as SGES
+    from sa.estimator.snes import SNES as SNES
+    from sa.estimator.spectral import Spectral as Spectral
+    from sa.estimator.sphere import Sphere as Sphere
+    from sa.estimator.spsa import SPSA as SPSA
+    from sa.estimator.sr_ste import SRSTE as SRSTE
+    from sa.estimator.st import ST as ST
+    from sa.estimator.ste import STE as STE
+    from sa.estimator.ste_random import STERandom as STERandom
+    from sa.estimator.xnes import XNES as XNES
+    from sa.job.execute import RunFailed as RunFailed
+    from sa.network.structure import Step as Step
+    from sa.quantizer.bernoulli import Bernoulli as Bernoulli
+    from sa.quantizer.binaryconnect_sto import BinaryConnectSto as BinaryConnectSto
+    from sa.quantizer.dorefa import Dorefa as Dorefa
+    from sa.quantizer.dorefa_gradient import DorefaGradient as DorefaGradient
+    from sa.quantizer.fixed_point import FixedPoint as FixedPoint
+    from sa.quantizer.gate import Gate as Gate
+    from sa.quantizer.levels import Levels as Levels
+    from sa.quantizer.lsq import LSQ as LSQ
+    from sa.quantizer.pact import Pact as Pact
+    from sa.quantizer.relaxed_bernoulli import RelaxedBernoulli as RelaxedBernoulli
+    from sa.quantizer.sawb import Sawb as Sawb
+    from sa.quantizer.sign import Sign as Sign
+    from sa.quantizer.terngrad import TernGrad as TernGrad
+    from sa.quantizer.ttq import TTQ as TTQ
+    from sa.quantizer.twn import TWN as TWN
+    from sa.quantizer.uniform import Uniform as Uniform
+    from sa.quantizer.xnor import Xnor as Xnor
+    from sa.script.compare import compare as compare
+    from sa.script.gradient import Gradient as Gradient
+    from sa.script.loss import Loss as Loss
+    from sa.script.loss import loss as loss
+    from sa.script.quantize import quantize as quantize
+    from sa.script.read import read as read
+    from sa.script.session import Session as Session
+    from sa.script.train import train as train
+    from sa.surrogate import Rule as Rule
+    from sa.surrogate import sign as sign
+    from sa.surrogate import step as step
+    from sa.training.loop import Recipe as Recipe
+    from sa.types import Batch as Batch
+    from sa.types import Estimate as Estimate
+    from sa.types import Moment as Moment
+
+_MODULES = {
+    "config.error": "NoData UsageError",
+    "estimator.arm": "ARM",
+    "estimator.ars": "ARS",
+    "estimator.best_of": "BestOf",
+    "estimator.cdg": "CDG",
+    "estimator.cma": "CMA",
+    "estimator.disarm": "DisARM",
+    "estimator.discrete_gradient": "DiscreteGradient",
+    "estimator.finite_difference": "FiniteDifference",
+    "estimator.flow": "Flow",
+    "estimator.fogzo": "FOGZO",
+    "estimator.forward_gradient": "ForwardGradient",
+    "estimator.guided_es": "GuidedES",
+    "estimator.gumbel": "Gumbel",
+    "estimator.local_nes": "LocalNES",
+    "estimator.mezo": "MeZO",
+    "estimator.nes": "NES",
+    "estimator.orthonormal_probe": "OrthonormalProbe",
+    "estimator.random": "Random",
+    "estimator.random_coordinates": "RandomCoordinates",
+    "estimator.rdsa": "RDSA",
+    "estimator.rebar": "Rebar",
+    "estimator.reinforce": "Reinforce",
+    "estimator.reinmax": "ReinMax",
+    "estimator.relax": "Relax",
+    "estimator.rloo": "RLOO",
+    "estimator.sges": "SGES",
+    "estimator.snes": "SNES",
+    "estimator.spectral": "Spectral",
+    "estimator.sphere": "Sphere",
+    "estimator.spsa": "SPSA",
+    "estimator.sr_ste": "SRSTE",
+    "estimator.st": "ST",
+    "estimator.ste": "STE",
+    "estimator.ste_random": "STERandom",
+    "estimator.xnes": "XNES",
+    "job.execute": "RunFailed",
+    "network.structure": "Step",
+    "quantizer.bernoulli": "Bernoulli",
+    "quantizer.binaryconnect_sto": "BinaryConnectSto",
+    "quantizer.dorefa": "Dorefa",
+    "quantizer.dorefa_gradient": "DorefaGradient",
+    "quantizer.fixed_point": "FixedPoint",
+    "quantizer.gate": "Gate",
+    "quantizer.levels": "Levels",
+    "quantizer.lsq": "LSQ",
+    "quantizer.pact": "Pact",
+    "quantizer.relaxed_bernoulli": "RelaxedBernoulli",
+    "quantizer.sawb": "Sawb",
+    "quantizer.sign": "Sign",
+    "quantizer.terngrad": "TernGrad",
+    "quantizer.ttq": "TTQ",
+    "quantizer.twn": "TWN",
+    "quantizer.uniform": "Uniform",
+    "quantizer.xnor": "Xnor",
+    "script.compare": "compare",
+    "script.gradient": "Gradient",
+    "script.loss": "Loss loss",
+    "script.quantize": "quantize",
+    "script.read": "read",
+    "script.session": "Session",
+    "script.train": "train",
+    "surrogate": "Rule sign step",
+    "training.loop": "Recipe",
+    "types": "Batch Estimate Moment",
+}
+"""Module -> the public names that it defines."""
+
+_WHERE = {name: f"sa.{module}" for module, names in _MODULES.items() for name in names.split()}
+
+__all__ = sorted([*_WHERE, "__version__"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    from importlib import import_module, metadata
+
+    if name == "__version__":
+        return metadata.version("sa-lab")
+    if name not in _WHERE:
+        raise AttributeError(f"sa has no '{name}'; its names are: {', '.join(__all__)}")
+    found = globals()[name] = vars(import_module(_WHERE[name]))[name]
+    return found
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,10 +1,12 @@
 """What a network is made of: what couples its rows, what is quantized, how it can be cut."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
 
 from sa.flips import chain
 from sa.network.structure import Cut, Structure
@@ -99,8 +101,8 @@ def row_width(network: nn.Module, row: Tensor) -> int:
     """Numbers one row keeps alive: outputs and a convolution's patches, by running one row."""
     total = [row.numel()]
 
-    def count(module: nn.Module, args: object, out: Tensor) -> None:
-        total.append(out.numel())
+    def count(module: nn.Module, args: object, out: Any) -> None:
+        total.extend(x.numel() for x in tree_leaves(out) if isinstance(x, Tensor))
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() == 4:
             total.append(weight[0].numel() * out[0, 0].numel())

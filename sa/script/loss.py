@@ -1,0 +1,283 @@
+"""The loss of any network on any rows, as an objective that every estimator takes."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sa.network.read import coupling, describe, row_width
+from sa.objective.evaluate import SPLITS, Evaluation
+from sa.objective.forward import NetworkForward, RowFunction
+from sa.objective.numerics import DTYPES, Numerics
+from sa.objective.objective import Objective
+from sa.objective.task import moving_names
+from sa.params import stream
+from sa.types import Batch, Dataset, Numbers, Params, Splits
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""(outputs, targets) -> the losses of the rows, (n,)."""
+
+Data = tuple[Tensor, Tensor] | Batch | Dataset | Iterable[tuple[Tensor, Tensor]]
+"""(inputs, targets), a dataset of `sa`, or a loader that yields (inputs, targets)."""
+
+
+@dataclass(eq=False)
+class Loss(Objective):
+    """The loss of a network over rows, at its own point unless another one is given.
+
+    Every estimator and analysis takes it.
+
+    Args:
+        point: the parameters that move, by name; `sa.train` puts the last point of a training here.
+
+    """
+
+    point: Params = field(default_factory=dict)
+
+    @property
+    def why(self) -> str | None:
+        """Why exact differences take two evaluations a coordinate; None if they do not."""
+        return self.structure.slow
+
+    def value(self, params: Params | None = None) -> Tensor:
+        """Return the loss at a point: 0-dim float64."""
+        return super().value(self.point if params is None else params)
+
+    def row_losses(self, params: Params | None = None) -> Tensor:
+        """Return the loss of every row at a point: (n,) float64; their mean is `value`."""
+        return super().row_losses(self.point if params is None else params)
+
+    def value_and_grad(
+        self, params: Params | None = None, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Params]:
+        """Return the loss and its back-propagated gradient; see `Objective.value_and_grad`."""
+        return super().value_and_grad(self.point if params is None else params, *args, **kwargs)
+
+    def differences(
+        self, params: Params | None = None, epsilons: Sequence[float] = (0.1,), path: str = "auto"
+    ) -> Any:
+        """Return the exact differences of every coordinate; see `Objective.differences`."""
+        return super().differences(self.point if params is None else params, epsilons, path)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Scored(NetworkForward):
+    """A network with a criterion of the person's own."""
+
+    criterion: Criterion
+
+    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the losses (n,) of outputs."""
+        losses = self.criterion(outputs, targets)
+        if losses.shape != outputs.shape[:1]:
+            raise ValueError(
+                f"criterion: it returned shape {tuple(losses.shape)} for {len(outputs)} rows; "
+                "return one loss a row (n,), e.g. reduction='none'"
+            )
+        return losses
+
+
+class _Scores(Evaluation):
+    """Scores of the splits that have rows."""
+
+    def evaluate(
+        self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
+    ) -> Numbers:
+        """Return loss, and accuracy for classes, of the splits that have rows."""
+        some = [k for k in splits if self.data[SPLITS.index(k)].rows]
+        return super().evaluate(params, buffers, some) if some else {}
+
+
+def loss(
+    network: nn.Module | Callable[[Params], Tensor],
+    data: Data | None = None,
+    criterion: Literal["auto", "mse", "ce"] | Criterion = "auto",
+    *,
+    heldout: Data | None = None,
+    batchnorm: Literal["batch", "running"] = "running",
+    moving: Literal["all"] | Sequence[str | int] = "all",
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    vectorized: bool | None = None,
+    memory: int = 128 << 20,
+    params: Params | None = None,
+) -> Loss:
+    """Return the loss of a network on rows, or of a plain function, for every estimator.
+
+    The network is copied, put into evaluation mode and cast; the one that is given never changes.
+
+    >>> import torch
+    >>> net = torch.nn.Linear(2, 1, bias=False)
+    >>> net.weight.data[:] = torch.tensor([[1.0, 2.0]])
+    >>> float(loss(net, (torch.eye(2), torch.zeros(2))).value())
+    2.5
+
+    Args:
+        network: the network, or a function of the parameters that returns a 0-dim tensor.
+        data: the rows: (inputs, targets), a dataset of `sa`, or a loader of (inputs, targets). A
+            loader is read through once, and its shuffling is lost. None for a function.
+        criterion: ``ce`` (cross entropy, targets are class numbers), ``mse`` (squared error,
+            averaged over outputs), ``auto`` (ce for integer targets, else mse) or a function
+            (outputs, targets) -> (n,).
+        heldout: rows that are kept away, in the same forms.
+        batchnorm: the statistics that BatchNorm normalises with: ``running`` or ``batch``.
+        moving: which parameters move: ``all``, or name patterns and 1-based numbers of quantized
+            layers, negative ones from the end.
+        dtype: float64 or float32. Differences are taken in float64 in any case.
+        device: ``cpu``, ``cuda`` or ``cuda:0``.
+        vectorized: whether ``torch.func.vmap`` may run the network over points; None tries it.
+        memory: bytes that one evaluation may use for intermediate results, above 0.
+        params: the point of a plain function: its parameters by name.
+
+    Raises:
+        ValueError: the settings, the rows and the network do not go together; the message says
+            which and what to change.
+
+    """
+    if not isinstance(network, nn.Module):
+        return _of_function(network, data, params, vectorized)
+    if data is None:
+        raise ValueError("data: a network needs rows; give (inputs, targets)")
+    if dtype not in DTYPES.values():
+        raise ValueError(f"dtype={dtype}: expected torch.float64 or torch.float32")
+    batch = _placed(_batch(data, "data"), dtype, device)
+    kept = None if heldout is None else _placed(_batch(heldout, "heldout"), dtype, device)
+    kind = _kind(criterion, batch)
+    network = copy.deepcopy(network).to(device, dtype).eval()
+    named = {k: p.detach() for k, p in network.named_parameters()}
+    if not named:
+        raise ValueError("network: it has no parameters, so there is no gradient")
+    names = moving_names(moving if isinstance(moving, str) else tuple(moving), network, list(named))
+    frozen = {k: p for k, p in named.items() if k not in names}
+    point = {k: named[k] for k in names}
+    name = next(k for k, t in DTYPES.items() if t == dtype)
+    common: dict[str, Any] = {
+        "structure": describe(network, frozen, kind, batchnorm),
+        "width": row_width(network, batch.inputs[:1]),
+        "numerics": Numerics(dtype=name, device=device, memory=memory, batchnorm=batchnorm),  # type: ignore[arg-type]
+        "coupled": bool(coupling(network, batchnorm)[0]),
+        "kind": kind,
+        "network": network,
+        "frozen": frozen,
+    }
+    forward = NetworkForward(**common)
+    if callable(criterion):
+        structure = replace(forward.structure, criterion=criterion, quadratic=False)
+        forward = _Scored(**common | {"structure": structure}, criterion=criterion)
+    _fits(forward, point, batch, kind if not callable(criterion) else "own")
+    forward.observe(point, batch.inputs)
+    forward.vectorized = _vmaps(forward, point, batch) if vectorized is None else vectorized
+    classes = 0 if batch.targets.is_floating_point() else int(batch.targets.max()) + 1
+    evaluation = _Scores(forward, Splits(batch, kept or batch.part(0, 0)), classes)
+    away = kept and Loss(forward, kept, evaluation=evaluation, point=point)
+    return Loss(forward, batch, heldout=away, evaluation=evaluation, point=point)
+
+
+def _of_function(
+    function: Callable[[Params], Tensor],
+    data: object,
+    params: Params | None,
+    vectorized: bool | None,
+) -> Loss:
+    if not params:
+        raise ValueError("params: a plain function needs its point; give {name: tensor}")
+    if data is not None:
+        raise ValueError("data: a plain function takes the parameters alone; leave data out")
+    point = {k: p.detach() for k, p in params.items()}
+    one = torch.zeros(1, 0)
+    rows = RowFunction(lambda at, batch: function(at).reshape(1), vectorized=True)
+    made = Loss(rows, Batch(one, one), point=point)
+    rows.vectorized = _vmaps(rows, point, made.batch) if vectorized is None else vectorized
+    return made
+
+
+def _batch(data: Any, name: str) -> Batch:
+    """Return the rows of whatever a person gives; ValueError if they are none."""
+    if isinstance(data, Batch):
+        batch = data
+    elif isinstance(data, Dataset):
+        batch = data.load(stream(0, "data")).train
+    elif isinstance(data, Sequence) and len(data) == 2 and all(map(torch.is_tensor, data)):
+        batch = Batch(*data)
+    elif isinstance(data, Iterable) and not isinstance(data, Mapping | str):
+        parts = [tuple(part) for part in data]
+        if not parts or any(len(p) != 2 or not all(map(torch.is_tensor, p)) for p in parts):
+            raise ValueError(f"{name}: expected pairs (inputs, targets) of tensors")
+        batch = Batch(*(torch.cat(x) for x in zip(*parts, strict=True)))
+    else:
+        kind = type(data).__name__
+        raise ValueError(f"{name}={kind}: expected (inputs, targets), a dataset or a loader")
+    inputs, targets = batch
+    if len(inputs) != len(targets):
+        raise ValueError(
+            f"{name}: {len(inputs)} inputs and {len(targets)} targets; expected one target a row"
+        )
+    if not len(inputs):
+        raise ValueError(f"{name}: there are no rows")
+    for what, rows in (("inputs", inputs), ("targets", targets)):
+        if rows.is_floating_point() and not rows.isfinite().all():
+            row = int((~rows.isfinite()).reshape(len(rows), -1).any(1).nonzero()[0])
+            raise ValueError(f"{name}: {what} row {row} has a number that is not finite")
+    if targets.is_floating_point() and targets.dim() == 1:
+        targets = targets[:, None]
+    return Batch(inputs, targets)
+
+
+def _placed(batch: Batch, dtype: torch.dtype, device: str) -> Batch:
+    """Return the rows on a device, numbers in a dtype; whole numbers stay whole."""
+    cast = (t.to(device, dtype if t.is_floating_point() else t.dtype) for t in batch)
+    return Batch(*cast)
+
+
+def _kind(criterion: Any, batch: Batch) -> str:
+    """Return the criterion's name for these targets: ce or mse; mse too where it is one's own."""
+    numbers = batch.targets.is_floating_point()
+    if callable(criterion) or criterion == "auto":
+        return "mse" if numbers or callable(criterion) else "ce"
+    if criterion not in ("ce", "mse"):
+        raise ValueError(f"criterion={criterion!r}: expected auto, ce, mse or a function")
+    if numbers != (criterion == "mse"):
+        kind, other = ("numbers", "mse") if numbers else ("class numbers", "ce")
+        raise ValueError(f"criterion={criterion}: the targets are {kind}; take criterion={other}")
+    return str(criterion)
+
+
+@torch.no_grad()
+def _fits(forward: NetworkForward, point: Params, batch: Batch, kind: str) -> None:
+    """Raise ValueError if the network's outputs and the targets do not go together."""
+    out = forward.run(point, batch.inputs[:2], "eval")
+    targets = batch.targets
+    if not torch.is_tensor(out) or len(out) != len(batch.inputs[:2]):
+        shape = tuple(out.shape) if torch.is_tensor(out) else type(out).__name__
+        raise ValueError(f"network: it returned {shape} for 2 rows; expected (rows, outputs)")
+    if kind == "mse" and out.shape != targets[:2].shape:
+        raise ValueError(
+            f"network: it returns {tuple(out.shape[1:])} a row, and a target is "
+            f"{tuple(targets.shape[1:])}; expected the same"
+        )
+    if kind == "ce":
+        if out.dim() != 2:
+            raise ValueError(f"network: it returned {tuple(out.shape)}; expected (rows, classes)")
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= out.shape[1]:
+            row = int(((targets < 0) | (targets >= out.shape[1])).nonzero()[0])
+            raise ValueError(
+                f"data: the target of row {row} is {int(targets[row])}; the network has "
+                f"{out.shape[1]} outputs, so expected 0 to {out.shape[1] - 1}"
+            )
+    forward.row_losses(out, targets[:2])
+
+
+@torch.no_grad()
+def _vmaps(forward: NetworkForward | RowFunction, point: Params, batch: Batch) -> bool:
+    """Return whether the loss of two points can be computed at once, by trying."""
+    two = {k: torch.stack([p, p]) for k, p in point.items()}
+    some = batch.part(0, min(2, batch.rows))
+    try:
+        torch.vmap(lambda one: forward.rows(one, some))(two)
+    except RuntimeError:  # no batching rule, or a branch on values
+        return False
+    return True
