@@ -2,11 +2,13 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 SA = Path(__file__).parents[1] / "sa"
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Return every module of sa by its dotted name, ``sa.flips`` for ``sa/flips/__init__.py``."""
     found = {}
@@ -19,14 +21,15 @@ def modules() -> dict[str, Path]:
 def imported(path: Path) -> Iterator[str]:
     """Yield the dotted name of every import in a file, imports inside functions included.
 
-    ``from a import b`` yields ``a`` and ``a.b``: b may be a module.
+    ``from a import b`` yields ``a.b`` if b is a module of sa, else ``a``.
     """
+    every = modules()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            inside = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in every else node.module for name in inside)
 
 
 def graph() -> dict[str, set[str]]:

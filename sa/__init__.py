@@ -44,8 +44,12 @@ if TYPE_CHECKING:
     from sa.estimator.ste import STE as STE
     from sa.estimator.ste_random import STERandom as STERandom
     from sa.estimator.xnes import XNES as XNES
+    from sa.job.compare import compare as compare
     from sa.job.execute import RunFailed as RunFailed
+    from sa.network.quantize import quantize as quantize
     from sa.network.structure import Step as Step
+    from sa.objective.loss import Loss as Loss
+    from sa.objective.loss import loss as loss
     from sa.quantizer.bernoulli import Bernoulli as Bernoulli
     from sa.quantizer.binaryconnect_sto import BinaryConnectSto as BinaryConnectSto
     from sa.quantizer.dorefa import Dorefa as Dorefa
@@ -63,18 +67,14 @@ if TYPE_CHECKING:
     from sa.quantizer.twn import TWN as TWN
     from sa.quantizer.uniform import Uniform as Uniform
     from sa.quantizer.xnor import Xnor as Xnor
-    from sa.script.compare import compare as compare
-    from sa.script.gradient import Gradient as Gradient
-    from sa.script.loss import Loss as Loss
-    from sa.script.loss import loss as loss
-    from sa.script.quantize import quantize as quantize
-    from sa.script.read import read as read
-    from sa.script.session import Session as Session
-    from sa.script.train import train as train
     from sa.surrogate import Rule as Rule
     from sa.surrogate import sign as sign
     from sa.surrogate import step as step
+    from sa.sweep.table import read as read
+    from sa.training.gradient import Gradient as Gradient
     from sa.training.loop import Recipe as Recipe
+    from sa.training.session import Session as Session
+    from sa.training.train import train as train
     from sa.types import Batch as Batch
     from sa.types import Estimate as Estimate
     from sa.types import Moment as Moment
@@ -135,13 +135,13 @@ _MODULES = {
     "quantizer.twn": "TWN",
     "quantizer.uniform": "Uniform",
     "quantizer.xnor": "Xnor",
-    "script.compare": "compare",
-    "script.gradient": "Gradient",
-    "script.loss": "Loss loss",
-    "script.quantize": "quantize",
-    "script.read": "read",
-    "script.session": "Session",
-    "script.train": "train",
+    "job.compare": "compare",
+    "training.gradient": "Gradient",
+    "objective.loss": "Loss loss",
+    "network.quantize": "quantize",
+    "sweep.table": "read",
+    "training.session": "Session",
+    "training.train": "train",
     "surrogate": "Rule sign step",
     "training.loop": "Recipe",
     "types": "Batch Estimate Moment",

@@ -44,7 +44,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
         "types",
     },
     "data": {"dataset", "record"},
-    "job": set("config job objective params record table tracking training types".split()),
+    "job": set("analysis config job objective params record table tracking training types".split()),
     "run": {"config", "job", "launch", "record", "run", "table"},
 }
 HYDRA = {"config", "run"}  # the only modules that know it
@@ -108,7 +108,7 @@ def test_every_module_says_what_it_is(path):
 
 
 def test_init_files_hold_a_docstring_and_nothing_else():
-    for path in (ROOT / "sa").rglob("__init__.py"):
+    for path in (ROOT / "sa").glob("*/__init__.py"):  # sa's own holds the public names
         assert len(ast.parse(path.read_text()).body) == 1, path
 
 

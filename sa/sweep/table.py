@@ -1,6 +1,7 @@
 """The table of a sweep's runs, and the table over seeds."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -144,6 +145,24 @@ def _plain_text(value: Any) -> bool:
     except (TypeError, ValueError):
         return isinstance(value, str)
     return False
+
+
+def read(name: str, root: str | Path | None = None) -> "pd.DataFrame":
+    """Return the table of a sweep, one run a row: its settings, its results, its state.
+
+    Nothing is written. ``attrs["settings"]`` and ``attrs["results"]`` name the columns of a kind.
+
+    Args:
+        name: of the sweep, as in ``sweeps/NAME``.
+        root: the folder of ``runs/`` and ``sweeps/``; None for SA_ROOT, else the current folder.
+
+    Raises:
+        RecordError: there is no sweep of this name, or its manifest is damaged.
+
+    """
+    where = Path(root if root is not None else os.environ.get("SA_ROOT", "."))
+    _, points = sweep.read_manifest(where, name)
+    return framed(where, points)
 
 
 def collect(root: Path, name: str) -> "pd.DataFrame":

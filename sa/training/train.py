@@ -7,8 +7,8 @@ import torch
 
 from sa.objective.batches import Batches
 from sa.objective.evaluate import Evaluation
+from sa.objective.loss import Loss
 from sa.objective.problem import Problem
-from sa.script.loss import Loss
 from sa.training.loop import Recipe, loop, start
 from sa.types import Estimator, Numbers, Params, Splits, called
 
@@ -39,7 +39,7 @@ def train(
     one, and every ``evaluate_every``-th, also has the scores of training and held-out rows.
 
     >>> from sa.estimator.ste import STE
-    >>> from sa.script.loss import loss as of
+    >>> from sa.objective.loss import loss as of
     >>> bowl = of(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(2)})
     >>> rows = list(train(bowl, STE(), lambda ps: torch.optim.SGD(ps, lr=0.25), steps=2))
     >>> [row["loss"] for row in rows], bowl.point["w"].tolist()

@@ -8,8 +8,8 @@ from sa.analysis.alignment import Alignment
 from sa.config.catalogue import options, plain
 from sa.config.component import make
 from sa.config.error import UsageError, nearest
+from sa.objective.loss import Loss
 from sa.params import stream
-from sa.script.loss import Loss
 from sa.types import Estimator, called
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def compare(
     defect, else ''.
 
     >>> import torch
-    >>> from sa.script.loss import loss as of
+    >>> from sa.objective.loss import loss as of
     >>> bowl = of(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(2, dtype=torch.float64)})
     >>> table = compare(bowl, ["ste", "random"], seeds=1)
     >>> [round(x, 6) for x in table["cosine"]][0], list(table["target"])
@@ -75,25 +75,26 @@ def compare(
         called(estimator, "requires", loss.structure)
         called(estimator, "fits", loss.point)
     alignment = Alignment({name: reference})
-    device, rows = str(loss.batch.inputs.device), []
-    for label, estimator in every:
-        for seed in range(seeds) if isinstance(seeds, int) else seeds:
-            generator = stream(seed, "estimator", 0, device=device)
-            state = estimator.init(loss.point)
-            estimate = estimator(loss, loss.point, state, generator)
-            numbers = alignment(loss, loss.point, estimate, generator)
-            other = estimator.target != reference.target
-            caution = f"estimates {estimator.target}, {name} {reference.target}" if other else ""
-            rows.append(
-                {
-                    "estimator": label,
-                    "seed": seed,
-                    "target": estimator.target,
-                    "cosine": numbers["alignment/cosine"],
-                    "scale": numbers["alignment/scale"],
-                    "evals": estimate.evals,
-                    "loss": float(estimate.value),
-                    "caution": caution,
-                }
-            )
+    every_seed = range(seeds) if isinstance(seeds, int) else seeds
+    rows = [_row(loss, *x, s, alignment, reference) for x in every for s in every_seed]
     return pd.DataFrame(rows)
+
+
+def _row(
+    loss: Loss, label: str, estimator: Estimator, seed: int, alignment: Alignment, truth: Estimator
+) -> dict[str, Any]:
+    """Return the row of an estimator and a seed."""
+    generator = stream(seed, "estimator", 0, device=str(loss.batch.inputs.device))
+    estimate = estimator(loss, loss.point, estimator.init(loss.point), generator)
+    numbers = alignment(loss, loss.point, estimate, generator)
+    other = estimator.target != truth.target
+    return {
+        "estimator": label,
+        "seed": seed,
+        "target": estimator.target,
+        "cosine": numbers["alignment/cosine"],
+        "scale": numbers["alignment/scale"],
+        "evals": estimate.evals,
+        "loss": float(estimate.value),
+        "caution": f"estimates {estimator.target}, the truth {truth.target}" if other else "",
+    }

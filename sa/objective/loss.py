@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -139,41 +139,49 @@ def loss(
     """
     if not isinstance(network, nn.Module):
         return _of_function(network, data, params, vectorized)
-    if data is None:
-        raise ValueError("data: a network needs rows; give (inputs, targets)")
-    if dtype not in DTYPES.values():
-        raise ValueError(f"dtype={dtype}: expected torch.float64 or torch.float32")
     batch = _placed(_batch(data, "data"), dtype, device)
     kept = None if heldout is None else _placed(_batch(heldout, "heldout"), dtype, device)
+    forward, point = _forward(
+        network, batch, criterion, moving, Numerics(
+            dtype="float64" if dtype == torch.float64 else "float32",
+            device=device, memory=memory, batchnorm=batchnorm,
+        ),
+    )  # fmt: skip
+    forward.vectorized = _vmaps(forward, point, batch) if vectorized is None else vectorized
+    classes = 0 if batch.targets.is_floating_point() else int(batch.targets.max()) + 1
+    evaluation = _Scores(forward, Splits(batch, kept or batch.part(0, 0)), classes)
+    away = kept and Loss(forward, kept, evaluation=evaluation, point=point)
+    return Loss(forward, batch, heldout=away, evaluation=evaluation, point=point)
+
+
+def _forward(
+    given: nn.Module, batch: Batch, criterion: Any, moving: Any, numerics: Numerics
+) -> tuple[NetworkForward, Params]:
+    """Return a copy of the network with its criterion, and the parameters that move."""
     kind = _kind(criterion, batch)
-    network = copy.deepcopy(network).to(device, dtype).eval()
+    network = copy.deepcopy(given).to(numerics.device, DTYPES[numerics.dtype]).eval()
     named = {k: p.detach() for k, p in network.named_parameters()}
     if not named:
         raise ValueError("network: it has no parameters, so there is no gradient")
     names = moving_names(moving if isinstance(moving, str) else tuple(moving), network, list(named))
     frozen = {k: p for k, p in named.items() if k not in names}
     point = {k: named[k] for k in names}
-    name = next(k for k, t in DTYPES.items() if t == dtype)
-    common: dict[str, Any] = {
-        "structure": describe(network, frozen, kind, batchnorm),
-        "width": row_width(network, batch.inputs[:1]),
-        "numerics": Numerics(dtype=name, device=device, memory=memory, batchnorm=batchnorm),  # type: ignore[arg-type]
-        "coupled": bool(coupling(network, batchnorm)[0]),
-        "kind": kind,
-        "network": network,
-        "frozen": frozen,
-    }
-    forward = NetworkForward(**common)
+    forward = NetworkForward(
+        structure=describe(network, frozen, kind, numerics.batchnorm),
+        width=row_width(network, batch.inputs[:1]),
+        numerics=numerics,
+        coupled=bool(coupling(network, numerics.batchnorm)[0]),
+        kind=kind,
+        network=network,
+        frozen=frozen,
+    )
     if callable(criterion):
         structure = replace(forward.structure, criterion=criterion, quadratic=False)
-        forward = _Scored(**common | {"structure": structure}, criterion=criterion)
-    _fits(forward, point, batch, kind if not callable(criterion) else "own")
+        every = {f.name: vars(forward)[f.name] for f in fields(forward)} | {"structure": structure}
+        forward = _Scored(**every, criterion=criterion)
+    _fits(forward, point, batch, "own" if callable(criterion) else kind)
     forward.observe(point, batch.inputs)
-    forward.vectorized = _vmaps(forward, point, batch) if vectorized is None else vectorized
-    classes = 0 if batch.targets.is_floating_point() else int(batch.targets.max()) + 1
-    evaluation = _Scores(forward, Splits(batch, kept or batch.part(0, 0)), classes)
-    away = kept and Loss(forward, kept, evaluation=evaluation, point=point)
-    return Loss(forward, batch, heldout=away, evaluation=evaluation, point=point)
+    return forward, point
 
 
 def _of_function(
@@ -196,6 +204,8 @@ def _of_function(
 
 def _batch(data: Any, name: str) -> Batch:
     """Return the rows of whatever a person gives; ValueError if they are none."""
+    if data is None:
+        raise ValueError(f"{name}: a network needs rows; give (inputs, targets)")
     if isinstance(data, Batch):
         batch = data
     elif isinstance(data, Dataset):
@@ -228,6 +238,8 @@ def _batch(data: Any, name: str) -> Batch:
 
 def _placed(batch: Batch, dtype: torch.dtype, device: str) -> Batch:
     """Return the rows on a device, numbers in a dtype; whole numbers stay whole."""
+    if dtype not in DTYPES.values():
+        raise ValueError(f"dtype={dtype}: expected torch.float64 or torch.float32")
     cast = (t.to(device, dtype if t.is_floating_point() else t.dtype) for t in batch)
     return Batch(*cast)
 
