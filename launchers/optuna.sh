@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A search instead of a grid, by Optuna's TPE sampler; first: pip install -e '.[optuna]'
 #   launchers/optuna.sh estimator=nes 'estimator.sigma=tag(log,interval(0.001,1))'
-#   launchers/optuna.sh estimator=cdg 'estimator.epsilon=tag(log,interval(0.001,1))' objective=descent/best_heldout
+#   launchers/optuna.sh estimator=cdg 'estimator.epsilon=tag(log,interval(0.001,1))' metric=descent/best_heldout
 #   TRIALS=50 NAME=lr launchers/optuna.sh experiment=digits_ste 'optimizer.lr=tag(log,interval(0.0001,0.1))'
-# Maximises objective=KEY of the results; DIRECTION=minimize for a loss. The sampler has a seed and finished runs are
+# Maximises metric=KEY of the results; DIRECTION=minimize for a loss. The sampler has a seed and finished runs are
 # found by their settings: repeat the command to resume it, or with more TRIALS to go on.
 set -euo pipefail
 folder="${SA_ROOT:-.}/sweeps/${NAME:-optuna}"

@@ -555,3 +555,13 @@ def test_classes_that_have_moved_keep_ids_and_are_read_by_their_names_of_today(t
         folder.mkdir(exist_ok=True)
         (folder / "config.yaml").write_text(json.dumps(before))
         assert read_config(folder)["part"] == after["part"]
+
+
+def test_a_renamed_setting_changes_no_id_and_is_read_by_its_new_name(tmp_path):
+    before = CONFIG | {"objective": "test/accuracy", "until": {"objective": 1}}
+    after = CONFIG | {"metric": "test/accuracy", "until": {"objective": 1}}
+    assert identity.run_id(before) == identity.run_id(after)
+    (tmp_path / "config.yaml").write_text(json.dumps(before))
+    assert read_config(tmp_path) == identity.current(after)
+    sweep.write_manifest(tmp_path, "study", POINTS, {"objective": "test/accuracy"})
+    assert sweep.read_manifest(tmp_path, "study")[0]["metric"] == "test/accuracy"

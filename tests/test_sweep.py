@@ -328,7 +328,7 @@ def test_the_page_needs_no_other_file(mixed, figure, capsys):
     root, ids = mixed
     about = {
         "argv": ["-m", "seed=0,1", "<script>alert(1)</script>"], "figure": ["bad", "good"],
-        "description": "a & b <i>", "created": "today", "objective": "test/accuracy",
+        "description": "a & b <i>", "created": "today", "metric": "test/accuracy",
     }  # fmt: skip
     expected = {"id": "cosine > 0.8", "statistic": "value", "predicate": "<=", "value": 0.0}
     about["expectations"] = [expected | {"source": "a guess", "where": "seed=*"}]
@@ -408,7 +408,7 @@ def trained(tmp_path, figure):
     configs = [config(seed, steps=1000) for seed in (0, 1, 10)]
     ids = plan(tmp_path, "study", configs)
     points = sweep.read_manifest(tmp_path, "study")[1]
-    sweep.write_manifest(tmp_path, "study", points, {"objective": "test/accuracy"})
+    sweep.write_manifest(tmp_path, "study", points, {"metric": "test/accuracy"})
     for at, one in enumerate(configs):
         with record.Record.open(tmp_path, one, {"commit": "c0ffee"}) as run:
             for step in range(1001):

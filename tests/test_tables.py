@@ -346,7 +346,7 @@ def test_the_line_of_a_finished_point_names_its_number_as_tables_do():
     from sa.launch.progress import _told
 
     result = {"value": 0.5, "descent/best": 0.2, "status": "done", "x/y": 3.0}
-    assert _told({"objective": "descent/best"}, result) == "best relative decrease (%) 40"
-    assert _told({"objective": "x/y"}, result) == "x/y 3"
-    assert _told({"objective": None}, result) == "loss at the point 0.5"
-    assert _told({"objective": "absent"}, result) == "done"
+    assert _told({"metric": "descent/best"}, result) == "best relative decrease (%) 40"
+    assert _told({"metric": "x/y"}, result) == "x/y 3"
+    assert _told({"metric": None}, result) == "loss at the point 0.5"
+    assert _told({"metric": "absent"}, result) == "done"

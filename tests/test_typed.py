@@ -96,8 +96,8 @@ def test_a_setting_of_every_swept_option_needs_not_be_one_of_the_default(sa):
 def test_a_single_run_says_what_may_have_been_meant_otherwise(sa):
     _, _, err = sa("experiment=descent_dims", "dataset.n=128", "tracker=none")
     assert "sweeps dim, estimator, seed" in err and "-m experiment=descent_dims" in err
-    _, _, err = sa(*SMALL, "figure=[curves]", "objective=nonsense")
-    assert "not of a single probe" in err and "objective=nonsense" in err
+    _, _, err = sa(*SMALL, "figure=[curves]", "metric=nonsense")
+    assert "not of a single probe" in err and "metric=nonsense" in err
 
 
 def test_a_typed_word_that_listed_points_set_themselves_is_not_lost_in_silence(sa):

@@ -53,7 +53,7 @@ PLANS = {
     "only_where_it_exists": ["estimator=ste,cdg,nes", "estimator.sigma=0.01,0.1,1", "dim=3,4"],
     "excluded": ["dim=4,5", "seed=0,1", "sweep.exclude=['dim=4 seed=1']"],
     "quoted": ["description='a, b'", "seed=0,1"],
-    "text_that_looks_otherwise": ['objective="1"', "dim=3,4"],
+    "text_that_looks_otherwise": ['metric="1"', "dim=3,4"],
 }  # fmt: skip
 
 
@@ -353,6 +353,36 @@ def test_sizes_are_those_of_the_experiment_that_runs_however_it_is_found(planned
     assert len(points) == 9, err
 
 
+OLD_WORDS = {
+    "objective=loss": "metric=loss",
+    "++objective=loss": "metric=loss",
+    "-m objective=loss,value seed=0,1": "metric=loss,value",
+    "~objective": "metric=null",
+    "-m sweep.points=[{objective:loss},{seed:1}]": "metric=VALUE",
+    "--help objective": "--help metric",
+}
+
+
+@pytest.mark.parametrize("line", OLD_WORDS)
+def test_a_setting_typed_by_its_old_name_is_refused_with_the_new_name(planned, line):
+    points, err = planned(*line.split())
+    assert not points and "Traceback" not in err
+    assert f"this setting is called metric now; type {OLD_WORDS[line]}" in err
+
+
+@pytest.mark.parametrize("text", ["objective: loss", "sizes: {quick: {objective: [loss, value]}}"])
+def test_an_experiment_with_an_old_name_of_a_setting_is_refused(planned, tmp_path, text):
+    own = tmp_path / "mine" / "experiment" / "own.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(f"# @package _global_\n{text}\n")
+    points, err = planned("-m", f"--config-dir={own.parents[1]}", "experiment=own", "seed=0,1")
+    if points:  # composed; `resolve` comes next
+        with pytest.raises(UsageError, match="is called metric now; type metric=loss"):
+            resolve(points[0][1])
+    else:
+        assert "objective: this setting is called metric now; type metric=VALUE" in err
+
+
 @pytest.mark.parametrize(
     ("text", "told"), [("a: [", "is not YAML"), ("- a", "expected lines KEY: VALUE")]
 )
@@ -377,8 +407,8 @@ def test_what_cannot_run_says_what_to_type(planned, words, told):
 
 
 def test_a_comma_in_a_value_of_a_size_does_not_split_it():
-    size = {"objective": ["a,b", "c"], "moving": [["fc1.*", "a,b"]]}
-    assert study.words(size) == ["objective='a,b',c", "moving=[fc1.*,'a,b']"]
+    size = {"metric": ["a,b", "c"], "moving": [["fc1.*", "a,b"]]}
+    assert study.words(size) == ["metric='a,b',c", "moving=[fc1.*,'a,b']"]
 
 
 def test_a_point_may_leave_a_value_to_each_run():

@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sa.record.identity import RENAMED
+
 HELP = "settings and groups: python -m sa.run --help"
 
 
@@ -31,6 +33,15 @@ def typed(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(typed, value)) + "]"
     return str(value)
+
+
+def renamed(word: str) -> str:
+    """Return the message for a word that names a setting as it was called before; '' for others."""
+    key, given, value = word.lstrip("+~").partition("=")
+    if key not in RENAMED:
+        return ""
+    new, value = RENAMED[key], value if given else "null" if word.startswith("~") else "VALUE"
+    return f"{word}: this setting is called {new} now; type {new}={value}"
 
 
 def invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:

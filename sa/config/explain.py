@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sa.config.catalogue import CONF, GROUPS, leaves, options
-from sa.config.error import _TEMPERATURE, HELP, nearest, typed
+from sa.config.error import _TEMPERATURE, HELP, nearest, renamed, typed
 
 
 def explain(error: Exception, argv: list[str]) -> str | None:
@@ -84,6 +84,8 @@ def no_choice(group: str, value: Any) -> str:
 
 def _no_key(key: str, argv: list[str]) -> str:
     """A key that the chosen options do not have: near misses, and who does have it."""
+    if message := renamed(key):
+        return message
     group, _, name = key.partition(".")
     for chosen in _choices(argv):  # of a sweep, the first point that lacks the key
         known: list[str] = list(_settings("config", ""))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from sa.config.argv import VALUED
 from sa.config.catalogue import GROUPS
-from sa.config.error import UsageError, nearest
+from sa.config.error import UsageError, nearest, renamed
 from sa.config.explain import no_choice
 
 FLAGS = (
@@ -106,6 +106,8 @@ def _check(word: str, other: bool) -> None:
     """Raise UsageError for a word that cannot work, or would change nothing."""
     key, _, value = word.partition("=")
     group = key.lstrip("+").partition("@")[0]
+    if ("=" in word or word.startswith("~")) and (message := renamed(word)):
+        raise UsageError(message)
     if re.fullmatch(r"[\w./]+=\{\}", word):
         raise UsageError(f"{word} changes nothing: {{}} is merged, not set")
     if re.match(r"[+~]*sizes\b", key):

@@ -15,6 +15,7 @@ from sa.config.catalogue import (
 )
 from sa.config.describe import described, entry, settings
 from sa.config.error import HELP, UsageError, nearest
+from sa.record.identity import RENAMED
 
 WIDTH = 100
 
@@ -104,6 +105,10 @@ def about(word: str) -> str:
     named = [g for g in GROUPS if key in options(g)]
     if named and not given:
         return "\n\n".join(described(g, key) for g in named)
+    if key in RENAMED:
+        raise UsageError(
+            f"--help {word}: this setting is called {RENAMED[key]} now; type --help {RENAMED[key]}"
+        )
     close = nearest(key, [*GROUPS, *commented(), *(o for g in GROUPS for o in options(g))])
     hint = f"; did you mean --help {close}?" if close else ""
     raise UsageError(f"--help {word}: there is no such group, option or setting{hint}\n{HELP}")

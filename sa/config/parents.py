@@ -8,10 +8,10 @@ from typing import Any
 from sa.config.argv import sets
 from sa.config.catalogue import CONF, commented, leaves, options, top
 from sa.config.component import make
-from sa.config.error import HELP, UsageError, typed
+from sa.config.error import HELP, UsageError, renamed, typed
 from sa.config.explain import no_option
 from sa.record.config import read_config
-from sa.record.identity import DEFAULTS, LATER, Config, identity
+from sa.record.identity import DEFAULTS, LATER, RENAMED, Config, identity
 from sa.record.sweep import read_manifest, sweeps
 
 _MAY_LACK = ("analysis", "schedule", "average", "init", "experiment")
@@ -29,6 +29,8 @@ def resolve(config: Config, words: Sequence[str] = ()) -> Config:
         words: the words that were typed; one that sets what ``ends`` sets differently is refused.
 
     """
+    for old in RENAMED.keys() & config.keys():
+        raise UsageError(renamed(f"{old}={typed(config[old])}"))
     root = config.get("root")
     if not isinstance(root, str | int) or isinstance(root, bool):
         raise UsageError(f"root={typed(root)}: expected a folder, e.g. root=results")

@@ -171,7 +171,7 @@ class Settings(BaseModel):
         None,
         description="two trainings to analyse: [RUN,RUN], a sweep, or {first,second} as in init",
     )
-    objective: Text = Field("descent/best", description="result that sa.run returns to a sweeper")
+    metric: Text = Field("descent/best", description="result that sa.run returns to a sweeper")
     root: str = Field(
         ".", description="folder of runs/ and sweeps/; by default SA_ROOT, else the current folder"
     )

@@ -235,7 +235,7 @@ def write_plan(root: Path, name: str, plan: Sequence[Point]) -> None:
         "typed_in": {"folder": os.getcwd(), **_folders()},
         "description": first.get("description"),
         "figure": first.get("figure"),
-        "objective": first.get("objective"),
+        "metric": first.get("metric"),
         "expectations": first.get("expectations") or [],
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

@@ -63,8 +63,8 @@ class Outcomes:
 
 
 def _value(config: dict[str, Any], result: dict[str, Any]) -> str:
-    """Return the result's ``objective`` as tables write it, or how the run ended."""
-    key = config.get("objective") or "value"
+    """Return the run's metric as tables write it, or how the run ended."""
+    key = config.get("metric") or "value"
     value, loss = result.get(key), result.get("value")
     if not isinstance(value, int | float):
         return str(result.get("status"))

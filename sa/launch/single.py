@@ -17,7 +17,7 @@ from sa.record.identity import Config
 
 
 def single(config: Config, typed: Sequence[str]) -> float:
-    """Validate and run one configuration, print its result, and return its objective.
+    """Validate and run one configuration, print its result, and return its metric.
 
     Args:
         config: the configuration as Hydra composed it.
@@ -48,7 +48,7 @@ def single(config: Config, typed: Sequence[str]) -> float:
     for note in [*notes, *_notes_of(settings, result)]:
         telling.note(note)
     run.record_lost_output(folder / "status.json")
-    value = result.get(settings.objective or "value", result.get("value"))
+    value = result.get(settings.metric or "value", result.get("value"))
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
@@ -69,11 +69,11 @@ def _mistakes(settings: Settings, typed: Sequence[str]) -> Iterator[str]:
 
 
 def _notes_of(settings: Settings, result: dict[str, Any]) -> Iterator[str]:
-    """Yield the notes in a result, and one if the objective is not in it."""
+    """Yield the notes in a result, and one if the metric is not in it."""
     for name, note in result.items():
         if note and re.fullmatch(r"(.+/)?note", name):
             yield f"{name.partition('/')[0]}: {note}" if "/" in name else f"estimator: {note}"
-    key = settings.objective
+    key = settings.metric
     if key not in (None, "value", "descent/best") and key not in result:
-        names = ", ".join(k for k, v in result.items() if isinstance(v, int | float))
-        yield f"objective={key}: no such result, so value is returned; there are: {names}"
+        there = ", ".join(k for k, v in result.items() if isinstance(v, int | float))
+        yield f"metric={key} is not among the results, so the loss is returned; there are: {there}"

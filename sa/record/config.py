@@ -33,7 +33,7 @@ def config_text(config: dict[str, Any]) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of a run with the class names of today; {} if there is none."""
+    """Return the configuration of a run with the names of today; {} if there is none."""
     import yaml
 
     path = folder / "config.yaml"

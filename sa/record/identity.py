@@ -10,12 +10,13 @@ Config = dict[str, Any]
 """A resolved configuration as plain data, as config.yaml in a run's folder holds it."""
 
 BOOKKEEPING = frozenset(
-    "root tracker sweep figure checkpoint_seconds processes threads memory progress objective "
-    "hydra experiment description full sizes expectations dataset.root epochs".split()
+    "root tracker sweep figure checkpoint_seconds processes threads memory progress metric "
+    "objective hydra experiment description full sizes expectations dataset.root epochs".split()
 )
 """Settings that change no number of a result; they are no part of a run's id.
 
-``epochs`` is here because ``steps``, which is computed from it, is part of the id.
+``epochs`` is here because ``steps``, which is computed from it, is part of the id. ``metric`` was called ``objective`` before:
+both names are here, so that the renaming changes no id.
 """
 
 
@@ -40,17 +41,24 @@ MOVED = {
 }
 """Classes that have moved: name in older records -> name of today. The first name comes first."""
 
+RENAMED = {"objective": "metric"}
+"""Settings that have a new name: the name that records of before have -> the name of today."""
+
 _FIRST = {new: old for old, new in reversed(MOVED.items())}
 """Name of today -> the first name of the class, which ids are hashed from."""
 
 
-def current(config: Any) -> Any:
-    """Return a configuration from a record of any age with the class names of today."""
-    if isinstance(config, dict):
-        return {k: current(v) for k, v in config.items()}
-    if isinstance(config, list):
-        return [current(v) for v in config]
-    return MOVED.get(config, config) if isinstance(config, str) else config
+def current(config: Config) -> Config:
+    """Return the configuration from a record of any age with the names of today."""
+    return {RENAMED.get(k, k): _classes(v) for k, v in config.items()}
+
+
+def _classes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _classes(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_classes(v) for v in value]
+    return MOVED.get(value, value) if isinstance(value, str) else value
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

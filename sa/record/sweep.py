@@ -17,6 +17,7 @@ from sa.record.files import (
     write_json,
     write_text,
 )
+from sa.record.identity import current
 
 _REMEDY = "Repeat the `python -m sa.run -m ...` command of this sweep: it writes the manifest again"
 
@@ -68,7 +69,7 @@ def read_manifest(root: Path | str, name: str) -> tuple[dict[str, Any], list[dic
         about = read_json(path.with_name("sweep.json")) or {}
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if about.get("digest", digest) == digest:
-            return about, points
+            return current(about), points
         time.sleep(0.1)
     raise RecordError(f"{path} was edited after the sweep wrote it. {_REMEDY}")
 

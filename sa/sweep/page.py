@@ -44,8 +44,8 @@ def report(root: Path, name: str, over: str = "step") -> None:
     except files.Missing as error:
         raise files.Missing(f"{error}; runs: {runs_there(root)}") from error
     table = write_table(root, name, framed(root, points))
-    labels, keys = full_labels(points, table), view.key_numbers(table, about.get("objective"))
-    print(_digest(points, table, about.get("objective")))
+    labels, keys = full_labels(points, table), view.key_numbers(table, about.get("metric"))
+    print(_digest(points, table, about.get("metric")))
     answers = scales.answers(table, labels)
     print("\n".join([*answers, ""]) if answers else "", end="")
     folder = sweep.sweep_folder(root, name)
@@ -65,14 +65,14 @@ def report(root: Path, name: str, over: str = "step") -> None:
 
 
 def _digest(
-    points: list[dict[str, Any]], table: "pd.DataFrame", objective: str | None = None
+    points: list[dict[str, Any]], table: "pd.DataFrame", metric: str | None = None
 ) -> str:
     """Return the table for the terminal: mean (least ... most) over seeds of the key results.
 
-    The study's objective comes first, if it is a number.
+    The study's metric comes first, if it is a number.
     """
-    keys = view.key_numbers(table, objective)
-    keys = [k for k in keys if k in view.TERMINAL or k == objective]
+    keys = view.key_numbers(table, metric)
+    keys = [k for k in keys if k in view.TERMINAL or k == metric]
     names, rows = over_seeds(table, full_labels(points, table), keys)
     shown = [k for k in range(len(names)) if any(row.cells[k].n for row in rows)]
     lines = [["mean (least ... most)", "runs", *(names[k] for k in shown)]]

@@ -32,7 +32,7 @@ KEYS = (
     "quant_error/least cost/bops sensitivity_bits/kendall/taylor sensitivity_bits/gain "
     "train/loss train/accuracy test/loss test/accuracy evals seconds"
 ).split()
-"""The results that the page and LaTeX show, if a sweep has them, beside the objective."""
+"""The results that the page and LaTeX show, if a sweep has them, beside the metric."""
 
 TERMINAL = frozenset(KEYS) - set(
     "value alignment/scale descent/ratio train/accuracy test/loss seconds".split()
@@ -43,10 +43,10 @@ CELLS = 200_000
 """The most cells of columns that the reader can add to the page (about 2 MB)."""
 
 
-def key_numbers(table: "pd.DataFrame", objective: str | None = None) -> list[str]:
-    """Return the results that summaries show: the objective first, if it is a number."""
+def key_numbers(table: "pd.DataFrame", metric: str | None = None) -> list[str]:
+    """Return the results that summaries show: the metric first, if it is a number."""
     found = [k for k in KEYS if k in table and table[k].notna().any()]
-    own = objective if objective in table and objective not in CHOICES else None
+    own = metric if metric in table and metric not in CHOICES else None
     if own and table[own].map(is_number).any():
         return [own, *(k for k in found if k != own)]
     return found
@@ -76,7 +76,7 @@ def page(
     first = {k: _column(k, k, v) for k, v in swept.items()}
     if not swept:  # a plan without overrides: take the settings that vary
         first = {k: _column(k, k, table[k]) for k in settings if table[k].nunique() > 1}
-    keys = [k for k in key_numbers(table, about.get("objective")) if k in results]
+    keys = [k for k in key_numbers(table, about.get("metric")) if k in results]
     keys = keys or [k for k in results if k not in lists][:12]
     more = [k for k in (*differ, *results, "run_id", "commit") if k not in lists and k not in first]
     runs = first | {k: _result(table, k) for k in keys}
