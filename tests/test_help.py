@@ -186,6 +186,10 @@ def test_the_defaults_of_the_settings_are_those_of_the_file():
     ({"sweep": {"zip": "dim"}}, "sweep.zip=dim: expected a list, e.g. 'sweep.zip=[...]'"),
     ({"sweep": {"wait": None}}, "sweep.wait=null: expected true or false"),
     ({"figure": ["pie"]}, "figure=pie: there is no such figure; there are: "),
+    (
+        {"figure": ["ranges"]},
+        "figure=ranges: it is drawn by kind: lines now; see figure in conf/experiment/fixed_point",
+    ),
     ({"dimm": 3}, "dimm: there is no such setting; did you mean dim?"),
 ])  # fmt: skip
 def test_a_setting_out_of_its_range_is_refused_with_what_is_expected(config, told):

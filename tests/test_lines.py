@@ -104,3 +104,10 @@ def test_impossible_lines_are_refused_with_a_reason(more, told, tmp_path):
 def test_the_keys_of_lines_are_those_that_a_configuration_may_have():
     keys = re.findall(r"(\w+):", catalogue.LINES)
     assert keys == ["kind", *(f.name for f in dataclasses.fields(Lines))]
+
+
+@pytest.mark.parametrize("kind", draw.LINES_NOW)
+def test_a_kind_of_before_is_refused_with_the_experiment_that_draws_it_as_lines(tmp_path, kind):
+    study = f"conf/experiment/{catalogue.drawn_as_lines(kind)}.yaml"
+    with pytest.raises(ValueError, match=f"drawn by kind: lines now; see figure in {study}"):
+        draw.draw(kind, pd.DataFrame(), tmp_path)

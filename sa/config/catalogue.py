@@ -130,6 +130,15 @@ def figures() -> list[str]:
     return sorted({p.stem for p in (_SA / "figure").glob("[a-z]*.py")} - {"draw", "lines"})
 
 
+def drawn_as_lines(name: str) -> str:
+    """Return the experiment that has a figure of lines of that name; '' if none has."""
+    for study in options("experiment"):
+        for one in plain("experiment", study).get("figure") or []:
+            if isinstance(one, Mapping) and one.get("name") == name:
+                return study
+    return ""
+
+
 LINES = "{kind: lines, x: COLUMN, y: COLUMN, hue: COLUMN, panels: COLUMN, log: [x, y], name: NAME}"
 """A figure that needs no file: lines of a result by a setting, or by the step of trainings."""
 

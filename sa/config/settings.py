@@ -14,7 +14,7 @@ from pydantic import (
     ValidationError,
 )
 
-from sa.config.catalogue import LINES, figures, top
+from sa.config.catalogue import LINES, drawn_as_lines, figures, top
 from sa.config.error import HELP, UsageError, nearest, typed
 from sa.config.fields import words
 
@@ -237,6 +237,9 @@ def _drawable(kind: str | Mapping[str, Any]) -> None:
         known = set(re.findall(r"(\w+):", LINES))
         if kind.get("kind") != "lines" or not {"x", "y"} <= set(kind) <= known:
             raise UsageError(f"figure={typed(dict(kind))}: expected {LINES}; x and y are needed")
+    elif study := drawn_as_lines(kind):
+        file = f"conf/experiment/{study}.yaml"
+        raise UsageError(f"figure={kind}: it is drawn by kind: lines now; see figure in {file}")
     elif kind not in figures():
         there = ", ".join([*figures(), LINES])
         raise UsageError(f"figure={kind}: there is no such figure; there are: {there}")

@@ -49,6 +49,13 @@ FITTING: dict[str, tuple[str | Mapping[str, Any], ...]] = {
 """The default kinds of a sweep that names none, by a column that they need."""
 
 
+LINES_NOW = {
+    "accuracy_bits": "digits_bits", "gradient_norm": "gradient_norm", "ranges": "fixed_point",
+    "layer_cosine": "xnor_cdg_layer", "lr_batch": "lr_batch_bits",
+    "sensitivity": "batch_sensitivity",
+}  # fmt: skip
+"""Kinds that sweeps of before name -> the experiment that draws the same as lines."""
+
 PANELS = 12
 """The most panels of a picture of several parts; one part may have more. The layout needs memory
 by the square of their number: 0.7 GB for 12, 7 GB for 40."""
@@ -101,6 +108,9 @@ def draw(kind: str | Mapping[str, Any], table: pd.DataFrame, folder: Path) -> li
 
     """
     there = sorted([*kinds(), *OTHERS])
+    if isinstance(kind, str) and kind in LINES_NOW:
+        study = f"conf/experiment/{LINES_NOW[kind]}.yaml"
+        raise ValueError(f"it is drawn by kind: lines now; see figure in {study}")
     if isinstance(kind, str) and kind not in there:
         more = "{kind: lines, x: COLUMN, y: COLUMN}"
         raise ValueError(f"there is no figure '{kind}'; there are: {', '.join(there)}, and {more}")
