@@ -1,4 +1,4 @@
-"""The composition root, ``python -m sa.run``: from words on a command line to a recorded run."""
+"""The command ``python -m sa.run``: from the words of a command line to a recorded run."""
 
 import os
 import sys
@@ -6,63 +6,65 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sa.config.argv import Words, read, settings_first
+from sa.config.argv import CommandLine, read, settings_first
 from sa.config.catalogue import CONF
 from sa.config.completion import BASH, candidates
 from sa.config.error import UsageError
-from sa.config.flags import checked, help_asked
-from sa.config.handbook import answer, page
+from sa.config.flags import check_words, help_words
+from sa.config.handbook import catalogue_page, help_page
 from sa.record import telling
 
 
 def main() -> None:
-    """Answer or run, and end with 0 (done), 1 (a run failed) or 2 (nothing was started)."""
+    """Print help or run, and exit with 0 (done), 1 (a run failed) or 2 (nothing was started)."""
     telling.patient(hangup=True)
     argv = sys.argv[1:]
     try:
-        text = _answered(argv)
+        text = _text_to_print(argv)
     except UsageError as error:
         _exit(2, str(error))
     if text is None:
-        _work(argv)
+        _run(argv)
     else:
-        _tell(text)
+        _print(text)
 
 
-def _answered(argv: list[str]) -> str | None:
-    """Return what is printed where the words only ask for something; None where they run."""
-    if argv[:2] == ["--completion", "words"]:  # asked for by the script itself
+def _text_to_print(argv: list[str]) -> str | None:
+    """Return the text that a command of help or completion prints; None for a command that runs."""
+    if argv[:2] == ["--completion", "words"]:  # the script of bash types this
         return "\n".join(candidates(" ".join(argv[2:3]), argv[3:]))
     if "--completion" in argv:
         if argv != ["--completion", "bash"]:
-            raise UsageError('--completion: expected bash; type eval "$(sa --completion bash)"')
+            raise UsageError(
+                '--completion: expected bash and nothing else; type eval "$(sa --completion bash)"'
+            )
         return BASH
     if argv == ["--catalogue"]:
-        return page()
-    asked = help_asked(argv)
-    return None if asked is None else answer(asked)
+        return catalogue_page()
+    words = help_words(argv)
+    return None if words is None else help_page(words)
 
 
-def _work(argv: list[str]) -> None:
-    """Run what is typed; exit with 1 or 2 where it fails. Imports all that help does without."""
+def _run(argv: list[str]) -> None:
+    """Run a command; exit with 1 or 2 if it fails. Imports what help does not need."""
     from sa.config.explain import explain
     from sa.job.execute import RunFailed
     from sa.job.worker import frozen, rank
     from sa.launch.plan import LaunchError
     from sa.record import files
 
-    # Hydra prints and swallows errors unless told otherwise; here they get their own messages.
+    # By default Hydra prints an error and ends. With this it raises, and we write the message.
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         if argv[:1] == ["--frozen"]:
             if not argv[1:]:
-                raise UsageError("--frozen: expected the folders of frozen runs, runs/ID ...")
+                raise UsageError("--frozen: expected folders of frozen runs, --frozen runs/ID ...")
             frozen([Path(a) for a in argv[1:]])
         elif argv[:1] == ["--rank"]:
             rank(Path(argv[1]), *map(int, argv[2:]))
         else:
-            argv = checked(argv)
+            argv = check_words(argv)
             _compose(read(argv))
     except KeyboardInterrupt:
         _exit(130, "interrupted; repeat the command to go on from the last checkpoint")
@@ -71,11 +73,11 @@ def _work(argv: list[str]) -> None:
     except (RunFailed, files.RecordError) as error:
         _exit(1, str(error))
     except Exception as error:
-        told = explain(error, argv)
-        if told is None or full:
+        message = explain(error, argv)
+        if message is None or full:
             traceback.print_exc()
             _exit(1, "an unexpected error, shown above")
-        _exit(2, told)
+        _exit(2, message)
     finally:
         if not full:
             os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -84,8 +86,8 @@ def _work(argv: list[str]) -> None:
             telling.note(f"{lost}; what was computed is in its record")
 
 
-def _tell(text: str) -> None:
-    """Print what was asked for, and nothing else was: here a failure to tell is one."""
+def _print(text: str) -> None:
+    """Print a text; exit with 1 if it cannot be written, since the command does nothing else."""
     print(text, flush=True)
     if telling.output_lost():
         _exit(1, f"standard output could not be written ({telling.output_lost()})")
@@ -97,46 +99,46 @@ def _exit(code: int, message: str | None) -> NoReturn:
 
 
 class Command:
-    """What Hydra calls with a composed configuration; its sweeper reads the words from it.
+    """The function that Hydra calls with a composed configuration.
 
     Args:
-        words: the words of the command line.
+        command_line: the words of the command line; the sweeper reads them too.
 
     """
 
-    def __init__(self, words: Words):
-        self.words = words
+    def __init__(self, command_line: CommandLine):
+        self.command_line = command_line
         self.failed: list[Exception] = []
 
     def __call__(self, config: Any) -> float:
-        """Run one configuration, and return its objective; keep an error of a single run."""
+        """Run one configuration and return its metric; keep the error of a single run."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
         from omegaconf import OmegaConf
 
         from sa.launch import single
 
-        sys.argv[1:] = self.words.typed  # for the record
-        # Relative folders are of where they were typed; Hydra can be told to leave it.
+        sys.argv[1:] = self.command_line.typed  # for the record
+        # Relative folders belong to the folder of the command; Hydra may have changed to another.
         os.chdir(HydraConfig.get().runtime.cwd)
         try:
             plain = OmegaConf.to_container(config, resolve=True)
             assert isinstance(plain, dict)
             plain["experiment"] = HydraConfig.get().runtime.choices.get("experiment")
-            return single.single({str(k): v for k, v in plain.items()}, self.words.typed)
+            return single.single({str(k): v for k, v in plain.items()}, self.command_line.typed)
         except Exception as error:
             if HydraConfig.get().mode != RunMode.RUN:  # another sweeper's or launcher's point
                 raise
-            self.failed.append(error)  # past Hydra, which would print words of its own
+            self.failed.append(error)  # Hydra would print it in words of its own
             return float("nan")
 
 
-def _compose(words: Words) -> None:
-    """Let Hydra compose what was typed, and run it."""
+def _compose(command_line: CommandLine) -> None:
+    """Compose the configurations with Hydra, and run them."""
     import hydra
 
-    command = Command(words)
-    sys.argv[1:] = settings_first(words.hydra)
+    command = Command(command_line)
+    sys.argv[1:] = settings_first(command_line.for_hydra)
     base = {"version_base": "1.3"} if hydra.__version__ < "1.4" else {}
     hydra.main(config_path=str(CONF), config_name="config", **base)(command)()
     if command.failed:
@@ -144,7 +146,7 @@ def _compose(words: Words) -> None:
 
 
 if __name__ == "__main__":
-    # Hydra's plugins import this module by its name: one copy of it, so that errors are its own.
+    # Hydra's plugins import this module by its name. So run that copy, not a second one.
     from sa.run import main as _main
 
     _main()

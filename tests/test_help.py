@@ -58,14 +58,14 @@ def test_the_first_page_is_a_screen_or_two_and_imports_nothing_heavy():
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_lists_its_options(group):
-    page = handbook.answer([group])
+    page = handbook.help_page([group])
     for option, about in options(group).items():
         assert f"  {option} " in page and about in page
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS, ids=map("=".join, OPTIONS))
 def test_an_option_names_each_of_its_settings(group, name):
-    page = handbook.answer([f"{group}={name}"])
+    page = handbook.help_page([f"{group}={name}"])
     node = yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
     node.pop("defaults", None)
     for key in keys(node):
@@ -90,14 +90,14 @@ def test_an_entry_may_have_several_lines_and_stands_under_args():
 
 
 def test_settings_of_an_estimator_have_a_type_a_range_and_a_default():
-    page = handbook.answer(["estimator=nes"])
+    page = handbook.help_page(["estimator=nes"])
     for told in ("estimator.samples=500", "a whole number >= 1", "none | loss | mean"):
         assert told in page
 
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_a_study_says_what_it_sweeps_and_expects(name):
-    page = handbook.answer([f"experiment={name}"])
+    page = handbook.help_page([f"experiment={name}"])
     node = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     assert node["description"] in page
     for key in node.get("sizes", {}).get("quick", {}):
@@ -113,13 +113,13 @@ def test_a_study_that_has_run_says_how_long_it_took(tmp_path, monkeypatch):
     from sa.record import run, sweep
 
     monkeypatch.setenv("SA_ROOT", str(tmp_path))
-    page = handbook.answer(["experiment=descent_dims"])
+    page = handbook.help_page(["experiment=descent_dims"])
     assert "it has not run in this folder" in page
     points = [{"index": i, "run_id": f"{i:010x}", "overrides": []} for i in range(3)]
     sweep.write_manifest(tmp_path, "descent_dims", points, {})
     results = {"0000000000": {"seconds": 3.0}, "0000000001": {"seconds": 4.0}}
     monkeypatch.setattr(run, "read_result", lambda root, key: results.get(key))
-    page = handbook.answer(["experiment=descent_dims"])
+    page = handbook.help_page(["experiment=descent_dims"])
     assert "2 of 3 points are done here, in 7 s of computing" in page
 
 
@@ -133,7 +133,7 @@ def test_a_study_that_has_run_says_how_long_it_took(tmp_path, monkeypatch):
     ("analysis=[alignment,descent]", "analysis.descent.points=25"),
 ])  # fmt: skip
 def test_any_word_may_be_asked_about(word, told):
-    assert told in handbook.answer([word])
+    assert told in handbook.help_page([word])
 
 
 @pytest.mark.parametrize(("word", "told"), [
@@ -143,16 +143,16 @@ def test_any_word_may_be_asked_about(word, told):
 ])  # fmt: skip
 def test_a_word_that_names_nothing_is_refused(word, told):
     with pytest.raises(UsageError, match="there is no such") as error:
-        handbook.answer([word])
+        handbook.help_page([word])
     assert told in str(error.value)
 
 
 def test_help_is_asked_for_before_or_behind_a_word():
     for words in (["--help", "dim"], ["dim", "-h"], ["--help=dim"], ["-m", "dim", "--help"]):
-        assert flags.help_asked(words) == ["dim"]
-    assert flags.help_asked(["dim=3"]) is None
+        assert flags.help_words(words) == ["dim"]
+    assert flags.help_words(["dim=3"]) is None
     with pytest.raises(UsageError, match="did you mean"):
-        flags.help_asked(["--help", "--catalouge"])
+        flags.help_words(["--help", "--catalouge"])
 
 
 def test_a_default_is_shown_as_it_is_typed():

@@ -202,7 +202,7 @@ REFUSED = [
         ["-m", "seed=0,1", "sweep.exclude=['sede=0']"],
         ["sweep.exclude", "sede is not swept; swept are: seed"],
     ),
-    (["estimator=ste", "estimator.temperature=0.5"], ["temperature cannot change hard states"]),
+    (["estimator=ste", "estimator.temperature=0.5"], ["a temperature does not change hard states"]),
     (["-m", "seed=0,1", "sweep.max_failures=0"], ["sweep.max_failures=0", ">= 1"]),
     (["-m", "seed=0,1", "hydra/launcher=local", "hydra.launcher.workers=0"], ["workers=0"]),
     (["-m", "seed=0,1", "hydra/launcher=slrm"], ["there is no such", "slurm"]),

@@ -193,7 +193,7 @@ def test_no_path_of_a_machine():
 
 
 def test_the_page_of_estimators_is_what_the_code_says():
-    from sa.config.handbook import page
+    from sa.config.handbook import catalogue_page
 
     kept = (ROOT / "dev" / "estimators.md").read_text()
-    assert kept == page() + "\n", "python -m sa.run --catalogue > dev/estimators.md"
+    assert kept == catalogue_page() + "\n", "python -m sa.run --catalogue > dev/estimators.md"

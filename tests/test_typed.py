@@ -41,7 +41,7 @@ def test_options_that_are_none_are_told(sa):
     code, _, err = sa("--hlep")
     assert code == 2 and "--hlep: there is no such option; did you mean --help?" in err
     code, _, err = sa("--frozen")
-    assert code == 2 and "expected the folders of frozen runs" in err
+    assert code == 2 and "expected folders of frozen runs" in err
 
 
 @pytest.mark.parametrize("words", [["quantizer=[]"], ["~quantizer"], ["~root"]])

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from sa import run
 from sa.config import study
-from sa.config.argv import read, settled
+from sa.config.argv import one_budget, read
 from sa.config.catalogue import CONF, GROUPS, top
 from sa.config.error import UsageError
 from sa.config.parents import resolve
@@ -107,7 +107,7 @@ def test_a_listed_point_is_read_as_it_would_be_typed():
 
 
 @pytest.mark.parametrize(("words", "told"), [
-    (["sweep.points=['hydra/launcher=local dim=3','dim=4']"], "belongs to the sweep"),
+    (["sweep.points=['hydra/launcher=local dim=3','dim=4']"], "it belongs to the sweep as a whole"),
     (["sweep.points=['dim=3,4']"], "has one value of a setting"),
     (["sweep.points=['estimator=cdg estimator.sigma=1','estimator=nes']"], "estimator.sigma"),
     (["estimator=ste,cdg", "estimator.sigma=0.1,1"], "estimator.sigma: there is no such setting"),
@@ -151,14 +151,13 @@ def test_a_typed_budget_replaces_the_presets(planned, words, steps):
 def test_two_typed_budgets_are_refused(planned, words):
     points, err = planned("experiment=digits_ste", *words)
     assert not points and "both set how long the training is; give one of them" in err
-    assert settled(["epochs=2", "steps=0"]) == ["epochs=2", "steps=0"]
+    assert one_budget(["epochs=2", "steps=0"]) == ["epochs=2", "steps=0"]
 
 
 def test_a_full_size_is_a_sweep_of_its_own():
     full = ["-m", "experiment=descent_dims", "size=full"]
-    assert "sweep.name=descent_dims-full" in (got := read(full)).hydra + got.held
-    got = read([*full, "sweep.name=mine"])
-    words = got.hydra + got.held
+    assert "sweep.name=descent_dims-full" in read(full).for_points
+    words = read([*full, "sweep.name=mine"]).for_points
     assert [w for w in words if w.startswith("sweep.name")] == ["sweep.name=mine"]
     for path in (CONF / "experiment").glob("*.yaml"):  # one rule for all studies
         assert "sweep.name" not in study.sizes(path.stem).get("full", {}), path
@@ -181,12 +180,12 @@ def test_a_list_of_a_size_lists_the_values_of_a_sweep():
 
 def test_what_is_typed_takes_the_place_of_a_sizes_word():
     words = read(["-m", "experiment=descent_dims", "size=full", "estimator=ste", "epochs=3"])
-    assert words.held == [
+    assert words.for_points == [
         "dim=8,16,32,64", "estimator=ste", "seed=range(5)", "dataset.n=16384",
         "sweep.name=descent_dims-full", "epochs=3", 
     ]  # fmt: skip
     plain = ["experiment=descent_dims", "seed=1"]
-    assert read(plain).hydra == plain
+    assert read(plain).for_hydra == plain
 
 
 def test_no_experiment_has_a_command_line_in_a_text():
@@ -238,8 +237,8 @@ FLAGS = [
     (["--cfg"], "--cfg: expected --cfg job|hydra|all"),
     (["--cfg", "nope"], "--cfg nope: expected --cfg job|hydra|all"),
     (["--info=nope"], "--info nope: expected"),
-    (["--resolve"], "--resolve: it goes with --cfg job"),
-    (["--package", "x"], "--package: it goes with --cfg job"),
+    (["--resolve"], "--resolve: alone it changes nothing; type --cfg job --resolve"),
+    (["--package", "x"], "--package: alone it changes nothing; type --cfg job"),
     (["--cfg", "job", "--info"], "give one of --cfg"),
     (["-m", "--run"], "give one of them"),
     (["--experimental-rerun", "x"], "there is no such option"),
@@ -247,13 +246,13 @@ FLAGS = [
     (["-cn", "nope", "-m"], "--config-name=nope: there is no such file"),
     (["--config-dir=nope"], "nope' not found"),
     (["-m", "--cfg", "job", "seed=0,1"], "seed=0,1 lists several values: --cfg and --info show"),
-    (["hydra.run.dir=X"], "set root=X"),
-    (["-m", "hydra.sweep.dir=X"], "set root=X"),
-    (["-m", "hydra.sweep.subdir=X"], "set root=X"),
-    (["hydra.output_subdir=X"], "set root=X"),
-    (["hydra.job.chdir=true"], "set root=X"),
-    (["++hydra.run.dir=X"], "set root=X"),
-    (["~hydra.run.dir"], "set root=X"),
+    (["hydra.run.dir=X"], "set root=FOLDER"),
+    (["-m", "hydra.sweep.dir=X"], "set root=FOLDER"),
+    (["-m", "hydra.sweep.subdir=X"], "set root=FOLDER"),
+    (["hydra.output_subdir=X"], "set root=FOLDER"),
+    (["hydra.job.chdir=true"], "set root=FOLDER"),
+    (["++hydra.run.dir=X"], "set root=FOLDER"),
+    (["~hydra.run.dir"], "set root=FOLDER"),
     (["hydra.mode=MULTIRUN"], "write -m to sweep"),
     (["hydra=null"], "hydra=null: it cannot be replaced as a whole"),
     (["sweep=null"], "sweep=null: it cannot be replaced as a whole"),

@@ -1,4 +1,4 @@
-"""The configuration of every point of a plan: what Hydra makes of the point's words alone."""
+"""Composes the configuration of every point of a plan, as Hydra would of its words alone."""
 
 import copy
 from collections import Counter
@@ -21,11 +21,11 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Composed:
-    """A point after composition.
+    """The configuration of one point.
 
     Args:
         words: the words that made it.
-        dropped: words left out, whose setting the options of this point do not have.
+        dropped: words left out, because the options of this point have no such setting.
         config: the resolved configuration, as plain dicts and lists.
 
     """
@@ -68,30 +68,33 @@ class Composer:
         bases = self._bases(list(dict.fromkeys(choice for choice, _ in split)))
         values = [[w for w in p if not self._chooses(w)] for p in points]
         plans = [self._existing(bases[c], v, own) for (c, _), v in zip(split, values, strict=True)]
-        kept = {self._key(w) for plan in plans for w in plan}
-        made: list[Composed] = []
-        ready: dict[Any, DictConfig] = {}  # configurations that a point of the same settings left
+        known = {self._key(w) for plan in plans for w in plan}
+        composed: list[Composed] = []
+        reusable: dict[Any, DictConfig] = {}  # configurations of points with the same settings
         for (choice, words), value, plan in zip(split, values, plans, strict=True):
-            left = [w for w in value if w in plan or self._key(w) not in kept]
-            dropped = [w for w in value if w not in left]
-            names = tuple(map(self._key, left))
-            again = (choice, names) if self._independent(left) else None
-            config = ready.get(again)
+            applied = [w for w in value if w in plan or self._key(w) not in known]
+            dropped = [w for w in value if w not in applied]
+            names = tuple(map(self._key, applied))
+            again = (choice, names) if self._independent(applied) else None
+            config = reusable.get(again)
             if config is None:
                 config = copy.deepcopy(bases[choice])
                 if again:
-                    ready[again] = config
-            self._set(config, left)
-            plain = OmegaConf.to_container(config, resolve=True)
-            made.append(Composed([w for w in words if w not in dropped], dropped, plain))  # type: ignore[arg-type]
-        return made
+                    reusable[again] = config
+            self._set(config, applied)
+            plain: Any = OmegaConf.to_container(config, resolve=True)
+            composed.append(Composed([w for w in words if w not in dropped], dropped, plain))
+        return composed
 
     def parse(self, word: str) -> Override:
         """Parse a word, once."""
         if word not in self.parsed:
             self.parsed[word] = self.parser.parse_override(word)
             if self.parsed[word].is_sweep_override():
-                raise UsageError(f"sweep.points: {word}: a listed point has one value of a setting")
+                raise UsageError(
+                    f"sweep.points: {word}: a listed point has one value of a setting; list "
+                    "a point for each value, or type the setting beside -m"
+                )
         return self.parsed[word]
 
     def _key(self, word: str) -> str:
@@ -138,9 +141,9 @@ class Composer:
     def _bases(self, every: list[tuple[str, ...]]) -> dict[tuple[str, ...], DictConfig]:
         """Return the configuration of every combination of group choices.
 
-        Where the options of one group change none of the top-level keys that those of another do,
-        the rest is put together from one composition an option; the last combination is composed in
-        full to see that it is the same.
+        If no two groups change the same top-level key, Hydra composes each option once, and the
+        combinations are put together from these. To check this, Hydra composes the last combination
+        in full.
         """
         first, last = every[0], every[-1]
         options = [dict.fromkeys(words) for words in zip(*every, strict=False)]
@@ -148,15 +151,16 @@ class Composer:
         if len({len(c) for c in every}) > 1 or few >= len(every):
             return {c: self._load(c) for c in every}
         start = self._load(first)
-        told = _plainly(start)
+        plain_start = _plainly(start)
         parts: list[dict[str, dict[str, Any]]] = []  # by place and word: the keys it changes
         for at, words in enumerate(options):
             parts.append({first[at]: {}})
             for word in list(words)[1:]:
-                made = self._load((*first[:at], word, *first[at + 1 :]))
-                mine = _plainly(made)
-                changed = [k for k in {**told, **mine} if told.get(k) != mine.get(k)]
-                parts[-1][word] = {k: made._get_node(k) for k in changed}
+                other = self._load((*first[:at], word, *first[at + 1 :]))
+                plain = _plainly(other)
+                keys = {**plain_start, **plain}
+                changed = [k for k in keys if plain_start.get(k) != plain.get(k)]
+                parts[-1][word] = {k: other._get_node(k) for k in changed}
         touched = [{k for part in some.values() for k in part} for some in parts]
         bases = {}
         for choice in every:
@@ -179,17 +183,17 @@ class Composer:
         return own
 
 
-def lacking(made: Sequence[Composed]) -> Iterator[str]:
+def lacking(points: Sequence[Composed]) -> Iterator[str]:
     """Yield a sentence for each setting that some points do not have."""
-    chosen = [{w.partition("=")[0]: w for w in one.words} for one in made]
-    counts = Counter(w.partition("=")[0] for one in made for w in one.dropped)
+    chosen = [{w.partition("=")[0]: w for w in one.words} for one in points]
+    counts = Counter(w.partition("=")[0] for one in points for w in one.dropped)
     for key, many in counts.items():
-        rooms = key.split(".")[:-1]
-        groups = ["/".join(rooms[:n]) for n in range(len(rooms), 0, -1)] + ["experiment"]
-        without = [c for c, one in zip(chosen, made, strict=True) if _drops(one, key)]
+        parts = key.split(".")[:-1]
+        groups = ["/".join(parts[:n]) for n in range(len(parts), 0, -1)] + ["experiment"]
+        without = [c for c, one in zip(chosen, points, strict=True) if _drops(one, key)]
         group = next((g for g in groups if any(g in c for c in without)), None)
-        who = dict.fromkeys(c[group] for c in without if group in c) if group else {}
-        where = ", ".join(who) or f"{many} of {len(made)} points"
+        names = dict.fromkeys(c[group] for c in without if group in c) if group else {}
+        where = ", ".join(names) or f"{many} of {len(points)} points"
         yield f"{key}: there is no such setting with {where}; it applies to the other points only"
 
 

@@ -1,4 +1,4 @@
-"""The shim between Hydra's -m and `sa.launch.driver`: compose each point once, then plan, run."""
+"""The sweeper and launchers behind Hydra's -m: they compose the points for `sa.launch.driver`."""
 
 import re
 import sys
@@ -17,7 +17,12 @@ from hydra_plugins.sa_plugins._compose import Composer, lacking
 
 
 class Plan(Sweeper):
-    """Every combination of the swept values; ``params``, which other sweepers have, are refused."""
+    """The sweeper of sa: every combination of the swept values.
+
+    Args:
+        params: refused; other sweepers of Hydra have it.
+
+    """
 
     def __init__(self, params: dict[str, Any] | None = None):
         self.params = dict(params or {})
@@ -25,21 +30,21 @@ class Plan(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Hydra's hook: keep the context and make the launcher."""
+        """Keep the context and build the launcher; Hydra calls this first."""
         from hydra.core.plugins import Plugins
 
         from sa.run import Command
 
         if not isinstance(task_function, Command):
-            raise HydraException("the sweeper 'plan' is of python -m sa.run")
-        self.words = task_function.words
+            raise HydraException("hydra/sweeper=plan works in python -m sa.run only; type that")
+        self.command_line = task_function.command_line
         self.loader, self.master = hydra_context.config_loader, config
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
-        # no launcher was chosen: an `override` in conf/config.yaml would beat that of an experiment
-        plain = type(launcher) is basic_launcher.BasicLauncher
-        self.launcher = Inline() if plain else launcher
+        # Nobody chose a launcher. (A default in conf/config.yaml would beat that of an experiment.)
+        unchosen = type(launcher) is basic_launcher.BasicLauncher
+        self.launcher = Inline() if unchosen else launcher
 
     def sweep(self, arguments: list[str]) -> Any:
         """Compose all points and hand them to `sa.launch.driver.multirun`."""
@@ -48,48 +53,51 @@ class Plan(Sweeper):
         from sa.launch import driver, plan
         from sa.record import telling
 
-        typed = self.words.typed
+        typed = self.command_line.typed
         sys.argv[1:] = typed  # for the record
         if self.params:
             raise UsageError(
-                "hydra.sweeper.params: is no setting of this sweeper; type KEY=VALUE,VALUE, and in "
-                "an experiment write sizes: {quick: {KEY: [VALUE, VALUE]}}"
+                "hydra.sweeper.params: the sweeper of sa has no such setting; type "
+                "KEY=VALUE,VALUE, and in an experiment write sizes: {quick: {KEY: [VALUE, VALUE]}}"
             )
         sizes: Any = OmegaConf.to_container(self.master.sizes)
-        given = argv.with_sizes(arguments + self.words.held, sizes.get("quick") or {})
-        swept, shape = self._axes(given)
+        words = arguments + self.command_line.for_points
+        swept, shape = self._axes(argv.with_quick_size(words, sizes.get("quick") or {}))
         points = plan.shape(swept, **shape)
         for note in plan.overruled(typed, shape["points"]):
             telling.note(note)
         own = {w for p in shape["points"] for w in plan.listed(p)}
         for word in own:
             if re.match(r"[+~]*hydra[./=]", word):
-                raise UsageError(f"sweep.points: {word}: belongs to the sweep; type it beside -m")
-        made = Composer(self.loader, self.master)([argv.settled(p) for p in points], own)
-        for note in lacking(made):
+                raise UsageError(
+                    f"sweep.points: {word}: a point cannot set it, it belongs to the sweep as a "
+                    "whole; type it beside -m"
+                )
+        composed = Composer(self.loader, self.master)([argv.one_budget(p) for p in points], own)
+        for note in lacking(composed):
             telling.note(note)
         once = list(
-            {tuple(one.words): (one, p) for one, p in zip(made, points, strict=True)}.values()
+            {tuple(one.words): (one, p) for one, p in zip(composed, points, strict=True)}.values()
         )
         fixed = {v[0][0] for v in swept.values() if len(v) == 1 and len(v[0]) == 1}
-        told = [[w for w in p if w in one.words and w not in fixed] for one, p in once]
+        varied = [[w for w in p if w in one.words and w not in fixed] for one, p in once]
         return driver.multirun(
             [one.config for one, _ in once],
-            told,
+            varied,
             [one.words for one, _ in once],
             self.launcher,
             typed,
         )
 
     def _axes(self, words: list[str]) -> tuple[dict[str, list[tuple[str, ...]]], dict[str, Any]]:
-        """Return the words of every key, one a value, and how `sweep` says they are combined."""
+        """Return the words of every key, one for each value, and the lists of `sweep`."""
         from sa.config.error import UsageError
         from sa.launch import plan
 
         how = OmegaConf.to_container(self.master.sweep) if self.master.sweep else None
         if not isinstance(how, dict):
             raise UsageError(
-                "sweep: cannot be replaced as a whole; set sweep.name=NAME and the like"
+                "sweep: it cannot be replaced as a whole; set what is in it, e.g. sweep.name=NAME"
             )
         for name in ("points", "exclude"):
             plan.refuse_texts(name, how.get(name) or [])
@@ -104,38 +112,38 @@ class Plan(Sweeper):
             elif override.is_discrete_sweep():
                 swept[key] = [(f"{key}={v}",) for v in override.sweep_string_iterator()]
             else:
-                raise HydraException(f"{key}: a plan needs listed values, not an interval")
+                raise UsageError(f"{key}: an interval lists no values; type {key}=VALUE,VALUE")
         for key, values in swept.items():
             if not values:
-                raise UsageError(f"{key}: no values to sweep over")
+                raise UsageError(f"{key}: no values to sweep over; type {key}=VALUE,VALUE")
         return swept, shape
 
 
 class _Place(Launcher):
-    """A launcher whose settings say where `sa.launch` runs the frozen configurations."""
+    """A launcher that only holds settings: they say where `sa.launch` runs the points."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Hydra's hook; nothing to keep."""
+        """Do nothing; Hydra calls this first."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-        """Never called: `sa.launch.driver.multirun` reads ``settings`` and ``kind`` instead."""
+        """Refuse other sweepers; `sa.launch.driver.multirun` reads ``kind`` and ``settings``."""
         raise HydraException(
-            "this launcher works with hydra/sweeper=plan only; beside another sweeper take "
-            "hydra/launcher=inline or one of Hydra's own, such as joblib"
+            "this launcher works with hydra/sweeper=plan only; with another sweeper type "
+            "hydra/launcher=inline, or one of Hydra's own, e.g. hydra/launcher=joblib"
         )
 
 
 class Inline(basic_launcher.BasicLauncher):
-    """One point after another in this process; the default, and for every sweeper."""
+    """One point after another in this process: the default. It works with every sweeper."""
 
     kind = "Inline"
     settings: dict[str, Any] = {}
 
 
 class Local(_Place):
-    """A bounded pool of processes; settings of `sa.launch.here.Local`."""
+    """A bounded pool of processes, with the settings of `sa.launch.here.Local`."""
 
     kind = "Local"
 
@@ -144,6 +152,6 @@ class Local(_Place):
 
 
 class Slurm(Local):
-    """Arrays of SLURM jobs; settings of `sa.launch.slurm.Slurm`."""
+    """Arrays of SLURM jobs, with the settings of `sa.launch.slurm.Slurm`."""
 
     kind = "Slurm"

@@ -1,4 +1,4 @@
-"""The words of a command line before Hydra reads them: sizes, budgets, what -m keeps back."""
+"""The command line before Hydra reads it: sizes, budgets, and what -m keeps back from Hydra."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,48 +16,48 @@ VALUED = (
 """Options of Hydra whose value may be the next word."""
 
 NO_EXPERIMENT = re.compile(r"\+*experiment=null", re.I)
-"""A word that says what is so without it, and that Hydra takes for no option of the group."""
+"""The word for no experiment. Hydra would look for an option called null."""
 
 _BUDGETS = {"steps": "0", "epochs": "null"}
-"""The two settings of a training's budget, and the value that leaves it to the other."""
+"""The two settings of a training's budget, and the value with which each leaves it to the other."""
 
 
 @dataclass(frozen=True)
-class Words:
-    """The words of a command line.
+class CommandLine:
+    """The words of a command line, sorted by who reads them.
 
-    Hydra composes the defaults with every word that lists no values, so that `estimator.samples=20`
-    is refused beside `estimator=nes,cdg` although every swept estimator may have it. So words of
-    ``-m`` are held back from it.
+    Hydra first composes the defaults with every word that lists no values. It would then refuse
+    `estimator.samples=20` beside `estimator=nes,cdg`, although every swept estimator may have that
+    setting. So with ``-m`` Hydra reads few words, and the sweeper adds the others to each point.
 
     Args:
-        typed: all of them, as they were typed.
-        hydra: those that Hydra itself reads, ``-m`` first.
-        held: those that the sweeper adds to every point.
+        typed: all words, as they were typed.
+        for_hydra: the words that Hydra reads, ``-m`` first.
+        for_points: the words that the sweeper adds to every point.
 
     """
 
     typed: list[str]
-    hydra: list[str]
-    held: list[str] = field(default_factory=list)
+    for_hydra: list[str]
+    for_points: list[str] = field(default_factory=list)
 
 
-def read(argv: list[str]) -> Words:
+def read(argv: list[str]) -> CommandLine:
     """Return the words of a command line, sorted by who reads them.
 
     Raises:
-        UsageError: from `sized` and `settled`.
+        UsageError: from `with_size` and `one_budget`.
 
     """
-    words = [x for x in sized(argv) if not NO_EXPERIMENT.fullmatch(x)]
+    words = [x for x in with_size(argv) if not NO_EXPERIMENT.fullmatch(x)]
     if not {"-m", "--multirun"} & set(words):
-        return Words(argv, settled(words))
+        return CommandLine(argv, one_budget(words))
     rest = [x for x in words if x not in ("-m", "--multirun")]
     if any(x.startswith("hydra/sweeper=") for x in rest):
-        return Words(argv, ["-m", *settled(rest)])
+        return CommandLine(argv, ["-m", *one_budget(rest)])
     own = re.compile(r"[~+]*(hydra[./]|hydra=|experiment=)|-|[^=]*$")
     hydra = ["-m", *(x for x in rest if own.match(x))]
-    return Words(argv, hydra, [x for x in rest if not own.match(x)])
+    return CommandLine(argv, hydra, [x for x in rest if not own.match(x)])
 
 
 def settings_first(argv: list[str]) -> list[str]:
@@ -82,89 +82,93 @@ def sets(words: Sequence[str], key: str) -> bool:
     return any(re.match(rf"\+*{key}[./@=]", word) for word in words)
 
 
-def settled(given: Sequence[str]) -> list[str]:
-    """The words of one run, where the budget they name replaces the preset's.
+def one_budget(words: Sequence[str]) -> list[str]:
+    """Return the words of one run; a budget that they name replaces the experiment's.
 
-    Steps and epochs are two ways to set one budget: naming one leaves the other out. Raises
-    UsageError where both are named.
+    Steps and epochs are two ways to set one budget, so naming one switches the other off.
+
+    Raises:
+        UsageError: the words name both.
+
     """
-    named = _budgets(given)
+    named = _budgets(words)
     if set(named) == set(_BUDGETS) and not named["steps"].endswith("steps=0"):
-        told = " ".join(named.values())
-        raise UsageError(f"{told}: both set how long the training is; give one of them")
-    typed = {w.lstrip("+~").partition("=")[0] for w in given}
-    return [*given, *(f"{k}={v}" for k, v in _BUDGETS.items() if named and k not in typed)]
+        both = " ".join(named.values())
+        raise UsageError(f"{both}: both set how long the training is; give one of them")
+    keys = {w.lstrip("+~").partition("=")[0] for w in words}
+    return [*words, *(f"{k}={v}" for k, v in _BUDGETS.items() if named and k not in keys)]
 
 
-def yielding(preset: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """The words of a preset without those that name a budget, where what is typed names one."""
-    return [w for w in preset if not (_budgets([w]) and _budgets(typed))]
-
-
-def _budgets(given: Sequence[str]) -> dict[str, str]:
-    """The last word of steps and of epochs; `epochs=null` names no budget."""
-    last = {w.lstrip("+").partition("=")[0]: w for w in given}
+def _budgets(words: Sequence[str]) -> dict[str, str]:
+    """Return the last word of steps and of epochs; `epochs=null` names no budget."""
+    last = {w.lstrip("+").partition("=")[0]: w for w in words}
     return {k: last[k] for k in _BUDGETS if k in last and not last[k].endswith("epochs=null")}
 
 
-def sized(argv: list[str]) -> list[str]:
-    """Return the words with those of the experiment's size before them.
+def with_size(argv: list[str]) -> list[str]:
+    """Return the words, and before them those that the experiment's size sets.
 
     With ``-m`` these are what ``sizes.quick`` sweeps. ``size=full`` adds ``sizes.full`` and is
-    another sweep, NAME-full, unless it is given a name. What is typed takes the place of the word
-    of the same key.
+    another sweep, called NAME-full unless the command line names it. A typed word replaces the
+    size's word of the same key.
 
     Raises:
-        UsageError: a size that the experiment does not have, or an experiment of an older form.
+        UsageError: the experiment has no such size, or its file has an older form.
 
     """
     rest = [x for x in argv if not re.match(r"\+*size=", x)]
-    asked = next((x.lstrip("+") for x in reversed(argv) if x not in rest), "size=quick")
+    size_word = next((x.lstrip("+") for x in reversed(argv) if x not in rest), "size=quick")
     study = experiment(rest)
-    has = studies.sizes(study, rest)
-    size = asked.removeprefix("size=")
-    if size not in {"quick", *has} or (len(rest) < len(argv) and not study):
+    sizes = studies.sizes(study, rest)
+    size = size_word.removeprefix("size=")
+    if size not in {"quick", *sizes} or (len(rest) < len(argv) and not study):
         there = ", ".join(x for x in options("experiment") if "full" in studies.sizes(x))
-        raise UsageError(f"{asked}: there are size=quick and size=full, of experiment={{{there}}}")
+        raise UsageError(
+            f"{size_word}: there are size=quick and size=full, of experiment={{{there}}}"
+        )
     sweeps = bool({"-m", "--multirun"} & set(argv))
-    swept = [k for k, v in has.get(size, {}).items() if isinstance(v, list) and "sweep." not in k]
+    swept = [k for k, v in sizes.get(size, {}).items() if isinstance(v, list) and "sweep." not in k]
     if size == "full" and swept and not sweeps:
         raise UsageError(
             f"size=full: it sweeps {', '.join(swept)}; type -m: python -m sa.run -m "
             f"experiment={study} size=full"
         )
-    more: list[str] = []
+    preset: list[str] = []
     if size == "full":
         name = (studies.read(study, rest).get("sweep") or {}).get("name") or study
-        more = [*studies.words(has["full"]), f"sweep.name={name}-full"]
+        preset = [*studies.words(sizes["full"]), f"sweep.name={name}-full"]
     if sweeps:
-        more = _over(yielding(studies.words(has.get("quick", {})), more), more)
-    return _over(yielding(more, rest), rest)
+        preset = _replaced(studies.words(sizes.get("quick", {})), preset)
+    return _replaced(preset, rest)
 
 
 def experiment(words: Sequence[str]) -> str | None:
-    """Return the experiment that words name, as Hydra takes it: the last one; None without any."""
+    """Return the experiment that the words name; of several the last, as Hydra; else None."""
     named = [w.partition("=")[2] for w in words if w.startswith("experiment=")]
     return named[-1].strip("'\"") if named else None
 
 
-def with_sizes(given: Sequence[str], quick: Mapping[str, Any]) -> list[str]:
+def with_quick_size(words: Sequence[str], quick: Mapping[str, Any]) -> list[str]:
     """Return the words of a sweep with those of ``sizes.quick`` that are not among them yet.
 
-    `sized` reads the file of an experiment by its name. Hydra also finds sizes that a file takes
-    over from another, or that ``hydra.searchpath`` leads to.
+    `with_size` reads the file of an experiment by its name. Hydra also finds sizes that a file
+    takes over from another, or that ``hydra.searchpath`` leads to.
     """
-    there = {_key(w) for w in given}
-    if all(k.lstrip("~") in there for k in quick):
-        return list(given)
-    return _over(yielding(studies.words(quick), given), given)
+    keys = {_key(w) for w in words}
+    if all(k.lstrip("~") in keys for k in quick):
+        return list(words)
+    return _replaced(studies.words(quick), words)
 
 
-def _over(preset: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """Return all words; what is typed takes the place of a preset word of the same key."""
+def _replaced(preset: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """Return all words; a typed word takes the place of the preset word of the same key.
+
+    A typed budget, of steps or of epochs, removes that of the preset.
+    """
+    preset = [w for w in preset if not (_budgets([w]) and _budgets(typed))]
     keys = {_key(w) for w in preset}
-    mine = {k: [w for w in typed if _key(w) == k] for k in keys}
-    placed = [w for one in preset for w in mine[_key(one)] or [one]]
+    replacing = {k: [w for w in typed if _key(w) == k] for k in keys}
+    placed = [w for one in preset for w in replacing[_key(one)] or [one]]
     return [*placed, *(w for w in typed if _key(w) not in keys)]
 
 

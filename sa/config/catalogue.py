@@ -1,4 +1,4 @@
-"""What there is to type, from the folders: imports nothing heavy."""
+"""Groups, options and settings, as the files of conf/ list them; imports nothing heavy."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 _SA = Path(__file__).resolve().parents[1]
 CONF = next(p for p in (_SA / "conf", _SA.parent / "conf") if (p / "config.yaml").is_file())
-"""The folder of every knob: inside the package in a wheel, beside it in a checkout."""
+"""The folder of all settings: inside the package in a wheel, beside it in a checkout."""
 
 GROUPS = (
     "experiment",
@@ -31,7 +31,7 @@ GROUPS = (
 
 
 def options(group: str) -> dict[str, str]:
-    """Name -> one line of description, of every option of a group, from the folder."""
+    """Return the options of a group: name -> description in one line."""
     found = {}
     for file in sorted((CONF / group).glob("*.yaml")):
         lines = [x[1:].strip() for x in file.read_text().splitlines() if x.startswith("#")]
@@ -77,11 +77,15 @@ def commented() -> dict[str, tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Member:
-    """What the catalogue says of an estimator: all of it read from its YAML and its docstrings.
+    """A row of the catalogue of estimators, read from an estimator's YAML file and docstrings.
 
-    about: one line with source and year. target, evals: of the class' ``target`` and ``__call__``.
-    theorem: the YAML's own line ``# theorem:``, for the settings that it sets; without one the
-    first sentence of the class.
+    Args:
+        about: what it is, with source and year, in one line.
+        target: the gradient that it estimates, from the ``target`` of its class.
+        evals: its price, from the ``__call__`` of its class.
+        theorem: the line ``# theorem:`` of the YAML file, which is about the settings of the file;
+            without one the first sentence of the class.
+
     """
 
     about: str
@@ -91,7 +95,7 @@ class Member:
 
 
 def estimators() -> dict[str, Member]:
-    """Every option of ``estimator=``, from the folders; nothing of them is imported."""
+    """Return every option of ``estimator=`` by its name; imports none of them."""
     import ast
 
     found = {}
@@ -118,7 +122,7 @@ def estimators() -> dict[str, Member]:
 
 
 def _sentence(node: Any) -> str:
-    """The first paragraph of a docstring, up to the end of its first sentence."""
+    """Return the first sentence of a docstring."""
     import ast
 
     first = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
@@ -126,7 +130,7 @@ def _sentence(node: Any) -> str:
 
 
 def figures() -> list[str]:
-    """The figure kinds: the files of their room, read without importing them."""
+    """Return the figure kinds: the files of sa/figure, without importing them."""
     return sorted({p.stem for p in (_SA / "figure").glob("[a-z]*.py")} - {"draw", "lines"})
 
 
@@ -140,12 +144,12 @@ def drawn_as_lines(name: str) -> str:
 
 
 LINES = "{kind: lines, x: COLUMN, y: COLUMN, hue: COLUMN, panels: COLUMN, log: [x, y], name: NAME}"
-"""A figure that needs no file: lines of a result by a setting, or by the step of trainings."""
+"""A figure that needs no file: a result against a setting, or against the step of trainings."""
 
 
 @cache
 def top() -> tuple[str, ...]:
-    """The top-level keys of a configuration."""
+    """Return the top-level keys of a configuration."""
     import yaml
 
     whole = yaml.safe_load((CONF / "config.yaml").read_text())
@@ -155,7 +159,7 @@ def top() -> tuple[str, ...]:
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every leaf."""
+    """Yield (dotted name, value) of every value that is no mapping, or an empty one."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""Completion of the command line in bash: options, groups, their options, settings, values."""
+"""Completion of the command line in bash: options, groups, settings and their values."""
 
 from collections.abc import Iterator, Sequence
 
@@ -36,7 +36,7 @@ complete -o nospace -o default -F _sa_completion sa python python3
 
 
 def candidates(current: str, typed: Sequence[str] = ()) -> list[str]:
-    """Return the words that may stand where ``current`` was begun.
+    """Return the words that the word at the cursor may become.
 
     Args:
         current: the word at the cursor, as far as it was typed.
@@ -55,13 +55,13 @@ def candidates(current: str, typed: Sequence[str] = ()) -> list[str]:
 
 
 def _keys(current: str, typed: Sequence[str]) -> Iterator[str]:
-    """Yield groups and settings; those of components once their group and its dot are typed."""
+    """Yield groups and settings; settings of a component only after its group and a dot."""
     end = "" if typed and typed[-1] in ("--help", "-h") else "="
     yield from (f"{x}{end}" for x in (*GROUPS, *commented(), "size"))
     for group, option in _choices(typed):
-        room = f"{group.replace('/', '.')}."
-        if not current.lstrip("+~").startswith(room):
-            yield room
+        prefix = f"{group.replace('/', '.')}."
+        if not current.lstrip("+~").startswith(prefix):
+            yield prefix
             continue
         for one in settings(group, option):
             if "/" not in one.key and not isinstance(one.value, dict):
@@ -69,20 +69,19 @@ def _keys(current: str, typed: Sequence[str]) -> Iterator[str]:
 
 
 def _choices(typed: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (group, option) of every option in force that has settings of its own."""
+    """Yield (group, option) of every chosen option that has settings of its own."""
     words = dict(w.lstrip("+~").split("=", 1) for w in typed if "=" in w)
-    for group, usual in {**dict.fromkeys(GROUPS), **chosen()}.items():
-        given = words.get(group)
-        names = (
-            given.strip("[]").split(",") if given else [usual] if isinstance(usual, str) else usual
-        )
+    for group, default in {**dict.fromkeys(GROUPS), **chosen()}.items():
+        names = [default] if isinstance(default, str) else default
+        if group in words:
+            names = words[group].strip("[]").split(",")
         for name in names or []:
             if name in options(group) and any(True for _ in settings(group, name)):
                 yield group, name
 
 
 def _values(current: str, typed: Sequence[str]) -> Iterator[str]:
-    """Yield KEY=VALUE for what a setting may be; behind a comma or a bracket the next value."""
+    """Yield KEY=VALUE for the values of a setting; after a comma or a bracket the next value."""
     key = current.partition("=")[0].lstrip("+~")
     at = max(current.rfind(sign) for sign in "=,[") + 1
     done = current[:at].lstrip("+~")

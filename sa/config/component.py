@@ -1,4 +1,4 @@
-"""Components made from their settings: only classes that a configuration may name."""
+"""Builds components from their settings, of classes that a configuration may name."""
 
 import importlib
 import json
@@ -24,13 +24,19 @@ _NO_STEP = {
     "torch.optim.LBFGS": "it evaluates the loss several times a step; a step here has one gradient",
     "torch.optim.SparseAdam": "it takes sparse gradients; those here are dense",
 }
-"""Optimizers of torch that cannot take the step of one dense gradient, and why."""
+"""Optimizers of torch that cannot step with one dense gradient -> the reason."""
 
 _MADE: dict[str, Any] = {}
 
 
 def make(key: str, node: Any) -> Any:
-    """One component, made once a process: components are frozen, and a plan repeats them."""
+    """Return a component, built once a process: components are frozen, and a plan repeats them.
+
+    Args:
+        key: its place in the configuration, such as estimator, for messages.
+        node: its settings, with the class under ``_target_``.
+
+    """
     name = json.dumps([key, node], sort_keys=True, default=str)
     if name not in _MADE:
         _MADE[name] = _instantiate(key, node)
@@ -38,12 +44,14 @@ def make(key: str, node: Any) -> Any:
 
 
 def _instantiate(key: str, node: Any) -> Any:
-    """Instantiate one component; every problem becomes a UsageError naming the dotted key."""
+    """Return a new component; UsageError if its settings are wrong, with their dotted names."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     if not isinstance(node, Mapping) or "_target_" not in node:
-        raise UsageError(f"{key}: expected a component (a mapping with _target_), got {node!r}")
+        raise UsageError(
+            f"{key}={typed(node)}: expected the name of an option; --help {key} lists them"
+        )
     if why := _NO_STEP.get(str(node["_target_"])):
         name = str(node["_target_"]).rpartition(".")[2]
         raise UsageError(f"{key}={name}: {why}; take another, e.g. optimizer=adam")
@@ -68,7 +76,12 @@ def _instantiate(key: str, node: Any) -> Any:
 
 
 def allowed(key: str, target: Any) -> type:
-    """The class a ``_target_`` names, if it is one of ours or an optimizer of torch."""
+    """Return the class that a ``_target_`` names.
+
+    Raises:
+        UsageError: it is neither a component of sa nor an optimizer of torch.
+
+    """
     if isinstance(target, str):
         if _COMPONENT.fullmatch(target) or target in _OTHERS:
             module, _, name = target.rpartition(".")
@@ -78,17 +91,20 @@ def allowed(key: str, target: Any) -> type:
             if issubclass(found, importlib.import_module("torch").optim.Optimizer):
                 return found
     raise UsageError(
-        f"{key}={target}: refused; a configuration may only name classes of sa's rooms "
-        f"(sa.{{{','.join(ROOMS)}}}.<file>.<Class>) and optimizers of torch.optim"
+        f"{key}={target}: refused; a configuration may only name components of sa, as "
+        f"sa.{{{','.join(ROOMS)}}}.FILE.CLASS, and optimizers, as torch.optim.CLASS"
     )
 
 
 @cache
 def _load(key: str, module: str, name: str) -> type:
+    """Return a class of a module; UsageError if the module does not define such a class."""
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{key}={module}.{name}: there is no such class ({error})") from error
     if not isinstance(found, type) or (module.startswith("sa.") and found.__module__ != module):
-        raise UsageError(f"{key}={module}.{name}: refused; the class is not defined there")
+        raise UsageError(
+            f"{key}={module}.{name}: refused; name a class by the file that defines it"
+        )
     return found

@@ -17,7 +17,7 @@ from sa.config.explain import no_option
 from sa.config.fields import Field, fields, prose
 
 _LAUNCHERS = {"Inline": "here.Inline", "Local": "here.Local", "Slurm": "slurm.Slurm"}
-"""Launcher -> where `sa.launch` documents its settings; the shim of Hydra has none of its own."""
+"""Launcher -> the class of `sa.launch` that documents its settings."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Setting:
     name: str
 
 
-def described(group: str, name: str) -> str:
-    """Return the page of an option: its line, its settings, the text of its class.
+def option_page(group: str, name: str) -> str:
+    """Return the page of an option: its description, its settings, the text of its class.
 
     Raises:
         UsageError: the group has no such option.
@@ -48,18 +48,18 @@ def described(group: str, name: str) -> str:
     if name not in options(group):
         raise UsageError(no_option(group, name))
     if group == "experiment":
-        return _study(name)
+        return _study_page(name)
     out = [f"{group}={name}: {options(group)[name]}"]
     if group == "estimator":
         m = estimators()[name]
         out[0] += f"\ntarget: {m.target}; {m.evals}\ntheorem: {m.theorem}"
-    there = list(settings(group, name))
-    lines = [_lines(x) for x in there]
+    shown_settings = list(settings(group, name))
+    lines = [_setting_lines(x) for x in shown_settings]
     out.append("settings:\n" + "\n".join(lines) if lines else "It has no settings.")
     target = _target(_node(group, name))
-    if target.startswith("torch."):  # pages of formulas, and settings that few change
-        more = [f for f in _fields(target) if f not in {x.name for x in there}]
-        out.append(f"more, typed +{group}.NAME=VALUE: {', '.join(more)}")
+    if target.startswith("torch."):  # torch's text is long, and few change its other settings
+        more = [f for f in _fields(target) if f not in {x.name for x in shown_settings}]
+        out.append(f"more settings, typed +{group}.NAME=VALUE: {', '.join(more)}")
     elif target:
         out.append(prose(inspect.getdoc(_class(target)) or ""))
     return "\n\n".join(out).replace("``", "").rstrip()
@@ -105,7 +105,7 @@ def entry(head: str, kind: str, meaning: str) -> str:
     return "\n".join([*(x.rstrip() for x in first), *(f"      {x}" for x in lines)])
 
 
-def _lines(one: Setting) -> str:
+def _setting_lines(one: Setting) -> str:
     """Return the lines of a setting of an option."""
     from sa.config.settings import explained
 
@@ -113,7 +113,7 @@ def _lines(one: Setting) -> str:
     if one.target:
         found = _fields(one.target)[one.name]
         kind, meaning = found.kind, found.meaning
-        if one.target.startswith("torch."):  # its first sentence: the others are for programmers
+        if one.target.startswith("torch."):  # its first sentence; the others are for programmers
             meaning = re.split(r"\. | \(", meaning)[0]
     if "/" in one.key:
         kind = f"--help {one.key} lists the options"
@@ -156,43 +156,43 @@ def _fields(target: str) -> dict[str, Field]:
     return {f.name: f for f in fields(_class(target))}
 
 
-def _study(name: str) -> str:
-    """Return the page of an experiment: what it sweeps, how long it takes, what it expects."""
+def _study_page(name: str) -> str:
+    """Return the page of an experiment: its sweep, its time, its expectations, its figures."""
     node = plain("experiment", name)
     out = [f"experiment={name}: {node['description']}"]
     how = node.get("sweep") or {}
-    axes = list(_axes(study.sizes(name).get("quick", {}), how))
+    axes = list(_axis_lines(study.sizes(name).get("quick", {}), how))
     out.append("it sweeps:\n" + "\n".join(axes) if axes else "It is one run; it sweeps nothing.")
     full = study.sizes(name).get("full", {})
     listed = {k: full[f"sweep.{k}"] for k in ("points", "zip", "exclude") if f"sweep.{k}" in full}
-    plainly = {k: v for k, v in full.items() if k.removeprefix("sweep.") not in listed}
+    others = {k: v for k, v in full.items() if k.removeprefix("sweep.") not in listed}
     if full:
-        out.append("size=full sets:\n" + "\n".join(_axes(plainly, listed)))
+        out.append("size=full sets:\n" + "\n".join(_axis_lines(others, listed)))
     command = f"python -m sa.run {'-m ' if axes else ''}experiment={name}"
-    took = _took(how.get("name") or name) if axes else ""
+    took = _time_taken(how.get("name") or name) if axes else ""
     out.append(
         f"to run it: {command}\ntime: {took or 'not known, it has not run in this folder'}; "
         "sweep.dry_run=true prints what is to do"
     )
-    expected = [_expected(one) for one in node.get("expectations") or []]
+    expected = [_expectation_lines(one) for one in node.get("expectations") or []]
     out.append("it expects:\n" + "\n".join(expected) if expected else "It expects nothing.")
-    kinds = ", ".join(_kind(one) for one in node.get("figure") or [])
+    kinds = ", ".join(_figure_words(one) for one in node.get("figure") or [])
     return "\n\n".join([*out, f"figures: {kinds or 'as measured'}"])
 
 
-def _kind(figure: Any) -> str:
-    """Return a kind of figure by its name; of lines, what is drawn against what."""
+def _figure_words(figure: Any) -> str:
+    """Return the name of a kind of figure; for lines, "RESULT against AXIS"."""
     if not isinstance(figure, Mapping):
         return str(figure)
     y = figure["y"]
     return f"{' and '.join(y) if isinstance(y, list) else y} against {figure['x']}"
 
 
-def _axes(size: Mapping[str, Any], how: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for everything that a size varies or leaves out.
+def _axis_lines(size: Mapping[str, Any], how: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each setting that a size varies, and for each point it adds or leaves out.
 
     Args:
-        size: what the size maps, but for the lists of ``sweep``.
+        size: the settings of the size, without the lists of ``sweep``.
         how: the lists ``points``, ``zip`` and ``exclude`` of ``sweep``.
 
     """
@@ -209,8 +209,8 @@ def _words(one: Any) -> str:
     return " ".join(study.words(one)) if isinstance(one, Mapping) else str(one)
 
 
-def _took(name: str) -> str:
-    """Return how long the finished points of a sweep computed, below SA_ROOT; empty if none is."""
+def _time_taken(name: str) -> str:
+    """Return how long the finished points of a sweep below SA_ROOT took; '' without a sweep."""
     from sa.record import files, run, sweep
 
     root = Path(os.environ.get("SA_ROOT", ".")).expanduser()
@@ -225,13 +225,13 @@ def _took(name: str) -> str:
     return f"{len(spent)} of {len(points)} points are done here, in {sum(spent):.0f} s of computing"
 
 
-def _expected(one: Mapping[str, Any]) -> str:
-    """Return an expectation in two lines: what is measured, of which runs; and its source."""
-    told = f"  {one['id']}: {one['statistic']}"
+def _expectation_lines(one: Mapping[str, Any]) -> str:
+    """Return an expectation in two lines: the number and its runs, then the source."""
+    number = f"  {one['id']}: {one['statistic']}"
     if one.get("where"):
-        told += f" of {_words(one['where'])}"
+        number += f" of {_words(one['where'])}"
     if one.get("against"):
-        told += f", {one.get('how', 'ratio')} with {_words(one['against'])}"
+        number += f", {one.get('how', 'ratio')} with {_words(one['against'])}"
     if one.get("tau"):
-        told += f", Kendall's tau with {one['tau']}"
-    return f"{told}: {one['predicate']} {shown(one['value'])}\n      {one['source']}"
+        number += f", Kendall's tau with {one['tau']}"
+    return f"{number}: {one['predicate']} {shown(one['value'])}\n      {one['source']}"

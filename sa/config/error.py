@@ -9,15 +9,15 @@ from sa.record.identity import RENAMED
 
 HELP = "settings and groups: python -m sa.run --help"
 
-
-_TEMPERATURE = (
-    "a temperature cannot change hard states, P(y > 1/2) = p for every one: it acts in a relaxed "
-    "backward only (gumbel, st_gumbel, rebar, sr_ste_relaxed)"
+TEMPERATURE = (
+    "a temperature does not change hard states: P(y > 1/2) = p at every temperature. It acts in a "
+    "relaxed backward pass only; type estimator=gumbel, st_gumbel, rebar or sr_ste_relaxed"
 )
+"""What to say if a temperature is set for an estimator that has none."""
 
 
 class UsageError(Exception):
-    """A command that cannot run. The message says what is wrong and what to type instead."""
+    """A command that cannot run. The message says why, and what to type instead."""
 
 
 class NoData(UsageError):
@@ -45,43 +45,49 @@ def renamed(word: str) -> str:
 
 
 def invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
-    """Return a message that a person can act on, made from an error of pydantic or torch."""
+    """Return the message for settings that pydantic or torch refused.
+
+    Args:
+        key: the setting or component, such as estimator; '' for settings of the top level.
+        node: its settings, by their names.
+        error: the error of pydantic or torch.
+
+    """
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
         if key != "optimizer":
             return f"{key}: {error}"
-        mine = ", ".join(f"{k}={typed(v)}" for k, v in node.items() if not k.startswith("_"))
+        given = ", ".join(f"{k}={typed(v)}" for k, v in node.items() if not k.startswith("_"))
         if "unexpected keyword" in str(error):
-            return f"{key}: {error}; take away what it does not know, e.g. ~optimizer.momentum"
-        return f"{key}: {error} (given: {mine})"
+            return f"{key}: {error}; take that setting away, e.g. ~optimizer.momentum"
+        return f"{key}: {error} (given: {given})"
     lines: list[str] = []
-    # of a setting of several kinds there is an error a kind, with the kind, dict[...], in its place
-    told_of = [[str(x) for x in one["loc"] if "[" not in str(x)] for one in error.errors()]
-    for one, names in zip(error.errors(), told_of, strict=True):
-        if any(names == more[: len(names)] and len(more) > len(names) for more in told_of):
-            continue  # it is of the kind that goes deeper
+    # A setting of several types has one error for each type; "loc" then names the type, dict[...].
+    paths = [[str(x) for x in one["loc"] if "[" not in str(x)] for one in error.errors()]
+    for one, names in zip(error.errors(), paths, strict=True):
+        if any(names == more[: len(names)] and len(more) > len(names) for more in paths):
+            continue  # the error of another type says more: it lies deeper
         path = ".".join([key, *names]).strip(".")
-        given, told = one["input"], one["msg"].removeprefix("Value error, ")
-        told = told.replace("a valid tuple", "a list, [A,B]")
+        reason = one["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, [A,B]")
         if one["type"] == "unexpected_keyword_argument":
             known = [k for k in node if k != "_target_" and k not in names]
             lines.append(f"{path}: no such setting; there are: {', '.join(known) or 'none'}")
             if path == "estimator.temperature":
-                lines.append(_TEMPERATURE)
+                lines.append(TEMPERATURE)
         elif names:
             through = " (dim sets it)" if names[-1] == "dim" else ""
-            words = f"{path}={typed(given)}: {told[0].lower()}{told[1:]}{through}"
             if lines and lines[-1].startswith(f"{path}="):
-                lines[-1] += f", or {told.removeprefix('Input should be ')}"
+                lines[-1] += f", or {reason.removeprefix('Input should be ')}"
             else:
-                lines.append(words)
+                value = typed(one["input"])
+                lines.append(f"{path}={value}: {reason[0].lower()}{reason[1:]}{through}")
         else:
-            lines.append(f"{path}: {told}")
+            lines.append(f"{path}: {reason}")
     return "\n".join(lines)
 
 
 def nearest(name: str, there: Iterable[str]) -> str | None:
-    """The one of several names that was probably meant; swapped letters come first."""
+    """Return the name that was probably meant; swapped letters come before other near misses."""
     swapped = [x for x in there if sorted(x) == sorted(name)]
     return next(iter(swapped or difflib.get_close_matches(name, list(there), 1)), None)

@@ -1,4 +1,4 @@
-"""Messages for what Hydra refuses: what was wrong, what there is, what was probably meant."""
+"""Messages for the errors of Hydra: what was wrong, what there is, what was probably meant."""
 
 import difflib
 import fnmatch
@@ -8,11 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from sa.config.catalogue import CONF, GROUPS, leaves, options
-from sa.config.error import _TEMPERATURE, HELP, nearest, renamed, typed
+from sa.config.error import HELP, TEMPERATURE, nearest, renamed, typed
 
 
 def explain(error: Exception, argv: list[str]) -> str | None:
-    """A one-screen message for an error of Hydra's, with what there is and what was meant."""
+    """Return a message for an error of Hydra; None for an error of something else.
+
+    Args:
+        error: the error.
+        argv: the words of the command line.
+
+    """
     text = str(error)
     missing = getattr(error, "missing_cfg_file", None)
     if not missing:
@@ -21,16 +27,19 @@ def explain(error: Exception, argv: list[str]) -> str | None:
     if missing and "primary config" in text:
         name = str(missing).removesuffix(".yaml")
         return (
-            f"--config-name={name}: there is no such file in the searched folders; leave it out: a "
-            "study is experiment=NAME, files of your own are found with --config-dir=DIR"
+            f"--config-name={name}: there is no such file in the searched folders; leave it out. "
+            "Type experiment=NAME for a study, --config-dir=DIR for a folder of files of your own"
         )
     if missing:
         group, _, name = str(missing).rpartition("/")
         return no_option(group, name)
-    lost = re.search(r"Interpolation key '(\w+)", text)
-    if lost:
-        name = lost.group(1)
-        return f"{name}: cannot be taken away or emptied; take an option: {name}=NAME\n{HELP}"
+    needed = re.search(r"Interpolation key '(\w+)", text)
+    if needed:
+        name = needed.group(1)
+        return (
+            f"{name}: cannot be taken away or emptied, other settings use it; type {name}=NAME"
+            f"\n{HELP}"
+        )
     key = re.search(r"Could not (?:override|delete) '([^']+)'", text) or re.search(
         r"Key '([^']+)' (?:is )?not in", text
     )
@@ -38,8 +47,8 @@ def explain(error: Exception, argv: list[str]) -> str | None:
         given = text.splitlines()[0].partition("'")[2].rstrip("'")
         if any(x.startswith(("--cfg", "-c", "--info", "-i")) for x in argv):
             return (
-                f"{given} lists several values: --cfg and --info show one run, so give it one; the "
-                "points of a sweep: -m ... sweep.dry_run=true"
+                f"{given} lists several values: --cfg and --info show one run, so give one value; "
+                "to see the points of a sweep, type -m ... sweep.dry_run=true"
             )
         return f"{given} lists several values: write -m to sweep over them, or KEY=[A,B] for a list"
     if key and "No match in the defaults list" not in text:
@@ -47,24 +56,27 @@ def explain(error: Exception, argv: list[str]) -> str | None:
     if "No match in the defaults list" in text:
         name = key.group(1) if key else "?"
         if name in GROUPS:
-            return f"{name}: cannot be taken away; {name}=[] or another option replaces it"
+            return f"{name}: cannot be taken away; type {name}=[], or {name}=NAME for another"
         close = nearest(name, GROUPS)
         hint = f"; did you mean {close}=?" if close else ""
         return f"{name}: there is no such group{hint}\ngroups: {', '.join(GROUPS)}"
     if type(error).__name__ in ("OverrideParseException", "LexerCanceledException"):
         first = text.splitlines()[0]
         return (
-            f"{first}\nwrite KEY=VALUE; quote what holds spaces, commas or brackets: 'KEY=\"a b\"'"
+            f"{first}\ntype KEY=VALUE; put quotes around spaces, commas and brackets: 'KEY=\"a b\"'"
         )
     if text.startswith("Config group override"):
-        return f"a group of settings was given no name of an option\ngroups: {', '.join(GROUPS)}"
+        return (
+            "a group of settings needs the name of an option; type GROUP=NAME, e.g. estimator=nes"
+            f"\ngroups: {', '.join(GROUPS)}"
+        )
     if type(error).__module__.startswith(("hydra", "omegaconf")):
         return text.split("\nSet the environment")[0]
     return None
 
 
 def no_option(group: str, name: str) -> str:
-    """What to say of an option that a group has not."""
+    """Return the message for an option that a group does not have."""
     there = list(options(group))
     close = nearest(name, there)
     hint = f"; did you mean {group}={close}?" if close else ""
@@ -74,24 +86,24 @@ def no_option(group: str, name: str) -> str:
 
 
 def no_choice(group: str, value: Any) -> str:
-    """What to say of a value that is no name of an option, such as null or a number."""
+    """Return the message for a value that names no option of a group, such as null or a number."""
     there = options(group)
     none = f"{group}=none" if "none" in there else f"{group}=[]" if group == "analysis" else ""
-    instead = f"to have none, type {none}\n" if value is None and none else ""
+    instead = f"for none of them, type {none}\n" if value is None and none else ""
     names = f"there are: {', '.join(there)}" if there else "expected the name of an option"
     return f"{group}={typed(value)}: there is no such {group}\n{instead}{names}"
 
 
 def _no_key(key: str, argv: list[str]) -> str:
-    """A key that the chosen options do not have: near misses, and who does have it."""
+    """Return the message for a setting that the chosen options lack: near misses, who has it."""
     if message := renamed(key):
         return message
     group, _, name = key.partition(".")
     for chosen in _choices(argv):  # of a sweep, the first point that lacks the key
         known: list[str] = list(_settings("config", ""))
-        for room in chosen:
-            if (CONF / room / f"{chosen[room]}.yaml").is_file():
-                known += _settings(f"{room}/{chosen[room]}", f"{room.replace('/', '.')}.")
+        for other in chosen:
+            if (CONF / other / f"{chosen[other]}.yaml").is_file():
+                known += _settings(f"{other}/{chosen[other]}", f"{other.replace('/', '.')}.")
         if key not in known:
             break
     elsewhere = {o: _settings(f"{group}/{o}", "") for o in options(group)} if name else {}
@@ -103,21 +115,23 @@ def _no_key(key: str, argv: list[str]) -> str:
     hint = f"; did you mean {close}?" if close else ""
     lines = [f"{key}: there is no such setting{hint}"]
     if name and group in chosen:
-        mine = [x.removeprefix(f"{group}.") for x in known if x.startswith(f"{group}.")]
-        lines.append(f"{group}={chosen[group]} has: {', '.join(mine) or 'no settings'}")
+        has = [x.removeprefix(f"{group}.") for x in known if x.startswith(f"{group}.")]
+        lines.append(f"{group}={chosen[group]} has: {', '.join(has) or 'no settings'}")
         if owners and chosen[group] not in owners:
             lines.append(f"'{meant[0]}' is a setting of {group}={'|'.join(owners)}")
     if key == "estimator.temperature":
-        lines.append(_TEMPERATURE)
-    if key == "until":  # the keys of a mapping: those of another goal are new to it
-        lines = ["until: the study has a goal of its own; type another value of that, or add yours"]
-        lines.append("beside it: '++until={train/accuracy:0.9}' (the first that is met ends it)")
+        lines.append(TEMPERATURE)
+    if key == "until":  # Hydra takes another goal for an unknown key of the mapping
+        lines = ["until: the study has a goal of its own; type another value of that goal, or add"]
+        lines.append(
+            "yours: '++until={train/accuracy:0.9}' (the first goal that is met ends the run)"
+        )
     lines.append(HELP)
     return "\n".join(lines)
 
 
 def _choices(argv: list[str]) -> Iterator[dict[str, str]]:
-    """Group -> option, as typed: one for every combination that a sweep makes."""
+    """Yield the typed options, group -> option, of every combination that a sweep makes."""
     import yaml
 
     defaults: dict[str, str] = {}
@@ -132,13 +146,14 @@ def _choices(argv: list[str]) -> Iterator[dict[str, str]]:
             names = [n for part in inside.split(",") for n in fnmatch.filter(options(group), part)]
             listed[group] = names or [value]
     for some in itertools.islice(itertools.product(*listed.values()), 1000):
-        mine = dict(zip(listed, some, strict=True))
-        path = CONF / "experiment" / f"{mine.get('experiment')}.yaml"
+        typed_options = dict(zip(listed, some, strict=True))
+        path = CONF / "experiment" / f"{typed_options.get('experiment')}.yaml"
         text = path.read_text() if path.is_file() else ""
-        yield defaults | dict(re.findall(r"override /(\w+): (\w+)", text)) | mine
+        yield defaults | dict(re.findall(r"override /(\w+): (\w+)", text)) | typed_options
 
 
 def _settings(file: str, prefix: str) -> list[str]:
+    """Return the names of the settings in a file of conf/, each with a prefix."""
     import yaml
 
     content = yaml.safe_load((CONF / f"{file}.yaml").read_text()) or {}

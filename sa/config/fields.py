@@ -1,4 +1,4 @@
-"""The settings of a component: name, type and range in words, and meaning, read from its class."""
+"""Reads the settings of a component from its class: name, type and range in words, meaning."""
 
 import collections.abc
 import dataclasses
@@ -35,7 +35,7 @@ class Field:
 
 
 def fields(cls: Callable[..., Any]) -> list[Field]:
-    """Return the settings of a class: of a dataclass its fields, else the keywords of its init."""
+    """Return the settings of a class: the fields of a dataclass, else the keywords of its init."""
     meanings = entries(inspect.getdoc(cls) or "")
     if dataclasses.is_dataclass(cls):
         hints = typing.get_type_hints(cls, include_extras=True)
@@ -47,7 +47,7 @@ def fields(cls: Callable[..., Any]) -> list[Field]:
 
 
 def entries(docstring: str) -> dict[str, str]:
-    """Return the entries of the ``Args:`` section of a docstring: name -> its text in one line."""
+    """Return the entries under ``Args:`` of a docstring: name -> text in one line."""
     found: dict[str, str] = {}
     name = ""
     for line in textwrap.dedent(_section(docstring)).splitlines():

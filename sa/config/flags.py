@@ -1,4 +1,4 @@
-"""Words of a command line that set nothing in a run: its options, and settings of Hydra's own."""
+"""Checks of the words of a command line: its options, and words that Hydra would take amiss."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ FLAGS = (
     "--hydra-help", "--run", "--completion", "--shell-completion", "--config-path", "--config-name",
     "--config-dir",
 )  # fmt: skip
-"""Options beside settings: ours, and Hydra's own."""
+"""The options of the command line: those of sa, and those of Hydra."""
 
 _SHORT = {
     "-h": "--help", "-m": "--multirun", "-c": "--cfg", "-p": "--package", "-i": "--info",
@@ -34,32 +34,34 @@ _OF_SWEEPS = re.compile(
 )
 
 
-def checked(argv: Sequence[str]) -> list[str]:
-    """Return the words, without -m where an option only shows something.
+def check_words(argv: Sequence[str]) -> list[str]:
+    """Return the words, without -m if an option only shows something.
 
     Raises:
         UsageError: an option that does not exist or lacks its value, two that exclude each other,
             or a word that would change nothing.
 
     """
-    there = dict(_flags(argv))
-    if len([f for f in there if f in _SHOWS]) > 1:
-        raise UsageError(f"{' '.join(there)}: give one of {', '.join(_SHOWS)}")
-    for flag, with_ in (("--resolve", ("--cfg",)), ("--package", ("--cfg", "--info"))):
-        if flag in there and not set(with_) & set(there):
-            raise UsageError(f"{flag}: it goes with --cfg job; alone it changes nothing")
-    if {"--multirun", "--run"} <= set(there):
-        raise UsageError("-m --run: give one of them; --run is the default")
-    other = any(w.startswith("hydra/sweeper=") for w in argv)  # it makes folders of its own
+    flags = dict(_flags(argv))
+    if len([f for f in flags if f in _SHOWS]) > 1:
+        raise UsageError(
+            f"{' '.join(flags)}: each of them shows something else; give one of {', '.join(_SHOWS)}"
+        )
+    for flag, needs in (("--resolve", ("--cfg",)), ("--package", ("--cfg", "--info"))):
+        if flag in flags and not set(needs) & set(flags):
+            raise UsageError(f"{flag}: alone it changes nothing; type --cfg job {flag}")
+    if {"--multirun", "--run"} <= set(flags):
+        raise UsageError("-m --run: one sweeps, the other does not; give one of them")
+    other_sweeper = any(w.startswith("hydra/sweeper=") for w in argv)
     for word in argv:
         if not word.startswith("-"):
-            _check(word, other)
-    shows = any(f in there for f in _SHOWS)
+            _check_setting(word, other_sweeper)
+    shows = any(f in flags for f in _SHOWS)
     return [w for w in argv if not (shows and _SHORT.get(w, w) == "--multirun")]
 
 
-def help_asked(argv: Sequence[str]) -> list[str] | None:
-    """Return the words that stand beside --help, or None if nobody asks for help.
+def help_words(argv: Sequence[str]) -> list[str] | None:
+    """Return the words that stand beside --help; None without --help.
 
     Raises:
         UsageError: an option that does not exist, or a word that cannot work.
@@ -67,7 +69,7 @@ def help_asked(argv: Sequence[str]) -> list[str] | None:
     """
     if not {"--help", "-h"} & {w.partition("=")[0] for w in argv}:
         return None
-    checked([w for w in argv if not w.startswith("--help=")])
+    check_words([w for w in argv if not w.startswith("--help=")])
     words = (w.removeprefix("--help=") for w in argv)
     beside = zip(words, ["", *argv], strict=False)  # with the word before
     return [w for w, before in beside if not w.startswith("-") and before not in VALUED]
@@ -79,7 +81,7 @@ def without_effect(argv: Sequence[str]) -> list[str]:
 
 
 def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the long name and the value of every option; UsageError for what is none."""
+    """Yield the long name and the value of every option; UsageError for an unknown one."""
     for at, word in enumerate(argv):
         typed, given, value = word.partition("=")
         if not word.startswith("-"):
@@ -90,7 +92,7 @@ def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
             hint = f"; did you mean {close}?" if close else ""
             raise UsageError(
                 f"{flag}: there is no such option{hint}"
-                f"\noptions: {', '.join(FLAGS)}; settings are typed KEY=VALUE"
+                f"\nthere are: {', '.join(FLAGS)}; type settings as KEY=VALUE"
             )
         expected = _VALUES.get(flag)
         if expected and not given:
@@ -102,33 +104,44 @@ def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield flag, value
 
 
-def _check(word: str, other: bool) -> None:
-    """Raise UsageError for a word that cannot work, or would change nothing."""
+def _check_setting(word: str, other_sweeper: bool) -> None:
+    """Raise UsageError for a word that cannot work, or would change nothing.
+
+    Args:
+        word: one setting, as it was typed.
+        other_sweeper: whether a sweeper of Hydra runs, which makes folders of its own.
+
+    """
     key, _, value = word.partition("=")
     group = key.lstrip("+").partition("@")[0]
     if ("=" in word or word.startswith("~")) and (message := renamed(word)):
         raise UsageError(message)
     if re.fullmatch(r"[\w./]+=\{\}", word):
-        raise UsageError(f"{word} changes nothing: {{}} is merged, not set")
+        instead = "type analysis=[] for no analysis" if key == "analysis" else "leave it out"
+        raise UsageError(f"{word} changes nothing: {{}} adds settings, here none; {instead}")
     if re.match(r"[+~]*sizes\b", key):
         raise UsageError(
-            f"{word}: sizes is read from an experiment's file; type the settings themselves, e.g. "
-            "-m seed=0,1"
+            f"{word}: only the file of an experiment has sizes; type the settings themselves, "
+            "e.g. -m seed=0,1"
         )
-    if re.match(r"[+~]*hydra\.sweeper\.params\b", key) and not other:
-        raise UsageError(f"{word}: is no setting; type KEY=VALUE,VALUE to sweep, e.g. -m seed=0,1")
-    bare = "=" not in word and not word.startswith(("+", "~"))  # asked about, beside --help
+    if re.match(r"[+~]*hydra\.sweeper\.params\b", key) and not other_sweeper:
+        raise UsageError(
+            f"{word}: there is no such setting; type KEY=VALUE,VALUE to sweep, e.g. -m seed=0,1"
+        )
+    bare = "=" not in word and not word.startswith(("+", "~"))  # beside --help
     if re.fullmatch(r"[+~]*(sweep|hydra)", key) and not value.startswith("{") and not bare:
         one = "sweep.name=NAME" if "sweep" in key else "hydra.launcher.workers=2"
-        raise UsageError(f"{word}: it cannot be replaced as a whole; set what is in it, e.g. {one}")
-    if _OWN_FOLDERS.match(word) and not other:
-        raise UsageError(f"{word}: runs and sweeps lie under root, and nothing else; set root=X")
+        raise UsageError(
+            f"{word}: it cannot be replaced as a whole; type one of its settings, e.g. {one}"
+        )
+    if _OWN_FOLDERS.match(word) and not other_sweeper:
+        raise UsageError(f"{word}: the folders of runs and sweeps lie under root; set root=FOLDER")
     if re.match(r"[+~]*hydra\.mode(=|$)", word):
-        raise UsageError(f"{word}: write -m to sweep, and leave it out for one run")
-    none = re.fullmatch(r"null|\[(.*,)?\s*null\s*(,.*)?\]", value, re.I)
-    if group in GROUPS and none and (group != "experiment" or "[" in value):
+        raise UsageError(f"{word}: -m decides it; write -m to sweep, and leave it out for one run")
+    holds_null = re.fullmatch(r"null|\[(.*,)?\s*null\s*(,.*)?\]", value, re.I)
+    if group in GROUPS and holds_null and (group != "experiment" or "[" in value):
         raise UsageError(no_choice(group, None))
     if group in GROUPS and re.fullmatch(r"true|false|[-+]?(\d[\d_]*\.?\d*|\.\d+)", value, re.I):
         raise UsageError(no_choice(group, value))
     if key == "root" and value.strip("'\" ") == "":
-        raise UsageError("root=: expected a folder, e.g. root=results; root=. is this one")
+        raise UsageError("root=: expected a folder, e.g. root=results; root=. is the current one")

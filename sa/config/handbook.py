@@ -1,4 +1,4 @@
-"""What `--help` answers: an overview, a group, a setting; and the catalogue of estimators."""
+"""The pages of `--help`: overview, groups, settings; and the catalogue of estimators."""
 
 import textwrap
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from sa.config.catalogue import (
     options,
     plain,
 )
-from sa.config.describe import described, entry, settings
+from sa.config.describe import entry, option_page, settings
 from sa.config.error import HELP, UsageError, nearest
 from sa.record.identity import RENAMED
 
@@ -43,14 +43,14 @@ more:
   --catalogue              a table of all estimators, with their theorems"""
 
 
-def answer(asked: Iterable[str]) -> str:
-    """Return the help for the words beside ``--help``, the overview if there are none.
+def help_page(words: Iterable[str]) -> str:
+    """Return the help for the words beside ``--help``; the overview if there are no words.
 
     Raises:
         UsageError: a word that names no group, option or setting.
 
     """
-    pages = [about(word.lstrip("+~")) for word in asked]
+    pages = [word_page(word.lstrip("+~")) for word in words]
     return "\n\n".join(pages) or overview()
 
 
@@ -58,24 +58,24 @@ def overview() -> str:
     """Return the first page: commands, groups, names of settings, and how to go on."""
     out = [USAGE, "groups (type GROUP=OPTION), and how many options each has:"]
     for name in GROUPS:
-        there, usual = options(name), chosen().get(name)
-        first = [usual] if isinstance(usual, str) else usual or []
-        told = ", ".join(
-            [*(f"{x} (default)" for x in first), *(x for x in there if x not in first)]
+        known, default = options(name), chosen().get(name)
+        first = [default] if isinstance(default, str) else default or []
+        listed = ", ".join(
+            [*(f"{x} (default)" for x in first), *(x for x in known if x not in first)]
         )
-        told = textwrap.shorten(told, WIDTH - 28, placeholder=" ...")
-        out.append(f"  {name:<20} {len(there):>3}  {told}")
+        listed = textwrap.shorten(listed, WIDTH - 28, placeholder=" ...")
+        out.append(f"  {name:<20} {len(known):>3}  {listed}")
     out.append("\nsettings (type KEY=VALUE):")
     names = ", ".join(commented())
     out += textwrap.wrap(names, WIDTH, initial_indent="  ", subsequent_indent="  ")
     return "\n".join([*out, "", MORE])
 
 
-def about(word: str) -> str:
+def word_page(word: str) -> str:
     """Return the page of one word: GROUP, GROUP=OPTION, OPTION, KEY or KEY=VALUE.
 
     Raises:
-        UsageError: it names no group, option or setting.
+        UsageError: the word names no group, option or setting.
 
     """
     key, given, value = word.lstrip("+").partition("=")
@@ -93,7 +93,7 @@ def about(word: str) -> str:
         names = [x.strip() for x in value.strip("[]").split(",") if x.strip()]
         if not names:
             return _group(key)
-        return "\n\n".join(described(key, name) for name in names)
+        return "\n\n".join(option_page(key, name) for name in names)
     below = [k for k in commented() if k == key or k.startswith(f"{key}.")]
     if below:
         return _table(below)
@@ -104,7 +104,7 @@ def about(word: str) -> str:
         return "\n".join([f"{key} is a setting of:", *(f"  {o} --help" for o in owners)])
     named = [g for g in GROUPS if key in options(g)]
     if named and not given:
-        return "\n\n".join(described(g, key) for g in named)
+        return "\n\n".join(option_page(g, key) for g in named)
     if key in RENAMED:
         raise UsageError(
             f"--help {word}: this setting is called {RENAMED[key]} now; type --help {RENAMED[key]}"
@@ -135,15 +135,15 @@ def _group(group: str) -> str:
     out = [f"{group}=OPTION, with OPTION one of:"]
     if group == "estimator":
         for name, m in estimators().items():
-            told = f"target: {m.target}; {m.evals}".replace("``", "")
-            out += [f"  {name:<18} {m.about}", f"  {'':<18}   {told}"]
+            target = f"target: {m.target}; {m.evals}".replace("``", "")
+            out += [f"  {name:<18} {m.about}", f"  {'':<18}   {target}"]
     else:
         out += [f"  {name:<18} {about}" for name, about in options(group).items()]
     return "\n".join([*out, f"{group}=OPTION --help prints the settings of one."])
 
 
-def page() -> str:
-    """Return the catalogue of estimators as Markdown; makes each, to ask it for its target."""
+def catalogue_page() -> str:
+    """Return the catalogue of estimators as Markdown. It builds each, to read its target."""
     from sa.config.component import make
 
     lines = [

@@ -1,4 +1,4 @@
-"""Every setting of conf/config.yaml beside the components: its type, its range and its meaning."""
+"""The settings of conf/config.yaml that are no components: type, range and meaning of each."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Switch = Annotated[bool, BeforeValidator(lambda value: False if value is None else value)]
-"""True or false; null, as records of before may have it, is false."""
+"""True or false; null, which older records may have, is false."""
 
 Text = Annotated[Any, doc("text")]
 Device = Annotated[
@@ -51,7 +51,7 @@ STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=Fals
 
 
 class Sweep(BaseModel):
-    """What a sweep as a whole does."""
+    """The settings of a sweep as a whole."""
 
     model_config = STRICT
 
@@ -87,7 +87,7 @@ class Sweep(BaseModel):
 
 
 class Settings(BaseModel):
-    """The settings of one run; those of its components are in the components themselves."""
+    """The settings of one run, without those of its components."""
 
     model_config = STRICT
 
@@ -212,7 +212,7 @@ def read(config: Mapping[str, Any]) -> Settings:
     """Return the settings of a resolved configuration.
 
     Raises:
-        UsageError: a setting that does not exist, or is not of its type or range.
+        UsageError: a setting does not exist, or its value is not of its type and range.
 
     """
     for key in config:
@@ -232,11 +232,11 @@ def read(config: Mapping[str, Any]) -> Settings:
 
 
 def _drawable(kind: str | Mapping[str, Any]) -> None:
-    """Raise UsageError for a kind of figure that there is not."""
+    """Raise UsageError for an unknown kind of figure."""
     if isinstance(kind, Mapping):
         known = set(re.findall(r"(\w+):", LINES))
         if kind.get("kind") != "lines" or not {"x", "y"} <= set(kind) <= known:
-            raise UsageError(f"figure={typed(dict(kind))}: expected {LINES}; x and y are needed")
+            raise UsageError(f"figure={typed(dict(kind))}: expected {LINES}, at least x and y")
     elif study := drawn_as_lines(kind):
         file = f"conf/experiment/{study}.yaml"
         raise UsageError(f"figure={kind}: it is drawn by kind: lines now; see figure in {file}")
@@ -246,7 +246,7 @@ def _drawable(kind: str | Mapping[str, Any]) -> None:
 
 
 def explained() -> dict[str, tuple[str, str]]:
-    """Return name -> (type and range in words, meaning) of every setting, sweep.name and so on."""
+    """Return every setting: name -> (type and range in words, meaning)."""
     found = {}
     for prefix, model in (("", Settings), ("sweep.", Sweep)):
         for name, field in model.model_fields.items():
@@ -258,7 +258,7 @@ def explained() -> dict[str, tuple[str, str]]:
 
 
 def _refused(key: str, config: Mapping[str, Any]) -> str:
-    """Return what to say of a setting whose value is not of its type."""
+    """Return the message for a setting whose value is not of its type and range."""
     above, _, name = key.rpartition(".")
     value = config[above][name] if above else config[name]
     return f"{key}={typed(value)}: expected {explained()[key][0]}"

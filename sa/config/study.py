@@ -1,4 +1,4 @@
-"""What the file of an experiment says before Hydra reads it: its sizes, as words to type."""
+"""Reads the file of an experiment before Hydra does: its sizes, as words to type."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,23 +10,29 @@ from sa.config.error import UsageError, typed
 
 
 def sizes(experiment: str | None, typed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Return what ``sizes`` of an experiment maps: ``quick``, what -m sweeps, and ``full``.
+    """Return the sizes of an experiment: quick, which -m sweeps, and full, by their names.
 
-    typed: the words of the command line; folders of ``--config-dir`` are searched, too.
+    Args:
+        experiment: its name; None for no experiment.
+        typed: the words of the command line; the folders of ``--config-dir`` are searched, too.
+
+    Raises:
+        UsageError: ``sizes`` is not a mapping of quick and full.
+
     """
     found = read(experiment, typed).get("sizes") or {}
     known = isinstance(found, Mapping) and all(isinstance(v, Mapping) for v in found.values())
     if not known or set(found) - {"quick", "full"}:
         form = "sizes: {quick: {seed: [0, 1]}, full: {seed: range(5), steps: 1000}}"
-        raise UsageError(f"experiment={experiment}: sizes: expected e.g. {form}")
+        raise UsageError(f"experiment={experiment}: sizes has another form; write e.g. {form}")
     return {str(k): dict(v) for k, v in found.items()}
 
 
 def read(experiment: str | None, typed: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the content of an experiment's file; {} where there is none.
+    """Return the content of an experiment's file; {} if there is no file.
 
     Raises:
-        UsageError: the experiment is of an older form.
+        UsageError: the file is no YAML mapping, or has an older form.
 
     """
     import yaml
@@ -42,23 +48,24 @@ def read(experiment: str | None, typed: Sequence[str] = ()) -> dict[str, Any]:
         raise UsageError(f"experiment={experiment}: {path}: expected lines KEY: VALUE")
     if node.get("full"):
         form = "sizes: {full: {KEY: VALUE, KEY: [VALUE, VALUE]}}"
-        raise UsageError(f"experiment={experiment}: full: is no setting any more; write {form}")
+        raise UsageError(f"experiment={experiment}: the setting full is gone; write {form}")
     return dict(node)
 
 
 def words(size: Mapping[str, Any]) -> list[str]:
-    """Return what a size maps as the words to type; a list lists the values to sweep over.
+    """Return the settings of a size as the words to type; a list lists the values to sweep over.
 
-    One value that is a list stands in a list: ``model.shape: [[3, 32, 32]]``. The lists of
-    ``sweep`` are lists. ``~KEY: null`` takes a setting away.
+    A single value that is a list stands in a list: ``model.shape: [[3, 32, 32]]``. The settings of
+    ``sweep`` are lists anyway. ``~KEY: null`` takes a setting away.
     """
     return [_size_word(k, v) for k, v in size.items()]
 
 
 def word(key: str, value: Any) -> str:
-    """KEY=VALUE as it is typed; text stays as it is, so that it may list values or be a number.
+    """Return KEY=VALUE as it is typed. Text is not quoted, so it may list values or be a number.
 
-    A backslash before ``${seed}``, which leaves it to each point, is taken off.
+    In a file a backslash stands before ``${seed}``, so that each point reads its own seed; here it
+    is removed.
     """
     return f"{key}={_typed(value)}"
 
@@ -69,12 +76,14 @@ def _size_word(key: str, value: Any) -> str:
     if not isinstance(value, list) or key.startswith("sweep."):
         return word(key, _quoted(value))
     if not value:
-        raise UsageError(f"sizes: {key}: [] has no values to sweep over; an empty list is [[]]")
+        raise UsageError(
+            f"sizes: {key}: [] has no values to sweep over; for an empty list write [[]]"
+        )
     return f"{key}={','.join(_typed(_inside(v)) for v in value)}"
 
 
 def _quoted(value: Any) -> Any:
-    """The value, with quotes around what a word of the command line cannot hold without them."""
+    """Return the value with quotes around each text that a typed word needs them for."""
     if isinstance(value, dict):
         return {k: _inside(v) for k, v in value.items()}
     return [_inside(v) for v in value] if isinstance(value, list) else value
@@ -91,7 +100,7 @@ def _typed(value: Any) -> str:
 
 
 def _folders(typed: Sequence[str]) -> Iterator[Path]:
-    """The folders of one's own files that are named on the command line."""
+    """Yield the folders that ``--config-dir`` names on the command line."""
     for at, one in enumerate(typed):
         flag, given, value = one.partition("=")
         if flag in ("--config-dir", "-cd"):
