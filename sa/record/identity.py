@@ -15,8 +15,8 @@ BOOKKEEPING = frozenset(
 )
 """Settings that change no number of a result; they are no part of a run's id.
 
-``epochs`` is here because ``steps``, which is computed from it, is part of the id. ``metric`` was called ``objective`` before:
-both names are here, so that the renaming changes no id.
+``epochs`` is here because ``steps``, which is computed from it, is part of the id. ``metric`` was
+called ``objective`` before: both names are here, so that the renaming changes no id.
 """
 
 

@@ -64,9 +64,7 @@ def report(root: Path, name: str, over: str = "step") -> None:
     print(f"report: {folder / 'report.html'}")
 
 
-def _digest(
-    points: list[dict[str, Any]], table: "pd.DataFrame", metric: str | None = None
-) -> str:
+def _digest(points: list[dict[str, Any]], table: "pd.DataFrame", metric: str | None = None) -> str:
     """Return the table for the terminal: mean (least ... most) over seeds of the key results.
 
     The study's metric comes first, if it is a number.
