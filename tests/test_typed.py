@@ -75,7 +75,7 @@ def test_root_from_the_environment_and_the_command_line(sa, monkeypatch, tmp_pat
 def test_a_band_of_one_seed_is_told_before_any_run(sa, words, told):
     given = [w for w in SMALL if not (w.startswith("analysis") and "replicas=2" in words)]
     code, _, err = sa("-m", *given, *words, "figure=[bands]", "sweep.dry_run=true")
-    assert ("every point is of one seed" in err) == told
+    assert ("every point has the same seed" in err) == told
 
 
 def test_a_setting_of_every_swept_option_needs_not_be_one_of_the_default(sa):
@@ -97,7 +97,7 @@ def test_a_single_run_says_what_may_have_been_meant_otherwise(sa):
     _, _, err = sa("experiment=descent_dims", "dataset.n=128", "tracker=none")
     assert "sweeps dim, estimator, seed" in err and "-m experiment=descent_dims" in err
     _, _, err = sa(*SMALL, "figure=[curves]", "metric=nonsense")
-    assert "not of a single probe" in err and "metric=nonsense" in err
+    assert "a single probe has none" in err and "metric=nonsense" in err
 
 
 def test_a_typed_word_that_listed_points_set_themselves_is_not_lost_in_silence(sa):
@@ -121,7 +121,7 @@ def test_a_dry_run_of_other_points_under_a_name_that_exists_is_a_plan(sa):
     sa(*words, "seed=0,1")
     code, out, err = sa(*words, "seed=1,2", "sweep.dry_run=true")
     assert code == 0 and "2 points, 1 of 2 to do" in out
-    assert "note: sweep.name=one: a sweep of this name has 1 points" in err
+    assert "note: sweep.name=one: that sweep exists already, with 1 point" in err
     assert len(sweep.read_manifest(".", "one")[1]) == 2
 
 
