@@ -257,6 +257,10 @@ class MissingData(Exception):
     """Files of a data set that are not on this machine; the message says what to do."""
 
 
+class BadData(ValueError):
+    """Rows of a data set that cannot be used; the message names the file and the row."""
+
+
 class Splits(NamedTuple):
     """Rows to learn from and rows kept away; targets may be empty (0 columns): ask the task."""
 
@@ -289,6 +293,18 @@ class Dataset(Protocol):
 
     def load(self, generator: torch.Generator) -> Splits:
         """Both splits, in float64 on the CPU."""
+        ...
+
+
+@runtime_checkable
+class Hashed(Protocol):
+    """A dataset of files: the hash of their content is part of a run's identity, not their place.
+
+    Its settings have a ``path``, and ``sha``, the hash: '' until a configuration is resolved.
+    """
+
+    def digest(self) -> str:
+        """Return the hash of the content; raise MissingData or BadData."""
         ...
 
 

@@ -26,8 +26,13 @@ def options(group: str) -> list[str]:
 
 
 def component(group: str, name: str, **overrides):
-    """A member of a room with its YAML defaults; interpolations filled with dim 3, fwba."""
+    """A member of a room with its YAML defaults; interpolations filled with dim 3, fwba.
+
+    A shape that a configuration takes from its data is the class' own here.
+    """
     node = OmegaConf.load(CONF / group / f"{name}.yaml")
+    if node.get("shape", ()) is None:
+        del node["shape"]
     slots = {
         "_target_": "sa.types.Slots",
         "weight": {"_target_": "sa.quantizer.none.Identity"},

@@ -8,7 +8,8 @@ from typing import Any
 from sa.config.argv import sets
 from sa.config.catalogue import leaves
 from sa.config.component import allowed, make
-from sa.config.error import NoData, UsageError, invalid, typed
+from sa.config.data import reading
+from sa.config.error import UsageError, invalid, typed
 from sa.config.parents import Config, parent, resolve
 from sa.config.settings import Settings, read
 from sa.record.identity import DEFAULTS, LATER, current
@@ -69,14 +70,12 @@ def check_machine(made: Components, here: bool = True) -> None:
 
     """
     from sa.objective.task import Mismatch
-    from sa.types import MissingData
 
     try:
-        made.task.check_machine(here)
+        with reading():
+            made.task.check_machine(here)
     except Mismatch as error:
         raise UsageError(f"{error.key}: {error}") from error
-    except MissingData as error:
-        raise NoData(f"dataset: {error}") from error
     world = made.settings.processes or 1
     if here and world > 1 and made.settings.device == "cuda":
         import torch
@@ -103,7 +102,10 @@ def validate(config: dict[str, Any]) -> Components:
     from sa.objective.task import Mismatch, Task
     from sa.types import called
 
-    made = {k: make(k, config[k]) for k in ("model", "dataset", "estimator", "optimizer")}
+    made = {"dataset": make("dataset", config["dataset"])}
+    with reading():  # a model may have taken its shape from the data: their errors come first
+        made["dataset"].shape  # noqa: B018
+    made |= {k: make(k, config[k]) for k in ("model", "estimator", "optimizer")}
     analyses = {k: make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
     known = settings.model_dump(include=_OF_TASK)
     task = Task(model=made["model"], dataset=made["dataset"], **known)

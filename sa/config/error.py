@@ -75,6 +75,11 @@ def invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
             lines.append(f"{path}: no such setting; there are: {', '.join(known) or 'none'}")
             if path == "estimator.temperature":
                 lines.append(TEMPERATURE)
+        elif one["type"] == "missing" and names and names[-1].isdigit():  # of a list
+            path = path.rpartition(".")[0]
+            few = f"{path}={typed(one['input'])}: too few numbers"
+            few += "; model=mlp takes rows of any shape" if path == "model.shape" else ""
+            lines += [few] if few not in lines else []
         elif names:
             through = " (dim sets it)" if names[-1] == "dim" else ""
             if lines and lines[-1].startswith(f"{path}="):

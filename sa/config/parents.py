@@ -8,6 +8,7 @@ from typing import Any
 from sa.config.argv import sets
 from sa.config.catalogue import CONF, commented, leaves, options, top
 from sa.config.component import make
+from sa.config.data import filled, reading
 from sa.config.error import HELP, UsageError, renamed, typed
 from sa.config.explain import no_option
 from sa.record.config import read_config
@@ -22,7 +23,9 @@ _OF_ENDS = "dim model dataset quantizer criterion dtype batchnorm seed device au
 
 
 def resolve(config: Config, words: Sequence[str] = ()) -> Config:
-    """Return the configuration with ``epochs`` told in ``steps`` and ``ends`` looked up.
+    """Return the configuration with ``epochs`` in ``steps``, ``ends`` looked up, data read.
+
+    What it takes from the data: `sa.config.data.filled`.
 
     Args:
         config: as Hydra composed it.
@@ -56,7 +59,7 @@ def resolve(config: Config, words: Sequence[str] = ()) -> Config:
         # a worker or a retry elsewhere reads the data of the folder where this was typed
         where = Path(data["root"]).expanduser().absolute()
         config["dataset"] = {**data, "root": str(where)}
-    config = _with_ends(config, words)
+    config = filled(_with_ends(config, words))
     if isinstance(config.get("init"), Mapping):
         config = {**config, "init": _by_name(config["init"], "init")}
     epochs, rows = config.get("epochs"), config.get("batch_size")
@@ -64,7 +67,8 @@ def resolve(config: Config, words: Sequence[str] = ()) -> Config:
         return config
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise UsageError(f"epochs={typed(epochs)}: expected a whole number >= 1")
-    steps = epochs * max(1, make("dataset", config["dataset"]).rows // rows if rows else 1)
+    with reading():
+        steps = epochs * max(1, make("dataset", config["dataset"]).rows // rows if rows else 1)
     if config["steps"] not in (0, steps):
         raise UsageError(
             f"epochs={epochs} is {steps} steps and steps={config['steps']} is another budget; "
@@ -125,7 +129,9 @@ def _with_ends(config: Config, words: Sequence[str]) -> Config:
         if not found["steps"] or found.get("replicas"):
             what = "a probe" if not found["steps"] else "of many networks at once"
             raise UsageError(f"ends: run {x} is {what}; name a training of one network")
-    first, second = (there[x] if isinstance(x, str) else config for x in names)
+    taken = [k for k in _OF_ENDS if not sets(words, k)] if isinstance(names[0], str) else []
+    own = filled({**config, **{k: there[names[0]].get(k) for k in taken}})
+    first, second = (there[x] if isinstance(x, str) else own for x in names)
     for key in ("model", "quantizer"):
         sides = [{f"{key}.{k}": str(v) for k, v in leaves(x[key] or {})} for x in (first, second)]
         apart = sorted(dict(set(sides[0].items()) ^ set(sides[1].items())))
@@ -138,7 +144,7 @@ def _with_ends(config: Config, words: Sequence[str]) -> Config:
     if any(isinstance(x, dict) for x in names):
         return {**config, "ends": names}
     for key in _OF_ENDS:
-        if sets(words, key) and identity({key: config.get(key)}) != identity({key: first.get(key)}):
+        if sets(words, key) and identity({key: own.get(key)}) != identity({key: first.get(key)}):
             raise UsageError(
                 f"{key}: a run that looks at finished trainings takes it from the first of them, "
                 f"{names[0]}; leave it out, or name trainings that have it"

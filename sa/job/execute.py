@@ -9,6 +9,7 @@ from typing import Any
 
 from sa.config import parents
 from sa.config.build import Components, build
+from sa.config.data import reading
 from sa.config.error import NoData, UsageError
 from sa.config.settings import Settings
 from sa.job import summary
@@ -99,17 +100,14 @@ def _compute(
     from sa.objective.prepare import prepare
     from sa.params import size
     from sa.training import loop, ranks, replicas
-    from sa.types import MissingData
 
     settings, steps = made.settings, made.settings.steps
     torch.set_num_threads(settings.threads)
-    try:
+    with reading():
         if settings.replicas is None:
             problem = prepare(made.task, settings.seed, init_seed=settings.init_seed)
         else:
             problem = replicas.stack(made.task, settings.seed, settings.replicas)
-    except MissingData as error:
-        raise NoData(f"dataset: {error}") from error
     start, ends = given
     parent = _load(start, _CHECKPOINT) if start else None
     reached = [loop.start(problem, _load(end, _CHECKPOINT)) for end in ends]

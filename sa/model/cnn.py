@@ -25,7 +25,7 @@ class CNN:
     Args:
         quantizer: quantizers of weights, activations and gradients; the choice of the group
             quantizer.
-        shape: (channels, height, width) of one input.
+        shape: (channels, height, width) of one input; `model.shape=null` takes it from the dataset.
         channels: widths of the convolutions, one a stage.
         outputs: outputs, one a class.
         pool: ``average`` halves height and width in each stage by 2x2 means; ``none`` does not.

@@ -24,7 +24,7 @@ class ConvNet:
     Weights and biases start uniform in +-1/sqrt(fan_in), torch's default.
 
     Args:
-        shape: (channels, height, width) of one input.
+        shape: (channels, height, width) of one input; `model.shape=null` takes it from the dataset.
         channels: widths of the convolutions, in order.
         kernel: odd side of the convolutions, padded to keep the size.
         outputs: outputs, one a class.

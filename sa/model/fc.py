@@ -24,7 +24,7 @@ class FC:
     default.
 
     Args:
-        shape: of one input.
+        shape: shape of one input; `model.shape=null` takes it from the dataset.
         hidden: widths of the hidden layers, in order.
         outputs: outputs, one a class.
         activation: function behind each hidden layer.

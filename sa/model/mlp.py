@@ -25,7 +25,7 @@ class MLP:
     Args:
         quantizer: quantizers of weights, activations and gradients; the choice of the group
             quantizer.
-        shape: of one input.
+        shape: shape of one input; `model.shape=null` takes it from the dataset.
         hidden: widths of the hidden layers, in order.
         outputs: outputs, one a class.
         norm: ``none`` or ``batch`` (BatchNorm before the activation).

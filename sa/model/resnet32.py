@@ -38,7 +38,7 @@ class ResNet32:
     N(0, 2/(9 o)), the head at torch's default.
 
     Args:
-        shape: (channels, height, width) of one input.
+        shape: (channels, height, width) of one input; `model.shape=null` takes it from the dataset.
         outputs: outputs, one a class.
 
     """

@@ -25,7 +25,8 @@ class VGG11:
     Convolutions start at N(0, 2/(9 o)) with biases 0, the rest at torch's default.
 
     Args:
-        shape: (channels, height, width) of one input, at least 32x32.
+        shape: (channels, height, width) of one input, at least 32x32; `model.shape=null` takes it
+            from the dataset.
         outputs: outputs, one a class.
         norm: ``none`` or ``batch`` (BatchNorm behind each convolution).
 

@@ -27,7 +27,7 @@ class XnorResnet18:
     Args:
         quantizer: quantizers of weights, activations and gradients; the choice of the group
             quantizer.
-        shape: (channels, height, width) of one input.
+        shape: (channels, height, width) of one input; `model.shape=null` takes it from the dataset.
         init_channels: c, the width of the first stage.
         outputs: outputs, one a class.
         stem: ``cifar``, a 3x3 convolution, or ``imagenet``, 7x7 with stride 2 and a max pooling;

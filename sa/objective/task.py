@@ -203,8 +203,8 @@ def _fitting(model: Model, data: Dataset) -> str:
     if "shape" in settings and len(model.shape) == len(data.shape):
         return f"set model.shape=[{','.join(map(str, data.shape))}]"
     return (
-        "set the model's shape to the dataset's, or take another (toy_mlp fits gaussian; mlp and "
-        "cnn fit images; mlp_relu fits functions)"
+        "set the model's shape to the dataset's, or take another (toy_mlp fits gaussian; mlp fits "
+        "any data; cnn fits images; mlp_relu fits functions)"
     )
 
 

@@ -67,9 +67,18 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     1.0 becomes 1 and tuples become lists. A class that has moved has its first name, so that a run
     keeps its id.
     """
+    config = placeless(config)
     unset = BOOKKEEPING | {k for k in LATER if is_off(config.get(k))}
     unset |= {k for k, v in DEFAULTS.items() if config.get(k, v) == v}
     return {str(k): _canonical(v, str(k)) for k, v in config.items() if k not in unset}
+
+
+def placeless(config: Config) -> Config:
+    """Return the configuration without ``dataset.path`` if ``dataset.sha`` says what lies there."""
+    data = config.get("dataset")
+    if not (isinstance(data, dict) and data.get("sha")):
+        return config
+    return {**config, "dataset": {k: v for k, v in data.items() if k != "path"}}
 
 
 def is_off(value: Any) -> bool:

@@ -64,7 +64,7 @@ def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]
     the seed. A run older than a setting gets the value of it that leaves the run's id as it is.
     """
     configs = [read_config(root / "runs" / p["run_id"]) for p in points]
-    configs = [{k: v for k, v in c.items() if k not in identity.BOOKKEEPING} for c in configs]
+    configs = [_without_bookkeeping(c) for c in configs]
     words = [[w for w in p["overrides"] if not is_replicate(w)] for p in points]
     known = {tuple(w): c for w, c in zip(words, configs, strict=True) if c}
     for at, point in enumerate(points):
@@ -89,8 +89,14 @@ def _with_ends(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     full: list[Any] = []
     for end in ends:
         found = read_config(root / "runs" / end) if isinstance(end, str) else {}
-        full.append({k: v for k, v in found.items() if k not in identity.BOOKKEEPING} or end)
+        full.append(_without_bookkeeping(found) or end)
     return config | {"ends": {str(i): end for i, end in enumerate(full)}}
+
+
+def _without_bookkeeping(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a configuration that are part of its run's identity."""
+    config = identity.placeless(config)
+    return {k: v for k, v in config.items() if k not in identity.BOOKKEEPING}
 
 
 def framed(root: Path, points: list[dict[str, Any]]) -> "pd.DataFrame":

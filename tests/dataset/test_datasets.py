@@ -4,10 +4,13 @@ import math
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import cifar, component, options
 from hydra.errors import InstantiationException
+from PIL import Image
 
 from sa.dataset._corrupt import corrupt
 from sa.dataset.digits import Digits
@@ -19,12 +22,30 @@ from sa.params import stream
 from sa.types import Batch
 
 
+def own(name, folder):
+    """The settings of a dataset that reads files, and its files; {} for the others."""
+    x, y = np.random.default_rng(0).normal(size=(60, 5)), np.arange(60) % 3
+    if name == "arrays":
+        np.savez(folder / "my.npz", inputs=x, targets=y)
+        return {"path": str(folder / "my.npz")}
+    if name == "table":
+        pd.DataFrame(x, columns=list("abcde")).assign(kind=y).to_csv(folder / "my.csv", index=False)
+        return {"path": str(folder / "my.csv"), "target": "kind"}
+    if name == "images":
+        for i, label in enumerate(y):
+            (folder / f"class{label}").mkdir(exist_ok=True)
+            Image.fromarray(np.full((4, 4), i, np.uint8)).save(folder / f"class{label}/{i}.png")
+        return {"path": str(folder)}
+    return {}
+
+
 @pytest.mark.parametrize("name", options("dataset"))
 def test_yields_what_it_says(name, tmp_path, monkeypatch):
     monkeypatch.setenv("SA_DATA", str(tmp_path))
     if name.startswith("cifar10"):
         cifar(tmp_path)
-    data = component("dataset", name, **({"n": 40} if name.startswith("cifar10") else {}))
+    settings = {"n": 40} if name.startswith("cifar10") else own(name, tmp_path)
+    data = component("dataset", name, **settings)
     one, two = data.load(stream(0, "data")), data.load(stream(0, "data"))
     for a, b in zip(one, two, strict=True):
         assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)

@@ -1,0 +1,64 @@
+"""What a configuration takes from its data: the hash of their content, the shape of a row."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sa.config.component import make
+from sa.config.error import NoData, UsageError
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Turn the errors of a dataset into errors of the command line, inside a ``with``.
+
+    Raises:
+        NoData: its files are not on this machine.
+        UsageError: its files cannot be used.
+
+    """
+    from sa.types import BadData, MissingData
+
+    try:
+        yield
+    except MissingData as error:
+        raise NoData(f"dataset: {error}") from error
+    except BadData as error:
+        raise UsageError(f"dataset: {error}") from error
+
+
+def filled(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with what it leaves to its data.
+
+    These are ``dataset.sha`` and ``dataset.classes`` of files, and ``model.shape`` if it is null. A
+    path becomes absolute, for workers that start in another folder. If the data cannot be read,
+    they stay as they are: `sa.config.build.validate` then says why.
+    """
+    data, model = config.get("dataset"), config.get("model")
+    if not (isinstance(data, Mapping) and isinstance(model, Mapping)):
+        return config
+    hashed = "sha" in data
+    if hashed and isinstance(data.get("path"), str) and data["path"]:
+        data = {**data, "path": str(Path(data["path"]).expanduser().absolute())}
+    shapeless = model.get("shape", ()) is None
+    if not (hashed or shapeless):
+        return config
+    config = {**config, "dataset": data}
+    with contextlib.suppress(UsageError), reading():
+        dataset = make("dataset", data)
+        if hashed:
+            config["dataset"] = {**data, **_content(dataset, data)}
+        if shapeless:
+            config["model"] = {**model, "shape": list(dataset.shape)}
+    return config
+
+
+def _content(dataset: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a dataset of files that describe their content."""
+    from sa.types import Hashed
+
+    if not isinstance(dataset, Hashed) or data["sha"]:
+        return {}
+    counted = {"classes": dataset.classes} if "classes" in data else {}  # type: ignore[attr-defined]
+    return {"sha": dataset.digest(), **counted}

@@ -1,0 +1,108 @@
+"""Rows of your own, from arrays in a NumPy file (.npz)."""
+
+import zipfile
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Gt
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+
+from sa.dataset import _own
+from sa.types import STRICT, BadData
+
+NEEDS = ("inputs", "targets")
+MAY = ("test_inputs", "test_targets")
+_EXAMPLE = "dataset.path=my.npz"
+_HOW = "np.savez('my.npz', inputs=x, targets=y, test_inputs=a, test_targets=b)"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Arrays(_own.Own):
+    """The arrays inputs, targets and, if you have a test split, test_inputs and test_targets.
+
+    Save them with np.savez. Inputs have shape (rows, ...). Integer targets (rows,) are class
+    numbers from 0; float targets (rows,) or (rows, outputs) are numbers to learn. The numbers are
+    used as they are: scale them before you save them.
+
+    Args:
+        path: the .npz file. It is no part of a run's identity: the content is.
+        test: share of the rows that is kept for testing, if the file has no test arrays: always the
+            same rows, of every class about the same share.
+        classes: number of classes; null is the largest class number + 1.
+        sha: hash of the content, 16 hexadecimal digits, filled in for you. A file with another
+            content is refused.
+
+    """
+
+    path: str = ""
+    test: _own.Share = 0.2
+    classes: Annotated[int, Gt(0)] | None = None
+    sha: str = ""
+
+    @model_validator(mode="after")
+    def _counted(self) -> "Arrays":
+        self.count()
+        return self
+
+    def found(self) -> _own.Content:
+        """Return what the file holds; raise MissingData or BadData."""
+        file = _own.there(self.path, _EXAMPLE)
+        return _read(self.path, _own.stamp([file]), self.test)
+
+
+@lru_cache(maxsize=1)
+def _read(path: str, stamp: _own.Stamp, test: float) -> _own.Content:
+    return _own.content(path, read(Path(stamp[0][0]), path), test)
+
+
+def read(file: Path, name: str) -> dict[str, _own.Array]:
+    """Return the arrays of a file; nothing but arrays of numbers and text is ever loaded.
+
+    Args:
+        file: the file.
+        name: how errors name it.
+
+    Raises:
+        BadData: it is no .npz file, or does not hold the arrays.
+
+    """
+    try:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise BadData(f"{name}: it holds one array; expected several by name: {_HOW}")
+            _named(name, archive.files)
+            return {key: _array(archive, key, name) for key in archive.files}
+    except BadData:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadData(
+            f"{name}: it is damaged, or no .npz file without Python objects; to make one: {_HOW}"
+        ) from error
+
+
+def _named(file: str, names: list[str]) -> None:
+    """Refuse a file that lacks an array, or has one of another name."""
+    lacks = [x for x in NEEDS if x not in names]
+    lacks += [x for x in MAY if x not in names and set(MAY) & set(names)]
+    if lacks:
+        there = ", ".join(names) or "nothing"
+        raise BadData(f"{file}: there is no {' and no '.join(lacks)}; it holds {there}: {_HOW}")
+    more = [x for x in names if x not in (*NEEDS, *MAY)]
+    if more:
+        expected = ", ".join((*NEEDS, *MAY))
+        raise BadData(f"{file}: '{more[0]}' has no use; expected the arrays {expected}")
+
+
+def _array(archive: "np.lib.npyio.NpzFile", key: str, file: str) -> _own.Array:
+    try:
+        return archive[key]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise BadData(
+            f"{file}: {key} holds Python objects, which are never loaded; save an array of numbers"
+        ) from error
