@@ -37,7 +37,10 @@ REFUSED = [
         ["norm1", "batchnorm=running", "brute"],
     ),
     (["dataset=cifar10", "model=fc_tanh"], ["dataset=digits to run offline", "c58f30108f718f92"]),
-    (["-m", "dataset=digits,cifar10_1k", "model=resnet32"], ["point 0", "model.shape=[1,8,8]"]),
+    (
+        ["-m", "dataset=digits,cifar10_1k", "model=resnet32", "model.shape=[3,32,32]"],
+        ["point 0", "model.shape=[1,8,8]"],
+    ),
     (["model=rosenbrock"], ["Rosenbrock", "dataset=point"]),
     (["model=rosenbrock", "dataset=point", "criterion=mse"], ["criterion: mse", "criterion=auto"]),
     (["model=mlp", "dataset=digits", "criterion=value"], ["criterion: value", "MLP is none"]),

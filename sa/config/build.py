@@ -25,6 +25,9 @@ _OF_TASK = set(
 _OF_RECIPE = set("until recalibrate clip decay_all quantizer_lr diverge".split())
 """Settings that describe a training, beside its components."""
 
+_PLATEAU = "{of: test/loss, patience: 5, least: 1e-3}"
+"""A goal of the kind plateau, as an example."""
+
 _REPLACES = {
     "batch_size", "batchnorm", "criterion", "estimator", "evaluate_every", "moving", "optimizer",
     "seed", "steps",
@@ -210,16 +213,22 @@ def _recipe(config: Config, settings: Settings, task: Any) -> Any:
 
     plain = settings.model_dump(include=_OF_RECIPE)
     made = {k: make(k, config[k]) for k in ("schedule", "average", "stored") if config.get(k)}
+    goals = dict(plain["until"] or {})
+    flat = goals.pop("plateau", None)
+    if not isinstance(flat, Mapping | None):
+        raise UsageError(f"until.plateau={typed(flat)}: expected {_PLATEAU}")
+    plain |= {"plateau": flat, "until": goals or None}
     try:
         recipe = Recipe(**plain, **made)
         recipe.check(settings.steps)
         if recipe.clip and not task.latent():
             raise ValueError("clip: no layer has quantized weights; take e.g. quantizer=bwba")
-        if any(k.endswith("accuracy") for k in recipe.until or {}) and not task.dataset.classes:
+        if any(k.endswith("accuracy") for k in recipe.scores) and not task.dataset.classes:
             raise ValueError("until: accuracies need classes; take train/loss or test/loss")
     except ValueError as error:
-        raise UsageError(invalid("", config, error).removeprefix(": ")) from error
-    if recipe.until and not (settings.steps and settings.evaluate_every):
+        told = invalid("", config, error).removeprefix(": ")
+        raise UsageError(re.sub(r"^plateau\b", "until.plateau", told, flags=re.M)) from error
+    if recipe.scores and not (settings.steps and settings.evaluate_every):
         raise UsageError(
             "until: goals are looked at when a training is evaluated: set steps or epochs, the "
             "most it may take, and evaluate_every"

@@ -35,6 +35,10 @@ Moving = Annotated[
         "'moving=[1,-1]'"
     ),
 ]
+Goals = Annotated[
+    dict[str, float | dict[str, Any]],
+    doc("a mapping, each value a number, or plateau: {of: SCORE, patience: N, least: NUMBER}"),
+]
 Stored = Annotated[
     Mapping[str, Any] | None, doc("a quantizer; type +quantizer/weight@stored=fixed_point")
 ]
@@ -102,9 +106,10 @@ class Settings(BaseModel):
     epochs: Count | None = Field(
         None, description="passes over the training rows, instead of steps"
     )
-    until: dict[str, float] | None = Field(
+    until: Goals | None = Field(
         None,
-        description="goals that end a training sooner, checked at evaluations: {train/loss:0.01}",
+        description="goals that end a training sooner, checked at evaluations: {train/loss:0.01}, "
+        "{plateau:{of:test/loss,patience:5,least:1e-3}}",
     )
     dtype: Literal["float32", "float64"] = Field(
         "float64", description="precision of the network: float32 | float64"

@@ -112,6 +112,10 @@ def need(table: pd.DataFrame, *columns: str) -> None:
         raise ValueError(f"no run has a value of {', '.join(columns)}")
 
 
+MISSED = "steps$|plateau"
+"""What ``stopped`` begins with, as a pattern, if a training ended without reaching its goal."""
+
+
 def rows_of(table: pd.DataFrame) -> Callable[[pd.Series], pd.DataFrame]:
     """Return a function from a run (a row of the table) to the table of its steps.
 

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from sa.figure._axis import legend
-from sa.figure._base import PANEL, Canvas, Sheet, kind, need, palette, rows_of, tau_label
+from sa.figure._base import MISSED, PANEL, Canvas, Sheet, kind, need, palette, rows_of, tau_label
 from sa.table.results import numbers
 
 COSINES = {
@@ -22,7 +22,7 @@ def aligned_flips(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
     Trainings that missed the goal of ``until`` are left out, and the legend counts them.
     """
     need(table, "alignment/cosine", "sharpness/flip_mean", "sharpness/flip_max", "stopped")
-    reached = table["stopped"].notna() & table["stopped"].ne("steps")
+    reached = table["stopped"].notna() & ~table["stopped"].astype(str).str.match(MISSED)
     if not reached.any():
         raise ValueError("no training reached the goal of until={...}; give them more steps")
     runs, rows = table[reached], rows_of(table)

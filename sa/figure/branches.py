@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from sa.figure._base import PANEL, Canvas, Sheet, kind, need, rows_of
+from sa.figure._base import MISSED, PANEL, Canvas, Sheet, kind, need, rows_of
 from sa.table.results import numbers
 
 GRADIENT = 3.0
@@ -32,7 +32,7 @@ def branches(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
         loss=numbers(table, "train/loss"),
         accuracy=numbers(table, "test/accuracy"),
         diverged=table["status"].eq("diverged"),
-        reached=~table["stopped"].isin(["steps"]) & table["status"].ne("diverged"),
+        reached=~table["stopped"].astype(str).str.match(MISSED) & table["status"].ne("diverged"),
     )  # fmt: skip
     met = tidy.assign(steps=tidy["steps"].where(tidy["reached"]))
     order = met.groupby("branch")["steps"].mean().sort_values(na_position="last").index

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from sa.figure._axis import legend, percent
-from sa.figure._base import PANEL, Canvas, Sheet, kind, need
+from sa.figure._base import MISSED, PANEL, Canvas, Sheet, kind, need
 from sa.table.results import numbers
 
 SHOWN = {
@@ -30,7 +30,8 @@ def random_labels(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
         tidy[column] = numbers(table, column)
     kinds = list(dict.fromkeys(tidy["kind"]))
     tidy["steps"] = numbers(table, "step")
-    tidy["reached"] = table.get("stopped", pd.Series("steps", table.index)) != "steps"
+    stopped = table.get("stopped", pd.Series("steps", table.index))
+    tidy["reached"] = ~stopped.astype(str).str.match(MISSED)
     figure, (axis, took) = _two(sheet, kinds)
     width = 0.8 / len(shown)
     tones = sns.color_palette("colorblind")

@@ -1,7 +1,6 @@
 """The one loop: estimate, analyse, step. Probing a gradient is the loop with no steps."""
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass as plain
 from dataclasses import field, replace
@@ -20,6 +19,7 @@ from sa.objective.problem import Problem
 from sa.params import finite, flatten, stream
 from sa.training import groups
 from sa.training.average import Average
+from sa.training.plateau import Plateau, scored
 from sa.training.schedule import Schedule
 from sa.types import (
     STRICT,
@@ -33,8 +33,6 @@ from sa.types import (
     State,
 )
 
-_GOAL = re.compile(r"((ema|swa)/)?(train|test)/(loss|accuracy)")
-
 
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
@@ -43,6 +41,7 @@ class Recipe:
     Args:
         until: goals that end a training, whichever is reached first: a loss at or below its
             number, an accuracy at or above; checked when both splits are evaluated.
+        plateau: a goal that ends a training where a score stops improving; null for none.
         schedule: of the rate; null keeps the optimizer's.
         average: of the points, evaluated beside them; null for none.
         recalibrate: whether evaluations re-estimate BatchNorm's statistics over the training rows.
@@ -62,6 +61,7 @@ class Recipe:
     """
 
     until: dict[str, float] | None = None
+    plateau: Plateau | None = None
     schedule: Schedule | None = None
     average: Average | None = None
     recalibrate: bool = False
@@ -74,11 +74,10 @@ class Recipe:
     @model_validator(mode="after")
     def _goals(self) -> "Recipe":
         for key in self.until or {}:
-            if not _GOAL.fullmatch(key):
-                raise ValueError(
-                    f"until: '{key}' is no goal; expected train/loss, test/loss, train/accuracy or "
-                    "test/accuracy, of an average with ema/ or swa/ before, and a number"
-                )
+            try:
+                scored(key)
+            except ValueError as error:
+                raise ValueError(f"until: {error}") from error
         if hasattr(self.stored, "build") and getattr(self.stored, "train", None) != "auto":
             raise ValueError(
                 f"stored: {type(self.stored).__name__} keeps something for every layer; take one "
@@ -93,10 +92,15 @@ class Recipe:
             raise ValueError(
                 f"schedule.warmup={warmup}: it is longer than the training of {steps} steps"
             )
-        prefixes = {k.split("/")[0] for k in self.until or {}} - {"train", "test"}
+        prefixes = {k.split("/")[0] for k in self.scores} - {"train", "test"}
         if prefixes - ({self.average.name} if self.average else set()):
             name = min(prefixes)
             raise ValueError(f"until: {name}/ needs averaged weights; set average={name}")
+
+    @property
+    def scores(self) -> list[str]:
+        """The names of the scores that goals are set for."""
+        return [*(self.until or {}), *([self.plateau.of] if self.plateau else [])]
 
     def reached(self, row: Mapping[str, Any]) -> str | None:
         """The goal a row has reached, in words."""
@@ -112,7 +116,7 @@ class Progress:
     """Everything a checkpoint holds: tensors, numbers and dicts of them, nothing else.
 
     step: optimizer steps taken. evals: forward-equivalents spent so far. average: the mean of the
-    points so far. divergence: what the rule for it carries from one step to the next.
+    points so far. divergence, plateau: what these rules carry from one step to the next.
     """
 
     step: int
@@ -123,6 +127,7 @@ class Progress:
     evals: float = 0.0
     average: State = field(default_factory=dict)
     divergence: State = field(default_factory=dict)
+    plateau: State = field(default_factory=dict)
 
     def pack(self) -> dict[str, Any]:
         """As a plain dict, for torch.save."""
@@ -207,13 +212,13 @@ def loop(
         stepper.load_state_dict(progress.optimizer)
     state = progress.estimator or estimator.init(params)
     evals, mean, asleep = progress.evals, progress.average, forward.asleep()
-    watched = progress.divergence
+    watched, flat = progress.divergence, progress.plateau
     limit, constant = _limit(recipe, problem) if steps else (None, torch.zeros(1))
     for step in range(progress.step, steps + 1):
         batch = problem.batch(step)
         objective = problem.objective(batch, step)
         before = Progress(
-            step, params, problem.buffers, stepper.state_dict(), state, evals, mean, watched
+            step, params, problem.buffers, stepper.state_dict(), state, evals, mean, watched, flat
         )
         factor = recipe.schedule(step, steps) if recipe.schedule else 1.0
         at = Moment(step, steps, factor * rates[0])
@@ -251,6 +256,9 @@ def loop(
         if steps and due:
             scores = _evaluate(problem, params, mean, recipe, scores)
             reached = recipe.reached(scores)
+            if recipe.plateau and evaluate_every and step % evaluate_every == 0:
+                flat = recipe.plateau.look(flat, scores)
+                reached = reached or recipe.plateau.reached(flat)
             last = last or reached is not None
             if last:
                 scores["stopped"] = reached or "steps"
