@@ -69,7 +69,7 @@ def test_a_killed_training_ends_on_the_same_plateau(sa, tmp_path):
 
 
 @pytest.mark.parametrize(("goal", "told"), [
-    ("{plateau:{of:loss,patience:4,least:0.1}}", "least:0.1}: 'loss' is no goal; expected train/loss"),
+    ("{plateau:{of:loss,patience:4,least:0.1}}", "'loss' is no goal; expected train/loss"),
     ("{plateau:{of:test/loss,patience:0,least:0.1}}", "until.plateau.patience=0: "),
     ("{plateau:{of:test/loss,patience:4,least:-1}}", "until.plateau.least=-1: "),
     ("{plateau:{of:test/loss,patience:4}}", "until.plateau.least"),
