@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 Rule = Callable[[Tensor], Tensor]
 """Multiplier m(a) of dL/da = m(a) dL/ds for a step s of height 2, from -1 to +1, at a = 0."""
@@ -70,6 +71,8 @@ class _Step(torch.autograd.Function):
 
 def step(x: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
     """fn(x), elementwise and piecewise constant, with the rule in force as its backward."""
+    if has_torch_function_unary(x):  # torch.fx traces a network: a step is one operation
+        return handle_torch_function(step, (x,), x, fn)
     if not torch.is_grad_enabled():
         return fn(x)
     return _Step.apply(x, fn, _RULE.get())
@@ -83,6 +86,8 @@ def hard_sign(x: Tensor) -> Tensor:
 
 def sign(x: Tensor) -> Tensor:
     """The sign step through the seam; for losses written by hand in scripts and notebooks."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(sign, (x,), x)
     return step(x, hard_sign)
 
 

@@ -9,13 +9,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from sa.flips import chain
+from sa.network import reading
+from sa.network.network import Network
 from sa.network.structure import Cut, Structure
 from sa.objective.criterion import CRITERIA
 from sa.types import Params
 
 
-def describe(network: nn.Module, frozen: Params, kind: str, batchnorm: str) -> Structure:
-    """What estimators may need to know of a network with a loss of this kind (mse, ce, value)."""
+def describe(
+    network: nn.Module, frozen: Params, kind: str, batchnorm: str, rows: Tensor | None = None
+) -> Structure:
+    """What estimators may need to know of a network with a loss of this kind (mse, ce, value).
+
+    rows: a few inputs, with which a network that is no `Network` is read; None: it is not read.
+    """
     modules = list(network.modules())
     base = Structure(
         stochastic=any(getattr(getattr(m, "quantize", None), "stochastic", False) for m in modules),
@@ -39,6 +46,10 @@ def describe(network: nn.Module, frozen: Params, kind: str, batchnorm: str) -> S
         statistics=dict(network.named_buffers()),
         quadratic=kind == "mse",
     )
+    if rows is not None and kind != "value" and not isinstance(network, Network):
+        moving = [k for k, _ in network.named_parameters() if k not in frozen]
+        found = reading.read(network, rows, moving)
+        return replace(seen, links=found.links, cuts=[*found.cuts.values()], obstacle=found.why)
     try:
         links = network.links()  # type: ignore[operator]
         obstacle = chain.obstacle(links)

@@ -52,7 +52,7 @@ def prepare(
     moving = moving_names(task.moving, network, list(named))
     frozen = {k: p for k, p in named.items() if k not in moving}
     forward = NetworkForward(
-        structure=describe(network, frozen, kind, numerics.batchnorm),
+        structure=describe(network, frozen, kind, numerics.batchnorm, data.train.inputs[:4]),
         width=row_width(network, data.train.inputs[:1]),
         numerics=numerics,
         coupled=bool(coupling(network, numerics.batchnorm)[0]),

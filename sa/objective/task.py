@@ -185,7 +185,8 @@ class Task:
         named = {k: p.detach() for k, p in network.named_parameters()}
         moving = moving_names(self.moving, network, list(named))
         frozen = {k: p for k, p in named.items() if k not in moving}
-        return describe(network, frozen, self.kind, self.batchnorm)
+        rows = torch.randn(4, *self.model.shape, generator=stream(0, "rows"), dtype=torch.float64)
+        return describe(network, frozen, self.kind, self.batchnorm, rows)
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,231 @@
+"""A network of any making as a graph of its operations, recorded by torch.fx, which can be run."""
+
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrize
+
+from sa.network import quantize
+from sa.network.layers import Activation, Conv, Linear
+from sa.network.structure import Step
+from sa.types import Params
+
+Result = TypeVar("Result")
+Env = dict[fx.Node, Any]
+"""What each node of a graph gave, in one run."""
+
+_PREFIX = "network."
+_SIZES = ("size", "dim", "numel", "ndimension")
+_NUMBERS = (
+    operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.neg,
+)  # fmt: skip
+
+
+class Unreadable(ValueError):
+    """A network that cannot be read; the message says why, in plain words."""
+
+
+@dataclass(eq=False)
+class Trace:
+    """The operations of a network in the order of its forward, and what they gave on some rows.
+
+    Args:
+        root: holds the network, and the constants that the forward made.
+        nodes: the operations, without the input and the output.
+        source: the input.
+        result: the node whose value the network returns.
+        params: every parameter and buffer of the network at a point, by name.
+        rows: how many example rows there are.
+        values: what each node gave on the example rows.
+
+    """
+
+    root: nn.Module
+    nodes: list[fx.Node]
+    source: fx.Node
+    result: fx.Node
+    params: Params
+    rows: int
+    values: Env = field(default_factory=dict)
+
+    def run(self, nodes: Iterable[fx.Node], values: Env, params: Params) -> None:
+        """Run some nodes in turn and add to ``values``, which holds what they need, their results.
+
+        params: every parameter and buffer of the network, by name.
+        """
+        for node in nodes:
+            args = fx.node.map_arg(node.args, values.__getitem__)
+            kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+            values[node] = self._result(node, args, kwargs, params)
+
+    def _result(self, node: fx.Node, args: Any, kwargs: Any, params: Params) -> Any:
+        target: Any = node.target
+        if node.op == "call_module":
+            own = {k: params[v] for k, v in self.own(node).items()}
+            return functional_call(self.module(node), own, args, kwargs)
+        if node.op == "get_attr":
+            name = named(node)
+            return params[name] if name in params else operator.attrgetter(target)(self.root)
+        if node.op == "call_method":
+            return operator.methodcaller(target, *args[1:], **kwargs)(args[0])
+        return target(*args, **kwargs)
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """Return the layer that a node calls."""
+        return self.root.get_submodule(str(node.target))
+
+    def own(self, node: fx.Node) -> dict[str, str]:
+        """Return the parameters and buffers that a node uses: name in its layer -> full name."""
+        if node.op == "get_attr":
+            return {named(node): named(node)} if named(node) in self.params else {}
+        if node.op != "call_module":
+            return {}
+        m, at = self.module(node), f"{named(node)}." if named(node) else ""
+        local = [k for k, _ in (*m.named_parameters(), *m.named_buffers())]
+        return {k: at + k for k in local if at + k in self.params}
+
+    def uses(self, name: str) -> int:
+        """Return at how many places of the forward a parameter is used."""
+        count = 0
+        for node in self.nodes:
+            if name in self.own(node).values():
+                count += 1 if node.op == "call_module" else len(self.users(node))
+        return count
+
+    def users(self, node: fx.Node) -> list[fx.Node]:
+        """Return the nodes that use a node's values; asking for its shape alone is no use."""
+        return [user for user in node.users if not self.is_size(user)]
+
+    def is_size(self, node: fx.Node) -> bool:
+        """Whether a node gives a size of its input, or a number made of sizes."""
+        if node not in self.values or isinstance(self.values[node], Tensor):
+            return False
+        if node.op == "call_method":
+            return node.target in _SIZES
+        if node.target is getattr:  # of a traced value: x.shape
+            return node.args[1] in ("shape", "ndim", "dtype", "device")
+        return node.target in _NUMBERS and all(map(self.is_size, node.all_input_nodes))
+
+
+def named(node: fx.Node) -> str:
+    """Return the name of a node's layer or tensor, as the network has it."""
+    return str(node.target)[len(_PREFIX) :]
+
+
+def trace(network: nn.Module, rows: Tensor, params: Params) -> Trace:
+    """Record what a network does, and run the record on example rows.
+
+    Args:
+        network: in evaluation mode.
+        rows: a few inputs, (rows, ...), of its dtype.
+        params: the point, and every buffer, by name.
+
+    Raises:
+        Unreadable: the record cannot be made, or would not hold all that the network does.
+
+    """
+    for name, m in network.named_modules():
+        _refuse_hooks(name, m)
+    _refuse_ties(network)
+    _refuse_inputs(network)
+    root, tracer = _Root(network), _Tracer()
+    graph = called("it cannot be traced", lambda: tracer.trace(root))
+    first, *nodes, last = graph.nodes
+    result = last.args[0]
+    if not isinstance(result, fx.Node):
+        raise Unreadable(f"the network returns a {type(result).__name__}, not one tensor")
+    found = Trace(root, nodes, first, result, params, len(rows))
+    values = {first: rows.clone()}
+    called("its trace fails", lambda: found.run(nodes, values, params))
+    found.values = values
+    if not isinstance(values[result], Tensor):
+        what = type(values[result]).__name__
+        raise Unreadable(f"the network returns a {what}, not one tensor")
+    return found
+
+
+def called(what: str, forward: Callable[[], Result]) -> Result:
+    """Return what a person's forward gives; raises Unreadable if it raises anything."""
+    try:
+        return forward()
+    except Exception as error:  # code of any making may raise any exception
+        reason = str(error).strip().partition("\n")[0]
+        if isinstance(error, fx.proxy.TraceError):
+            reason = "the forward branches or loops on values or sizes of tensors"
+        if reason.startswith("'len'"):
+            reason = "the forward calls len() of a tensor; write x.size(0) instead"
+        raise Unreadable(f"{what}: {reason or type(error).__name__}") from error
+
+
+class _Root(nn.Module):
+    """The network as a layer, so that what surrounds its forward is recorded too."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+
+class _Tracer(fx.Tracer):
+    """Records torch's own layers, the project's layers and steps as one operation each."""
+
+    proxy_buffer_attributes = True
+
+    def create_arg(self, a: Any) -> Any:
+        """Return an argument as the record keeps it: a function stays what it is."""
+        plain = callable(a) and not isinstance(a, fx.Proxy | nn.Module | torch.Tensor | type)
+        return a if plain else super().create_arg(a)
+
+    def __init__(self) -> None:
+        super().__init__(param_shapes_constant=True)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a layer is one operation; the forward of any other is looked into."""
+        if step_of(m) is not None or isinstance(m, Linear | Conv):
+            return True
+        if parametrize.is_parametrized(m):  # `sa.network.quantize` patches the forward of these
+            return super().is_leaf_module(m, module_qualified_name)
+        changed = "forward" in vars(m) or bool(m._forward_hooks)
+        return not changed and super().is_leaf_module(m, module_qualified_name)
+
+
+def step_of(m: nn.Module) -> Step | None:
+    """Return the step that a layer says it is: `Activation`, or a layer with ``step``."""
+    source: object = m.quantize if isinstance(m, Activation) else m
+    step = getattr(source, "step", None)  # of a person's own layer: no class to inherit from
+    return step if isinstance(step, Step) else None
+
+
+def _refuse_hooks(name: str, m: nn.Module) -> None:
+    where = f"layer '{name}' ({type(m).__name__})" if name else "the network"
+    foreign = [h for h in m._forward_hooks.values() if h is not quantize._after]
+    if foreign or m._forward_pre_hooks:
+        kind = "forward hook" if foreign else "forward pre-hook"
+        raise Unreadable(f"{where} has a {kind}, and what a hook does cannot be read; remove it")
+    if hasattr(m, "observing"):  # a quantizer that keeps a range or levels from data
+        raise Unreadable(f"the quantizer '{name}' keeps a range or levels from data")
+
+
+def _refuse_ties(network: nn.Module) -> None:
+    first: dict[int, str] = {}
+    for name, p in network.named_parameters(remove_duplicate=False):
+        if (other := first.setdefault(id(p), name)) != name:
+            raise Unreadable(f"'{other}' and '{name}' are one parameter")
+
+
+def _refuse_inputs(network: nn.Module) -> None:
+    empty, kinds = inspect.Parameter.empty, (inspect.Parameter.POSITIONAL_ONLY,
+                                             inspect.Parameter.POSITIONAL_OR_KEYWORD)  # fmt: skip
+    every: Sequence[inspect.Parameter] = [*inspect.signature(network.forward).parameters.values()]
+    needed = [p.name for p in every if p.default is empty and p.kind in kinds]
+    needed += [p.name for p in every if p.default is empty and p.kind is p.KEYWORD_ONLY]
+    if len(needed) > 1:
+        raise Unreadable(f"the network takes {len(needed)} inputs ({', '.join(needed)}), not one")

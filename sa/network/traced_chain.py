@@ -1,0 +1,119 @@
+"""A traced network as a chain of affine maps and steps."""
+
+from dataclasses import replace
+
+from torch import fx
+
+from sa.flips import chain
+from sa.network import operations as ops
+from sa.network.operations import label, operation
+from sa.network.structure import Link, Norm, Step
+from sa.network.trace import Trace, Unreadable
+
+
+def links(trace: Trace) -> list[Link]:
+    """Return the network as links; raises Unreadable, which names the first part that is no link."""
+    walk = _Walk(trace)
+    node = trace.source
+    while node is not trace.result:
+        users = trace.users(node)
+        if len(users) != 1:
+            raise Unreadable(
+                f"the output of {label(trace, node)} is used {len(users)} times: no chain"
+            )
+        node = users[0]
+        walk.add(node)
+    walk.end()
+    return walk.links
+
+
+class _Walk:
+    """Links that are collected operation by operation."""
+
+    def __init__(self, trace: Trace):
+        self.trace = trace
+        self.links: list[Link] = []
+        self.average = False  # whether maps were averaged since the last affine map
+        self.clip: tuple[fx.Node, ops.Clip] | None = None  # which a step has to follow
+
+    def add(self, node: fx.Node) -> None:
+        """Add the next operation; raises Unreadable if it is no part of a link."""
+        what = operation(self.trace, node)
+        if isinstance(what, ops.Other):
+            raise Unreadable(what.why)
+        if self.clip is not None and not isinstance(what, Step | ops.Same):
+            raise Unreadable(f"{label(self.trace, self.clip[0])} is not a step")
+        if isinstance(what, ops.Affine):
+            self._affine(node, what)
+        elif not isinstance(what, ops.Same) and not self._after(node, what):
+            raise Unreadable(ops.neither(self.trace, node).why)
+
+    def end(self) -> None:
+        """Raise Unreadable if the last link is not the network's output."""
+        if self.clip is not None:
+            raise Unreadable(f"{label(self.trace, self.clip[0])} is not a step")
+        if not self.links:
+            raise Unreadable("the network has no affine map")
+        if why := chain.obstacle(self.links):
+            raise Unreadable(why)
+
+    def _affine(self, node: fx.Node, what: ops.Affine) -> None:
+        name, shape = label(self.trace, node), ops.before(self.trace, node)
+        once(self.trace, what.weight)
+        if what.stride != 1:
+            raise Unreadable(f"{name} has stride {what.stride}")
+        if what.padding is None and len(shape) != 2:
+            raise Unreadable(f"{name} takes inputs of {len(shape)} dimensions, not (rows, inputs)")
+        if what.padding is not None and (self.average or len(shape) != 4):
+            raise Unreadable(f"{name} takes no maps (rows, channels, height, width)")
+        self.links.append(
+            Link(what.weight, what.bias, None, what.padding, average=self.average)
+        )  # fmt: skip
+        self.average = False
+
+    def _after(self, node: fx.Node, what: ops.Operation) -> bool:
+        """Whether an operation may follow the last link, to which it is added then."""
+        link = self.links[-1] if self.links else None
+        shape, new = ops.before(self.trace, node), ops.shape(self.trace, node)
+        if link is None or self.average:
+            return False
+        if link.step is not None:  # maps of states are averaged over all positions, or nothing
+            whole = isinstance(what, ops.Pool) and shape[2:] == (what.side, what.side)
+            self.average = len(shape) == 4 and (whole or isinstance(what, ops.Average))
+            return self.average
+        maps = len(shape) == 4 and link.padding is not None
+        match what:
+            case ops.Pool() if maps and link.norm is None and link.pool == 1:
+                self.links[-1] = replace(link, pool=what.side)
+                return self._keeps_size(node)
+            case Norm() if link.norm is None and (maps or link.padding is None):
+                self.links[-1] = replace(link, norm=what)
+            case ops.Clip() if self.clip is None:
+                self.clip = node, what
+            case Step() if self.clip is None or inside(what, self.clip[1]):
+                self.links[-1], self.clip = replace(link, step=what), None
+            case Step():
+                raise Unreadable(
+                    f"{label(self.trace, node)} has a threshold outside of the range of "
+                    f"{label(self.trace, self.clip[0]) if self.clip else ''}"
+                )
+            case _:
+                return False
+        return new[0] == shape[0]
+
+    def _keeps_size(self, node: fx.Node) -> bool:
+        """Whether the convolution before a pooling gives maps of the size of its inputs."""
+        conv = node.all_input_nodes[0]
+        return ops.before(self.trace, conv)[2:] == ops.shape(self.trace, conv)[2:]
+
+
+def inside(step: Step, clip: ops.Clip) -> bool:
+    """Whether a step gives the same of clipped numbers as of the numbers themselves."""
+    return all(clip.low < t <= clip.high for t in step.thresholds)
+
+
+def once(trace: Trace, weight: str) -> None:
+    """Raise Unreadable if a weight is used at several places of the forward."""
+    if (count := trace.uses(weight)) != 1:
+        layer = weight.rpartition(".")[0] or weight
+        raise Unreadable(f"layer '{layer}' is used {count} times")
