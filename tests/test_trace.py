@@ -1,5 +1,7 @@
 """Networks of any making: what is read is exact, against brute force, or refused with a reason."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,7 @@ def loss(network, x, classes=0, moving=None, vectorized=True):
     params = {k: p for k, p in named.items() if moving is None or k in moving}
     frozen = {k: p for k, p in named.items() if k not in params}
     forward = NetworkForward(
-        structure=describe(network, frozen, kind, "running", x[:4]),
+        structure=describe(network, frozen, kind, "running", x[:16]),
         width=row_width(network, x[:1]),
         numerics=Numerics(batchnorm="running"),
         kind=kind,
@@ -160,8 +162,8 @@ def test_a_sequential_of_torch_layers_and_own_steps_is_a_chain(name):
     is_chain(settled(net), rows(40, 2, 2, 2))
 
 
-def conv(*between, out=None, **settings):
-    layers = [nn.Conv2d(1, 3, 3, **{"padding": 1} | settings), *between]
+def conv(*between, out=None, kernel=3, **settings):
+    layers = [nn.Conv2d(1, 3, kernel, **{"padding": 1} | settings), *between]
     return settled(nn.Sequential(*layers, nn.Flatten(), nn.Linear(out or 3 * 36, 2)))
 
 
@@ -220,10 +222,186 @@ def test_a_network_in_float32_is_read_and_differentiated_in_float64():
     x = rows(40, 8).float()
     params = {k: p.detach() for k, p in net.named_parameters()}
     forward = NetworkForward(
-        structure=describe(net, {}, "mse", "running", x[:4]), width=row_width(net, x[:1]),
+        structure=describe(net, {}, "mse", "running", x[:16]), width=row_width(net, x[:1]),
         numerics=Numerics(dtype="float32", batchnorm="running"), kind="mse", network=net,
     )  # fmt: skip
     f = Objective(forward, Batch(x, rows(40, 3).float()))
     fast, brute = (f.differences(params, [0.1], path) for path in ("fast", "brute"))
     for k, g in fast.grads[0].items():
         torch.testing.assert_close(g, brute.grads[0][k])
+
+
+def stack(*between):
+    return nn.Sequential(nn.Linear(6, 6), *between, MySign(), nn.Linear(6, 2))
+
+
+def hooked(register):
+    net = stack()
+    getattr(net[0], register)(lambda *args: None)
+    return net
+
+
+def tied():
+    net = nn.Sequential(nn.Linear(6, 6), MySign(), nn.Linear(6, 6), MySign(), nn.Linear(6, 2))
+    net[2].weight = net[0].weight
+    return net
+
+
+def shared():
+    layer = nn.Linear(6, 6)
+    return nn.Sequential(layer, MySign(), layer, MySign(), nn.Linear(6, 2))
+
+
+def twice(net, x):
+    return net.b(sign(net.a(sign(net.a(x)))))
+
+
+def scaled(net, x):
+    return net.b(sign(F.linear(x, net.a.weight.abs(), net.a.bias)))
+
+
+def reused(net, x):
+    return net.b(sign(F.linear(sign(net.a(x)), net.a.weight)))
+
+
+def same_bias(net, x):
+    return net.b(sign(F.linear(sign(net.a(x)), net.c, net.a.bias)))
+
+
+def branching(net, x):
+    h = net.a(x)
+    return net.b(sign(h) if h.sum() > 0 else h)
+
+
+def counting(net, x):
+    net.a.bias.data.add_(0.1)
+    return net.b(sign(net.a(x)))
+
+
+def random(net, x):
+    return net.b(sign(net.a(x) + torch.randn(x.shape, dtype=x.dtype)))
+
+
+def broken(net, x):
+    return net.b(sign(net.missing(x)))
+
+
+def length(net, x):
+    return net.b(sign(net.a(x.view(len(x), -1))))
+
+
+def made(forward):
+    net = Made(forward, a=nn.Linear(6, 6), b=nn.Linear(6, 2))
+    net.c = nn.Parameter(torch.randn(6, 6))
+    return net
+
+
+class TwoInputs(nn.Linear):
+    def forward(self, x, mask):
+        return super().forward(x * mask)
+
+
+class Wrong(nn.Module):
+    """Says that it is a sign with sign(0) = +1, but is 0 there."""
+
+    step = Step((0.0,), (-1.0, 1.0))
+
+    def forward(self, x):
+        return x.sign()
+
+
+REFUSALS = [
+    (lambda: hooked("register_forward_hook"), r"layer '0' \(Linear\) has a forward hook.*remove"),
+    (lambda: hooked("register_forward_pre_hook"), r"layer '0' \(Linear\) has a forward pre-hook"),
+    (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(6, 2)), "parametrized or quantized"),
+    (tied, "^'0.weight' and '2.weight' are one parameter$"),
+    (shared, "^'0.weight' and '2.weight' are one parameter$"),
+    (lambda: made(twice), "^layer 'a' is used 2 times$"),
+    (lambda: made(reused), "^layer 'a' is used 2 times$"),
+    (lambda: made(same_bias), "^layer 'a' is used 2 times$"),
+    (lambda: made(scaled), "the weight of the operation 'linear' is no parameter, but computed"),
+    (lambda: made(branching), "cannot be traced: the forward branches or loops on values"),
+    (lambda: made(counting), "^layer 'a' is used 2 times$"),
+    (lambda: made(random), "gives other outputs each time"),
+    (lambda: made(length), "len\\(\\) of a tensor; write x.size\\(0\\) instead"),
+    (lambda: stack(nn.GELU()), r"^layer '1' \(GELU\) is not a step$"),
+    (lambda: stack(nn.ReLU()), r"^layer '1' \(ReLU\) is not a step$"),
+    (lambda: stack(nn.LayerNorm(6)), r"^layer '1' \(LayerNorm\) is neither an affine map nor"),
+    (lambda: stack(nn.BatchNorm1d(6, track_running_stats=False)), "keeps no running statistics"),
+    (lambda: stack(nn.Hardtanh(0, 1)), "has a threshold outside of the range of layer '1'"),
+    (lambda: stack(nn.Hardtanh(), nn.Linear(6, 6)), r"layer '1' \(Hardtanh\) is not a step"),
+    (lambda: stack(Wrong(), nn.Linear(6, 6)), r"'1' \(Wrong\) is not the step .*at 0 it gives 0"),
+    (lambda: nn.Sequential(nn.Linear(6, 2), MySign()), "last layer's output goes through a step"),
+    (lambda: nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 2)), "no step function follows layer"),
+    (lambda: nn.Sequential(nn.Linear(6, 2), nn.Tanh()), r"'1' \(Tanh\) is not a step"),
+    (lambda: made(lambda net, x: net.b(torch.sign(net.a(x)))), "write sa.sign"),
+    (lambda: made(lambda net, x: net.b(torch.tanh(net.a(x)))), "'tanh' is not a step"),
+    (lambda: made(lambda net, x: net.b(F.gelu(net.a(x)))), "'gelu' is not a step"),
+    (lambda: made(lambda net, x: net.b(surrogate.step(net.a(x), torch.floor))), "step=Step\\("),
+    (lambda: made(lambda net, x: net.b(x + sign(net.a(x)))), "the input is used 2 times: no chain"),
+    (lambda: made(lambda net, x: (net.b(x), x)), "returns a tuple, not one tensor"),
+    (lambda: TwoInputs(6, 2), r"takes 2 inputs \(x, mask\), not one"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "why"), REFUSALS, ids=[why[:40] for _, why in REFUSALS])
+def test_what_is_no_chain_says_why(make, why):
+    found = reason(make(), rows(16, 6))
+    assert found is not None and re.search(why, found), found
+
+
+CONV_REFUSALS = [
+    (lambda: conv(nn.Conv2d(3, 3, 3, padding=1, groups=3), MySign()), "has groups=3"),
+    (lambda: conv(MySign(), nn.Conv2d(3, 3, 3, padding=2, dilation=2), MySign()), "dilation="),
+    (lambda: conv(MySign(), stride=2, out=27), "has stride 2"),
+    (lambda: conv(MySign(), kernel=(3, 1), padding=(1, 0)), "kernel that is not square"),
+    (lambda: conv(MySign(), padding_mode="circular"), "pads with 'circular', not with zeros"),
+    (lambda: conv(nn.MaxPool2d(2), MySign(), out=27), r"'1' \(MaxPool2d\) is neither"),
+    (lambda: nn.Sequential(nn.Linear(6, 6), MySign(), nn.Flatten(), nn.Linear(36, 2)),
+     "takes inputs of 4 dimensions"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "why"), CONV_REFUSALS, ids=[why for _, why in CONV_REFUSALS])
+def test_a_convolution_that_is_no_link_says_why(make, why):
+    found = reason(make(), rows(16, 1, 6, 6))
+    assert found is not None and re.search(why, found), found
+
+
+def test_an_attribute_error_in_a_forward_is_a_reason_in_words():
+    net = made(broken).double().eval()
+    found = read(net, rows(16, 6), ["a.weight"]).why
+    assert found.startswith("the forward fails on example rows")
+
+
+def untraced(net, x):
+    """Adds a number that operations on the inputs' data give, which no trace holds."""
+    shift = net.b.bias.data.clamp(min=0)
+    return net.b(sign(net.a(x))) + shift
+
+
+def test_what_no_trace_holds_is_found_by_the_verification():
+    """At the first point the shift is 0 and the trace is right; at another one it is not."""
+    net = made(untraced)
+    net.b.bias.data.fill_(-1.0)
+    assert reason(net, rows(16, 6)) is not None
+
+
+def test_a_patched_forward_is_traced_as_it_is():
+    net = stack()
+    net[0].forward = lambda x: F.linear(x, net[0].weight, net[0].bias).clamp(-0.1, 0.1)
+    assert "'clamp'" in reason(net, rows(16, 6))
+
+
+def test_reading_leaves_the_network_as_it_is():
+    net = made(counting).double().eval()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    read(net, rows(16, 6), ["a.weight"])
+    for k, v in net.state_dict().items():
+        torch.testing.assert_close(v, before[k], rtol=0, atol=0)
+
+
+def test_batchnorm_of_the_batch_says_what_to_set():
+    told = describe(stack(nn.BatchNorm1d(6)).eval(), {}, "mse", "batch", rows(16, 6)).obstacle
+    assert "layer '1' (BatchNorm) normalises by the batch" in told
+    assert "set batchnorm=running" in told

@@ -1,8 +1,8 @@
 """Reads a network of any making: as a chain, or as cuts, each verified on example rows."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.func import functional_call
 from sa.flips import chain
 from sa.network import traced_chain
 from sa.network.structure import Cut, Link
-from sa.network.trace import Unreadable, called, trace
+from sa.network.trace import Unreadable, called, check, trace
 from sa.params import stream
 from sa.types import Batch, Params
 
@@ -44,17 +44,17 @@ def read(network: nn.Module, rows: Tensor, moving: Sequence[str]) -> Reading:
     A reading is used only if it gives what the network gives, at the point and around it. So what
     cannot be traced, as an operation on ``.data``, leads to brute force and never to wrong numbers.
 
+    Everything is computed in float64, on copies of the parameters and buffers.
+
     Args:
         network: in evaluation mode; BatchNorm is read with its running statistics.
         rows: a few inputs, (rows, ...). More of them make the verification stricter.
         moving: the names of the parameters that move.
 
     """
-    if any(p.dtype != torch.float64 for p in network.parameters()):
-        network = copy.deepcopy(network).double()
-    if rows.is_floating_point():
-        rows = rows.double()
+    rows = _double(rows)
     try:
+        check(network)
         examples = [_example(network, rows, point) for point in _points(network)]
         traced = trace(network, rows, examples[0].params)
     except Unreadable as error:
@@ -62,7 +62,7 @@ def read(network: nn.Module, rows: Tensor, moving: Sequence[str]) -> Reading:
     try:
         links = traced_chain.links(traced)
         for example in examples:
-            _verify(example, lambda e, links=links: _chained(links, e))
+            _verify(example, partial(_chained, links))
     except Unreadable as error:
         return Reading(why=str(error))
     return Reading(links)
@@ -80,8 +80,8 @@ class _Example:
 def _points(network: nn.Module) -> list[Params]:
     """The network's point, and another one around it, where no parameter is 0 or shared."""
     generator = stream(0, "reading")
-    point = {k: p.detach() for k, p in network.named_parameters()}
-    buffers = dict(network.named_buffers())
+    point = {k: _double(p) for k, p in network.named_parameters()}
+    buffers = {k: _double(b) for k, b in network.named_buffers()}
     around = {}
     for name, p in point.items():
         noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
@@ -89,11 +89,18 @@ def _points(network: nn.Module) -> list[Params]:
     return [point | buffers, around | buffers]
 
 
+def _double(x: Tensor) -> Tensor:
+    """A copy, of floating-point numbers in float64."""
+    x = x.detach().clone()
+    return x.double() if x.is_floating_point() else x
+
+
 def _example(network: nn.Module, rows: Tensor, params: Params) -> _Example:
     """What the network gives; raises Unreadable if it fails or gives something else each time."""
 
     def run() -> Tensor:
-        return functional_call(network, params, (rows.clone(),))
+        copies = {k: v.clone() for k, v in params.items()}
+        return functional_call(network, copies, (rows.clone(),))
 
     outputs, again = (called("the forward fails on example rows", run) for _ in range(2))
     if not isinstance(outputs, Tensor):

@@ -127,13 +127,9 @@ def trace(network: nn.Module, rows: Tensor, params: Params) -> Trace:
         params: the point, and every buffer, by name.
 
     Raises:
-        Unreadable: the record cannot be made, or would not hold all that the network does.
+        Unreadable: the forward cannot be traced, or does not return one tensor.
 
     """
-    for name, m in network.named_modules():
-        _refuse_hooks(name, m)
-    _refuse_ties(network)
-    _refuse_inputs(network)
     root, tracer = _Root(network), _Tracer()
     graph = called("it cannot be traced", lambda: tracer.trace(root))
     first, *nodes, last = graph.nodes
@@ -142,7 +138,8 @@ def trace(network: nn.Module, rows: Tensor, params: Params) -> Trace:
         raise Unreadable(f"the network returns a {type(result).__name__}, not one tensor")
     found = Trace(root, nodes, first, result, params, len(rows))
     values = {first: rows.clone()}
-    called("its trace fails", lambda: found.run(nodes, values, params))
+    copies = {k: v.clone() for k, v in params.items()}  # the forward may change what it is given
+    called("its trace fails", lambda: found.run(nodes, values, copies))
     found.values = values
     if not isinstance(values[result], Tensor):
         what = type(values[result]).__name__
@@ -150,10 +147,18 @@ def trace(network: nn.Module, rows: Tensor, params: Params) -> Trace:
     return found
 
 
-def called(what: str, forward: Callable[[], Result]) -> Result:
-    """Return what a person's forward gives; raises Unreadable if it raises anything."""
+def check(network: nn.Module) -> None:
+    """Raise Unreadable if a trace would not hold all that a network does."""
+    for name, m in network.named_modules():
+        _refuse_hooks(name, m)
+    _refuse_ties(network)
+    _refuse_inputs(network)
+
+
+def called(what: str, code: Callable[[], Result]) -> Result:
+    """Return what a person's code gives; raises Unreadable if it raises anything."""
     try:
-        return forward()
+        return code()
     except Exception as error:  # code of any making may raise any exception
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, fx.proxy.TraceError):

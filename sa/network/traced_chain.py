@@ -12,9 +12,9 @@ from sa.network.trace import Trace, Unreadable
 
 
 def links(trace: Trace) -> list[Link]:
-    """Return the network as links; raises Unreadable, which names the first part that is no link."""
+    """Return the network as links; raises Unreadable naming the first part that is none."""
     walk = _Walk(trace)
-    node = trace.source
+    node, rest = trace.source, set(trace.nodes)
     while node is not trace.result:
         users = trace.users(node)
         if len(users) != 1:
@@ -23,7 +23,10 @@ def links(trace: Trace) -> list[Link]:
             )
         node = users[0]
         walk.add(node)
+        rest -= {node, *(n for n in node.all_input_nodes if n.op == "get_attr")}
     walk.end()
+    if more := [n for n in rest if not trace.is_size(n)]:
+        raise Unreadable(f"{label(trace, more[0])} is beside the chain")
     return walk.links
 
 
@@ -59,7 +62,8 @@ class _Walk:
 
     def _affine(self, node: fx.Node, what: ops.Affine) -> None:
         name, shape = label(self.trace, node), ops.before(self.trace, node)
-        once(self.trace, what.weight)
+        for parameter in filter(None, (what.weight, what.bias)):
+            once(self.trace, parameter)
         if what.stride != 1:
             raise Unreadable(f"{name} has stride {what.stride}")
         if what.padding is None and len(shape) != 2:
@@ -87,6 +91,7 @@ class _Walk:
                 self.links[-1] = replace(link, pool=what.side)
                 return self._keeps_size(node)
             case Norm() if link.norm is None and (maps or link.padding is None):
+                once(self.trace, f"{what.name}.weight")
                 self.links[-1] = replace(link, norm=what)
             case ops.Clip() if self.clip is None:
                 self.clip = node, what
@@ -112,8 +117,9 @@ def inside(step: Step, clip: ops.Clip) -> bool:
     return all(clip.low < t <= clip.high for t in step.thresholds)
 
 
-def once(trace: Trace, weight: str) -> None:
-    """Raise Unreadable if a weight is used at several places of the forward."""
-    if (count := trace.uses(weight)) != 1:
-        layer = weight.rpartition(".")[0] or weight
-        raise Unreadable(f"layer '{layer}' is used {count} times")
+def once(trace: Trace, name: str) -> None:
+    """Raise Unreadable if a parameter is used at several places of the forward."""
+    if (count := trace.uses(name)) != 1:
+        layer = name.rpartition(".")[0]
+        what = f"layer '{layer}'" if layer else f"'{name}'"
+        raise Unreadable(f"{what} is used {count} times")

@@ -181,7 +181,14 @@ class RowFunction(Forward):
 
 @dataclass(kw_only=True, eq=False)
 class NetworkForward(Forward):
-    """One network and the criterion of its outputs."""
+    """One network and the criterion of its outputs.
+
+    Args:
+        example: a few inputs, with which `describe` reads a network that is no `Network`.
+
+    """
+
+    example: Tensor | None = None
 
     @cached_property
     def gates(self) -> dict[str, Any]:
@@ -254,7 +261,8 @@ class NetworkForward(Forward):
                 m.quantize = None if scale is None else codes.Rescaled(scale)
         named = {k: p.detach() for k, p in network.named_parameters()}
         frozen = {k: p for k, p in named.items() if k not in params}
-        structure = describe(network, frozen, self.kind, self.numerics.batchnorm)
+        batchnorm = self.numerics.batchnorm
+        structure = describe(network, frozen, self.kind, batchnorm, self.example)
         mine = replace(self, network=network, frozen=frozen, structure=structure)
         return mine, {k: named[k] for k in params if k in named}
 

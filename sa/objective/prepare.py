@@ -51,14 +51,16 @@ def prepare(
     named = {k: p.detach() for k, p in network.named_parameters()}
     moving = moving_names(task.moving, network, list(named))
     frozen = {k: p for k, p in named.items() if k not in moving}
+    example = data.train.inputs[:16]
     forward = NetworkForward(
-        structure=describe(network, frozen, kind, numerics.batchnorm, data.train.inputs[:4]),
+        structure=describe(network, frozen, kind, numerics.batchnorm, example),
         width=row_width(network, data.train.inputs[:1]),
         numerics=numerics,
         coupled=bool(coupling(network, numerics.batchnorm)[0]),
         kind=kind,
         network=network,
         frozen=frozen,
+        example=example,
     )
     given = data.train.targets
     wrong = partial(spoilt, task.dataset, seed, given.argmax(-1) if hot else given)

@@ -185,7 +185,7 @@ class Task:
         named = {k: p.detach() for k, p in network.named_parameters()}
         moving = moving_names(self.moving, network, list(named))
         frozen = {k: p for k, p in named.items() if k not in moving}
-        rows = torch.randn(4, *self.model.shape, generator=stream(0, "rows"), dtype=torch.float64)
+        rows = torch.randn(16, *self.model.shape, generator=stream(0, "rows"), dtype=torch.float64)
         return describe(network, frozen, self.kind, self.batchnorm, rows)
 
 
