@@ -1,6 +1,7 @@
 """Networks of any making: what is read is exact, against brute force, or refused with a reason."""
 
 import re
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -8,12 +9,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from sa import surrogate
+from sa.dataset.gaussian import Gaussian
+from sa.network.quantize import Rule, apply_quantizers
 from sa.network.read import describe, row_width
 from sa.network.reading import read
 from sa.network.structure import Step
 from sa.objective.forward import NetworkForward
 from sa.objective.numerics import Numerics
 from sa.objective.objective import Objective
+from sa.objective.prepare import prepare
+from sa.objective.task import Task
+from sa.quantizer.levels import Levels
+from sa.quantizer.sign import Sign
+from sa.quantizer.uniform import Uniform
 from sa.types import Batch
 
 EPS = [0.03, 0.3]
@@ -405,3 +413,256 @@ def test_batchnorm_of_the_batch_says_what_to_set():
     told = describe(stack(nn.BatchNorm1d(6)).eval(), {}, "mse", "batch", rows(16, 6)).obstacle
     assert "layer '1' (BatchNorm) normalises by the batch" in told
     assert "set batchnorm=running" in told
+
+
+class Block(nn.Module):
+    """A residual block of convolutions whose first has stride 2."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.one = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
+        self.two = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride)
+
+    def forward(self, x):
+        h = sign(self.norm1(self.one(x)))
+        return torch.relu(self.norm2(self.two(h)) + self.shortcut(x))
+
+
+def residual_conv():
+    def forward(net, x):
+        return net.head(net.block(sign(net.stem(x))).mean((2, 3)))
+
+    return settled(
+        Made(forward, stem=nn.Conv2d(1, 2, 3), block=Block(2, 3, 2), head=nn.Linear(3, 2))
+    )
+
+
+class Step2(nn.Module):
+    """A multiplication of two branches, a concatenation and a sum, written with operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(6, 5)
+        self.c, self.head = nn.Linear(10, 5), nn.Linear(5, 2)
+        self.scale = nn.Parameter(torch.randn(5))
+
+    def forward(self, x):
+        a, b = sign(self.a(x)), torch.sigmoid(self.b(x))
+        h = sign(self.c(torch.cat([a, a * b], dim=1))) + self.scale * b
+        return self.head(h.view(x.size(0), -1))
+
+
+def residual_mlp():
+    def forward(net, x):
+        h = net.a(x)
+        h += sign(net.b(sign(h)))
+        h = h + net.relu(net.d(net.norm(h)))
+        return net.head(h)
+
+    return settled(
+        Made(
+            forward, a=nn.Linear(6, 5), b=nn.Linear(5, 5), norm=nn.BatchNorm1d(5),
+            d=nn.Linear(5, 5), relu=nn.ReLU(inplace=True), head=nn.Linear(5, 2),
+        )
+    )  # fmt: skip
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+        self.embed, self.head = nn.Linear(2, 3), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h, _ = self.lstm(sign(self.embed(x)))
+        return self.head(h[:, -1])
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm = nn.Linear(2, 4), nn.LayerNorm(4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.up, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        h = self.norm(self.embed(x))
+        h = h + self.attention(h, h, h, need_weights=False)[0]
+        return self.head(sign(self.up(h)).mean(1))
+
+
+SERIAL = ("lstm", "attention", "residual mlp")  # torch.vmap has no rule for what they do
+CUT = {  # network, shape of a row, the ways of its weights
+    "residual convolutions": (residual_conv, (1, 6, 6), {
+        "stem.weight": "patterns", "block.one.weight": "patterns", "block.two.weight": "suffixes",
+        "block.shortcut.weight": "suffixes", "head.weight": "suffixes",
+    }),
+    "residual mlp": (residual_mlp, (6,), {
+        "a.weight": "suffixes", "b.weight": "patterns", "d.weight": "suffixes",
+        "head.weight": "suffixes",
+    }),
+    "products and concatenations": (Step2, (6,), {
+        "a.weight": "patterns", "b.weight": "suffixes", "c.weight": "patterns",
+        "head.weight": "suffixes",
+    }),
+    "lstm": (Recurrent, (3, 2), {
+        "embed.weight": "patterns", "lstm.weight_ih_l0": "brute", "head.weight": "suffixes",
+    }),
+    "attention": (Attending, (3, 2), {"up.weight": "patterns", "head.weight": "suffixes"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+@pytest.mark.parametrize("name", CUT)
+def test_a_network_that_is_no_chain_is_cut_at_its_affine_maps(name, classes):
+    make, shape, ways = CUT[name]
+    x = rows(12, *shape)
+    f, fast = exact(make(), x, eps=[0.2, 0.4], classes=classes, vectorized=name not in SERIAL)
+    assert {k: fast.paths[k] for k in ways} == ways
+    uncut = set(fast.grads[0]) - {c.links[0].weight for c in f.structure.cuts}
+    assert {k for k, way in fast.paths.items() if way == "brute"} == uncut
+    brute = 2 * sum(g.numel() for g in fast.grads[0].values()) * 2
+    assert fast.evals < brute
+
+
+def test_rules_that_quantize_activations_are_read_as_steps():
+    """The hook that a rule registers is the project's own: affine map, then step."""
+    net = nn.Sequential(nn.Linear(6, 5), nn.Hardtanh(), nn.Linear(5, 5), nn.Linear(5, 2)).double()
+    apply_quantizers(net, [Rule("1", activation=Sign()), Rule("2", activation=Levels(4))])
+    is_chain(net, rows(30, 6))
+
+
+def test_a_network_with_quantized_weights_is_cut_at_the_others():
+    net = nn.Sequential(nn.Linear(6, 5), MySign(), nn.Linear(5, 5), MySign(), nn.Linear(5, 2))
+    apply_quantizers(net.double(), [Rule("2", weight=Uniform(4, "absmax"))])
+    _, fast = exact(net, rows(30, 6))
+    ways = {k: way for k, way in fast.paths.items() if k.endswith(("weight", "original"))}
+    assert ways == {
+        "0.weight": "patterns", "2.parametrizations.weight.original": "brute",
+        "4.weight": "suffixes",
+    }  # fmt: skip
+
+
+class LayerOfSteps(nn.Module):
+    """One layer of a random network: an affine map, perhaps a norm, something after it."""
+
+    def __init__(self, g, width, kinds):
+        super().__init__()
+        self.map = nn.Linear(width, width, bias=bool(torch.rand((), generator=g) < 0.7))
+        self.norm = nn.BatchNorm1d(width) if torch.rand((), generator=g) < 0.4 else None
+        self.kind = kinds[int(torch.randint(len(kinds), (), generator=g))]
+        self.ternary = Ternary()
+
+    def forward(self, x):
+        z = self.map(x)
+        z = z if self.norm is None else self.norm(z)
+        if self.kind == "sign":
+            return sign(F.hardtanh(z))
+        if self.kind == "ternary":
+            return self.ternary(z)
+        if self.kind == "residual":
+            return x + sign(z)
+        if self.kind == "gate":
+            return x * torch.sigmoid(z)
+        return torch.relu(z) if self.kind == "relu" else torch.cat([z[:, :2], x[:, 2:]], 1)
+
+
+class Random(nn.Module):
+    def __init__(self, seed, kinds):
+        super().__init__()
+        g, width = torch.Generator().manual_seed(seed), 5
+        many = 1 + int(torch.randint(3, (), generator=g))
+        self.layers = nn.ModuleList(LayerOfSteps(g, width, kinds) for _ in range(many))
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x):
+        h = x.reshape(x.shape[0], -1)
+        for layer in self.layers:
+            h = layer(h)
+        return self.head(h)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_networks_of_steps_are_chains(seed):
+    torch.manual_seed(seed)
+    net = settled(Random(seed, ["sign", "ternary"]), seed)
+    is_chain(net, rows(25, 5, 1, seed=seed), classes=2 * (seed % 2))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_networks_of_any_kind_are_exact(seed):
+    torch.manual_seed(seed)
+    net = settled(Random(seed, "sign ternary residual gate relu cat".split()), seed)
+    exact(net, rows(25, 5, 1, seed=seed), classes=2 * (seed % 2))
+
+
+def test_rows_that_depend_on_each_other_are_a_reason():
+    net = made(lambda net, x: net.b(sign(net.a(x - x.mean(0)))))
+    assert reason(net, rows(16, 6)) == "the output of a row depends on the other rows of the batch"
+
+
+def test_values_that_have_no_part_for_each_row_are_not_cut():
+    """A sequence first, then rows: what is kept for later cannot be given to some rows alone."""
+
+    def forward(net, x):
+        h = x.transpose(0, 1)  # (6, rows, 6)
+        return (net.b(sign(net.a(x))) + net.b2(h.relu()).transpose(0, 1)).mean(1)
+
+    net = made(forward)
+    net.b2 = nn.Linear(6, 2)
+    found = read(net.double().eval(), rows(16, 6, 6), ["a.weight", "b2.weight"])
+    assert set(found.cuts) == {"a.weight"}
+    assert "differ" in found.whys["b2.weight"] or "each row" in found.whys["b2.weight"]
+
+
+def test_a_computation_that_was_killed_goes_on_between_cuts_and_brute_force(tmp_path):
+    class Kept:
+        """A Partial whose states are in memory; the process dies after so many of them."""
+
+        def __init__(self, states, most):
+            self.states, self.most, self.number = states, most, -1
+
+        def take(self):
+            self.number += 1
+            return self.number, self.states.get(self.number, {})
+
+        def keep(self, number, state):
+            self.states[number] = state
+            self.most -= 1
+            if self.most < 0:
+                raise KeyboardInterrupt
+
+    f, params = loss(Step2(), rows(20, 6))
+    whole = f.differences(params, EPS)
+    for most in (1, 3, 5, 7):
+        states = {}
+        with pytest.raises(KeyboardInterrupt):
+            replace(f, partial=Kept(states, most)).differences(params, EPS)
+        again = replace(f, partial=Kept(states, 10**6)).differences(params, EPS)
+        assert again.evals == whole.evals and again.paths == whole.paths
+        for a, b in zip(again.grads, whole.grads, strict=True):
+            assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@dataclass(frozen=True)
+class Own:
+    """A model whose network is not the project's."""
+
+    shape: tuple = (6,)
+    outputs: int = 2
+
+    def build(self, generator):
+        torch.manual_seed(0)
+        return Step2().double()
+
+
+def test_a_task_with_an_own_model_has_exact_differences():
+    task = Task(model=Own(), dataset=Gaussian(dim=6, n=50), batchnorm="running")
+    p = prepare(task, 0)
+    assert len(p.structure.cuts) == len(task.structure().cuts) == 4
+    f = p.objective(p.batch(0))
+    fast, brute = (f.differences(p.params, [0.2], path) for path in ("auto", "brute"))
+    for k, g in fast.grads[0].items():
+        torch.testing.assert_close(g, brute.grads[0][k], rtol=1e-11, atol=1e-12)

@@ -53,7 +53,7 @@ def differences(
     act = _patterns if cut.links[0].step else _suffixes
     for start, stop in blocks(len(x), max(1, room // (4 * _numbers(view, len(epsilons))))):
         act(view, steps, [s.view(len(s), -1) for s in sums], start, stop)
-    return len(x) + view.suffix_rows, act.__name__.strip("_")
+    return len(x) + cut.share * view.suffix_rows, act.__name__.strip("_")
 
 
 def width(cut: Cut, params: Params, row: Batch) -> int:
@@ -183,6 +183,8 @@ def _suffixes(
 
 def _rest(cut: Cut, params: Params, kept: list[Tensor]) -> chain.Tail:
     """What follows the links, from what leaves them and the rows that it belongs to."""
+    if (rest := cut.rest) is not None:
+        return lambda z, rows: rest(params, z, kept, rows)
 
     def tail(z: Tensor, rows: Tensor) -> Tensor:
         for piece in cut.after:

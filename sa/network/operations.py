@@ -164,8 +164,6 @@ def _layer(trace: Trace, node: fx.Node) -> Operation:
 
 def _norm(trace: Trace, node: fx.Node, m: _BatchNorm, name: str) -> Operation:
     what = f"layer '{name}' (BatchNorm)"
-    if not m.track_running_stats:
-        return Other(f"{what} keeps no running statistics, so it couples the rows of a batch")
     if not m.affine:
         return Other(f"{what} has no weight and bias")
     if len(before(trace, node)) not in (2, 4):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sa.flips import chain
-from sa.network import traced_chain
+from sa.network import traced_chain, traced_cuts
 from sa.network.structure import Cut, Link
-from sa.network.trace import Unreadable, called, check, trace
+from sa.network.trace import Trace, Unreadable, called, check, trace
 from sa.params import stream
 from sa.types import Batch, Params
 
@@ -35,6 +35,15 @@ class Reading:
     cuts: dict[str, Cut] = field(default_factory=dict)
     why: str | None = None
     whys: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Example:
+    """Rows, a point (every parameter and buffer), and what the network gives."""
+
+    rows: Tensor
+    params: Params
+    outputs: Tensor
 
 
 @torch.no_grad()
@@ -63,18 +72,44 @@ def read(network: nn.Module, rows: Tensor, moving: Sequence[str]) -> Reading:
         links = traced_chain.links(traced)
         for example in examples:
             _verify(example, partial(_chained, links))
+        return Reading(links)
     except Unreadable as error:
-        return Reading(why=str(error))
-    return Reading(links)
+        why = str(error)
+    cuts, whys = {}, {}
+    for name in moving:
+        try:
+            cuts[name] = _cut(traced, name, examples)
+        except Unreadable as error:
+            whys[name] = str(error)
+    return Reading((), cuts, why, whys)
 
 
-@dataclass(frozen=True)
-class _Example:
-    """Rows, a point (every parameter and buffer), and what the network gives."""
+def _cut(traced: Trace, name: str, examples: Sequence[_Example]) -> Cut:
+    """The network cut at a weight; raises Unreadable if it cannot be, or if brute force costs less.
 
-    rows: Tensor
-    params: Params
-    outputs: Tensor
+    The rest is also verified on some of the rows, in another order.
+    """
+    cut, price = traced_cuts.cut(traced, name)
+    brute = 2 * traced.params[name].numel()
+    if price >= brute:
+        raise Unreadable(
+            f"a cut at '{name}' takes about {price:,.0f} forwards, brute force {brute}"
+        )
+    for example in examples:
+        n = len(example.rows)
+        for at in (torch.arange(n), torch.tensor([n - 1, 0, 0])):
+            _verify(example, partial(_cut_open, cut, at.to(example.rows.device)), at)
+    return cut
+
+
+def _cut_open(cut: Cut, at: Tensor, example: _Example) -> Tensor:
+    """The outputs of some rows of a network that is cut open."""
+    params = {k: v.clone() for k, v in example.params.items()}
+    x, kept = cut.before(params, example.rows.clone())
+    merged = params | {k: w for k, (w, _) in cut.kernels(params).items()}
+    view = chain.run(cut.links, merged, Batch(x, x), lambda outputs, _: outputs, False)
+    assert cut.rest is not None
+    return cut.rest(params, view.losses[at], kept, at)
 
 
 def _points(network: nn.Module) -> list[Params]:
@@ -98,22 +133,27 @@ def _double(x: Tensor) -> Tensor:
 def _example(network: nn.Module, rows: Tensor, params: Params) -> _Example:
     """What the network gives; raises Unreadable if it fails or gives something else each time."""
 
-    def run() -> Tensor:
+    def run(x: Tensor) -> Tensor:
         copies = {k: v.clone() for k, v in params.items()}
-        return functional_call(network, copies, (rows.clone(),))
+        return functional_call(network, copies, (x.clone(),))
 
-    outputs, again = (called("the forward fails on example rows", run) for _ in range(2))
+    what = "the forward fails on example rows"
+    outputs, again = (called(what, lambda: run(rows)) for _ in range(2))
     if not isinstance(outputs, Tensor):
         raise Unreadable(f"the network returns a {type(outputs).__name__}, not one tensor")
-    if _apart(outputs, again) > 0:
+    if _apart(again, outputs) > 0:
         raise Unreadable("the forward gives other outputs each time for the same rows")
+    half = (len(rows) + 1) // 2
+    some = called("the forward fails on fewer rows", lambda: run(rows[:half]))
+    if not _apart(some, outputs[:half]) <= TOLERANCE:
+        raise Unreadable("the output of a row depends on the other rows of the batch")
     return _Example(rows, params, outputs)
 
 
-def _verify(example: _Example, run: Callable[[_Example], Tensor]) -> None:
-    """Raise Unreadable if a reading gives something else than the network."""
+def _verify(example: _Example, run: Callable[[_Example], Tensor], at: Tensor | None = None) -> None:
+    """Raise Unreadable if a reading gives something else than the network, of the rows ``at``."""
     found = called("its reading fails on example rows", lambda: run(example))
-    apart = _apart(found, example.outputs)
+    apart = _apart(found, example.outputs if at is None else example.outputs[at])
     if not apart <= TOLERANCE:
         raise Unreadable(
             f"the outputs of the traced operations differ from the network's by {apart:.2g} on "

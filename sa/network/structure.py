@@ -84,7 +84,9 @@ class Cut:
     another one, that one. kernels: by name, what the links multiply by, and the scale that follows,
     (out, 1, 1, 1) or of one element, None without one. moves: of quantized weights, how they move
     with single ones; None: w itself moves. after: what follows the links, in turn; a number adds
-    what ``before`` kept there.
+    what ``before`` kept there. rest: (params, z, kept, rows) -> outputs, what follows the links in
+    one call, instead of ``after``; rows says which rows z belongs to. share: of the network's
+    operations, what the rest takes, in (0, 1].
     """
 
     links: tuple[Link, ...]
@@ -92,6 +94,8 @@ class Cut:
     kernels: Callable[[Params], dict[str, tuple[Tensor, Tensor | None]]]
     moves: Moves | None
     after: tuple[Apply | Block | int, ...]
+    rest: Callable[[Params, Tensor, list[Tensor], Tensor], Tensor] | None = None
+    share: float = 1.0
 
 
 def _no_criterion(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from sa.network import quantize
@@ -150,7 +151,7 @@ def trace(network: nn.Module, rows: Tensor, params: Params) -> Trace:
 def check(network: nn.Module) -> None:
     """Raise Unreadable if a trace would not hold all that a network does."""
     for name, m in network.named_modules():
-        _refuse_hooks(name, m)
+        _refuse_layer(name, m)
     _refuse_ties(network)
     _refuse_inputs(network)
 
@@ -209,7 +210,7 @@ def step_of(m: nn.Module) -> Step | None:
     return step if isinstance(step, Step) else None
 
 
-def _refuse_hooks(name: str, m: nn.Module) -> None:
+def _refuse_layer(name: str, m: nn.Module) -> None:
     where = f"layer '{name}' ({type(m).__name__})" if name else "the network"
     foreign = [h for h in m._forward_hooks.values() if h is not quantize._after]
     if foreign or m._forward_pre_hooks:
@@ -217,6 +218,9 @@ def _refuse_hooks(name: str, m: nn.Module) -> None:
         raise Unreadable(f"{where} has a {kind}, and what a hook does cannot be read; remove it")
     if hasattr(m, "observing"):  # a quantizer that keeps a range or levels from data
         raise Unreadable(f"the quantizer '{name}' keeps a range or levels from data")
+    if isinstance(m, _BatchNorm) and m.running_mean is None:
+        why = "keeps no running statistics, so it couples the rows of a batch"
+        raise Unreadable(f"layer '{name}' (BatchNorm) {why}")
 
 
 def _refuse_ties(network: nn.Module) -> None:

@@ -32,9 +32,17 @@ class Differences:
 
 
 def fast(
-    forward: Forward, batch: Batch, params: Params, epsilons: Sequence[float], partial: Partial
+    forward: Forward,
+    batch: Batch,
+    params: Params,
+    epsilons: Sequence[float],
+    partial: Partial,
+    values: Callable[[Params, Params], Tensor],
 ) -> Differences:
-    """Return the differences by exact flips, of a network that is a chain or has cuts."""
+    """Return the differences by exact flips, of a network that is a chain or has cuts.
+
+    Parameters without a cut take two forwards a coordinate. The arguments are those of `slow`.
+    """
     s, width, memory = forward.structure, forward.width, forward.numerics.memory
     if s.cuts:
         _, rows = forward.plan(batch.rows, 1, width)
@@ -42,7 +50,15 @@ def fast(
             grads, evals, paths = cuts.differences(
                 s, params, batch, epsilons, rows, memory, partial, forward.numerics.progress
             )
-        return Differences(grads, evals, "fast", paths)
+        names = {cut.links[0].weight for cut in s.cuts}
+        if not (others := {k: p for k, p in params.items() if k not in names}):
+            return Differences(grads, evals, "fast", paths)
+        rest = slow(
+            forward, batch, others, epsilons, partial, lambda stack, at: values(stack, params | at)
+        )
+        grads = [a | b for a, b in zip(grads, rest.grads, strict=True)]
+        paths |= dict.fromkeys(others, "brute")
+        return Differences(grads, evals + rest.evals, "fast", paths)
     number, kept = partial.take()
     if kept:
         return Differences(kept["grads"], kept["evals"], "fast", kept["paths"])

@@ -340,8 +340,8 @@ class Objective:
         slow = self.structure.slow
         if path == "fast" and slow:
             raise ValueError(f"there is no fast path: {slow}; take path=brute, or path=auto")
-        told = self.forward, self.batch, params, epsilons, self.partial
-        return exact.slow(*told, self.values) if path == "brute" or slow else exact.fast(*told)
+        told = self.forward, self.batch, params, epsilons, self.partial, self.values
+        return exact.slow(*told) if path == "brute" or slow else exact.fast(*told)
 
     def profiles(self, params: Params, reach: float) -> Iterator[Profile]:
         """Return the loss along every coordinate that has a profile, layer by layer, exactly.

@@ -1,0 +1,243 @@
+"""A traced network cut open at a fully connected map or a convolution."""
+
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+from torch import Tensor, fx
+
+from sa.network import operations as ops
+from sa.network.operations import label, operation
+from sa.network.structure import Cut, Link, Norm, Step
+from sa.network.trace import Env, Trace, Unreadable
+from sa.network.traced_chain import inside, once
+from sa.params import blocks
+from sa.types import Params
+
+LEAST = 1e-3
+"""The least share of a network's operations that what follows a cut is counted as."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a network is cut.
+
+    Args:
+        node: the affine map.
+        map: the same by its parameters' names.
+        last: the last node of norm and step after it; the map itself if nothing of that follows.
+        norm: the BatchNorm, if one follows.
+        step: the step, if one follows.
+
+    """
+
+    node: fx.Node
+    map: ops.Affine
+    last: fx.Node
+    norm: Norm | None = None
+    step: Step | None = None
+
+
+PIECE = 1 << 21
+"""The most numbers of one operation behind a cut that are computed together."""
+
+
+def cut(trace: Trace, weight: str) -> tuple[Cut, float]:
+    """Return the network cut at the affine map of a weight, and the price of its differences.
+
+    What is before the map runs once. If a step follows, after a norm or none, the states of that
+    step are what goes on: a second link, the identity, hands them to the rest. The price is in
+    forwards, and an upper limit.
+
+    Raises:
+        Unreadable: the network cannot be cut there.
+
+    """
+    place = _place(trace, weight)
+    rest = _dependent(trace, place.last)
+    sizes = {n for n in _needed(rest) if trace.is_size(n)}
+    while more := {n for n in _needed(sizes) if trace.is_size(n)} - sizes:
+        sizes |= more
+    inner = [n for n in trace.nodes if n in rest or n in sizes]
+    kept = [n for n in [trace.source, *trace.nodes]
+            if n in _needed({*inner}) - {*inner, place.last}]  # fmt: skip
+    if trace.result is not place.last and trace.result not in rest:
+        raise Unreadable(f"the output does not depend on {label(trace, place.node)}")
+    rows = {n for n in kept if _of_rows(trace, n)}
+    entering = place.node.args[0] if place.node.args else place.node.all_input_nodes[0]
+    ahead = _ancestors(trace, {*kept, entering})  # type: ignore[arg-type]
+    shape = ops.shape(trace, place.node)
+    many = max(1, int(PIECE / max(_numbers(trace, n) for n in [place.last, *inner])))
+
+    def before(params: Params, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        values: Env = {trace.source: x}
+        trace.run(ahead, values, params)
+        return _as_maps(place, values[entering]), [values[n] for n in kept]  # type: ignore[index]
+
+    def rest_(params: Params, z: Tensor, held: list[Tensor], at: Tensor) -> Tensor:
+        parts = []
+        for start, stop in blocks(len(z), many):
+            r = at[start:stop]
+            values: Env = {n: v[r] if n in rows else v for n, v in zip(kept, held, strict=True)}
+            # a copy: the rest may work in place
+            values[place.last] = _from_maps(place, z[start:stop], shape).clone()
+            trace.run(inner, values, params)
+            parts.append(values[trace.result])
+        return torch.cat(parts)
+
+    def kernels(params: Params) -> dict[str, tuple[Tensor, Tensor | None]]:
+        w = params[weight]
+        out: dict[str, tuple[Tensor, Tensor | None]] = {weight: (_kernel(place, w), None)}
+        if place.step is not None:
+            one = torch.eye(len(w), dtype=w.dtype, device=w.device)
+            out[_states(weight)] = (one[..., None, None], None)
+        return out
+
+    share = max(LEAST, _work(trace, inner) / _work(trace, trace.nodes))
+    found = Cut(_links(place), before, kernels, None, (), rest=rest_, share=share)
+    return found, 1 + share * _moved(trace, place)
+
+
+def _moved(trace: Trace, place: _Place) -> int:
+    """The most runs of the rest for a row: one for every coordinate up and down.
+
+    Behind a step it is one for every other pattern of states of a map.
+    """
+    w, shape = trace.params[place.map.weight], ops.shape(trace, place.node)
+    runs = 2 * w.numel()
+    if place.step is not None:
+        places = prod(shape[1:]) // len(w)
+        runs = min(runs, len(w) * (len(place.step.levels) ** min(places, 32) - 1))
+    return runs
+
+
+def _place(trace: Trace, weight: str) -> _Place:
+    """Where the map of a weight is, and the norm and step after it."""
+    once(trace, weight)
+    for node in trace.nodes:
+        what = operation(trace, node) if weight in _weights(trace, node) else None
+        if isinstance(what, ops.Affine) and what.weight == weight:
+            return _followed(trace, _Place(node, what, node))
+        if isinstance(what, ops.Other):
+            raise Unreadable(what.why)
+    raise Unreadable(f"'{weight}' is not the weight of a fully connected map or a convolution")
+
+
+def _weights(trace: Trace, node: fx.Node) -> list[str]:
+    """The parameters that a node uses, by itself or by a node that hands them to it."""
+    nodes = [n for n in node.all_input_nodes if n.op == "get_attr"] + [node]
+    return [name for n in nodes if n.op != "get_attr" or n is not node for name in
+            trace.own(n).values()]  # fmt: skip
+
+
+def _followed(trace: Trace, place: _Place) -> _Place:
+    """The place with the norm and the step after the map, if nothing else uses what is between."""
+    found, clip, node = place, ops.Clip(float("-inf"), float("inf")), place.node
+    shape = ops.shape(trace, node)
+    while len(users := trace.users(node)) == 1 and node is not trace.result:
+        node = users[0]
+        what = operation(trace, node) if node.op != "output" else None
+        if ops.shape(trace, node) != shape:
+            return place
+        match what:
+            case ops.Same():
+                continue
+            case Norm() if found.norm is None and len(shape) == (
+                2 if found.map.padding is None else 4
+            ):
+                found = replace(found, norm=what)
+            case ops.Clip():
+                clip = ops.Clip(max(clip.low, what.low), min(clip.high, what.high))
+            case Step() if inside(what, clip):
+                return replace(found, step=what, last=node)
+            case _:
+                return place
+    return place
+
+
+def _links(place: _Place) -> tuple[Link, ...]:
+    what = place.map
+    first = Link(
+        what.weight, what.bias, place.step, what.padding or 0, norm=place.norm, stride=what.stride
+    )
+    return (first, Link(_states(what.weight), padding=0)) if place.step is not None else (first,)
+
+
+def _states(weight: str) -> str:
+    """The name of the identity that hands on the states behind a map."""
+    return f"{weight} states"
+
+
+def _kernel(place: _Place, w: Tensor) -> Tensor:
+    """The weights of a map as those of a convolution: a fully connected one has a kernel of 1."""
+    return w[..., None, None] if place.map.padding is None else w
+
+
+def _as_maps(place: _Place, x: Tensor) -> Tensor:
+    """Inputs (rows, ..., in) of a fully connected map as maps (rows, in, places, 1)."""
+    if place.map.padding is not None:
+        return x
+    return x.movedim(-1, 1).reshape(len(x), x.shape[-1], -1, 1)
+
+
+def _from_maps(place: _Place, z: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Maps (rows, out, places, 1) as a fully connected map's outputs (rows, ..., out)."""
+    if place.map.padding is not None:
+        return z
+    return z.reshape(len(z), z.shape[1], *shape[1:-1]).movedim(1, -1)
+
+
+def _of_rows(trace: Trace, node: fx.Node) -> bool:
+    """Whether a value has a part for each row; raises Unreadable if it mixes or hides them."""
+    value = trace.values[node]
+    depends = node is trace.source or trace.source in _ancestors_of({node})
+    if not isinstance(value, Tensor) or (depends and value.shape[:1] != (trace.rows,)):
+        raise Unreadable(f"{label(trace, node)} gives no tensor with a part for each row")
+    return depends
+
+
+def _ancestors_of(nodes: set[fx.Node]) -> set[fx.Node]:
+    found, left = set(nodes), list(nodes)
+    while left:
+        more = [n for n in left.pop().all_input_nodes if n not in found]
+        found.update(more)
+        left += more
+    return found
+
+
+def _ancestors(trace: Trace, nodes: set[fx.Node]) -> list[fx.Node]:
+    """The nodes and all that they need, in the order of the forward."""
+    found = _ancestors_of(nodes)
+    return [n for n in trace.nodes if n in found]
+
+
+def _dependent(trace: Trace, node: fx.Node) -> set[fx.Node]:
+    """All that needs a node."""
+    found: set[fx.Node] = set()
+    for n in trace.nodes:
+        if any(x is node or x in found for x in n.all_input_nodes):
+            found.add(n)
+    return found
+
+
+def _needed(nodes: set[fx.Node]) -> set[fx.Node]:
+    """What nodes take as inputs."""
+    return {x for n in nodes for x in n.all_input_nodes}
+
+
+def _work(trace: Trace, nodes: list[fx.Node]) -> float:
+    """About how many operations nodes take for a row: products with weights, and results."""
+    total = 0.0
+    for node in nodes:
+        numbers = _numbers(trace, node)
+        kernels = [w for name in _weights(trace, node) if (w := trace.params[name]).dim() > 1]
+        total += numbers + sum(w.numel() * max(1.0, numbers / len(w)) for w in kernels)
+    return total
+
+
+def _numbers(trace: Trace, node: fx.Node) -> float:
+    """How many numbers a node gives for a row."""
+    value = trace.values[node]
+    value = value[0] if isinstance(value, tuple) and value else value
+    computed = isinstance(value, Tensor) and node.op != "get_attr"
+    return value.numel() / trace.rows if computed else 0.0
