@@ -98,7 +98,8 @@ def _cut(traced: Trace, name: str, examples: Sequence[_Example]) -> Cut:
     for example in examples:
         n = len(example.rows)
         for at in (torch.arange(n), torch.tensor([n - 1, 0, 0])):
-            _verify(example, partial(_cut_open, cut, at.to(example.rows.device)), at)
+            what = f"the operations behind '{name}' fail on some rows"
+            _verify(example, partial(_cut_open, cut, at.to(example.rows.device)), at, what)
     return cut
 
 
@@ -150,9 +151,14 @@ def _example(network: nn.Module, rows: Tensor, params: Params) -> _Example:
     return _Example(rows, params, outputs)
 
 
-def _verify(example: _Example, run: Callable[[_Example], Tensor], at: Tensor | None = None) -> None:
+def _verify(
+    example: _Example,
+    run: Callable[[_Example], Tensor],
+    at: Tensor | None = None,
+    what: str = "its reading fails on example rows",
+) -> None:
     """Raise Unreadable if a reading gives something else than the network, of the rows ``at``."""
-    found = called("its reading fails on example rows", lambda: run(example))
+    found = called(what, lambda: run(example))
     apart = _apart(found, example.outputs if at is None else example.outputs[at])
     if not apart <= TOLERANCE:
         raise Unreadable(

@@ -44,6 +44,7 @@ class Trace:
         params: every parameter and buffer of the network at a point, by name.
         rows: how many example rows there are.
         values: what each node gave on the example rows.
+        in_place: the operations that change what they are given. They run on copies.
 
     """
 
@@ -54,6 +55,7 @@ class Trace:
     params: Params
     rows: int
     values: Env = field(default_factory=dict)
+    in_place: set[fx.Node] = field(default_factory=set)
 
     def run(self, nodes: Iterable[fx.Node], values: Env, params: Params) -> None:
         """Run some nodes in turn and add to ``values``, which holds what they need, their results.
@@ -61,8 +63,8 @@ class Trace:
         params: every parameter and buffer of the network, by name.
         """
         for node in nodes:
-            args = fx.node.map_arg(node.args, values.__getitem__)
-            kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+            given = _copied(values) if node in self.in_place else values.__getitem__
+            args, kwargs = fx.node.map_arg(node.args, given), fx.node.map_arg(node.kwargs, given)
             values[node] = self._result(node, args, kwargs, params)
 
     def _result(self, node: fx.Node, args: Any, kwargs: Any, params: Params) -> Any:
@@ -137,15 +139,51 @@ def trace(network: nn.Module, rows: Tensor, params: Params) -> Trace:
     result = last.args[0]
     if not isinstance(result, fx.Node):
         raise Unreadable(f"the network returns a {type(result).__name__}, not one tensor")
-    found = Trace(root, nodes, first, result, params, len(rows))
-    values = {first: rows.clone()}
-    copies = {k: v.clone() for k, v in params.items()}  # the forward may change what it is given
-    called("its trace fails", lambda: found.run(nodes, values, copies))
-    found.values = values
+    found = Trace(root, nodes, first, result, params, len(rows), {first: rows.clone()})
+    called("its trace fails", lambda: _record(found))
+    values = found.values
     if not isinstance(values[result], Tensor):
         what = type(values[result]).__name__
         raise Unreadable(f"the network returns a {what}, not one tensor")
     return found
+
+
+def _record(trace: Trace) -> None:
+    """Run a trace on the example rows and find the operations that work in place.
+
+    They may run on copies unless something after them sees the change, which then is refused.
+    """
+    values, params = trace.values, {k: v.clone() for k, v in trace.params.items()}
+    own = {v.untyped_storage().data_ptr() for v in params.values() if v.numel()}
+    for i, node in enumerate(trace.nodes):
+        inputs = [v for n in node.all_input_nodes if isinstance(v := values[n], Tensor)]
+        versions = [v._version for v in inputs]
+        trace.run([node], values, params)
+        for x, version in zip(inputs, versions, strict=True):
+            if x._version == version:
+                continue
+            trace.in_place.add(node)
+            place = x.untyped_storage().data_ptr()
+            later = set(trace.nodes[i + 1 :])
+            seen = [n for n in (trace.source, *trace.nodes[:i]) if _storage(values[n]) == place]
+            if place in own or any(u in later for n in seen for u in trace.users(n)):
+                raise Unreadable(
+                    f"the operation {node.name.strip('_')!r} changes in place what is used again"
+                )
+
+
+def _storage(value: object) -> int | None:
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
+
+
+def _copied(values: Env) -> Callable[[fx.Node], Any]:
+    """A look-up that copies tensors."""
+
+    def given(node: fx.Node) -> Any:
+        value = values[node]
+        return value.clone() if isinstance(value, Tensor) else value
+
+    return given
 
 
 def check(network: nn.Module) -> None:
@@ -160,10 +198,14 @@ def called(what: str, code: Callable[[], Result]) -> Result:
     """Return what a person's code gives; raises Unreadable if it raises anything."""
     try:
         return code()
+    except Unreadable:
+        raise
     except Exception as error:  # code of any making may raise any exception
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, fx.proxy.TraceError):
             reason = "the forward branches or loops on values or sizes of tensors"
+        if "item assignment" in reason:
+            reason = "the forward assigns to a part of a tensor; write torch.where or torch.cat"
         if reason.startswith("'len'"):
             reason = "the forward calls len() of a tensor; write x.size(0) instead"
         raise Unreadable(f"{what}: {reason or type(error).__name__}") from error

@@ -79,8 +79,7 @@ def cut(trace: Trace, weight: str) -> tuple[Cut, float]:
         for start, stop in blocks(len(z), many):
             r = at[start:stop]
             values: Env = {n: v[r] if n in rows else v for n, v in zip(kept, held, strict=True)}
-            # a copy: the rest may work in place
-            values[place.last] = _from_maps(place, z[start:stop], shape).clone()
+            values[place.last] = _from_maps(place, z[start:stop], shape)
             trace.run(inner, values, params)
             parts.append(values[trace.result])
         return torch.cat(parts)
