@@ -387,3 +387,13 @@ def test_a_loss_that_is_not_a_number_stays_one():
         while not session.done:
             session.tell([float("nan")] * len(session.ask()["b"]))
     assert not any(session.estimate.grad[k].isfinite().any() for k in POINT)
+
+
+def test_exact_differences_of_an_own_network_cost_a_few_evaluations(net, rows):
+    loss = lab.loss(net, rows)
+    fast, brute = (loss.differences(None, [0.1], path) for path in ("auto", "brute"))
+    assert loss.why is None and fast.path == "fast" and fast.evals < 10 and brute.evals == 934
+    for name, exact in brute.grads[0].items():
+        assert torch.allclose(fast.grads[0][name], exact, atol=1e-12)
+    smooth = lab.loss(nn.Sequential(nn.Linear(8, 4), nn.GELU(), nn.Linear(4, 3)), rows)
+    assert smooth.structure.obstacle == "layer '1' (GELU) is not a step"

@@ -166,8 +166,10 @@ def _forward(
     names = moving_names(moving if isinstance(moving, str) else tuple(moving), network, list(named))
     frozen = {k: p for k, p in named.items() if k not in names}
     point = {k: named[k] for k in names}
+    example = batch.inputs[:16]
     forward = NetworkForward(
-        structure=describe(network, frozen, kind, numerics.batchnorm),
+        structure=describe(network, frozen, kind, numerics.batchnorm, example),
+        example=example,
         width=row_width(network, batch.inputs[:1]),
         numerics=numerics,
         coupled=bool(coupling(network, numerics.batchnorm)[0]),
