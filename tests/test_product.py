@@ -10,7 +10,7 @@ from conftest import CONF, options
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from sa.config.build import suits
+from sa.config.fit import check_analysis
 from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
 from sa.objective.prepare import prepare
@@ -93,7 +93,7 @@ def analyses_of(said, p):
         one = instantiate(node("analysis", key, estimator=said), _convert_="all")
         alone = not (getattr(one, "between", False) or getattr(one, "follows", False))
         data = takes(getattr(one, "takes", lambda _: None), DATA)
-        if alone and data and takes(suits, one, p.structure, p.params, 1 << 27):
+        if alone and data and takes(check_analysis, one, p.structure, p.params, 1 << 27):
             made[key] = one
     return made
 

@@ -121,7 +121,7 @@ REFUSED = [
     (["+quantizer/weight@stored=lsq"], ["stored: LSQ keeps something", "train=auto"]),
     (
         ["+quantizer/weight@stored=fixed_point", "replicas=2", "steps=2", "analysis=[]"],
-        ["replicas: stored looks at one network; set stored=null"],
+        ["replicas: stored works with one network; set stored=null"],
     ),
     (["-m", "seed=0,1", "expectations=[{id: x}]"], ["expectations", "statistic"]),
     (["experiment=digit_ste"], ["did you mean experiment=digits_ste?"]),

@@ -1,13 +1,15 @@
-"""Builds components from their settings, of classes that a configuration may name."""
+"""Components: built from their settings, of classes that a configuration may name."""
 
 import importlib
 import json
 import re
 from collections.abc import Mapping
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from sa.config.error import UsageError, invalid, typed
+from sa.config.settings import Settings
 
 ROOMS = ("dataset", "model", "quantizer", "estimator", "analysis")
 _COMPONENT = re.compile(rf"sa\.(?:{'|'.join(ROOMS)})\.[a-z][a-z0-9_]*\.[A-Z]\w*")
@@ -27,6 +29,30 @@ _NO_STEP = {
 """Optimizers of torch that cannot step with one dense gradient -> the reason."""
 
 _MADE: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Components:
+    """The objects of a configuration, all of them checked.
+
+    Args:
+        settings: the settings that are no components.
+        task: the loss: network, data, and how they are evaluated.
+        estimator: the gradient estimator.
+        optimizer: the class of the optimizer with its settings; call it with the parameters.
+        recipe: what else a training does: schedule, average, clipping, goals.
+        analyses: the analyses, by their names.
+        tracker: the mirror of the record, such as W&B.
+
+    """
+
+    settings: Settings
+    task: Any
+    estimator: Any
+    optimizer: partial[Any]
+    recipe: Any
+    analyses: dict[str, Any]
+    tracker: Any
 
 
 def make(key: str, node: Any) -> Any:

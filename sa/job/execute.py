@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sa.config import parents
-from sa.config.build import Components, build
+from sa.config.build import build
+from sa.config.component import Components
 from sa.config.data import reading
 from sa.config.error import NoData, UsageError
 from sa.config.settings import Settings

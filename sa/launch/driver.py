@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from sa.config.build import Components, check_machine, ignored, validate
+from sa.config.build import check_machine, validate
 from sa.config.catalogue import CONF
+from sa.config.component import Components
 from sa.config.error import UsageError, invalid
+from sa.config.fit import quantizer_notes
 from sa.config.parents import resolve
 from sa.config.settings import Settings, Sweep
 from sa.job.execute import RunFailed, execute, folder_of, root_of
@@ -65,7 +67,9 @@ def multirun(
     components = _validated(plan)
     settings = components[0].settings
     root, name = root_of(plan[0].config), planned.sweep_name(plan)
-    notes = list(ignored([(p.config, c) for p, c in zip(plan, components, strict=True)], typed))
+    notes = list(
+        quantizer_notes([(p.config, c) for p, c in zip(plan, components, strict=True)], typed)
+    )
     for error in _obstacles(root, name, plan, components, place):
         if not settings.sweep.dry_run:
             raise error

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sa.config.build import check_machine, ignored, validate
+from sa.config.build import check_machine, validate
 from sa.config.error import UsageError
+from sa.config.fit import quantizer_notes
 from sa.config.flags import without_effect
 from sa.config.parents import resolve
 from sa.config.settings import Settings
@@ -28,7 +29,7 @@ def single(config: Config, typed: Sequence[str]) -> float:
     config = resolve(config, typed)
     components = validate(config)
     settings = components.settings
-    notes = [*_mistakes(settings, typed), *ignored([(config, components)], typed)]
+    notes = [*_mistakes(settings, typed), *quantizer_notes([(config, components)], typed)]
     if settings.sweep.dry_run:
         print(f"valid; run id {identity.run_id(config)}: {run.state(folder_of(config))}")
         try:
