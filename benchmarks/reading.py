@@ -11,6 +11,7 @@ from sa import surrogate
 from sa.network.quantize import Rule, apply_quantizers
 from sa.network.read import describe, row_width
 from sa.network.structure import Step
+from sa.objective.criterion import CRITERIA
 from sa.objective.forward import NetworkForward
 from sa.objective.numerics import Numerics
 from sa.objective.objective import Objective
@@ -183,7 +184,7 @@ def measure(case: Case) -> tuple[int, float, float, float, str]:
     if case.kind == "mse":
         targets = torch.randn(case.rows, CLASSES, generator=g, dtype=torch.float64)
     forward = NetworkForward(
-        structure=describe(network, {}, case.kind, "running", x[:16]),
+        structure=describe(network, {}, "running", CRITERIA[case.kind], case.kind == "mse", x[:16]),
         width=row_width(network, x[:1]),
         numerics=Numerics(batchnorm="running"),
         kind=case.kind,

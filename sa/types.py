@@ -1,6 +1,6 @@
 """The vocabulary every room shares: parameters, batches, estimates, the protocols between."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -26,12 +26,12 @@ Quantizer = Callable[[Tensor], Tensor]
 """x -> q(x), same shape; steps go through `sa.surrogate.step`.
 
 One that keeps something for every layer (learned levels, a stored range) also offers
-``build(like) -> nn.Module``, like the layer's weights, None for activations; layers call it. One
-of weights may offer ``moves(w, eps)``, a `Moves`: how q(w) moves with single weights.
+``build(like) -> nn.Module``, like the layer's weights, None for activations; layers call it. What
+else a quantizer may declare, such as its bits, is in `sa.network.traits.Traits`.
 """
 
-Moves = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-"""(w, eps) -> (change, scale), each like w, of a q(w) that is codes times a scale.
+WeightMoves = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+"""(w, eps) -> (change, scale), each like w: how a q(w) of codes times a scale moves.
 
 With eps added to weight i, of output channel o, the code of that weight changes by change[i], and
 the scale of channel o becomes scale[i]."""
@@ -198,20 +198,34 @@ class Analysis(Protocol):
 
 
 class Hooks:
-    """Optional methods and attributes of estimators and analyses; the defaults do nothing.
+    """Optional methods and attributes of components; the defaults do nothing.
 
-    A class defines those that it needs. `called` and `trait` find them, or the default.
+    A class defines those that it needs. `called` and `trait` find them, or the default. Those of
+    quantizers are in `sa.network.traits.Traits`.
 
     Attributes:
         own_step: whether an estimator's gradient is a step that it has scaled itself.
+        one_backward: whether an estimator's gradient is one back-propagation, and nothing else.
+        surrogate: slope that an estimator back-propagates in place of a step's derivative, or None.
+        surrogates: several such slopes.
+        lr: rate of the optimizer that an analysis assumes; a training sets that of the step. None
+            if it assumes none.
         between: whether an analysis compares two finished trainings.
         follows: whether an analysis needs the points that a training has kept on its way.
+        outputs: of a dataset, how many numbers a target has; None if it does not matter.
+        criterion: of a model that only one criterion fits, that criterion; else None.
 
     """
 
     own_step: ClassVar[bool] = False
+    one_backward: ClassVar[bool] = False
+    surrogate: str | None = None
+    surrogates: Sequence[str] = ()
+    lr: float | None = None
     between: ClassVar[bool] = False
     follows: ClassVar[bool] = False
+    outputs: int | None = None
+    criterion: str | None = None
 
     def requires(self, structure: Any) -> None:
         """Raise ValueError if the component does not work with this structure of a network."""
@@ -230,6 +244,13 @@ class Hooks:
     def takes(self, dataset: "Dataset") -> None:
         """Raise ValueError if an analysis does not work with this dataset."""
 
+    def check(self) -> None:
+        """Raise MissingData if files of a dataset are not on this machine."""
+
+    def clean(self) -> "Dataset | None":
+        """Return a dataset with its own labels where this one spoils them; None if it does not."""
+        return None
+
     def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
         """Return rows (label, words) about an analysis' own numbers in a result, for a terminal.
 
@@ -239,9 +260,9 @@ class Hooks:
 
 
 def trait(component: object, name: str) -> Any:
-    """Return an attribute of `Hooks` as a component has it; the default if its class has none."""
-    has = hasattr(type(component), name)  # a class need not inherit from Hooks
-    return getattr(component if has else Hooks(), name)
+    """Return an attribute of `Hooks` as a component has it; the default if it has none."""
+    # by name: a class need not inherit from Hooks
+    return getattr(component, name, getattr(Hooks(), name))
 
 
 def called(component: object, hook: str, *args: Any) -> Any:
@@ -272,8 +293,8 @@ class Splits(NamedTuple):
 class Dataset(Protocol):
     """Yields its rows; says the shape of one input and how many classes (None: regression).
 
-    One that reads files has a ``check()``, which raises MissingData. One whose targets are numbers
-    of its own says how many a row has: ``outputs``.
+    One that reads files also has ``check``, one whose targets are numbers of its own ``outputs``,
+    and one that spoils labels ``clean``: see `Hooks`.
     """
 
     @property
@@ -310,7 +331,7 @@ class Hashed(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """Describes a network; ``build`` makes it."""
+    """Describes a network; ``build`` makes it. One that is a loss itself has a ``criterion``."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from sa.network.quantize import Rule, apply_quantizers
 from sa.network.read import describe, row_width
 from sa.network.reading import read
 from sa.network.structure import Step
+from sa.objective.criterion import CRITERIA
 from sa.objective.forward import NetworkForward
 from sa.objective.numerics import Numerics
 from sa.objective.objective import Objective
@@ -41,7 +42,7 @@ def loss(network, x, classes=0, moving=None, vectorized=True):
     params = {k: p for k, p in named.items() if moving is None or k in moving}
     frozen = {k: p for k, p in named.items() if k not in params}
     forward = NetworkForward(
-        structure=describe(network, frozen, kind, "running", x[:16]),
+        structure=describe(network, frozen, "running", CRITERIA[kind], kind == "mse", x[:16]),
         width=row_width(network, x[:1]),
         numerics=Numerics(batchnorm="running"),
         kind=kind,
@@ -230,7 +231,7 @@ def test_a_network_in_float32_is_read_and_differentiated_in_float64():
     x = rows(40, 8).float()
     params = {k: p.detach() for k, p in net.named_parameters()}
     forward = NetworkForward(
-        structure=describe(net, {}, "mse", "running", x[:16]), width=row_width(net, x[:1]),
+        structure=describe(net, {}, "running", CRITERIA["mse"], True, x[:16]), width=row_width(net, x[:1]),
         numerics=Numerics(dtype="float32", batchnorm="running"), kind="mse", network=net,
     )  # fmt: skip
     f = Objective(forward, Batch(x, rows(40, 3).float()))
@@ -424,7 +425,9 @@ def test_reading_leaves_the_network_as_it_is():
 
 
 def test_batchnorm_of_the_batch_says_what_to_set():
-    told = describe(stack(nn.BatchNorm1d(6)).eval(), {}, "mse", "batch", rows(16, 6)).obstacle
+    told = describe(
+        stack(nn.BatchNorm1d(6)).eval(), {}, "batch", CRITERIA["mse"], True, rows(16, 6)
+    ).obstacle
     assert "layer '1' (BatchNorm) normalises by the batch" in told
     assert "set batchnorm=running" in told
 

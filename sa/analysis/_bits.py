@@ -1,15 +1,18 @@
 """Declared bits of numbers, and the multiply-accumulates of one row in every affine map."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from sa.network.structure import Layer
+from sa.network.traits import traits
+from sa.types import Quantizer
 
 
-def declared(quantize: Any, full: int) -> int:
-    """Return the bits that a quantizer declares; ``full`` if it declares none."""
-    return getattr(getattr(quantize, "spec", quantize), "bits", full)
+def declared(quantize: Quantizer | None, full: int) -> int:
+    """Return the bits of a number that a quantizer yields; ``full`` if it declares none."""
+    bits = traits(quantize).bits
+    return full if bits is None else bits
 
 
 class Price(NamedTuple):

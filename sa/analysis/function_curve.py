@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from sa.analysis import _finite
 from sa.objective.objective import Objective
 from sa.table.names import number
-from sa.types import PROBE, STRICT, Dataset, Estimate, Moment, Numbers, Params
+from sa.types import PROBE, STRICT, Dataset, Estimate, Moment, Numbers, Params, trait
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,7 +34,7 @@ class FunctionCurve:
 
     def takes(self, data: Dataset) -> None:
         """Raise ValueError if the data are not a function of one number."""
-        if tuple(data.shape) != (1,) or getattr(data, "outputs", None) != 1:
+        if tuple(data.shape) != (1,) or trait(data, "outputs") != 1:
             raise ValueError(
                 f"function_curve draws functions of one number, and {type(data).__name__} is none; "
                 "take dataset=sinc, sinc_pi or chebyshev"

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.network.structure import Structure
+from sa.network.traits import traits
 from sa.objective.objective import Objective
 from sa.table.names import number
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, Quantizer
@@ -67,16 +68,16 @@ class QuantError:
         out: Numbers = {}
         ratios: dict[str, float] = {}
         for layer in objective.layers(params, self.rows):
-            spec: Any = getattr(layer.quantize, "spec", layer.quantize)
-            if not hasattr(spec, "bits"):
+            own = traits(layer.quantize)
+            if own.bits is None:
                 continue
             if layer.weight is None:
                 name, axis, x, q = "activation", min(1, layer.inputs.dim() - 1), layer.inputs, None
             else:
                 name, axis, x, q = "weight", 0, layer.weight, layer.used
-            numbers = split(x, layer.outputs if q is None else q, spec, axis)
+            numbers = split(x, layer.outputs if q is None else q, own.granularity, axis)
             needed = self._needed(x.double().movedim(axis, 0).flatten(1))
-            numbers |= {"bits": float(spec.bits), "needed": needed}
+            numbers |= {"bits": float(own.bits), "needed": needed}
             numbers |= {"needed_mean": sum(needed) / len(needed), "needed_most": max(needed)}
             out |= {f"{layer.name}.{name}/{k}": v for k, v in numbers.items()}
             ratios[f"{layer.name}.{name}"] = float(numbers["sqnr"])  # type: ignore[arg-type]
@@ -107,13 +108,13 @@ class QuantError:
         return [("worst SQNR", text)]
 
 
-def split(x: Tensor, y: Tensor, spec: Any, axis: int) -> Numbers:
+def split(x: Tensor, y: Tensor, granularity: str, axis: int) -> Numbers:
     """Return the numbers of `QuantError` of x and its quantized y, without those of bits."""
     x, y = x.double(), y.double()
     error = (y - x).square()
     over = over_error = 0.0
     used = []
-    for a, b in _groups(x, y, getattr(spec, "granularity", "tensor"), axis):
+    for a, b in _groups(x, y, granularity, axis):
         levels = _distinct(b)
         used.append(float(len(levels)))
         if len(levels) > 1:

@@ -18,6 +18,7 @@ from sa.analysis._allocation import Choice, Losses
 from sa.analysis._bits import prices
 from sa.analysis._view import numbers
 from sa.network.structure import Structure
+from sa.network.traits import for_layer, traits
 from sa.objective.objective import Objective
 from sa.table.names import number
 from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Numbers, Params, Quantizer
@@ -86,7 +87,7 @@ class SensitivityBits:
             )
         if self.pair_bits not in (None, *self.bits):
             raise ValueError(f"pair_bits={self.pair_bits}: expected one of {list(self.bits)}")
-        if not hasattr(self.quantizer, "bits"):
+        if traits(self.quantizer).bits is None:
             raise ValueError("quantizer: its bits cannot be set; take e.g. uniform or fixed_point")
         for b in self.bits:
             self._with(b)
@@ -151,8 +152,7 @@ class SensitivityBits:
 
     def _quantized(self, w: Tensor, bits: int) -> Tensor:
         """Return the weights quantized to some bits."""
-        quantize = self._with(bits)
-        quantize = quantize.build(w) if hasattr(quantize, "build") else quantize
+        quantize = for_layer(self._with(bits), w)
         with torch.no_grad():
             return quantize(w).detach()
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated, Any
 
 import torch
@@ -74,7 +74,7 @@ class Training:
         low, high = math.log10(self.lr_min), math.log10(self.lr_max)
         lrs = torch.logspace(low, high, self.points, dtype=torch.float64).tolist()
         estimator: Any = self.estimator
-        if self.samples is not None and hasattr(estimator, "samples"):
+        if self.samples is not None and any(f.name == "samples" for f in fields(estimator)):
             estimator = replace(estimator, samples=self.samples)
         generator = torch.Generator(generator.device).manual_seed(seed)
         first = estimator(objective, params, estimator.init(params), generator, at)

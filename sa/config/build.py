@@ -201,7 +201,9 @@ def _recipe(settings: Settings, task: Any, extras: Mapping[str, Any]) -> Any:
 
 
 def _backpropagates(estimator: Any) -> bool:
-    slopes = getattr(estimator, "surrogate", None) or getattr(estimator, "surrogates", None)
+    from sa.types import trait
+
+    slopes = trait(estimator, "surrogate") or trait(estimator, "surrogates")
     return estimator.target in ("surrogate", "stochastic") or bool(slopes)
 
 

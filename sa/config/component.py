@@ -95,7 +95,7 @@ def _instantiate(key: str, node: Any) -> Any:
     except (ValueError, TypeError) as error:
         raise UsageError(invalid(key, node, error)) from error
     for name, value in node.items():  # pydantic takes true for 1
-        got = getattr(made, name, value)
+        got = getattr(made, name, value)  # a setting is known by its name alone
         if isinstance(value, bool) and not isinstance(got, bool):
             raise UsageError(f"{key}.{name}={typed(value)}: expected a number")
     return made
@@ -126,7 +126,7 @@ def allowed(key: str, target: Any) -> type:
 def _load(key: str, module: str, name: str) -> type:
     """Return a class of a module; UsageError if the module does not define such a class."""
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)  # a class by its name in a file
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{key}={module}.{name}: there is no such class ({error})") from error
     if not isinstance(found, type) or (module.startswith("sa.") and found.__module__ != module):

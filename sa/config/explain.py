@@ -19,8 +19,10 @@ def explain(error: Exception, argv: list[str]) -> str | None:
         argv: the words of the command line.
 
     """
+    from hydra.errors import MissingConfigException
+
     text = str(error)
-    missing = getattr(error, "missing_cfg_file", None)
+    missing = error.missing_cfg_file if isinstance(error, MissingConfigException) else None
     if not missing:
         found = re.search(r"In '[^']*': Could not find '([^']+)'", text)
         missing = found.group(1) if found else None

@@ -10,6 +10,9 @@ Corruption = Literal[
     "none", "random", "partial", "shuffled", "shuffled_pixels", "random_pixels", "gaussian"
 ]
 
+LABELS = ("random", "partial", "shuffled")
+"""The corruptions of labels; the others are of images."""
+
 
 def corrupt(
     batch: Batch, kind: Corruption, fraction: float, classes: int, generator: torch.Generator

@@ -1,5 +1,6 @@
 """CIFAR-10: 60,000 small colour images in ten classes (Krizhevsky 2009), from local files."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.dataset import _cifar
-from sa.dataset._corrupt import Corruption, corrupt
+from sa.dataset._corrupt import LABELS, Corruption, corrupt
 from sa.params import blocks
 from sa.types import STRICT, Batch, MissingData, Splits
 
@@ -67,6 +68,12 @@ class CIFAR10:
         """Raises MissingData where the files are not there."""
         if _cifar.find(self.root) is None:
             raise MissingData(_cifar.missing(self.root))
+
+    def clean(self) -> "CIFAR10 | None":
+        """Return the dataset with its own labels where this one spoils them; None if not."""
+        if not (self.random_labels or self.corruption in LABELS):
+            return None
+        return replace(self, corruption="none", random_labels=False)
 
     def load(self, generator: torch.Generator) -> Splits:
         """Both splits: inputs (n, 3, 32, 32) float64, targets (n,) int64."""

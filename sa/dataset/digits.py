@@ -1,5 +1,6 @@
 """Handwritten digits: 1,797 real 8x8 images that ship with scikit-learn; works offline."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -8,7 +9,7 @@ from annotated_types import Ge, Le
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from sa.dataset._corrupt import Corruption, corrupt
+from sa.dataset._corrupt import LABELS, Corruption, corrupt
 from sa.types import STRICT, Batch, Splits
 
 
@@ -56,6 +57,12 @@ class Digits:
     def rows(self) -> int:
         """1,437 to train on; 360 more to test."""
         return 1437
+
+    def clean(self) -> "Digits | None":
+        """Return the dataset with its own labels where this one spoils them; None if not."""
+        if not (self.random_labels or self.corruption in LABELS):
+            return None
+        return replace(self, corruption="none", random_labels=False)
 
     def load(self, generator: torch.Generator) -> Splits:
         """Both splits: inputs (n, 1, size, size) float64, targets (n,) int64."""

@@ -48,6 +48,7 @@ class STE:
     """
 
     target: ClassVar[str] = "surrogate"
+    one_backward: ClassVar[bool] = True
     surrogate: _slopes.Name = "identity"
     scale: Annotated[float, Gt(0)] | None = None
 

@@ -2,7 +2,7 @@
 
 What is before the convolution runs once. Moving W[o, c, u, v] by +-eps moves only map o, by +-eps
 times the inputs seen through the kernel's position (u, v); of a quantized kernel a code and the
-scale of map o may move (`sa.types.Moves`). Where a norm, a step and another convolution follow,
+scale of map o may move (`WeightMoves`). Where a norm, a step and another convolution follow,
 only the states of map o matter and every distinct pattern of a row and map is evaluated once, as in
 a chain (``patterns``, `sa.flips.maps`). Elsewhere map o itself goes on as real numbers and the rest
 of the network runs for every coordinate and row that it moves (``suffixes``). In both, a block of

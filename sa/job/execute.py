@@ -206,8 +206,7 @@ def _snapshot(kept: run.Record, progress: Any, redundant: list[str]) -> None:
     import numpy as np
 
     arrays: dict[str, Any] = {"redundant": np.array(redundant, dtype=str)}
-    for kind in ("params", "buffers"):
-        tensors = getattr(progress, kind)
+    for kind, tensors in (("params", progress.params), ("buffers", progress.buffers)):
         arrays |= {f"{kind}/{k}": v.detach().cpu().numpy() for k, v in tensors.items()}
     name = snapshots.name(progress.step)
     kept.save(lambda path: np.savez(path, **arrays), name)

@@ -1,7 +1,6 @@
 """A loss written down as a formula, in the place of a network: its parameters are the point."""
 
 from collections.abc import Callable
-from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +20,8 @@ class Point(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The value, once a row."""
-        value = self.loss(self.point, **{k: getattr(self, k) for k in self.names})
+        value = self.loss(self.point, **{k: self.get_buffer(k) for k in self.names})
         return value.expand(len(x), 1)
-
-    def links(self) -> NoReturn:
-        """There are none: raises ValueError."""
-        raise ValueError("the loss is a formula, not a chain of layers")
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:

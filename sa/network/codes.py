@@ -80,6 +80,17 @@ def counts(x: Tensor, step_size: Tensor | float) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Same:
+    """The identity, of a slot that no rule fills."""
+
+    identity: ClassVar[bool] = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x."""
+        return x
+
+
+@dataclass(frozen=True)
 class Rescaled:
     """The identity, for weights that start as codes times a scale: products see weights / scale.
 

@@ -8,6 +8,7 @@ from torch.func import functional_call
 from sa.network import codes
 from sa.network.layers import Activation, Conv, Residual, step_size
 from sa.network.structure import Apply, Block, Cut, Link, Norm, Step
+from sa.network.traits import LayerQuantizer, traits
 from sa.types import Params
 
 
@@ -28,11 +29,11 @@ def cut(network: nn.Module, weight: str) -> Cut:
     if kind != "weight" or not isinstance(conv, Conv):
         raise ValueError(f"'{weight}', which moves, is no convolution's kernel")
     for other, m in network.named_modules():
-        if hasattr(m, "observing"):
+        if isinstance(m, LayerQuantizer):
             raise ValueError(f"the quantizer '{other}' keeps a range or levels from data")
-    plain = conv.quantize is None or getattr(conv.quantize, "identity", False)
-    moves = None if plain else getattr(conv.quantize, "moves", None)
-    if moves is None and not plain:
+    own = traits(conv.quantize)
+    moves = None if own.identity else own.moves
+    if moves is None and not own.identity:
         raise ValueError(f"one coordinate of '{weight}' moves others through {conv.quantize}")
     before, after = _walk(network, name)
     links, behind = [_link(name, conv)], _stepped(after)
@@ -122,10 +123,9 @@ def _stepped(after: list[_Named | int]) -> tuple[Norm | None, Step, tuple[str, C
     if len(layers) == len(after[:3]) == 3 and isinstance(layers[0][1], nn.BatchNorm2d):
         norm = Norm(layers[0][0], layers[0][1].eps)
     match layers[1 if norm else 0 :]:
-        case [(_, Activation() as act), (name, Conv() as conv), *_] if hasattr(
-            act.quantize, "step"
-        ):
-            return norm, act.quantize.step, (name, conv), 3 if norm else 2
+        case [(_, Activation() as act), (name, Conv() as conv), *_]:
+            if step := traits(act.quantize).step:
+                return norm, step, (name, conv), 3 if norm else 2
     return None
 
 
@@ -134,10 +134,10 @@ def _piece(name: str, module: nn.Module) -> Apply | Block:
     if isinstance(module, Residual):
         body = _flat([(f"{name}.body", module.body)])
         for i, (_, m) in enumerate(body[:2]):
-            if isinstance(m, Activation) and hasattr(m.quantize, "step"):
+            step = traits(m.quantize).step if isinstance(m, Activation) else None
+            if step:
                 shortcut = _apply(f"{name}.shortcut", module.shortcut)
-                thresholds = m.quantize.step.thresholds
-                return Block(_row(body[:i]), thresholds, _row(body[i:]), shortcut)
+                return Block(_row(body[:i]), step.thresholds, _row(body[i:]), shortcut)
     return _apply(name, module)
 
 

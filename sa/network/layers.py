@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sa import surrogate
 from sa.network import codes
+from sa.network.traits import for_layer, traits
 from sa.types import Quantizer
 
 
@@ -42,19 +43,42 @@ SMOOTH: dict[str, type[nn.Module]] = {
 Smooth = Literal["relu", "elu", "tanh", "hardtanh", "softplus", "linear"]
 
 
-def made(quantize: Quantizer, like: Tensor | None = None) -> Quantizer:
-    """The quantizer of one layer: what it builds for it, where it keeps something per layer."""
-    return quantize.build(like) if hasattr(quantize, "build") else quantize
+class QuantizedLayer(nn.Module):
+    """A layer with a quantizer.
+
+    Attributes:
+        slot: what it quantizes: ``weight`` or ``activation``.
+        quantize: the quantizer; None keeps full precision.
+
+    """
+
+    slot: ClassVar[str]
+    quantize: Quantizer | None
 
 
-class Linear(nn.Module):
+class Affine(QuantizedLayer):
+    """An affine map whose weights are quantized: `Linear` and `Conv`.
+
+    Attributes:
+        weight: (out, ...), before its quantizer.
+        bias: (out,), or None.
+        source: the activation that its inputs come from, if there is one; in a tuple, so that it
+            is no part of this layer.
+
+    """
+
+    slot = "weight"
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    source: "tuple[Activation, ...]"
+
+
+class Linear(Affine):
     """y = x q(W)' + b: (n, inputs) -> (n, outputs); quantize None keeps full precision.
 
     Scales of q(W), and the step size of x behind the activation ``source``, come after the product.
     spread: biases start uniform in +-1/sqrt(inputs), as torch's do, instead of at 0.
     """
-
-    slot = "weight"
 
     def __init__(
         self,
@@ -69,8 +93,8 @@ class Linear(nn.Module):
         self.weight = uniform((outputs, inputs), generator)
         zero = nn.Parameter(torch.zeros(outputs, dtype=torch.float64)) if bias else None
         self.bias = _spread((outputs,), inputs, generator) if spread else zero
-        self.quantize = made(quantize, self.weight) if quantize else None
-        self.source: tuple[Activation, ...] = ()  # in a tuple: it is no part of this layer
+        self.quantize = for_layer(quantize, self.weight) if quantize else None
+        self.source = ()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map."""
@@ -80,14 +104,12 @@ class Linear(nn.Module):
         return codes.linear(x, terms, self.bias, step_size(self.source))
 
 
-class Conv(nn.Module):
+class Conv(Affine):
     """A square convolution, padded: (n, c, h, w) -> (n, o, h / stride, w / stride), rounded up.
 
     bias: there is one, and it starts uniform like the weights. Scales come after the product, as in
     Linear.
     """
-
-    slot = "weight"
 
     def __init__(
         self,
@@ -103,8 +125,8 @@ class Conv(nn.Module):
         self.weight = uniform((outputs, inputs, kernel, kernel), generator)
         self.bias = _spread((outputs,), inputs * kernel**2, generator) if bias else None
         self.padding, self.stride = kernel // 2, stride
-        self.quantize = made(quantize, self.weight) if quantize else None
-        self.source: tuple[Activation, ...] = ()  # in a tuple: it is no part of this layer
+        self.quantize = for_layer(quantize, self.weight) if quantize else None
+        self.source = ()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""
@@ -115,7 +137,7 @@ class Conv(nn.Module):
         return codes.conv2d(x, terms, self.bias, self.stride, self.padding, size)
 
 
-def _used(layer: Linear | Conv) -> Tensor:
+def _used(layer: Affine) -> Tensor:
     """The weights a layer multiplies by, where they are no codes."""
     return surrogate.weights(layer.quantize, layer.weight) if layer.quantize else layer.weight
 
@@ -137,16 +159,17 @@ class Residual(nn.Module):
         return self.body(x) + self.shortcut(x)
 
 
-class Activation(nn.Module):
+class Activation(QuantizedLayer):
     """The activation quantizer as a layer, and the quantizer of the gradient that reaches it."""
 
     slot = "activation"
+    quantize: Quantizer
 
     def __init__(self, quantize: Quantizer, gradient: Quantizer | None = None):
         super().__init__()
-        self.quantize = made(quantize)
-        self.gradient = None if getattr(gradient, "identity", False) else gradient
-        if gradient is not None and made(gradient) is not gradient:
+        self.quantize = for_layer(quantize)
+        self.gradient = None if traits(gradient).identity else gradient
+        if gradient is not None and for_layer(gradient) is not gradient:
             raise ValueError(
                 f"quantizer.gradient={gradient}: what is back-propagated has no stored range and "
                 "no parameters; set train=auto and eval=auto"
@@ -176,7 +199,7 @@ def connect(row: nn.Sequential) -> None:
                 source = (layer,)
             case nn.Flatten() | nn.MaxPool2d():
                 pass
-            case Linear() | Conv():
+            case Affine():
                 layer.source, source = source, ()
             case _:
                 source = ()

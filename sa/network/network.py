@@ -9,6 +9,7 @@ from sa.network import codes
 from sa.network.cut import cut
 from sa.network.layers import SMOOTH, Activation, Conv, Linear, Residual, connect
 from sa.network.structure import Cut, Link, Norm, Units
+from sa.network.traits import traits
 
 
 class Network(nn.Sequential):
@@ -74,7 +75,7 @@ class Network(nn.Sequential):
                 case Linear() | Conv():
                     quantize = layer.quantize
                     scaled = isinstance(quantize, codes.Rescaled)
-                    if scaled or not (quantize is None or getattr(quantize, "identity", False)):
+                    if scaled or not traits(quantize).identity:
                         raise ValueError(f"the weights of layer '{name}' are quantized")
                     bias = f"{name}.bias" if layer.bias is not None else None
                     padding = layer.padding if isinstance(layer, Conv) else None
@@ -84,8 +85,8 @@ class Network(nn.Sequential):
                     links[-1] = replace(links[-1], pool=layer.kernel_size)  # type: ignore[arg-type]
                 case nn.BatchNorm1d() | nn.BatchNorm2d() if open_ and links[-1].norm is None:
                     links[-1] = replace(links[-1], norm=Norm(name, layer.eps))
-                case Activation() if open_ and hasattr(layer.quantize, "step"):
-                    links[-1] = replace(links[-1], step=layer.quantize.step)
+                case Activation() if open_ and (step := traits(layer.quantize).step):
+                    links[-1] = replace(links[-1], step=step)
                 case nn.AdaptiveAvgPool2d() if links and not open_:
                     average = True
                 case nn.Flatten():

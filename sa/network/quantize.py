@@ -8,12 +8,14 @@ from functools import partial
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sa import surrogate
 from sa.network import codes
-from sa.network.layers import Activation, made, step_size
+from sa.network.layers import Activation, QuantizedLayer, step_size
+from sa.network.traits import for_layer, traits
 from sa.types import Quantizer
 
 _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -32,12 +34,12 @@ class Rule:
     gradient: Quantizer | None = None
 
 
-class _Weight(nn.Module):
+class _Weight(QuantizedLayer):
     slot = "weight"
 
     def __init__(self, quantize: Quantizer, like: Tensor):
         super().__init__()
-        self.quantize = made(quantize, like)
+        self.quantize: Quantizer = for_layer(quantize, like)
         self.source: tuple[Activation, ...] = ()  # in a tuple: it is no part of this
 
     def forward(self, w: Tensor) -> Tensor:
@@ -56,8 +58,7 @@ def apply_quantizers(network: nn.Module, rules: Iterable[Rule]) -> nn.Module:
     Raises ValueError for a pattern that matches no layer, naming those there are.
     """
     leaves = {k: m for k, m in network.named_modules() if k and not list(m.children())}
-    weighted = {k: m for k, m in leaves.items() if getattr(m, "weight", None) is not None}
-    weighted = {k: m for k, m in weighted.items() if m.weight.dim() > 1}
+    weighted = {k: m for k, m in leaves.items() if _weights(m).dim() > 1}
     weights: dict[str, Quantizer] = {}
     outputs: dict[str, dict[str, Quantizer]] = {}
     kept = _kept(weighted)
@@ -72,7 +73,7 @@ def apply_quantizers(network: nn.Module, rules: Iterable[Rule]) -> nn.Module:
                 for name in _matching(rule.pattern, leaves, "outputs"):
                     outputs.setdefault(name, {})[slot] = quantize
     for name, quantize in weights.items():
-        if not getattr(quantize, "identity", False):
+        if not traits(quantize).identity:
             layer = leaves[name]
             mine = _Weight(quantize, layer.weight)
             affine = any(type(layer).forward is base.forward for base in _AFFINE)
@@ -81,7 +82,7 @@ def apply_quantizers(network: nn.Module, rules: Iterable[Rule]) -> nn.Module:
                 layer.forward = MethodType(_product, layer)
     for name, own in outputs.items():
         layer = leaves[name]
-        layer.quantize = Activation(own.get("activation", _same), own.get("gradient"))
+        layer.quantize = Activation(own.get("activation", codes.Same()), own.get("gradient"))
         layer.register_forward_hook(_after)
     for name, row in network.named_modules():
         if isinstance(row, nn.Sequential):
@@ -158,19 +159,17 @@ def _product(layer: Any, x: Tensor) -> Tensor:
     return codes.products(product, x, terms, layer.bias, size, weight.dim() - 2)
 
 
+def _weights(layer: nn.Module) -> Tensor:
+    """Return the parameter named weight of a layer; an empty vector if there is none."""
+    return dict(layer.named_parameters(recurse=False)).get("weight", torch.empty(0))
+
+
 def _kept(layers: dict[str, nn.Module]) -> set[str]:
     """The layers that stay in full precision unless they are named."""
     convs = [k for k, m in layers.items() if isinstance(m, nn.modules.conv._ConvNd)]
     linear = [k for k, m in layers.items() if isinstance(m, nn.Linear)]
     single = [k for k in convs if layers[k].weight[0, 0].numel() == 1]  # type: ignore[index]
     return {*convs[:1], *linear[-1:], *single}
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
-
-
-_same.identity = True  # type: ignore[attr-defined]
 
 
 def _after(layer: nn.Module, args: object, out: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sa.types import Moves, Params, Quantizer
+from sa.types import Params, Quantizer, WeightMoves
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Cut:
     links: tuple[Link, ...]
     before: Callable[[Params, Tensor], tuple[Tensor, list[Tensor]]]
     kernels: Callable[[Params], dict[str, tuple[Tensor, Tensor | None]]]
-    moves: Moves | None
+    moves: WeightMoves | None
     after: tuple[Apply | Block | int, ...]
     rest: Callable[[Params, Tensor, list[Tensor], Tensor], Tensor] | None = None
     share: float = 1.0

@@ -19,8 +19,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sa import surrogate
 from sa.network import codes
-from sa.network.read import describe, latent_weights
+from sa.network.layers import Activation, Affine, QuantizedLayer
+from sa.network.read import describe, latent_weights, weights
 from sa.network.structure import Layer, Structure
+from sa.network.traits import Gating, LayerQuantizer, component, traits
 from sa.objective.criterion import CRITERIA
 from sa.objective.gradient_noise import seed
 from sa.objective.modes import keepers, observing, settings, statistics
@@ -153,8 +155,11 @@ class Forward:
 
     def asleep(self) -> list[str]:
         """Return quantizers that are the identity for now, having seen only zeros, by layer."""
-        named = self.network.named_modules()
-        return [k.removesuffix(".quantize") for k, m in named if getattr(m, "asleep", False)]
+        return [
+            name.removesuffix(".quantize")
+            for name, m in self.network.named_modules()
+            if isinstance(m, LayerQuantizer) and m.asleep
+        ]
 
     def observe(self, params: Params, inputs: Tensor) -> None:
         """Let what starts from data (ranges, step sizes) see its first inputs."""
@@ -191,12 +196,12 @@ class NetworkForward(Forward):
     example: Tensor | None = None
 
     @cached_property
-    def gates(self) -> dict[str, Any]:
-        """Gates on channels, by the name of their parameter."""
+    def gates(self) -> dict[str, Gating]:
+        """The gates on channels, by the name of their parameter."""
         return {
-            f"{name}.quantize.alpha": m.quantize.spec
+            f"{name}.quantize.alpha": gate
             for name, m in self.network.named_modules()
-            if hasattr(getattr(getattr(m, "quantize", None), "spec", None), "keep")
+            if isinstance(m, Activation) and isinstance(gate := component(m.quantize), Gating)
         }
 
     @property
@@ -250,9 +255,8 @@ class NetworkForward(Forward):
         """
         network = copy.deepcopy(self.network)
         network.load_state_dict(self.frozen | params, strict=False)
-        layers: Any = network.modules()
-        for m in layers:
-            if getattr(m, "slot", None) == "weight" and getattr(m, "quantize", None):
+        for m in network.modules():
+            if isinstance(m, Affine) and m.quantize:
                 with torch.no_grad():
                     terms = surrogate.weights(partial(codes.of, m.quantize), m.weight)
                     m.weight.copy_(codes.decoded(terms))
@@ -261,8 +265,9 @@ class NetworkForward(Forward):
                 m.quantize = None if scale is None else codes.Rescaled(scale)
         named = {k: p.detach() for k, p in network.named_parameters()}
         frozen = {k: p for k, p in named.items() if k not in params}
+        criterion, quadratic = self.structure.criterion, self.structure.quadratic
         batchnorm = self.numerics.batchnorm
-        structure = describe(network, frozen, self.kind, batchnorm, self.example)
+        structure = describe(network, frozen, batchnorm, criterion, quadratic, self.example)
         mine = replace(self, network=network, frozen=frozen, structure=structure)
         return mine, {k: named[k] for k in params if k in named}
 
@@ -272,7 +277,7 @@ class NetworkForward(Forward):
         hooks = [
             m.register_forward_hook(lambda module, args, out: found.append(out))
             for m in self.network.modules()
-            if hasattr(m, "quantize") and not hasattr(m, "weight")
+            if isinstance(m, Activation)
         ]
         try:
             self.run(params, batch.inputs, self.numerics.batchnorm)
@@ -291,10 +296,8 @@ class NetworkForward(Forward):
         hooks = [
             m.register_forward_hook(_look(k, found))
             for k, m in named.items()
-            if hasattr(m, "slot") or any(True for _ in m.parameters(recurse=False))
-            if not (
-                k and hasattr(named[k.rpartition(".")[0]], "slot")
-            )  # a quantizer is its layer's
+            if isinstance(m, QuantizedLayer) or any(True for _ in m.parameters(recurse=False))
+            if not (k and isinstance(named[k.rpartition(".")[0]], QuantizedLayer))  # its quantizer
         ]
         norms = "running" if batch.rows == 1 else self.numerics.batchnorm
         try:
@@ -359,10 +362,10 @@ def _look(name: str, found: list[Layer]) -> Callable[..., None]:
     """Return a hook that appends what a layer did."""
 
     def hook(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
-        q, w = getattr(module, "quantize", None), getattr(module, "weight", None)
-        weight = w if isinstance(w, Tensor) and w.dim() > 1 else None
-        count = sum(p.numel() for p in module.parameters(hasattr(module, "slot")))
-        q = None if getattr(q, "identity", False) else q
+        own = module if isinstance(module, QuantizedLayer) else None
+        q = None if own is None or traits(own.quantize).identity else own.quantize
+        weight = weights(module)
+        count = sum(p.numel() for p in module.parameters(recurse=own is not None))
         used = q(weight) if q and weight is not None else weight
         found.append(Layer(name, args[0], out, q, weight, used, count))
 

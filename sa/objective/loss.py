@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sa.network.read import coupling, describe, row_width
+from sa.objective.criterion import CRITERIA
 from sa.objective.evaluate import SPLITS, Evaluation
 from sa.objective.forward import NetworkForward, RowFunction
 from sa.objective.numerics import DTYPES, Numerics
@@ -168,7 +169,9 @@ def _forward(
     point = {k: named[k] for k in names}
     example = batch.inputs[:16]
     forward = NetworkForward(
-        structure=describe(network, frozen, kind, numerics.batchnorm, example),
+        structure=describe(
+            network, frozen, numerics.batchnorm, CRITERIA[kind], kind == "mse", example
+        ),
         example=example,
         width=row_width(network, batch.inputs[:1]),
         numerics=numerics,

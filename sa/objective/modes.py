@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sa.network.traits import LayerQuantizer
+
 
 @contextmanager
 def statistics(norms: Sequence[_BatchNorm], use: str) -> Iterator[None]:
@@ -31,29 +33,29 @@ def statistics(norms: Sequence[_BatchNorm], use: str) -> Iterator[None]:
 @contextmanager
 def settings(network: nn.Module, train: bool) -> Iterator[None]:
     """Let quantizers of layers use their settings of training, or of evaluation, inside."""
-    mine = keepers(network)
-    for m in mine:
+    own = keepers(network)
+    for m in own:
         m.training = train
     try:
         yield
     finally:
-        for m in mine:
+        for m in own:
             m.training = False
 
 
 @contextmanager
-def observing(network: nn.Module) -> Iterator[list[nn.Module]]:
-    """Let quantizers keep what they learn from data (ranges) inside; yield those quantizers."""
-    mine = [m for m in network.modules() if getattr(m, "observes", False)]
-    for m in mine:
-        setattr(m, "observing", True)  # noqa: B010
+def observing(network: nn.Module) -> Iterator[list[LayerQuantizer]]:
+    """Let quantizers update what they keep from data (ranges) inside; yield those quantizers."""
+    observers = [m for m in keepers(network) if m.observes]
+    for m in observers:
+        m.observing = True
     try:
-        yield mine
+        yield observers
     finally:
-        for m in mine:
-            setattr(m, "observing", False)  # noqa: B010
+        for m in observers:
+            m.observing = False
 
 
-def keepers(network: nn.Module) -> list[nn.Module]:
-    """Return the quantizers of layers that keep something from data, or learn."""
-    return [m for m in network.modules() if hasattr(m, "observing")]
+def keepers(network: nn.Module) -> list[LayerQuantizer]:
+    """Return the quantizers of layers that keep numbers from data, or learn."""
+    return [m for m in network.modules() if isinstance(m, LayerQuantizer)]

@@ -1,6 +1,5 @@
 """A task made into a problem: the network built, the data loaded, targets set."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from sa.network.read import coupling, describe, row_width
 from sa.objective.batches import Batches
+from sa.objective.criterion import CRITERIA
 from sa.objective.evaluate import Evaluation
 from sa.objective.forward import NetworkForward
 from sa.objective.modes import observing
@@ -16,7 +16,7 @@ from sa.objective.numerics import DTYPES
 from sa.objective.problem import Problem
 from sa.objective.task import Task, moving_names
 from sa.params import blocks, stream
-from sa.types import Batch, Splits
+from sa.types import Batch, Splits, called
 
 
 def prepare(
@@ -51,9 +51,11 @@ def prepare(
     named = {k: p.detach() for k, p in network.named_parameters()}
     moving = moving_names(task.moving, network, list(named))
     frozen = {k: p for k, p in named.items() if k not in moving}
-    example = data.train.inputs[:16]
+    example = None if kind == "value" else data.train.inputs[:16]
     forward = NetworkForward(
-        structure=describe(network, frozen, kind, numerics.batchnorm, example),
+        structure=describe(
+            network, frozen, numerics.batchnorm, CRITERIA[kind], kind == "mse", example
+        ),
         width=row_width(network, data.train.inputs[:1]),
         numerics=numerics,
         coupled=bool(coupling(network, numerics.batchnorm)[0]),
@@ -80,11 +82,9 @@ def spoilt(dataset: Any, seed: int, given: Tensor) -> Tensor | None:
         given: the labels (rows,), or of several networks (rows, networks).
 
     """
-    random = getattr(dataset, "random_labels", False)
-    kind = "random" if random else getattr(dataset, "corruption", "")
-    if kind not in ("random", "partial", "shuffled"):
+    clean = called(dataset, "clean")
+    if clean is None:
         return None
-    clean = replace(dataset, corruption="none", random_labels=False)
     own = clean.load(stream(seed, "data")).train.targets.to(given.device)
     return own.view(-1, *[1] * (given.dim() - 1)) != given
 

@@ -12,11 +12,14 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from sa.network.layers import Affine
 from sa.network.read import coupling, describe, latent_weights, row_width
 from sa.network.structure import Structure
+from sa.objective.criterion import CRITERIA
+from sa.objective.modes import keepers
 from sa.objective.numerics import Numerics
 from sa.params import stream
-from sa.types import STRICT, Dataset, Model, Params
+from sa.types import STRICT, Dataset, Model, Params, called, trait
 
 
 def compiler() -> str | None:
@@ -76,7 +79,7 @@ class Task:
                 f"{type(model).__name__} has {model.outputs} outputs, {type(data).__name__} has "
                 f"{data.classes} classes; give the model {data.classes} outputs",
             )
-        width = getattr(data, "outputs", None)
+        width = trait(data, "outputs")
         if width is not None and model.outputs != width:
             raise Mismatch(
                 "model",
@@ -89,7 +92,7 @@ class Task:
                 f"{self.batch_size} rows a step, and {type(data).__name__} has {data.rows}; "
                 "batch_size=null is all of them",
             )
-        demanded = getattr(model, "criterion", None)
+        demanded = trait(model, "criterion")
         if demanded != self.kind and "value" in (demanded, self.criterion):
             who = f"{type(model).__name__} is {'a loss itself' if demanded else 'none'}"
             raise Mismatch(
@@ -122,8 +125,7 @@ class Task:
             raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
         if here and self.compile and self.device == "cpu" and not compiler():
             raise Mismatch("compile", "there is no C++ compiler here; compile=false")
-        if hasattr(self.dataset, "check"):
-            self.dataset.check()
+        called(self.dataset, "check")
 
     def _enough(self, network: nn.Module, width: int) -> None:
         """Refuse a memory budget too small for one point."""
@@ -157,7 +159,7 @@ class Task:
         """The criterion's name: ce, mse or value."""
         if self.criterion != "auto":
             return self.criterion
-        demanded: str | None = getattr(self.model, "criterion", None)
+        demanded: str | None = trait(self.model, "criterion")
         return demanded or ("ce" if self.dataset.classes else "mse")
 
     def coupling(self) -> tuple[str, str]:
@@ -177,7 +179,7 @@ class Task:
     def keeps(self) -> bool:
         """Whether quantizers of the network keep anything from data, or learn."""
         network, _ = _sample(self.model)  # type: ignore[arg-type]
-        return any(hasattr(m, "observing") for m in network.modules())
+        return bool(keepers(network))
 
     def structure(self) -> Structure:
         """The network's structure, before any data is loaded: what an estimator may require."""
@@ -185,8 +187,10 @@ class Task:
         named = {k: p.detach() for k, p in network.named_parameters()}
         moving = moving_names(self.moving, network, list(named))
         frozen = {k: p for k, p in named.items() if k not in moving}
-        rows = torch.randn(16, *self.model.shape, generator=stream(0, "rows"), dtype=torch.float64)
-        return describe(network, frozen, self.kind, self.batchnorm, rows)
+        kind, draw = self.kind, stream(0, "rows")
+        rows = torch.randn(16, *self.model.shape, generator=draw, dtype=torch.float64)
+        example = None if kind == "value" else rows
+        return describe(network, frozen, self.batchnorm, CRITERIA[kind], kind == "mse", example)
 
 
 @lru_cache(maxsize=4)
@@ -198,7 +202,7 @@ def _sample(model: Model) -> tuple[nn.Module, int]:
 
 def _fitting(model: Model, data: Dataset) -> str:
     """What to type where the shapes of a model and a dataset differ."""
-    if getattr(model, "criterion", None) == "value":
+    if trait(model, "criterion") == "value":
         return "it is a loss itself: use dataset=point"
     settings: list[str] = [f.name for f in fields(model)] if is_dataclass(model) else []
     if "shape" in settings and len(model.shape) == len(data.shape):
@@ -225,11 +229,7 @@ def moving_names(
     """
     if isinstance(wanted, str):
         return names
-    layers = [
-        k
-        for k, m in network.named_modules()
-        if hasattr(m, "weight") and getattr(m, "quantize", None)
-    ]
+    layers = [k for k, m in network.named_modules() if isinstance(m, Affine) and m.quantize]
     chosen: set[str] = set()
     for want in wanted:
         if isinstance(want, int):

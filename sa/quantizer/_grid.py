@@ -7,10 +7,11 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 import torch
 from annotated_types import Ge, Gt, Le, doc
 from pydantic import StringConstraints
-from torch import Tensor, nn
+from torch import Tensor
 
 from sa.network import codes
 from sa.network.codes import Term, Terms
+from sa.network.traits import LayerQuantizer
 
 Bits = Annotated[int, Ge(1), Le(32)]
 Granularity = Annotated[
@@ -169,7 +170,7 @@ class _Stepped(Protocol):
     def step_size(self, limits: Tensor) -> Tensor | None: ...
 
 
-class Stored(nn.Module):
+class Stored(LayerQuantizer):
     """A quantizer with a range of its layer's: ``limits`` (ends, groups, 1), a buffer.
 
     The range is that of the first tensor observed that is not all 0, then limits <- ema limits + (1
@@ -179,9 +180,10 @@ class Stored(nn.Module):
     a buffer. Uses the settings ``train`` or ``eval``, by ``training``.
     """
 
+    spec: Scaled
+
     def __init__(self, spec: Scaled, like: Tensor | None):
-        super().__init__()
-        self.spec, self.observing = spec, False
+        super().__init__(spec)
         if like is None and spec.granularity != "tensor":
             raise ValueError(
                 f"granularity={spec.granularity}: a stored range of activations is one a tensor; "
@@ -195,16 +197,6 @@ class Stored(nn.Module):
         self.seen: Tensor
 
     @property
-    def stochastic(self) -> bool:
-        """Whether it is random while an estimator samples."""
-        return getattr(self.spec, "stochastic", False)
-
-    @property
-    def coupled(self) -> bool:
-        """Whether a row's output depends on the other rows."""
-        return self.spec.train == "auto"
-
-    @property
     def observes(self) -> bool:
         """Whether there is anything to see yet."""
         used = "fixed" in (self.spec.train, self.spec.eval)
@@ -214,10 +206,6 @@ class Stored(nn.Module):
     def asleep(self) -> bool:
         """Whether its stored range is not there yet: all that it has seen are zeros."""
         return self._zeros and not bool(self.seen)
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return repr(self.spec)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize x, any shape."""

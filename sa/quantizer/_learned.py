@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from sa.network.codes import Term, Terms
+from sa.network.traits import LayerQuantizer
 
 Rate = Annotated[float, Gt(0)] | None
 Decay = Annotated[float, Ge(0)] | None
@@ -46,7 +47,7 @@ class _Stepped(Protocol):
     def step_size(self, *args: Any, **kwargs: Any) -> Tensor | None: ...
 
 
-class Learned(nn.Module):
+class Learned(LayerQuantizer):
     """y = spec(x, **parameters), where they belong to the layer and move as parameters do.
 
     They start from the first tensor observed, which ``observing`` allows, once at the start; until
@@ -55,9 +56,11 @@ class Learned(nn.Module):
     what their optimizer group sets: a learning rate and a weight decay of their own.
     """
 
+    spec: Parametric
+
     def __init__(self, spec: Parametric, like: Tensor | None, **given: Any):
-        super().__init__()
-        self.spec, self.given, self.observing = spec, given, False
+        super().__init__(spec)
+        self.given = given
         some = torch.ones(1, dtype=torch.float64) if like is None else like.detach()
         start = spec.start(some)
         self._zeros = start is None
@@ -75,16 +78,6 @@ class Learned(nn.Module):
         return {k: v for k, v in own.items() if v is not None}
 
     @property
-    def stochastic(self) -> bool:
-        """Whether it is random while an estimator samples."""
-        return getattr(self.spec, "stochastic", False)
-
-    @property
-    def coupled(self) -> bool:
-        """Whether a row's output depends on the other rows."""
-        return getattr(self.spec, "coupled", False)
-
-    @property
     def observes(self) -> bool:
         """Whether there is anything to see yet."""
         return not self.seen
@@ -94,12 +87,9 @@ class Learned(nn.Module):
         """Whether it is the identity for now: all that it has seen are zeros."""
         return self._zeros and not bool(self.seen)
 
-    def extra_repr(self) -> str:
-        """The settings."""
-        return repr(self.spec)
-
     @property
     def _mine(self) -> dict[str, Tensor]:
+        # by name: under `torch.func.functional_call` they are tensors, which get_parameter refuses
         return {k: getattr(self, k) for k in self.names}
 
     def step_size(self) -> Tensor | None:

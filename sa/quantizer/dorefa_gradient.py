@@ -1,7 +1,5 @@
 """Low-bit back-propagated gradients, rounded at random (DoReFa-Net; Zhou et al. 2016)."""
 
-from typing import ClassVar
-
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -25,7 +23,6 @@ class DorefaGradient:
 
     """
 
-    coupled: ClassVar[bool] = False
     bits: Bits = 6
     rounding: Rounding = "stochastic"
 

@@ -1,6 +1,6 @@
 """Two's-complement fixed point: a range that is a power of two (Courbariaux et al. 2014)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -43,6 +43,7 @@ class FixedPoint:
 
     """
 
+    uncoupled_by: ClassVar[str] = "train=fixed"
     bits: Bits = 8
     granularity: Granularity = "tensor"
     axis: Literal[0, 1] = 0
@@ -67,6 +68,11 @@ class FixedPoint:
     def coupled(self) -> bool:
         """Whether a row of activations depends on the other rows."""
         return self.train == "auto"
+
+    @property
+    def needs_layer(self) -> bool:
+        """Whether a layer keeps its range for it."""
+        return self.train != "auto"
 
     def build(self, like: Tensor | None) -> "_grid.Scaled | _grid.Stored":
         """The quantizer of one layer: this one, unless a range is to be stored."""

@@ -42,6 +42,7 @@ class Gate:
 
     """
 
+    needs_layer: ClassVar[bool] = True
     stochastic: ClassVar[bool] = True
     floor: Annotated[float, Ge(0), Lt(1)] = 0.05
     temperature: Annotated[float, Gt(0)] = 0.5

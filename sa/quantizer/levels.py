@@ -13,7 +13,7 @@ from sa.quantizer._grid import Rounding
 from sa.types import STRICT
 
 LISTED = 1 << 16
-"""The most levels that are told one by one."""
+"""The most levels that are listed one by one, for the exact fast differences."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -49,14 +49,11 @@ class Levels:
         return self.rounding == "stochastic"
 
     @property
-    def step(self) -> Step:
-        """The same function as thresholds and levels, for the exact fast differences.
-
-        Raises AttributeError, as where there is no such property, beyond 65,536 levels.
-        """
+    def step(self) -> Step | None:
+        """The same function as thresholds and levels; None beyond 65,536 levels."""
         n = self.levels - 1
         if n >= LISTED:
-            raise AttributeError(f"{self.levels} levels are too many to be listed")
+            return None
         return Step(
             tuple((k + 0.5) / n for k in range(n)), tuple(k / n for k in range(self.levels))
         )

@@ -1,6 +1,7 @@
 """Uniform levels with a learned step size (LSQ; Esser et al., ICLR 2020)."""
 
 import math
+from typing import ClassVar
 
 import torch
 from pydantic import model_validator
@@ -35,6 +36,7 @@ class LSQ:
 
     """
 
+    needs_layer: ClassVar[bool] = True
     bits: Bits = 4
     signed: bool = True
     rounding: Rounding = "nearest"

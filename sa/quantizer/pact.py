@@ -1,6 +1,6 @@
 """Activations clipped at a learned level (PACT; Choi et al. 2018)."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt
@@ -32,6 +32,7 @@ class Pact:
 
     """
 
+    needs_layer: ClassVar[bool] = True
     bits: Bits = 4
     start_at: Annotated[float, Gt(0)] = 6.0
     rounding: Rounding = "nearest"

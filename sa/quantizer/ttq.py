@@ -30,6 +30,7 @@ class TTQ:
 
     """
 
+    needs_layer: ClassVar[bool] = True
     bits: ClassVar[int] = 2
     threshold: Annotated[float, Gt(0), Lt(1)] = 0.05
     lr: Rate = None

@@ -1,6 +1,6 @@
 """Uniform quantization: equal steps over a range read from the tensor (Jacob et al. 2018)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -49,6 +49,7 @@ class Uniform:
 
     """
 
+    uncoupled_by: ClassVar[str] = "train=fixed"
     bits: Bits = 8
     scheme: Literal["symmetric", "affine"] = "symmetric"
     granularity: Granularity = "tensor"
@@ -76,6 +77,11 @@ class Uniform:
     def coupled(self) -> bool:
         """Whether a row of activations depends on the other rows."""
         return self.train == "auto"
+
+    @property
+    def needs_layer(self) -> bool:
+        """Whether a layer keeps its range for it."""
+        return self.train != "auto"
 
     def build(self, like: Tensor | None) -> "_grid.Scaled | _grid.Stored":
         """The quantizer of one layer: this one, unless a range is to be stored."""

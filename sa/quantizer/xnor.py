@@ -9,7 +9,7 @@ from torch import Tensor
 from sa import surrogate
 from sa.network import codes
 from sa.network.codes import Term, Terms
-from sa.types import STRICT, Moves
+from sa.types import STRICT, WeightMoves
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -37,7 +37,7 @@ class Xnor:
     centre: bool = False
 
     @property
-    def moves(self) -> Moves | None:
+    def moves(self) -> WeightMoves | None:
         """How q(w) moves with one weight; None where it moves the signs or scales of others."""
         return None if self.centre or self.scale == "tensor" else self._moves
 

@@ -87,7 +87,7 @@ class Patient:
         self._stream, self._place = stream, place
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self._stream, name)  # what else a stream has is passed on by its name
 
     def isatty(self) -> bool:
         """Return whether the stream is an open terminal."""

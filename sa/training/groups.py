@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sa.network.traits import LayerQuantizer
 from sa.types import Params
 
 Own = dict[str, dict[str, float]]
@@ -17,7 +18,7 @@ def own(network: nn.Module) -> Own:
     return {
         f"{name}.{k}": module.group
         for name, module in network.named_modules()
-        if isinstance(getattr(module, "group", None), dict)
+        if isinstance(module, LayerQuantizer)
         for k, _ in module.named_parameters(recurse=False)
     }
 

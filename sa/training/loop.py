@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass as plain
 from dataclasses import field, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from annotated_types import Gt
@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
+from sa.network.traits import traits
 from sa.objective import divergence
 from sa.objective.problem import Problem
 from sa.params import finite, flatten, stream
@@ -31,6 +32,7 @@ from sa.types import (
     Params,
     Quantizer,
     State,
+    trait,
 )
 
 
@@ -78,7 +80,7 @@ class Recipe:
                 scored(key)
             except ValueError as error:
                 raise ValueError(f"until: {error}") from error
-        if hasattr(self.stored, "build") and getattr(self.stored, "train", None) != "auto":
+        if traits(self.stored).needs_layer:
             raise ValueError(
                 f"stored: {type(self.stored).__name__} keeps something for every layer; take one "
                 "that reads its range from the tensor, as fixed_point or uniform with train=auto"
@@ -265,11 +267,11 @@ def loop(
         if last or (analyse_every and step % analyse_every == 0):
             for name, analysis in analyses.items():
                 generator = stream(seed, "analysis", name, step, device=device)
-                mine: Any = analysis
-                if factor != 1 and getattr(mine, "lr", None):  # the rate of this step
-                    mine = replace(mine, lr=max(factor * mine.lr, 1e-30))
+                rate: Any = trait(analysis, "lr")
+                if factor != 1 and rate:  # the rate of this step
+                    analysis = replace(cast(Any, analysis), lr=max(factor * rate, 1e-30))
                 try:
-                    row |= mine(objective, params, estimate, generator, at)
+                    row |= analysis(objective, params, estimate, generator, at)
                 except Diverged:  # of this analysis; the others and the training go on
                     row[f"{name}/diverged"] = 1.0
         yield row | scores, before

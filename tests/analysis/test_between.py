@@ -167,7 +167,7 @@ def test_units_that_cannot_change_places_are_refused(name, settings, why):
         Interpolation(align=True).requires(task.structure())
     Interpolation().requires(task.structure())
     point = Task(model=component("model", "rosenbrock"), dataset=component("dataset", "point"))
-    with pytest.raises(ValueError, match="is no chain of layers.*align=false"):
+    with pytest.raises(ValueError, match="a formula, not a chain of layers.*align=false"):
         Interpolation(align=True).requires(point.structure())
 
 

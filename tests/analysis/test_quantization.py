@@ -13,6 +13,7 @@ from sa.dataset.digits import Digits
 from sa.dataset.gaussian import Gaussian
 from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
+from sa.network.traits import traits
 from sa.objective.objective import from_function
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
@@ -30,7 +31,7 @@ RULER = Uniform(granularity="channel", scheme="affine")
 
 
 def measured(x, q, axis=0):
-    return split(x, q(x), q, axis)
+    return split(x, q(x), traits(q).granularity, axis)
 
 
 def look(analysis, problem):

@@ -20,9 +20,9 @@ from sa.estimator.sr_ste import SRSTE
 from sa.estimator.ste import STE
 from sa.model.cnn import CNN
 from sa.model.toy_mlp import ToyMLP
-from sa.network.layers import made
 from sa.network.quantize import Rule, apply_quantizers
 from sa.network.read import quantized
+from sa.network.traits import for_layer
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
 from sa.params import stream
@@ -373,7 +373,7 @@ def test_a_layer_that_starts_at_zero_learns_and_says_while_it_is_the_identity(
                 network.fc2.weight.zero_()
                 q = network.fc2.quantize
                 if isinstance(q, Learned):
-                    network.fc2.quantize = made(q.spec, network.fc2.weight)
+                    network.fc2.quantize = for_layer(q.spec, network.fc2.weight)
         return network
 
     monkeypatch.setattr(ToyMLP, "build", zero)
