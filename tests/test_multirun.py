@@ -124,7 +124,7 @@ def test_a_sweep_loses_no_point_unless_told_to(sa):
     sa("-m", *SMALL, "sweep.name=one", "seed=0,1")
     before = Path("sweeps/one/manifest.jsonl").read_text()
     code, _, err = sa("-m", *SMALL, "sweep.name=one", "seed=1,2")
-    assert code == 2 and "1 points" in err and "sweep.replace=true" in err
+    assert code == 2 and "1 point that" in err and "sweep.replace=true" in err
     assert Path("sweeps/one/manifest.jsonl").read_text() == before
     assert sa("-m", *SMALL, "sweep.name=one", "seed=0,1,2")[0] == 0  # more points are welcome
     assert sa("-m", *SMALL, "sweep.name=one", "seed=1,2", "sweep.replace=true")[0] == 0

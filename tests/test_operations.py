@@ -253,7 +253,7 @@ def test_retry_says_when_the_folder_of_a_sweep_is_gone(tmp_path, monkeypatch, ca
     (path.parent / "jobs.jsonl").write_text('{"job": "1_0", "runs": []}\n')
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: types.SimpleNamespace(returncode=0))
     assert main(["retry", "s", "--root", str(tmp_path)]) == 0
-    assert "gone: words of it that are relative" in capsys.readouterr().err
+    assert "gone, no longer exists: relative paths" in capsys.readouterr().err
 
 
 def test_a_snapshot_comes_before_the_users_own_code_and_replaces_none(tmp_path, monkeypatch):

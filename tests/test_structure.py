@@ -21,7 +21,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "tracking": {"record"},
     "dashboard": {"table"},
     "figure": {"table"},
-    "network": {"flips", "network", "surrogate", "types"},
+    "network": {"flips", "network", "params", "surrogate", "types"},
     "flips": {"flips", "network", "params", "types"},
     "curvature": {"curvature", "params", "types"},
     "objective": set("curvature flips network objective params surrogate types".split()),

@@ -343,10 +343,10 @@ def test_a_figure_says_which_runs_of_its_sweep_are_not_done(tmp_path, monkeypatc
 
 
 def test_the_line_of_a_finished_point_names_its_number_as_tables_do():
-    from sa.launch.progress import _told
+    from sa.launch.progress import _value
 
     result = {"value": 0.5, "descent/best": 0.2, "status": "done", "x/y": 3.0}
-    assert _told({"metric": "descent/best"}, result) == "best relative decrease (%) 40"
-    assert _told({"metric": "x/y"}, result) == "x/y 3"
-    assert _told({"metric": None}, result) == "loss at the point 0.5"
-    assert _told({"metric": "absent"}, result) == "done"
+    assert _value({"metric": "descent/best"}, result) == "best relative decrease (%) 40"
+    assert _value({"metric": "x/y"}, result) == "x/y 3"
+    assert _value({"metric": None}, result) == "loss at the point 0.5"
+    assert _value({"metric": "absent"}, result) == "done"

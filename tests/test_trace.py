@@ -231,9 +231,12 @@ def test_a_network_in_float32_is_read_and_differentiated_in_float64():
     x = rows(40, 8).float()
     params = {k: p.detach() for k, p in net.named_parameters()}
     forward = NetworkForward(
-        structure=describe(net, {}, "running", CRITERIA["mse"], True, x[:16]), width=row_width(net, x[:1]),
-        numerics=Numerics(dtype="float32", batchnorm="running"), kind="mse", network=net,
-    )  # fmt: skip
+        structure=describe(net, {}, "running", CRITERIA["mse"], True, x[:16]),
+        width=row_width(net, x[:1]),
+        numerics=Numerics(dtype="float32", batchnorm="running"),
+        kind="mse",
+        network=net,
+    )
     f = Objective(forward, Batch(x, rows(40, 3).float()))
     fast, brute = (f.differences(params, [0.1], path) for path in ("fast", "brute"))
     for k, g in fast.grads[0].items():

@@ -47,9 +47,10 @@ def check_replicas(components: Components, start: Components | None) -> None:
         start: those of its parent, if it has one.
 
     """
+    from sa.types import trait
+
     settings, estimator, recipe = components.settings, components.estimator, components.recipe
-    slope = estimator.target == "surrogate" and hasattr(estimator, "surrogate")
-    if not slope or _forward_mode(estimator):
+    if not trait(estimator, "one_backward"):
         raise UsageError(
             "replicas: one back-propagation through all networks trains them; take estimator=ste, "
             "ste_clipped or another slope, or sweep over seed instead"

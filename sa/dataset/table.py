@@ -110,7 +110,9 @@ def _there(file: str, table: "pd.DataFrame", target: str, columns: tuple[str, ..
 
 def _numbers(file: str, table: "pd.DataFrame") -> None:
     """Refuse text and what is not finite, by the names of the columns."""
-    text = [c for c in table.columns if getattr(table[c].dtype, "kind", "O") not in "fiub"]
+    from pandas.api.types import is_numeric_dtype
+
+    text = [c for c in table.columns if not is_numeric_dtype(table[c])]
     if text:
         raise BadData(
             f"{file}: expected numbers; no numbers are in {', '.join(text)}: number the classes of "

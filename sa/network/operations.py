@@ -16,6 +16,7 @@ from sa.network import layers
 from sa.network.codes import Rescaled
 from sa.network.structure import Norm, Step
 from sa.network.trace import Trace, called, named, step_of
+from sa.network.traits import traits
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _layer(trace: Trace, node: fx.Node) -> Operation:
     bias = f"{at}bias" if f"{at}bias" in trace.params else None
     match m:
         case layers.Linear() | layers.Conv():
-            whole = m.quantize is None or getattr(m.quantize, "identity", False)
+            whole = traits(m.quantize).identity
             if not whole or isinstance(m.quantize, Rescaled):
                 return Other(f"the weights of layer '{name}' are quantized")
             if isinstance(m, layers.Linear):

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from sa.network import quantize
 from sa.network.layers import Activation, Conv, Linear
 from sa.network.structure import Step
+from sa.network.traits import LayerQuantizer
 from sa.types import Params
 
 Result = TypeVar("Result")
@@ -258,7 +259,7 @@ def _refuse_layer(name: str, m: nn.Module) -> None:
     if foreign or m._forward_pre_hooks:
         kind = "forward hook" if foreign else "forward pre-hook"
         raise Unreadable(f"{where} has a {kind}, and what a hook does cannot be read; remove it")
-    if hasattr(m, "observing"):  # a quantizer that keeps a range or levels from data
+    if isinstance(m, LayerQuantizer):
         raise Unreadable(f"the quantizer '{name}' keeps a range or levels from data")
     if isinstance(m, _BatchNorm) and m.running_mean is None:
         why = "keeps no running statistics, so it couples the rows of a batch"

@@ -209,7 +209,7 @@ def test_all_rows_share_random_weights_however_they_are_split():
 
 def test_estimators_by_rows_refuse_units_of_no_row():
     p = problem(make("weight", "binaryconnect_sto"), make("activation", "bernoulli"))
-    with pytest.raises(ValueError, match="random units of rows only; use estimator=sr_ste"):
+    with pytest.raises(ValueError, match="each row samples units of its own; use estimator=sr_ste"):
         grad(p, RLOO())
 
 
