@@ -110,34 +110,29 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 class _Bar:
-    """What pooch asks of a progress bar, drawn on stderr where that is a terminal."""
+    """The progress bar of a download, on stderr, with the methods that pooch calls."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-        columns = BarColumn(), DownloadColumn(), TimeRemainingColumn()
-        console = Console(stderr=True)
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self.task = self.bar.add_task("")
+        self._bar, self._done = telling.Bar("", stream=sys.stderr, of_bytes=True), 0
 
     @property
     def total(self) -> Any:
-        return self.bar.tasks[0].total
+        return self._bar.total
 
     @total.setter
     def total(self, size: int) -> None:
-        self.bar.update(self.task, total=size)
-        self.bar.start()
+        self._bar.total = size
+        self._bar.update(self._done)
 
     def update(self, size: int) -> None:
-        self.bar.advance(self.task, size)
+        self._done += size
+        self._bar.update(self._done)
 
     def reset(self) -> None:
-        self.bar.update(self.task, completed=0)
+        self._done = 0
 
     def close(self) -> None:
-        self.bar.stop()
+        self._bar.close()
 
 
 def main(argv: list[str] | None = None) -> int:
