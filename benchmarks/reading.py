@@ -197,7 +197,13 @@ def measure(case: Case) -> tuple[int, float, float, float, str]:
     worst = max(float((ours.grads[0][k] - g).abs().max()) for k, g in brute.grads[0].items())
     every = list(ours.paths.values())
     ways = ", ".join(f"{way} {every.count(way)}" for way in dict.fromkeys(every))
-    return size(point), ours.evals, brute.evals, worst, ways or forward.structure.slow or ""
+    return (
+        size(point),
+        ours.evals,
+        brute.evals,
+        worst,
+        ways or forward.structure.why_no_fast_path or "",
+    )
 
 
 def main() -> None:

@@ -132,7 +132,7 @@ class Partial(Protocol):
         ...
 
 
-class Forget:
+class KeepsNothing:
     """A Partial that keeps nothing."""
 
     def take(self) -> tuple[int, State]:

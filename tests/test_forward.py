@@ -29,7 +29,7 @@ def test_a_plain_function_has_nothing_of_a_network():
 def test_a_plan_fits_into_memory_and_never_splits_coupled_rows(memory):
     for coupled in (False, True):
         f = RowFunction(lambda p, b: b.targets, numerics=Numerics(memory=memory), coupled=coupled)
-        points, together = f.plan(rows=50, points=20, width=2)
+        points, together = f.chunk_sizes(rows=50, points=20, width=2)
         assert 1 <= points <= 20 and 1 <= together <= 50
         assert 8 * 2 * points * together <= memory or points == 1
         assert together == 50 or (not coupled and 8 * 2 * together <= max(memory, 16))

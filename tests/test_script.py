@@ -396,4 +396,4 @@ def test_exact_differences_of_an_own_network_cost_a_few_evaluations(net, rows):
     for name, exact in brute.grads[0].items():
         assert torch.allclose(fast.grads[0][name], exact, atol=1e-12)
     smooth = lab.loss(nn.Sequential(nn.Linear(8, 4), nn.GELU(), nn.Linear(4, 3)), rows)
-    assert smooth.structure.obstacle == "layer '1' (GELU) is not a step"
+    assert smooth.structure.why_not_a_chain == "layer '1' (GELU) is not a step"

@@ -214,7 +214,7 @@ def test_after_the_last_step_the_straight_through_is_true():
 
 
 def refusal(model, *moving, **settings):
-    return problem(model, *moving, **settings).structure.slow
+    return problem(model, *moving, **settings).structure.why_no_fast_path
 
 
 def test_what_prevents_it_is_said():

@@ -61,7 +61,7 @@ def exact(network, x, eps=EPS, **settings):
     """The fast differences, if they are brute force's."""
     f, params = loss(network, x, **settings)
     fast, brute = (f.differences(params, eps, path) for path in ("auto", "brute"))
-    assert fast.path == "fast", f.structure.slow
+    assert fast.path == "fast", f.structure.why_no_fast_path
     for a, b, e in zip(fast.grads, brute.grads, eps, strict=True):
         for k in a:
             scale = max(1e-3 / e, float(b[k].abs().max()))
@@ -72,7 +72,7 @@ def exact(network, x, eps=EPS, **settings):
 
 def is_chain(network, x, **settings):
     f, fast = exact(network, x, **settings)
-    assert f.structure.obstacle is None and not f.structure.cuts
+    assert f.structure.why_not_a_chain is None and not f.structure.cuts
     return f, fast
 
 
@@ -430,7 +430,7 @@ def test_reading_leaves_the_network_as_it_is():
 def test_batchnorm_of_the_batch_says_what_to_set():
     told = describe(
         stack(nn.BatchNorm1d(6)).eval(), {}, "batch", CRITERIA["mse"], True, rows(16, 6)
-    ).obstacle
+    ).why_not_a_chain
     assert "layer '1' (BatchNorm) normalises by the batch" in told
     assert "set batchnorm=running" in told
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from sa.network.structure import Layer
+from sa.network.structure import LayerTrace
 from sa.network.traits import traits
 from sa.types import Quantizer
 
@@ -23,7 +23,7 @@ class Price(NamedTuple):
     input_bits: int
 
 
-def prices(layers: list[Layer], full: int) -> dict[str, Price]:
+def prices(layers: list[LayerTrace], full: int) -> dict[str, Price]:
     """Return the price of every affine map in the forward of one row, by the name of its layer.
 
     Inputs have the bits of the last quantized activation if all of them are values of it. Padding,

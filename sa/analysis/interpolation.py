@@ -72,10 +72,11 @@ class Interpolation:
 
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if align=true and the units cannot be permuted."""
-        if self.align and structure.bound is not None:
+        if self.align and structure.why_not_permutable is not None:
             raise ValueError(
-                f"align: {structure.bound}; units can be permuted in chains of fully connected "
-                "layers and convolutions (fc_*, mlp*, toy_mlp, cnn*, vgg11*); set align=false"
+                f"align: {structure.why_not_permutable}; units are permuted in chains of fully "
+                "connected layers and convolutions (fc_*, mlp*, toy_mlp, cnn*, vgg11*); set "
+                "align=false"
             )
 
     def __call__(

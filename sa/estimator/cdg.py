@@ -47,9 +47,10 @@ class CDG:
 
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if path=fast is demanded and the network has no fast path."""
-        if self.path == "fast" and structure.slow:
+        if self.path == "fast" and structure.why_no_fast_path:
             raise ValueError(
-                f"path=fast is not possible: {structure.slow}; use path=auto or path=brute"
+                f"path=fast is not possible: {structure.why_no_fast_path}; use path=auto or "
+                "path=brute"
             )
 
     def __call__(

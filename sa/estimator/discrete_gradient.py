@@ -48,9 +48,10 @@ class DiscreteGradient:
 
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no coordinate has an exact profile."""
-        if structure.obstacle:
+        if structure.why_not_a_chain:
             raise ValueError(
-                f"discrete_gradient is not possible: {structure.obstacle}; use estimator=best_of"
+                f"discrete_gradient is not possible: {structure.why_not_a_chain}; use "
+                "estimator=best_of"
             )
         if not any(x.step is not None and x.padding is None for x in structure.links):
             raise ValueError(

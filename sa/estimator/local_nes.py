@@ -94,8 +94,8 @@ class LocalNES:
     def requires(self, structure: Structure) -> None:
         """Raise ValueError, with the layer, if the method does not work for the network."""
         s = structure
-        if s.obstacle:
-            raise ValueError(f"local_nes is not possible: {s.obstacle}; use estimator=nes")
+        if s.why_not_a_chain:
+            raise ValueError(f"local_nes is not possible: {s.why_not_a_chain}; use estimator=nes")
         if not s.plain:
             odd = next(x for x in s.links if x.padding is not None or x.norm is not None)
             what = "a convolution" if odd.padding is not None else "followed by a norm"

@@ -191,7 +191,10 @@ def step_size(source: Sequence[Activation]) -> Tensor | float | None:
 
 
 def connect(row: nn.Sequential) -> None:
-    """Tell affine maps which activation they come behind; flattening and maxima are no obstacle."""
+    """Set the ``source`` of every affine map that comes behind an activation.
+
+    Flattening and maxima may stand between.
+    """
     source: tuple[Activation, ...] = ()
     for layer in row:
         match layer:

@@ -61,29 +61,31 @@ def describe(
         what = "the loss is a formula" if formula else "the network is a module of its own kind"
         why = f"{what}, not a chain of layers"
         if coupled or rows is None:
-            return replace(base, bound=why, obstacle=coupled or why)
+            return replace(base, why_not_permutable=why, why_not_a_chain=coupled or why)
         moving = [k for k, _ in network.named_parameters() if k not in frozen]
         found = reading.read(network, rows, moving)
         cuts = [*found.cuts.values()]
-        return replace(whole, links=found.links, cuts=cuts, obstacle=found.why, bound=why)
+        return replace(
+            whole, links=found.links, cuts=cuts, why_not_a_chain=found.why, why_not_permutable=why
+        )
     try:
-        whole = replace(whole, units=network.units(), bound=None)
+        whole = replace(whole, units=network.units(), why_not_permutable=None)
     except ValueError as error:
-        whole = replace(whole, bound=str(error))
-    base = replace(base, units=whole.units, bound=whole.bound)
+        whole = replace(whole, why_not_permutable=str(error))
+    base = replace(base, units=whole.units, why_not_permutable=whole.why_not_permutable)
     if coupled:
-        return replace(base, obstacle=coupled)
+        return replace(base, why_not_a_chain=coupled)
     try:
         links = network.links()
-        obstacle = chain.obstacle(links)
+        why_not = chain.obstacle(links)
     except ValueError as error:
-        links, obstacle = [], str(error)
-    if obstacle is None:
-        return replace(whole, links=links, obstacle=None)
+        links, why_not = [], str(error)
+    if why_not is None:
+        return replace(whole, links=links, why_not_a_chain=None)
     try:
-        return replace(whole, cuts=_cuts(network, frozen), obstacle=obstacle)
+        return replace(whole, cuts=_cuts(network, frozen), why_not_a_chain=why_not)
     except ValueError as error:
-        return replace(base, obstacle=f"{obstacle}; and {error}")
+        return replace(base, why_not_a_chain=f"{why_not}; and {error}")
 
 
 def _cuts(network: Network, frozen: Params) -> list[Cut]:

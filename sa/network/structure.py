@@ -11,7 +11,7 @@ from sa.types import Params, Quantizer, WeightMoves
 
 @dataclass(frozen=True)
 class Step:
-    """A piecewise constant function: ``levels[k]`` where thresholds[k-1] <= z < thresholds[k]."""
+    """A piecewise constant function: ``levels[k]`` if thresholds[k-1] <= z < thresholds[k]."""
 
     thresholds: tuple[float, ...]
     levels: tuple[float, ...]
@@ -29,11 +29,19 @@ class Norm:
 class Link:
     """One affine map of a chain, by its parameters' names, and the step after it, if any.
 
-    padding: of a square convolution; None for a fully connected map. pool: the side of the average
-    pooling after the map. norm: BatchNorm on running statistics before the step. average: whether
-    maps (rows, c, h, w) enter averaged over positions; else they are flattened. stride: of the
-    convolution; 1 in a chain. step_size: a number that all inputs are multiples of, where the
-    weights are codes (`Cut.kernels`).
+    Args:
+        weight: name of its weights.
+        bias: name of its bias; None without one.
+        step: the step that follows; None if none does.
+        padding: of a square convolution; None for a fully connected map.
+        pool: side of the average pooling after the map.
+        norm: BatchNorm on running statistics before the step.
+        average: whether maps (rows, c, h, w) enter averaged over positions; else they are
+            flattened.
+        stride: of the convolution; 1 in a chain.
+        step_size: a number that all inputs are multiples of, if the weights are codes
+            (`Cut.kernels`).
+
     """
 
     weight: str
@@ -48,10 +56,10 @@ class Link:
 
 
 class Units(NamedTuple):
-    """Where the units of a hidden layer are, by the names of tensors.
+    """The tensors that hold the units of a hidden layer, by name.
 
-    rows: along their first axis. columns: along the second axis of the next layer's weights, each
-    unit in a block of equally many.
+    rows: tensors that have a unit per row, along their first axis. columns: the next layer's
+    weights, which have them along the second axis, each unit in a block of equally many columns.
     """
 
     rows: tuple[str, ...]
@@ -64,7 +72,7 @@ Apply = Callable[[Params, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Block:
-    """y = body(enter(x)) + shortcut(x), where a step comes first in the body.
+    """y = body(enter(x)) + shortcut(x), with a step first in the body.
 
     So the body's output depends only on which ``thresholds`` enter(x) is at or above.
     """
@@ -79,14 +87,19 @@ class Block:
 class Cut:
     """A network that is no chain, cut open at one convolution.
 
-    before: (params, inputs) -> what goes into the convolution, and what sums behind it take from
-    before it. links: the convolution and, where nothing but a norm and a step stand between it and
-    another one, that one. kernels: by name, what the links multiply by, and the scale that follows,
-    (out, 1, 1, 1) or of one element, None without one. moves: of quantized weights, how they move
-    with single ones; None: w itself moves. after: what follows the links, in turn; a number adds
-    what ``before`` kept there. rest: (params, z, kept, rows) -> outputs, what follows the links in
-    one call, instead of ``after``; rows says which rows z belongs to. share: of the network's
-    operations, what the rest takes, in (0, 1].
+    Args:
+        links: the convolution. If only a norm and a step stand between it and another convolution,
+            that one comes second.
+        before: (params, inputs) -> the input of the convolution, and what sums behind it add from
+            before it.
+        kernels: params -> by name, the kernels that the links multiply by, and the scale that
+            follows: (out, 1, 1, 1), one element, or None.
+        moves: how quantized weights move with single ones; None if w itself moves.
+        after: what follows the links, in order; a number i adds what ``before`` kept as i-th.
+        rest: (params, z, kept, rows) -> outputs, what follows the links in one call, instead of
+            ``after``; rows says which rows z belongs to. None where ``after`` says it.
+        share: the rest's share of the network's operations, in (0, 1].
+
     """
 
     links: tuple[Link, ...]
@@ -104,15 +117,23 @@ def _no_criterion(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Structure:
-    """The network as a chain of affine maps and steps, or ``obstacle``: why it is none.
+    """What estimators may need to know of a network and its loss.
 
-    cuts: of a network that is no chain, and where only kernels move, one for each of them.
-    frozen: the network's parameters that do not move. statistics: its running statistics.
-    criterion: (outputs, targets) -> row losses; quadratic: whether it is the squared error averaged
-    over outputs. stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None
-    where nobody knows. gradients: whether what is back-propagated is quantized. quantized: what is
-    quantized, ``layer.slot``, and how. units: of every hidden layer, where they may change places
-    without the function changing; else ``bound``: why they may not.
+    Args:
+        links: the network as a chain of affine maps and steps; () if it is none.
+        cuts: if it is no chain and only kernels move, the network cut open at each of them.
+        frozen: the network's parameters that do not move.
+        statistics: its running statistics.
+        criterion: (outputs, targets) -> row losses.
+        quadratic: whether the criterion is the squared error averaged over outputs.
+        stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None if
+            nobody knows.
+        gradients: whether back-propagated gradients are quantized.
+        quantized: ``layer.slot`` -> its quantizer, of the slots that are not in full precision.
+        why_not_a_chain: the reason, if it is no chain.
+        units: hidden units that can be permuted without changing the function, per layer.
+        why_not_permutable: the reason, if they cannot.
+
     """
 
     links: Sequence[Link] = ()
@@ -124,19 +145,19 @@ class Structure:
     stochastic: bool | None = None
     gradients: bool = False
     quantized: Mapping[str, str] = field(default_factory=dict)
-    obstacle: str | None = "the loss is a plain function"
+    why_not_a_chain: str | None = "the loss is a plain function"
     units: Sequence[Units] = ()
-    bound: str | None = "the loss is a plain function"
+    why_not_permutable: str | None = "the loss is a plain function"
 
     @property
     def hard(self) -> list[str]:
-        """The quantized weights and activations: where there are any, the loss has no Hessian."""
+        """The quantized weights and activations; if there are any, the loss has no Hessian."""
         return [k for k in self.quantized if not k.endswith(".gradient")]
 
     @property
-    def slow(self) -> str | None:
-        """Why coordinate differences take two forwards a coordinate, or None if they do not."""
-        return None if self.cuts else self.obstacle
+    def why_no_fast_path(self) -> str | None:
+        """Why coordinate differences take two forwards a coordinate; None if they do not."""
+        return None if self.cuts else self.why_not_a_chain
 
     @property
     def plain(self) -> bool:
@@ -144,13 +165,18 @@ class Structure:
         return bool(self.links) and all(x.padding is None and x.norm is None for x in self.links)
 
 
-class Layer(NamedTuple):
-    """What one layer did in one forward, in the order of the forward.
+class LayerTrace(NamedTuple):
+    """What one layer did in one forward.
 
-    name: of the layer, '' of a formula. inputs, outputs: (rows, ...). quantize: what its weights,
-    or of an activation its inputs, go through; None in full precision. weight: its weights before
-    that, (out, ...), and used, after it; None where it is no affine map. parameters: how many it
-    has, quantizers' too.
+    Args:
+        name: of the layer; '' of a formula.
+        inputs: (rows, ...).
+        outputs: (rows, ...).
+        quantize: quantizer of its weights, or of an activation's inputs; None in full precision.
+        weight: its weights (out, ...) before their quantizer; None if it is no affine map.
+        used: its weights after their quantizer; None likewise.
+        parameters: how many it has, its quantizer's included.
+
     """
 
     name: str

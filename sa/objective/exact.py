@@ -45,7 +45,7 @@ def fast(
     """
     s, width, memory = forward.structure, forward.width, forward.numerics.memory
     if s.cuts:
-        _, rows = forward.plan(batch.rows, 1, width)
+        _, rows = forward.chunk_sizes(batch.rows, 1, width)
         with torch.no_grad():
             grads, evals, paths = cuts.differences(
                 s, params, batch, epsilons, rows, memory, partial, forward.numerics.progress
@@ -63,7 +63,7 @@ def fast(
     if kept:
         return Differences(kept["grads"], kept["evals"], "fast", kept["paths"])
     # a view keeps every layer several times; beyond VIEW bytes it is no faster, but slower
-    rows = min(forward.plan(batch.rows, 1, 12 * width)[1], max(1, VIEW // (96 * width)))
+    rows = min(forward.chunk_sizes(batch.rows, 1, 12 * width)[1], max(1, VIEW // (96 * width)))
     with torch.no_grad():
         grads, evals, paths = flips.differences(
             s.links, s.statistics | s.frozen | params, list(params), batch, s.criterion,
@@ -92,11 +92,12 @@ def slow(
         values: (stack, base) -> losses at the points of a stack; other names are the base's.
 
     """
-    why = f" ({forward.structure.slow})" if forward.structure.slow else ""
+    reason = forward.structure.why_no_fast_path
+    why = f" ({reason})" if reason else ""
 
     def together(numbers: int) -> int:
         width = forward.width + numbers // batch.rows
-        return max(1, forward.plan(batch.rows, 2 * numbers, width)[0] // 2)
+        return max(1, forward.chunk_sizes(batch.rows, 2 * numbers, width)[0] // 2)
 
     def one(epsilon: float) -> Params:
         what = f"brute-force differences, eps {epsilon:g}{why}"
@@ -114,12 +115,12 @@ def profiles(
 ) -> Iterator[flips.Profile]:
     """Yield the loss along every coordinate that has a profile: see `Objective.profiles`."""
     s = forward.structure
-    if s.obstacle:
+    if s.why_not_a_chain:
         raise ValueError(
-            f"there are no exact profiles: {s.obstacle}; estimator=cdg estimator.path=brute takes "
-            "differences instead"
+            f"there are no exact profiles: {s.why_not_a_chain}; estimator=cdg estimator.path=brute "
+            "takes differences instead"
         )
-    _, rows = forward.plan(batch.rows, 1, 8 * forward.width)
+    _, rows = forward.chunk_sizes(batch.rows, 1, 8 * forward.width)
     yield from flips.profiles(
         s.links, s.statistics | s.frozen | params, list(params), batch, s.criterion,
         s.quadratic, reach, rows,

@@ -21,7 +21,7 @@ from sa import surrogate
 from sa.network import codes
 from sa.network.layers import Activation, Affine, QuantizedLayer
 from sa.network.read import describe, latent_weights, weights
-from sa.network.structure import Layer, Structure
+from sa.network.structure import LayerTrace, Structure
 from sa.network.traits import Gating, LayerQuantizer, component, traits
 from sa.objective.criterion import CRITERIA
 from sa.objective.gradient_noise import seed
@@ -36,7 +36,7 @@ class Forward:
 
     Args:
         structure: what the network is made of.
-        width: numbers that one row keeps alive in one evaluation, for the plan of chunks.
+        width: numbers that one row keeps alive in one evaluation, for the sizes of chunks.
         numerics: precision, device, memory.
         coupled: whether the loss of a row depends on the other rows, which are then never split.
         vectorized: whether ``torch.func.vmap`` may run over points.
@@ -83,7 +83,7 @@ class Forward:
         """The outputs in a mode; call: ``functional_call``, or what it was compiled to."""
         raise ValueError("a plain function has no outputs; make the loss of a network instead")
 
-    def plan(self, rows: int, points: int, width: int) -> tuple[int, int]:
+    def chunk_sizes(self, rows: int, points: int, width: int) -> tuple[int, int]:
         """Return how many of so many points and rows to evaluate together, within memory.
 
         Args:
@@ -145,7 +145,7 @@ class Forward:
         """Return what every activation quantizer puts out, in the order of the forward."""
         return []
 
-    def trace(self, params: Params, batch: Batch) -> list[Layer]:
+    def trace(self, params: Params, batch: Batch) -> list[LayerTrace]:
         """Return what every layer does with a batch, in the order of the forward."""
         return []
 
@@ -286,12 +286,12 @@ class NetworkForward(Forward):
                 h.remove()
         return found
 
-    def trace(self, params: Params, batch: Batch) -> list[Layer]:
+    def trace(self, params: Params, batch: Batch) -> list[LayerTrace]:
         """Return what every layer with parameters or a quantizer does, in the forward's order.
 
         One row has no statistics of its own: BatchNorm takes the running ones.
         """
-        found: list[Layer] = []
+        found: list[LayerTrace] = []
         named = dict(self.network.named_modules())
         hooks = [
             m.register_forward_hook(_look(k, found))
@@ -358,7 +358,7 @@ def compiled() -> Callable[..., Tensor]:
     return torch.compile(functional_call)
 
 
-def _look(name: str, found: list[Layer]) -> Callable[..., None]:
+def _look(name: str, found: list[LayerTrace]) -> Callable[..., None]:
     """Return a hook that appends what a layer did."""
 
     def hook(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
@@ -367,6 +367,6 @@ def _look(name: str, found: list[Layer]) -> Callable[..., None]:
         weight = weights(module)
         count = sum(p.numel() for p in module.parameters(recurse=own is not None))
         used = q(weight) if q and weight is not None else weight
-        found.append(Layer(name, args[0], out, q, weight, used, count))
+        found.append(LayerTrace(name, args[0], out, q, weight, used, count))
 
     return hook

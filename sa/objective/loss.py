@@ -41,7 +41,7 @@ class Loss(Objective):
     @property
     def why(self) -> str | None:
         """Why exact differences take two evaluations a coordinate; None if they do not."""
-        return self.structure.slow
+        return self.structure.why_no_fast_path
 
     def value(self, params: Params | None = None) -> Tensor:
         """Return the loss at a point: 0-dim float64."""

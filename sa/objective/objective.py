@@ -8,7 +8,6 @@ chain evaluated together, whose rows are rounded anyway, are summed chunk by chu
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,15 +17,16 @@ from sa.curvature.engine import PART, Hessian, Jacobian
 from sa.curvature.view import Curvature
 from sa.flips import stack as chained
 from sa.flips.differences import Profile
-from sa.network.structure import Layer, Structure
+from sa.network.structure import LayerTrace, Structure
 from sa.objective import exact
 from sa.objective.evaluate import Evaluation
 from sa.objective.forward import Forward, RowFunction
 from sa.objective.gradient_noise import GradientNoise, seed
+from sa.objective.memo import Memo
 from sa.objective.ranks import Ranks
 from sa.objective.total import total
 from sa.params import blocks, flatten, stream, unflatten
-from sa.types import PROBE, Batch, Estimator, Forget, Moment, Params, Partial, RowLoss
+from sa.types import PROBE, Batch, Estimator, KeepsNothing, Moment, Params, Partial, RowLoss
 
 NO_HESSIAN = (
     "'{}' is quantized: the loss is flat almost everywhere, its Hessian 0, and differentiating "
@@ -41,19 +41,19 @@ class Objective:
     """A loss over a batch.
 
     Args:
-        forward: gives the row losses of a batch at a point.
-        batch: the rows; of a plain function one empty row.
-        heldout: the same loss on rows kept away, if there are any.
-        whole: the same loss on all rows, where these are a minibatch.
-        evaluation: gives what the network gives whole; None of a plain function.
-        partial: keeps what long work has done so far.
-        keep_outputs: whether to keep what the network puts out when a gradient is computed
-            (`seen`), because its evaluation would be the same.
-        seeds: of the noise of random gradient quantizers, drawn from an estimator's generator, one
-            for each network; None for one.
+        forward: computes the row losses of a batch at a point.
+        batch: the rows; one empty row for a plain function.
+        heldout: the same loss on held-out rows, if there are any.
+        whole: the same loss on all rows, if these are a minibatch.
+        evaluation: scores the network on both splits; None for a plain function.
+        partial: saves the progress of long computations.
+        keep_outputs: whether to keep the outputs of a gradient's forward (`seen`), because the
+            evaluation would compute the same ones.
+        seeds: draws the seeds of gradient quantizers' noise from an estimator's generator, one for
+            each network; None for one network.
         ranks: the processes that share the rows.
-        first: how many rows of the step come before these, in other processes.
-        total: how many rows the step has in all processes; None for these.
+        first: rows of the step that come before these, in other processes.
+        total: rows of the step in all processes; None if these are all.
 
     """
 
@@ -62,26 +62,20 @@ class Objective:
     heldout: "Objective | None" = None
     whole: "Objective | None" = None
     evaluation: Evaluation | None = None
-    partial: Partial = field(default_factory=Forget)
+    partial: Partial = field(default_factory=KeepsNothing)
     keep_outputs: bool = False
     seeds: Callable[[torch.Generator], Sequence[int]] | None = None
     ranks: Ranks = Ranks()
     first: int = 0
     total: int | None = None
-    # what has been computed of this very loss; `replace` makes another and begins anew
-    _memo: list[tuple[Any, Params, Any, Moment, Params]] = field(
-        default_factory=list, init=False, repr=False
-    )
-    _curved: list[tuple[Params, list[int], Curvature]] = field(
-        default_factory=list, init=False, repr=False
-    )
-    _seen: tuple[Params, list[int], list[Tensor]] | None = field(
-        default=None, init=False, repr=False
-    )
+    # of this very loss: `replace` makes another one, which begins anew
+    _references: Memo = field(default_factory=Memo, init=False, repr=False)
+    _curvatures: Memo = field(default_factory=lambda: Memo(last=True), init=False, repr=False)
+    _outputs: Memo = field(default_factory=lambda: Memo(last=True), init=False, repr=False)
 
     @property
     def structure(self) -> Structure:
-        """What the network is made of."""
+        """The structure of the network."""
         return self.forward.structure
 
     @property
@@ -108,9 +102,9 @@ class Objective:
         return Objective(twin, self.batch.to(torch.float64), partial=self.partial)
 
     def opened(self, params: Params) -> "tuple[Objective, Params]":
-        """Return the loss on these rows as a function of the quantized weights, and a point's.
+        """Return the loss as a function of the quantized weights, and those weights at a point.
 
-        Quantizers before weights are taken away; at the point it is the same loss.
+        The new loss has no quantizers before weights; at the point it has the same value.
         """
         forward, point = self.forward.opened(params)
         evaluation = self.evaluation and replace(self.evaluation, forward=forward)
@@ -122,12 +116,12 @@ class Objective:
         return replace(loss(self), heldout=heldout, whole=whole), point
 
     def _plan(self, points: int, width: int) -> tuple[int, int]:
-        """How many points and how many rows to evaluate together."""
-        return self.forward.plan(self.batch.rows, points, width)
+        """Return how many points and how many rows to evaluate together."""
+        return self.forward.chunk_sizes(self.batch.rows, points, width)
 
     @torch.no_grad()
     def value(self, params: Params) -> Tensor:
-        """Loss at a point: 0-dim float64."""
+        """Return the loss at a point, 0-dim float64."""
         _, rows = self._plan(1, self.forward.width)
         parts = blocks(self.batch.rows, rows)
         losses = [self.rows(params, self.batch.part(*p)).double() for p in parts]
@@ -135,7 +129,7 @@ class Objective:
 
     @torch.no_grad()
     def row_losses(self, params: Params) -> Tensor:
-        """The loss of every row at a point, (n,) float64 on the CPU; their mean is `value`."""
+        """Return the loss of every row at a point, (n,) float64 on the CPU; `value` is their mean."""
         _, rows = self._plan(1, self.forward.width)
         parts = blocks(self.batch.rows, rows)
         each = [self.rows(params, self.batch.part(*p)).double().reshape(-1) for p in parts]
@@ -143,7 +137,13 @@ class Objective:
 
     @torch.no_grad()
     def values(self, stack: Params, base: Params | None = None) -> Tensor:
-        """Losses (K,) float64 at K points; names missing from the stack are shared, from base."""
+        """Return the losses (K,), float64, at K points.
+
+        Args:
+            stack: the points, every tensor with a leading K.
+            base: tensors that the stack lacks, the same for all points.
+
+        """
         shared = {k: v for k, v in (base or {}).items() if k not in stack}
         points = len(next(iter(stack.values())))
         if self.structure.plain:
@@ -168,15 +168,17 @@ class Objective:
         passes: int = 1,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Params]:
-        """Loss and gradient, back-propagated through the surrogate in force (none: the truth).
+        """Return loss and gradient, back-propagated with the surrogate in force.
+
+        Without a surrogate it is the true gradient.
 
         Args:
             params: the point.
             rows: row losses to average instead of the objective's own, e.g. weighted ones.
-            passes: how many forwards they keep alive at once, for the chunk plan.
-            generator: of the noise with which gradients are rounded at random. One number is
-                drawn from it, and only if the network has a quantizer of gradients that is random:
-                two calls that are compared start from the same state of it.
+            passes: how many forwards they keep alive at once, for the sizes of chunks.
+            generator: source of the noise with which gradients are rounded at random. One number
+                is drawn from it, and only if the network has a random gradient quantizer: to
+                compare two calls, give both a generator in the same state.
 
         Raises:
             ValueError: gradients are rounded at random and there is no generator.
@@ -206,11 +208,13 @@ class Objective:
         value = total(torch.cat(losses)) / self.batch.rows
         if self.ranks.world > 1:
             kept = self._added(value, grads, kept)
-        self._seen = (params, _versions(params), kept) if kept else None
+        self._outputs.clear()
+        if kept:
+            self._outputs.put(params, kept)
         return value, grads
 
     def _kept(self, kept: list[Tensor]) -> RowLoss:
-        """Row losses whose outputs are kept."""
+        """Return row losses that append their outputs to ``kept``."""
 
         def each(point: Params, part: Batch) -> Tensor:
             out = self.forward.outputs(point, part.inputs)
@@ -220,15 +224,15 @@ class Objective:
         return each
 
     def _added(self, value: Tensor, grads: Params, kept: list[Tensor]) -> list[Tensor]:
-        """Make a loss and gradient those of all ranks' rows; return the outputs of all rows."""
+        """Add up loss and gradient over all ranks, in place; return the outputs of all rows."""
         rows = self.total or self.batch.rows
         weight = self.batch.rows / rows
         self.ranks.add([t.mul_(weight) for t in (value, *grads.values())])
         if not kept:
             return kept
-        mine = torch.cat(kept)
-        every = mine.new_zeros(rows, *mine.shape[1:])
-        every[self.first : self.first + len(mine)] = mine
+        own = torch.cat(kept)
+        every = own.new_zeros(rows, *own.shape[1:])
+        every[self.first : self.first + len(own)] = own
         self.ranks.add([every])
         return [every]
 
@@ -241,15 +245,22 @@ class Objective:
         return self.seeds(generator) if self.seeds else [seed(generator)]
 
     def seen(self, params: Params) -> list[Tensor] | None:
-        """The outputs that the last gradient saw, by parts of the rows, if it was at params."""
-        if self._seen is None or self._seen[0] is not params:
-            return None
-        return self._seen[2] if self._seen[1] == _versions(params) else None
+        """Return the outputs of the last gradient's forward, by parts of the rows.
+
+        None unless that gradient was at params.
+        """
+        found: list[Tensor] | None = self._outputs.get(params)
+        return found
 
     def directional(self, params: Params, stack: Params) -> Tensor:
-        """Derivatives (K,) float64 along K directions, forward mode, surrogate in force as above.
+        """Return the derivatives (K,), float64, along K directions, with the surrogate in force.
 
-        Nothing is kept for a backward; the stack has a leading K.
+        In forward mode, which keeps nothing for a backward.
+
+        Args:
+            params: the point.
+            stack: the directions, every tensor with a leading K.
+
         """
         points = len(next(iter(stack.values())))
         params = {k: p.detach().contiguous() for k, p in params.items()}  # expanded ones too
@@ -272,14 +283,14 @@ class Objective:
         return out / self.batch.rows
 
     def hvp(self, params: Params, v: Params) -> Params:
-        """The Hessian at params times v, exact; the graph is kept for the next call at this point.
+        """Return the exact Hessian at params times v; keep the graph for the next call there.
 
-        Raises ValueError for a quantized network, naming what to ask instead.
+        Raises ValueError for a quantized network.
         """
-        versions = [p._version for p in params.values()]
-        known = [c for at, then, c in self._curved if at is params and then == versions]
-        curvature = known[0] if known else self.curvature(params)
-        self._curved[:] = [(params, versions, curvature)]
+        curvature: Curvature | None = self._curvatures.get(params)
+        if curvature is None:
+            curvature = self.curvature(params)
+            self._curvatures.put(params, curvature)
         return unflatten(curvature.product(flatten(v)[None])[0], params)
 
     def curvature(
@@ -289,55 +300,71 @@ class Objective:
         gradient: Callable[[Params], tuple[Params, float]] | None = None,
         epsilon: float = 0.01,
     ) -> Curvature:
-        """The Hessian at params by its products, over all rows (`whole`) or the first of them.
+        """Return the Hessian at params as a product, over all rows (`whole`) or the first of them.
 
-        gradient: another gradient, and the forward-equivalents it costs; then how that changes is
-        what is asked: central differences of step epsilon times the norm of the point, which are no
-        Hessian. Kept graphs stay within ``memory``; the other rows' are built for every product.
-        Raises ValueError for the Hessian of a quantized network: differentiating twice through a
-        stand-in for a step gives no loss' Hessian.
+        Graphs are kept within ``memory``; those of the other rows are built for every product.
+
+        Args:
+            params: the point.
+            rows: how many rows to use, the first ones; None for all.
+            gradient: params -> another gradient, and its cost in forward-equivalents. The result
+                is then its Jacobian by central differences, which is no Hessian.
+            epsilon: step of those differences, as a share of the norm of the point.
+
+        Raises:
+            ValueError: the Hessian of a quantized network. Differentiating twice through a
+                surrogate gives no loss' Hessian.
+
         """
         if gradient is not None:
             return Curvature(Jacobian(gradient, params, epsilon))
         s = self.structure
         if s.hard:
             raise ValueError(NO_HESSIAN.format(s.hard[0]))
-        mine = self.whole or self
-        n = min(rows or mine.batch.rows, mine.batch.rows)
-        each = mine.forward.width * next(iter(params.values())).element_size()
-        part = n if mine.coupled else max(1, min(n, PART // each, mine._memory // (4 * each)))
+        loss = self.whole or self
+        n = min(rows or loss.batch.rows, loss.batch.rows)
+        each = loss.forward.width * next(iter(params.values())).element_size()
+        part = n if loss.coupled else max(1, min(n, PART // each, loss._memory // (4 * each)))
 
         def rows_(at: Params, some: Batch) -> Tensor:
-            with surrogate.exact_gradients():  # of the loss, whatever trainings quantize
-                return mine.rows(at, some)
+            with surrogate.exact_gradients():  # trainings may quantize them, a Hessian does not
+                return loss.rows(at, some)
 
         return Curvature(
             Hessian(
-                rows_, mine.batch.part(0, n), params,
-                part=part, kept=mine._memory // each, of=self.batch.rows,
+                rows_, loss.batch.part(0, n), params,
+                part=part, kept=loss._memory // each, of=self.batch.rows,
             )
         )  # fmt: skip
 
     def _twin(self, params: Params) -> "Objective | None":
-        """The loss in float64, if the point is of another precision and there is a twin."""
+        """Return the loss in float64 if the point is of another precision, else None."""
         same = all(p.dtype == torch.float64 for p in params.values())
         return None if same else self.double()
 
     def differences(
         self, params: Params, epsilons: Sequence[float], path: str = "auto"
     ) -> exact.Differences:
-        """[f(w + eps e_i) - f(w - eps e_i)] / (2 eps) for every coordinate i and every eps.
+        """Return [f(w + eps e_i) - f(w - eps e_i)] / (2 eps) for every coordinate i and every eps.
 
-        Runs in float64 where there is a twin (`double`; networks have one, a plain function runs
-        in the dtype of its point), since nearly equal numbers are subtracted. path: ``fast`` (exact
-        flips, raises ValueError naming what prevents them), ``brute`` (two forwards a coordinate)
-        or ``auto``.
+        Networks run in float64, since nearly equal numbers are subtracted; a plain function runs
+        in the dtype of its point.
+
+        Args:
+            params: the point w.
+            epsilons: the steps eps, above 0.
+            path: ``fast`` (exact flips), ``brute`` (two forwards a coordinate) or ``auto``: fast
+                if possible.
+
+        Raises:
+            ValueError: path=fast is not possible.
+
         """
         if (twin := self._twin(params)) is not None:
             found = twin.differences({k: p.double() for k, p in params.items()}, epsilons, path)
             like = [{k: g.to(params[k].dtype) for k, g in grad.items()} for grad in found.grads]
             return replace(found, grads=like)
-        slow = self.structure.slow
+        slow = self.structure.why_no_fast_path
         if path == "fast" and slow:
             raise ValueError(f"there is no fast path: {slow}; take path=brute, or path=auto")
         told = self.forward, self.batch, params, epsilons, self.partial, self.values
@@ -366,7 +393,7 @@ class Objective:
         return flipped / many if many else None
 
     @torch.no_grad()
-    def layers(self, params: Params, rows: int) -> list[Layer]:
+    def layers(self, params: Params, rows: int) -> list[LayerTrace]:
         """What each layer did with the batch's first rows; nothing of a plain function."""
         return self.forward.trace(params, self.batch.part(0, rows))
 
@@ -376,20 +403,14 @@ class Objective:
         What it back-propagates is not quantized: a reference has no noise and no bias of that.
         at: where in a training the gradient is asked for.
         """
-        versions = _versions(params)
-        for known, point, then, when, grad in self._memo:
-            if known == estimator and point is params and (then, when) == (versions, at):
-                return grad
+        known: Params | None = self._references.get(params, (estimator, at))
+        if known is not None:
+            return known
         generator = stream(0, "reference", device=str(self.batch.inputs.device))
         with surrogate.exact_gradients():
             grad = estimator(self, params, estimator.init(params), generator, at).grad
-        self._memo.append((estimator, params, versions, at, grad))
+        self._references.put(params, grad, (estimator, at))
         return grad
-
-
-def _versions(params: Params) -> list[int]:
-    """Changes when a tensor is changed in place, as tensors count that."""
-    return [p._version for p in params.values()]
 
 
 def from_function(loss: Callable[[Params], Tensor], *, vectorized: bool = False) -> Objective:

@@ -10,7 +10,7 @@ from sa.objective.evaluate import Evaluation
 from sa.objective.forward import Forward
 from sa.objective.objective import Objective
 from sa.objective.ranks import Ranks
-from sa.types import Batch, Forget, Params, Partial, Splits
+from sa.types import Batch, KeepsNothing, Params, Partial, Splits
 
 
 @dataclass(eq=False)
@@ -33,7 +33,7 @@ class Problem:
     batches: Callable[[int], Batch]
     params: Params
     seed: int
-    partial: Partial = field(default_factory=Forget)
+    partial: Partial = field(default_factory=KeepsNothing)
     ranks: Ranks = Ranks()
 
     @property

@@ -93,7 +93,7 @@ class StackedForward(Forward):
     @torch.no_grad()
     def per_network(self, params: Params, batch: Batch, total: Tensor) -> Tensor:
         """Return the loss (R,), float64, of each network on a batch."""
-        _, rows = self.plan(batch.rows, 1, self.width)
+        _, rows = self.chunk_sizes(batch.rows, 1, self.width)
         parts = (
             self.row_losses(self.run(params, part.inputs, "train"), part.targets)
             for part in (batch.part(a, b) for a, b in blocks(batch.rows, rows))
@@ -142,7 +142,7 @@ def stack(task: Task, seed: int, replicas: int) -> Problem:
     ]  # train and test, inputs and targets
     quantized = first.structure.quantized
     forward = StackedForward(
-        structure=Structure(obstacle="replicas are trained together", quantized=quantized),
+        structure=Structure(why_not_a_chain="replicas are trained together", quantized=quantized),
         width=first.width * replicas,
         numerics=first.numerics,
         coupled=first.coupled,

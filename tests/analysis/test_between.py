@@ -117,7 +117,7 @@ def test_a_network_and_its_permuted_copy_have_no_barrier_when_aligned(name, sett
     problem = prepare(Task(model=model, dataset=Digits(), batch_size=100), 0)
     first = trained(problem, steps=5)
     second, layers = first, problem.structure.units
-    assert len(layers) == 2 and problem.structure.bound is None
+    assert len(layers) == 2 and problem.structure.why_not_permutable is None
     for at, units in enumerate(layers):
         order = torch.randperm(len(first[0][units.rows[0]]), generator=gen(at))
         second = tuple(permuted(x, units, order) for x in second)

@@ -42,7 +42,9 @@ def small(step, rows=6, scale=1.0):
     plain = f.rows
     f.batch = Batch(x, y)
     f.rows = lambda p, batch: plain(p, batch).expand(batch.rows)
-    f.forward.structure = Structure(links, criterion=losses, quadratic=scale == 1, obstacle=None)
+    f.forward.structure = Structure(
+        links, criterion=losses, quadratic=scale == 1, why_not_a_chain=None
+    )
     return f, loss, point
 
 
@@ -145,7 +147,7 @@ def test_refuses_where_there_is_no_profile(quadratic):
     with pytest.raises(ValueError, match="discrete_gradient is not possible: .*plain function"):
         run(DiscreteGradient(), from_function(quadratic), quadratic.point)
     with pytest.raises(ValueError, match="needs a fully connected layer followed by a step"):
-        DiscreteGradient().requires(Structure([Link("w")], obstacle=None))
+        DiscreteGradient().requires(Structure([Link("w")], why_not_a_chain=None))
 
 
 def test_convolutions_stay():
@@ -157,12 +159,12 @@ def test_convolutions_stay():
     x = torch.randn(20, 1, 4, 4, generator=g, dtype=torch.float64)
     f = from_function(lambda p: p["k"].sum())
     f.batch = Batch(x, torch.randn(20, 2, generator=g, dtype=torch.float64))
-    f.forward.structure = Structure(links, criterion=mse, quadratic=True, obstacle=None)
+    f.forward.structure = Structure(links, criterion=mse, quadratic=True, why_not_a_chain=None)
     f.rows = lambda p, batch: chain.run(links, p, batch, mse, True).losses
     f.forward.vectorized = False
     got = run(DiscreteGradient(0.5), f, point)
     assert not got.grad["k"].any() and not got.grad["head"].any() and got.grad["a"].any()
     assert got.info["decrease"] > 0
-    only = Structure([links[0], Link("head", average=True)], obstacle=None)
+    only = Structure([links[0], Link("head", average=True)], why_not_a_chain=None)
     with pytest.raises(ValueError, match="needs a fully connected layer"):
         DiscreteGradient().requires(only)

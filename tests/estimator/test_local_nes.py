@@ -49,7 +49,7 @@ def network(hidden, step, criterion, bias, dim=3, out=2, rows=4):
     f = from_function(lambda p: p["head"].sum())
     f.batch = Batch(x, y)
     f.forward.structure = Structure(
-        links, criterion=criterion, quadratic=criterion is mse, obstacle=None
+        links, criterion=criterion, quadratic=criterion is mse, why_not_a_chain=None
     )
     return f, point
 

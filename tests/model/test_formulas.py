@@ -115,4 +115,4 @@ def test_refuses_what_makes_no_sense(model, data, criterion, told):
 
 def test_a_formula_is_no_chain():
     p, _, _ = problem("quadratic")
-    assert "formula" in p.structure.obstacle
+    assert "formula" in p.structure.why_not_a_chain

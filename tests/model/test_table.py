@@ -172,7 +172,7 @@ def test_residual_networks_are_no_chains(name):
     with pytest.raises(ValueError, match="block1.*no chain"):
         build(name).links()
     model = component("model", name, shape=[1, 8, 8])
-    told = Task(model=model, dataset=Digits(), batchnorm="running").structure().obstacle
+    told = Task(model=model, dataset=Digits(), batchnorm="running").structure().why_not_a_chain
     assert "block1" in told
 
 
