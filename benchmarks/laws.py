@@ -21,7 +21,8 @@ from sa.estimator.nes import NES
 from sa.estimator.rdsa import RDSA
 from sa.estimator.sphere import Sphere
 from sa.estimator.spsa import SPSA
-from sa.objective.objective import Objective, from_function
+from sa.objective.function import from_function
+from sa.objective.objective import Objective
 from sa.types import Estimator, Params
 
 DIM, SAMPLES, DRAWS = 200, (20, 200, 1000), 50

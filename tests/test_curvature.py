@@ -13,7 +13,7 @@ from sa.dataset.digits import Digits
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
 from sa.model.mlp import MLP
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
 from sa.params import flatten, grouped, size, stream, unflatten

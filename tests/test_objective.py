@@ -12,7 +12,7 @@ from sa.dataset.gaussian import Gaussian
 from sa.dataset.point import Point
 from sa.dataset.sinc import Sinc
 from sa.estimator.cdg import CDG
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.objective.prepare import prepare
 from sa.objective.task import Mismatch, Task
 from sa.params import flatten, unflatten

@@ -356,7 +356,7 @@ def test_ask_and_tell_is_the_direct_call_or_a_refusal_by_name(name):
     with session:
         while not session.done:
             session.tell(outside(session.ask()))
-    from sa.objective.objective import from_function
+    from sa.objective.function import from_function
     from sa.params import stream
 
     draws = stream(3, "estimator", 0)

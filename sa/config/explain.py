@@ -42,6 +42,11 @@ def explain(error: Exception, argv: list[str]) -> str | None:
             f"{name}: cannot be taken away or emptied, other settings use it; type {name}=NAME"
             f"\n{HELP}"
         )
+    return _of_words(error, text, argv)
+
+
+def _of_words(error: Exception, text: str, argv: list[str]) -> str | None:
+    """Return a message for words that Hydra cannot read or find; None for another error."""
     key = re.search(r"Could not (?:override|delete) '([^']+)'", text) or re.search(
         r"Key '([^']+)' (?:is )?not in", text
     )

@@ -24,7 +24,7 @@ class CDG:
 
     Paper: Kim, Kim & Kim, "BinaryDuo", ICLR 2020.
 
-    >>> from sa.objective.objective import from_function
+    >>> from sa.objective.function import from_function
     >>> f = from_function(lambda p: (p["w"] ** 2).sum())
     >>> CDG(epsilon=0.5)(f, {"w": torch.tensor([3.0])}, {}, torch.Generator()).grad["w"]
     tensor([6.])

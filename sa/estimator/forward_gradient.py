@@ -28,7 +28,7 @@ class ForwardGradient:
 
     Paper: Baydin et al., "Gradients without backpropagation", arXiv 2202.08587, 2022.
 
-    >>> from sa.objective.objective import from_function
+    >>> from sa.objective.function import from_function
     >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())
     >>> at = {"w": torch.tensor([0.5])}
     >>> float(ForwardGradient()(f, at, {}, torch.Generator()).grad["w"])

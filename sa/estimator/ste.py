@@ -35,7 +35,7 @@ class STE:
     gradients through stochastic neurons", arXiv 1308.3432, 2013. Each slope names its own paper
     where it is defined.
 
-    >>> from sa.objective.objective import from_function
+    >>> from sa.objective.function import from_function
     >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())
     >>> at = {"w": torch.tensor([0.5, -3.0])}
     >>> STE("clipped")(f, at, {}, torch.Generator()).grad["w"]

@@ -25,7 +25,7 @@ class STERandom:
     either, because every step multiplies by the same m. With one slope, no clip and no noise it is
     `ste`. A control of this project, not a published method.
 
-    >>> from sa.objective.objective import from_function
+    >>> from sa.objective.function import from_function
     >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())
     >>> at = {"w": torch.tensor([0.5, -3.0])}
     >>> STERandom(("clipped",))(f, at, {}, torch.Generator()).grad["w"]

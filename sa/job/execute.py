@@ -96,53 +96,27 @@ def _compute(
     ring: Any,
     asked: "Signals",
 ) -> dict[str, Any]:
-    import torch
+    """Compute what a run lacks, and return its result."""
+    from sa.training import loop, ranks
 
-    from sa.objective.prepare import prepare
-    from sa.params import size
-    from sa.training import loop, ranks, replicas
-
-    settings, steps = made.settings, made.settings.steps
-    torch.set_num_threads(settings.threads)
-    with reading():
-        if settings.replicas is None:
-            problem = prepare(made.task, settings.seed, init_seed=settings.init_seed)
-        else:
-            problem = replicas.stack(made.task, settings.seed, settings.replicas)
-    start, ends = given
-    parent = _load(start, _CHECKPOINT) if start else None
-    reached = [loop.start(problem, _load(end, _CHECKPOINT)) for end in ends]
-    problem.evaluation.ends = [(p.params, p.buffers) for p in reached]
-    try:
-        progress = loop.start(problem, parent, averaged=settings.init_average)
-    except ValueError as error:
-        again = "take the model it was trained with, or delete its folder to train it again"
-        raise ValueError(f"init: {start}: {error}; {again}") from error
-    seconds = 0.0
-    if kept.checkpoint is not None:
-        saved = _load(kept.checkpoint, _CHECKPOINT)
-        seconds = saved.pop("seconds")
-        progress = loop.Progress(**saved)
-        kept.rewind(progress.step - 1)
-        if tell:
-            print(f"going on from step {progress.step} of {steps}", flush=True)
+    settings, steps, (start, ends) = made.settings, made.settings.steps, given
+    problem = _problem(made, ends)
+    progress, seconds = _progress(problem, settings, kept, start)
+    if kept.checkpoint is not None and tell:
+        print(f"going on from step {progress.step} of {steps}", flush=True)
     if ring is not None:
         problem.ranks = ring
         ranks.begin(problem)
     problem.partial = partial = _Partial(kept, settings.checkpoint_seconds, progress.step)
-    if start and not steps:  # a look at where its parent's training ended
-        ended = start.parent
-        problem.evaluation.kept = lambda: _path(ended)
+    if start and not steps:  # a probe of a finished training looks at the way its parent took
+        problem.evaluation.kept = lambda: _path(start.parent)
     else:
         problem.evaluation.kept = lambda: _path(kept.folder, partial.step)
-    latest: dict[str, Any] = {}
-    before = kept.rows()
-    for row in before:
-        latest |= row
+    written = kept.rows()
+    latest: dict[str, Any] = {k: v for row in written for k, v in row.items()}
     mirror = _mirror(config, made, kept)
-    for row in before[-_HELD_BACK:]:
+    for row in written[-_HELD_BACK:]:
         mirror.log(row)
-    began = saved_at = time.perf_counter()
     rows = loop.loop(
         problem, made.estimator, made.optimizer, made.analyses,
         steps=steps, progress=progress,
@@ -150,13 +124,7 @@ def _compute(
         recipe=made.recipe,
     )  # fmt: skip
     watch = Watch(steps, tell and settings.progress)
-    keeps = settings.snapshot_every if steps else None
-    redundant = problem.evaluation.redundant(problem.params) if keeps else []
-
-    def save(progress: loop.Progress) -> None:
-        spent = seconds + time.perf_counter() - began
-        kept.save(lambda path: torch.save(progress.pack() | {"seconds": spent}, path))
-
+    save = _Saving(kept, problem, settings, seconds)
     try:
         for row, progress in rows:
             kept.append(row)
@@ -165,21 +133,65 @@ def _compute(
             # what was measured before a divergence is no result of it
             latest = dict(row) if "diverged" in row else latest | row
             watch.row(row)
-            step: Any = row["step"]
-            if keeps and (step % keeps == 0 or "stopped" in row):
-                _snapshot(kept, progress, redundant)
-            due = time.perf_counter() - saved_at >= settings.checkpoint_seconds
-            if steps and (due or asked.to_save):
-                save(progress)
-                saved_at, asked.to_save = time.perf_counter(), False
+            save.after(row, progress, asked)
     except BaseException:
         mirror.abort()
         raise
     finally:
         watch.close()
     if steps:  # a finished training can be a parent
-        save(progress)
-    result = {
+        save.checkpoint(progress)
+    result = _result(latest, made, problem) | {"seconds": save.seconds}
+    result = kept.finish(result) or result
+    mirror.finish(result)
+    return result
+
+
+def _problem(made: Components, ends: list[Path]) -> Any:
+    """Return the problem of a run; ends: checkpoints of the trainings that it compares."""
+    import torch
+
+    from sa.objective.prepare import prepare
+    from sa.training import loop, replicas
+
+    settings = made.settings
+    torch.set_num_threads(settings.threads)
+    with reading():
+        if settings.replicas is None:
+            problem = prepare(made.task, settings.seed, init_seed=settings.init_seed)
+        else:
+            problem = replicas.stack(made.task, settings.seed, settings.replicas)
+    reached = [loop.start(problem, _load(end, _CHECKPOINT)) for end in ends]
+    problem.evaluation.ends = [(p.params, p.buffers) for p in reached]
+    return problem
+
+
+def _progress(
+    problem: Any, settings: Settings, kept: run.Record, start: Path | None
+) -> tuple[Any, float]:
+    """Return where a run starts or goes on, and the seconds that it has computed so far."""
+    from sa.training import loop
+
+    try:
+        parent = _load(start, _CHECKPOINT) if start else None
+        progress = loop.start(problem, parent, averaged=settings.init_average)
+    except ValueError as error:
+        again = "take the model it was trained with, or delete its folder to train it again"
+        raise ValueError(f"init: {start}: {error}; {again}") from error
+    if kept.checkpoint is None:
+        return progress, 0.0
+    saved = _load(kept.checkpoint, _CHECKPOINT)
+    seconds = saved.pop("seconds")
+    progress = loop.Progress(**saved)
+    kept.rewind(progress.step - 1)
+    return progress, seconds
+
+
+def _result(latest: dict[str, Any], made: Components, problem: Any) -> dict[str, Any]:
+    """Return the result of a run from its latest numbers."""
+    from sa.params import size
+
+    return {
         "value": latest.pop("loss"),
         **latest,
         "status": "diverged" if "diverged" in latest else "done",
@@ -187,11 +199,38 @@ def _compute(
         "parameters": size(problem.params),
         "rows": problem.data.train.rows,
         "quantized": summary.quantized(problem.structure.quantized),
-        "seconds": seconds + time.perf_counter() - began,
     }
-    result = kept.finish(result) or result
-    mirror.finish(result)
-    return result
+
+
+class _Saving:
+    """What a run saves on its way: checkpoints now and then, and snapshots of some steps."""
+
+    def __init__(self, kept: run.Record, problem: Any, settings: Settings, seconds: float):
+        self._kept, self._settings, self._before = kept, settings, seconds
+        self._every = settings.snapshot_every if settings.steps else None
+        self._redundant = problem.evaluation.redundant(problem.params) if self._every else []
+        self._began = self._saved = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that the run has computed so far, in all its parts."""
+        return self._before + time.perf_counter() - self._began
+
+    def after(self, row: dict[str, Any], progress: Any, asked: "Signals") -> None:
+        """Save what is due after a row."""
+        if self._every and (row["step"] % self._every == 0 or "stopped" in row):
+            _snapshot(self._kept, progress, self._redundant)
+        due = time.perf_counter() - self._saved >= self._settings.checkpoint_seconds
+        if self._settings.steps and (due or asked.to_save):
+            self.checkpoint(progress)
+            self._saved, asked.to_save = time.perf_counter(), False
+
+    def checkpoint(self, progress: Any) -> None:
+        """Save a checkpoint."""
+        import torch
+
+        whole = progress.pack() | {"seconds": self.seconds}
+        self._kept.save(lambda path: torch.save(whole, path))
 
 
 _HELD_BACK = 1000

@@ -57,17 +57,7 @@ def describe(
         quadratic=quadratic,
     )
     if not isinstance(network, Network):
-        formula = next(network.children(), None) is None
-        what = "the loss is a formula" if formula else "the network is a module of its own kind"
-        why = f"{what}, not a chain of layers"
-        if coupled or rows is None:
-            return replace(base, why_not_permutable=why, why_not_a_chain=coupled or why)
-        moving = [k for k, _ in network.named_parameters() if k not in frozen]
-        found = reading.read(network, rows, moving)
-        cuts = [*found.cuts.values()]
-        return replace(
-            whole, links=found.links, cuts=cuts, why_not_a_chain=found.why, why_not_permutable=why
-        )
+        return _other(network, base, whole, coupled, rows)
     try:
         whole = replace(whole, units=network.units(), why_not_permutable=None)
     except ValueError as error:
@@ -86,6 +76,22 @@ def describe(
         return replace(whole, cuts=_cuts(network, frozen), why_not_a_chain=why_not)
     except ValueError as error:
         return replace(base, why_not_a_chain=f"{why_not}; and {error}")
+
+
+def _other(
+    network: nn.Module, base: Structure, whole: Structure, coupled: str, rows: Tensor | None
+) -> Structure:
+    """Return the structure of a network that is no `Network`, read by tracing it."""
+    formula = next(network.children(), None) is None
+    what = "the loss is a formula" if formula else "the network is a module of its own kind"
+    why = f"{what}, not a chain of layers"
+    if coupled or rows is None:
+        return replace(base, why_not_permutable=why, why_not_a_chain=coupled or why)
+    moving = [k for k, _ in network.named_parameters() if k not in whole.frozen]
+    found = reading.read(network, rows, moving)
+    cuts = [*found.cuts.values()]
+    whole = replace(whole, why_not_permutable=why)
+    return replace(whole, links=found.links, cuts=cuts, why_not_a_chain=found.why)
 
 
 def _cuts(network: Network, frozen: Params) -> list[Cut]:

@@ -149,8 +149,7 @@ def loss(
         ),
     )  # fmt: skip
     forward.vectorized = _vmaps(forward, point, batch) if vectorized is None else vectorized
-    classes = 0 if batch.targets.is_floating_point() else int(batch.targets.max()) + 1
-    evaluation = _Scores(forward, Splits(batch, kept or batch.part(0, 0)), classes)
+    evaluation = _Scores(forward, Splits(batch, kept or batch.part(0, 0)), _classes(batch))
     away = kept and Loss(forward, kept, evaluation=evaluation, point=point)
     return Loss(forward, batch, heldout=away, evaluation=evaluation, point=point)
 
@@ -239,6 +238,10 @@ def _batch(data: Any, name: str) -> Batch:
     if targets.is_floating_point() and targets.dim() == 1:
         targets = targets[:, None]
     return Batch(inputs, targets)
+
+
+def _classes(batch: Batch) -> int:
+    return 0 if batch.targets.is_floating_point() else int(batch.targets.max()) + 1
 
 
 def _placed(batch: Batch, dtype: torch.dtype, device: str) -> Batch:

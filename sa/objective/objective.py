@@ -20,7 +20,7 @@ from sa.flips.differences import Profile
 from sa.network.structure import LayerTrace, Structure
 from sa.objective import exact
 from sa.objective.evaluate import Evaluation
-from sa.objective.forward import Forward, RowFunction
+from sa.objective.forward import Forward
 from sa.objective.gradient_noise import GradientNoise, seed
 from sa.objective.memo import Memo
 from sa.objective.ranks import Ranks
@@ -83,10 +83,6 @@ class Objective:
         """Whether the loss of a row depends on the other rows (batch statistics)."""
         return self.forward.coupled
 
-    @property
-    def _memory(self) -> int:
-        return self.forward.numerics.memory
-
     def rows(self, params: Params, batch: Batch) -> Tensor:
         """Return the row losses (n,) of a batch at a point."""
         return self.forward.rows(params, batch)
@@ -116,7 +112,6 @@ class Objective:
         return replace(loss(self), heldout=heldout, whole=whole), point
 
     def _plan(self, points: int, width: int) -> tuple[int, int]:
-        """Return how many points and how many rows to evaluate together."""
         return self.forward.chunk_sizes(self.batch.rows, points, width)
 
     @torch.no_grad()
@@ -129,7 +124,7 @@ class Objective:
 
     @torch.no_grad()
     def row_losses(self, params: Params) -> Tensor:
-        """Return the loss of every row at a point, (n,) float64 on the CPU; `value` is their mean."""
+        """Return the loss of every row at a point: (n,) float64 on the CPU, of mean `value`."""
         _, rows = self._plan(1, self.forward.width)
         parts = blocks(self.batch.rows, rows)
         each = [self.rows(params, self.batch.part(*p)).double().reshape(-1) for p in parts]
@@ -147,7 +142,9 @@ class Objective:
         shared = {k: v for k, v in (base or {}).items() if k not in stack}
         points = len(next(iter(stack.values())))
         if self.structure.plain:
-            return chained.losses(self.structure, stack, shared, self.batch, self._memory)
+            return chained.losses(
+                self.structure, stack, shared, self.batch, self.forward.numerics.memory
+            )
         if not self.forward.vectorized:
             each = ({k: v[i] for k, v in stack.items()} for i in range(points))
             return torch.stack([self.value(shared | one) for one in each])
@@ -207,7 +204,9 @@ class Objective:
                     grads[name] += g
         value = total(torch.cat(losses)) / self.batch.rows
         if self.ranks.world > 1:
-            kept = self._added(value, grads, kept)
+            n = self.total or self.batch.rows
+            self.ranks.add([t.mul_(self.batch.rows / n) for t in (value, *grads.values())])
+            kept = [self.ranks.gathered(torch.cat(kept), self.first, n)] if kept else kept
         self._outputs.clear()
         if kept:
             self._outputs.put(params, kept)
@@ -222,19 +221,6 @@ class Objective:
             return self.forward.row_losses(out, part.targets)
 
         return each
-
-    def _added(self, value: Tensor, grads: Params, kept: list[Tensor]) -> list[Tensor]:
-        """Add up loss and gradient over all ranks, in place; return the outputs of all rows."""
-        rows = self.total or self.batch.rows
-        weight = self.batch.rows / rows
-        self.ranks.add([t.mul_(weight) for t in (value, *grads.values())])
-        if not kept:
-            return kept
-        own = torch.cat(kept)
-        every = own.new_zeros(rows, *own.shape[1:])
-        every[self.first : self.first + len(own)] = own
-        self.ranks.add([every])
-        return [every]
 
     def _seeded(self, generator: torch.Generator | None) -> Sequence[int]:
         if generator is None:
@@ -324,7 +310,8 @@ class Objective:
         loss = self.whole or self
         n = min(rows or loss.batch.rows, loss.batch.rows)
         each = loss.forward.width * next(iter(params.values())).element_size()
-        part = n if loss.coupled else max(1, min(n, PART // each, loss._memory // (4 * each)))
+        memory = loss.forward.numerics.memory
+        part = n if loss.coupled else max(1, min(n, PART // each, memory // (4 * each)))
 
         def rows_(at: Params, some: Batch) -> Tensor:
             with surrogate.exact_gradients():  # trainings may quantize them, a Hessian does not
@@ -333,7 +320,7 @@ class Objective:
         return Curvature(
             Hessian(
                 rows_, loss.batch.part(0, n), params,
-                part=part, kept=loss._memory // each, of=self.batch.rows,
+                part=part, kept=memory // each, of=self.batch.rows,
             )
         )  # fmt: skip
 
@@ -411,18 +398,3 @@ class Objective:
             grad = estimator(self, params, estimator.init(params), generator, at).grad
         self._references.put(params, grad, (estimator, at))
         return grad
-
-
-def from_function(loss: Callable[[Params], Tensor], *, vectorized: bool = False) -> Objective:
-    """Any ``loss(params) -> 0-dim tensor`` as an objective; no batch, no Hydra.
-
-    vectorized: whether ``torch.func.vmap`` may run the function over points: much faster where
-    it does not branch on values or call ``.item()``.
-
-    >>> f = from_function(lambda p: (p["w"] ** 2).sum())
-    >>> float(f.value({"w": torch.tensor([3.0, 4.0])}))
-    25.0
-    """
-    one = torch.zeros(1, 0)
-    rows = RowFunction(lambda params, batch: loss(params).reshape(1), vectorized=vectorized)
-    return Objective(rows, Batch(one, one))

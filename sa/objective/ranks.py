@@ -26,3 +26,17 @@ class Ranks:
 
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Give all processes the sums of their tensors, in place."""
+
+    def gathered(self, own: Tensor, first: int, rows: int) -> Tensor:
+        """Return the outputs of all rows of a step, from each process' own.
+
+        Args:
+            own: outputs of this process' rows.
+            first: rows of the step that come before them.
+            rows: rows of the step in all processes.
+
+        """
+        every = own.new_zeros(rows, *own.shape[1:])
+        every[first : first + len(own)] = own
+        self.add([every])
+        return every

@@ -11,7 +11,7 @@ from sa.analysis.smoothing import Smoothing
 from sa.estimator.cdg import CDG
 from sa.estimator.nes import NES
 from sa.estimator.ste import STE
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten, unflatten
 from sa.types import Estimate
 

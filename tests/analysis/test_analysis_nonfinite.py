@@ -23,7 +23,7 @@ from sa.analysis.training import Training
 from sa.estimator.cdg import CDG
 from sa.estimator.nes import NES
 from sa.estimator.ste import STE
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten
 from sa.table import ranking
 from sa.types import Diverged, Estimate

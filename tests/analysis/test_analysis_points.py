@@ -21,7 +21,7 @@ from sa.analysis.surface import Surface
 from sa.analysis.training import Training
 from sa.estimator.cdg import CDG
 from sa.estimator.nes import NES
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.quantizer.uniform import Uniform
 from sa.types import Estimate, Moment, called
 

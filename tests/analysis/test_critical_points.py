@@ -9,7 +9,7 @@ from sa.analysis.critical_points import CriticalPoints, redundant
 from sa.analysis.sharpness import Sharpness
 from sa.dataset.linear import Linear
 from sa.model.fc import FC
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
 from sa.types import Estimate

@@ -14,7 +14,7 @@ from sa.dataset.gaussian import Gaussian
 from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
 from sa.network.traits import traits
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
 from sa.quantizer.fixed_point import FixedPoint

@@ -11,7 +11,7 @@ from sa.analysis.training import Training
 from sa.estimator.cdg import CDG
 from sa.estimator.nes import NES
 from sa.estimator.random import Random
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.types import Estimate
 
 DIM = 60

@@ -3,7 +3,7 @@
 import torch
 
 from sa.analysis.sketch import Sketch, sketched
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten, stream
 from sa.types import Estimate
 

@@ -6,7 +6,7 @@ import torch
 from sa.analysis.blocks import Blocks
 from sa.analysis.curvature import Curvature
 from sa.network.structure import Structure
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten, stream
 from sa.types import Estimate
 

@@ -19,7 +19,7 @@ from sa.estimator.ste import STE
 from sa.model.fc import FC
 from sa.model.mlp import MLP
 from sa.network.network import Network
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
 from sa.params import flatten, unflatten

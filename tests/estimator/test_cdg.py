@@ -9,7 +9,7 @@ from test_laws import problem, run
 from sa import surrogate
 from sa.estimator.cdg import CDG
 from sa.estimator.ste import STE
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten
 
 

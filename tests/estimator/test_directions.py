@@ -16,7 +16,7 @@ from sa.estimator.nes import NES
 from sa.estimator.rdsa import RDSA
 from sa.estimator.sphere import Sphere
 from sa.estimator.spsa import SPSA
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten
 from sa.types import Moment
 

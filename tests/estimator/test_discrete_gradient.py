@@ -10,7 +10,7 @@ from sa.estimator.discrete_gradient import HAIR, DiscreteGradient, nearest
 from sa.flips import chain
 from sa.network.structure import Link, Step, Structure
 from sa.objective.criterion import mse
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten
 from sa.types import Batch
 

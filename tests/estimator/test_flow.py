@@ -7,7 +7,7 @@ import torch
 
 from sa.estimator.flow import Flow
 from sa.network.structure import Structure
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten, stream
 from sa.types import Moment
 

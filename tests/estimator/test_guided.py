@@ -13,7 +13,7 @@ from sa.estimator.fogzo import FOGZO
 from sa.estimator.guided_es import GuidedES
 from sa.estimator.orthonormal_probe import OrthonormalProbe
 from sa.estimator.sges import SGES
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten
 
 DIM = 20

@@ -9,7 +9,8 @@ from conftest import component, options
 from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
 from sa.network.structure import Structure
-from sa.objective.objective import Objective, from_function
+from sa.objective.function import from_function
+from sa.objective.objective import Objective
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
 from sa.params import flatten

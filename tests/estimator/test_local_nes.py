@@ -16,7 +16,7 @@ from sa.estimator.nes import NES
 from sa.model.toy_mlp import ToyMLP
 from sa.network.structure import Link, Step, Structure
 from sa.objective.criterion import ce, mse
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
 from sa.params import flatten

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sa import surrogate
 from sa.estimator import _scale, _shaping
 from sa.estimator.nes import NES
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten
 
 

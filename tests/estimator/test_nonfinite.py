@@ -15,7 +15,7 @@ from sa.estimator.mezo import MeZO
 from sa.estimator.nes import NES
 from sa.estimator.reinforce import Reinforce
 from sa.estimator.spsa import SPSA
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten
 
 BAD = (math.nan, math.inf, -math.inf)

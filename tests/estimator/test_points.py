@@ -6,7 +6,7 @@ from conftest import ROOMS, component, options, plain
 
 from sa import surrogate
 from sa.estimator.nes import NES
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.types import Moment
 
 ESTIMATORS = sorted(set(options("estimator")) - {"local_nes", "discrete_gradient"})  # of networks

@@ -3,7 +3,7 @@
 import torch
 
 from sa.estimator.random import Random
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 
 
 def test_t14_cosine_of_a_random_direction():

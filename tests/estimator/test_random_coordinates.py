@@ -5,7 +5,7 @@ from test_laws import run
 
 from sa.estimator.cdg import CDG
 from sa.estimator.random_coordinates import RandomCoordinates
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten
 
 

@@ -11,7 +11,7 @@ from test_laws import BEST_OF, ORACLES, problem, run
 from sa.estimator import _guide
 from sa.estimator.best_of import BestOf
 from sa.estimator.xnes import XNES
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten, unflatten
 
 

@@ -10,7 +10,7 @@ from conftest import component, share
 from sa import surrogate
 from sa.estimator import _slopes
 from sa.estimator.ste import STE
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.types import PROBE
 
 TINY = 1e-12

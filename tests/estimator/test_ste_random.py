@@ -9,7 +9,7 @@ from sa import surrogate
 from sa.estimator import _slopes
 from sa.estimator.ste import STE
 from sa.estimator.ste_random import STERandom
-from sa.objective.objective import from_function
+from sa.objective.function import from_function
 from sa.params import flatten
 
 A = torch.tensor([-2.3, -0.9, -0.1, 0.0, 0.4, 0.4, 1.2], dtype=torch.float64)
