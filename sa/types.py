@@ -212,6 +212,7 @@ class Hooks:
             if it assumes none.
         between: whether an analysis compares two finished trainings.
         follows: whether an analysis needs the points that a training has kept on its way.
+        laws: the laws of its room that an estimator breaks on purpose -> why (`sa.testing`).
         outputs: of a dataset, how many numbers a target has; None if it does not matter.
         criterion: of a model that only one criterion fits, that criterion; else None.
 
@@ -224,6 +225,7 @@ class Hooks:
     lr: float | None = None
     between: ClassVar[bool] = False
     follows: ClassVar[bool] = False
+    laws: ClassVar[Mapping[str, str]] = {}
     outputs: int | None = None
     criterion: str | None = None
 

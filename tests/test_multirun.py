@@ -82,14 +82,14 @@ def test_a_failing_point_leaves_the_others(sa):
 def test_an_error_in_one_point_is_told_and_the_rest_is_kept(sa, monkeypatch):
     from sa.estimator.ste import STE
 
-    sound = STE.__call__
+    sound = STE.estimate
 
     def broken(self, *args):
         if self.surrogate == "poly":
             raise ArithmeticError("made to fail")
         return sound(self, *args)
 
-    monkeypatch.setattr(STE, "__call__", broken)
+    monkeypatch.setattr(STE, "estimate", broken)
     words = ["-m", *SMALL, "analysis=[]", "estimator=ste,ste_poly,ste_tanh", "sweep.name=part"]
     code, out, err = sa(*words)
     assert code == 1 and "made to fail" in out and "1 of 3 points failed" in err
@@ -97,7 +97,7 @@ def test_an_error_in_one_point_is_told_and_the_rest_is_kept(sa, monkeypatch):
     _, points = sweep.read_manifest(".", "part")
     states = [record.state(Path("runs") / p["run_id"]) for p in points]
     assert states == ["done", "failed", "done"]
-    monkeypatch.setattr(STE, "__call__", sound)
+    monkeypatch.setattr(STE, "estimate", sound)
     code, out, _ = sa(*words)
     assert code == 0 and "1 of 3 to do" in out
 

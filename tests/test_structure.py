@@ -44,6 +44,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
         "types",
     },
     "data": {"dataset", "record"},
+    "testing": {"objective", "params", "types"},
     "job": set("analysis config job objective params record table tracking training types".split()),
     "run": {"config", "job", "launch", "record", "run", "table"},
 }

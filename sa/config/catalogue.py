@@ -82,7 +82,7 @@ class Member:
     Args:
         about: what it is, with source and year, in one line.
         target: the gradient that it estimates, from the ``target`` of its class.
-        evals: its price, from the ``__call__`` of its class.
+        evals: its price, from the ``estimate`` of its class.
         theorem: the line ``# theorem:`` of the YAML file, which is about the settings of the file;
             without one the first sentence of the class.
 
@@ -116,7 +116,7 @@ def estimators() -> dict[str, Member]:
         target = str(fixed[0]) if fixed else docs["target"].removeprefix("Return the target: ")
         own = re.search(r"^# theorem: *(.+)$", text, re.M)
         theorem = own.group(1) if own else _sentence(node)
-        evals = docs["__call__"].removeprefix("Return the estimate, in ")
+        evals = docs["estimate"].removeprefix("Return the estimate, in ")
         found[name] = Member(about, target, evals, theorem)
     return found
 

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.estimator import _layers, _noise
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class ARM:
+class ARM(Method):
     """(f(b1) - f(b2)) (u - 1/2), b1 = 1[u > sig(-phi)], b2 = 1[u < sig(phi)] (Yin & Zhou 2019).
 
     Augment-REINFORCE-merge. Unbiased for the gradient of the expected loss E f; adding a constant
@@ -32,15 +33,11 @@ class ARM:
     target: ClassVar[str] = "stochastic"
     samples: Annotated[int, Gt(0)] = 1
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no unit is random or gradients are quantized."""
         _noise.scores(structure)
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -9,13 +9,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _directions, _finite, _scale
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class ARS:
+class ARS(Method):
     """(1/(b s)) sum_b (f(w + sigma e) - f(w - sigma e)) e over the best pairs (Mania et al. 2018).
 
     The best b of N pairs have the smallest min(f(w + sigma e), f(w - sigma e)); s is the standard
@@ -42,11 +43,7 @@ class ARS:
     samples: Annotated[int, Gt(0)] = 500
     top: Annotated[float, Gt(0), Le(1)] = 0.5
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -10,13 +10,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _directions, _finite, _guide, _slopes
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class BestOf:
+class BestOf(Method):
     """-d, d the best of N displacements of length rho: argmin f(w + d) ("NES max point").
 
     ``surrogates`` decides where the N unit directions lie:
@@ -56,11 +57,7 @@ class BestOf:
             )
         return self
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -7,6 +7,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _finite, _scale
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import size
@@ -14,7 +15,7 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class CDG:
+class CDG(Method):
     """[f(w + eps e_i) - f(w - eps e_i)] / (2 eps) for every i (Kim et al., BinaryDuo, ICLR 2020).
 
     Component i is exactly the derivative, along coordinate i, of the loss smoothed over a box of
@@ -41,10 +42,6 @@ class CDG:
     epsilon: Annotated[float, Gt(0)] = 0.1
     path: Literal["auto", "fast", "brute"] = "auto"
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if path=fast is demanded and the network has no fast path."""
         if self.path == "fast" and structure.why_no_fast_path:
@@ -53,7 +50,7 @@ class CDG:
                 "path=brute"
             )
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

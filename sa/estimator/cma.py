@@ -8,12 +8,13 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _oracle
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class CMA:
+class CMA(Method):
     """-d, d the lowest point with |d| <= rho that sep-CMA-ES finds (Ros & Hansen, PPSN 2008).
 
     Points are m + s sqrt(c) z, z ~ N(0, I), with a mean m, a step size s and a variance c for each
@@ -41,11 +42,7 @@ class CMA:
     generations: Annotated[int, Gt(0)] = 200
     samples: Annotated[int, Ge(2)] | None = None
 
-    def init(self, params: Params) -> State:
-        """Return an empty state: every call searches anew."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.estimator import _layers, _noise
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class DisARM:
+class DisARM(Method):
     """(1/2) (f(b1) - f(b2)) 1[b1 != b2] (-1)^b2 sig(|phi|) (Dong, Mnih & Tucker 2020).
 
     The mean of ARM over u given the pair b1 = 1[u > sig(-phi)], b2 = 1[u < sig(phi)], so its
@@ -34,15 +35,11 @@ class DisARM:
     target: ClassVar[str] = "stochastic"
     samples: Annotated[int, Gt(0)] = 1
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no unit is random or gradients are quantized."""
         _noise.scores(structure)
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

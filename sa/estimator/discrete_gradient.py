@@ -8,6 +8,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
@@ -17,7 +18,7 @@ HAIR = 1e-6
 
 
 @dataclass(frozen=True, config=STRICT)
-class DiscreteGradient:
+class DiscreteGradient(Method):
     """-d, d_i the nearest flip of coordinate i that lowers the loss, while |d| <= eps (`sa`'s own).
 
     Along a coordinate the loss is piecewise constant. d_i is the smallest shift of size <= eps, up
@@ -42,10 +43,6 @@ class DiscreteGradient:
     target: ClassVar[str] = "none"
     epsilon: Annotated[float, Gt(0)] = 0.1
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no coordinate has an exact profile."""
         if structure.why_not_a_chain:
@@ -60,7 +57,7 @@ class DiscreteGradient:
             )
 
     @torch.no_grad()
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

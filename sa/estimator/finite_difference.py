@@ -7,6 +7,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _finite, _scale
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import blocks, size
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
@@ -16,7 +17,7 @@ CHUNK = 64
 
 
 @dataclass(frozen=True, config=STRICT)
-class FiniteDifference:
+class FiniteDifference(Method):
     """[f(w + eps e_i) - f(w)] / eps for every i, or [f(w) - f(w - eps e_i)] / eps (Blum 1954).
 
     Component i is exactly the derivative of the loss smoothed over a one-sided box, w_i + [0, eps]
@@ -40,11 +41,7 @@ class FiniteDifference:
     epsilon: Annotated[float, Gt(0)] = 0.1
     side: Literal["forward", "backward"] = "forward"
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -9,6 +9,7 @@ from annotated_types import Gt, Le
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import finite, flatten, size, unflatten
@@ -22,7 +23,7 @@ LEAST = 1e-20
 
 
 @dataclass(frozen=True, config=STRICT)
-class Flow:
+class Flow(Method):
     """[w - w(lr)]/lr, where dw/dt = -g(w), w(0) = w: SGD of rate lr then walks along the flow.
 
     g is the gradient of the loss and lr the rate of the step; after k steps the time is k lr. The
@@ -79,7 +80,7 @@ class Flow:
         """Return a state without a sharpness."""
         return {"space": None, "sharpness": math.nan, "age": 0}
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -8,13 +8,14 @@ from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions, _finite, _guide, _slopes
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import size, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class FOGZO:
+class FOGZO(Method):
     """1/(2 n sigma) sum (f(w + sigma v) - f(w - sigma v)) v, v = sqrt(beta) g^ + sqrt(1 - beta) u.
 
     First-order-guided zeroth-order gradient descent. g^ is the surrogate gradient scaled to length
@@ -59,11 +60,7 @@ class FOGZO:
             return "none"
         return "cube" if self.noise == "uniform" else "gaussian"
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

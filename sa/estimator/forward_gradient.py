@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from sa import surrogate
 from sa.estimator import _directions, _finite, _slopes
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
@@ -17,7 +18,7 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class ForwardGradient:
+class ForwardGradient(Method):
     """(1/N) sum_n (grad f . v_n) v_n, v ~ N(0, I), slopes by jvp (Baydin et al. 2022).
 
     Unbiased for grad f (target ``true``), which is zero for the parameters before the last step of
@@ -58,11 +59,7 @@ class ForwardGradient:
                 "set quantizer/gradient=none, or take estimator=ste"
             )
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -8,13 +8,14 @@ from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions, _finite, _guide, _slopes
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class GuidedES:
+class GuidedES(Method):
     """beta/(2 P sigma^2) sum (f(w + e) - f(w - e)) e (Maheswaranathan et al., 2018; ICML 2019).
 
     e ~ N(0, sigma^2 S) with S = (alpha/D) I + ((1 - alpha)/k) U U'. The k rows of U' are an
@@ -59,7 +60,7 @@ class GuidedES:
         """Return a state without surrogate gradients."""
         return {"recent": flatten(params).new_zeros(0, size(params))}
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -8,13 +8,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _noise
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class Gumbel:
+class Gumbel(Method):
     """y = sigmoid((phi + logit u)/temperature), states 2 y - 1 (Jang 2017; Maddison 2017).
 
     Unbiased for the gradient of the relaxed network, but biased for the network of hard states. A
@@ -37,15 +38,11 @@ class Gumbel:
     temperature: Annotated[float, Gt(0)] = 1.0
     hard: bool = False
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

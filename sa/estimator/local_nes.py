@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _finite
+from sa.estimator._base import Method
 from sa.network.structure import Link, Structure
 from sa.objective.objective import Objective
 from sa.params import blocks
@@ -20,7 +21,7 @@ ROWS = 512
 
 
 @dataclass(frozen=True, config=STRICT)
-class LocalNES:
+class LocalNES(Method):
     """grad f_sigma with f_sigma(W) = E L(W + sigma E), as NES, at a fraction of the cost of NES.
 
     The loss is a mean over rows, so the expectation is the same if every row has weight noise of
@@ -61,12 +62,8 @@ class LocalNES:
             raise ValueError("only nes chooses sigma=auto; here a number is needed, e.g. 0.1")
         return value
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
     @torch.no_grad()
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _finite, _scale
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import blocks, size
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
@@ -19,7 +20,7 @@ CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, config=STRICT)
-class MeZO:
+class MeZO(Method):
     """(f(w + sigma e) - f(w - sigma e)) / (2 sigma) e, e ~ N(0, I) (Malladi et al. 2023).
 
     The mean of N = ``samples`` such terms. Unbiased for the gradient of f_sigma(w) = E f(w + sigma
@@ -44,11 +45,7 @@ class MeZO:
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Gt(0)] = 1
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -11,13 +11,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _directions, _finite, _scale, _shaping
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class NES:
+class NES(Method):
     """(1/(N sigma)) sum_n f(w + sigma e_n) e_n, e ~ N(0, I) (Wierstra 2008; Salimans et al. 2017).
 
     Unbiased for the gradient of the gaussian-smoothed loss f_sigma(w) = E f(w + sigma e) (target
@@ -91,11 +92,7 @@ class NES:
             return "none"
         return "ball" if self.orthogonal else "gaussian"
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

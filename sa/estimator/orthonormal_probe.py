@@ -7,13 +7,14 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions, _finite, _guide, _slopes
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import blocks, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class OrthonormalProbe:
+class OrthonormalProbe(Method):
     """sum_i [f(w + sigma q_i) - f(w - sigma q_i)]/(2 sigma) q_i (Meier et al., 2019).
 
     The q_i are orthonormal: the direction of the surrogate gradient, then k random ones. On a
@@ -42,11 +43,7 @@ class OrthonormalProbe:
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Ge(0)] = 4
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -5,13 +5,14 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import flatten, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class Random:
+class Random(Method):
     """A standard normal direction that ignores the loss; it estimates nothing (target ``none``).
 
     Its cosine with any fixed direction has mean 0 and standard deviation 1/sqrt(D).
@@ -19,11 +20,7 @@ class Random:
 
     target: ClassVar[str] = "none"
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -7,13 +7,14 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions, _finite, _scale
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import blocks, flatten, size, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class RandomCoordinates:
+class RandomCoordinates(Method):
     """(D/k) sum_{i in S} [f(w + eps e_i) - f(w - eps e_i)]/(2 eps) e_i (Nesterov 2012).
 
     S is a set of k of the D coordinates, drawn anew without replacement. Unbiased for the CDG
@@ -35,11 +36,7 @@ class RandomCoordinates:
     epsilon: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Gt(0)] = 50
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -8,12 +8,13 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class RDSA:
+class RDSA(Method):
     """(1/(2 N sigma)) sum_n (f(w + sigma e_n) - f(w - sigma e_n)) e_n (Prashanth et al. 2017).
 
     Component i has as its mean the derivative of f smoothed along i, while every other coordinate
@@ -42,11 +43,7 @@ class RDSA:
     distribution: Literal["uniform", "asymmetric"] = "uniform"
     skew: Annotated[float, Gt(0)] = 1e-4
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

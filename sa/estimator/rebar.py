@@ -8,13 +8,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _layers, _noise, _relaxation
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class Rebar:
+class Rebar(Method):
     """[f(b) - eta f(y~)] d log p(b) + eta df(y) - eta df(y~) (Tucker et al. 2017).
 
     y = sigmoid(z/temperature) is the relaxed sample and b = 1[z > 0]; y~ is y for a z drawn anew
@@ -37,15 +38,11 @@ class Rebar:
     temperature: Annotated[float, Gt(0)] = 0.5
     eta: float = 1.0
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -9,13 +9,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _noise
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class Reinforce:
+class Reinforce(Method):
     """(f(b) - c) d log p(b) + df/dw, b - sigmoid(phi) at each unit (Williams 1992).
 
     Unbiased for the gradient of the expected loss E f. If rows are independent, the units of a row
@@ -37,15 +38,11 @@ class Reinforce:
     baseline: Literal["none", "running"] = "none"
     decay: Annotated[float, Interval(ge=0, lt=1)] = 0.9
 
-    def init(self, params: Params) -> State:
-        """Return a state without a mean loss."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no unit is random or gradients are quantized."""
         _noise.scores(structure)
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -8,13 +8,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _noise
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class ReinMax:
+class ReinMax(Method):
     """2 J(q) g - J(p) g / 2, q = (p_tau + b)/2, J(p) = p (1 - p) (Liu et al., NeurIPS 2023).
 
     g is the derivative of the loss by the sampled state b in {0, 1}, p = sigmoid(phi), p_tau =
@@ -38,15 +39,11 @@ class ReinMax:
     samples: Annotated[int, Gt(0)] = 1
     temperature: Annotated[float, Ge(1)] = 1.0
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _layers, _noise, _relaxation
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import finite, stream
@@ -16,7 +17,7 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class Relax:
+class Relax(Method):
     """[f(b) - c(z~)] d log p(b) + dc(z) - dc(z~), c learned (Grathwohl et al., ICLR 2018).
 
     c(z) = eta f(sigmoid(z/T)) + v' tanh(U z + t), one c for each layer of random units. It starts
@@ -41,15 +42,11 @@ class Relax:
     hidden: Annotated[int, Ge(0)] = 8
     lr: Annotated[float, Ge(0)] = 0.01
 
-    def init(self, params: Params) -> State:
-        """Return an empty state: the first call reads the widths of the layers."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

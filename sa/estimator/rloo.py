@@ -9,13 +9,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _finite, _noise
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class RLOO:
+class RLOO(Method):
     """(1/(K - 1)) sum_k (f(b_k) - mean f) d log p(b_k) + mean df/dw (Kool et al. 2019).
 
     The baseline of each of the K = ``samples`` samples is the mean of the others, row by row.
@@ -35,15 +36,11 @@ class RLOO:
     target: ClassVar[str] = "stochastic"
     samples: Annotated[int, Ge(2)] = 2
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no unit is random or gradients are quantized."""
         _noise.scores(structure)
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

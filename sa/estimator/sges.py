@@ -9,13 +9,14 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions, _finite, _guide
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class SGES:
+class SGES(Method):
     """beta/(2 P sigma^2) sum (f(w + e) - f(w - e)) e (SGES, Liu, Li & Qian, IJCAI 2020).
 
     A pair is drawn with probability alpha from the span of the last k *estimates*, e ~ N(0,
@@ -67,7 +68,7 @@ class SGES:
         """Return a state without estimates and with the first alpha."""
         return {"recent": flatten(params).new_zeros(0, size(params)), "alpha": self.alpha}
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -8,12 +8,13 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _oracle
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class SNES:
+class SNES(Method):
     """-d, d the lowest point with |d| <= rho that SNES finds (Schaul, Glasmachers & Schmidhuber).
 
     Points are m + s * z, z ~ N(0, I), with a mean m and a spread s for each coordinate. With
@@ -39,11 +40,7 @@ class SNES:
     generations: Annotated[int, Gt(0)] = 200
     samples: Annotated[int, Ge(2)] | None = None
 
-    def init(self, params: Params) -> State:
-        """Return an empty state: every call searches anew."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

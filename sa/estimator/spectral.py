@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sa.curvature.view import Curvature
 from sa.estimator import _spectrum
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import Blocks, finite, flatten, grouped, size, unflatten
@@ -42,7 +43,7 @@ LEAST = 1e-30
 
 
 @dataclass(frozen=True, config=STRICT)
-class Spectral:
+class Spectral(Method):
     """d = gamma u + U [(f - gamma) (U'u)], U the top eigenvectors of the curvature.
 
     u is the gradient of ``base`` or, with momentum, its buffer b <- momentum b + g: u = b
@@ -212,7 +213,7 @@ class Spectral:
             "change": dict.fromkeys(("top", "bulk", "full"), 0.0),
         }
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -7,12 +7,13 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _directions
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class Sphere:
+class Sphere(Method):
     """(1/(2 N sigma)) sum_n (f(w + sigma e_n) - f(w - sigma e_n)) e_n, e uniform, |e| = sqrt(D).
 
     Unbiased for the gradient of E f(w + R v), v uniform in the unit ball, R = sigma sqrt(D) (target
@@ -35,11 +36,7 @@ class Sphere:
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Gt(0)] = 500
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

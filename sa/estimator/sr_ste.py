@@ -10,13 +10,14 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.estimator import _noise, _slopes
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class SRSTE:
+class SRSTE(Method):
     """Sampled states forward, a straight-through backward, mean over ``samples`` (Bengio 2013).
 
     Biased for the gradient of the expected loss (target ``stochastic``). Made for the activation
@@ -56,15 +57,11 @@ class SRSTE:
             raise ValueError("backward=relaxed needs a temperature > 0, e.g. temperature=1")
         return self
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -8,13 +8,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _noise
+from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class ST:
+class ST(Method):
     """Sampled states s forward, m = dE[s]/da = 2 F'(a) backward (Shekhovtsov & Yanush, GCPR 2021).
 
     s = +1 with probability F(a), F logistic, so the slope is derived, not chosen. Exact if the loss
@@ -33,15 +34,11 @@ class ST:
     target: ClassVar[str] = "stochastic"
     samples: Annotated[int, Gt(0)] = 1
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no unit is random."""
         _noise.requires(structure)
 
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

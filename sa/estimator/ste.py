@@ -9,12 +9,13 @@ from pydantic.dataclasses import dataclass
 
 from sa import surrogate
 from sa.estimator import _slopes
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class STE:
+class STE(Method):
     """dL/da = m(a) dL/ds for every step s of a (Hinton 2012; Bengio, Leonard & Courville 2013).
 
     The slopes by name, with the meaning of ``scale`` and its usual value:
@@ -57,11 +58,7 @@ class STE:
         _slopes.rule(self.surrogate, self.scale)
         return self
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.estimator import _finite, _slopes
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.params import finite
 from sa.surrogate import Rule
@@ -18,7 +19,7 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
 @dataclass(frozen=True, config=STRICT)
-class STERandom:
+class STERandom(Method):
     """dL/da = m(a) dL/ds for every step s of a, one random m for all steps of a backward.
 
     No loss has this gradient (target ``surrogate``). Its mean is not the gradient of the mean slope
@@ -58,11 +59,7 @@ class STERandom:
             )
         return self
 
-    def init(self, params: Params) -> State:
-        """Return an empty state."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _oracle
+from sa.estimator._base import Method
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
@@ -16,7 +17,7 @@ MOST = 4096
 
 
 @dataclass(frozen=True, config=STRICT)
-class XNES:
+class XNES(Method):
     """-d, d the lowest point with |d| <= rho that xNES finds (Glasmachers et al., GECCO 2010).
 
     Points are m + A z, z ~ N(0, I), with a mean m and a full root A of the covariance. With
@@ -43,11 +44,7 @@ class XNES:
     generations: Annotated[int, Gt(0)] = 200
     samples: Annotated[int, Ge(2)] | None = None
 
-    def init(self, params: Params) -> State:
-        """Return an empty state: every call searches anew."""
-        return {}
-
-    def __call__(
+    def estimate(
         self,
         objective: Objective,
         params: Params,

@@ -1,0 +1,67 @@
+"""What every estimator is: a method with settings, called with a loss."""
+
+from typing import Any
+
+import torch
+
+from sa.objective.loss import Loss
+from sa.params import stream
+from sa.types import PROBE, Estimate, Moment, Params, State
+
+
+class Method:
+    """The base of estimators; a class of one's own need not inherit from it.
+
+    A subclass defines ``target`` and `estimate`, and `init` if it carries anything from one call to
+    the next.
+    """
+
+    def init(self, params: Params) -> State:
+        """Return the state before the first call: none."""
+        return {}
+
+    def estimate(
+        self,
+        objective: Any,
+        params: Params,
+        state: State,
+        generator: torch.Generator,
+        at: Moment = PROBE,
+    ) -> Estimate:
+        """Return the estimate at params."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        objective: Any,
+        params: Params | None = None,
+        state: State | None = None,
+        generator: torch.Generator | None = None,
+        at: Moment = PROBE,
+        *,
+        seed: int = 0,
+    ) -> Estimate:
+        """Return the estimate of a loss' gradient.
+
+        Args:
+            objective: the loss, as `sa.loss` returns it.
+            params: the point; None for the loss' own.
+            state: what the estimate of the step before returned; None at the first step.
+            generator: of all random numbers; None for one made from ``seed``.
+            at: where in a training the call is made.
+            seed: of the generator, if there is none.
+
+        Raises:
+            ValueError: there is no point, or the estimator does not work with this loss.
+
+        """
+        if params is None:
+            if not isinstance(objective, Loss):
+                raise ValueError("params: this loss has no point of its own; give one")
+            params = objective.point
+        if state is None:
+            state = self.init(params)
+        if generator is None:
+            device = str(next(iter(params.values())).device)
+            generator = stream(seed, "estimator", 0, device=device)
+        return self.estimate(objective, params, state, generator, at)
