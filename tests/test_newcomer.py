@@ -80,7 +80,8 @@ def test_the_readme_code_runs():
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     space: dict = {}
     exec(code, space)
-    assert space["got"].evals == 1001 and space["got"].grad["w"].shape == (8,)
+    assert space["got"].evals == 1001 and space["got"].grad["a.weight"].shape == (16, 8)
+    assert space["exact"].evals < 10 and space["losses"][-1] < space["losses"][0]
 
 
 def test_the_notebooks_read_what_a_sweep_wrote(sa, monkeypatch):

@@ -111,6 +111,25 @@ def test_attributes_are_looked_up_by_name_in_a_dozen_places_each_with_its_reason
         assert "#" in text[line - 1] or text[line - 2].lstrip().startswith("#"), f"{path}:{line}"
 
 
+WHOLE = {"sa/training/loop.py:loop", "sa/curvature/solve.py:top"}
+"""Functions that would not be clearer in parts."""
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_file_has_over_400_lines_and_no_function_over_60(path):
+    assert len(path.read_text().splitlines()) <= 400
+    name = path.relative_to(ROOT)
+    assert {
+        f for n, f in structure.functions(path) if n > 60 and f"{name}:{f}" not in WHOLE
+    } == set()
+
+
+def test_the_top_of_sa_has_at_most_16_files_and_packages_beside_rooms_and_commands():
+    beside = {"__init__", "__pycache__", "py", "run", "data", "dashboard", "testing", *ROOMS}
+    top = {p.stem for p in (ROOT / "sa").iterdir() if p.suffix in ("", ".py")}
+    assert len(top - beside - {"conf"}) <= 16
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text())), path

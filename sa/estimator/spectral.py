@@ -99,8 +99,7 @@ class Spectral(Method):
             lr^2/2 g_x'H g_x, with g_x the part of the gradient in the top space, outside it (the
             bulk), and all of it. It costs two products a step. The parts mix in a space that is not
             refreshed for long; set refresh=1 to separate them.
-        lr: rate that the factors assume outside a training. In a training leave it null: a rate
-            that differs from the training's is refused.
+        lr: rate that the factors assume outside a training; leave it null in a training.
 
     """
 
