@@ -15,6 +15,7 @@ from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
 from sa.network.structure import Link, Step
 from sa.objective.criterion import mse
+from sa.objective.numerics import Numerics
 from sa.objective.prepare import prepare
 from sa.objective.problem import Problem
 from sa.objective.task import Task
@@ -84,13 +85,13 @@ def main() -> None:
     for criterion in ("mse", "ce"):
         task = Task(
             model=MLP(quantizer=FWBA, hidden=(8, 6), norm="batch"), dataset=Digits(),
-            criterion=criterion, batchnorm="running",
+            criterion=criterion, numerics=Numerics(batchnorm="running"),
         )  # fmt: skip
         _tell(f"digits mlp, batch norm, {criterion}", _network(prepare(task, 0), 100))
     for pool, head in itertools.product(("none", "average"), ("flatten", "average")):
         settings: Any = {"pool": pool, "head": head, "norm": "batch"}
         cnn = CNN(quantizer=FWBA, channels=(3, 4), **settings)
-        task = Task(model=cnn, dataset=Digits(), batchnorm="running")
+        task = Task(model=cnn, dataset=Digits(), numerics=Numerics(batchnorm="running"))
         _tell(f"digits cnn, pool {pool}, head {head}", _network(prepare(task, 0), 30))
     for name, step in LEVELS.items():
         worst, ties = _ties(step)

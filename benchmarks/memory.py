@@ -23,6 +23,7 @@ from sa.estimator.ste import STE
 from sa.model.cnn import CNN
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
+from sa.objective.numerics import Numerics
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
 from sa.params import stream
@@ -51,7 +52,7 @@ class White:
 
 def _images(model: Model, estimator: Estimator) -> Callable[[], object]:
     """Two steps of full-batch descent on 20,000 images, with the scores of every step."""
-    task = Task(model=model, dataset=White(), criterion="mse", dtype="float32")
+    task = Task(model=model, dataset=White(), criterion="mse", numerics=Numerics(dtype="float32"))
     problem = prepare(task, 0)
     sgd = partial(torch.optim.SGD, lr=0.01)
     begin = start(problem)
@@ -69,7 +70,12 @@ def _maps(estimator: Estimator, memory: int) -> Callable[[], object]:
         quantizer=Slots(Identity(), Sign()), channels=(64, 64, 64), pool="none", norm="none",
         head="average",
     )  # fmt: skip
-    task = Task(model=model, dataset=Digits(), moving=("conv2.*", "conv3.*"), memory=memory)
+    task = Task(
+        model=model,
+        dataset=Digits(),
+        moving=("conv2.*", "conv3.*"),
+        numerics=Numerics(memory=memory),
+    )
     p = prepare(task, 0)
     f = p.objective(p.batch(0).part(0, 256))
     return lambda: estimator(f, p.params, {}, stream(0, "memory"))

@@ -7,6 +7,7 @@ import torch
 from benchmarks.measure import ratio
 from sa.dataset.digits import Digits
 from sa.model.xnor_resnet18 import XnorResnet18
+from sa.objective.numerics import Numerics
 from sa.objective.objective import Objective
 from sa.objective.prepare import prepare
 from sa.objective.problem import Problem
@@ -24,7 +25,12 @@ def _network(layer: int, side: Side, binary: bool = False) -> Problem:
     """Width 8, from its random start, with the statistics of the training rows."""
     slots = Slots(Xnor() if binary else Identity(), Sign())
     model = XnorResnet18(quantizer=slots, shape=(1, side, side))
-    task = Task(model=model, dataset=Digits(size=side), moving=(layer,), batchnorm="running")
+    task = Task(
+        model=model,
+        dataset=Digits(size=side),
+        moving=(layer,),
+        numerics=Numerics(batchnorm="running"),
+    )
     p = prepare(task, 0)
     for name, seen in p.evaluation.recalibrate(p.params).items():
         p.buffers[name].copy_(seen)

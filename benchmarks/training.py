@@ -11,6 +11,7 @@ from benchmarks.measure import ratio
 from sa.estimator.ste import STE
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
+from sa.objective.numerics import Numerics
 from sa.objective.prepare import prepare
 from sa.objective.problem import Problem
 from sa.objective.task import Task
@@ -62,7 +63,7 @@ def _ours(p: Problem) -> None:
 
 
 def _step(name: str, model: Model, rows: int) -> dict[str, Any]:
-    made = prepare(Task(model=model, dataset=_Images(rows), dtype="float32"), 0)
+    made = prepare(Task(model=model, dataset=_Images(rows), numerics=Numerics(dtype="float32")), 0)
     return ratio(
         name,
         lambda: _usual(made),

@@ -13,6 +13,8 @@ from commands import sa  # noqa: F401
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from sa.objective.numerics import Numerics
+from sa.objective.task import Task
 from sa.record import telling
 from sa.types import Moment
 
@@ -41,6 +43,11 @@ def component(group: str, name: str, **overrides):
     root = OmegaConf.create({"dim": 3, "quantizer": slots, "it": node})
     made = OmegaConf.to_container(root, resolve=True)["it"] | overrides
     return instantiate(made, _convert_="all")
+
+
+def studied(model, dataset, criterion="auto", moving="all", **numerics) -> Task:
+    """The task of a model and a dataset, with these settings of how the loss is computed."""
+    return Task(model, dataset, criterion, moving, Numerics(**numerics))
 
 
 def cifar(root: Path, rows: int = 12, seed: int = 0) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg as sparse
 import torch
-from conftest import component
+from conftest import component, studied
 
 from sa.curvature import solve, stochastic
 from sa.dataset.digits import Digits
@@ -15,7 +15,6 @@ from sa.model.fc import FC
 from sa.model.mlp import MLP
 from sa.objective.function import from_function
 from sa.objective.prepare import prepare
-from sa.objective.task import Task
 from sa.params import flatten, grouped, size, stream, unflatten
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
@@ -25,7 +24,9 @@ from sa.types import Slots
 def network(model=None, memory=1 << 28, dtype="float64", rows=200, criterion="mse", **task):
     """A small tanh network on the first digits: its objective and its point."""
     model = model or FC(shape=(1, 8, 8), hidden=(4,), outputs=10)
-    p = prepare(Task(model, Digits(), criterion=criterion, memory=memory, dtype=dtype, **task), 0)
+    p = prepare(
+        studied(model, Digits(), criterion=criterion, memory=memory, dtype=dtype, **task), 0
+    )
     return p.objective(p.data.train.part(0, rows)), p.params
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import studied
 
 from sa.dataset.digits import Digits
 from sa.dataset.gaussian import Gaussian
@@ -65,7 +66,7 @@ def test_t8_only_what_moves():
 def test_row_blocks_change_nothing():
     model = ToyMLP(quantizer=FWBA, dim=4)
     whole, split = (
-        prepare(Task(model=model, dataset=Gaussian(dim=4, n=300), memory=m), 0)
+        prepare(studied(model=model, dataset=Gaussian(dim=4, n=300), memory=m), 0)
         for m in (1 << 26, 20_000)
     )
     a, b = (p.objective(p.batch(0)).differences(p.params, EPS).grads for p in (whole, split))
@@ -88,7 +89,7 @@ CNNS = [
 def test_t8_convolutions(pool, norm, head, channels, ways, criterion):
     """Every path of a convolution, BatchNorm on running statistics with either sign of its gain."""
     model = CNN(quantizer=FWBA, channels=channels, pool=pool, norm=norm, head=head)
-    p = prepare(Task(model=model, dataset=Digits(), criterion=criterion, batchnorm="running"), 0)
+    p = prepare(studied(model=model, dataset=Digits(), criterion=criterion, batchnorm="running"), 0)
     g = torch.Generator().manual_seed(0)
     for m in p.forward.norms.values():
         for v in (m.running_mean, m.weight.data, m.bias.data):
@@ -103,7 +104,7 @@ def test_t8_convolutions(pool, norm, head, channels, ways, criterion):
 
 def test_t8_a_norm_between_fully_connected_layers():
     model = MLP(quantizer=FWBA, hidden=(6, 5), norm="batch")
-    p = prepare(Task(model=model, dataset=Digits(), batchnorm="running"), 1)
+    p = prepare(studied(model=model, dataset=Digits(), batchnorm="running"), 1)
     for m in p.forward.norms.values():
         m.weight.data[::2] *= -0.7  # and no eps takes it to 0, where every row would tie
         m.running_mean += 0.3
@@ -113,7 +114,7 @@ def test_t8_a_norm_between_fully_connected_layers():
 def test_maps_in_small_pieces_change_nothing():
     model = CNN(quantizer=FWBA, channels=(3, 4), pool="none", norm="none", head="average")
     whole, split = (
-        prepare(Task(model=model, dataset=Digits(), memory=m), 0) for m in (1 << 26, 320_000)
+        prepare(studied(model=model, dataset=Digits(), memory=m), 0) for m in (1 << 26, 320_000)
     )
     a, b = (p.objective(p.batch(0).part(0, 30)).differences(p.params, EPS) for p in (whole, split))
     for x, y in zip(a.grads, b.grads, strict=True):

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import CONF, component, options
+from conftest import CONF, component, options, studied
 
 from sa import surrogate
 from sa.analysis.bias_variance import BiasVariance
@@ -17,7 +17,6 @@ from sa.estimator.ste import STE
 from sa.model.toy_mlp import ToyMLP
 from sa.objective.gradient_noise import GradientNoise
 from sa.objective.prepare import prepare
-from sa.objective.task import Task
 from sa.params import flatten, stream
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.dorefa_gradient import DorefaGradient
@@ -36,7 +35,7 @@ RANDOM = [DOREFA, TernGrad(), TernGrad(None), Uniform(3, rounding="stochastic")]
 def task(gradient=DOREFA, activation=None, n=24, **settings):
     slots = Slots(Identity(), activation or Sign(), gradient)
     model = ToyMLP(quantizer=slots, dim=3, gain=math.sqrt(3))
-    return Task(model=model, dataset=Gaussian(dim=3, n=n), **settings)
+    return studied(model=model, dataset=Gaussian(dim=3, n=n), **settings)
 
 
 def estimate(estimator, gradient=DOREFA, seed=0, generator=None, **settings):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import component, options
+from conftest import component, options, studied
 
 from sa.dataset.digits import Digits
 from sa.dataset.gaussian import Gaussian
@@ -31,7 +31,7 @@ def problem(name="mlp", **settings):
     if len(model.shape) == 3:
         model = component("model", name, **small | {"shape": [1, 8, 8]})
     data = {(0,): Point(), (1,): Sinc(), (3,): Gaussian(n=60)}.get(tuple(model.shape), Digits())
-    return prepare(Task(model=model, dataset=data, **settings), 0)
+    return prepare(studied(model=model, dataset=data, **settings), 0)
 
 
 @pytest.mark.parametrize("name", [m for m in options("model") if m not in HUGE])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import studied
 
 from sa.dataset.digits import Digits
 from sa.estimator.cdg import CDG
@@ -10,7 +11,6 @@ from sa.flips.distinct import distinct
 from sa.model.cnn import CNN
 from sa.model.xnor_resnet18 import XnorResnet18
 from sa.objective.prepare import prepare
-from sa.objective.task import Task
 from sa.params import flatten
 from sa.quantizer.dorefa import Dorefa
 from sa.quantizer.levels import Levels
@@ -32,7 +32,7 @@ def net(quantizer=FWBA, block="xnor", size=8, **settings):
 def problem(model, *moving, seed=1, **settings):
     """Of norms that have seen something, with either sign of their gain."""
     settings = {"batchnorm": "running", "dataset": Digits(size=model.shape[1])} | settings
-    p = prepare(Task(model=model, moving=moving, **settings), seed)
+    p = prepare(studied(model=model, moving=moving, **settings), seed)
     g = torch.Generator().manual_seed(seed)
     for m in p.forward.norms.values():
         for v, middle in ((m.running_mean, 0), (m.weight.data, 1), (m.bias.data, 0)):
@@ -62,7 +62,7 @@ def checked(p, rows, eps=EPS):
 @pytest.mark.parametrize("layer", [1, -2])
 def test_t8_sums_of_signs_that_cancel_are_on_the_threshold_in_both(layer):
     """Behind norms that have seen nothing a sum of signs that is 0 is a tie: there are dozens."""
-    task = Task(
+    task = studied(
         model=net(BWBA), moving=(layer,), batchnorm="running", dataset=Digits(size=8)
     )  # fmt: skip
     p, ties = prepare(task, 1), []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import studied
 from torch import nn
 
 from sa import surrogate
@@ -19,7 +20,6 @@ from sa.objective.forward import NetworkForward
 from sa.objective.numerics import Numerics
 from sa.objective.objective import Objective
 from sa.objective.prepare import prepare
-from sa.objective.task import Task
 from sa.quantizer.levels import Levels
 from sa.quantizer.sign import Sign
 from sa.quantizer.uniform import Uniform
@@ -693,7 +693,7 @@ class Own:
 
 
 def test_a_task_with_an_own_model_has_exact_differences():
-    task = Task(model=Own(), dataset=Gaussian(dim=6, n=50), batchnorm="running")
+    task = studied(model=Own(), dataset=Gaussian(dim=6, n=50), batchnorm="running")
     p = prepare(task, 0)
     assert len(p.structure.cuts) == len(task.structure().cuts) == 4
     f = p.objective(p.batch(0))

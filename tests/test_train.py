@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import component
+from conftest import component, studied
 
 from sa.analysis.descent import Descent
 from sa.dataset.digits import Digits
@@ -18,6 +18,7 @@ from sa.model.quadratic import Quadratic
 from sa.objective import task
 from sa.objective.evaluate import SPLITS
 from sa.objective.forward import NetworkForward
+from sa.objective.numerics import Numerics
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
 from sa.quantizer.fixed_point import FixedPoint
@@ -50,7 +51,7 @@ def task_of(name="mlp", binary=False, **settings):
         sign = {"_target_": "sa.quantizer.sign.Sign"}
         small["quantizer"] = {"_target_": "sa.types.Slots", "weight": sign, "activation": sign}
     settings = {"batch_size": 32, "dtype": "float32"} | settings
-    return Task(model=component("model", name, **small), dataset=Digits(), **settings)
+    return studied(model=component("model", name, **small), dataset=Digits(), **settings)
 
 
 def rows(p, estimator, optimizer, steps, progress=None, analyses=None, **every):
@@ -564,7 +565,7 @@ def test_a_compiled_loss_is_the_loss():
 def test_without_a_compiler_there_is_no_compiling(monkeypatch):
     monkeypatch.setattr(task, "compiler", lambda: None)
     with pytest.raises(task.Mismatch, match="no C\\+\\+ compiler"):
-        replace(task_of(), compile=True).check_machine()
+        replace(task_of(), numerics=Numerics(compile=True)).check_machine()
 
 
 @pytest.mark.parametrize("criterion", ["ce", "mse"])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from sa.config.catalogue import leaves
@@ -18,11 +19,6 @@ from sa.config.fit import (
 from sa.config.parents import Config, parent
 from sa.config.settings import Settings, read
 from sa.record.identity import DEFAULTS, LATER, current
-
-_OF_TASK = set(
-    "criterion moving batch_size batchnorm dtype device memory progress autocast compile".split()
-)
-"""Settings of the loss that is studied."""
 
 _OF_RECIPE = set("until recalibrate clip decay_all quantizer_lr diverge".split())
 """Settings of a training, without its components."""
@@ -132,9 +128,13 @@ def validate(config: Config) -> Components:
 
 def _task(settings: Settings, model: Any, dataset: Any) -> Any:
     """Return the loss that is studied; UsageError if model, data and settings do not fit."""
+    from sa.objective.numerics import Numerics
     from sa.objective.task import Mismatch, Task
 
-    task = Task(model=model, dataset=dataset, **settings.model_dump(include=_OF_TASK))
+    own = {f.name for f in fields(Numerics)}
+    numerics = Numerics(**settings.model_dump(include=own))
+    moving = settings.moving if isinstance(settings.moving, str) else tuple(settings.moving)
+    task = Task(model, dataset, settings.criterion, moving, numerics)
     try:
         task.check()
     except Mismatch as error:

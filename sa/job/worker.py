@@ -57,9 +57,8 @@ def rank(folder: Path, number: int, world: int, port: int) -> None:
     settings = made.settings
     torch.set_num_threads(settings.threads)
     device = f"cuda:{number}" if settings.device == "cuda" else settings.device
-    problem = prepare(
-        replace(made.task, device=device), settings.seed, init_seed=settings.init_seed
-    )
+    task = replace(made.task, numerics=replace(made.task.numerics, device=device))
+    problem = prepare(task, settings.seed, init_seed=settings.init_seed)
     try:
         ranks.serve(problem, made.estimator, settings.steps, ranks.Ring(number, world, port))
     except RuntimeError as error:  # rank 0 is gone, or says why itself

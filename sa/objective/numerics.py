@@ -1,14 +1,17 @@
 """How a loss is computed: precision, device, memory, batches and statistics."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Gt
+from pydantic.dataclasses import dataclass
+
+from sa.types import STRICT
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Numerics:
     """How a loss is computed.
 
@@ -29,9 +32,9 @@ class Numerics:
 
     dtype: Literal["float32", "float64"] = "float64"
     device: str = "cpu"
-    memory: int = 128 << 20
+    memory: Annotated[int, Gt(0)] = 128 << 20
     batchnorm: Literal["batch", "running"] = "batch"
-    batch_size: int | None = None
+    batch_size: Annotated[int, Gt(0)] | None = None
     autocast: Literal["bfloat16"] | None = None
     compile: bool = False
     progress: bool = False

@@ -5,10 +5,9 @@ import os
 import shutil
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import nn
 
@@ -47,7 +46,7 @@ class Task:
             ``auto`` (value for such a model, ce for classes, else mse).
         moving: which parameters move: ``all``, or a list of name patterns (``fc1.*``) and 1-based
             numbers of quantized layers (negative from the end).
-        batch_size ... compile: see `Numerics`.
+        numerics: how the loss is computed.
 
     """
 
@@ -55,14 +54,7 @@ class Task:
     dataset: Dataset
     criterion: Literal["auto", "mse", "ce", "value"] = "auto"
     moving: Literal["all"] | tuple[str | int, ...] = "all"
-    batch_size: Annotated[int, Gt(0)] | None = None
-    batchnorm: Literal["batch", "running"] = "batch"
-    dtype: Literal["float32", "float64"] = "float64"
-    device: str = "cpu"
-    memory: Annotated[int, Gt(0)] = 128 << 20
-    progress: bool = False
-    autocast: Literal["bfloat16"] | None = None
-    compile: bool = False
+    numerics: Numerics = Numerics()
 
     def check(self) -> None:
         """Refuse what does not fit, before any work: raises Mismatch naming both sides."""
@@ -86,10 +78,11 @@ class Task:
                 f"{type(model).__name__} has {model.outputs} outputs, {type(data).__name__} has "
                 f"{width} targets a row; set model.outputs={width}",
             )
-        if self.batch_size is not None and self.batch_size > data.rows:
+        rows = self.numerics.batch_size
+        if rows is not None and rows > data.rows:
             raise Mismatch(
                 "batch_size",
-                f"{self.batch_size} rows a step, and {type(data).__name__} has {data.rows}; "
+                f"{rows} rows a step, and {type(data).__name__} has {data.rows}; "
                 "batch_size=null is all of them",
             )
         demanded = trait(model, "criterion")
@@ -107,8 +100,9 @@ class Task:
         network, width = _sample(model)  # type: ignore[arg-type]
         moving_names(self.moving, network, [k for k, _ in network.named_parameters()])
         self._enough(network, width)
-        if self.autocast and self.dtype == "float64":
-            raise Mismatch("autocast", f"{self.autocast} products of float64; set dtype=float32")
+        if self.numerics.autocast and self.numerics.dtype == "float64":
+            kind = self.numerics.autocast
+            raise Mismatch("autocast", f"{kind} products of float64; set dtype=float32")
 
     def check_machine(self, here: bool = True) -> None:
         """Refuse what this machine lacks, after `check`.
@@ -121,38 +115,26 @@ class Task:
             MissingData: the dataset's files are not on this machine.
 
         """
-        if here and self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise Mismatch("device", f"{self.device} is not available here; use device=cpu")
-        if here and self.compile and self.device == "cpu" and not compiler():
+        device = self.numerics.device
+        if here and device.startswith("cuda") and not torch.cuda.is_available():
+            raise Mismatch("device", f"{device} is not available here; use device=cpu")
+        if here and self.numerics.compile and device == "cpu" and not compiler():
             raise Mismatch("compile", "there is no C++ compiler here; compile=false")
         called(self.dataset, "check")
 
     def _enough(self, network: nn.Module, width: int) -> None:
         """Refuse a memory budget too small for one point."""
         least, what, instead = 8 * 12 * width, "one row of this network", ""
-        who, other = coupling(network, self.batchnorm)
+        own, every = self.numerics, self.dataset.rows
+        who, other = coupling(network, own.batchnorm)
         if who:
-            rows = min(self.batch_size or self.dataset.rows, self.dataset.rows)
+            rows = min(own.batch_size or every, every)
             least, what = 8 * width * rows, f"the {rows} rows that {who} normalises together"
             instead = f" or more, a smaller batch_size, or {other}"
-        if self.memory < least:
+        if own.memory < least:
             raise Mismatch(
-                "memory", f"{self.memory} bytes are too few for {what}; set memory={least}{instead}"
+                "memory", f"{own.memory} bytes are too few for {what}; set memory={least}{instead}"
             )
-
-    @property
-    def numerics(self) -> Numerics:
-        """How the loss is computed."""
-        return Numerics(
-            dtype=self.dtype,
-            device=self.device,
-            memory=self.memory,
-            batchnorm=self.batchnorm,
-            batch_size=self.batch_size,
-            autocast=self.autocast,
-            compile=self.compile,
-            progress=self.progress,
-        )
 
     @property
     def kind(self) -> str:
@@ -164,7 +146,7 @@ class Task:
 
     def coupling(self) -> tuple[str, str]:
         """Who makes a row's loss depend on the other rows, '' if nobody, and what does not."""
-        return coupling(_sample(self.model)[0], self.batchnorm)  # type: ignore[arg-type]
+        return coupling(_sample(self.model)[0], self.numerics.batchnorm)  # type: ignore[arg-type]
 
     def latent(self) -> list[str]:
         """The weights that a quantizer stands before, by name."""
@@ -187,10 +169,10 @@ class Task:
         named = {k: p.detach() for k, p in network.named_parameters()}
         moving = moving_names(self.moving, network, list(named))
         frozen = {k: p for k, p in named.items() if k not in moving}
-        kind, draw = self.kind, stream(0, "rows")
+        kind, draw, norms = self.kind, stream(0, "rows"), self.numerics.batchnorm
         rows = torch.randn(16, *self.model.shape, generator=draw, dtype=torch.float64)
         example = None if kind == "value" else rows
-        return describe(network, frozen, self.batchnorm, CRITERIA[kind], kind == "mse", example)
+        return describe(network, frozen, norms, CRITERIA[kind], kind == "mse", example)
 
 
 @lru_cache(maxsize=4)

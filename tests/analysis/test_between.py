@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import component
+from conftest import component, studied
 
 from sa.analysis._align import matched, permuted
 from sa.analysis.function_curve import FunctionCurve
@@ -26,7 +26,7 @@ def gen(seed=0):
 
 def small(seed, norm="before", **settings):
     model = component("model", "cnn2", shape=[1, 8, 8], channels=[2, 3], norm=norm)
-    return prepare(Task(model=model, dataset=Digits(), batch_size=100, **settings), seed)
+    return prepare(studied(model=model, dataset=Digits(), batch_size=100, **settings), seed)
 
 
 def trained(problem, steps=20):
@@ -114,7 +114,7 @@ CHAINS = {
 @pytest.mark.parametrize("name, settings", CHAINS.values(), ids=CHAINS)
 def test_a_network_and_its_permuted_copy_have_no_barrier_when_aligned(name, settings):
     model = component("model", name, **settings)
-    problem = prepare(Task(model=model, dataset=Digits(), batch_size=100), 0)
+    problem = prepare(studied(model=model, dataset=Digits(), batch_size=100), 0)
     first = trained(problem, steps=5)
     second, layers = first, problem.structure.units
     assert len(layers) == 2 and problem.structure.why_not_permutable is None

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import component
+from conftest import component, studied
 
 from sa.analysis.cost import Cost
 from sa.analysis.quant_error import QuantError, split
@@ -15,6 +15,7 @@ from sa.model.mlp import MLP
 from sa.model.toy_mlp import ToyMLP
 from sa.network.traits import traits
 from sa.objective.function import from_function
+from sa.objective.numerics import Numerics
 from sa.objective.prepare import prepare
 from sa.objective.task import Task
 from sa.quantizer.fixed_point import FixedPoint
@@ -143,7 +144,8 @@ def costs(name, **settings):
     rows = Batch(torch.randn(4, *model.shape, dtype=F64), torch.arange(4))
     data = Digits(size=model.shape[-1])
     return look(
-        Cost(), prepare(Task(model=model, dataset=data, batchnorm="running"), 0, Splits(rows, rows))
+        Cost(),
+        prepare(studied(model=model, dataset=data, batchnorm="running"), 0, Splits(rows, rows)),
     )
 
 
@@ -162,9 +164,10 @@ def test_costs_do_not_depend_on_which_statistics_batchnorm_takes():
     model = component(
         "model", "xnor_resnet18", shape=[1, 8, 8], init_channels=1
     )  # ends in 1x1 maps
-    task = Task(model=model, dataset=Digits(), batch_size=4)
+    task = studied(model=model, dataset=Digits(), batch_size=4)
     batch, running = (
-        look(Cost(), prepare(replace(task, batchnorm=b), 0)) for b in ("batch", "running")
+        look(Cost(), prepare(replace(task, numerics=Numerics(batchnorm=b)), 0))
+        for b in ("batch", "running")
     )
     assert batch == running and batch["cost/head/macs"] == 80
 

@@ -5,6 +5,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from conftest import studied
 
 from sa.analysis._view import check
 from sa.analysis.critical_points import CriticalPoints
@@ -21,7 +22,6 @@ from sa.model.mlp import MLP
 from sa.network.network import Network
 from sa.objective.function import from_function
 from sa.objective.prepare import prepare
-from sa.objective.task import Task
 from sa.params import flatten, unflatten
 from sa.quantizer.none import Identity
 from sa.quantizer.sign import Sign
@@ -37,7 +37,7 @@ def gen(seed=0):
 
 def problem(quantizer=FLOAT, norm="none", seed=0, **task):
     model = MLP(quantizer, shape=(1, 8, 8), hidden=(4, 3), norm=norm)
-    return prepare(Task(model, Digits(), **task), seed)
+    return prepare(studied(model, Digits(), **task), seed)
 
 
 def measure(analysis, made, batch=None, seed=0):
@@ -49,7 +49,7 @@ def measure(analysis, made, batch=None, seed=0):
 @pytest.mark.parametrize("batch_size", [7, 64, None])
 def test_sensitivity_of_a_linear_network_is_its_matrix_norm_whatever_the_batch(batch_size):
     made = prepare(
-        Task(
+        studied(
             FC(shape=(5,), hidden=(4,), outputs=3, activation="linear"),
             Gaussian(dim=5, n=200),
             batch_size=batch_size,
@@ -169,7 +169,7 @@ def test_a_bias_before_batchnorm_is_redundant(batchnorm, idle):
             )
 
     made = prepare(
-        Task(Normed(shape=(1,), hidden=(20,), outputs=1), Sinc(n=20), batchnorm=batchnorm), 0
+        studied(Normed(shape=(1,), hidden=(20,), outputs=1), Sinc(n=20), batchnorm=batchnorm), 0
     )
     out = measure(CriticalPoints(solver="none"), made)
     assert out["critical_points/redundant"] == idle

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import component, options
+from conftest import component, options, studied
 
 from sa.dataset.gaussian import Gaussian
 from sa.model.toy_mlp import ToyMLP
@@ -12,7 +12,6 @@ from sa.network.structure import Structure
 from sa.objective.function import from_function
 from sa.objective.objective import Objective
 from sa.objective.prepare import prepare
-from sa.objective.task import Task
 from sa.params import flatten
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.none import Identity
@@ -52,7 +51,7 @@ def problem(name="", memory=1 << 26, dtype="float64"):
         ("spectral", "flow"), Identity()
     )
     slots = Slots(Identity(), special.get(name, Sign()))
-    task = Task(
+    task = studied(
         model=ToyMLP(quantizer=slots, dim=4, hidden=2),
         dataset=Gaussian(dim=4, n=100),
         memory=memory,

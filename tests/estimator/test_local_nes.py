@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import component
+from conftest import component, studied
 from test_laws import run
 
 from sa.dataset.digits import Digits
@@ -198,7 +198,7 @@ def test_bias_at_width_eight_every_layer(sigma, form):
 def toy(**settings):
     slots = Slots(Identity(), Sign())
     model = ToyMLP(quantizer=slots, dim=6, hidden=2, out=6)
-    return prepare(Task(model=model, dataset=Gaussian(dim=6, n=500), **settings), 0)
+    return prepare(studied(model=model, dataset=Gaussian(dim=6, n=500), **settings), 0)
 
 
 @pytest.mark.parametrize("form", ["generic", "exact_tail"])

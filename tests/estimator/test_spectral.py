@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import component
+from conftest import component, studied
 
 from sa.dataset.digits import Digits
 from sa.estimator import _spectrum
@@ -53,7 +53,7 @@ def once(f, at, **settings):
 
 
 def digits(**settings):
-    task = Task(FC(shape=(1, 8, 8), hidden=(8,)), Digits(), criterion="mse", **settings)
+    task = studied(FC(shape=(1, 8, 8), hidden=(8,)), Digits(), criterion="mse", **settings)
     return prepare(task, 0)
 
 
@@ -322,7 +322,7 @@ def test_the_overlap_of_many_blocks_is_summed_in_their_order():
 def test_around_a_straight_through_gradient_on_a_quantized_network():
     slots = Slots(Identity(), Sign())
     model = MLP(quantizer=slots, shape=(1, 8, 8), hidden=(6,), outputs=10)
-    p = prepare(Task(model, Digits(), dtype="float64"), 0)
+    p = prepare(studied(model, Digits(), dtype="float64"), 0)
     f = p.objective(p.data.train.part(0, 200))
     own = PLAIN | {"base": STE("clipped"), "curvature": "differences", "mode": "flat_v1"}
     estimator = Spectral(**own)

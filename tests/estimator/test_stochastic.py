@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import component, options
+from conftest import component, options, studied
 from test_laws import RANDOM_UNITS, problem, run
 
 from sa import surrogate
@@ -20,7 +20,6 @@ from sa.objective.forward import RowFunction
 from sa.objective.function import from_function
 from sa.objective.objective import Objective
 from sa.objective.prepare import prepare
-from sa.objective.task import Task
 from sa.params import flatten
 from sa.quantizer.bernoulli import Bernoulli
 from sa.quantizer.none import Identity
@@ -389,7 +388,7 @@ def test_sr_ste_relaxed_back_propagates_the_relaxed_sample():
 
 def digits(activation, memory=1 << 26, **settings):
     model = MLP(quantizer=Slots(Identity(), activation), hidden=(6, 5), **settings)
-    return prepare(Task(model=model, dataset=Digits(), memory=memory, batch_size=60), 0)
+    return prepare(studied(model=model, dataset=Digits(), memory=memory, batch_size=60), 0)
 
 
 def test_a_scale_of_the_batch_keeps_rows_together():
@@ -438,7 +437,7 @@ def test_units_without_rows_are_refused():
 def test_convolutions_and_float32(name):
     slots = Slots(Identity(), Bernoulli())
     model = CNN(quantizer=slots, channels=(2, 3), norm="none")
-    p = prepare(Task(model=model, dataset=Digits(), dtype="float32", batch_size=20), 0)
+    p = prepare(studied(model=model, dataset=Digits(), dtype="float32", batch_size=20), 0)
     got = run(component("estimator", name), p.objective(p.batch(0)), p.params)
     assert all(g.isfinite().all() and g.any() for g in got.grad.values())
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import component
+from conftest import component, studied
 
 from sa.dataset.digits import Digits
 from sa.dataset.point import Point
@@ -88,7 +88,7 @@ def test_linear_form_is_one():
 
 def test_values_of_many_points_and_both_precisions():
     model = component("model", "quadratic", size=5)
-    p = prepare(Task(model=model, dataset=Point(), dtype="float32"), 0)
+    p = prepare(studied(model=model, dataset=Point(), dtype="float32"), 0)
     f = p.objective(p.batch(0))
     stack = torch.randn(4, 5, generator=stream(3))
     looped = torch.stack([f.value({"point": w}) for w in stack])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import component, options
+from conftest import component, options, studied
 from hydra.errors import InstantiationException
 
 from sa.dataset.digits import Digits
@@ -134,7 +134,7 @@ def test_xnor_resnet18(c, block):
 @pytest.mark.parametrize("c", [8, 16])
 def test_moving_selects_quantized_layers_of_the_xnor_resnet(c):
     model = component("model", "xnor_resnet18", init_channels=c, shape=[1, 8, 8])
-    p = prepare(Task(model=model, dataset=Digits(), moving=(1, 8, -2), batch_size=10), 0)
+    p = prepare(studied(model=model, dataset=Digits(), moving=(1, 8, -2), batch_size=10), 0)
     got = [tuple(v.shape) for v in p.params.values()]
     assert got == [(c, c, 3, 3), (2 * c, 2 * c, 3, 3), (8 * c, 8 * c, 3, 3)]
     forwards = {8: [1_152, 4_608, 73_728], 16: [4_608, 18_432, 294_912]}[c]
@@ -172,7 +172,7 @@ def test_residual_networks_are_no_chains(name):
     with pytest.raises(ValueError, match="block1.*no chain"):
         build(name).links()
     model = component("model", name, shape=[1, 8, 8])
-    told = Task(model=model, dataset=Digits(), batchnorm="running").structure().why_not_a_chain
+    told = studied(model=model, dataset=Digits(), batchnorm="running").structure().why_not_a_chain
     assert "block1" in told
 
 
@@ -266,7 +266,7 @@ def test_a_network_is_checked_once(monkeypatch):
     make = kind.build
     monkeypatch.setattr(kind, "build", lambda self, g: built.append(1) or make(self, g))
     for rows in (10, 20, 30):
-        task = Task(model=model, dataset=Digits(), batch_size=rows)
+        task = studied(model=model, dataset=Digits(), batch_size=rows)
         task.check()
         task.structure()
     assert len(built) == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import studied
 from test_quantizers import make
 from torch import nn
 
@@ -24,7 +25,6 @@ from sa.network import codes
 from sa.network.layers import Activation, Conv, Linear
 from sa.network.quantize import Rule, apply_quantizers
 from sa.objective.prepare import prepare
-from sa.objective.task import Task
 from sa.objective.total import total
 from sa.quantizer.dorefa import Dorefa
 from sa.quantizer.levels import Levels
@@ -91,7 +91,7 @@ def problem(weight, activation="sign", hidden=(12, 12), **settings):
     """Every layer has quantized weights and zero biases: sums of 0 are common."""
     slots = Slots(WEIGHTS[weight](), ACTIVATIONS[activation]())
     model = MLP(quantizer=slots, shape=(8,), hidden=hidden, outputs=2, every=True)
-    return prepare(Task(model=model, dataset=Whole(), **settings), 3)
+    return prepare(studied(model=model, dataset=Whole(), **settings), 3)
 
 
 def rational(x):

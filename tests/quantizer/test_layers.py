@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import component
+from conftest import component, studied
 from test_quantizers import make
 from torch import nn
 from torch.func import functional_call
@@ -24,7 +24,6 @@ from sa.network.quantize import Rule, apply_quantizers
 from sa.network.read import quantized
 from sa.network.traits import for_layer
 from sa.objective.prepare import prepare
-from sa.objective.task import Task
 from sa.params import stream
 from sa.quantizer._learned import Learned
 from sa.quantizer.fixed_point import FixedPoint
@@ -42,7 +41,7 @@ from sa.types import Slots
 def problem(weight=None, activation=None, gradient=None, **settings):
     slots = Slots(weight or Identity(), activation or Sign(), gradient)
     model = ToyMLP(quantizer=slots, dim=4, gain=math.sqrt(3))
-    return prepare(Task(model=model, dataset=Gaussian(dim=4, n=64), **settings), 0)
+    return prepare(studied(model=model, dataset=Gaussian(dim=4, n=64), **settings), 0)
 
 
 def affine(**settings):
