@@ -253,11 +253,8 @@ class Hooks:
         """Return a dataset with its own labels where this one spoils them; None if it does not."""
         return None
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
-        """Return rows (label, words) about an analysis' own numbers in a result, for a terminal.
-
-        reference: the short name of the gradient that cosines are measured to.
-        """
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Return rows (label, words) about an analysis' own numbers in a result, for a terminal."""
         return []
 
 
@@ -270,6 +267,18 @@ def trait(component: object, name: str) -> Any:
 def called(component: object, hook: str, *args: Any) -> Any:
     """Call a hook of `Hooks` on a component; the default does nothing."""
     return trait(component, hook)(*args)
+
+
+def label(component: object) -> str:
+    """Return what a component is called: its option, or its class in small letters.
+
+    >>> class Halves:
+    ...     "A class of a person's own."
+    >>> label(Slots(abs, abs)), label(Halves())
+    ('slots', 'halves')
+    """
+    name, option = type(component).__name__.lower(), type(component).__module__.rpartition(".")[2]
+    return option if option.replace("_", "") == name else name
 
 
 class Diverged(ArithmeticError):

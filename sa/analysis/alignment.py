@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from pydantic.dataclasses import dataclass
 
-from sa.analysis import _finite
+from sa.analysis import _finite, _reference
 from sa.analysis._line import cosine
 from sa.objective.objective import Objective
 from sa.params import flatten
@@ -66,7 +66,7 @@ class Alignment:
                     out["ceiling"] = cosine(t, heldout)
         return {f"alignment/{k}": v for k, v in out.items()}
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the cosine and the scale in words, with what chance or theory would give."""
         if "alignment/cosine" not in result:
             return []
@@ -76,13 +76,13 @@ class Alignment:
             law = f"; a linear loss would give {expected:.3f}"
             if not expected:
                 law = f"; chance gives 0 +- {result['parameters'] ** -0.5:.3f}"
-        limit = result.get("alignment/ceiling")
+        first = next(iter(self.references.values()))
+        reference, limit = _reference.called(first), result.get("alignment/ceiling")
         top = f"; two batches' {reference} agree to {limit:.3f}" if limit is not None else ""
         cosine = f"{number(result['alignment/cosine'])}{law}{top}"
-        own, other = result["target"], "box" if reference.startswith("CDG") else "its own"
-        right = "1 is right"
-        if own != other:
-            right = f"another target: {reference}'s is {other}, this one's {own}"
+        right, own = "1 is right", result["target"]
+        if own != first.target:
+            right = f"another target: {reference}'s is {first.target}, this one's {own}"
         scale = f"{number(result['alignment/scale'])} of {reference}'s ({right})"
         return [(f"cosine to {reference}", cosine), ("scale", scale)]
 

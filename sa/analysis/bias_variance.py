@@ -80,7 +80,7 @@ class BiasVariance:
         out |= {"evals": evals / self.replicates, "seconds": seconds / self.replicates}
         return {f"bias_variance/{k}": v for k, v in out.items()}
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return bias, variance and reliability in words."""
         if "bias_variance/bias2" not in result:
             return []

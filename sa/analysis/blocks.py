@@ -102,7 +102,7 @@ class Blocks:
         out |= {"held": held.tolist(), "held_least": float(held.min())}
         return out | {"held_mean": float(held.mean()), "evals": hessian.evals}
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return a line for each block, and the share of the top directions that they hold."""
         rows = []
         for block in [k.split("/")[1] for k in result if re.fullmatch(r"blocks/[^/]+/shapes", k)]:

@@ -62,7 +62,7 @@ class Cost:
                 each |= {f"{layer.name}/{k}": v for k, v in counts.items()}
         return {f"cost/{k}": v for k, v in (out | each).items()}
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the cost of one row in words."""
         if "cost/macs" not in result:
             return []

@@ -133,7 +133,7 @@ class CriticalPoints:
             out["penalised"] = float(off.double().mean()) if len(off) else 1.0
         return out
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the end of the search and the signs of the Hessian, in words."""
         if "critical_points/status" not in result:
             return []

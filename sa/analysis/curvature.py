@@ -109,7 +109,7 @@ class Curvature:
         out["evals"] = hessian.evals
         return {f"curvature/{k}": v for k, v in out.items()}
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the largest eigenvalue and the gap in words."""
         if "curvature/lambda_1" not in result:
             return []

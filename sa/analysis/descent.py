@@ -10,7 +10,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.analysis import _finite
+from sa.analysis import _finite, _reference
 from sa.analysis._line import line, unit
 from sa.objective.objective import Objective
 from sa.params import flatten
@@ -175,7 +175,7 @@ class Descent:
             "null_best_most": _finite.most(best),
         }
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the best decrease, held out, and compared with reference and null, in words."""
         if "descent/best" not in result:
             return []
@@ -186,7 +186,8 @@ class Descent:
         rows = [("best decrease", f"{text}{edge}")]
         rows.append(("  held out", number(result.get("descent/best_heldout"))))
         if result.get("descent/ratio") is not None:
-            rows.append((f"  against {reference}", f"x {result['descent/ratio']:.2f}"))
+            against = f"  against {_reference.called(self.reference)}"
+            rows.append((against, f"x {result['descent/ratio']:.2f}"))
         if "descent/null_best" in result:
             null = f"{number(result['descent/null_best'])} (random directions)"
             rows.append(("  null", null))

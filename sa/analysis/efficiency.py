@@ -100,7 +100,7 @@ class Efficiency:
         worth = {"cosine": cosine(along, truth), "decrease": best / value if value else best}
         return worth if held is None else worth | {"heldout": held / value if value else held}
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the calls, cosine and decrease at the budget of evals, in words."""
         keys = [f"efficiency/at_evals/{k}" for k in ("calls", "cosine", "decrease")]
         if keys[1] not in result:

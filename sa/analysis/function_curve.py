@@ -70,7 +70,7 @@ class FunctionCurve:
         out |= _finite.counted(value)
         return {f"function_curve/{k}": v for k, v in out.items()}
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the error of the curve in words."""
         if "function_curve/rmse" not in result:
             return []

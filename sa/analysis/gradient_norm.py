@@ -75,7 +75,7 @@ class GradientNorm:
                 out["of_edge"] = sharp * self.lr / 2
         return {f"gradient_norm/{k}": v for k, v in out.items()}
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return both norms and the largest eigenvalue in words."""
         one = {k: result.get(f"gradient_norm/{k}") for k in ("full", "batch", "lambda_max", "edge")}
         if "gradient_norm/full" not in result:

@@ -114,7 +114,7 @@ class InputSensitivity:
             found.append(squares.sqrt())
         return torch.cat(found)
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the mean sensitivity on the test rows in words."""
         shown = [
             f"{x} {number(result[f'input_sensitivity/test/{x}/mean'])}"

@@ -124,7 +124,7 @@ class Interpolation:
             out |= {f"{name}/{k}": v for k, v in network.evaluate(point, statistics).items()}
         return {f"interpolation/{k}": v for k, v in out.items()}
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the barrier and the distance of the ends in words."""
         if "interpolation/barrier" not in result:
             return []

@@ -98,7 +98,7 @@ class QuantError:
             needed = torch.where(enough, float(bits), needed)
         return needed.tolist()
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the tensor with the lowest SQNR in words."""
         if "quant_error/worst" not in result:
             return []

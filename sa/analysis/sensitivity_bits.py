@@ -211,7 +211,7 @@ class SensitivityBits:
                 out[f"{name}/heldout"] = float(objective.heldout.value(point(choice)))
         return out
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the rank correlations of the proxies, and each allocation, in words."""
         if "sensitivity_bits/ilp/loss" not in result:
             return []

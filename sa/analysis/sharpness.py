@@ -184,7 +184,7 @@ class Sharpness:
         out["flip_worse"] = float((sound > 0).double().mean())
         return {**out, "flips": float(len(rise))} | _finite.counted(rise)
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return every sharpness in words."""
         shown = [
             f"{k} {number(result[f'sharpness/{k}'])}"

@@ -137,7 +137,7 @@ class Smoothing:
         gains = judge.row_losses(params)[:, None] - torch.stack(after, 1)
         return best, held, flips, gains
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the eps and the sigma with the largest decrease, in words."""
         scales = (("epsilon", "eps"), ("sigma", "sigma"))
         there = [(scale, short) for scale, short in scales if f"smoothing/{scale}" in result]

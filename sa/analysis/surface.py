@@ -145,7 +145,7 @@ class Surface:
         before = [flatten(viewed(objective, params | x, self.view)[1]) for x in saved]
         return torch.stack([*before, w]) - w
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the range of the losses in words."""
         if "surface/centre" not in result:
             return []

@@ -135,7 +135,7 @@ class Training:
         loss = float(objective.value(point))
         return loss if math.isfinite(loss) else math.inf, point
 
-    def tell(self, result: Mapping[str, Any], reference: str) -> list[tuple[str, str]]:
+    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the ratio of losses, the steps and the lr, in words."""
         if "training/ratio" not in result:
             return []

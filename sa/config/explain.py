@@ -67,7 +67,9 @@ def _of_words(error: Exception, text: str, argv: list[str]) -> str | None:
         close = nearest(name, GROUPS)
         hint = f"; did you mean {close}=?" if close else ""
         return f"{name}: there is no such group{hint}\ngroups: {', '.join(GROUPS)}"
-    if type(error).__name__ in ("OverrideParseException", "LexerCanceledException"):
+    from hydra.errors import OverrideParseException
+
+    if isinstance(error, OverrideParseException):
         first = text.splitlines()[0]
         return (
             f"{first}\ntype KEY=VALUE; put quotes around spaces, commas and brackets: 'KEY=\"a b\"'"

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from annotated_types import DocInfo, Ge, Gt, Le, Lt, MinLen, MultipleOf
+
 _ENTRY = re.compile(r"(\w+)(?: \([^)]*\))?: *(.*)")
 """The first line of an entry of ``Args:``; torch puts the type in brackets behind the name."""
 
@@ -126,20 +128,21 @@ def _ranged(hint: Any, marks: list[Any]) -> str:
     """Return a type with its marks of annotated_types (and a ``doc``, which replaces them)."""
     limits = []
     for mark in marks:
-        match type(mark).__name__:
-            case "Doc" | "DocInfo":
+        match mark:
+            case DocInfo():
                 return str(mark.documentation)
-            case "Gt":
-                limits.append(f">= {mark.gt + 1}" if hint is int else f"greater than {mark.gt:g}")
-            case "Ge":
+            case Gt():
+                least: Any = mark.gt
+                limits.append(f">= {least + 1}" if hint is int else f"greater than {least:g}")
+            case Ge():
                 limits.append(f">= {mark.ge:g}")
-            case "Lt":
+            case Lt():
                 limits.append(f"< {mark.lt:g}")
-            case "Le":
+            case Le():
                 limits.append(f"<= {mark.le:g}")
-            case "MultipleOf":
+            case MultipleOf():
                 limits.append(f"a multiple of {mark.multiple_of}")
-            case "MinLen":
+            case MinLen():
                 return words(hint).replace("a list", f"a list of {mark.min_length} or more", 1)
     return f"{words(hint)} {' and '.join(limits)}".strip()
 

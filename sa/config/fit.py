@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sa.config.argv import sets
-from sa.config.component import Components
+from sa.config.component import Components, make
 from sa.config.error import UsageError
 from sa.config.parents import Config
 from sa.config.settings import Settings
@@ -152,10 +152,12 @@ def quantizer_notes(
     """
     if not sets(words, "quantizer"):
         return
+    from sa.network.traits import traits
+
     models: dict[str, int] = {}
     for config, components in points:
-        slots = [x for x in (config["quantizer"] or {}).values() if isinstance(x, Mapping)]
-        plain = all(x["_target_"].endswith(".Identity") for x in slots)
+        slots = {k: x for k, x in (config["quantizer"] or {}).items() if isinstance(x, Mapping)}
+        plain = all(traits(make(f"quantizer.{k}", x)).identity for k, x in slots.items())
         if not (plain or components.task.structure().quantized):
             name = type(components.task.model).__name__
             models[name] = models.get(name, 0) + 1

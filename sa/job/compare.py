@@ -10,7 +10,7 @@ from sa.config.component import make
 from sa.config.error import UsageError, nearest
 from sa.objective.loss import Loss
 from sa.params import stream
-from sa.types import Estimator, called
+from sa.types import Estimator, called, label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,11 +29,11 @@ def named(estimator: str | Estimator) -> tuple[str, Estimator]:
 
 
 def _label(estimator: Any) -> str:
-    """Return the class in small letters, with the settings that are not its defaults."""
+    """Return what an estimator is called, with the settings that are not its defaults."""
     known = fields(estimator) if is_dataclass(estimator) else ()
     own = {f.name: vars(estimator)[f.name] for f in known if vars(estimator)[f.name] != f.default}
     settings = (f"{k}={v}" for k, v in own.items())
-    return " ".join([type(estimator).__name__.lower(), *settings])
+    return " ".join([label(estimator), *settings])
 
 
 def compare(
@@ -81,7 +81,7 @@ def compare(
 
 
 def _row(
-    loss: Loss, label: str, estimator: Estimator, seed: int, alignment: Alignment, truth: Estimator
+    loss: Loss, name: str, estimator: Estimator, seed: int, alignment: Alignment, truth: Estimator
 ) -> dict[str, Any]:
     """Return the row of an estimator and a seed."""
     generator = stream(seed, "estimator", 0, device=str(loss.batch.inputs.device))
@@ -89,7 +89,7 @@ def _row(
     numbers = alignment(loss, loss.point, estimate, generator)
     other = estimator.target != truth.target
     return {
-        "estimator": label,
+        "estimator": name,
         "seed": seed,
         "target": estimator.target,
         "cosine": numbers["alignment/cosine"],

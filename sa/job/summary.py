@@ -1,37 +1,31 @@
 """The result of a run in words, for the terminal."""
 
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from sa.table import names
 from sa.table.names import number
 
 if TYPE_CHECKING:
-    from sa.types import Analysis
+    from sa.types import Analysis, Estimator
 
 
 def tell(
-    config: dict[str, Any], result: dict[str, Any], analyses: Mapping[str, "Analysis"]
+    estimator: "Estimator", result: dict[str, Any], analyses: Mapping[str, "Analysis"]
 ) -> None:
     """Print the result in words: what every run has, and what each analysis tells of its own."""
-    own = config["estimator"].items()
-    own = [f"{k}={_named(v)}" for k, v in own if k != "_target_" and v is not None]
-    name = _named(config["estimator"])
+    from sa.types import label
+
+    own = {k: v for k, v in vars(estimator).items() if v is not None}
+    words = [f"{k}={label(v) if is_dataclass(v) else v}" for k, v in own.items()]
     rows = [
-        ("estimator", f"{name}  {'  '.join(own)}"),
+        ("estimator", "  ".join([label(estimator), *words])),
         ("estimates", f"target: {result['target']}, {result['parameters']} parameters"),
         ("quantized", result.get("quantized", "not told")),
-        *_told(result, analyses, _reference(config)),
+        *_told(result, analyses),
     ]
-    for label, words in rows:
-        print(f"{label:<14} {words}")
-
-
-def _named(value: Any) -> str:
-    """A setting as a word: of a component, the file it lives in."""
-    if isinstance(value, dict) and "_target_" in value:
-        return str(value["_target_"]).rsplit(".", 2)[1]
-    return str(value)
+    for what, text in rows:
+        print(f"{what:<14} {text}")
 
 
 def quantized(layers: Mapping[str, str]) -> str:
@@ -42,16 +36,7 @@ def quantized(layers: Mapping[str, str]) -> str:
     return "; ".join(f"{', '.join(names)}: {how}" for how, names in kinds.items()) or "nothing"
 
 
-def _reference(config: dict[str, Any]) -> str:
-    """The first reference that gradients are aligned with, as tables and figures call it."""
-    node = (config.get("analysis") or {}).get("alignment") or {}
-    first: dict[str, Any] = next(iter(node.get("references", {}).values()), {})
-    return names.reference(first.get("_target_"), first.get("epsilon"))
-
-
-def _told(
-    result: dict[str, Any], analyses: Mapping[str, "Analysis"], who: str
-) -> list[tuple[str, str]]:
+def _told(result: dict[str, Any], analyses: Mapping[str, "Analysis"]) -> list[tuple[str, str]]:
     from sa.types import called
 
     out = []
@@ -68,7 +53,7 @@ def _told(
         out.append(("flat", f"{result['flat']:.0%} of the pairs' {told}"))
     for name, analysis in analyses.items():
         try:
-            out += called(analysis, "tell", result, who)
+            out += called(analysis, "tell", result)
         except (KeyError, TypeError, ValueError, IndexError):  # telling never ends a run
             out.append((name, "has numbers that cannot be told in words; see result.json"))
     if result.get("stopped", "steps") != "steps":

@@ -42,7 +42,7 @@ def single(config: Config, typed: Sequence[str]) -> float:
     check_machine(components)
     result = execute(config, tell=True, components=components)
     folder = folder_of(config)
-    summary.tell(config, result, components.analyses)
+    summary.tell(components.estimator, result, components.analyses)
     if settings.figure and settings.steps:
         report(root_of(config), folder.name)
     print(f"run: {folder}", flush=True)

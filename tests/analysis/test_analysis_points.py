@@ -138,6 +138,6 @@ def test_every_analysis_tells_what_it_measured_and_nothing_of_what_it_did_not(na
     analysis, point = ANALYSES[name], ROOMS["two"]
     got = probe(analysis, point)
     common = {"value": 1.0, "parameters": 3, "target": "gaussian", "cosine_expected": 0.5}
-    assert called(analysis, "tell", {}, "CDG") == called(analysis, "tell", common, "CDG") == []
-    for label, words in called(analysis, "tell", common | got, "CDG"):
+    assert called(analysis, "tell", {}) == called(analysis, "tell", common) == []
+    for label, words in called(analysis, "tell", common | got):
         assert label and words and "nan" not in words.split(), (label, words)
