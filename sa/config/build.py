@@ -245,10 +245,11 @@ def _parent(config: Config, key: str) -> Components:
         raise UsageError(f"{key}.{unknown[0]}: {key} has no such setting; there are: {known}")
     before = parent(config)
     assert before is not None
-    if before["steps"] == 0:
-        raise UsageError(f"{key}.steps=0: it has to train; set {key}.steps to 1 or more")
     try:
-        return validate(before)
+        components = validate(before)
     except UsageError as error:
         what = "the parent run" if key == "init" else "the training"
         raise UsageError(f"{key} ({what}): {error}") from error
+    if components.settings.steps == 0:
+        raise UsageError(f"{key}.steps=0: it has to train; set {key}.steps to 1 or more")
+    return components
