@@ -1,7 +1,10 @@
 """Every way of evaluating the loss gives the same loss."""
 
 import copy
+import io
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,10 +15,12 @@ from sa.dataset.gaussian import Gaussian
 from sa.dataset.point import Point
 from sa.dataset.sinc import Sinc
 from sa.estimator.cdg import CDG
+from sa.flips import progress
 from sa.objective.function import from_function
 from sa.objective.prepare import prepare
 from sa.objective.task import Mismatch, Task
 from sa.params import flatten, unflatten
+from sa.record import telling
 from sa.types import Batch, Moment
 
 SMALL = {
@@ -228,6 +233,24 @@ def test_long_work_says_how_far_it_is(capsys, monkeypatch):
     quiet = problem()
     quiet.objective(quiet.batch(0).part(0, 5)).differences(quiet.params, [0.1], "brute")
     assert not capsys.readouterr().err
+
+
+def test_bars_that_are_shown_at_once_share_one_display(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    clock = iter(range(0, 10_000, 20))
+    with telling.Bar("training", 10, terminal) as outer:
+        later = SimpleNamespace(monotonic=lambda: float(next(clock)))
+        monkeypatch.setattr(progress, "time", later)
+        with progress.Progress(True, "exact differences", 5, "rows") as told:
+            told(1)
+            told(2)
+            assert len(telling._DISPLAY) == 1 and len(telling._DISPLAY[0].tasks) == 2
+        assert [t.description for t in telling._DISPLAY[0].tasks] == ["training"]
+        outer.update(3)
+    assert not telling._DISPLAY and "2/5" not in terminal.getvalue().splitlines()[-1]
+    assert not telling.LOST
 
 
 def test_a_reference_is_computed_once_a_point_and_again_where_the_point_moved():

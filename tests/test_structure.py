@@ -22,7 +22,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "dashboard": {"table"},
     "figure": {"table"},
     "network": {"flips", "network", "params", "surrogate", "types"},
-    "flips": {"flips", "network", "params", "types"},
+    "flips": {"flips", "network", "params", "record", "types"},  # record: its progress bars
     "curvature": {"curvature", "params", "types"},
     "objective": set("curvature flips network objective params surrogate types".split()),
     "dataset": {"params", "types"},

@@ -39,19 +39,21 @@ def differences(
     zero = [{k: torch.zeros_like(v) for k, v in params.items()} for _ in epsilons]
     grads, paths = kept.get("grads", zero), kept.get("paths", {})
     evals, done = kept.get("evals", 0.0), kept.get("done", 0)
-    told = Progress(progress, "exact differences", len(s.cuts) * n, "rows")
-    for i, cut in enumerate(s.cuts):
-        name, first = cut.links[0].weight, max(0, done - i * n)
-        most = memory // (32 * single.width(cut, every, batch.part(0, 1)))
-        for start, stop in blocks(n - first, max(1, min(most_rows, most))):
-            part, sums = batch.part(first + start, first + stop), [g[name] for g in grads]
-            work, paths[name] = single.differences(
-                cut, every, part, s.criterion, epsilons, sums, memory // 24
-            )
-            evals, done = evals + work / n, i * n + first + stop
-            told(done)
-            now = [{k: g.clone() for k, g in grad.items()} for grad in grads]
-            partial.keep(number, {"grads": now, "evals": evals, "paths": dict(paths), "done": done})
+    with Progress(progress, "exact differences", len(s.cuts) * n, "rows") as told:
+        for i, cut in enumerate(s.cuts):
+            name, first = cut.links[0].weight, max(0, done - i * n)
+            most = memory // (32 * single.width(cut, every, batch.part(0, 1)))
+            for start, stop in blocks(n - first, max(1, min(most_rows, most))):
+                part, sums = batch.part(first + start, first + stop), [g[name] for g in grads]
+                work, paths[name] = single.differences(
+                    cut, every, part, s.criterion, epsilons, sums, memory // 24
+                )
+                evals, done = evals + work / n, i * n + first + stop
+                told(done)
+                now = [{k: g.clone() for k, g in grad.items()} for grad in grads]
+                partial.keep(
+                    number, {"grads": now, "evals": evals, "paths": dict(paths), "done": done}
+                )
     for grad, epsilon in zip(grads, epsilons, strict=True):
         for g in grad.values():
             g /= 2 * epsilon * n

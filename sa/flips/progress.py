@@ -1,14 +1,18 @@
-"""How far long work is, told on stderr."""
+"""How far long work is: a bar on a terminal, else a line on stderr now and then."""
 
 import sys
 import time
 
+from sa.record import telling
+
 
 class Progress:
-    """Tells how much of some work is done: one rewritten line on a terminal, else a line at times.
+    """Shows how much of some work is done, once it has taken three seconds.
+
+    Use it as a context manager: its end takes the bar away.
 
     Args:
-        on: whether anything is told.
+        on: whether anything is shown.
         what: the work, in words.
         total: how many units of work there are.
         unit: what is counted.
@@ -19,9 +23,10 @@ class Progress:
         self.on, self.what, self.total, self.unit = on, what, total, unit
         self.began = self.last = time.monotonic()
         self.first: int | None = None
+        self._bar: telling.Bar | None = None
 
     def __call__(self, done: int) -> None:
-        """Tell that so many units are done, unless that was told a moment ago."""
+        """Show that so many units are done, unless a number was shown a moment ago."""
         live, now = sys.stderr.isatty(), time.monotonic()
         if self.first is None:  # an earlier process may have done a part: count from here
             self.first, self.began = done, now
@@ -29,11 +34,18 @@ class Progress:
         if early or not self.on:
             return
         self.last = now
+        if self._bar is None:
+            self._bar = telling.Bar(f"{self.what}, {self.unit}", self.total, sys.stderr)
+        if self._bar.drawn:
+            self._bar.update(done)
+            return
         left = (now - self.began) * (self.total - done) / max(1, done - self.first)
         words = f"{self.what}: {done} of {self.total} {self.unit}, about {left:.0f} s left"
-        print(
-            f"\r{words}   " if live else words,
-            end="" if live else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(words, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

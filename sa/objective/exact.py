@@ -101,8 +101,8 @@ def slow(
 
     def one(epsilon: float) -> Params:
         what = f"brute-force differences, eps {epsilon:g}{why}"
-        told = Progress(forward.numerics.progress, what, size(params))
-        return brute.differences(values, params, epsilon, together, partial, told)
+        with Progress(forward.numerics.progress, what, size(params)) as told:
+            return brute.differences(values, params, epsilon, together, partial, told)
 
     with torch.no_grad():
         grads = [one(epsilon) for epsilon in epsilons]

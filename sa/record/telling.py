@@ -125,10 +125,15 @@ class Patient:
             self._stream = _nowhere()
 
 
+_DISPLAY: list[Any] = []
+"""The bars on the screen: one display of rich, or none; two would draw over each other."""
+
+
 class Bar:
     """A progress bar where the stream is a terminal, nothing elsewhere; it never raises.
 
-    Use it as a context manager, or call `close`.
+    Use it as a context manager, or call `close`. A bar that begins while another one is on the
+    screen is drawn below it, in the same display.
 
     Args:
         description: what it counts, shown before the bar.
@@ -147,11 +152,16 @@ class Bar:
     ):
         self.total = total
         self._bar: Any = None
+        self._first = False
         stream = stream or sys.stdout
         if stream.isatty():
             quietly("progress bar", lambda: self._start(description, stream, of_bytes))
 
     def _start(self, description: str, stream: Any, of_bytes: bool) -> None:
+        if _DISPLAY:
+            self._task = _DISPLAY[0].add_task(description, total=self.total)
+            self._bar = _DISPLAY[0]
+            return
         from rich import progress
         from rich.console import Console
 
@@ -166,7 +176,8 @@ class Bar:
         )
         self._task = bar.add_task(description, total=self.total)
         bar.start()
-        self._bar = bar
+        _DISPLAY.append(bar)
+        self._bar, self._first = bar, True
 
     @property
     def drawn(self) -> bool:
@@ -189,8 +200,13 @@ class Bar:
             self._quietly(lambda bar: bar.console.print(line, highlight=False, markup=False))
 
     def close(self) -> None:
-        """Take the bar away."""
-        self._quietly(lambda bar: bar.stop())
+        """End the bar; the display ends with the bar that began it."""
+        if self._first:
+            _DISPLAY.clear()
+            self._quietly(lambda bar: bar.stop())
+        else:
+            self._quietly(lambda bar: bar.remove_task(self._task))
+        self._bar, self._first = None, False
 
     def __enter__(self) -> "Bar":
         return self
