@@ -81,7 +81,9 @@ def test_gradient_of_a_smooth_network_by_finite_differences():
 def test_chunks_of_rows_change_neither_loss_nor_gradient():
     whole, split = problem(), problem(memory=15_744)
     for p in (whole, split):
-        assert p.objective(p.batch(0))._plan(1, p.forward.width)[1] == (1437 if p is whole else 12)
+        assert p.objective(p.batch(0))._chunk_sizes(1, p.forward.width)[1] == (
+            1437 if p is whole else 12
+        )
     (a, ga), (b, gb) = (p.objective(p.batch(0)).value_and_grad(p.params) for p in (whole, split))
     assert float(a) == pytest.approx(float(b), rel=1e-12)
     torch.testing.assert_close(flatten(ga), flatten(gb), rtol=1e-9, atol=1e-14)
@@ -100,7 +102,7 @@ def test_batchnorm_couples_rows_and_a_probe_leaves_its_statistics():
     before = {k: v.clone() for k, v in p.buffers.items()}
     f = p.objective(p.batch(0).part(0, 40))
     f.forward.numerics = replace(f.forward.numerics, memory=1000)
-    assert f._plan(10, p.forward.width) == (1, 40)
+    assert f._chunk_sizes(10, p.forward.width) == (1, 40)
     f.value(p.params)
     f.value_and_grad(p.params)
     f.values({k: v.unsqueeze(0) for k, v in p.params.items()})
@@ -201,11 +203,11 @@ def test_what_cannot_move_names_what_can(moving):
 def test_mismatches_name_both_sides():
     from sa.dataset.gaussian import Gaussian
 
-    with pytest.raises(Mismatch, match=r"MLP .*\(1, 8, 8\).*Gaussian .*\(3,\)"):
+    with pytest.raises(Mismatch, match=r"the model .*\(1, 8, 8\).*the dataset .*\(3,\)"):
         Task(model=component("model", "mlp"), dataset=Gaussian()).check()
     with pytest.raises(Mismatch, match="2 outputs.*10 classes"):
         Task(model=component("model", "mlp", outputs=2), dataset=Digits()).check()
-    with pytest.raises(Mismatch, match="use mse"):
+    with pytest.raises(Mismatch, match="use criterion=mse"):
         Task(model=component("model", "toy_mlp"), dataset=Gaussian(), criterion="ce").check()
 
 

@@ -1,4 +1,4 @@
-"""Which rows a step is computed on: a fresh permutation every epoch, from the seed and the step."""
+"""Minibatches: a fresh permutation of the rows every epoch, drawn from the seed."""
 
 from dataclasses import dataclass, field
 
@@ -11,13 +11,14 @@ from sa.types import Batch
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """The rows of every step.
+    """The minibatch of every step.
 
     Args:
-        train: all rows (n, ...); of replicas (n, networks, ...).
-        size: rows of one step, >= 1; None for all.
-        seeds: seeds of the order of the rows, one for each network.
-        stacked: whether rows are of replicas; each sees the rows that it would see alone.
+        train: all training rows, (n, ...); (n, networks, ...) if ``stacked``.
+        size: number of rows in a minibatch, >= 1; None takes all rows at every step.
+        seeds: one seed for each network; it decides the order of that network's rows.
+        stacked: True if several networks train together. Each one sees the same rows as it would
+            see if it trained alone.
 
     """
 
@@ -28,15 +29,18 @@ class Batches:
     _orders: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, step: int) -> Batch:
-        """Return the rows of one step."""
+        """Return the minibatch of a step; steps count from 0."""
         n, size = self.train.rows, self.size
         if size is None or size >= n:
             return self.train
         epoch, at = divmod(step, n // size)
-        return self._picked(self._order(epoch)[at * size : (at + 1) * size])
+        return self._select(self._order(epoch)[at * size : (at + 1) * size])
 
     def _order(self, epoch: int) -> Tensor:
-        """The epoch's order of all rows (n,), of replicas (n, networks); kept until the next."""
+        """Return the order of all rows in an epoch: (n,), or (n, networks) if stacked.
+
+        It is computed once for each epoch.
+        """
         if epoch not in self._orders:
             self._orders.clear()
             streams = [stream(s, "batches", epoch) for s in self.seeds]
@@ -44,8 +48,8 @@ class Batches:
             self._orders[epoch] = torch.stack(each, 1) if self.stacked else each[0]
         return self._orders[epoch]
 
-    def _picked(self, index: Tensor) -> Batch:
-        """Rows by their numbers (rows,), of replicas (rows, networks)."""
+    def _select(self, index: Tensor) -> Batch:
+        """Return the rows with these numbers, (rows,), or (rows, networks) if stacked."""
         at: tuple[Tensor, ...] = (index.to(self.train.inputs.device),)
         if self.stacked:
             at = *at, torch.arange(index.shape[1], device=at[0].device)

@@ -1,4 +1,4 @@
-"""The criteria: losses of single rows, from outputs and targets."""
+"""The criteria: functions that compute the loss of each row from outputs and targets."""
 
 from collections.abc import Callable
 
@@ -7,17 +7,29 @@ from torch import Tensor
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Row losses (n,): the squared error averaged over outputs; both are (n, outputs)."""
+    """Return the squared error of each row, (n,), averaged over the outputs.
+
+    Args:
+        outputs: (n, outputs).
+        targets: (n, outputs).
+
+    """
     return (outputs - targets).square().mean(1)
 
 
 def ce(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Row losses (n,): cross entropy in nats of logits (n, classes) and class indices (n,)."""
+    """Return the cross entropy of each row, (n,), in nats.
+
+    Args:
+        outputs: logits, (n, classes).
+        targets: class indices, (n,).
+
+    """
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
 def value(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Row losses (n,): the outputs (n, 1) themselves, of a model that is a loss."""
+    """Return the outputs (n, 1) themselves as row losses, (n,), for a model that is a loss."""
     return outputs[:, 0]
 
 

@@ -1,4 +1,4 @@
-"""When a training counts as diverged: its loss stays far above where it began."""
+"""The test for divergence: the loss stays far above the loss at the start of the training."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,22 @@ from torch import Tensor
 from sa.types import State
 
 FACTOR = 1000.0
-"""How many times its reference a loss may be. Peaks that came back were at most 4.4 times it."""
+"""A loss above this multiple of its reference is too high. Peaks of trainings that recovered
+were at most 4.4 times the reference."""
 
 STEPS = 3
-"""After how many steps in a row above that a training has diverged."""
+"""A training has diverged after this many steps in a row with a loss that is too high."""
 
 
 def best_constant(criterion: Callable[[Tensor, Tensor], Tensor], targets: Tensor) -> float:
-    """Return the loss of the best output that is the same for all rows; 0 without targets.
+    """Return the loss of the best constant output (the same for all rows); 0 without targets.
+
+    The best constant is the mean of the targets for the squared error, and the logarithm of the
+    class frequencies for the cross entropy.
 
     Args:
         criterion: (outputs, targets) -> row losses; the squared error or the cross entropy.
-        targets: numbers (rows, outputs), whose mean is best, or classes (rows,), whose shares are.
+        targets: numbers (rows, outputs), or class indices (rows,).
 
     """
     if not targets.numel():
@@ -34,18 +38,19 @@ def best_constant(criterion: Callable[[Tensor, Tensor], Tensor], targets: Tensor
 def look(
     state: State, factor: float | None, total: float, each: Callable[[], Tensor], constant: Tensor
 ) -> tuple[State, list[int]]:
-    """Return the state after a step and which networks have diverged, by number.
+    """Return the state after a step, and the numbers of the networks that have diverged.
 
-    A loss has a reference, the larger of that at the first step and that of the best constant
-    output, so that a training that starts from a trained point has room. It has diverged where it
-    is above factor times its reference, ``STEPS`` steps in a row.
+    A network has diverged if its loss was above ``factor`` times its reference for ``STEPS`` steps
+    in a row. The reference is the loss at the first step or the loss of the best constant output,
+    whichever is larger; so a training that starts from a trained point has room to get worse.
 
     Args:
-        state: of the step before, {} at the first one.
-        factor: above 1; None: nothing diverges.
-        total: the sum of the losses, >= 0, at this step.
-        each: gives them (networks,); asked only if the sum is high enough, and at the first step.
-        constant: the losses (networks,) of the best constant outputs.
+        state: the state that the step before returned; {} at the first step.
+        factor: above 1; None turns the test off.
+        total: the sum of the networks' losses at this step, >= 0.
+        each: returns the loss of each network, (networks,). Called at the first step, and later
+            only if ``total`` is high enough.
+        constant: the loss of the best constant output of each network, (networks,).
 
     """
     if factor is None:

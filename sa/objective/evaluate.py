@@ -1,4 +1,4 @@
-"""Scores of a point: loss, accuracy and more of both splits, in evaluation mode."""
+"""Evaluation: loss, accuracy and other scores on the training and the test split."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +16,7 @@ from sa.params import blocks
 from sa.types import Numbers, Params, Splits
 
 PART = 4096
-"""The most rows that are evaluated together outside of a step."""
+"""The largest number of rows in one forward of an evaluation."""
 
 SPLITS = ("train", "test")
 
@@ -25,16 +25,17 @@ _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(eq=False)
 class Evaluation:
-    """What a network gives whole, in evaluation mode.
+    """The scores of a network on both splits, in evaluation mode.
 
     Args:
-        forward: the network; of replicas every row of the data is of all networks.
+        forward: the network, or several networks (replicas). Every network of replicas is
+            evaluated on all rows.
         data: the rows of both splits.
-        classes: how many classes the targets are of; 0 where they are numbers.
-        spoilt: returns which training labels were corrupted, bool (rows,), of replicas
-            (rows, networks); None if the dataset corrupts none. Called once.
-        ends: (params, buffers) where other trainings of this network ended.
-        kept: reads the points that the training kept on its way to the one that is looked at.
+        classes: number of classes; 0 if the targets are numbers.
+        spoilt: returns True for each training label that the dataset corrupted: bool (rows,), or
+            (rows, networks) for replicas; None if the dataset corrupts no labels. Called once.
+        ends: (params, buffers) at the end of other trainings of this network.
+        kept: reads the points that the training saved before the point that is evaluated.
 
     """
 
@@ -46,33 +47,38 @@ class Evaluation:
     kept: Callable[[], Sequence[Params]] = tuple
 
     @cached_property
-    def _wrong(self) -> Tensor | None:
-        """Which training rows have a wrong label (rows, networks); None if none has."""
+    def _wrong_labels(self) -> Tensor | None:
+        """True for each training row with a wrong label, (rows, networks); None if none has."""
         spoilt = self.spoilt()
         return spoilt.view(len(spoilt), -1) if spoilt is not None and spoilt.any() else None
 
     def path(self) -> Sequence[Params]:
-        """Return the points that the training kept on its way to this one; may be none."""
+        """Return the points that the training saved before this one; it may have saved none."""
         return self.kept()
 
     def outputs(self, params: Params, inputs: Tensor) -> Tensor:
-        """Return what the network puts out for inputs (n, ...): (n, outputs)."""
+        """Return the outputs of the network, (n, outputs), for inputs (n, ...)."""
         return self.forward.run(params, inputs, "eval")
 
     @torch.no_grad()
     def evaluate(
         self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
     ) -> Numbers:
-        """Return loss, and accuracy for classes, of splits: ``train/loss``, ``test/loss``, ...
+        """Return the scores of each split, by name: ``train/loss``, ``test/accuracy``, ...
 
-        Where labels are corrupted also ``train/fitted``, the share of the wrong ones that the
-        network gives; of gates ``keep``, the share of channels they keep, mean and by layer. Of
-        replicas each is the mean, with its percentiles and all numbers beside it.
+        - ``loss``: always.
+        - ``accuracy``: if the targets are classes.
+        - ``train/fitted``: if labels are corrupted, the share of the wrong labels that the network
+          predicts.
+        - ``keep``: if the network has gates, the share of channels that they keep: the mean, and
+          ``keep/LAYER`` for each layer.
+
+        For replicas each score is the mean; its percentiles and the score of each network follow.
 
         Args:
             params: the point.
-            buffers: running statistics instead of the network's own.
-            splits: train, test or both.
+            buffers: running statistics to use instead of the network's own.
+            splits: ``train``, ``test`` or both.
 
         """
         out: Numbers = {}
@@ -91,7 +97,13 @@ class Evaluation:
         return out
 
     def scores(self, split: str, outputs: Iterable[Tensor]) -> Numbers:
-        """Return the scores of a split from its outputs, part by part, in the order of its rows."""
+        """Return the scores of a split.
+
+        Args:
+            split: ``train`` or ``test``.
+            outputs: the network's outputs in parts, in the order of the rows.
+
+        """
         batch, start = self.data[SPLITS.index(split)], 0
         losses, hits = [], []
         for part in outputs:
@@ -106,18 +118,19 @@ class Evaluation:
         if hits:
             right = torch.cat(hits)
             out |= self._spread(f"{split}/accuracy", total(right.T) / batch.rows)
-            if split == "train" and self._wrong is not None:
-                fitted = total((right * self._wrong).T) / self._wrong.sum(0)
+            wrong = self._wrong_labels if split == "train" else None
+            if wrong is not None:
+                fitted = total((right * wrong).T) / wrong.sum(0)
                 out |= self._spread(f"{split}/fitted", fitted)
         return out
 
     def _each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Row losses (n, networks), float64."""
+        """Return the row losses, (n, networks) float64."""
         losses = self.forward.row_losses(outputs, targets)
         return losses.double().view(len(outputs), -1)
 
     def _spread(self, name: str, each: Tensor) -> Numbers:
-        """Return one network's number, or the mean, percentiles and all numbers of replicas."""
+        """Return a score by name; for replicas its mean, percentiles and each network's score."""
         if self.forward.replicas is None:
             return {name: float(each[0])}
         low, middle, high = each.quantile(each.new_tensor([0.05, 0.5, 0.95])).tolist()
@@ -130,9 +143,9 @@ class Evaluation:
         }
 
     def constant(self) -> Tensor | None:
-        """Return the loss (networks,) of each network's best constant output on its training rows.
+        """Return the loss of the best constant output on the training rows, for each network.
 
-        None where the output is the loss itself.
+        The shape is (networks,). None if the network's output is the loss itself.
         """
         kind, targets = self.forward.kind, self.data.train.targets
         if kind == "value":
@@ -143,10 +156,10 @@ class Evaluation:
 
     @torch.no_grad()
     def redundant(self, params: Params) -> list[str]:
-        """Return biases that batch normalisation takes away again: moving them moves no output.
+        """Return the names of biases that have no effect because BatchNorm subtracts them again.
 
-        Found by moving each, one after another, under the statistics of a few rows; empty where
-        there is no BatchNorm.
+        Each bias in turn is changed, and the outputs for a few rows, normalised with their own
+        statistics, are compared. The list is empty if the network has no BatchNorm.
         """
         if not self.forward.norms:
             return []
@@ -163,13 +176,15 @@ class Evaluation:
 
     @torch.no_grad()
     def recalibrate(self, params: Params, buffers: Params | None = None) -> Params:
-        """Return the buffers with BatchNorm's statistics at params: their mean over training rows.
+        """Return the buffers with BatchNorm's running statistics recomputed at a point.
 
-        In equal parts of at most PART rows, each normalised by itself; the network's own stay.
+        The statistics are means over equal parts of the training rows, each part of at most
+        ``PART`` rows. The buffers of the network itself do not change.
 
         Args:
             params: the point.
-            buffers: what else is kept there, as quantizers' ranges; None for the network's own.
+            buffers: the other buffers at that point, for example quantizers' ranges; None takes
+                those of the network.
 
         """
         forward, norms = self.forward, self.forward.norms
@@ -183,7 +198,7 @@ class Evaluation:
                 inputs = self.data.train.inputs
                 for i, part in enumerate(inputs.tensor_split(math.ceil(len(inputs) / PART)), 1):
                     for m in norms.values():
-                        m.momentum = 1 / i  # the plain mean of what it has seen
+                        m.momentum = 1 / i  # so that the statistics are the mean over the parts
                     forward.run(params | fresh, part, "track")
         finally:
             for m, momentum in zip(norms.values(), momenta, strict=True):
@@ -192,8 +207,8 @@ class Evaluation:
 
 
 def chosen(outputs: Tensor, dim: int) -> Tensor:
-    """Return the class of the largest output along ``dim``, -1 where an output is no number.
+    """Return the index of the largest output along ``dim``, or -1 if one of the outputs is NaN.
 
-    The first of several equal ones. ``argmax`` alone takes NaN for the largest.
+    If several outputs are largest, the first one counts. (``argmax`` alone returns the NaN.)
     """
     return outputs.argmax(dim).masked_fill_(outputs.isnan().any(dim), -1)

@@ -1,4 +1,4 @@
-"""Exact differences of a loss along every coordinate: by the fast path that its network has."""
+"""Exact differences of a loss along every coordinate, by the fast path or by brute force."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +14,20 @@ from sa.params import size
 from sa.types import Batch, Params, Partial
 
 VIEW = 64 << 20
-"""Most bytes of one view of the exact differences, however large the budget is."""
+"""The largest size, in bytes, of one view in the exact differences. A larger ``memory`` does not
+change it."""
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Central differences along every coordinate: a gradient for each eps, and their price.
+    """Central differences along every coordinate, and what they cost.
 
-    path: ``fast`` (`sa.flips`) or ``brute`` (two forwards a coordinate). paths: which way each
-    layer took, by its weight's name.
+    Args:
+        grads: the differences, one gradient for each eps.
+        evals: cost in forward-equivalents.
+        path: ``fast`` (`sa.flips`) or ``brute`` (two forwards for each coordinate).
+        paths: the path of each layer, by the name of its weight.
+
     """
 
     grads: list[Params]
@@ -39,9 +44,10 @@ def fast(
     partial: Partial,
     values: Callable[[Params, Params], Tensor],
 ) -> Differences:
-    """Return the differences by exact flips, of a network that is a chain or has cuts.
+    """Return the differences by exact flips, for a network that is a chain or has cuts.
 
-    Parameters without a cut take two forwards a coordinate. The arguments are those of `slow`.
+    Parameters without a cut cost two forwards for each coordinate. The arguments are those of
+    `slow`.
     """
     s, width, memory = forward.structure, forward.width, forward.numerics.memory
     if s.cuts:
@@ -62,7 +68,7 @@ def fast(
     number, kept = partial.take()
     if kept:
         return Differences(kept["grads"], kept["evals"], "fast", kept["paths"])
-    # a view keeps every layer several times; beyond VIEW bytes it is no faster, but slower
+    # a view holds several copies of every layer; views above VIEW bytes are slower, not faster
     rows = min(forward.chunk_sizes(batch.rows, 1, 12 * width)[1], max(1, VIEW // (96 * width)))
     with torch.no_grad():
         grads, evals, paths = flips.differences(
@@ -81,25 +87,28 @@ def slow(
     partial: Partial,
     values: Callable[[Params, Params], Tensor],
 ) -> Differences:
-    """Return the differences by two forwards a coordinate, of any loss.
+    """Return the differences by two forwards for each coordinate, for any loss.
 
     Args:
-        forward: what the loss is computed with.
-        batch: its rows.
+        forward: computes the loss.
+        batch: the rows.
         params: the point.
-        epsilons: the steps, above 0.
-        partial: keeps what is done so far.
-        values: (stack, base) -> losses at the points of a stack; other names are the base's.
+        epsilons: the step lengths eps, each above 0.
+        partial: saves the progress of the computation.
+        values: (stack, base) -> the losses at the points of a stack. ``base`` has the tensors that
+            are the same for all points.
 
     """
-    reason = forward.structure.why_no_fast_path
-    why = f" ({reason})" if reason else ""
+    why_no_fast_path = forward.structure.why_no_fast_path
+    why = f" ({why_no_fast_path})" if why_no_fast_path else ""
 
     def together(numbers: int) -> int:
+        """Return how many coordinates of a tensor to evaluate together."""
         width = forward.width + numbers // batch.rows
         return max(1, forward.chunk_sizes(batch.rows, 2 * numbers, width)[0] // 2)
 
     def one(epsilon: float) -> Params:
+        """Return the differences for one eps."""
         what = f"brute-force differences, eps {epsilon:g}{why}"
         with Progress(forward.numerics.progress, what, size(params)) as told:
             return brute.differences(values, params, epsilon, together, partial, told)
@@ -117,8 +126,8 @@ def profiles(
     s = forward.structure
     if s.why_not_a_chain:
         raise ValueError(
-            f"there are no exact profiles: {s.why_not_a_chain}; estimator=cdg estimator.path=brute "
-            "takes differences instead"
+            f"exact profiles do not work for this network: {s.why_not_a_chain}; use estimator=cdg "
+            "estimator.path=brute instead, which takes differences"
         )
     _, rows = forward.chunk_sizes(batch.rows, 1, 8 * forward.width)
     yield from flips.profiles(

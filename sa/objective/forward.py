@@ -1,7 +1,7 @@
-"""How a network, or any function of rows, gives outputs and row losses at a point.
+"""Forwards: they compute the outputs and the row losses of a network, or of any function of rows.
 
-`Forward` is what the loss, its evaluation and a training ask for; what a plain function of rows
-does not have, it leaves out. The final classes are `RowFunction`, `NetworkForward` and, for many
+`Forward` is the interface that the loss, its evaluation and a training use; its defaults are those
+of a plain function of rows. The final classes are `RowFunction`, `NetworkForward` and, for many
 networks at once, `sa.training.replicas.StackedForward`.
 """
 
@@ -32,18 +32,19 @@ from sa.types import Batch, Params, RowLoss
 
 @dataclass(kw_only=True, eq=False)
 class Forward:
-    """What a loss is computed with; the defaults are those of a plain function.
+    """Computes outputs and row losses; the defaults are those of a plain function.
 
     Args:
-        structure: what the network is made of.
-        width: numbers that one row keeps alive in one evaluation, for the sizes of chunks.
-        numerics: precision, device, memory.
-        coupled: whether the loss of a row depends on the other rows, which are then never split.
-        vectorized: whether ``torch.func.vmap`` may run over points.
-        kind: the criterion: mse, ce or value.
-        network: in evaluation mode; its parameters are not read, its buffers are. Empty for a plain
-            function.
-        frozen: its parameters that do not move.
+        structure: the structure of the network.
+        width: how many numbers one row keeps in memory during one evaluation. It decides the sizes
+            of chunks.
+        numerics: precision, device and memory.
+        coupled: True if the loss of a row depends on the other rows. A batch is then never split.
+        vectorized: True if ``torch.func.vmap`` may compute many points at once.
+        kind: the criterion: ``mse``, ``ce`` or ``value``.
+        network: the network, in evaluation mode. Its buffers are used, its parameters are not. An
+            empty module for a plain function.
+        frozen: the parameters of the network that do not move.
 
     """
 
@@ -61,7 +62,10 @@ class Forward:
         return self.row_losses(self.outputs(params, batch.inputs), batch.targets)
 
     def outputs(self, params: Params, inputs: Tensor) -> Tensor:
-        """Return the outputs (n, ...) that are back-propagated, in the dtype of the inputs."""
+        """Return the outputs (n, ...) for back-propagation, in the dtype of the inputs.
+
+        These outputs use the settings ``autocast`` and ``compile``; those of `run` do not.
+        """
         products: Any = nullcontext()
         if self.numerics.autocast:
             products = torch.autocast(self.numerics.device.partition(":")[0], torch.bfloat16)
@@ -70,26 +74,31 @@ class Forward:
             return self._call(params, inputs, "train", call).to(inputs.dtype)
 
     def run(self, params: Params, inputs: Tensor, use: str) -> Tensor:
-        """Return the outputs (n, ...) in a mode: ``train``, ``eval``, ``batch`` or ``track``.
+        """Return the outputs (n, ...) in one of four modes.
 
-        ``train`` is the loss that is studied; ``batch`` takes BatchNorm's statistics from the batch
-        and ``track`` also updates the running ones.
+        Args:
+            params: the point.
+            inputs: (n, ...).
+            use: ``train`` computes the loss that is studied, ``eval`` an evaluation. ``batch``
+                takes BatchNorm's statistics from the batch; ``track`` also updates the running
+                ones.
+
         """
         return self._call(params, inputs, use, functional_call)
 
     def _call(
         self, params: Params, inputs: Tensor, use: str, call: Callable[..., Tensor]
     ) -> Tensor:
-        """The outputs in a mode; call: ``functional_call``, or what it was compiled to."""
+        """Return the outputs in a mode; ``call`` is ``functional_call``, maybe compiled."""
         raise ValueError("a plain function has no outputs; make the loss of a network instead")
 
     def chunk_sizes(self, rows: int, points: int, width: int) -> tuple[int, int]:
-        """Return how many of so many points and rows to evaluate together, within memory.
+        """Return (points, rows): how many of them fit into memory together.
 
         Args:
-            rows: of the batch.
-            points: that are wanted.
-            width: numbers that one row keeps alive at one point.
+            rows: number of rows of the batch.
+            points: number of points to evaluate.
+            width: how many numbers one row keeps in memory at one point.
 
         """
         room = max(1, self.numerics.memory // (8 * max(1, width)))  # point-rows in the budget
@@ -98,12 +107,12 @@ class Forward:
 
     @property
     def replicas(self) -> int | None:
-        """How many networks every tensor is a stack of; None for one network."""
+        """Number of networks that every tensor stacks; None for a single network."""
         return None
 
     @property
     def buffers(self) -> Params:
-        """What the network keeps beside parameters (running statistics), by name."""
+        """The buffers of the network (such as running statistics), by name."""
         return dict(self.network.named_buffers())
 
     @cached_property
@@ -113,48 +122,54 @@ class Forward:
 
     @property
     def steady(self) -> bool:
-        """Whether outputs are the same in training and in evaluation."""
+        """True if the outputs are the same in training and in evaluation."""
         return False
 
     @property
     def latent(self) -> list[str]:
-        """The weights that a quantizer stands before, by name."""
+        """Names of the weights that a quantizer is applied to."""
         return latent_weights(self.network)
 
     def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the losses (n,) of outputs; of replicas (n, networks)."""
+        """Return the row losses (n,) of outputs; (n, networks) for replicas."""
         return CRITERIA[self.kind](outputs, targets)
 
     def per_network(self, params: Params, batch: Batch, total: Tensor) -> Tensor:
-        """Return the loss (networks,), float64, of each network on a batch; total: their sum."""
+        """Return the loss of each network on a batch, (networks,) float64; ``total`` is their sum.
+
+        Networks other than replicas return ``total`` without a new forward.
+        """
         return total.reshape(1)
 
     def seeds(self, step: int) -> Callable[[torch.Generator], Sequence[int]]:
-        """Return what draws one seed for each network, of the noise of gradient quantizers."""
+        """Return a function that draws one seed for each network from a generator.
+
+        The seeds are those of the noise of gradient quantizers.
+        """
         return lambda generator: [seed(generator)]
 
     def double(self) -> "Forward | None":
-        """Return the same in float64, or None where there is no other precision."""
+        """Return a copy in float64; None if this forward is in float64 or has no other dtype."""
         return None
 
     def opened(self, params: Params) -> "tuple[Forward, Params]":
-        """Return the loss as a function of the quantized weights, and those of a point."""
+        """Return a forward that takes quantized weights as parameters, and those of a point."""
         return self, params
 
     def states(self, params: Params, batch: Batch) -> list[Tensor]:
-        """Return what every activation quantizer puts out, in the order of the forward."""
+        """Return the output of every activation quantizer, in the order of the forward."""
         return []
 
     def trace(self, params: Params, batch: Batch) -> list[LayerTrace]:
-        """Return what every layer does with a batch, in the order of the forward."""
+        """Return inputs, outputs and weights of every layer, in the order of the forward."""
         return []
 
     def keeps(self, params: Params) -> Params:
-        """Return the share of channels that each layer's gates keep, by its parameter."""
+        """Return the share of channels that the gates of each layer keep, by parameter name."""
         return {}
 
     def asleep(self) -> list[str]:
-        """Return quantizers that are the identity for now, having seen only zeros, by layer."""
+        """Return the layers whose quantizer is still the identity because it saw only zeros."""
         return [
             name.removesuffix(".quantize")
             for name, m in self.network.named_modules()
@@ -162,20 +177,20 @@ class Forward:
         ]
 
     def observe(self, params: Params, inputs: Tensor) -> None:
-        """Let what starts from data (ranges, step sizes) see its first inputs."""
+        """Set the ranges and step sizes that start from data, by a forward of the inputs."""
 
     def track(self, params: Params, inputs: Tensor) -> None:
-        """Let running statistics and ranges see inputs: one forward, only if there are any."""
+        """Update running statistics and stored ranges, if there are any, by one forward."""
 
     def first_bad(self, params: Params, batch: Batch) -> str:
-        """Return the name of the first parameter or layer output that is not finite."""
+        """Return the name of the first parameter or layer whose values are not all finite."""
         bad = [name for name, p in params.items() if not p.isfinite().all()]
         return bad[0] if bad else "the gradient"
 
 
 @dataclass(eq=False)
 class RowFunction(Forward):
-    """A plain function of rows: (params, batch) -> row losses (n,)."""
+    """A forward that calls a plain function, (params, batch) -> row losses (n,)."""
 
     function: RowLoss
 
@@ -186,10 +201,10 @@ class RowFunction(Forward):
 
 @dataclass(kw_only=True, eq=False)
 class NetworkForward(Forward):
-    """One network and the criterion of its outputs.
+    """The forward of one network with a criterion.
 
     Args:
-        example: a few inputs, with which `describe` reads a network that is no `Network`.
+        example: a few inputs. `describe` needs them to read a network that is not a `Network`.
 
     """
 
@@ -206,15 +221,15 @@ class NetworkForward(Forward):
 
     @property
     def steady(self) -> bool:
-        """Whether outputs are the same in training and in evaluation."""
+        """True if the outputs are the same in training and in evaluation."""
         norms = self.norms and self.numerics.batchnorm == "batch"
         other = self.structure.stochastic or self.gates or self.numerics.autocast
         return not (norms or keepers(self.network) or other)
 
     def rows(self, params: Params, batch: Batch) -> Tensor:
-        """Return the row losses (n,) of a batch at a point, with what gates owe."""
+        """Return the row losses (n,) of a batch at a point, with the penalty of gates."""
         each = super().rows(params, batch)
-        return each + self._owed(params) if self.gates else each
+        return each + self._penalty(params) if self.gates else each
 
     def _call(
         self, params: Params, inputs: Tensor, use: str, call: Callable[..., Tensor]
@@ -223,18 +238,21 @@ class NetworkForward(Forward):
         with statistics([*self.norms.values()], norms), settings(self.network, use == "train"):
             return call(self.network, self.frozen | params, (inputs,))
 
-    def _owed(self, params: Params) -> Tensor:
-        """Return the penalty of gates for channels that are kept beyond a budget."""
+    def _penalty(self, params: Params) -> Tensor:
+        """Return the penalty, 0-dim, for channels that gates keep above their budget."""
         spec = next(iter(self.gates.values()))
         return spec.owed(torch.cat(list(self.keeps(params).values())))
 
     def keeps(self, params: Params) -> Params:
-        """Return the share of channels that each layer's gates keep, by its parameter."""
+        """Return the share of channels that the gates of each layer keep, by parameter name."""
         every = self.frozen | params
         return {name: spec.keep(every[name]) for name, spec in self.gates.items()}
 
     def double(self) -> Self | None:
-        """Return the same in float64, for differences of nearly equal losses; None if it is."""
+        """Return a copy in float64, for differences of nearly equal losses.
+
+        None if this forward is in float64 already.
+        """
         if self.numerics.dtype == "float64":
             return None
         network = copy.deepcopy(self.network).double()
@@ -249,9 +267,9 @@ class NetworkForward(Forward):
         )
 
     def opened(self, params: Params) -> tuple[Forward, Params]:
-        """Return the loss without quantizers before weights, and the quantized weights of a point.
+        """Return a forward without weight quantizers, and the quantized weights of a point.
 
-        Scales of those weights still come after products, so that at the point it is the loss.
+        Scales of weights are still applied after products, so the loss at the point is the same.
         """
         network = copy.deepcopy(self.network)
         network.load_state_dict(self.frozen | params, strict=False)
@@ -272,7 +290,7 @@ class NetworkForward(Forward):
         return mine, {k: named[k] for k in params if k in named}
 
     def states(self, params: Params, batch: Batch) -> list[Tensor]:
-        """Return what every activation quantizer puts out, in the order of the forward."""
+        """Return the output of every activation quantizer, in the order of the forward."""
         found: list[Tensor] = []
         hooks = [
             m.register_forward_hook(lambda module, args, out: found.append(out))
@@ -287,9 +305,10 @@ class NetworkForward(Forward):
         return found
 
     def trace(self, params: Params, batch: Batch) -> list[LayerTrace]:
-        """Return what every layer with parameters or a quantizer does, in the forward's order.
+        """Return inputs, outputs and weights of every layer with parameters or a quantizer.
 
-        One row has no statistics of its own: BatchNorm takes the running ones.
+        Layers come in the order of the forward. A batch of one row has no statistics, so BatchNorm
+        then takes the running ones.
         """
         found: list[LayerTrace] = []
         named = dict(self.network.named_modules())
@@ -297,7 +316,8 @@ class NetworkForward(Forward):
             m.register_forward_hook(_look(k, found))
             for k, m in named.items()
             if isinstance(m, QuantizedLayer) or any(True for _ in m.parameters(recurse=False))
-            if not (k and isinstance(named[k.rpartition(".")[0]], QuantizedLayer))  # its quantizer
+            # a module inside a quantized layer is its quantizer, not a layer
+            if not (k and isinstance(named[k.rpartition(".")[0]], QuantizedLayer))
         ]
         norms = "running" if batch.rows == 1 else self.numerics.batchnorm
         try:
@@ -310,16 +330,17 @@ class NetworkForward(Forward):
 
     @torch.no_grad()
     def observe(self, params: Params, inputs: Tensor) -> None:
-        """Let what starts from data (ranges, step sizes) see its first inputs."""
+        """Set the ranges and step sizes that start from data, by a forward of the inputs."""
         with observing(self.network) as observers:
             if observers:
                 self.run(params, inputs, "train")
 
     @torch.no_grad()
     def track(self, params: Params, inputs: Tensor) -> None:
-        """Let running statistics and ranges see inputs: one forward, only if there are any.
+        """Update running statistics and stored ranges, if there are any, by one forward.
 
-        Of the whole batch whatever ``memory`` is: its statistics are no sums over parts.
+        The forward has the whole batch, even if it needs more than ``memory``: statistics of a
+        batch are not sums over its parts.
         """
         with observing(self.network) as observers:
             if self.norms or observers:
@@ -327,7 +348,7 @@ class NetworkForward(Forward):
 
     @torch.no_grad()
     def first_bad(self, params: Params, batch: Batch) -> str:
-        """Return the name of the first parameter or layer output that is not finite."""
+        """Return the name of the first parameter or layer whose values are not all finite."""
         for name, p in params.items():
             if not p.isfinite().all():
                 return name
@@ -348,18 +369,18 @@ class NetworkForward(Forward):
 
 
 def norms_use(numerics: Numerics, use: str) -> str:
-    """Return which statistics BatchNorm takes in a mode: ``batch``, ``running`` or ``track``."""
+    """Return the statistics that BatchNorm takes in a mode: ``batch``, ``running`` or ``track``."""
     return {"train": numerics.batchnorm, "eval": "running"}.get(use, use)
 
 
 @lru_cache(maxsize=1)
 def compiled() -> Callable[..., Tensor]:
-    """Return ``functional_call``, compiled for each network and shape when it comes."""
+    """Return a compiled ``functional_call``; it compiles at the first call with a new shape."""
     return torch.compile(functional_call)
 
 
 def _look(name: str, found: list[LayerTrace]) -> Callable[..., None]:
-    """Return a hook that appends what a layer did."""
+    """Return a forward hook that appends a layer's inputs, output and weights to ``found``."""
 
     def hook(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
         own = module if isinstance(module, QuantizedLayer) else None

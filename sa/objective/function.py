@@ -1,4 +1,4 @@
-"""Any function of the parameters as an objective."""
+"""`from_function`: makes an objective of a plain function of the parameters."""
 
 from collections.abc import Callable
 
@@ -11,16 +11,16 @@ from sa.types import Batch, Params
 
 
 def from_function(loss: Callable[[Params], Tensor], *, vectorized: bool = False) -> Objective:
-    """Return a plain function of the parameters as an objective; it has no batch.
+    """Return an objective, without a batch, that computes a plain function of the parameters.
 
     >>> f = from_function(lambda p: (p["w"] ** 2).sum())
     >>> float(f.value({"w": torch.tensor([3.0, 4.0])}))
     25.0
 
     Args:
-        loss: params -> 0-dim tensor.
-        vectorized: whether ``torch.func.vmap`` may run the function over points. This is much
-            faster, and possible if it does not branch on values or call ``.item()``.
+        loss: the function, params -> 0-dim tensor.
+        vectorized: True if ``torch.func.vmap`` may run the function at many points at once. This is
+            much faster. It works if the function does not branch on values or call ``.item()``.
 
     """
     one = torch.zeros(1, 0)

@@ -1,4 +1,4 @@
-"""Random numbers of gradient quantizers: the same however the rows of a backward are split."""
+"""Random numbers for gradient quantizers; they do not depend on how the rows are split."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,33 +10,40 @@ from sa.params import stream
 
 
 def seed(generator: torch.Generator) -> int:
-    """Return a whole number below 2^62, drawn from the generator."""
+    """Return a random whole number from 0 to 2^62 - 1."""
     return int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
 
 
 @dataclass
 class _Stream:
-    """Uniform numbers of one layer, row after row; ``row`` is the next one."""
+    """The uniform random numbers of one layer, drawn row after row.
+
+    Args:
+        generators: one generator for each network.
+        row: number of the row that is drawn next.
+
+    """
 
     generators: list[torch.Generator]
     row: int = 0
 
 
 class GradientNoise:
-    """The uniform numbers with which one backward over the rows of a batch rounds its gradients.
+    """The uniform random numbers that round the gradients of one backward over a batch.
 
-    Each layer has a stream of its own for every seed, drawn in row order on the CPU, so that
-    neither chunks of rows nor processes change a number. A second backward through a layer within
-    one part of the rows has another stream. Nothing is drawn where no quantizer asks.
+    Each layer has its own random stream for every seed. Numbers are drawn in the order of the rows,
+    on the CPU, so they do not change if rows are split into chunks or over processes. If a
+    backward goes through a layer twice, for the same rows, the second time has another stream.
+    Layers without a random gradient quantizer draw nothing.
 
     Args:
-        seeds: gives one seed for each network: one, or those of replicas. Asked at most once.
-        first: how many rows of the batch come before the first one here (of other processes).
+        seeds: returns one seed for each network. Called at most once.
+        first: number of rows of the batch that other processes have before the rows here.
 
     """
 
     def __init__(self, seeds: Callable[[], Sequence[int]], first: int = 0):
-        self._ask = seeds
+        self._draw_seeds = seeds
         self._seeds: list[int] = []
         self._first, self._start, self._rows = first, 0, 0
         self._numbers: dict[object, int] = {}
@@ -44,19 +51,22 @@ class GradientNoise:
         self._uses: dict[int, int] = {}
 
     def begin(self, start: int, stop: int) -> None:
-        """Begin the part of the rows from start to stop."""
+        """Begin the part of the rows from ``start`` to ``stop``, ``stop`` not included."""
         self._start, self._rows = self._first + start, stop - start
         self._uses.clear()
 
     def __call__(self, layer: object) -> Callable[[Tensor], Tensor]:
-        """Return what draws for a layer's gradients; layers are numbered as they first ask."""
+        """Return the function that draws numbers for the gradients of a layer.
+
+        Layers are numbered in the order of their first calls.
+        """
         number = self._numbers.setdefault(layer, len(self._numbers))
         return lambda g: self._draw(number, g)
 
     def _draw(self, number: int, g: Tensor) -> Tensor:
-        """Numbers in [0, 1) like g: (rows, ...), or (networks, rows, ...) of more than one."""
+        """Return numbers in [0, 1), like g: (rows, ...), or (networks, rows, ...) for several."""
         if not self._seeds:
-            self._seeds = list(self._ask())
+            self._seeds = list(self._draw_seeds())
         use = self._uses.get(number, 0)
         self._uses[number] = use + 1
         if (number, use) not in self._streams:
@@ -66,8 +76,9 @@ class GradientNoise:
         each = g.numel() // many
         if each % self._rows:
             raise ValueError(
-                f"gradients are rounded at random row by row, and those of shape {tuple(g.shape)} "
-                f"are no {self._rows} rows; use rounding=nearest, or quantize another layer"
+                "gradients are rounded at random one row after another; a gradient of shape "
+                f"{tuple(g.shape)} cannot be split into {self._rows} rows; use rounding=nearest, "
+                "or quantize another layer"
             )
         row = each // self._rows
         skip = (self._start - mine.row) * row

@@ -1,4 +1,4 @@
-"""The loss of any network on any rows, as an objective that every estimator takes."""
+"""`loss`: makes an objective of any network and any rows, for every estimator and analysis."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from sa.params import stream
 from sa.types import Batch, Dataset, Numbers, Params, Splits
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, targets) -> the losses of the rows, (n,)."""
+"""(outputs, targets) -> the loss of each row, (n,)."""
 
 Data = tuple[Tensor, Tensor] | Batch | Dataset | Iterable[tuple[Tensor, Tensor]]
 """(inputs, targets), a dataset of `sa`, or a loader that yields (inputs, targets)."""
@@ -27,12 +27,11 @@ Data = tuple[Tensor, Tensor] | Batch | Dataset | Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(eq=False)
 class Loss(Objective):
-    """The loss of a network over rows, at its own point unless another one is given.
-
-    Every estimator and analysis takes it.
+    """An objective with a point of its own: its methods use this point if none is given.
 
     Args:
-        point: the parameters that move, by name; `sa.train` puts the last point of a training here.
+        point: the parameters that move, by name. `sa.train` sets it to the last point of a
+            training.
 
     """
 
@@ -40,15 +39,15 @@ class Loss(Objective):
 
     @property
     def why(self) -> str | None:
-        """Why exact differences take two evaluations a coordinate; None if they do not."""
+        """The reason why exact differences take brute force; None if they have a fast path."""
         return self.structure.why_no_fast_path
 
     def value(self, params: Params | None = None) -> Tensor:
-        """Return the loss at a point: 0-dim float64."""
+        """Return the loss at a point, 0-dim float64."""
         return super().value(self.point if params is None else params)
 
     def row_losses(self, params: Params | None = None) -> Tensor:
-        """Return the loss of every row at a point: (n,) float64; their mean is `value`."""
+        """Return the loss of every row at a point, (n,) float64; their mean is `value`."""
         return super().row_losses(self.point if params is None else params)
 
     def value_and_grad(
@@ -65,13 +64,13 @@ class Loss(Objective):
 
 
 @dataclass(kw_only=True, eq=False)
-class _Scored(NetworkForward):
-    """A network with a criterion of the person's own."""
+class _OwnCriterionForward(NetworkForward):
+    """A network with a criterion that the user wrote."""
 
     criterion: Criterion
 
     def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the losses (n,) of outputs."""
+        """Return the row losses (n,) of outputs."""
         losses = self.criterion(outputs, targets)
         if losses.shape != outputs.shape[:1]:
             raise ValueError(
@@ -82,12 +81,12 @@ class _Scored(NetworkForward):
 
 
 class _Scores(Evaluation):
-    """Scores of the splits that have rows."""
+    """An evaluation that leaves out splits without rows."""
 
     def evaluate(
         self, params: Params, buffers: Params | None = None, splits: Sequence[str] = SPLITS
     ) -> Numbers:
-        """Return loss, and accuracy for classes, of the splits that have rows."""
+        """Return the scores of the splits that have rows; see `Evaluation.evaluate`."""
         some = [k for k in splits if self.data[SPLITS.index(k)].rows]
         return super().evaluate(params, buffers, some) if some else {}
 
@@ -106,9 +105,9 @@ def loss(
     memory: int = 128 << 20,
     params: Params | None = None,
 ) -> Loss:
-    """Return the loss of a network on rows, or of a plain function, for every estimator.
+    """Return the loss of a network on rows, or of a plain function of the parameters.
 
-    The network is copied, put into evaluation mode and cast; the one that is given never changes.
+    The loss works on a copy of the network, in evaluation mode; your network never changes.
 
     >>> import torch
     >>> net = torch.nn.Linear(2, 1, bias=False)
@@ -119,36 +118,36 @@ def loss(
     Args:
         network: the network, or a function of the parameters that returns a 0-dim tensor.
         data: the rows: (inputs, targets), a dataset of `sa`, or a loader of (inputs, targets). A
-            loader is read through once, and its shuffling is lost. None for a function.
+            loader is read once; later steps do not shuffle its rows again. None for a function.
         criterion: ``ce`` (cross entropy, targets are class numbers), ``mse`` (squared error,
             averaged over outputs), ``auto`` (ce for integer targets, else mse) or a function
             (outputs, targets) -> (n,).
-        heldout: rows that are kept away, in the same forms.
+        heldout: held-out rows, in the same forms as ``data``.
         batchnorm: the statistics that BatchNorm normalises with: ``running`` or ``batch``.
         moving: which parameters move: ``all``, or name patterns and 1-based numbers of quantized
-            layers, negative ones from the end.
-        dtype: float64 or float32. Differences are taken in float64 in any case.
+            layers; negative numbers count from the end.
+        dtype: torch.float64 or torch.float32. Differences are always computed in float64.
         device: ``cpu``, ``cuda`` or ``cuda:0``.
-        vectorized: whether ``torch.func.vmap`` may run the network over points; None tries it.
+        vectorized: True if ``torch.func.vmap`` may run the network at many points at once; None
+            finds out.
         memory: bytes that one evaluation may use for intermediate results, above 0.
         params: the point of a plain function: its parameters by name.
 
     Raises:
-        ValueError: the settings, the rows and the network do not go together; the message says
-            which and what to change.
+        ValueError: the settings, the rows and the network do not fit together.
 
     """
     if not isinstance(network, nn.Module):
         return _of_function(network, data, params, vectorized)
-    batch = _placed(_batch(data, "data"), dtype, device)
-    kept = None if heldout is None else _placed(_batch(heldout, "heldout"), dtype, device)
+    batch = _moved(_batch(data, "data"), dtype, device)
+    kept = None if heldout is None else _moved(_batch(heldout, "heldout"), dtype, device)
     forward, point = _forward(
         network, batch, criterion, moving, Numerics(
             dtype="float64" if dtype == torch.float64 else "float32",
             device=device, memory=memory, batchnorm=batchnorm,
         ),
     )  # fmt: skip
-    forward.vectorized = _vmaps(forward, point, batch) if vectorized is None else vectorized
+    forward.vectorized = _can_vmap(forward, point, batch) if vectorized is None else vectorized
     evaluation = _Scores(forward, Splits(batch, kept or batch.part(0, 0)), _classes(batch))
     away = kept and Loss(forward, kept, evaluation=evaluation, point=point)
     return Loss(forward, batch, heldout=away, evaluation=evaluation, point=point)
@@ -162,7 +161,9 @@ def _forward(
     network = copy.deepcopy(given).to(numerics.device, DTYPES[numerics.dtype]).eval()
     named = {k: p.detach() for k, p in network.named_parameters()}
     if not named:
-        raise ValueError("network: it has no parameters, so there is no gradient")
+        raise ValueError(
+            "network: it has no parameters, so there is no gradient; pass a network with parameters"
+        )
     names = moving_names(moving if isinstance(moving, str) else tuple(moving), network, list(named))
     frozen = {k: p for k, p in named.items() if k not in names}
     point = {k: named[k] for k in names}
@@ -182,8 +183,8 @@ def _forward(
     if callable(criterion):
         structure = replace(forward.structure, criterion=criterion, quadratic=False)
         every = {f.name: vars(forward)[f.name] for f in fields(forward)} | {"structure": structure}
-        forward = _Scored(**every, criterion=criterion)
-    _fits(forward, point, batch, "own" if callable(criterion) else kind)
+        forward = _OwnCriterionForward(**every, criterion=criterion)
+    _check_outputs(forward, point, batch, "own" if callable(criterion) else kind)
     forward.observe(point, batch.inputs)
     return forward, point
 
@@ -194,6 +195,7 @@ def _of_function(
     params: Params | None,
     vectorized: bool | None,
 ) -> Loss:
+    """Return the loss that a plain function computes; its point is ``params``."""
     if not params:
         raise ValueError("params: a plain function needs its point; give {name: tensor}")
     if data is not None:
@@ -202,12 +204,18 @@ def _of_function(
     one = torch.zeros(1, 0)
     rows = RowFunction(lambda at, batch: function(at).reshape(1), vectorized=True)
     made = Loss(rows, Batch(one, one), point=point)
-    rows.vectorized = _vmaps(rows, point, made.batch) if vectorized is None else vectorized
+    rows.vectorized = _can_vmap(rows, point, made.batch) if vectorized is None else vectorized
     return made
 
 
 def _batch(data: Any, name: str) -> Batch:
-    """Return the rows of whatever a person gives; ValueError if they are none."""
+    """Return the rows of any form of data; raise ValueError if it holds no valid rows.
+
+    Args:
+        data: what the user passed.
+        name: name of the argument, for error messages.
+
+    """
     if data is None:
         raise ValueError(f"{name}: a network needs rows; give (inputs, targets)")
     if isinstance(data, Batch):
@@ -230,22 +238,25 @@ def _batch(data: Any, name: str) -> Batch:
             f"{name}: {len(inputs)} inputs and {len(targets)} targets; expected one target a row"
         )
     if not len(inputs):
-        raise ValueError(f"{name}: there are no rows")
+        raise ValueError(f"{name}: there are no rows; give at least one")
     for what, rows in (("inputs", inputs), ("targets", targets)):
         if rows.is_floating_point() and not rows.isfinite().all():
             row = int((~rows.isfinite()).reshape(len(rows), -1).any(1).nonzero()[0])
-            raise ValueError(f"{name}: {what} row {row} has a number that is not finite")
+            raise ValueError(
+                f"{name}: {what} row {row} has a number that is not finite; remove the row"
+            )
     if targets.is_floating_point() and targets.dim() == 1:
         targets = targets[:, None]
     return Batch(inputs, targets)
 
 
 def _classes(batch: Batch) -> int:
+    """Return the number of classes; 0 if the targets are numbers."""
     return 0 if batch.targets.is_floating_point() else int(batch.targets.max()) + 1
 
 
-def _placed(batch: Batch, dtype: torch.dtype, device: str) -> Batch:
-    """Return the rows on a device, numbers in a dtype; whole numbers stay whole."""
+def _moved(batch: Batch, dtype: torch.dtype, device: str) -> Batch:
+    """Return the rows on a device, floats in a dtype; integers keep their dtype."""
     if dtype not in DTYPES.values():
         raise ValueError(f"dtype={dtype}: expected torch.float64 or torch.float32")
     cast = (t.to(device, dtype if t.is_floating_point() else t.dtype) for t in batch)
@@ -253,7 +264,7 @@ def _placed(batch: Batch, dtype: torch.dtype, device: str) -> Batch:
 
 
 def _kind(criterion: Any, batch: Batch) -> str:
-    """Return the criterion's name for these targets: ce or mse; mse too where it is one's own."""
+    """Return the criterion's name for these targets: ce or mse; mse also for a user's function."""
     numbers = batch.targets.is_floating_point()
     if callable(criterion) or criterion == "auto":
         return "mse" if numbers or callable(criterion) else "ce"
@@ -266,8 +277,8 @@ def _kind(criterion: Any, batch: Batch) -> str:
 
 
 @torch.no_grad()
-def _fits(forward: NetworkForward, point: Params, batch: Batch, kind: str) -> None:
-    """Raise ValueError if the network's outputs and the targets do not go together."""
+def _check_outputs(forward: NetworkForward, point: Params, batch: Batch, kind: str) -> None:
+    """Raise ValueError if the outputs of the network do not fit the targets."""
     out = forward.run(point, batch.inputs[:2], "eval")
     targets = batch.targets
     if not torch.is_tensor(out) or len(out) != len(batch.inputs[:2]):
@@ -292,8 +303,8 @@ def _fits(forward: NetworkForward, point: Params, batch: Batch, kind: str) -> No
 
 
 @torch.no_grad()
-def _vmaps(forward: NetworkForward | RowFunction, point: Params, batch: Batch) -> bool:
-    """Return whether the loss of two points can be computed at once, by trying."""
+def _can_vmap(forward: NetworkForward | RowFunction, point: Params, batch: Batch) -> bool:
+    """Return True if vmap can compute the loss at two points at once; it is tried."""
     two = {k: torch.stack([p, p]) for k, p in point.items()}
     some = batch.part(0, min(2, batch.rows))
     try:

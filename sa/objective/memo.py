@@ -1,4 +1,4 @@
-"""Values that were computed at a point, found again as long as the point has not changed."""
+"""A cache of values computed at a point; they are valid as long as the point does not change."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from sa.types import Params
 
 
 class Memo:
-    """Values by a key and the point that they were computed at.
+    """A cache of values, found by a key and the point that they were computed at.
 
-    A point is the same if it is the same dict, and no tensor in it was changed in place since.
+    A point is the same if it is the same dict, and no tensor in it was changed in place since then.
 
     Args:
-        last: whether to keep the last value only.
+        last: True to keep only the value that was stored last.
 
     """
 
@@ -20,7 +20,7 @@ class Memo:
         self._items: list[tuple[Any, Params, list[int], Any]] = []
 
     def get(self, params: Params, key: object = None) -> Any:
-        """Return the value of a key at a point; None if there is none."""
+        """Return the stored value of a key at a point; None if there is none."""
         versions = _versions(params)
         for known, point, then, value in self._items:
             if point is params and then == versions and known == key:
@@ -28,7 +28,7 @@ class Memo:
         return None
 
     def put(self, params: Params, value: Any, key: object = None) -> None:
-        """Keep the value of a key at a point."""
+        """Store the value of a key at a point."""
         if self._last:
             self.clear()
         self._items.append((key, params, _versions(params), value))
@@ -39,5 +39,5 @@ class Memo:
 
 
 def _versions(params: Params) -> list[int]:
-    """Return torch's count of the changes in place of every tensor."""
+    """Return, for every tensor, how often it was changed in place, as torch counts it."""
     return [p._version for p in params.values()]

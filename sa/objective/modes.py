@@ -1,4 +1,4 @@
-"""Modes of a network's forward: BatchNorm's statistics, and what quantizers keep from data."""
+"""Context managers that set how a forward treats BatchNorm and the quantizers of layers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ from sa.network.traits import LayerQuantizer
 
 @contextmanager
 def statistics(norms: Sequence[_BatchNorm], use: str) -> Iterator[None]:
-    """Let BatchNorm normalise with some statistics inside the context.
+    """Choose, inside the context, the statistics that BatchNorm normalises with.
 
     Args:
         norms: the BatchNorm layers.
-        use: ``running`` takes the running statistics, ``batch`` those of the batch; ``track`` takes
-            those of the batch and updates the running ones. In a probe that update would be a side
-            effect, and under vmap it is impossible.
+        use: ``running`` takes the running statistics. ``batch`` takes those of the batch. ``track``
+            takes those of the batch and updates the running ones; a probe must not use it, because
+            it changes the network, and it does not work under vmap.
 
     """
     for m in norms:
@@ -32,7 +32,13 @@ def statistics(norms: Sequence[_BatchNorm], use: str) -> Iterator[None]:
 
 @contextmanager
 def settings(network: nn.Module, train: bool) -> Iterator[None]:
-    """Let quantizers of layers use their settings of training, or of evaluation, inside."""
+    """Let quantizers use their settings for training, or for evaluation, inside the context.
+
+    Args:
+        network: the network.
+        train: True for the settings ``train``, False for the settings ``eval``.
+
+    """
     own = keepers(network)
     for m in own:
         m.training = train
@@ -45,7 +51,7 @@ def settings(network: nn.Module, train: bool) -> Iterator[None]:
 
 @contextmanager
 def observing(network: nn.Module) -> Iterator[list[LayerQuantizer]]:
-    """Let quantizers update what they keep from data (ranges) inside; yield those quantizers."""
+    """Let quantizers update the ranges that they store, inside the context; yield them."""
     observers = [m for m in keepers(network) if m.observes]
     for m in observers:
         m.observing = True
@@ -57,5 +63,5 @@ def observing(network: nn.Module) -> Iterator[list[LayerQuantizer]]:
 
 
 def keepers(network: nn.Module) -> list[LayerQuantizer]:
-    """Return the quantizers of layers that keep numbers from data, or learn."""
+    """Return the quantizers of layers that store numbers from data or have parameters."""
     return [m for m in network.modules() if isinstance(m, LayerQuantizer)]

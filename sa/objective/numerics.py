@@ -1,4 +1,4 @@
-"""How a loss is computed: precision, device, memory, batches and statistics."""
+"""Settings of how a loss is computed: precision, device, memory, batch size and statistics."""
 
 from typing import Annotated, Literal
 
@@ -13,20 +13,20 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @dataclass(frozen=True, config=STRICT)
 class Numerics:
-    """How a loss is computed.
+    """Settings of how a loss is computed.
 
     Args:
-        dtype: of parameters, inputs and evaluations.
+        dtype: dtype of parameters, inputs and evaluations.
         device: ``cpu``, ``cuda`` or one GPU, ``cuda:0``.
-        memory: bytes that one evaluation may use for intermediate results, above 0. A larger batch
-            is summed over parts, to the same loss and gradient.
-        batchnorm: ``batch`` (the statistics of the batch itself) or ``running`` (evaluation
-            statistics); neither updates the running ones.
-        batch_size: rows of one step; None for all of them.
-        autocast: products of the loss that is back-propagated are taken in bfloat16; its weights
-            and evaluations stay in dtype.
-        compile: whether that loss goes through torch.compile.
-        progress: whether work of many seconds says on stderr how far it is.
+        memory: bytes that one evaluation may use for intermediate results, above 0. A batch that
+            needs more is computed in parts; loss and gradient are the same.
+        batchnorm: statistics that BatchNorm normalises with: ``batch`` (those of the minibatch) or
+            ``running`` (those of evaluation). Neither updates the running statistics.
+        batch_size: rows of one step; None takes all rows.
+        autocast: dtype of matrix products when the loss is back-propagated; None for ``dtype``.
+            Weights and evaluations keep ``dtype``.
+        compile: True to compile the loss that is back-propagated with torch.compile.
+        progress: True to show the progress of long computations on stderr.
 
     """
 

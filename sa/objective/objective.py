@@ -1,9 +1,8 @@
-"""The loss as a function of the parameters that move, in every way it can be evaluated.
+"""`Objective`: the loss as a function of the parameters that move, its gradient and differences.
 
-Everything is derived from row losses, ``rows(params, batch) -> (n,)``: the loss is their mean,
-summed in float64 whatever the network's dtype, and the same bits whatever the order of the rows and
-the chunks they are evaluated in, which keep memory within a budget. (Points of a full-precision
-chain evaluated together, whose rows are rounded anyway, are summed chunk by chunk.)
+The loss is the mean of row losses, ``rows(params, batch) -> (n,)``. Rows are evaluated in chunks
+that fit into ``memory``, and summed in float64. The loss is the same to the last bit for every
+order of the rows and every chunk size. (Exception: `values` of a full-precision chain.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,10 +28,10 @@ from sa.params import blocks, flatten, stream, unflatten
 from sa.types import PROBE, Batch, Estimator, KeepsNothing, Moment, Params, Partial, RowLoss
 
 NO_HESSIAN = (
-    "'{}' is quantized: the loss is flat almost everywhere, its Hessian 0, and differentiating "
-    "twice through a straight-through is no loss' Hessian. Ask instead: how the stand-in gradient "
-    "changes (estimator=spectral_ste), the box differences (estimator=cdg), the smoothed loss "
-    "(analysis=smoothing), or the latent network in full precision (quantizer=fp)"
+    "'{}' is quantized: the loss is flat almost everywhere, so its Hessian is 0, and "
+    "differentiating twice through a straight-through does not give the Hessian of any loss. Study "
+    "instead: how the surrogate gradient changes (estimator=spectral_ste), box differences "
+    "(estimator=cdg), the smoothed loss (analysis=smoothing), or full precision (quantizer=fp)"
 )
 
 
@@ -43,17 +42,17 @@ class Objective:
     Args:
         forward: computes the row losses of a batch at a point.
         batch: the rows; one empty row for a plain function.
-        heldout: the same loss on held-out rows, if there are any.
-        whole: the same loss on all rows, if these are a minibatch.
+        heldout: the same loss on held-out rows; None if there are none.
+        whole: the same loss on all rows; None if ``batch`` has all rows.
         evaluation: scores the network on both splits; None for a plain function.
         partial: saves the progress of long computations.
-        keep_outputs: whether to keep the outputs of a gradient's forward (`seen`), because the
+        keep_outputs: True to keep the outputs of a gradient's forward (`seen`), because the
             evaluation would compute the same ones.
         seeds: draws the seeds of gradient quantizers' noise from an estimator's generator, one for
             each network; None for one network.
         ranks: the processes that share the rows.
-        first: rows of the step that come before these, in other processes.
-        total: rows of the step in all processes; None if these are all.
+        first: number of rows of the step that come before these, in other processes.
+        total: number of rows of the step in all processes; None if ``batch`` has all of them.
 
     """
 
@@ -68,7 +67,7 @@ class Objective:
     ranks: Ranks = Ranks()
     first: int = 0
     total: int | None = None
-    # of this very loss: `replace` makes another one, which begins anew
+    # caches of this loss alone: `dataclasses.replace` makes a loss with empty caches
     _references: Memo = field(default_factory=Memo, init=False, repr=False)
     _curvatures: Memo = field(default_factory=lambda: Memo(last=True), init=False, repr=False)
     _outputs: Memo = field(default_factory=lambda: Memo(last=True), init=False, repr=False)
@@ -80,7 +79,7 @@ class Objective:
 
     @property
     def coupled(self) -> bool:
-        """Whether the loss of a row depends on the other rows (batch statistics)."""
+        """True if the loss of a row depends on the other rows (batch statistics)."""
         return self.forward.coupled
 
     def rows(self, params: Params, batch: Batch) -> Tensor:
@@ -90,7 +89,7 @@ class Objective:
     def double(self) -> "Objective | None":
         """Return the loss on these rows in float64; None if it is in float64 already.
 
-        It is the loss alone: it has no held-out rows and no evaluation.
+        The new loss has no held-out rows and no evaluation.
         """
         twin = self.forward.double()
         if twin is None:
@@ -100,7 +99,7 @@ class Objective:
     def opened(self, params: Params) -> "tuple[Objective, Params]":
         """Return the loss as a function of the quantized weights, and those weights at a point.
 
-        The new loss has no quantizers before weights; at the point it has the same value.
+        The new loss does not quantize weights; at the returned point its value is the same.
         """
         forward, point = self.forward.opened(params)
         evaluation = self.evaluation and replace(self.evaluation, forward=forward)
@@ -111,32 +110,32 @@ class Objective:
         heldout, whole = (x and loss(x) for x in (self.heldout, self.whole))
         return replace(loss(self), heldout=heldout, whole=whole), point
 
-    def _plan(self, points: int, width: int) -> tuple[int, int]:
+    def _chunk_sizes(self, points: int, width: int) -> tuple[int, int]:
         return self.forward.chunk_sizes(self.batch.rows, points, width)
 
     @torch.no_grad()
     def value(self, params: Params) -> Tensor:
         """Return the loss at a point, 0-dim float64."""
-        _, rows = self._plan(1, self.forward.width)
+        _, rows = self._chunk_sizes(1, self.forward.width)
         parts = blocks(self.batch.rows, rows)
         losses = [self.rows(params, self.batch.part(*p)).double() for p in parts]
         return total(torch.cat(losses)) / self.batch.rows
 
     @torch.no_grad()
     def row_losses(self, params: Params) -> Tensor:
-        """Return the loss of every row at a point: (n,) float64 on the CPU, of mean `value`."""
-        _, rows = self._plan(1, self.forward.width)
+        """Return the loss of every row, (n,) float64 on the CPU; their mean is `value`."""
+        _, rows = self._chunk_sizes(1, self.forward.width)
         parts = blocks(self.batch.rows, rows)
         each = [self.rows(params, self.batch.part(*p)).double().reshape(-1) for p in parts]
         return torch.cat(each).cpu()
 
     @torch.no_grad()
     def values(self, stack: Params, base: Params | None = None) -> Tensor:
-        """Return the losses (K,), float64, at K points.
+        """Return the losses at K points, (K,) float64.
 
         Args:
-            stack: the points, every tensor with a leading K.
-            base: tensors that the stack lacks, the same for all points.
+            stack: the points; every tensor has a first dimension of length K.
+            base: tensors that are the same for all points and that the stack does not have.
 
         """
         shared = {k: v for k, v in (base or {}).items() if k not in stack}
@@ -148,7 +147,7 @@ class Objective:
         if not self.forward.vectorized:
             each = ({k: v[i] for k, v in stack.items()} for i in range(points))
             return torch.stack([self.value(shared | one) for one in each])
-        chunk, rows = self._plan(points, self.forward.width)
+        chunk, rows = self._chunk_sizes(points, self.forward.width)
         run = torch.vmap(lambda one, part: self.rows(shared | one, part), in_dims=(0, None))
         out = torch.zeros(points, dtype=torch.float64, device=self.batch.inputs.device)
         for start, stop in blocks(points, chunk):
@@ -165,17 +164,17 @@ class Objective:
         passes: int = 1,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Params]:
-        """Return loss and gradient, back-propagated with the surrogate in force.
+        """Return the loss, 0-dim float64, and its gradient, like ``params``.
 
-        Without a surrogate it is the true gradient.
+        The gradient is back-propagated with the surrogate in force; without one it is the true one.
 
         Args:
             params: the point.
             rows: row losses to average instead of the objective's own, e.g. weighted ones.
-            passes: how many forwards they keep alive at once, for the sizes of chunks.
-            generator: source of the noise with which gradients are rounded at random. One number
-                is drawn from it, and only if the network has a random gradient quantizer: to
-                compare two calls, give both a generator in the same state.
+            passes: how many forwards ``rows`` keeps in memory; it decides the sizes of chunks.
+            generator: generator for the noise of random gradient quantizers. One number is drawn,
+                and only if there is such a quantizer. To compare two calls, give both a generator
+                in the same state.
 
         Raises:
             ValueError: gradients are rounded at random and there is no generator.
@@ -189,15 +188,15 @@ class Objective:
         leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
         losses = []
         grads = {k: torch.zeros_like(v) for k, v in params.items()}
-        _, chunk = self._plan(1, 2 * passes * self.forward.width)
-        noise = GradientNoise(lambda: self._seeded(generator), self.first)
+        _, chunk = self._chunk_sizes(1, 2 * passes * self.forward.width)
+        noise = GradientNoise(lambda: self._draw_seeds(generator), self.first)
         with torch.enable_grad(), surrogate.drawing(noise):
             for p in blocks(self.batch.rows, chunk):
                 noise.begin(*p)
                 one = each(leaves, self.batch.part(*p)).double()
                 losses.append(one.detach())
                 loss = one.sum() / self.batch.rows
-                if not loss.requires_grad:  # a function that cuts the graph: its derivative is 0
+                if not loss.requires_grad:  # the function does not depend on params: gradient 0
                     continue
                 got = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
                 for name, g in zip(leaves, got, strict=True):
@@ -222,42 +221,42 @@ class Objective:
 
         return each
 
-    def _seeded(self, generator: torch.Generator | None) -> Sequence[int]:
+    def _draw_seeds(self, generator: torch.Generator | None) -> Sequence[int]:
         if generator is None:
             raise ValueError(
                 "gradients are rounded at random here (quantizer.gradient), and this call of "
-                "value_and_grad has no generator; give it the estimator's, generator=generator"
+                "value_and_grad has no generator; pass the estimator's: generator=generator"
             )
         return self.seeds(generator) if self.seeds else [seed(generator)]
 
     def seen(self, params: Params) -> list[Tensor] | None:
-        """Return the outputs of the last gradient's forward, by parts of the rows.
+        """Return the outputs of the last gradient's forward, in parts of the rows.
 
-        None unless that gradient was at params.
+        None if that gradient was at another point, or if ``keep_outputs`` is False.
         """
         found: list[Tensor] | None = self._outputs.get(params)
         return found
 
     def directional(self, params: Params, stack: Params) -> Tensor:
-        """Return the derivatives (K,), float64, along K directions, with the surrogate in force.
+        """Return the derivatives along K directions, (K,) float64, with the surrogate in force.
 
-        In forward mode, which keeps nothing for a backward.
+        They are computed in forward mode, which needs no memory for a backward.
 
         Args:
             params: the point.
-            stack: the directions, every tensor with a leading K.
+            stack: the directions; every tensor has a first dimension of length K.
 
         """
         points = len(next(iter(stack.values())))
-        params = {k: p.detach().contiguous() for k, p in params.items()}  # expanded ones too
+        params = {k: p.detach().contiguous() for k, p in params.items()}
         out = torch.zeros(points, dtype=torch.float64, device=self.batch.inputs.device)
-        chunk, rows = self._plan(points, 2 * self.forward.width)
+        chunk, rows = self._chunk_sizes(points, 2 * self.forward.width)
 
         def along(one: Params, part: Batch) -> Tensor:
             summed = lambda at: self.rows(at, part).double().sum()  # noqa: E731
             return torch.func.jvp(summed, (params,), (one,))[1]
 
-        with torch.enable_grad():  # else steps would not look for a rule
+        with torch.enable_grad():  # a step uses its surrogate only if gradients are enabled
             for p in blocks(self.batch.rows, rows):
                 part = self.batch.part(*p)
                 for start, stop in blocks(points, chunk if self.forward.vectorized else 1):
@@ -269,9 +268,9 @@ class Objective:
         return out / self.batch.rows
 
     def hvp(self, params: Params, v: Params) -> Params:
-        """Return the exact Hessian at params times v; keep the graph for the next call there.
+        """Return the exact Hessian at params times v; raise ValueError for a quantized network.
 
-        Raises ValueError for a quantized network.
+        The graph is kept, so that the next call at the same point is faster.
         """
         curvature: Curvature | None = self._curvatures.get(params)
         if curvature is None:
@@ -286,20 +285,20 @@ class Objective:
         gradient: Callable[[Params], tuple[Params, float]] | None = None,
         epsilon: float = 0.01,
     ) -> Curvature:
-        """Return the Hessian at params as a product, over all rows (`whole`) or the first of them.
+        """Return the Hessian at params, as an object that multiplies vectors by it.
 
-        Graphs are kept within ``memory``; those of the other rows are built for every product.
+        It is the Hessian of the loss on all rows (`whole`). Graphs are kept as far as ``memory``
+        allows; the graphs of the other rows are built again for every product.
 
         Args:
             params: the point.
-            rows: how many rows to use, the first ones; None for all.
-            gradient: params -> another gradient, and its cost in forward-equivalents. The result
-                is then its Jacobian by central differences, which is no Hessian.
+            rows: use the first so many rows; None uses all.
+            gradient: params -> (another gradient, its cost in forward-equivalents). If given, the
+                result is the Jacobian of that gradient, by central differences.
             epsilon: step of those differences, as a share of the norm of the point.
 
         Raises:
-            ValueError: the Hessian of a quantized network. Differentiating twice through a
-                surrogate gives no loss' Hessian.
+            ValueError: the network is quantized, and ``gradient`` is None.
 
         """
         if gradient is not None:
@@ -314,7 +313,7 @@ class Objective:
         part = n if loss.coupled else max(1, min(n, PART // each, memory // (4 * each)))
 
         def rows_(at: Params, some: Batch) -> Tensor:
-            with surrogate.exact_gradients():  # trainings may quantize them, a Hessian does not
+            with surrogate.exact_gradients():  # a Hessian never quantizes gradients
                 return loss.rows(at, some)
 
         return Curvature(
@@ -325,7 +324,7 @@ class Objective:
         )  # fmt: skip
 
     def _twin(self, params: Params) -> "Objective | None":
-        """Return the loss in float64 if the point is of another precision, else None."""
+        """Return the loss in float64 if the point has another dtype, else None."""
         same = all(p.dtype == torch.float64 for p in params.values())
         return None if same else self.double()
 
@@ -334,34 +333,34 @@ class Objective:
     ) -> exact.Differences:
         """Return [f(w + eps e_i) - f(w - eps e_i)] / (2 eps) for every coordinate i and every eps.
 
-        Networks run in float64, since nearly equal numbers are subtracted; a plain function runs
+        Networks run in float64, because nearly equal numbers are subtracted; a plain function runs
         in the dtype of its point.
 
         Args:
             params: the point w.
-            epsilons: the steps eps, above 0.
-            path: ``fast`` (exact flips), ``brute`` (two forwards a coordinate) or ``auto``: fast
-                if possible.
+            epsilons: the step lengths eps, each above 0.
+            path: ``fast`` (exact flips), ``brute`` (two forwards for each coordinate) or ``auto``:
+                fast if possible.
 
         Raises:
-            ValueError: path=fast is not possible.
+            ValueError: ``path`` is ``fast``, and this network has no fast path.
 
         """
         if (twin := self._twin(params)) is not None:
             found = twin.differences({k: p.double() for k, p in params.items()}, epsilons, path)
             like = [{k: g.to(params[k].dtype) for k, g in grad.items()} for grad in found.grads]
             return replace(found, grads=like)
-        slow = self.structure.why_no_fast_path
-        if path == "fast" and slow:
-            raise ValueError(f"there is no fast path: {slow}; take path=brute, or path=auto")
-        told = self.forward, self.batch, params, epsilons, self.partial, self.values
-        return exact.slow(*told) if path == "brute" or slow else exact.fast(*told)
+        why_not = self.structure.why_no_fast_path
+        if path == "fast" and why_not:
+            raise ValueError(f"there is no fast path: {why_not}; take path=brute, or path=auto")
+        compute = exact.slow if path == "brute" or why_not else exact.fast
+        return compute(self.forward, self.batch, params, epsilons, self.partial, self.values)
 
     def profiles(self, params: Params, reach: float) -> Iterator[Profile]:
-        """Return the loss along every coordinate that has a profile, layer by layer, exactly.
+        """Return the exact loss along every coordinate that has a profile, layer by layer.
 
-        Those are the coordinates of fully connected layers followed by a step. In float64 where
-        there is a twin. Raises ValueError where there is no fast path.
+        Weights of fully connected layers before a step have one. Networks run in float64. Raises
+        ValueError if the network has no fast path.
         """
         if (twin := self._twin(params)) is not None:
             return twin.profiles({k: p.double() for k, p in params.items()}, reach)
@@ -369,8 +368,8 @@ class Objective:
 
     @torch.no_grad()
     def flip_rate(self, params: Params, other: Params) -> float | None:
-        """Share of the activations' states that differ between two points; None without any."""
-        _, chunk = self._plan(1, 2 * self.forward.width)
+        """Return the share of quantized activations that differ at two points; None without any."""
+        _, chunk = self._chunk_sizes(1, 2 * self.forward.width)
         flipped = many = 0
         for p in blocks(self.batch.rows, chunk):
             part = self.batch.part(*p)
@@ -381,14 +380,14 @@ class Objective:
 
     @torch.no_grad()
     def layers(self, params: Params, rows: int) -> list[LayerTrace]:
-        """What each layer did with the batch's first rows; nothing of a plain function."""
+        """Return inputs, outputs and weights of every layer, for the first ``rows`` rows."""
         return self.forward.trace(params, self.batch.part(0, rows))
 
     def reference(self, estimator: Estimator, params: Params, at: Moment = PROBE) -> Params:
-        """The gradient a deterministic estimator gives at params, computed once per point.
+        """Return the gradient of a deterministic estimator at params, computed once for each point.
 
-        What it back-propagates is not quantized: a reference has no noise and no bias of that.
-        at: where in a training the gradient is asked for.
+        Gradient quantizers are off, so the reference has neither their noise nor their bias. ``at``
+        says where in a training the gradient is wanted.
         """
         known: Params | None = self._references.get(params, (estimator, at))
         if known is not None:

@@ -1,4 +1,4 @@
-"""A task made into a problem: the network built, the data loaded, targets set."""
+"""`prepare`: builds the network of a task, loads its data, and returns them as a problem."""
 
 from functools import partial
 from typing import Any
@@ -22,15 +22,19 @@ from sa.types import Batch, Splits, called
 def prepare(
     task: Task, seed: int, data: Splits | None = None, init_seed: int | None = None
 ) -> Problem:
-    """Return the problem of a task: its network and data, each from a stream of the seed.
+    """Return the problem of a task: its network, its data and the point to start from.
 
-    data: what the dataset loads, where it has been loaded. init_seed: of the network's start
-    alone, instead of the seed.
+    Args:
+        task: the task.
+        seed: seed of the data and of the network's initialisation; each has its own stream.
+        data: the rows, if the dataset was loaded before; None loads it.
+        init_seed: seed of the initialisation, if it differs from ``seed``.
+
     """
     task.check()
     numerics = task.numerics
     if numerics.compile:
-        torch.compiler.reset()  # it compiles a function for so many networks, then no more
+        torch.compiler.reset()  # torch stops compiling after a limited number of networks
     dtype = DTYPES[numerics.dtype]
     data = data or task.dataset.load(stream(seed, "data"))
     start = seed if init_seed is None else init_seed
@@ -74,12 +78,13 @@ def prepare(
 
 
 def spoilt(dataset: Any, seed: int, given: Tensor) -> Tensor | None:
-    """Return which training rows have a label that is not their own; None where none can.
+    """Return True for each training row with a wrong label; None if the dataset spoils none.
 
     Args:
-        dataset: what the rows were loaded from.
-        seed: of the data; that of the first network, since rows are in the same order for all.
-        given: the labels (rows,), or of several networks (rows, networks).
+        dataset: the dataset of the rows.
+        seed: seed of the data. For replicas, that of the first network: the rows are in the same
+            order for all.
+        given: the labels that the network sees, (rows,); (rows, networks) for replicas.
 
     """
     clean = called(dataset, "clean")
@@ -90,10 +95,12 @@ def spoilt(dataset: Any, seed: int, given: Tensor) -> Tensor | None:
 
 
 def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the outputs of a network, computed in parts of at most 65,536 rows."""
     with torch.no_grad():
         parts = [network(inputs[a:b]) for a, b in blocks(len(inputs), 1 << 16)]
     return torch.cat(parts)
 
 
 def _place(batch: Batch, device: str) -> Batch:
+    """Return the rows on a device."""
     return Batch(batch.inputs.to(device), batch.targets.to(device))

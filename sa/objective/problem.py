@@ -1,4 +1,4 @@
-"""A problem: the loss on the rows of every step, its evaluation, and the point to start from."""
+"""`Problem`: the losses of all steps, their evaluation, and the point to start from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,15 +15,15 @@ from sa.types import Batch, KeepsNothing, Params, Partial, Splits
 
 @dataclass(eq=False)
 class Problem:
-    """What a training or a probe needs to know of its network and data.
+    """The network, the data and the start of a training or a probe.
 
     Args:
-        forward: the network and its criterion, or a stack of networks.
-        evaluation: its scores, and the data of both splits.
-        batches: gives the rows of a step by its number.
-        params: the point where the study starts.
-        seed: of all randomness; of replicas the first network's.
-        partial: keeps what long work has done so far.
+        forward: computes the outputs and row losses of the network, or of a stack of networks.
+        evaluation: computes the scores, and holds the rows of both splits.
+        batches: returns the minibatch of a step, from the step's number.
+        params: the point to start from.
+        seed: the seed of all randomness; for replicas, that of the first network.
+        partial: saves the progress of long computations.
         ranks: the processes that share the rows of a step.
 
     """
@@ -43,12 +43,12 @@ class Problem:
 
     @property
     def network(self) -> nn.Module:
-        """The network; of replicas the first."""
+        """The network; for replicas, the first one."""
         return self.forward.network
 
     @property
     def structure(self) -> Structure:
-        """What the network is made of."""
+        """The structure of the network."""
         return self.forward.structure
 
     @property
@@ -58,24 +58,24 @@ class Problem:
 
     @property
     def buffers(self) -> Params:
-        """What the network keeps beside parameters (running statistics), by name."""
+        """The buffers of the network (such as running statistics), by name."""
         return self.forward.buffers
 
     def batch(self, step: int) -> Batch:
-        """Return the rows of one step; the other ranks hear that it comes next."""
+        """Return the minibatch of a step, and tell the other processes that this step comes."""
         self.ranks.tell(step)
         return self.batches(step)
 
     def objective(self, batch: Batch, step: int = 0) -> Objective:
         """Return the loss on a batch; its ``heldout`` is the loss on the test split.
 
-        If the batch has all rows and the network computes the same in training and in evaluation,
-        the objective keeps the outputs of a gradient for the evaluation. Each of several ranks gets
-        its part of the rows.
+        If several processes share the rows, the loss is over the rows of this process. The
+        objective keeps the outputs of a gradient for the evaluation if the batch has all rows and
+        the network computes the same in training and in evaluation.
 
         Args:
-            batch: the rows, as `batch` gives them.
-            step: their step, >= 0, which keys the noise of replicas' gradient quantizers.
+            batch: the rows, as `batch` returns them.
+            step: their step, >= 0. For replicas, it chooses the noise of gradient quantizers.
 
         """
         every, (start, stop) = batch is self.data.train, self.ranks.part(batch.rows)
@@ -94,4 +94,5 @@ class Problem:
         )
 
     def _loss(self, batch: Batch) -> Objective:
+        """Return the loss on other rows, without a held-out twin."""
         return Objective(self.forward, batch, evaluation=self.evaluation, partial=self.partial)

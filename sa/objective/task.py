@@ -1,4 +1,4 @@
-"""Model x dataset x criterion -> the loss being studied, and which of its parameters move."""
+"""`Task`: model, dataset, criterion and numerics of the loss that is studied, and their checks."""
 
 import fnmatch
 import os
@@ -22,13 +22,13 @@ from sa.types import STRICT, Dataset, Model, Params, called, trait
 
 
 def compiler() -> str | None:
-    """The C++ compiler that torch.compile would call on a CPU."""
+    """Return the path of the C++ compiler that torch.compile calls on a CPU; None if none is."""
     names = (os.environ.get("CXX"), "g++", "clang++")
     return next((path for x in names if x and (path := shutil.which(x))), None)
 
 
 class Mismatch(ValueError):
-    """Settings that are each right and do not go together; ``key`` says which to change."""
+    """Raised for settings that are valid alone but not together; ``key`` is the one to change."""
 
     def __init__(self, key: str, message: str):
         super().__init__(message)
@@ -37,7 +37,7 @@ class Mismatch(ValueError):
 
 @dataclass(frozen=True, config=STRICT)
 class Task:
-    """What is studied: which network, data, loss and parameters, and how it is computed.
+    """A model, a dataset and a criterion, the parameters that move, and how the loss is computed.
 
     Args:
         model: builds the network.
@@ -57,58 +57,57 @@ class Task:
     numerics: Numerics = Numerics()
 
     def check(self) -> None:
-        """Refuse what does not fit, before any work: raises Mismatch naming both sides."""
+        """Raise Mismatch if the settings do not fit together; no data is loaded."""
         model, data = self.model, self.dataset
         if tuple(model.shape) != tuple(data.shape):
             raise Mismatch(
                 "model",
-                f"{type(model).__name__} takes inputs of shape {tuple(model.shape)}, "
-                f"{type(data).__name__} yields {tuple(data.shape)}; {_fitting(model, data)}",
+                f"the model takes inputs of shape {tuple(model.shape)}, the dataset has inputs of "
+                f"shape {tuple(data.shape)}; {_remedy(model, data)}",
             )
         if data.classes and model.outputs < data.classes:
             raise Mismatch(
                 "model",
-                f"{type(model).__name__} has {model.outputs} outputs, {type(data).__name__} has "
-                f"{data.classes} classes; give the model {data.classes} outputs",
+                f"the model has {model.outputs} outputs, the dataset has {data.classes} classes; "
+                f"give the model {data.classes} outputs, e.g. model.outputs={data.classes}",
             )
         width = trait(data, "outputs")
         if width is not None and model.outputs != width:
             raise Mismatch(
                 "model",
-                f"{type(model).__name__} has {model.outputs} outputs, {type(data).__name__} has "
-                f"{width} targets a row; set model.outputs={width}",
+                f"the model has {model.outputs} outputs, the dataset has {width} targets a row; "
+                f"set model.outputs={width}",
             )
         rows = self.numerics.batch_size
         if rows is not None and rows > data.rows:
             raise Mismatch(
                 "batch_size",
-                f"{rows} rows a step, and {type(data).__name__} has {data.rows}; "
-                "batch_size=null is all of them",
+                f"a step takes {rows} rows, and the dataset has only {data.rows}; set "
+                f"batch_size={data.rows} or less, or batch_size=null for all rows",
             )
         demanded = trait(model, "criterion")
         if demanded != self.kind and "value" in (demanded, self.criterion):
-            who = f"{type(model).__name__} is {'a loss itself' if demanded else 'none'}"
-            raise Mismatch(
-                "criterion",
-                f"{self.criterion}: value is for models that are a loss themselves, and {who}; "
-                "use criterion=auto",
-            )
+            why = "value works only for models that are a loss themselves (rosenbrock, quadratic)"
+            if demanded:
+                why = f"{self.criterion} does not work for a model that is a loss itself"
+            raise Mismatch("criterion", f"{why}; use criterion=auto")
         if self.criterion == "ce" and not data.classes:
             raise Mismatch(
-                "criterion", f"ce needs classes, {type(data).__name__} has none; use mse"
+                "criterion", "ce needs classes, and the dataset has none; use criterion=mse"
             )
         network, width = _sample(model)  # type: ignore[arg-type]
         moving_names(self.moving, network, [k for k, _ in network.named_parameters()])
-        self._enough(network, width)
+        self._check_memory(network, width)
         if self.numerics.autocast and self.numerics.dtype == "float64":
             kind = self.numerics.autocast
-            raise Mismatch("autocast", f"{kind} products of float64; set dtype=float32")
+            raise Mismatch("autocast", f"{kind} does not work with dtype=float64; set dtype=float32")
 
     def check_machine(self, here: bool = True) -> None:
-        """Refuse what this machine lacks, after `check`.
+        """Raise an error if this machine lacks something that the task needs.
 
         Args:
-            here: whether the run will be on this machine, which then needs its device.
+            here: True if the run will be on this machine; then its device and its compiler are
+                checked too.
 
         Raises:
             Mismatch: there is no GPU, or no compiler.
@@ -119,11 +118,11 @@ class Task:
         if here and device.startswith("cuda") and not torch.cuda.is_available():
             raise Mismatch("device", f"{device} is not available here; use device=cpu")
         if here and self.numerics.compile and device == "cpu" and not compiler():
-            raise Mismatch("compile", "there is no C++ compiler here; compile=false")
+            raise Mismatch("compile", "there is no C++ compiler here; set compile=false")
         called(self.dataset, "check")
 
-    def _enough(self, network: nn.Module, width: int) -> None:
-        """Refuse a memory budget too small for one point."""
+    def _check_memory(self, network: nn.Module, width: int) -> None:
+        """Raise Mismatch if ``memory`` is too small for one point."""
         least, what, instead = 8 * 12 * width, "one row of this network", ""
         own, every = self.numerics, self.dataset.rows
         who, other = coupling(network, own.batchnorm)
@@ -138,33 +137,39 @@ class Task:
 
     @property
     def kind(self) -> str:
-        """The criterion's name: ce, mse or value."""
+        """The name of the criterion: ce, mse or value."""
         if self.criterion != "auto":
             return self.criterion
         demanded: str | None = trait(self.model, "criterion")
         return demanded or ("ce" if self.dataset.classes else "mse")
 
     def coupling(self) -> tuple[str, str]:
-        """Who makes a row's loss depend on the other rows, '' if nobody, and what does not."""
+        """Return (the kind of layer that couples the rows of a batch, the setting that avoids it).
+
+        Both are empty if the loss of a row does not depend on the other rows.
+        """
         return coupling(_sample(self.model)[0], self.numerics.batchnorm)  # type: ignore[arg-type]
 
     def latent(self) -> list[str]:
-        """The weights that a quantizer stands before, by name."""
+        """Return the names of the weights that a quantizer is applied to."""
         return latent_weights(_sample(self.model)[0])  # type: ignore[arg-type]
 
     def point(self) -> Params:
-        """What moves, at some start: for its names and shapes, before any data is loaded."""
+        """Return the parameters that move, with some initial values; no data is loaded.
+
+        It serves for their names and shapes.
+        """
         network, _ = _sample(self.model)  # type: ignore[arg-type]
         named = {k: p.detach() for k, p in network.named_parameters()}
         return {k: named[k] for k in moving_names(self.moving, network, list(named))}
 
     def keeps(self) -> bool:
-        """Whether quantizers of the network keep anything from data, or learn."""
+        """Return True if a quantizer stores numbers from data or has parameters."""
         network, _ = _sample(self.model)  # type: ignore[arg-type]
         return bool(keepers(network))
 
     def structure(self) -> Structure:
-        """The network's structure, before any data is loaded: what an estimator may require."""
+        """Return the structure of the network, which estimators check; no data is loaded."""
         network, _ = _sample(self.model)  # type: ignore[arg-type]
         named = {k: p.detach() for k, p in network.named_parameters()}
         moving = moving_names(self.moving, network, list(named))
@@ -177,21 +182,21 @@ class Task:
 
 @lru_cache(maxsize=4)
 def _sample(model: Model) -> tuple[nn.Module, int]:
-    """A network of the model and its width: what settings are checked against, built once."""
+    """Return a network of the model and its width; checks use it, and it is built only once."""
     network = model.build(stream(0, "init")).eval()
     return network, row_width(network, torch.zeros(1, *model.shape, dtype=torch.float64))
 
 
-def _fitting(model: Model, data: Dataset) -> str:
-    """What to type where the shapes of a model and a dataset differ."""
+def _remedy(model: Model, data: Dataset) -> str:
+    """Return what to type if the shapes of a model and a dataset differ."""
     if trait(model, "criterion") == "value":
-        return "it is a loss itself: use dataset=point"
+        return "the model is a loss itself: use dataset=point"
     settings: list[str] = [f.name for f in fields(model)] if is_dataclass(model) else []
     if "shape" in settings and len(model.shape) == len(data.shape):
         return f"set model.shape=[{','.join(map(str, data.shape))}]"
     return (
-        "set the model's shape to the dataset's, or take another (toy_mlp fits gaussian; mlp fits "
-        "any data; cnn fits images; mlp_relu fits functions)"
+        "use a model that fits the dataset (toy_mlp fits gaussian; mlp fits any data; cnn fits "
+        "images; mlp_relu fits functions)"
     )
 
 
@@ -201,12 +206,13 @@ def moving_names(
     """Return the names of the parameters that move, in the network's order.
 
     Args:
-        wanted: ``all``, or name patterns and 1-based numbers of quantized layers.
-        network: The network.
-        names: Its parameters.
+        wanted: ``all``, or name patterns and 1-based numbers of quantized layers; negative numbers
+            count from the end.
+        network: the network.
+        names: the names of all its parameters.
 
     Raises:
-        Mismatch: a pattern or number that matches nothing.
+        Mismatch: a pattern or a number matches nothing.
 
     """
     if isinstance(wanted, str):

@@ -1,19 +1,20 @@
-"""Sums of many numbers that come out the same in whatever order and parts they are added."""
+"""`total`: sums that do not depend on the order of the numbers, nor on how they are split."""
 
 import torch
 from torch import Tensor
 
 _BITS = 53
-"""Of whole numbers that float64 has all of."""
+"""Number of bits of a float64 mantissa: float64 represents all whole numbers up to 2^53."""
 
 
 def total(x: Tensor) -> Tensor:
-    """Return the sum of the last dimension of x (..., n), float64, to within two rounding errors.
+    """Return the sum over the last dimension of x (..., n), float64.
 
-    The numbers are cut into whole multiples of a power of two that fits the largest one, and what
-    is left of each into whole multiples of a smaller one. Sums of whole numbers below 2^53 are
-    exact, so they do not depend on the order. What is below 2^-70 of the largest number is left
-    out (of a million numbers 2^-60). Sums that are not finite are those of torch.
+    The error is at most two rounding errors. Each number is split into a whole multiple of a power
+    of two, chosen by the largest number, and a remainder; the remainder is split again with a
+    smaller power of two. Sums of whole numbers below 2^53 are exact, so they do not depend on the
+    order. Parts smaller than 2^-70 of the largest number are left out (2^-60 for a million
+    numbers). If a number is not finite, the sum is that of torch.
     """
     room = _BITS - x.shape[-1].bit_length()
     low, high = torch.aminmax(x, dim=-1, keepdim=True)
@@ -28,5 +29,5 @@ def total(x: Tensor) -> Tensor:
 
 
 def _power(k: Tensor) -> Tensor:
-    """2^k exactly, for whole k in [-1000, 1000]."""
+    """Return 2^k exactly, for whole k in [-1000, 1000]."""
     return ((k + 1023) << 52).view(torch.float64)

@@ -403,7 +403,7 @@ def test_a_scale_of_the_batch_keeps_rows_together():
             f = p.objective(p.batch(0))
             assert f.coupled == (kind == "max")
             whole = kind == "max" or memory > 100_000
-            assert (f._plan(1, 2 * p.forward.width)[1] == 60) == whole
+            assert (f._chunk_sizes(1, 2 * p.forward.width)[1] == 60) == whole
             grads[kind, memory] = flatten(run(component("estimator", "sr_ste"), f, p.params).grad)
         torch.testing.assert_close(grads[kind, 100_000], grads[kind, 1 << 26])
     assert not torch.allclose(grads["max", 1 << 26], grads["sample", 1 << 26])

@@ -100,9 +100,14 @@ def test_values_of_many_points_and_both_precisions():
 @pytest.mark.parametrize(
     ("model", "data", "criterion", "told"),
     [
-        ("rosenbrock", Point(), "mse", "Rosenbrock is a loss itself; use criterion=auto"),
-        ("rosenbrock", Point(), "ce", "Rosenbrock is a loss itself"),
-        ("mlp", Digits(), "value", "MLP is none"),
+        (
+            "rosenbrock",
+            Point(),
+            "mse",
+            "mse does not work for a model that is a loss itself; use criterion=auto",
+        ),
+        ("rosenbrock", Point(), "ce", "a model that is a loss itself"),
+        ("mlp", Digits(), "value", "value works only for models"),
         ("rosenbrock", Digits(), "auto", "dataset=point"),
         ("mlp", Point(), "auto", r"\(0,\)"),
     ],

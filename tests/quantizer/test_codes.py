@@ -156,7 +156,7 @@ def test_the_loss_is_the_same_bits_for_any_order_and_chunks_of_rows(weight, acti
     assert torch.equal(p.objective(mixed).value(p.params), law)
     for rows in (13, 50):
         f.forward.numerics = replace(f.forward.numerics, memory=8 * p.forward.width * rows)
-        assert f._plan(1, f.forward.width) == (1, rows)
+        assert f._chunk_sizes(1, f.forward.width) == (1, rows)
         assert torch.equal(f.value(p.params), law)
         assert torch.equal(f.value_and_grad(p.params)[0], law)
         twice = {k: torch.stack([v, v]) for k, v in p.params.items()}
