@@ -1,1 +1,1 @@
-"""Step functions and their smooth surroundings: forward formulas only."""
+"""Quantizers: one file each, with the formula of the forward; backwards are the estimators'."""

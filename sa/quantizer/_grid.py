@@ -1,4 +1,4 @@
-"""What quantizers with a scale share: groups of elements, their ranges, clipping, stored ranges."""
+"""Helpers of quantizers with a scale: groups of elements, their ranges, clipping, stored ranges."""
 
 import math
 from collections.abc import Callable
@@ -26,22 +26,22 @@ Share = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 
 REACH = {"k_sigma": 3.0, "quantile": 0.999}
-"""What a range takes where ``reach`` is null: root mean squares, share of the elements."""
+"""The default of ``reach``: root mean squares for k_sigma, a share of the elements for quantile."""
 
 FRACTIONS = 64
-"""Into how many parts the search for the range of least squared error cuts the largest one."""
+"""range=mse tries the largest range times k/FRACTIONS, for k from 1 to FRACTIONS."""
 
 
 def check_reach(how: Range, reach: float | None) -> None:
-    """Refuse a reach that the range does not take."""
+    """Raise ValueError if this kind of range does not work with this reach."""
     if reach is not None and how not in REACH:
         raise ValueError(f"range={how} takes no reach (got {reach:g}); set reach=null")
     if how == "quantile" and reach is not None and reach > 1:
-        raise ValueError(f"the quantile is {reach:g}; it must be in (0, 1]")
+        raise ValueError(f"reach={reach:g}: a quantile is at most 1; set reach between 0 and 1")
 
 
 def split(x: Tensor, granularity: str, axis: int) -> Tensor:
-    """The elements of x as (groups, n), a row for every range."""
+    """Return the elements of x as (groups, n): the elements of a group share one range."""
     if granularity == "tensor":
         return x.reshape(1, -1)
     rows = x.movedim(axis, 0).reshape(x.shape[axis], -1)
@@ -51,20 +51,30 @@ def split(x: Tensor, granularity: str, axis: int) -> Tensor:
     if rows.shape[1] % size:
         raise ValueError(
             f"granularity={granularity}: a channel of {tuple(x.shape)} has {rows.shape[1]} "
-            f"elements, which {size} does not divide"
+            f"elements, which {size} does not divide; use a divisor of {rows.shape[1]}, or "
+            "granularity=channel"
         )
     return rows.reshape(-1, size)
 
 
 def join(rows: Tensor, like: Tensor, granularity: str, axis: int) -> Tensor:
-    """The inverse of split: the shape of ``like``."""
+    """Return groups of elements in the shape of ``like``; it is the inverse of `split`."""
     if granularity == "tensor":
         return rows.reshape(like.shape)
     return rows.reshape(like.movedim(axis, 0).shape).movedim(0, axis)
 
 
 def term(rows: Tensor, step: Tensor, like: Tensor, granularity: str, axis: int) -> Terms:
-    """Codes (groups, n) and steps (groups, 1), as codes of the shape of ``like`` and a scale."""
+    """Return codes in the shape of ``like``, and their scale.
+
+    Args:
+        rows: codes (groups, n).
+        step: steps (groups, 1).
+        like: the tensor that was quantized.
+        granularity: as in `split`.
+        axis: as in `split`.
+
+    """
     if granularity == "tensor" or (granularity == "channel" and axis == 0):
         scale = step.reshape(-1, *[1] * (like.dim() - 1))
         return (Term(join(rows, like, granularity, axis), scale),)
@@ -72,15 +82,22 @@ def term(rows: Tensor, step: Tensor, like: Tensor, granularity: str, axis: int) 
 
 
 def rank(share: float, count: int) -> int:
-    """Return the least k with k/count >= share: the quantile is the k-th smallest of the numbers.
+    """Return the smallest k with k/count >= share: the quantile is the k-th smallest number.
 
-    The product is rounded first: 0.07 * 100 is a little above 7 in floating point, and k is 7.
+    The product is rounded first, because 0.07 * 100 is slightly above 7 in floating point.
     """
     return max(1, math.ceil(round(share * count, 9)))
 
 
 def size(rows: Tensor, how: Range, reach: float | None) -> Tensor:
-    """The half-width (groups, 1) of a range around 0, of (groups, n); ``mse`` starts from max."""
+    """Return the half-width (groups, 1) of the range around 0 of each group.
+
+    Args:
+        rows: the elements (groups, n).
+        how: the kind of range; ``mse`` returns the same as ``max``, where its search starts.
+        reach: see `REACH`.
+
+    """
     reach = REACH.get(how, 0.0) if reach is None else reach
     match how:
         case "k_sigma":
@@ -93,7 +110,10 @@ def size(rows: Tensor, how: Range, reach: float | None) -> Tensor:
 
 
 def ends(rows: Tensor, how: Range, reach: float | None) -> tuple[Tensor, Tensor]:
-    """Both ends (groups, 1) of a range that holds 0, of (groups, n); ``mse`` starts from max."""
+    """Return the lower and the upper end (groups, 1) of the range of each group; it holds 0.
+
+    The arguments are those of `size`.
+    """
     reach = REACH.get(how, 0.0) if reach is None else reach
     match how:
         case "k_sigma":
@@ -109,7 +129,14 @@ def ends(rows: Tensor, how: Range, reach: float | None) -> tuple[Tensor, Tensor]
 
 
 def best(rows: Tensor, tries: list[Tensor], quantize: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Of several limits (..., groups, 1), for each group, those of least squared error."""
+    """Return, for each group, the limits with the smallest squared error of quantization.
+
+    Args:
+        rows: the elements (groups, n).
+        tries: the limits to compare, (..., groups, 1) each.
+        quantize: (rows, limits) -> the quantized rows.
+
+    """
     kept, least = tries[0], torch.full_like(rows[:, :1], math.inf)
     for limits in tries:
         error = (quantize(rows, limits) - rows).square().sum(1, keepdim=True)
@@ -119,49 +146,49 @@ def best(rows: Tensor, tries: list[Tensor], quantize: Callable[[Tensor, Tensor],
 
 
 def clip(x: Tensor, inside: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """The values of x between low and high, with derivative 1 where ``inside`` and 0 elsewhere."""
+    """Return x clipped to [low, high]; its derivative is 1 where ``inside`` is True, else 0."""
     clipped = torch.clamp(x.detach(), torch.as_tensor(low), torch.as_tensor(high))
     return torch.where(inside, x + (clipped - x.detach()), clipped)
 
 
 def nonzero(scale: Tensor) -> Tensor:
-    """The scale, 1 where it is 0: whatever is divided by it is 0 then."""
+    """Return the scale, with 1 in place of 0, so that a tensor of zeros can be divided by it."""
     return torch.where(scale == 0, 1.0, scale)
 
 
 class Scaled(Protocol):
-    """A quantizer whose range is read from a tensor, or given."""
+    """A quantizer with a range, which is read from the tensor or passed as ``limits``."""
 
     @property
     def train(self) -> Mode:
-        """Where the range comes from while a loss is studied."""
+        """The source of the range in a training step."""
         ...
 
     @property
     def eval(self) -> Mode:
-        """Where it comes from in evaluation."""
+        """The source of the range in an evaluation."""
         ...
 
     @property
     def ema(self) -> float:
-        """The share of a stored range that stays at every step."""
+        """The decay of the stored range, in [0, 1]."""
         ...
 
     @property
     def granularity(self) -> str:
-        """What has a range of its own."""
+        """The elements that share one range: ``tensor``, ``channel`` or ``group:n``."""
         ...
 
     def limits(self, x: Tensor) -> Tensor:
-        """The range (ends, groups, 1) of x."""
+        """Return the range (ends, groups, 1) of x."""
         ...
 
     def coded(self, x: Tensor, limits: Tensor | None = None) -> Terms:
-        """Quantize x, by its own range or by the one given, to codes and scales."""
+        """Return the codes and scales of x; ``limits`` replaces the range of x."""
         ...
 
     def __call__(self, x: Tensor, limits: Tensor | None = None) -> Tensor:
-        """Quantize x likewise, to numbers."""
+        """Return x quantized, as numbers; ``limits`` replaces the range of x."""
         ...
 
 
@@ -171,13 +198,14 @@ class _Stepped(Protocol):
 
 
 class Stored(LayerQuantizer):
-    """A quantizer with a range of its layer's: ``limits`` (ends, groups, 1), a buffer.
+    """A quantizer with a range that its layer stores: the buffer ``limits`` (ends, groups, 1).
 
-    The range is that of the first tensor observed that is not all 0, then limits <- ema limits + (1
-    - ema) that of each tensor observed; a group of zeros starts with the widest range of the
-    others. Until then it is the identity, which it says by ``asleep``. Only while ``observing`` is
-    anything observed: once at the start, and after every step of training; no other forward changes
-    a buffer. Uses the settings ``train`` or ``eval``, by ``training``.
+    The stored range starts as the range of the first tensor that is not all 0; a group of zeros
+    then starts with the widest range of the other groups. Until there is a range, the quantizer is
+    the identity, and ``asleep`` is True. Afterwards each observed tensor changes it:
+    limits <- ema limits + (1 - ema) range of the tensor. Tensors are observed only while
+    ``observing`` is True: once at the start, and after every step of a training. No other forward
+    changes a buffer. ``training`` chooses between the settings ``train`` and ``eval``.
     """
 
     spec: Scaled
@@ -187,7 +215,7 @@ class Stored(LayerQuantizer):
         if like is None and spec.granularity != "tensor":
             raise ValueError(
                 f"granularity={spec.granularity}: a stored range of activations is one a tensor; "
-                "set granularity=tensor, or train=auto and eval=auto"
+                "set granularity=tensor, or train=auto and eval=auto to store no range"
             )
         some = torch.zeros(1, dtype=torch.float64) if like is None else like.detach()
         self.register_buffer("limits", spec.limits(some))
@@ -198,21 +226,21 @@ class Stored(LayerQuantizer):
 
     @property
     def observes(self) -> bool:
-        """Whether there is anything to see yet."""
+        """True if the stored range can still change."""
         used = "fixed" in (self.spec.train, self.spec.eval)
         return used and (self.spec.ema < 1 or not self.seen)
 
     @property
     def asleep(self) -> bool:
-        """Whether its stored range is not there yet: all that it has seen are zeros."""
+        """True if there is no stored range yet because all observed tensors were zeros."""
         return self._zeros and not bool(self.seen)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Quantize x, any shape."""
+        """Return x quantized, any shape."""
         return codes.decoded(self.coded(x))
 
     def step_size(self) -> Tensor | None:
-        """Return the step of the stored range, where that is in use."""
+        """Return the step of the stored range; None if that range is not in use."""
         used = self.spec.train if self.training else self.spec.eval
         fixed = used == "fixed" and not self.asleep
         return (
@@ -220,7 +248,7 @@ class Stored(LayerQuantizer):
         )
 
     def coded(self, x: Tensor) -> Terms:
-        """Quantize x, any shape, to codes and scales."""
+        """Return the codes and scales of x, any shape."""
         if self.observing:
             self._observe(self.spec.limits(x.detach()))
         match self.spec.train if self.training else self.spec.eval:
@@ -232,7 +260,7 @@ class Stored(LayerQuantizer):
                 return (Term(x),) if self.asleep else self.spec.coded(x, self.limits)
 
     def _observe(self, now: Tensor) -> None:
-        """Let the stored range follow the range (ends, groups, 1) of a tensor."""
+        """Update the stored range with the range (ends, groups, 1) of a tensor."""
         if self.seen:
             share = torch.full_like(self.seen, self.spec.ema, dtype=torch.float32)
             self.limits.copy_(share * self.limits + (1 - share) * now)
@@ -245,6 +273,9 @@ class Stored(LayerQuantizer):
 
 
 def built(spec: Scaled, like: Tensor | None) -> Scaled | Stored:
-    """The quantizer of one layer: itself where it needs no stored range and is always the same."""
+    """Return the quantizer of one layer.
+
+    It is ``spec`` itself if it stores no range and is the same in training and in evaluation.
+    """
     plain = spec.train == spec.eval != "fixed"
     return spec if plain else Stored(spec, like)

@@ -1,4 +1,4 @@
-"""A quantizer with parameters of its own, one set for every layer."""
+"""`Learned`: a quantizer with parameters, which belong to its layer and are trained with it."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Protocol, runtime_checkable
@@ -15,25 +15,28 @@ Decay = Annotated[float, Ge(0)] | None
 
 
 class Parametric(Protocol):
-    """A quantizer that is given its parameters, by name."""
+    """A quantizer with parameters, which are passed to every call by name."""
 
     @property
     def lr(self) -> float | None:
-        """Their learning rate; None: that of the other parameters."""
+        """Learning rate of the parameters; None for the rate of the other parameters."""
         ...
 
     @property
     def decay(self) -> float | None:
-        """Their weight decay, likewise."""
+        """Weight decay of the parameters; None for the decay of the other parameters."""
         ...
 
     def start(self, x: Tensor) -> dict[str, Tensor] | None:
-        """What the parameters start from, given the first tensor; None if x, all 0, gives none."""
+        """Return the initial parameters, by name, from the first tensor x.
+
+        None if the parameters cannot start from x because it is all 0.
+        """
         ...
 
     @property
     def __call__(self) -> Callable[..., Tensor]:
-        """Quantize a tensor with the parameters."""
+        """The function (x, **parameters) -> x quantized."""
         ...
 
 
@@ -48,12 +51,13 @@ class _Stepped(Protocol):
 
 
 class Learned(LayerQuantizer):
-    """y = spec(x, **parameters), where they belong to the layer and move as parameters do.
+    """The quantizer y = spec(x, **parameters) of one layer, with parameters that are trained.
 
-    They start from the first tensor observed, which ``observing`` allows, once at the start; until
-    then from ``like``, the layer's weights, if any. A tensor of zeros starts no step size: until
-    another one is observed the quantizer is the identity, which it says by ``asleep``. ``group`` is
-    what their optimizer group sets: a learning rate and a weight decay of their own.
+    The parameters start from the first tensor that is observed while ``observing`` is True, once at
+    the start of a training. Before that they have the values that ``like`` gives, the weights of
+    the layer. A step size cannot start from a tensor of zeros; the quantizer is then the identity,
+    and ``asleep`` is True, until another tensor is observed. ``group`` has the settings of the
+    parameters in the optimizer.
     """
 
     spec: Parametric
@@ -73,33 +77,34 @@ class Learned(LayerQuantizer):
 
     @property
     def group(self) -> dict[str, float]:
-        """Settings of the optimizer for these parameters; what is left out is as for the rest."""
+        """Optimizer settings of these parameters; those left out are as for other parameters."""
         own = {"lr": self.spec.lr, "weight_decay": self.spec.decay}
         return {k: v for k, v in own.items() if v is not None}
 
     @property
     def observes(self) -> bool:
-        """Whether there is anything to see yet."""
+        """True if the parameters have not started yet."""
         return not self.seen
 
     @property
     def asleep(self) -> bool:
-        """Whether it is the identity for now: all that it has seen are zeros."""
+        """True if the quantizer is still the identity because all observed tensors were zeros."""
         return self._zeros and not bool(self.seen)
 
     @property
-    def _mine(self) -> dict[str, Tensor]:
-        # by name: under `torch.func.functional_call` they are tensors, which get_parameter refuses
+    def _params(self) -> dict[str, Tensor]:
+        """The parameters as the layer has them now, by name."""
+        # getattr: under `torch.func.functional_call` they are tensors, and get_parameter fails
         return {k: getattr(self, k) for k in self.names}
 
     def step_size(self) -> Tensor | None:
-        """Return the distance of two levels, where it is the same of all."""
+        """Return the distance between neighbouring levels; None if it varies, or if asleep."""
         if self.asleep:
             return None
-        return self.spec.step_size(**self._mine) if isinstance(self.spec, _Stepped) else None
+        return self.spec.step_size(**self._params) if isinstance(self.spec, _Stepped) else None
 
     def coded(self, x: Tensor) -> Terms:
-        """Quantize x, any shape, to codes and scales."""
+        """Return the codes and scales of x, any shape."""
         mine = self._started(x)
         if self.asleep:
             return (Term(x),)
@@ -108,13 +113,13 @@ class Learned(LayerQuantizer):
         return (Term(self.spec(x, **mine, **self.given)),)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Quantize x, any shape."""
+        """Return x quantized, any shape."""
         mine = self._started(x)
         return x if self.asleep else self.spec(x, **mine, **self.given)
 
     def _started(self, x: Tensor) -> dict[str, Tensor]:
-        """The parameters, which start from x if they are to and have not."""
-        mine = self._mine
+        """Return the parameters; start them from x if they have not started and may start now."""
+        mine = self._params
         if self.observing and not self.seen:
             start = self.spec.start(x.detach())
             self._zeros = start is None
@@ -125,11 +130,11 @@ class Learned(LayerQuantizer):
 
 
 def positive(x: Tensor) -> Tensor:
-    """|x|, at least a floor: a step may leave a scale at 0 or below it.
+    """Return |x|, but at least a floor; a step of the optimizer may make a scale 0 or negative.
 
-    The derivative is the sign of x, +1 at 0, at the floor too, so that a scale moves away from it.
-    The floor is the third root of the smallest normal number, 2e-13 in float32: what is divided by
-    its square is still finite.
+    The derivative is the sign of x (+1 at 0), also at the floor, so that a scale can leave the
+    floor. The floor is the third root of the smallest normal number, 2e-13 in float32, so that
+    a number divided by the floor's square is still finite.
     """
     size = x.detach().abs().clamp(min=torch.finfo(x.dtype).tiny ** (1 / 3))
     return size + torch.where(x.detach() < 0, -1.0, 1.0).to(x.dtype) * (x - x.detach())

@@ -13,8 +13,8 @@ from sa.network.structure import Step
 class Bernoulli:
     """q(a) = +1 with probability 1/(1 + exp(-a)), else -1, while an estimator samples.
 
-    Elsewhere, in evaluation and under estimators that do not sample, it is at its most probable
-    state, +1 where a >= 0, else -1. E q(a) = tanh(a / 2).
+    In evaluation, and with estimators that do not sample, q(a) is the most probable output: +1
+    where a >= 0, else -1. E q(a) = tanh(a / 2).
     """
 
     bits: ClassVar[int] = 1
@@ -22,9 +22,9 @@ class Bernoulli:
 
     @property
     def step(self) -> Step:
-        """The most probable state as thresholds and levels, for the exact fast differences."""
+        """The most probable output as thresholds and levels, for the exact fast differences."""
         return Step((0.0,), (-1.0, 1.0))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Binarize logits x, any shape, elementwise."""
+        """Return the signs drawn from logits x, any shape, elementwise."""
         return surrogate.bernoulli(x)

@@ -1,4 +1,4 @@
-"""Signs drawn with the chance a hard sigmoid gives (BinaryConnect; Courbariaux et al. 2015)."""
+"""Random signs with probabilities by a hard sigmoid (BinaryConnect; Courbariaux et al. 2015)."""
 
 from typing import ClassVar
 
@@ -16,7 +16,8 @@ from sa.types import STRICT
 class BinaryConnectSto:
     """P(q(x) = +1) = clip((x + 1)/2, 0, 1) while an estimator samples: E q(x) = clip(x, -1, 1).
 
-    Elsewhere q(x) = +1 where x >= 0, else -1. The paper's backward is the rule 1[|x| <= 1].
+    In evaluation, and with estimators that do not sample, q(x) = +1 where x >= 0, else -1. The
+    paper's backward is the surrogate 1[|x| <= 1].
     """
 
     bits: ClassVar[int] = 1
@@ -24,14 +25,14 @@ class BinaryConnectSto:
 
     @property
     def step(self) -> Step:
-        """The most probable state as thresholds and levels, for the exact fast differences."""
+        """The most probable output as thresholds and levels, for the exact fast differences."""
         return Step((0.0,), (-1.0, 1.0))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Binarize x, any shape, elementwise."""
+        """Return the signs drawn for x, any shape, elementwise."""
         most = 1 - torch.finfo(x.dtype).eps  # so that logits are finite
         return surrogate.bernoulli(2 * torch.atanh(x.clamp(-most, most)), x)
 
     def coded(self, x: Tensor) -> Terms:
-        """Return the signs, whose scale is 1."""
+        """Return the signs, with scale 1."""
         return (Term(self(x)),)

@@ -15,14 +15,14 @@ from sa.types import STRICT
 class Dorefa:
     """q(w) = 2 q_k(tanh(w) / (2 M) + 1/2) - 1, q_k(r) = round(n r)/n, M = max |tanh w|.
 
-    k = bits, n = 2^k - 1; one bit is mean |w| sign(w) over the layer instead. The 2^k levels are
-    evenly spaced on [-1, 1]. M and the mean are constants: dq/dw = m (1 - tanh(w)^2)/M, or mean
-    |w| m(w), with m the rule in force.
+    k = bits, n = 2^k - 1. The 2^k levels are evenly spaced on [-1, 1]. With one bit,
+    q(w) = mean |w| sign(w), the mean over the layer. M and the mean count as constants: dq/dw =
+    m (1 - tanh(w)^2)/M, or mean |w| m(w) with one bit, where m is the surrogate in force.
 
     Args:
-        bits: k; a weight has 2^k levels, of one bit two.
-        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
-            that keeps the mean, while an estimator samples.
+        bits: k; a weight has 2^k levels.
+        rounding: ``nearest`` rounds to the nearest level, halves up. ``stochastic`` rounds up or
+            down at random, such that the mean is exact, while an estimator samples.
 
     """
 
@@ -31,20 +31,23 @@ class Dorefa:
 
     @property
     def stochastic(self) -> bool:
-        """Whether it is random while an estimator samples."""
+        """True if the quantizer draws at random while an estimator samples."""
         return self.rounding == "stochastic" and self.bits > 1
 
     def scale(self, w: Tensor) -> Tensor:
-        """M, or the mean magnitude for one bit."""
+        """Return M, 0-dim; with one bit the mean of |w|."""
         w = w.detach()
         return w.abs().mean() if self.bits == 1 else torch.tanh(w).abs().amax()
 
     def __call__(self, w: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Quantize weights w, any shape; scale: instead of w's own."""
+        """Return weights w quantized, any shape; ``scale`` replaces the scale of w."""
         return codes.decoded(self.coded(w, scale))
 
     def coded(self, w: Tensor, scale: Tensor | None = None) -> Terms:
-        """Return odd whole numbers up to n, like w, and 1/n; of one bit signs and their mean."""
+        """Return odd whole numbers from -n to n, like w, and the scale 1/n.
+
+        With one bit, return signs, and the mean of |w|.
+        """
         scale = self.scale(w) if scale is None else scale
         if self.bits == 1:
             return (Term(surrogate.sign(w), scale),)

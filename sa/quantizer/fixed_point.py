@@ -19,27 +19,28 @@ from sa.types import STRICT
 class FixedPoint:
     """q(x) = d round(clip(x/d, -n, n - 1)), d = S/n, n = 2^(bits - 1), S a power of two.
 
-    Clips, then rounds, halves up: with m the rule in force the slope is m where -S <= x <= S - d
-    and 0 where x is clipped. As a gradient quantizer x is what is back-propagated, and
-    stochastic rounding draws in every backward. Zeros stay.
+    x is clipped, then rounded, halves up. With m the surrogate in force, the slope is m where
+    -S <= x <= S - d, and 0 where x is clipped. As a gradient quantizer, x is the back-propagated
+    gradient, and stochastic rounding draws at every backward. A tensor of zeros stays 0.
 
     Args:
-        bits: bits of a code, with its sign; n = 2^(bits - 1).
-        granularity: what has a range of its own: the whole ``tensor``, each ``channel`` or each
-            ``group:n`` of n elements of a channel.
-        axis: dimension of the channels: 0 of weights, 1 of activations.
-        range: of the elements x, rounded up to a power of two: ``max``, the largest; or a smaller
-            one that clips: ``quantile``, ``k_sigma`` or ``mse``, of the powers of two at or below
-            the largest the one of least squared error.
-        reach: of range=quantile the share of elements within it (null: 0.999); of range=k_sigma
-            the root mean squares (null: 3).
-        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
-            that keeps the mean, while an estimator samples.
-        train: range used in a training step: ``auto`` takes that of the tensor itself, ``fixed``
-            the layer's stored one; ``none`` keeps full precision.
-        eval: range used in an evaluation: ``auto`` takes that of the tensor itself, ``fixed`` the
-            layer's stored one; ``none`` keeps full precision.
-        ema: share of the stored range that stays at every step.
+        bits: bits of a code, sign included; n = 2^(bits - 1).
+        granularity: which elements share one range: those of the whole ``tensor``, of each
+            ``channel``, or, with ``group:n``, each n elements of a channel.
+        axis: dimension of the channels: 0 for weights, 1 for activations.
+        range: how S is read from the elements x, before it is rounded up to a power of two:
+            ``max``, the largest |x|; or a smaller range, which clips: a ``quantile`` of |x|,
+            ``k_sigma`` (root mean squares), or ``mse``: of the powers of two up to the range of
+            ``max``, the one with the smallest squared error.
+        reach: for range=quantile, the share of elements inside the range (null: 0.999); for
+            range=k_sigma, the number of root mean squares (null: 3).
+        rounding: ``nearest`` rounds to the nearest level, halves up. ``stochastic`` rounds up or
+            down at random, such that the mean is exact, while an estimator samples.
+        train: range in a training step: ``auto`` reads it from the tensor, ``fixed`` takes the
+            range that the layer stores; ``none`` keeps full precision.
+        eval: range in an evaluation: ``auto`` reads it from the tensor, ``fixed`` takes the range
+            that the layer stores; ``none`` keeps full precision.
+        ema: decay of the stored range: limits <- ema limits + (1 - ema) new limits, at every step.
 
     """
 
@@ -55,31 +56,35 @@ class FixedPoint:
     ema: Share = 0.9
 
     @model_validator(mode="after")
-    def _meaningful(self) -> "FixedPoint":
+    def _check(self) -> "FixedPoint":
+        """Raise ValueError if ``reach`` does not fit ``range``."""
         _grid.check_reach(self.range, self.reach)
         return self
 
     @property
     def stochastic(self) -> bool:
-        """Whether it is random while an estimator samples."""
+        """True if the quantizer draws at random while an estimator samples."""
         return self.rounding == "stochastic"
 
     @property
     def coupled(self) -> bool:
-        """Whether a row of activations depends on the other rows."""
+        """True if the quantized activations of a row depend on the other rows."""
         return self.train == "auto"
 
     @property
     def needs_layer(self) -> bool:
-        """Whether a layer keeps its range for it."""
+        """True if the quantizer stores a range, so that each layer needs a copy of its own."""
         return self.train != "auto"
 
     def build(self, like: Tensor | None) -> "_grid.Scaled | _grid.Stored":
-        """The quantizer of one layer: this one, unless a range is to be stored."""
+        """Return the quantizer of one layer with weights ``like`` (None for activations).
+
+        It is this quantizer itself, unless a range must be stored.
+        """
         return _grid.built(self, like)
 
     def limits(self, x: Tensor) -> Tensor:
-        """The range (1, groups, 1), S of x."""
+        """Return S of x, as a range (1, groups, 1)."""
         rows = _grid.split(x.detach(), self.granularity, self.axis)
         with torch.no_grad():
             half = _grid.size(rows, self.range, self.reach)
@@ -90,14 +95,14 @@ class FixedPoint:
             return _grid.best(rows, tries, self._quantize)
 
     def __call__(self, x: Tensor, limits: Tensor | None = None) -> Tensor:
-        """Quantize x, any shape; limits: instead of x's own."""
+        """Return x quantized, any shape; ``limits`` replaces the range of x."""
         return codes.decoded(self.coded(x, limits))
 
     def coded(self, x: Tensor, limits: Tensor | None = None) -> Terms:
-        """Return whole numbers like x, and the step d of all or of each output channel.
+        """Return whole numbers like x, and the step d: one, or one for each output channel.
 
-        Steps that differ along the inputs of a product (``group:n``, axis 1) are no scale of its
-        outputs: then the codes are the quantized numbers.
+        If steps differ along the inputs of a product (``group:n``, axis 1), they cannot be a scale
+        of its outputs. The codes are then the quantized numbers themselves.
         """
         if limits is None:
             if self.train == "none":
@@ -108,13 +113,15 @@ class FixedPoint:
         return _grid.term(whole, step, x, self.granularity, self.axis)
 
     def _quantize(self, rows: Tensor, limits: Tensor) -> Tensor:
+        """Return the rows quantized to the nearest level."""
         whole, step = self._codes(rows, limits)
         return step * whole
 
     def _codes(
         self, rows: Tensor, limits: Tensor, stochastic: bool = False
     ) -> tuple[Tensor, Tensor]:
-        # a stored average of powers of two is none: the nearest one
+        """Return the codes of the rows, and d."""
+        # a stored range is an average of powers of two: round it to the nearest power
         half = torch.exp2(torch.round(torch.log2(_grid.nonzero(limits[0]))))
         n = 2 ** (self.bits - 1)
         d = half / n
@@ -123,9 +130,9 @@ class FixedPoint:
 
 
 def power_of_two(x: Tensor) -> Tensor:
-    """Return the least power of two >= x, for each x >= 0; 0 stays 0, and NaN stays NaN.
+    """Return the smallest power of two >= x, for each x >= 0; 0 stays 0, and NaN stays NaN.
 
-    By the bits of x: log2 rounds the numbers just above a power of two down onto it.
+    It is computed from the bits of x, because log2 rounds numbers just above a power of two down.
     """
     mantissa, exponent = torch.frexp(x)  # x = mantissa 2^exponent, 1/2 <= mantissa < 1
     up = torch.exp2((exponent - (mantissa == 0.5).int()).to(x.dtype))

@@ -1,4 +1,4 @@
-"""Random gates on channels: sparsity that is differentiated (DSA; Ning et al., ECCV 2020)."""
+"""Random gates on channels, whose sparsity is learned (DSA; Ning et al., ECCV 2020)."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -15,30 +15,28 @@ from sa.types import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class Gate:
-    """q(x)_c = m_c max(x_c, 0), gate m_c = 1 with probability p_c while an estimator samples, or 0.
+    """q(x)_c = m_c max(x_c, 0); while an estimator samples, the gate m_c is 1 with probability p_c.
 
-    A layer keeps the share r = floor + (1 - floor) sigmoid(alpha) of its C channels on average,
-    alpha its parameter: p_c = sigmoid(logit(u_c)/temperature + s), u_c = (rank_c - 1/2)/C, with s
-    such that mean p_c = r. The channel of the largest mean of max(x, 0) has rank C: a low
-    temperature keeps the r C largest, at a high one all have the same chance r. Ranks carry no
-    gradient. Elsewhere gates are at their most probable state, 1 where p_c >= 1/2. Gates are drawn
-    row by row.
+    The layer has one parameter, alpha. On average it keeps the share r = floor + (1 - floor)
+    sigmoid(alpha) of its C channels: p_c = sigmoid(logit(u_c)/temperature + s), where s is such
+    that the mean of p_c is r. u_c = (rank_c - 1/2)/C; the channel with the largest mean of
+    max(x, 0) has rank C. No gradient passes through ranks. Gates are drawn for each row. In
+    evaluation, and with estimators that do not sample, m_c = 1 where p_c >= 1/2.
 
-    The backward is the estimator's: a straight-through (sr_ste, st), a relaxation (gumbel) or the
-    score function (reinforce, rloo).
+    The estimator defines the backward: a straight-through (sr_ste, st), a relaxation (gumbel) or
+    the score function (reinforce, rloo).
 
     Args:
-        floor: least share of the channels that a layer keeps.
-        temperature: how far a channel's size decides: a low one keeps the r C largest, a high one
-            gives all the same chance r.
-        start_at: r, the share of the channels that a layer keeps to begin with; above floor.
-        budget: share of the channels, in the mean over the gated layers, up to which nothing is
-            paid.
+        floor: smallest share of the channels that a layer can keep.
+        temperature: a low one keeps the r C largest channels; a high one keeps all channels with
+            the same probability r.
+        start_at: r at the start, the share of the channels that a layer keeps; above floor.
+        budget: share of the channels, averaged over the gated layers, without a penalty.
         price: price max(0, mean r - budget) is added to the loss that is studied.
-        granularity: ranks of each ``sample`` (row), or of all rows together (``tensor``), which
-            makes a row's gates depend on the others.
-        lr: learning rate of alpha; null for that of the other parameters.
-        decay: weight decay of alpha; null for that of the other parameters.
+        granularity: channels are ranked in each ``sample`` (row), or in all rows together
+            (``tensor``); then the gates of a row depend on the other rows.
+        lr: learning rate of alpha; null for the rate of the other parameters.
+        decay: weight decay of alpha; null for the decay of the other parameters.
 
     """
 
@@ -54,42 +52,50 @@ class Gate:
     decay: Decay = 0.0
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Gate":
+    def _check(self) -> "Gate":
+        """Raise ValueError if ``start_at`` or ``budget`` is below the floor."""
         if self.start_at <= self.floor:
             raise ValueError(f"start_at={self.start_at:g}: expected more than floor={self.floor:g}")
         if self.price and self.budget < self.floor:
             raise ValueError(
                 f"budget={self.budget:g}: no layer keeps less than floor={self.floor:g}; "
-                "set a larger budget or a smaller floor"
+                f"set a budget of {self.floor:g} or more, or a smaller floor"
             )
         return self
 
     @property
     def coupled(self) -> bool:
-        """Whether a row's gates depend on the other rows."""
+        """True if the gates of a row depend on the other rows."""
         return self.granularity == "tensor"
 
     def build(self, like: Tensor | None) -> Learned:
-        """The gates of one layer; raises ValueError for weights."""
+        """Return the gates of one layer; raise ValueError for weights."""
         if like is not None:
-            raise ValueError("gates are for activations: set quantizer/activation=gate")
+            raise ValueError(
+                "gates are for activations, not for weights: set quantizer/activation=gate"
+            )
         return Learned(self, like)
 
     def start(self, x: Tensor) -> dict[str, Tensor]:
-        """Alpha to begin with."""
+        """Return the initial alpha, by name."""
         share = (self.start_at - self.floor) / (1 - self.floor)
         return {"alpha": torch.logit(torch.tensor(share, dtype=x.dtype, device=x.device))}
 
     def keep(self, alpha: Tensor) -> Tensor:
-        """The share r of channels that are kept on average."""
+        """Return r, the share of channels that are kept on average, like alpha."""
         return self.floor + (1 - self.floor) * torch.sigmoid(alpha)
 
     def owed(self, keeps: Tensor) -> Tensor:
-        """What is added to the loss, 0-dim, of the shares (layers,) that all layers keep."""
+        """Return the penalty, 0-dim, that is added to the loss.
+
+        Args:
+            keeps: the share of channels that each layer keeps, (layers,).
+
+        """
         return self.price * (keeps.mean() - self.budget).clamp(min=0)
 
     def logits(self, x: Tensor, alpha: Tensor) -> Tensor:
-        """The logits of p (rows, channels, 1, ...) at pre-activations x (rows, channels, ...)."""
+        """Return the logits of p, (rows, channels, 1, ...), at pre-activations x."""
         size = x.detach().clamp(min=0).reshape(*x.shape[:2], -1).mean(2)
         size = size if self.granularity == "sample" else size.mean(0, keepdim=True)
         ranks = size.argsort(dim=-1, stable=True).argsort(dim=-1)
@@ -99,15 +105,16 @@ class Gate:
         return phi.expand(x.shape[:2]).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
 
     def __call__(self, x: Tensor, alpha: Tensor) -> Tensor:
-        """Gate pre-activations x (rows, channels, ...)."""
+        """Return the gated activations of pre-activations x, (rows, channels, ...)."""
         gates = (1 + surrogate.bernoulli(self.logits(x, alpha))) / 2
         return gates * x.clamp(min=0)
 
 
 def _shift(spread: Tensor, share: Tensor) -> Tensor:
-    """The s (1,) with mean sigmoid(spread + s) = share; its derivative is 1 over their mean slope.
+    """Return the s (1,) with mean sigmoid(spread + s) = share.
 
-    Bisection, and one step of Newton's, whose derivative by the share is that of the solution.
+    It is found by bisection and one Newton step. The derivative of the Newton step with respect to
+    the share, 1 / mean slope, is that of the exact solution.
     """
     with torch.no_grad():
         low, high = surrogate.logit(share) - spread.max(), surrogate.logit(share) - spread.min()

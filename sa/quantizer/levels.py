@@ -13,7 +13,7 @@ from sa.quantizer._grid import Rounding
 from sa.types import STRICT
 
 LISTED = 1 << 16
-"""The most levels that are listed one by one, for the exact fast differences."""
+"""The largest number of levels for which `Levels.step` lists all thresholds."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -21,17 +21,17 @@ class Levels:
     """q(x) = round((L - 1) clip(x, 0, 1)) / (L - 1), halves up, L = levels.
 
     L = 2^k is DoReFa-Net's k-bit activation (Zhou et al. 2016), L = 3 BinaryDuo's ternary one (Kim
-    et al., ICLR 2020), L = 2 the step 1[x >= 1/2]. With m the rule in force the derivative is m(a)
-    on the closed interval [0, 1] and 0 outside, where a in [-1, 1) is the distance to the nearest
-    threshold in half steps.
+    et al., ICLR 2020), L = 2 the step 1[x >= 1/2]. With m the surrogate in force, the derivative is
+    m(a) where 0 <= x <= 1, and 0 elsewhere; a in [-1, 1) is the distance to the nearest threshold,
+    in half steps.
 
     >>> Levels(3)(torch.tensor([-1.0, 0.2, 0.25, 0.7, 2.0]))
     tensor([0.0000, 0.0000, 0.5000, 0.5000, 1.0000])
 
     Args:
-        levels: L, evenly spaced on [0, 1], both ends included.
-        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
-            that keeps the mean, while an estimator samples.
+        levels: L, the number of levels, evenly spaced on [0, 1] with both ends.
+        rounding: ``nearest`` rounds to the nearest level, halves up. ``stochastic`` rounds up or
+            down at random, such that the mean is exact, while an estimator samples.
 
     """
 
@@ -40,12 +40,12 @@ class Levels:
 
     @property
     def bits(self) -> int:
-        """Of one number."""
+        """Bits of one quantized number."""
         return (self.levels - 1).bit_length()
 
     @property
     def stochastic(self) -> bool:
-        """Whether it is random while an estimator samples."""
+        """True if the quantizer draws at random while an estimator samples."""
         return self.rounding == "stochastic"
 
     @property
@@ -59,13 +59,13 @@ class Levels:
         )
 
     def step_size(self) -> float | None:
-        """Return 1/(L - 1); None where it is a power of two: multiples of that sum exactly."""
+        """Return 1/(L - 1); None if it is a power of two, whose multiples are summed exactly."""
         n = self.levels - 1
         return 1 / n if n & (n - 1) else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Quantize x, any shape, elementwise."""
-        inside = (x >= 0) & (x <= 1)  # closed; clamp's derivative at the border is a convention
+        """Return x quantized, any shape, elementwise."""
+        inside = (x >= 0) & (x <= 1)  # both ends count as inside: the derivative there is m(a)
         clipped = torch.where(inside, x, x.detach().clamp(0, 1))  # NaN stays NaN
         n = self.levels - 1
         return surrogate.rounded(n * clipped, self.stochastic) / n

@@ -18,21 +18,23 @@ from sa.types import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class LSQ:
-    """q(x) = s round(clip(x/s, -Qn, Qp)); s, the step size, is a parameter of the layer.
+    """q(x) = s round(clip(x/s, -Qn, Qp)); the step size s is a parameter of the layer.
 
-    Signed: Qn = 2^(bits - 1), Qp = 2^(bits - 1) - 1; else 0 and 2^bits - 1. s starts at
-    2 mean |x| / sqrt(Qp), of the weights or of the first activations; as long as those are all 0, q
-    is the identity. With g = dL/dq, v = x/s and m
-    the rule in force: dL/dx = m g where -Qn < v < Qp, else 0; dL/ds = sum of g times -Qn,
-    round(v) - m v or Qp, over sqrt(N Qp), N the number of weights, or of activations of a row.
+    If ``signed``, Qn = 2^(bits - 1) and Qp = 2^(bits - 1) - 1; otherwise Qn = 0, Qp = 2^bits - 1.
+    s starts at 2 mean |x| / sqrt(Qp), where x are the weights or the first activations; while
+    these are all 0, q is the identity.
+
+    With g = dL/dq, v = x/s and m the surrogate in force: dL/dx = m g where -Qn < v < Qp, else 0.
+    dL/ds = sum of g r / sqrt(N Qp), where r is -Qn, round(v) - m v or Qp for v below, inside or
+    above the range, and N is the number of weights, or of activations of one row.
 
     Args:
         bits: bits of a code.
-        signed: true for levels on both sides of 0, false from 0 up.
-        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
-            that keeps the mean, while an estimator samples.
-        lr: learning rate of s; null for that of the other parameters.
-        decay: weight decay of s; null for that of the other parameters.
+        signed: true for levels on both sides of 0; false for levels from 0 upwards.
+        rounding: ``nearest`` rounds to the nearest level, halves up. ``stochastic`` rounds up or
+            down at random, such that the mean is exact, while an estimator samples.
+        lr: learning rate of s; null for the rate of the other parameters.
+        decay: weight decay of s; null for the decay of the other parameters.
 
     """
 
@@ -44,34 +46,35 @@ class LSQ:
     decay: Decay = 0.0
 
     @model_validator(mode="after")
-    def _meaningful(self) -> "LSQ":
+    def _check(self) -> "LSQ":
+        """Raise ValueError if a signed code has a single bit."""
         if self.signed and self.bits == 1:
-            raise ValueError("bits is 1; signed levels need 2 or more: -2, ..., 1 of 2 bits")
+            raise ValueError("bits=1: signed levels need 2 or more; set bits=2, or signed=false")
         return self
 
     @property
     def stochastic(self) -> bool:
-        """Whether it is random while an estimator samples."""
+        """True if the quantizer draws at random while an estimator samples."""
         return self.rounding == "stochastic"
 
     @property
     def ends(self) -> tuple[int, int]:
-        """Qn and Qp."""
+        """(Qn, Qp): how many levels are below 0 and above 0."""
         half = 2 ** (self.bits - 1)
         return (half, half - 1) if self.signed else (0, 2 * half - 1)
 
     def build(self, like: Tensor | None) -> Learned:
-        """The quantizer of one layer."""
+        """Return the quantizer of one layer with weights ``like`` (None for activations)."""
         return Learned(self, like, rows=like is None)
 
     def start(self, x: Tensor) -> dict[str, Tensor] | None:
-        """S to begin with; None of zeros."""
+        """Return the initial s, by name; None if x is all 0."""
         if not x.any():
             return None
         return {"s": 2 * x.abs().mean() / math.sqrt(self.ends[1])}
 
     def __call__(self, x: Tensor, s: Tensor, rows: bool = False) -> Tensor:
-        """Quantize x, any shape; rows: whether its first dimension numbers rows."""
+        """Return x quantized, any shape; ``rows``: True if the first dimension numbers rows."""
         return codes.decoded(self.coded(x, s, rows))
 
     def coded(self, x: Tensor, s: Tensor, rows: bool = False) -> Terms:
@@ -80,12 +83,12 @@ class LSQ:
         count = math.prod(x.shape[1:] if rows else x.shape)
         share = 1 / math.sqrt(count * high)
         s = positive(s)
-        s = share * s + (s - share * s).detach()  # the same number, with share of the gradient
+        s = share * s + (s - share * s).detach()  # the same number; its gradient times share
         v = x / s
         outside = v.detach().clamp(-low, high)
         inside = torch.where((v > -low) & (v < high), v, outside)
         return (Term(surrogate.rounded(inside, self.stochastic), s),)
 
     def step_size(self, s: Tensor) -> Tensor:
-        """Return s."""
+        """Return s, which is at least a small positive number."""
         return positive(s)

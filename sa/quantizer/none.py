@@ -1,4 +1,4 @@
-"""No quantization: the identity."""
+"""The identity: no quantization."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Identity:
-    """q(x) = x, backward 1: full precision, in any slot."""
+    """q(x) = x, with derivative 1: full precision for weights, activations or gradients."""
 
     identity: ClassVar[bool] = True
 

@@ -17,17 +17,17 @@ from sa.types import STRICT
 class Pact:
     """q(x) = round(clip(x, 0, alpha) n/alpha) alpha/n, n = 2^bits - 1.
 
-    alpha is a parameter of the layer, which starts at ``start_at``. With g = dL/dq and m the rule
-    in force: dL/dx = m g where 0 < x < alpha, else 0, and dL/dalpha = sum of g where x >= alpha:
-    the spacing alpha/n is a constant.
+    alpha is a parameter of the layer, which starts at ``start_at``. With g = dL/dq and m the
+    surrogate in force: dL/dx = m g where 0 < x < alpha, else 0. dL/dalpha = sum of g where x >=
+    alpha; the step alpha/n counts as a constant.
 
     Args:
         bits: an activation has 2^bits levels.
-        start_at: alpha to begin with; 10 in the paper, 6 to 10 work.
-        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
-            that keeps the mean, while an estimator samples.
-        lr: learning rate of alpha; null for that of the other parameters.
-        decay: weight decay of alpha, the paper's L2 penalty; null for that of the other
+        start_at: initial alpha; the paper takes 10, and 6 to 10 work.
+        rounding: ``nearest`` rounds to the nearest level, halves up. ``stochastic`` rounds up or
+            down at random, such that the mean is exact, while an estimator samples.
+        lr: learning rate of alpha; null for the rate of the other parameters.
+        decay: weight decay of alpha, the paper's L2 penalty; null for the decay of the other
             parameters, as in the paper.
 
     """
@@ -41,19 +41,19 @@ class Pact:
 
     @property
     def stochastic(self) -> bool:
-        """Whether it is random while an estimator samples."""
+        """True if the quantizer draws at random while an estimator samples."""
         return self.rounding == "stochastic"
 
     def build(self, like: Tensor | None) -> Learned:
-        """The quantizer of one layer."""
+        """Return the quantizer of one layer with weights ``like`` (None for activations)."""
         return Learned(self, like)
 
     def start(self, x: Tensor) -> dict[str, Tensor]:
-        """Alpha to begin with."""
+        """Return the initial alpha, by name."""
         return {"alpha": torch.full((), self.start_at, dtype=x.dtype, device=x.device)}
 
     def __call__(self, x: Tensor, alpha: Tensor) -> Tensor:
-        """Quantize activations x, any shape."""
+        """Return activations x quantized, any shape."""
         alpha = positive(alpha)
         unit = alpha.detach() / (2**self.bits - 1)
         inside = torch.where((x > 0) & (x < alpha), x, x.detach().clamp(0, 0))  # NaN stays NaN
@@ -62,5 +62,5 @@ class Pact:
         )
 
     def step_size(self, alpha: Tensor) -> Tensor:
-        """Return the distance of two levels, alpha/n."""
+        """Return alpha/n, the distance between neighbouring levels."""
         return positive(alpha) / (2**self.bits - 1)

@@ -1,4 +1,4 @@
-"""Weights on levels fitted to two of their moments (SAWB; Choi et al., MLSys 2019)."""
+"""Weights on evenly spaced levels; two moments set their range (SAWB; Choi et al., MLSys 2019)."""
 
 from typing import Literal
 
@@ -16,20 +16,20 @@ COEFFICIENTS = {
     2: (3.12, -2.064), 3: (7.509, -6.892), 4: (12.68, -12.80), 5: (17.74, -18.64),
     8: (31.76, -35.04),
 }  # fmt: skip
-"""Bits -> (c1, c2), fitted to several densities; 8 bits are poor on uniform weights."""
+"""Bits -> (c1, c2), fitted to several densities. With 8 bits, uniform weights fit badly."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Sawb:
-    """q(w): the nearest of 2^bits evenly spaced levels on [-alpha, alpha], both ends included.
+    """q(w) is the nearest of 2^bits evenly spaced levels on [-alpha, alpha], with both ends.
 
-    alpha = c1 sqrt(mean w^2) + c2 mean |w|, where that is positive, else max |w|. With m the rule
-    in force dq/dw = m where |w| <= alpha, else 0; alpha is a constant.
+    alpha = c1 sqrt(mean w^2) + c2 mean |w| if that is positive, else max |w|. With m the surrogate
+    in force, dq/dw = m where |w| <= alpha, else 0; alpha counts as a constant.
 
     Args:
         bits: a weight has 2^bits levels.
-        rounding: ``nearest``, halves up, or ``stochastic``: to the level above with the chance
-            that keeps the mean, while an estimator samples.
+        rounding: ``nearest`` rounds to the nearest level, halves up. ``stochastic`` rounds up or
+            down at random, such that the mean is exact, while an estimator samples.
 
     """
 
@@ -38,21 +38,21 @@ class Sawb:
 
     @property
     def stochastic(self) -> bool:
-        """Whether it is random while an estimator samples."""
+        """True if the quantizer draws at random while an estimator samples."""
         return self.rounding == "stochastic"
 
     def scale(self, w: Tensor) -> Tensor:
-        """Alpha of w."""
+        """Return alpha of w, 0-dim."""
         (c1, c2), w = COEFFICIENTS[self.bits], w.detach()
         alpha = c1 * w.square().mean().sqrt() + c2 * w.abs().mean()
         return torch.where(alpha > 0, alpha, w.abs().amax())
 
     def __call__(self, w: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Quantize weights w, any shape; scale: alpha instead of w's own."""
+        """Return weights w quantized, any shape; ``scale`` replaces the alpha of w."""
         return codes.decoded(self.coded(w, scale))
 
     def coded(self, w: Tensor, scale: Tensor | None = None) -> Terms:
-        """Return odd whole numbers up to n = 2^bits - 1, like w, and alpha / n."""
+        """Return odd whole numbers from -n to n, n = 2^bits - 1, like w, and the scale alpha/n."""
         scale = self.scale(w) if scale is None else scale
         unit, n = _grid.nonzero(scale), 2**self.bits - 1
         clipped = _grid.clip(w / unit, w.abs() <= scale, -1, 1)

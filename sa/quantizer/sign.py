@@ -1,4 +1,4 @@
-"""The sign step: BinaryNet's binarization (Courbariaux et al. 2016), with sign(0) = +1."""
+"""The sign: BinaryNet's binarization (Courbariaux et al. 2016), with sign(0) = +1."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +12,7 @@ from sa.network.structure import Step
 
 @dataclass(frozen=True)
 class Sign:
-    """q(x) = +1 where x >= 0, else -1; its derivative is 0, or the rule in force.
+    """q(x) = +1 where x >= 0, else -1; its derivative is 0, or the surrogate in force.
 
     >>> import torch
     >>> Sign()(torch.tensor([-2.0, 0.0, 0.5]))
@@ -27,9 +27,9 @@ class Sign:
         return Step((0.0,), (-1.0, 1.0))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Binarize x, any shape, elementwise."""
+        """Return the signs of x, any shape, elementwise."""
         return surrogate.sign(x)
 
     def coded(self, x: Tensor) -> Terms:
-        """Return the signs, whose scale is 1."""
+        """Return the signs of x, with scale 1."""
         return (Term(self(x)),)

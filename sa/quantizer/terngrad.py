@@ -14,14 +14,15 @@ from sa.types import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class TernGrad:
-    """q(g) = M sign(g) b, P(b = 1) = |g|/M, M = max |g|, g first clipped at +-clip sigma.
+    """q(g) = M sign(g) b, P(b = 1) = |g|/M, M = max |g|; g is first clipped at +-clip sigma.
 
-    sigma is the standard deviation of all of g. E q(g) is the clipped g, and the variance of an
-    element |g| (M - |g|). b is drawn in every backward. The paper quantizes the gradients of
-    parameters that workers send each other; here it is what is back-propagated to activations.
+    sigma is the standard deviation of all elements of g. E q(g) is the clipped g; the variance of
+    an element is |g| (M - |g|). b is drawn at every backward. The paper quantizes the parameter
+    gradients that workers send each other; here they are the gradients that are back-propagated to
+    activations.
 
     Args:
-        clip: g is first clipped at so many standard deviations of all of g; null for no clipping.
+        clip: g is first clipped at this many standard deviations; null for no clipping.
 
     """
 
@@ -31,7 +32,7 @@ class TernGrad:
     clip: Annotated[float, Gt(0)] | None = 2.5
 
     def scale(self, g: Tensor) -> Tensor:
-        """M: the largest magnitude that is left of g."""
+        """Return M, the largest magnitude in g after clipping, 0-dim."""
         g = g.detach()
         largest = g.abs().amax()
         if self.clip is None:
@@ -39,7 +40,7 @@ class TernGrad:
         return torch.minimum(largest, self.clip * g.std(correction=0))
 
     def __call__(self, g: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Quantize gradients g, any shape; scale: M instead of g's own."""
+        """Return gradients g quantized, any shape; ``scale`` replaces the M of g."""
         scale = self.scale(g) if scale is None else scale
         share = (g.abs() / nonzero(scale)).clamp(max=1)
         kept = (1 + surrogate.bernoulli(surrogate.logit(share), 2 * share - 1)) / 2

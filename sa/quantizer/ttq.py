@@ -18,15 +18,15 @@ from sa.types import STRICT
 class TTQ:
     """q(w) = Wp where w > Delta, -Wn where w < -Delta, else 0; Delta = threshold max |w|.
 
-    Wp and Wn are parameters of the layer, named ``positive`` and ``negative``; they start as the
-    mean magnitude of the weights they stand for. With g = dL/dq and m the rule in force at
-    a = (w -+ Delta)/Delta: dL/dw = m g times Wp, 1, Wn on the three sets, dL/dWp = sum of g over
-    the positive set, dL/dWn = minus its sum over the negative one.
+    Wp and Wn are parameters of the layer, named ``positive`` and ``negative``. Each starts as the
+    mean magnitude of the weights that it replaces. With g = dL/dq, and m the surrogate in force at
+    a = (w -+ Delta)/Delta: dL/dw = m g times Wp, 1 or Wn where q is Wp, 0 or -Wn. dL/dWp is the sum
+    of g where q = Wp, and dL/dWn is minus the sum of g where q = -Wn.
 
     Args:
         threshold: Delta, as a share of the largest |w| of the layer.
-        lr: learning rate of Wp and Wn; null for that of the other parameters.
-        decay: weight decay of Wp and Wn; null for that of the other parameters.
+        lr: learning rate of Wp and Wn; null for the rate of the other parameters.
+        decay: weight decay of Wp and Wn; null for the decay of the other parameters.
 
     """
 
@@ -37,26 +37,27 @@ class TTQ:
     decay: Decay = 0.0
 
     def build(self, like: Tensor | None) -> Learned:
-        """The quantizer of one layer."""
+        """Return the quantizer of one layer with weights ``like`` (None for activations)."""
         return Learned(self, like)
 
     def start(self, w: Tensor) -> dict[str, Tensor]:
-        """Wp and Wn to begin with."""
+        """Return the initial Wp and Wn, by name."""
         t = surrogate.ternary(w.detach(), self._delta(w)).detach()
         means = [(w.abs() * (t == s)).sum() / (t == s).sum().clamp(min=1) for s in (1, -1)]
         return {"positive": means[0], "negative": means[1]}
 
     def _delta(self, w: Tensor) -> Tensor:
+        """Return Delta of w, 0-dim."""
         return self.threshold * w.detach().abs().amax()
 
     def __call__(self, w: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Quantize weights w, any shape."""
+        """Return weights w quantized, any shape."""
         return codes.decoded(self.coded(w, positive, negative))
 
     def coded(self, w: Tensor, positive: Tensor, negative: Tensor) -> Terms:
-        """Return 0s and 1s times Wp, and 0s and -1s times Wn.
+        """Return two terms: 0s and 1s with scale Wp, 0s and -1s with scale Wn.
 
-        Where a gradient is wanted a third term of zeros follows, which has that of the middle set.
+        If gradients are enabled, a third term of zeros carries the gradient where q = 0.
         """
         t = surrogate.ternary(w, self._delta(w))
         terms = [

@@ -16,13 +16,13 @@ from sa.types import STRICT
 class TWN:
     """q(w) = alpha t, t = sign(w) where |w| > Delta, else 0; Delta = factor mean |w|.
 
-    alpha = mean of |w| above Delta minimises |w - alpha t|^2 given t. dL/dw = alpha g m(a), with
-    alpha and Delta constants, g = dL/dq, and m the rule in force at a = (w -+ Delta)/Delta. The
-    best factor is 0.767 for Gaussian, 0.667 for uniform and 0.999 for Laplacian weights; the paper
-    takes 0.7 for all.
+    alpha, the mean of the |w| above Delta, minimises |w - alpha t|^2 for this t. dL/dw =
+    alpha g m(a) with g = dL/dq and m the surrogate in force at a = (w -+ Delta)/Delta; alpha and
+    Delta count as constants. The best factor is 0.767 for Gaussian, 0.667 for uniform and 0.999
+    for Laplacian weights; the paper takes 0.7 for all.
 
     Args:
-        factor: Delta, in mean magnitudes of the weights of the layer.
+        factor: Delta, as a multiple of the mean |w| of the layer.
 
     """
 
@@ -30,17 +30,17 @@ class TWN:
     factor: Annotated[float, Gt(0)] = 0.7
 
     def scale(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Delta and alpha of w."""
+        """Return (Delta, alpha) of w."""
         size = w.detach().abs()
         delta = self.factor * size.mean()
         above = (size > delta).to(w.dtype)
         return delta, (size * above).sum() / above.sum().clamp(min=1)
 
     def __call__(self, w: Tensor, scale: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Quantize weights w, any shape; scale: Delta and alpha instead of w's own."""
+        """Return weights w quantized, any shape; ``scale`` replaces the (Delta, alpha) of w."""
         return codes.decoded(self.coded(w, scale))
 
     def coded(self, w: Tensor, scale: tuple[Tensor, Tensor] | None = None) -> Terms:
-        """Return t, like w, and alpha."""
+        """Return t, like w, with the scale alpha."""
         delta, alpha = self.scale(w) if scale is None else scale
         return (Term(surrogate.ternary(w, delta), alpha),)

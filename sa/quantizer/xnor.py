@@ -14,20 +14,21 @@ from sa.types import STRICT, WeightMoves
 
 @dataclass(frozen=True, config=STRICT)
 class Xnor:
-    """q(w)_o = alpha_o sign(w_o), alpha_o = mean |w_o| over everything but the output channel.
+    """q(w)_o = alpha_o sign(w_o), alpha_o = mean |w_o| over the weights of output channel o.
 
-    alpha minimises |w - alpha sign(w)|^2. With g = dL/dq, s = sign(w), m the rule in force and n
-    the elements per scale, the gradient is, by ``scale_grad``:
+    alpha minimises |w - alpha sign(w)|^2. With g = dL/dq, s = sign(w), m the surrogate in force and
+    n the number of weights that share an alpha, ``scale_grad`` chooses the gradient:
 
-    full: (s_i / n) sum_j g_j s_j + alpha g_i m(w_i) (the derivative of the formula);
-    detach: alpha g_i m(w_i) (alpha a constant); bireal: g_i m(w_i) (Liu et al. 2018).
+    - full: (s_i / n) sum_j g_j s_j + alpha g_i m(w_i), the derivative of the formula;
+    - detach: alpha g_i m(w_i), alpha counts as a constant;
+    - bireal: g_i m(w_i) (Liu et al. 2018).
 
     Args:
         scale: alpha for each ``channel`` (first dimension), for the whole ``tensor``, or ``none``:
             alpha = 1.
         scale_grad: ``full``, ``detach`` or ``bireal``: how the gradient treats alpha, see above.
-        centre: true subtracts the mean over the same elements first; the gradient is then the
-            above less its own mean over them.
+        centre: true first subtracts, from each weight, the mean of the weights that share its
+            alpha. The gradient loses its mean over these weights, too.
 
     """
 
@@ -38,11 +39,14 @@ class Xnor:
 
     @property
     def moves(self) -> WeightMoves | None:
-        """How q(w) moves with one weight; None where it moves the signs or scales of others."""
+        """A function that returns how q(w) moves with one weight.
+
+        None if a move of one weight also changes signs or scales of other weights.
+        """
         return None if self.centre or self.scale == "tensor" else self._moves
 
     def _moves(self, w: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        """sign(w_i) may change, and alpha_o moves by (|w_i + eps| - |w_i|)/n."""
+        """Return the change of sign(w_i), and the new alpha_o, if eps is added to w_i alone."""
         moved = w + epsilon
         change = surrogate.hard_sign(moved) - surrogate.hard_sign(w)
         if self.scale == "none":
@@ -52,15 +56,15 @@ class Xnor:
 
     @property
     def granularity(self) -> str:
-        """What has levels of its own."""
+        """The weights that share one scale: ``channel`` or ``tensor``."""
         return "channel" if self.scale == "channel" else "tensor"
 
     def __call__(self, w: Tensor) -> Tensor:
-        """Binarize weights w (out, in, ...), same shape out."""
+        """Return weights w (out, in, ...) quantized, same shape."""
         return codes.decoded(self.coded(w))
 
     def coded(self, w: Tensor) -> Terms:
-        """Return signs like w, and alpha (out, 1, ...) or of one element."""
+        """Return signs, like w, and alpha, (out, 1, ...) or with one element."""
         dims = tuple(range(1 if self.scale == "channel" else 0, w.dim()))
         if self.centre:
             w = w - w.mean(dims, keepdim=True)

@@ -466,7 +466,7 @@ def test_impossible_bits_are_refused(cls, bits):
     [
         (Uniform, {"bits": 1}, "symmetric levels need 2"), (LSQ, {"bits": 1}, "need 2 or more"),
         (Uniform, {"reach": 2.0}, "range=max takes no reach"),
-        (FixedPoint, {"range": "quantile", "reach": 2.0}, r"must be in \(0, 1\]"),
+        (FixedPoint, {"range": "quantile", "reach": 2.0}, r"a quantile is at most 1"),
         (Uniform, {"granularity": "group:0"}, "granularity"),
     ],
 )  # fmt: skip
