@@ -1,6 +1,6 @@
-"""Data that are fetched before they are used, ``python -m sa.data fetch cifar10``: checked whole.
+"""The command ``python -m sa.data fetch cifar10``: downloads a dataset, checks and unpacks it.
 
-Nothing else in the project downloads anything.
+Nothing else in the project downloads data.
 """
 
 import argparse
@@ -17,22 +17,34 @@ from sa.dataset import _cifar
 from sa.record import telling
 
 LARGEST = 64 << 20
-"""Bytes that one file of the archive may have; CIFAR-10's have half of it."""
+"""The largest size, in bytes, of a file in the archive; CIFAR-10's files have half of it."""
 
 
 class Unfetched(Exception):
-    """What went wrong on the way, and what to do; nothing half fetched is left in its place."""
+    """Raised if the data could not be fetched; the message says why, and what to do.
+
+    Incomplete files are never left where a run would read them.
+    """
 
 
 def fetch(root: Path, url: str = _cifar.URL, md5: str = _cifar.MD5) -> Path:
-    """The folder of CIFAR-10 below root: what is there if it is whole, else downloaded.
+    """Return the folder of CIFAR-10 in ``root``; download it if it is missing or damaged.
 
-    An archive that lies in root already is taken if its md5 is right; it is removed in the end.
+    An archive that is in ``root`` already is used if its md5 is right. It is removed at the end.
+
+    Args:
+        root: the folder for the data; it is made if it does not exist.
+        url: where to download the archive from.
+        md5: md5 of the archive.
+
+    Raises:
+        Unfetched: the data could not be fetched.
+
     """
-    there = _cifar.find(root)
-    if there and _sound(there):
-        return there
-    folder = there or root / _cifar.FOLDER
+    found = _cifar.find(root)
+    if found and _is_valid(found):
+        return found
+    folder = found or root / _cifar.FOLDER
     try:
         root.mkdir(parents=True, exist_ok=True)
         _download(url, md5, root)
@@ -40,13 +52,14 @@ def fetch(root: Path, url: str = _cifar.URL, md5: str = _cifar.MD5) -> Path:
         (root / _cifar.ARCHIVE).unlink()
     except OSError as error:
         raise Unfetched(
-            f"{root}: {error.strerror or error}; another place: --root DIR, or SA_DATA=DIR in the "
-            "environment"
+            f"{root}: {error.strerror or error}; choose another folder: --root DIR, or SA_DATA=DIR "
+            "in the environment"
         ) from error
     return folder
 
 
-def _sound(folder: Path) -> bool:
+def _is_valid(folder: Path) -> bool:
+    """Return True if all files of CIFAR-10 in the folder can be read."""
     try:
         for name in _cifar.FILES:
             _cifar.read(folder / name)
@@ -56,7 +69,7 @@ def _sound(folder: Path) -> bool:
 
 
 def _download(url: str, md5: str, root: Path) -> None:
-    """The archive of that md5 in root, there already or downloaded beside it and renamed."""
+    """Download the archive into ``root``, unless it is there with the right md5."""
     import pooch
     from requests import RequestException
 
@@ -70,18 +83,20 @@ def _download(url: str, md5: str, root: Path) -> None:
     except RequestException as error:
         raise Unfetched(
             f"{url} could not be downloaded ({type(error).__name__}: {error}); repeat the command, "
-            f"or put {_cifar.ARCHIVE} into {root} by other means and repeat it then"
+            f"or download {_cifar.ARCHIVE} in another way, put it into {root}, and repeat"
         ) from error
-    except ValueError as error:  # pooch has removed what it got
-        raise Unfetched(f"what {url} sends is not what it should be: {error}") from error
+    except ValueError as error:  # a wrong md5; pooch has removed the file
+        raise Unfetched(
+            f"the file that {url} sends is not the expected archive: {error}; repeat the command"
+        ) from error
     finally:
         bar.close()
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """The six files of the archive, each read once, then renamed into the folder.
+    """Unpack the six files of the archive, check them, and move them into the folder.
 
-    Only regular files of the expected names are looked at, whatever else the archive holds.
+    Other files in the archive, links included, are ignored.
     """
     wanted = {f"{_cifar.FOLDER}/{name}": name for name in _cifar.FILES}
     scratch = Path(tempfile.mkdtemp(dir=archive.parent, prefix=".unpacking-"))
@@ -97,14 +112,18 @@ def _unpack(archive: Path, folder: Path) -> None:
                     shutil.copyfileobj(source, file)
         lacking = [name for name in _cifar.FILES if not (scratch / name).exists()]
         if lacking:
-            raise Unfetched(f"{archive} lacks {', '.join(lacking)}; delete it and repeat")
+            raise Unfetched(
+                f"{archive} lacks {', '.join(lacking)}; delete it and repeat the command"
+            )
         for name in _cifar.FILES:
             _cifar.read(scratch / name)
         folder.mkdir(exist_ok=True)
         for name in _cifar.FILES:
             os.replace(scratch / name, folder / name)
     except (tarfile.TarError, zlib.error, EOFError, _cifar.Damaged) as error:
-        raise Unfetched(f"{archive} is damaged ({error}); delete it and repeat") from error
+        raise Unfetched(
+            f"{archive} is damaged ({error}); delete it and repeat the command"
+        ) from error
     finally:
         shutil.rmtree(scratch)
 
@@ -136,17 +155,17 @@ class _Bar:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0: it is there, whole; 1: it could not be fetched."""
+    """Run the command; return 0 if the data are there and complete, 1 if they are not."""
     telling.patient()
     parser = argparse.ArgumentParser(
         prog="python -m sa.data",
-        description="Fetch data that a dataset reads from files; the others need nothing.",
+        description="Fetch the files of a dataset. Datasets that are not listed need no files.",
     )
     parser.add_argument("command", choices=["fetch"], help="download, check and unpack")
     parser.add_argument("name", choices=["cifar10"])
     parser.add_argument(
         "--root", type=Path, default=Path(os.environ.get("SA_DATA", "data")),
-        help="the folder it goes below (default: SA_DATA, or ./data)",
+        help="the folder to save the data in (default: $SA_DATA, or ./data)",
     )  # fmt: skip
     parser.add_argument("--url", default=_cifar.URL, help=argparse.SUPPRESS)
     parser.add_argument("--md5", default=_cifar.MD5, help=argparse.SUPPRESS)

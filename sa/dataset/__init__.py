@@ -1,1 +1,1 @@
-"""Data sets: each file yields the batches a loss is measured on."""
+"""Datasets: one file each; it loads the training rows and the test rows."""

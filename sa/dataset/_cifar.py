@@ -1,6 +1,6 @@
-"""The files of CIFAR-10's Python version (Krizhevsky 2009): where they lie, and how to read one.
+"""The files of CIFAR-10's Python version (Krizhevsky 2009): finds them and reads them.
 
-They are pickles, so they are read by an unpickler that can make arrays of numbers, nothing else.
+The files are pickles. They are read by an unpickler that makes nothing but arrays of numbers.
 """
 
 import pickle
@@ -21,29 +21,29 @@ PIXELS = 3 * 32 * 32
 
 
 class Damaged(ValueError):
-    """A file that is there and is no batch of CIFAR-10."""
+    """Raised for a file that exists and is not a valid batch of CIFAR-10."""
 
 
 def find(root: str | Path) -> Path | None:
-    """The folder below root, or root itself, that has all six files; None where neither has."""
+    """Return the folder with all six files, in ``root`` or ``root`` itself; None if neither is."""
     return next((f for f in _places(root) if all((f / x).is_file() for x in FILES)), None)
 
 
 def missing(root: str | Path) -> str:
-    """What to say where the files are not there, and what to do."""
+    """Return the error message for missing files, which says how to get them."""
     tried = ", ".join(str(f.absolute()) for f in _places(root))
     return (
         f"CIFAR-10 is not on this machine (tried: {tried})\n"
         f"expected the files {', '.join(TRAIN)} and {TEST}\n"
-        "to get them: python -m sa.data fetch cifar10 (another place: dataset.root=DIR, or "
-        "SA_DATA=DIR in the environment)\n"
+        "to get them, type: python -m sa.data fetch cifar10 (if they are in another folder: "
+        "dataset.root=DIR, or SA_DATA=DIR in the environment)\n"
         f"source: {URL}, md5 {MD5}\n"
         "use dataset=digits to run offline"
     )
 
 
 def read(path: Path) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
-    """Images (n, 3072) uint8, channels first, and labels (n,) int64 of one file; Damaged."""
+    """Return images (n, 3072) uint8, channels first, and labels (n,) int64; raise Damaged."""
     import numpy as np
 
     try:
@@ -52,28 +52,29 @@ def read(path: Path) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
         named = {k.decode() if isinstance(k, bytes) else k: v for k, v in content.items()}
         images, labels = named["data"], np.asarray(named["labels"])
         if images.dtype != np.uint8 or images.shape[1:] != (PIXELS,):
-            raise ValueError(f"its data are {images.dtype} of shape {images.shape}")
+            raise ValueError(f"its images are {images.dtype} of shape {images.shape}")
         if labels.dtype.kind != "i" or labels.shape != images.shape[:1]:
-            raise ValueError(f"{len(images)} images have labels of shape {labels.shape}")
+            raise ValueError(f"it has {len(images)} images, and labels of shape {labels.shape}")
         if not (len(labels) and 0 <= labels.min() and labels.max() <= 9):
-            raise ValueError("its labels are not from 0 to 9")
+            raise ValueError("it has labels that are not from 0 to 9")
     except OSError:
         raise
     except Exception as error:  # a damaged pickle raises anything
         raise Damaged(
-            f"{path} is damaged, or no batch of CIFAR-10 ({type(error).__name__}: {error}); "
-            "to get it anew: python -m sa.data fetch cifar10"
+            f"{path} is damaged, or is not a file of CIFAR-10 ({type(error).__name__}: {error}); "
+            "to download it again, type: python -m sa.data fetch cifar10"
         ) from error
     return images, labels.astype(np.int64)
 
 
 def _places(root: str | Path) -> list[Path]:
+    """Return the folders in which the files may be."""
     root = Path(root).expanduser()
     return [root / FOLDER, root]
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes dicts, lists, texts, numbers and arrays; refuses every other name."""
+    """An unpickler that makes dicts, lists, texts, numbers and arrays, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         import numpy as np
@@ -83,12 +84,13 @@ class _Unpickler(pickle.Unpickler):
             "numpy._core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
             "numpy.ndarray": np.ndarray,
             "numpy.dtype": np.dtype,
-            "_codecs.encode": _latin1,  # how Python 3 writes bytes for Python 2
+            "_codecs.encode": _latin1,
         }
         if f"{module}.{name}" not in known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which was not run")
+            raise pickle.UnpicklingError(f"it wants to run {module}.{name}, which is not allowed")
         return known[f"{module}.{name}"]
 
 
 def _latin1(text: str, _: str) -> bytes:
+    """Return the bytes that Python 3 saved as text for Python 2."""
     return text.encode("latin1")

@@ -1,4 +1,4 @@
-"""Training sets spoilt on purpose: what can be fitted that cannot be learnt (Zhang et al. 2017)."""
+"""Corruptions of a training split, which can be fitted but not learnt (Zhang et al., ICLR 2017)."""
 
 from typing import Literal
 
@@ -17,12 +17,16 @@ LABELS = ("random", "partial", "shuffled")
 def corrupt(
     batch: Batch, kind: Corruption, fraction: float, classes: int, generator: torch.Generator
 ) -> Batch:
-    """Spoil images (n, c, h, w) or class labels (n,); the sizes stay.
+    """Return the rows with corrupted images (n, c, h, w) or class labels (n,), of the same shapes.
 
-    random: every label is drawn anew, uniformly; partial: each is with probability ``fraction``;
-    shuffled: labels change places, their counts stay. shuffled_pixels: one permutation of the
-    pixels for all images; random_pixels: another for every image; gaussian: noise of the images'
-    own mean and standard deviation. Channels of a pixel stay together.
+    - random: every label is replaced by a random class;
+    - partial: each label is replaced by a random class with probability ``fraction``;
+    - shuffled: the labels are permuted;
+    - shuffled_pixels: the pixels of all images are permuted in the same way;
+    - random_pixels: the pixels of each image are permuted in a way of its own;
+    - gaussian: images are noise with the mean and the standard deviation of the images.
+
+    The channels of a pixel stay together.
     """
     x, y = batch
     n, pixels = len(y), x.shape[2:].numel()

@@ -1,4 +1,4 @@
-"""Rows of a person's own files: hashed, checked and split; errors name the file and the row."""
+"""Rows from the user's own files: hashes, checks and splits; errors name the file and the row."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -18,18 +18,19 @@ Stamp = tuple[tuple[str, int, int], ...]
 Share = Annotated[float, Gt(0), Lt(1)]
 
 SPLITS = ("", "test_")
-"""What the names of the arrays of the training and of the test split begin with."""
+"""Prefixes of the names of the arrays of the training split and of the test split."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What files hold.
+    """The content of files.
 
     Args:
         splits: training and test rows.
         classes: number of classes; None if the targets are numbers.
         sha: hash of the content, 16 hexadecimal digits.
-        largest: where the largest class number is, in words; of numbers, their dtype.
+        largest: a text that says where the largest class number is; the dtype if the targets are
+            numbers.
 
     """
 
@@ -40,7 +41,7 @@ class Content:
 
 
 class Own:
-    """A dataset that reads everything, its shape and its classes too, from files of a person.
+    """Base class of datasets that read the rows, their shape and their classes from user's files.
 
     A subclass is a dataclass with the settings ``path``, ``sha`` and ``classes``.
     """
@@ -51,13 +52,19 @@ class Own:
         classes: int | None
 
     def found(self) -> Content:
-        """Return what the files hold, whatever ``sha`` is; raise MissingData or BadData."""
+        """Return the content of the files, without a check of ``sha``.
+
+        Raises:
+            MissingData: the files are not on this machine.
+            BadData: the files cannot be used.
+
+        """
         raise NotImplementedError
 
     def count(self) -> None:
-        """Set ``classes`` to the number that the files hold, if it is null.
+        """Set ``classes``, if it is null, to the number of classes in the files.
 
-        Files that are missing or wrong are no error here: `check` and all else raise it.
+        Missing or wrong files are not an error here; `check` and the other methods raise it.
         """
         try:
             classes = self.classes or self.found().classes
@@ -66,12 +73,12 @@ class Own:
         object.__setattr__(self, "classes", classes)
 
     def content(self) -> Content:
-        """Return what the files hold; raise BadData if it is not the content of ``sha``."""
+        """Return the content of the files; raise BadData if its hash is not ``sha``."""
         found = self.found()
         if self.sha and found.sha != self.sha:
             raise BadData(
-                f"{self.path}: its content is {found.sha}, this run's was {self.sha}; bring the "
-                "old content back, or type the command without dataset.sha for a run of the new"
+                f"{self.path}: its content is {found.sha}, this run's was {self.sha}; restore the "
+                "old file, or start a new run with the new file: leave out dataset.sha"
             )
         if self.classes and not found.classes:
             raise BadData(
@@ -80,7 +87,9 @@ class Own:
                 "the numbers"
             )
         if found.classes and not self.classes:
-            raise BadData(f"{self.path}: it could not be read when the dataset was made; try again")
+            raise BadData(
+                f"{self.path}: it could not be read at the start of the run; repeat the command"
+            )
         if found.classes and self.classes and found.classes > self.classes:
             raise BadData(
                 f"{self.path}: {found.largest}; class numbers of classes={self.classes} are 0 to "
@@ -94,54 +103,61 @@ class Own:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input, read from the files."""
+        """The shape of one input, read from the files."""
         return tuple(self.content().splits.train.inputs.shape[1:])
 
     @property
     def outputs(self) -> int | None:
-        """Numbers of one target; None if the targets are classes."""
+        """How many numbers a target has; None if the targets are classes."""
         targets = self.content().splits.train.targets
         return None if targets.dim() == 1 else targets.shape[1]
 
     @property
     def rows(self) -> int:
-        """Number of training rows."""
+        """The number of training rows."""
         return self.content().splits.train.rows
 
     def check(self) -> None:
-        """Raise MissingData if the files are not there, BadData if they cannot be used."""
+        """Raise MissingData if the files do not exist, BadData if they cannot be used."""
         self.content()
 
     def load(self, generator: torch.Generator) -> Splits:
-        """Return both splits, in float64; the generator is not used."""
+        """Return both splits, float64; the generator is not used."""
         return self.content().splits
 
 
 def stamp(files: Iterable[Path]) -> Stamp:
-    """Return what tells whether files have changed: name, size and time of each."""
+    """Return name, size and modification time of each file; they change if a file changes."""
     stats = ((str(file), file.stat()) for file in files)
     return tuple((name, s.st_size, s.st_mtime_ns) for name, s in stats)
 
 
 def there(path: str, example: str, folder: bool = False) -> Path:
-    """Return the path of existing files; raise MissingData or BadData with what to type."""
+    """Return the path as a `Path`; raise MissingData or BadData if there is no such file.
+
+    Args:
+        path: the path that was typed.
+        example: what to type, for error messages.
+        folder: True if it must be a folder.
+
+    """
     if not path:
-        raise BadData(f"type where your data are: {example}")
+        raise BadData(f"type where your data are: {example}, or use dataset=digits")
     place = Path(path).expanduser()
     if not (place.is_dir() if folder else place.is_file()):
         kind = "folder" if folder else "file"
         raise MissingData(
-            f"there is no {kind} {path}; type another, e.g. {example}, or use dataset=digits, "
-            "which needs no files"
+            f"there is no {kind} {path}; type the path of a {kind} that exists, e.g. {example}, or "
+            "use dataset=digits, which needs no files"
         )
     return place
 
 
 def sha(arrays: Mapping[str, Array]) -> str:
-    """Return a hash of arrays by name, 16 hexadecimal digits, whatever file they come from.
+    """Return a hash of arrays and their names, 16 hexadecimal digits.
 
-    It is sha256 over name, dtype, shape and bytes of each array, in the order of the names; bytes
-    are little-endian and in the order of C.
+    The same arrays have the same hash in every file format: it is sha256 over name, dtype, shape
+    and bytes of each array, sorted by name. Bytes are little-endian and in C order.
     """
     total = hashlib.sha256()
     for name in sorted(arrays):
@@ -153,13 +169,13 @@ def sha(arrays: Mapping[str, Array]) -> str:
 
 
 def content(file: str, arrays: Mapping[str, Array], test: float, digest: str = "") -> Content:
-    """Return checked rows.
+    """Return the rows of arrays, checked and split.
 
     Args:
-        file: how errors name the source.
-        arrays: inputs and targets, maybe test_inputs and test_targets.
+        file: name of the source, for error messages.
+        arrays: ``inputs`` and ``targets``; ``test_inputs`` and ``test_targets`` if there are any.
         test: share of the rows that become the test split if there are no test arrays.
-        digest: hash of the content; empty for that of the arrays.
+        digest: hash of the content; empty to compute it from the arrays.
 
     Raises:
         BadData: the rows cannot be used.
@@ -179,7 +195,9 @@ def content(file: str, arrays: Mapping[str, Array], test: float, digest: str = "
         halves = [(arrays[f"{p}inputs"], arrays[f"{p}targets"]) for p in SPLITS]
     else:
         if len(x) < 2:
-            raise BadData(f"{file}: 1 row cannot be split into training and test rows")
+            raise BadData(
+                f"{file}: 1 row cannot be split into training and test rows; give at least 2"
+            )
         halves = [(x[rows], y[rows]) for rows in split(y if labels else None, len(y), test)]
         if labels:
             _known(file, "", halves[1][1], halves[0][1])
@@ -192,9 +210,14 @@ def content(file: str, arrays: Mapping[str, Array], test: float, digest: str = "
 
 
 def split(labels: Array | None, n: int, test: float) -> tuple[Array, Array]:
-    """Return the training and the test rows, the same ones at every call.
+    """Return the numbers of the training rows and of the test rows, the same at every call.
 
-    A share of ``test`` is drawn at random, of labels about the same share of every class.
+    Args:
+        labels: class numbers (n,); about the same share of every class is then drawn for testing.
+            None if the targets are numbers.
+        n: number of all rows.
+        test: share of the rows that is drawn for testing.
+
     """
     order = torch.randperm(n, generator=stream(0, "split")).numpy()
     places = (np.arange(n) + 0.5) / n
@@ -209,7 +232,7 @@ def split(labels: Array | None, n: int, test: float) -> tuple[Array, Array]:
 
 
 def _numbers(file: str, name: str, array: Array) -> None:
-    """Refuse what is not a finite number."""
+    """Raise BadData if an array holds something else than finite numbers."""
     if array.dtype.kind not in "fiub":
         what = {"U": "text", "S": "text", "c": "complex numbers"}.get(array.dtype.kind)
         raise BadData(f"{file}: {name} holds {what or array.dtype}; expected numbers")
@@ -224,20 +247,23 @@ def _numbers(file: str, name: str, array: Array) -> None:
         where = f" at {at}" if at else ""
         many = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
         raise BadData(
-            f"{file}: {name} row {rows[0]} has {array[rows[0]][at]}{where}; {many} in all: take "
-            "them out, or fill them"
+            f"{file}: {name} row {rows[0]} has {array[rows[0]][at]}{where}; {many} in all: remove "
+            "them, or replace these values by numbers"
         )
 
 
 def _rows(file: str, prefix: str, arrays: Mapping[str, Array]) -> None:
-    """Refuse a split whose inputs and targets are not rows of one number."""
+    """Raise BadData if inputs and targets of a split are not rows, or not equally many."""
     inputs, targets = (f"{prefix}{x}" for x in ("inputs", "targets"))
     x, y = arrays[inputs], arrays[targets]
     for name, array in ((inputs, x), (targets, y)):
         if not array.size or not array.ndim:
             raise BadData(f"{file}: {name} has shape {array.shape}; expected rows of numbers")
     if len(x) != len(y):
-        raise BadData(f"{file}: {inputs} has {len(x)} rows, {targets} has {len(y)}")
+        raise BadData(
+            f"{file}: {inputs} has {len(x)} rows, {targets} has {len(y)}; expected one target for "
+            "each input"
+        )
     if y.dtype.kind in "biu" and y.ndim > 1:
         instead = f"save {targets}[:, 0]" if y.shape[1:] == (1,) else "one class a row"
         raise BadData(
@@ -249,11 +275,13 @@ def _rows(file: str, prefix: str, arrays: Mapping[str, Array]) -> None:
 
 
 def _labels(file: str, arrays: Mapping[str, Array]) -> None:
-    """Refuse labels that are no class numbers, or that only test rows have."""
+    """Raise BadData if labels are not class numbers, or if only test rows have them."""
     named = {f"{p}targets": arrays[f"{p}targets"] for p in SPLITS if f"{p}targets" in arrays}
     for name, y in named.items():
         if y.dtype.kind not in "biu":
-            raise BadData(f"{file}: targets are class numbers, {name} are {y.dtype}")
+            raise BadData(
+                f"{file}: targets are class numbers, {name} are {y.dtype}; save both as integers"
+            )
         if y.min() < 0:
             row = int(np.argmax(y < 0))
             raise BadData(f"{file}: {name} row {row} is {y[row]}; class numbers begin at 0")
@@ -262,15 +290,23 @@ def _labels(file: str, arrays: Mapping[str, Array]) -> None:
 
 
 def _known(file: str, name: str, test: Array, train: Array) -> None:
-    """Refuse a test label that no training row has.
+    """Raise BadData if a test row has a label that no training row has.
 
-    name: of the array of test labels; empty if they were drawn from all rows.
+    Args:
+        file: name of the source, for error messages.
+        name: name of the array of test labels; empty if the test rows were drawn from all rows.
+        test: labels of the test rows.
+        train: labels of the training rows.
+
     """
     new = ~np.isin(test, train)
     if new.any():
         row = int(np.argmax(new))
         if name:
-            raise BadData(f"{file}: {name} row {row} is {test[row]}, which no training row has")
+            raise BadData(
+                f"{file}: {name} row {row} is {test[row]}, which no training row has; remove the "
+                "row, or add training rows of this class"
+            )
         raise BadData(
             f"{file}: every row of class {test[row]} was drawn for testing; set a smaller "
             "dataset.test, or save test rows of your own"
@@ -278,18 +314,22 @@ def _known(file: str, name: str, test: Array, train: Array) -> None:
 
 
 def _alike(file: str, arrays: Mapping[str, Array], labels: bool) -> None:
-    """Refuse test rows of another shape than the training rows."""
+    """Raise BadData if test rows and training rows differ in shape or in kind."""
     for name in ("inputs", "targets"):
         one, other = arrays[name].shape[1:], arrays[f"test_{name}"].shape[1:]
         if one != other:
-            raise BadData(f"{file}: rows of {name} have shape {one}, of test_{name} {other}")
+            raise BadData(
+                f"{file}: rows of {name} have shape {one}, of test_{name} {other}; expected one"
+            )
     if not labels and arrays["test_targets"].dtype.kind != "f":
         kinds = arrays["targets"].dtype, arrays["test_targets"].dtype
-        raise BadData(f"{file}: targets are {kinds[0]}, test_targets are {kinds[1]}; expected one")
+        raise BadData(
+            f"{file}: targets are {kinds[0]}, test_targets are {kinds[1]}; expected the same"
+        )
 
 
 def _inputs(array: Array) -> torch.Tensor:
-    """Return inputs in float64, (n,) as (n, 1)."""
+    """Return inputs in float64; an array (n,) becomes (n, 1)."""
     x = torch.from_numpy(array.astype(np.float64))
     return x.unsqueeze(1) if x.dim() == 1 else x
 

@@ -1,4 +1,4 @@
-"""Rows of your own, from arrays in a NumPy file (.npz)."""
+"""Your own rows, from arrays in a NumPy file (.npz)."""
 
 import zipfile
 import zlib
@@ -29,12 +29,12 @@ class Arrays(_own.Own):
     used as they are: scale them before you save them.
 
     Args:
-        path: the .npz file. It is no part of a run's identity: the content is.
-        test: share of the rows that is kept for testing, if the file has no test arrays: always the
-            same rows, of every class about the same share.
-        classes: number of classes; null is the largest class number + 1.
-        sha: hash of the content, 16 hexadecimal digits, filled in for you. A file with another
-            content is refused.
+        path: the .npz file. A run is identified by the content of the file, not by its path.
+        test: share of the rows that is used for testing, if the file has no test arrays: always the
+            same rows, and about the same share of every class.
+        classes: number of classes; null takes the largest class number + 1.
+        sha: hash of the content, 16 hexadecimal digits; it is filled in for you. A file with
+            another content is then an error.
 
     """
 
@@ -44,30 +44,32 @@ class Arrays(_own.Own):
     sha: str = ""
 
     @model_validator(mode="after")
-    def _counted(self) -> "Arrays":
+    def _count(self) -> "Arrays":
+        """Set ``classes`` from the file."""
         self.count()
         return self
 
     def found(self) -> _own.Content:
-        """Return what the file holds; raise MissingData or BadData."""
+        """Return the content of the file; raise MissingData or BadData."""
         file = _own.there(self.path, _EXAMPLE)
         return _read(self.path, _own.stamp([file]), self.test)
 
 
 @lru_cache(maxsize=1)
 def _read(path: str, stamp: _own.Stamp, test: float) -> _own.Content:
+    """Return the content of a file; it is read again if the file has changed."""
     return _own.content(path, read(Path(stamp[0][0]), path), test)
 
 
 def read(file: Path, name: str) -> dict[str, _own.Array]:
-    """Return the arrays of a file; nothing but arrays of numbers and text is ever loaded.
+    """Return the arrays of a file, by name; Python objects are never loaded.
 
     Args:
         file: the file.
-        name: how errors name it.
+        name: name of the file in error messages.
 
     Raises:
-        BadData: it is no .npz file, or does not hold the arrays.
+        BadData: the file is not a .npz file, or does not hold the arrays.
 
     """
     try:
@@ -80,24 +82,27 @@ def read(file: Path, name: str) -> dict[str, _own.Array]:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadData(
-            f"{name}: it is damaged, or no .npz file without Python objects; to make one: {_HOW}"
+            f"{name}: it is damaged, or no .npz file without Python objects; make one with: {_HOW}"
         ) from error
 
 
 def _named(file: str, names: list[str]) -> None:
-    """Refuse a file that lacks an array, or has one of another name."""
+    """Raise BadData if the file lacks an array, or has an array with an unknown name."""
     lacks = [x for x in NEEDS if x not in names]
     lacks += [x for x in MAY if x not in names and set(MAY) & set(names)]
     if lacks:
         there = ", ".join(names) or "nothing"
-        raise BadData(f"{file}: there is no {' and no '.join(lacks)}; it holds {there}: {_HOW}")
+        raise BadData(
+            f"{file}: there is no {' and no '.join(lacks)}; it holds {there}. Make it with: {_HOW}"
+        )
     more = [x for x in names if x not in (*NEEDS, *MAY)]
     if more:
         expected = ", ".join((*NEEDS, *MAY))
-        raise BadData(f"{file}: '{more[0]}' has no use; expected the arrays {expected}")
+        raise BadData(f"{file}: '{more[0]}' is not used; expected the arrays {expected}")
 
 
 def _array(archive: "np.lib.npyio.NpzFile", key: str, file: str) -> _own.Array:
+    """Return one array; raise BadData if it holds Python objects."""
     try:
         return archive[key]
     except ValueError as error:

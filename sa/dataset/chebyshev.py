@@ -13,11 +13,13 @@ from sa.types import STRICT, Splits
 
 @dataclass(frozen=True, config=STRICT)
 class Chebyshev:
-    """y = T_k(x), T_k(cos t) = cos(kt), at ``n`` even points of [-1, 1]; tested between them.
+    """y = T_k(x), T_k(cos t) = cos(kt), at ``n`` evenly spaced points from -1 to 1.
+
+    The test points are half-way between the training points.
 
     Args:
-        degree: k.
-        n: training points.
+        degree: degree k of the polynomial.
+        n: number of training points.
 
     """
 
@@ -26,29 +28,30 @@ class Chebyshev:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(1,)."""
+        """The shape of one input, (1,)."""
         return (1,)
 
     @property
     def classes(self) -> None:
-        """Targets are numbers."""
+        """None: the targets are numbers."""
         return None
 
     @property
     def outputs(self) -> int:
-        """One number."""
+        """How many numbers a target has, 1."""
         return 1
 
     @property
     def rows(self) -> int:
-        """The ``n`` that was asked for."""
+        """The number of training rows, ``n``."""
         return self.n
 
     def load(self, generator: torch.Generator) -> Splits:
-        """Inputs (n, 1) and targets (n, 1); the generator is not used."""
+        """Return both splits: inputs (n, 1), targets (n, 1); the generator is not used."""
         return sampled(self._value, -1.0, 1.0, self.n)
 
     def _value(self, x: Tensor) -> Tensor:
+        """Return T_k(x)."""
         before, now = torch.ones_like(x), x  # T_0, T_1
         for _ in range(self.degree):
             before, now = now, 2 * x * now - before

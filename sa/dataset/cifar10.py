@@ -21,15 +21,16 @@ class CIFAR10:
     """The first ``n`` training images and all test images, normalised, in the files' order.
 
     Args:
-        root: folder where cifar-10-batches-py lies, or that folder itself; it is no part of a
-            run's identity.
-        n: training images, the first ones; all test images are used.
-        normalise: by mean and standard deviation of every ``pixel`` (of each channel), or of every
-            ``channel``, over all training images whatever n is (Cohen et al., ICLR 2021).
-        corruption: how the training split is spoilt: ``random`` or ``partial`` (labels drawn
-            anew), ``shuffled`` labels, ``shuffled_pixels``, ``random_pixels`` or ``gaussian``
-            (images of noise); ``none`` for not at all.
-        fraction: share of the labels that corruption=partial draws anew.
+        root: the folder cifar-10-batches-py, or the folder that it is in. It does not count for the
+            identity of a run.
+        n: number of training images, the first ones; all test images are used.
+        normalise: subtract the mean and divide by the standard deviation of every ``pixel`` (of
+            each channel) or of every ``channel``, over all 50,000 training images (Cohen et al.,
+            ICLR 2021).
+        corruption: corruption of the training split: ``random`` or ``partial`` (random labels),
+            ``shuffled`` (permuted labels), ``shuffled_pixels``, ``random_pixels`` or ``gaussian``
+            (images of noise); ``none`` for no corruption.
+        fraction: share of the labels that corruption=partial replaces by random ones.
         random_labels: true is short for corruption=random.
 
     """
@@ -42,7 +43,8 @@ class CIFAR10:
     random_labels: bool = False
 
     @model_validator(mode="after")
-    def _fits(self) -> "CIFAR10":
+    def _check(self) -> "CIFAR10":
+        """Raise ValueError if ``random_labels`` and ``corruption`` contradict each other."""
         if self.random_labels and self.corruption not in ("none", "random"):
             raise ValueError(
                 f"random_labels=true and corruption={self.corruption}: set one of them"
@@ -51,39 +53,42 @@ class CIFAR10:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(3, 32, 32)."""
+        """The shape of one input, (3, 32, 32)."""
         return (3, 32, 32)
 
     @property
     def classes(self) -> int:
-        """Ten."""
+        """The number of classes, 10."""
         return 10
 
     @property
     def rows(self) -> int:
-        """The ``n`` that was asked for."""
+        """The number of training rows, ``n``."""
         return self.n
 
     def check(self) -> None:
-        """Raises MissingData where the files are not there."""
+        """Raise MissingData if the files are not on this machine."""
         if _cifar.find(self.root) is None:
             raise MissingData(_cifar.missing(self.root))
 
     def clean(self) -> "CIFAR10 | None":
-        """Return the dataset with its own labels where this one spoils them; None if not."""
+        """Return the same dataset with the true labels; None if this one has them already."""
         if not (self.random_labels or self.corruption in LABELS):
             return None
         return replace(self, corruption="none", random_labels=False)
 
     def load(self, generator: torch.Generator) -> Splits:
-        """Both splits: inputs (n, 3, 32, 32) float64, targets (n,) int64."""
+        """Return both splits: inputs (n, 3, 32, 32) float64, targets (n,) int64."""
         self.check()
         folder = _cifar.find(self.root)
         assert folder is not None
         parts = [_read(folder, name) for name in _cifar.TRAIN]
         images, labels = (torch.cat(x) for x in zip(*parts, strict=True))
         if len(images) < self.n:
-            raise ValueError(f"n={self.n}: {folder} holds {len(images)} training images")
+            raise ValueError(
+                f"n={self.n}: {folder} holds {len(images)} training images; set n={len(images)} or "
+                "less"
+            )
         mean, std = _moments(images, self.normalise)
         train, test = (
             Batch(x.double().sub_(mean).div_(std), y)
@@ -94,13 +99,13 @@ class CIFAR10:
 
 
 def _read(folder: Path, name: str) -> tuple[Tensor, Tensor]:
-    """Images (n, 3, 32, 32) uint8 and labels (n,) int64 of one file."""
+    """Return the images (n, 3, 32, 32) uint8 and the labels (n,) int64 of one file."""
     images, labels = _cifar.read(folder / name)
     return torch.from_numpy(images).view(-1, 3, 32, 32), torch.from_numpy(labels)
 
 
 def _moments(images: Tensor, per: str) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of uint8 images, from exact whole-number sums."""
+    """Return the mean and the standard deviation of uint8 images, from exact sums of integers."""
     total = torch.zeros(images.shape[1:], dtype=torch.int64)
     squares, n = torch.zeros_like(total), len(images)
     for start, stop in blocks(len(images), 4096):
@@ -111,4 +116,4 @@ def _moments(images: Tensor, per: str) -> tuple[Tensor, Tensor]:
         n *= total[0].numel()
         total, squares = (x.sum((1, 2), keepdim=True) for x in (total, squares))
     std = (n * squares - total.square()).double().sqrt() / n
-    return total.double() / n, torch.where(std > 0, std, 1.0)  # a constant pixel: 0
+    return total.double() / n, torch.where(std > 0, std, 1.0)  # a constant pixel becomes 0

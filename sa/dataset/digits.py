@@ -15,17 +15,18 @@ from sa.types import STRICT, Batch, Splits
 
 @dataclass(frozen=True, config=STRICT)
 class Digits:
-    """Stratified split of 1,437 training and 360 test images, standardised by training pixels.
+    """1,437 training and 360 test images, with about the same share of every class in both splits.
 
-    The split is always the same one, so test figures of different seeds compare. Source: UCI
-    Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998).
+    All seeds have the same split, so their test losses can be compared. Pixels are standardised by
+    mean and standard deviation of the training pixels. Source: UCI Optical Recognition of
+    Handwritten Digits (Alpaydin & Kaynak 1998).
 
     Args:
-        size: height and width of an image: 8, or 16 or 32 by bilinear resizing.
-        corruption: how the training split is spoilt: ``random`` or ``partial`` (labels drawn
-            anew), ``shuffled`` labels, ``shuffled_pixels``, ``random_pixels`` or ``gaussian``
-            (images of noise); ``none`` for not at all.
-        fraction: share of the labels that corruption=partial draws anew.
+        size: height and width of an image: 8; 16 and 32 resize it with bilinear interpolation.
+        corruption: corruption of the training split: ``random`` or ``partial`` (random labels),
+            ``shuffled`` (permuted labels), ``shuffled_pixels``, ``random_pixels`` or ``gaussian``
+            (images of noise); ``none`` for no corruption.
+        fraction: share of the labels that corruption=partial replaces by random ones.
         random_labels: true is short for corruption=random.
 
     """
@@ -36,7 +37,8 @@ class Digits:
     random_labels: bool = False
 
     @model_validator(mode="after")
-    def _fits(self) -> "Digits":
+    def _check(self) -> "Digits":
+        """Raise ValueError if ``random_labels`` and ``corruption`` contradict each other."""
         if self.random_labels and self.corruption not in ("none", "random"):
             raise ValueError(
                 f"random_labels=true and corruption={self.corruption}: set one of them"
@@ -45,28 +47,28 @@ class Digits:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(1, size, size)."""
+        """The shape of one input, (1, size, size)."""
         return (1, self.size, self.size)
 
     @property
     def classes(self) -> int:
-        """Ten."""
+        """The number of classes, 10."""
         return 10
 
     @property
     def rows(self) -> int:
-        """1,437 to train on; 360 more to test."""
+        """The number of training images, 1,437."""
         return 1437
 
     def clean(self) -> "Digits | None":
-        """Return the dataset with its own labels where this one spoils them; None if not."""
+        """Return the same dataset with the true labels; None if this one has them already."""
         if not (self.random_labels or self.corruption in LABELS):
             return None
         return replace(self, corruption="none", random_labels=False)
 
     def load(self, generator: torch.Generator) -> Splits:
-        """Both splits: inputs (n, 1, size, size) float64, targets (n,) int64."""
-        from sklearn.datasets import load_digits  # lazily: a second of imports
+        """Return both splits: inputs (n, 1, size, size) float64, targets (n,) int64."""
+        from sklearn.datasets import load_digits  # here, because its import takes a second
         from sklearn.model_selection import train_test_split
 
         data = load_digits()

@@ -1,4 +1,4 @@
-"""Standard normal inputs without targets: the task labels them with a target network."""
+"""Standard normal inputs without targets; a random target network provides the targets."""
 
 from typing import Annotated
 
@@ -11,13 +11,14 @@ from sa.types import STRICT, Batch, Splits
 
 @dataclass(frozen=True, config=STRICT)
 class Gaussian:
-    """``n`` rows x ~ N(0, I) of length ``dim``, and as many held out (BinaryDuo's setting).
+    """``n`` training rows x ~ N(0, I) and ``n`` held-out rows, as in BinaryDuo (Kim et al. 2020).
 
-    Targets have no columns: the task fills them from a target network of the model's shape.
+    The targets are empty here. They are later set to the outputs of a second network of the same
+    model, with random weights.
 
     Args:
-        dim: numbers of a row.
-        n: training rows, and as many held out.
+        dim: how many numbers a row has.
+        n: number of training rows, and of held-out rows.
 
     """
 
@@ -26,21 +27,21 @@ class Gaussian:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(dim,)."""
+        """The shape of one input, (dim,)."""
         return (self.dim,)
 
     @property
     def classes(self) -> None:
-        """Targets are numbers."""
+        """None: the targets are numbers."""
         return None
 
     @property
     def rows(self) -> int:
-        """The ``n`` that was asked for."""
+        """The number of training rows, ``n``."""
         return self.n
 
     def load(self, generator: torch.Generator) -> Splits:
-        """Draw both splits, (n, dim) each, float64."""
+        """Return both splits, drawn from the generator: inputs (n, dim) float64, no targets."""
         train, test = (
             torch.randn(self.n, self.dim, generator=generator, dtype=torch.float64)
             for _ in range(2)

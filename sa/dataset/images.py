@@ -1,4 +1,4 @@
-"""Images of your own, from folders: one folder a class."""
+"""Your own images, from folders: one folder for each class."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 KINDS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-"""Pillow's names for pixels of 8 bits a channel."""
+"""Pillow's names for pixels with 8 bits for each channel."""
 
 _EXAMPLE = "dataset.path=DIR, a folder with a folder of images for each class"
 
 
 @dataclass(frozen=True, config=STRICT)
 class Images(_own.Own):
-    """The images of a folder that has a folder for each class; their sorted names number them.
+    """The images in a folder that has one folder for each class; classes are numbered by name.
 
-    If there are the folders train and test, these have the folders of classes, and are the splits.
-    Images are grey if all are, else of three colours; every channel is standardised by its mean and
-    standard deviation over the training images.
+    If the folder has the folders train and test, these are the splits, and each has one folder for
+    each class. Images have one grey channel if all of them are grey, otherwise three colours. Every
+    channel is standardised by its mean and standard deviation over the training images.
 
     Args:
-        path: the folder. It is no part of a run's identity: the names and bytes of the files are.
-        size: height and width to resize every image to; null expects images of one size.
-        test: share of the images that is kept for testing, if there is no folder test: always the
-            same images, of every class about the same share.
-        sha: hash of the files, 16 hexadecimal digits, filled in for you. A folder with another
-            content is refused.
+        path: the folder. A run is identified by names and bytes of the files, not by the path.
+        size: height and width to which every image is resized; null if all have one size already.
+        test: share of the images that is used for testing, if there is no folder test: always the
+            same images, and about the same share of every class.
+        sha: hash of the files, 16 hexadecimal digits; it is filled in for you. A folder with
+            another content is then an error.
 
     """
 
@@ -48,18 +48,18 @@ class Images(_own.Own):
 
     @property
     def classes(self) -> int | None:  # type: ignore[override]
-        """Number of folders."""
+        """The number of classes: one for each folder."""
         return self.found().classes
 
     def found(self) -> _own.Content:
-        """Return what the folder holds; raise MissingData or BadData."""
+        """Return the content of the folder; raise MissingData or BadData."""
         folder = _own.there(self.path, _EXAMPLE, folder=True)
         files = sorted(f for f in folder.rglob("*") if f.is_file() and not _hidden(f, folder))
         return _read(self.path, folder, _own.stamp(files), self.size, self.test)
 
 
 def _hidden(file: Path, folder: Path) -> bool:
-    """Return whether a file, or a folder on the way to it, is hidden."""
+    """Return True if a file is hidden or in a hidden folder."""
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
@@ -67,6 +67,7 @@ def _hidden(file: Path, folder: Path) -> bool:
 def _read(
     path: str, folder: Path, stamp: _own.Stamp, size: int | None, test: float
 ) -> _own.Content:
+    """Return the content of a folder; it is read again if a file has changed."""
     files = [Path(name) for name, *_ in stamp]
     halves = _halves(path, folder, files)
     classes = sorted({f.parent.name for f in halves[0]})
@@ -77,7 +78,7 @@ def _read(
             if file.parent.name not in classes:
                 raise BadData(
                     f"{path}: {file.relative_to(folder)}: no training image is of this class; "
-                    f"there are: {', '.join(classes)}"
+                    f"the classes are: {', '.join(classes)}"
                 )
         arrays[f"{prefix}inputs"] = np.stack([images[f] for f in half])
         arrays[f"{prefix}targets"] = np.array([classes.index(f.parent.name) for f in half])
@@ -86,16 +87,20 @@ def _read(
 
 
 def _halves(path: str, folder: Path, files: Sequence[Path]) -> list[list[Path]]:
-    """Return the files of both splits, or all files if there are no folders of splits."""
+    """Return the files of both splits, or one list of all files if there are no such folders."""
     for file in files:
         if file.suffix.lower() not in KINDS:
             raise BadData(
-                f"{path}: {file.relative_to(folder)} is no image; expected {', '.join(KINDS)}"
+                f"{path}: {file.relative_to(folder)} is no image; expected {', '.join(KINDS)}; "
+                "remove it"
             )
     named = [x for x in ("train", "test") if (folder / x).is_dir()]
     if len(named) == 1:
         other = "test" if named == ["train"] else "train"
-        raise BadData(f"{path}: there is a folder {named[0]} and no folder {other}")
+        raise BadData(
+            f"{path}: there is a folder {named[0]} and no folder {other}; add it, or put "
+            f"the folders of classes directly into {path}"
+        )
     roots = [folder / x for x in named] or [folder]
     halves = [[f for f in files if f.is_relative_to(root)] for root in roots]
     for root, half in zip(roots, halves, strict=True):
@@ -109,14 +114,14 @@ def _halves(path: str, folder: Path, files: Sequence[Path]) -> list[list[Path]]:
                  and not any(f.parent == d for f in half)]  # fmt: skip
         if empty or not half:
             what = f"the folder {empty[0]}" if empty else f"the folder {root.name}"
-            raise BadData(f"{path}: {what} has no images")
+            raise BadData(f"{path}: {what} has no images; add images, or remove the folder")
     return halves
 
 
 def _pixels(
     path: str, folder: Path, files: Sequence[Path], size: int | None
 ) -> "dict[Path, np.ndarray[Any, Any]]":
-    """Return the pixels of every image, (channels, height, width) uint8."""
+    """Return the pixels of every image by file, (channels, height, width) uint8."""
     images = {file: _opened(path, folder, file) for file in files}
     mode = "L" if all(image.mode in ("1", "L") for image in images.values()) else "RGB"
     first = next(iter(images.items()))
@@ -135,7 +140,7 @@ def _pixels(
 
 
 def _opened(path: str, folder: Path, file: Path) -> "Image":
-    """Return an image, read whole."""
+    """Return an image, read completely; raise BadData if it cannot be used."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -144,15 +149,17 @@ def _opened(path: str, folder: Path, file: Path) -> "Image":
         with Image.open(file) as image:
             if image.mode not in MODES:
                 raise BadData(
-                    f"{path}: {file.relative_to(folder)} has pixels of mode {image.mode}; expected "
-                    "8 bits for each channel"
+                    f"{path}: {file.relative_to(folder)} has pixels of mode {image.mode}; save it "
+                    "with 8 bits for each channel"
                 )
             image.load()
             return image.copy()
     except BadData:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadData(f"{path}: {file.relative_to(folder)} is damaged, or no image") from error
+        raise BadData(
+            f"{path}: {file.relative_to(folder)} is damaged, or no image; replace or remove it"
+        ) from error
 
 
 def _sha(folder: Path, files: Sequence[Path]) -> str:
@@ -166,7 +173,10 @@ def _sha(folder: Path, files: Sequence[Path]) -> str:
 
 
 def _standardised(splits: Splits) -> Splits:
-    """Return both splits with channels of mean 0 and deviation 1 over the training images."""
+    """Return both splits, scaled so that each channel has mean 0 and standard deviation 1.
+
+    The mean and the standard deviation are over the training images.
+    """
     train = splits.train.inputs
     mean, std = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True)
     std[std == 0] = 1

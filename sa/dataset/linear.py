@@ -1,4 +1,4 @@
-"""Whitened inputs and a random linear map of them: for deep linear networks (Cohen et al. 2021)."""
+"""Whitened inputs, and targets by a random linear map, for deep linear networks."""
 
 from typing import Annotated
 
@@ -12,13 +12,13 @@ from sa.types import STRICT, Batch, Splits
 
 @dataclass(frozen=True, config=STRICT)
 class Linear:
-    """y = A x with A (dim, dim) of N(0, 1) entries, and X'X = n I over the ``n`` >= dim rows.
+    """y = A x, where A (dim, dim) has N(0, 1) entries, and X'X = n I (Cohen et al., ICLR 2021).
 
-    Held out: n rows x ~ N(0, I) under the same A.
+    X has the n training rows. The n held-out rows are x ~ N(0, I) with the same A.
 
     Args:
-        dim: numbers of a row, and of a target.
-        n: training rows, and as many held out; at least dim.
+        dim: how many numbers a row has, and a target.
+        n: number of training rows, and of held-out rows; at least dim.
 
     """
 
@@ -26,33 +26,37 @@ class Linear:
     n: Annotated[int, Gt(0)] = 50
 
     @model_validator(mode="after")
-    def _fits(self) -> "Linear":
+    def _check(self) -> "Linear":
+        """Raise ValueError if there are fewer rows than columns."""
         if self.n < self.dim:
-            raise ValueError(f"n={self.n}: {self.dim} orthogonal columns need as many rows")
+            raise ValueError(
+                f"n={self.n}: {self.dim} orthogonal columns need as many rows; set n={self.dim} or "
+                "more"
+            )
         return self
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(dim,)."""
+        """The shape of one input, (dim,)."""
         return (self.dim,)
 
     @property
     def classes(self) -> None:
-        """Targets are numbers."""
+        """None: the targets are numbers."""
         return None
 
     @property
     def outputs(self) -> int:
-        """As many as inputs."""
+        """How many numbers a target has: dim."""
         return self.dim
 
     @property
     def rows(self) -> int:
-        """The ``n`` that was asked for."""
+        """The number of training rows, ``n``."""
         return self.n
 
     def load(self, generator: torch.Generator) -> Splits:
-        """Inputs (n, dim) and targets (n, dim)."""
+        """Return both splits: inputs (n, dim) and targets (n, dim), float64."""
         x, test, a = (
             torch.randn(rows, self.dim, generator=generator, dtype=torch.float64)
             for rows in (self.n, self.n, self.dim)

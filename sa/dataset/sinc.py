@@ -14,13 +14,15 @@ from sa.types import STRICT, Splits
 
 @dataclass(frozen=True, config=STRICT)
 class Sinc:
-    """y = sin(kx)/(kx), 1 at x = 0, at ``n`` even points from low to high; tested between them.
+    """y = sin(kx)/(kx), and 1 at x = 0, at ``n`` evenly spaced points from low to high.
+
+    The test points are half-way between the training points.
 
     Args:
         k: frequency.
         low: first training point.
         high: last training point.
-        n: training points.
+        n: number of training points.
 
     """
 
@@ -30,34 +32,39 @@ class Sinc:
     n: Annotated[int, Ge(2)] = 1000
 
     @model_validator(mode="after")
-    def _fits(self) -> "Sinc":
+    def _check(self) -> "Sinc":
+        """Raise ValueError if ``low`` is not below ``high``."""
         if self.low >= self.high:
-            raise ValueError(f"low={self.low}: expected less than high={self.high}")
+            raise ValueError(
+                f"low={self.low}: expected less than high={self.high}; set a smaller low or a "
+                "larger high"
+            )
         return self
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(1,)."""
+        """The shape of one input, (1,)."""
         return (1,)
 
     @property
     def classes(self) -> None:
-        """Targets are numbers."""
+        """None: the targets are numbers."""
         return None
 
     @property
     def outputs(self) -> int:
-        """One number."""
+        """How many numbers a target has, 1."""
         return 1
 
     @property
     def rows(self) -> int:
-        """The ``n`` that was asked for."""
+        """The number of training rows, ``n``."""
         return self.n
 
     def load(self, generator: torch.Generator) -> Splits:
-        """Inputs (n, 1) and targets (n, 1); the generator is not used."""
+        """Return both splits: inputs (n, 1), targets (n, 1); the generator is not used."""
         return sampled(self._value, self.low, self.high, self.n)
 
     def _value(self, x: Tensor) -> Tensor:
+        """Return sin(kx)/(kx)."""
         return torch.sinc(self.k / torch.pi * x)  # torch's is sin(pi t)/(pi t), 1 at 0

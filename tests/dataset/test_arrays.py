@@ -160,7 +160,7 @@ BAD = {
         {"x_train": X, "y_train": Y}, "no inputs and no targets; it holds x_train, y_train",
     ),
     "half a test split": (spoilt(test_inputs=X), "there is no test_targets; it holds inputs"),
-    "another name": (spoilt(weights=X), "'weights' has no use"),
+    "another name": (spoilt(weights=X), "'weights' is not used"),
     "text": (spoilt(targets=np.array(["cat"] * 60)), "targets holds text; expected numbers"),
     "dates": (spoilt(inputs=np.zeros((60, 2), "M8[s]")), "inputs holds datetime64"),
     "complex": (spoilt(inputs=X + 1j), "inputs holds complex numbers"),
