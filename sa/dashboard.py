@@ -1,6 +1,6 @@
-"""The W&B workspace as code, ``python -m sa.dashboard push``: what to look at in a project of runs.
+"""The command ``python -m sa.dashboard push``: saves a W&B workspace with panels for the runs.
 
-`json` prints what `push` would save; it needs neither network nor key, and its test is a snapshot.
+``python -m sa.dashboard json`` prints the workspace instead; it needs no network and no key.
 """
 
 import argparse
@@ -23,41 +23,47 @@ CURVES = {
 
 
 class Unavailable(Exception):
-    """What is missing on this machine, and how to get it."""
+    """Raised if something is missing on this machine; the message says how to get it."""
 
 
 def workspace(entity: str, project: str) -> Any:
-    """The workspace: probes against dim and estimator, trainings over steps and over evals."""
+    """Return the workspace: panels of probes by dim and estimator, and of training curves.
+
+    ``entity`` is the W&B user or team. Raises Unavailable if a package is not installed.
+    """
     try:
         import wandb_workspaces.reports.v2 as wr
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
         remedy = "pip install -c constraints.txt -e '.[dashboard]'"
-        raise Unavailable(f"the package wandb-workspaces is not installed: {remedy}") from error
+        raise Unavailable(
+            f"the package wandb-workspaces is not installed; to install it, type: {remedy}"
+        ) from error
 
-    told = {"alignment/cosine": "cosine to CDG", **DESCENTS}
+    results = {"alignment/cosine": "cosine to CDG", **DESCENTS}
     probes: list[Any] = [
         wr.ScatterPlot(
             title=f"{what} against dim", x=wr.Config("dim"), y=wr.SummaryMetric(key),
             log_x=True,
         )
-        for key, what in told.items()
+        for key, what in results.items()
     ] + [
         wr.BarPlot(
             title=f"{what} by estimator: mean and standard error over all runs shown",
             metrics=[key],
             groupby=wr.Config(ESTIMATOR), groupby_aggfunc="mean", groupby_rangefunc="stderr",
         )
-        for key, what in told.items()
+        for key, what in results.items()
     ] + [
         wr.ScatterPlot(
             title=f"{what} against its price in evals", x=wr.SummaryMetric("evals"),
             y=wr.SummaryMetric(key), log_x=True,
         )
-        for key, what in told.items()
+        for key, what in results.items()
     ]  # fmt: skip
 
     def trainings(axis: str) -> Any:
+        """Return the section of training curves over ``step`` or ``evals``."""
         return ws.Section(
             name=f"trainings over {axis}",
             panels=[
@@ -83,7 +89,10 @@ def workspace(entity: str, project: str) -> Any:
 
 
 def document(entity: str, project: str) -> dict[str, Any]:
-    """What is saved, as plain data; ids that the library draws at random are counted instead."""
+    """Return the workspace as plain data; panels have the ids panel0, panel1, ..., not random ones.
+
+    The arguments are those of `workspace`.
+    """
     model = workspace(entity, project)._to_model()
     plain: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_none=True)
     bank = plain["spec"]["section"]["panelBankConfig"]
@@ -94,8 +103,14 @@ def document(entity: str, project: str) -> dict[str, Any]:
 
 
 def push(entity: str | None, project: str) -> str:
-    """Save the workspace as a view of the project; its address."""
-    made = workspace(entity or "", project)  # what is not installed comes before what is not known
+    """Save the workspace as a view of the project, and return its address.
+
+    Args:
+        entity: the W&B user or team; None takes the default of the W&B account.
+        project: the W&B project.
+
+    """
+    made = workspace(entity or "", project)  # first, because it checks that packages are installed
     import wandb
 
     if not wandb.login(prompt=False):
@@ -105,9 +120,13 @@ def push(entity: str | None, project: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0: done; 1: W&B refused or could not be reached; 2: something is missing here."""
+    """Run the command, and return its exit code.
+
+    The code is 0 if it is done, 1 if W&B could not be reached or reported an error, and 2 if
+    something is missing on this machine.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m sa.dashboard", description="The W&B workspace of the runs, as code."
+        prog="python -m sa.dashboard", description="Save a W&B workspace with panels for the runs."
     )
     parser.add_argument("command", choices=["push", "json"], help="save it in W&B, or print it")
     parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="user or team")
@@ -115,17 +134,17 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         if given.command == "json":
-            told = json.dumps(document(given.entity or "entity", given.project), indent=1)
+            output = json.dumps(document(given.entity or "entity", given.project), indent=1)
         else:
-            told = f"dashboard: {push(given.entity, given.project)}"
+            output = f"dashboard: {push(given.entity, given.project)}"
     except Unavailable as error:
         print(f"sa: {error}", file=sys.stderr)
         return 2
-    except Exception as error:  # wandb raises anything: network, permissions
+    except Exception as error:  # wandb raises many kinds of errors: network, permissions
         print(f"sa: {given.command}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    with contextlib.suppress(BrokenPipeError):  # `| head`
-        print(told, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # as after `| head`
+        print(output, flush=True)
         return 0
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

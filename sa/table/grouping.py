@@ -46,7 +46,7 @@ def configurations(settings: "pd.DataFrame") -> "pd.Series":
 
 
 def is_replicate(word: str) -> bool:
-    """Return whether a word of the command line, or its key, sets the seed: ``seed=1``."""
+    """Return True if a word of the command line, or its key, sets the seed: ``seed=1``."""
     return word.lstrip("+").partition("=")[0] == REPLICATE
 
 
@@ -87,7 +87,7 @@ def _plain(settings: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _is_seed(name: str) -> bool:
-    """Return whether a setting is a seed: ``seed``, ``init_seed``, ``dataset.seed``."""
+    """Return True if a setting is a seed: ``seed``, ``init_seed``, ``dataset.seed``."""
     last = name.rpartition(".")[2]
     return last == "seed" or last.endswith("_seed")
 
