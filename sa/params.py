@@ -1,4 +1,4 @@
-"""Parameters as vectors, groups and row ranges; random streams."""
+"""Functions of a point: as one vector, in groups; ranges of rows; random streams."""
 
 import fnmatch
 import hashlib
@@ -12,54 +12,82 @@ from sa.types import Params
 
 
 def stream(seed: int, *key: str | int, device: str = "cpu") -> torch.Generator:
-    """A generator of its own for one use of randomness, derived from the run's one seed.
+    """Return a random generator for one use, made from the seed of the run.
 
-    Streams with different keys are independent, so switching an analysis on, or resuming
-    at a step, changes no other number.
+    Streams with different keys are independent. So a new analysis, or a resume at some step,
+    changes no other number.
+
+    Args:
+        seed: the seed of the run.
+        key: words and numbers that identify the use, for example ("estimator", step).
+        device: the device of the generator.
+
     """
     digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def flatten(params: Mapping[str, Tensor], lead: int = 0) -> Tensor:
-    """All entries as one vector: (..., D), keeping ``lead`` leading dimensions.
+    """Return all entries as one vector (..., D), in the order of the names.
 
-    Of tensors of several dtypes the vector has the widest. Raises ValueError where there are none.
+    The vector has the widest dtype of the tensors.
+
+    Args:
+        params: tensors, each (..., *shape).
+        lead: number of leading dimensions that all tensors share and the vector keeps.
+
+    Raises:
+        ValueError: params is empty.
+
     """
     if not params:
         raise ValueError("the point has no parameters: give a dict with at least one tensor")
-    # no flatten(lead): a number without dimensions has none left after the leading ones
+    # not p.flatten(lead): it fails if a tensor has no dimension after the leading ones
     each = [p.reshape(*p.shape[:lead], p.shape[lead:].numel()) for p in params.values()]
     return torch.cat(each, dim=-1)
 
 
 def unflatten(vector: Tensor, like: Params) -> Params:
-    """The inverse of flatten: (..., D) to a tensor a name, of shape (..., *shape) and its dtype."""
+    """Return one tensor (..., *shape) for each name, from a vector (..., D): undo `flatten`.
+
+    Args:
+        vector: (..., D).
+        like: the point that gives the names, shapes and dtypes.
+
+    """
     parts = vector.split([p.numel() for p in like.values()], dim=-1)
     pairs, lead = zip(like.items(), parts, strict=True), vector.shape[:-1]
     return {k: v.reshape((*lead, *p.shape)).to(p.dtype) for (k, p), v in pairs}
 
 
 def finite(params: Mapping[str, Tensor]) -> bool:
-    """Whether all entries are."""
+    """Return whether all entries are finite."""
     return all(bool(p.isfinite().all()) for p in params.values())
 
 
 def size(params: Params) -> int:
-    """D, the number of coordinates."""
+    """Return D, the number of coordinates of a point."""
     return sum(p.numel() for p in params.values())
 
 
 Blocks = Literal["network", "module", "tensor"] | dict[str, tuple[str, ...]]
-"""How parameters are split: all as one, by module, each alone, or by name patterns."""
+"""How parameters are split into blocks: one block, one for each module, one for each tensor, or
+block -> patterns of names."""
 
 
 def grouped(params: Mapping[str, Tensor], how: Blocks) -> dict[str, list[str]]:
-    """Block -> the names of its tensors, in order; together all of params.
+    """Return block -> the names of its tensors, in order. Each tensor is in one block.
 
-    ``module``: of a name up to its first dot; one that has vectors alone, as BatchNorm has, belongs
-    to the module before it. A dict's patterns are tried in order; ValueError where a pattern
-    matches nothing, a tensor is in no block or a block has no tensor.
+    Args:
+        params: the tensors.
+        how: ``network``: one block. ``tensor``: a block for each tensor. ``module``: a block for
+            each module, which is the name up to the first dot; a module that has only vectors, as
+            BatchNorm has, joins the module before it. A dict, block -> patterns: a tensor joins the
+            first block with a pattern that matches its name.
+
+    Raises:
+        ValueError: a pattern matches no tensor, a tensor is in no block, or a block is empty.
+
     """
     out: dict[str, list[str]] = {}
     if how == "network":
@@ -79,8 +107,8 @@ def grouped(params: Mapping[str, Tensor], how: Blocks) -> dict[str, list[str]]:
             out.setdefault(inside[0], []).append(name)
         if empty := [block for block in how if block not in out]:
             raise ValueError(
-                f"blocks.{empty[0]}: the blocks before it hold all that it matches; expected it "
-                "before them, or other patterns"
+                f"blocks.{empty[0]}: the blocks before it hold all that it matches; write it "
+                "before them, or use other patterns"
             )
         return out
     last = ""
@@ -95,5 +123,5 @@ def grouped(params: Mapping[str, Tensor], how: Blocks) -> dict[str, list[str]]:
 
 
 def blocks(total: int, block: int) -> Iterator[tuple[int, int]]:
-    """Consecutive (start, stop) of at most ``block`` covering range(total)."""
+    """Return consecutive (start, stop) that cover range(total), each of at most ``block``."""
     return ((start, min(start + block, total)) for start in range(0, total, block))

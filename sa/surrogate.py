@@ -1,11 +1,11 @@
-"""A step function whose backward rule can be swapped from outside: the seam of the project.
+"""Step functions with a backward rule that is set from outside, and random units.
 
-``step(x, fn)`` computes fn(x) and back-propagates the rule in force when it ran: by default the
-truth, zero. An estimator puts a rule m in force for one backward, ``with backward(m): ...``, and
-then dL/dx = m(x) dL/dfn. A hidden straight-through cannot sneak into a black-box estimate.
+``step(x, fn)`` computes fn(x). Its derivative is the truth, zero, unless an estimator sets a rule
+m: the steps that run inside ``with backward(m): ...`` back-propagate dL/dx = m(x) dL/dfn. So no
+straight-through gradient can be hidden in an estimate that uses values of the loss alone.
 
-Units that are random in training, ``bernoulli(logits)``, take the states that ``with
-sampling(unit): ...`` gives them; outside it they are at their most probable state, a sign.
+``bernoulli(logits)`` makes units that are random in training. Inside ``with sampling(unit): ...``
+the function ``unit`` gives their states. Outside they are at their most probable state, a sign.
 """
 
 import itertools
@@ -19,14 +19,15 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 Rule = Callable[[Tensor], Tensor]
-"""Multiplier m(a) of dL/da = m(a) dL/ds for a step s of height 2, from -1 to +1, at a = 0."""
+"""A backward rule: a -> m(a), in dL/da = m(a) dL/ds, for the step s(a) from -1 to +1 at a = 0."""
 
 Quantized = TypeVar("Quantized")
 
 Unit = Callable[[int, Tensor], Tensor]
-"""(k, logits) -> the states, in [-1, 1], of the k-th layer of random units of a forward.
+"""(k, logits) -> the states, in [-1, 1], of layer k of the random units of one forward.
 
-k < 0: units that belong to no row, of weights."""
+Layers of activations are k = 0, 1, ... Units of weights are k = -1, -2, ...: all rows share them.
+"""
 
 _RULE: ContextVar[Rule | None] = ContextVar("rule", default=None)
 _Units = tuple[Unit, Iterator[int], Iterator[int]]
@@ -35,7 +36,7 @@ _UNIT: ContextVar[_Units | None] = ContextVar("unit", default=None)
 
 @contextmanager
 def backward(rule: Rule) -> Iterator[None]:
-    """Every step that runs inside back-propagates ``rule(x) * grad`` instead of zero."""
+    """Make every step that runs inside back-propagate ``rule(x) * grad`` instead of zero."""
     token = _RULE.set(rule)
     try:
         yield
@@ -44,6 +45,8 @@ def backward(rule: Rule) -> Iterator[None]:
 
 
 class _Step(torch.autograd.Function):
+    """fn(x), with the multiplier of a rule as its derivative; None is the derivative zero."""
+
     generate_vmap_rule = True
 
     @staticmethod
@@ -52,8 +55,8 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        # The rule is kept from the forward: CUDA runs backwards in threads of its own,
-        # which do not see this thread's context.
+        # Store the rule now: CUDA runs a backward in another thread, which does not see the
+        # context variable of this one.
         ctx.save_for_backward(inputs[0])
         ctx.save_for_forward(inputs[0])
         ctx.rule = inputs[2]
@@ -65,13 +68,19 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        (x,) = ctx.saved_tensors  # the same multiplier in forward mode
+        (x,) = ctx.saved_tensors  # forward mode uses the same multiplier
         return torch.zeros_like(tangent) if ctx.rule is None else tangent * ctx.rule(x)
 
 
 def step(x: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
-    """fn(x), elementwise and piecewise constant, with the rule in force as its backward."""
-    if has_torch_function_unary(x):  # torch.fx traces a network: a step is one operation
+    """Return fn(x), whose derivative is the backward rule that is set now; zero without a rule.
+
+    Args:
+        x: any shape.
+        fn: an elementwise, piecewise constant function.
+
+    """
+    if has_torch_function_unary(x):  # torch.fx is tracing: record the step as one operation
         return handle_torch_function(step, (x,), x, fn)
     if not torch.is_grad_enabled():
         return fn(x)
@@ -85,25 +94,29 @@ def hard_sign(x: Tensor) -> Tensor:
 
 
 def sign(x: Tensor) -> Tensor:
-    """The sign step through the seam; for losses written by hand in scripts and notebooks."""
+    """Return the sign of x, +1 at 0, as a `step`; for losses that you write by hand."""
     if has_torch_function_unary(x):
         return handle_torch_function(sign, (x,), x)
     return step(x, hard_sign)
 
 
 def _nearest(x: Tensor) -> Tensor:
-    low = torch.floor(x)  # floor(x + 1/2) takes the number just below 1/2 up
+    """Return the nearest whole number, halves up."""
+    low = torch.floor(x)  # floor(x + 1/2) would round the largest number below 1/2 up
     return low + (x - low >= 0.5).to(x.dtype)
 
 
 def rounded(x: Tensor, stochastic: bool = False) -> Tensor:
-    """The nearest whole number, halves up; through the seam.
+    """Return the nearest whole number, halves up, as a `step`.
 
-    Around its nearest threshold a rounding is a step of height 1: the rule sees the distance to
-    it in half steps, a = 2 (x - floor(x)) - 1 in [-1, 1), so that slopes repeat with x.
+    Around its nearest threshold a rounding is a step of height 1. The rule gets the distance to
+    this threshold in half steps, a = 2 (x - floor(x)) - 1 in [-1, 1), so slopes repeat with x.
 
-    stochastic: inside ``sampling`` floor(x) + b, b a random unit, 0 or 1, of mean x - floor(x):
-    mean x, variance f (1 - f) with f = x - floor(x).
+    Args:
+        x: any shape.
+        stochastic: inside ``sampling``, return floor(x) + b instead. b is a random unit, 0 or 1,
+            with mean f = x - floor(x). The result has mean x and variance f (1 - f).
+
     """
     if stochastic and _UNIT.get() is not None:
         low = torch.floor(x).detach()
@@ -118,33 +131,42 @@ def rounded(x: Tensor, stochastic: bool = False) -> Tensor:
 
 
 def _ternary(u: Tensor) -> Tensor:
-    return u.clamp(0, 0) + (u > 1).to(u.dtype) - (u < -1).to(u.dtype)  # NaN stays NaN
+    """Return the sign of u if |u| > 1, else 0; NaN for NaN."""
+    return u.clamp(0, 0) + (u > 1).to(u.dtype) - (u < -1).to(u.dtype)
 
 
 def ternary(x: Tensor, threshold: Tensor) -> Tensor:
-    """The sign of x where |x| > threshold, else 0; through the seam.
+    """Return t, the sign of x if |x| > threshold and else 0, as a `step`.
 
-    Two steps of height 1: the rule m sees the distance to the one on x's side in thresholds, a =
-    (x -+ threshold)/threshold, and dL/dx = m(a) dL/dt.
+    These are two steps of height 1. The rule m gets the distance to the one on the side of x, in
+    units of the threshold: a = (x - sign(x) threshold)/threshold, and dL/dx = m(a) dL/dt.
+
+    Args:
+        x: any shape.
+        threshold: >= 0; its shape broadcasts against x.
+
     """
     u = x.detach() / torch.where(threshold == 0, 1.0, threshold)
     if not torch.is_grad_enabled():
         return _ternary(u)
     rule = _RULE.get()
     local = None if rule is None else lambda u: rule(u - hard_sign(u))
-    return _Step.apply(u + (x - x.detach()), _ternary, local)  # in thresholds, of x's derivative
+    return _Step.apply(u + (x - x.detach()), _ternary, local)  # value u, derivative that of x
 
 
 def logit(p: Tensor) -> Tensor:
-    """log(p / (1 - p)), finite: p is kept a rounding error away from 0 and 1."""
+    """Return log(p / (1 - p)), finite: p is first clamped to [eps, 1 - eps] of its dtype."""
     return torch.logit(p, torch.finfo(p.dtype).eps)
 
 
 @contextmanager
 def sampling(unit: Unit) -> Iterator[None]:
-    """For one forward: every layer of random units inside is ``unit(k, logits)``, k = 0, 1, ...
+    """Let ``unit`` give the states of all random units that run inside, in one forward.
 
-    Units of weights are no layers of rows: k = -1, -2, ...
+    Args:
+        unit: is called as unit(k, logits): k = 0, 1, ... for the layers of activations, and k = -1,
+            -2, ... for weights.
+
     """
     token = _UNIT.set((unit, itertools.count(), itertools.count(-1, -1)))
     try:
@@ -154,7 +176,7 @@ def sampling(unit: Unit) -> Iterator[None]:
 
 
 def weights(quantize: Callable[[Tensor], Quantized], w: Tensor) -> Quantized:
-    """quantize(w), of any kind, whose random units all rows share."""
+    """Return quantize(w), whose random units are those of weights: all rows share them."""
     taken = _UNIT.get()
     if taken is None:
         return quantize(w)
@@ -166,7 +188,7 @@ def weights(quantize: Callable[[Tensor], Quantized], w: Tensor) -> Quantized:
 
 
 Draw = Callable[[Tensor], Tensor]
-"""Gradients of one layer (rows, ...) -> uniform numbers in [0, 1), of their shape and dtype."""
+"""Gradient of one layer, (rows, ...) -> uniform numbers in [0, 1) of its shape and dtype."""
 
 _DRAWS: ContextVar[Callable[[object], Draw] | None] = ContextVar("draws", default=None)
 _EXACT: ContextVar[bool] = ContextVar("exact", default=False)
@@ -174,7 +196,7 @@ _EXACT: ContextVar[bool] = ContextVar("exact", default=False)
 
 @contextmanager
 def drawing(draws: Callable[[object], Draw]) -> Iterator[None]:
-    """Let the gradients of what runs inside be rounded at random by ``draws(layer)``."""
+    """Let ``draws(layer)`` give the random numbers that round the gradients of what runs inside."""
     token = _DRAWS.set(draws)
     try:
         yield
@@ -184,7 +206,7 @@ def drawing(draws: Callable[[object], Draw]) -> Iterator[None]:
 
 @contextmanager
 def exact_gradients() -> Iterator[None]:
-    """Leave the gradients of what runs inside as they are: nothing back-propagated is quantized."""
+    """Switch the quantizers of gradients off for what runs inside."""
     token = _EXACT.set(True)
     try:
         yield
@@ -193,9 +215,10 @@ def exact_gradients() -> Iterator[None]:
 
 
 class _Back(torch.autograd.Function):
-    """y, whose gradient g goes back as quantize(g, stacked).
+    """y, whose gradient g is replaced by quantize(g, stacked).
 
-    stacked: whether g has networks first, as under vmap, where no hook of a tensor is called.
+    stacked: whether the first axis of g is the networks of a vmap. A hook of the tensor y would not
+    do, because vmap calls none.
     """
 
     @staticmethod
@@ -224,21 +247,27 @@ class _Back(torch.autograd.Function):
 
 
 def back(y: Tensor, quantize: Callable[[Tensor], Tensor], layer: object) -> Tensor:
-    """Return y (rows, ...), whose gradient is quantized in every backward, never in a forward.
+    """Return y, whose gradient a backward quantizes.
 
-    A quantizer that is random takes the numbers that ``drawing`` gives this layer; where nothing
-    does, as in a training loop of your own, it takes those of torch's default generator.
+    A random quantizer takes its numbers from the ``drawing`` around this call. Without one, as in a
+    training loop of your own, it takes them from torch's default generator.
+
+    Args:
+        y: (rows, ...).
+        quantize: the quantizer of the gradient.
+        layer: the layer that y belongs to, for ``drawing``.
+
     """
     if _EXACT.get() or not torch.is_grad_enabled():
         return y
-    draws = _DRAWS.get()  # a backward may run later, and on CUDA in a thread of its own
+    draws = _DRAWS.get()  # now, because a backward runs later, and on CUDA in another thread
     draw = draws(layer) if draws else torch.rand_like
 
     def quantized(g: Tensor, stacked: bool) -> Tensor:
         wide = g.float() if g.dtype in (torch.bfloat16, torch.float16) else g
         if not stacked:
             return _drawn(quantize, wide, lambda: draw(wide)).to(g.dtype)
-        asked = []  # no number can be drawn inside vmap: the first network says if one is needed
+        asked = []  # vmap allows no draws: quantize the first network alone to see if it draws
 
         def ask() -> Tensor:
             asked.append(True)
@@ -253,19 +282,24 @@ def back(y: Tensor, quantize: Callable[[Tensor], Tensor], layer: object) -> Tens
 
 
 def _drawn(quantize: Callable[[Tensor], Tensor], g: Tensor, draw: Callable[[], Tensor]) -> Tensor:
-    """quantize(g), its random units up where a uniform number is below their probability."""
+    """Return quantize(g), with a random unit up if its uniform number is below its probability."""
     with sampling(lambda _, logits: hard_sign(logits - logit(draw().reshape(logits.shape)))):
         return quantize(g)
 
 
 def bernoulli(logits: Tensor, x: Tensor | None = None) -> Tensor:
-    """Random units: +1 with probability 1/(1 + exp(-logits)), else -1, elementwise.
+    """Return random units: +1 with probability 1/(1 + exp(-logits)), else -1, elementwise.
 
-    States that carry a gradient (a relaxation) keep it; hard states are a step of x (default: the
-    logits), which back-propagates the rule in force. Outside ``sampling``: the sign of the logits.
+    ``sampling`` gives the states. Without it they are the sign of the logits. States that have a
+    gradient (a relaxation) keep it. Other states are a `step` of x, which back-propagates the rule.
+
+    Args:
+        logits: any shape.
+        x: what the states are a step of, of the same shape; None for the logits.
+
     """
     taken = _UNIT.get()
-    if taken is None and x is None:  # nothing closed over: forward mode can go through
+    if taken is None and x is None:  # a plain function of the logits, so forward mode works
         return step(logits, hard_sign)
     states = hard_sign(logits) if taken is None else taken[0](next(taken[1]), logits)
     if states.requires_grad:

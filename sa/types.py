@@ -1,4 +1,4 @@
-"""The vocabulary every room shares: parameters, batches, estimates, the protocols between."""
+"""Types that every package of sa shares: parameters, batches, estimates and protocols."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,40 +10,40 @@ from pydantic.dataclasses import dataclass as component
 from torch import Tensor
 
 Params = dict[str, Tensor]
-"""A point: the parameters that move, by name."""
+"""A point: name -> tensor, for the parameters that move."""
 
 State = dict[str, Any]
-"""What an estimator carries from one call to the next: tensors, numbers and dicts of them."""
+"""What an estimator keeps between two calls: tensors, numbers, and dicts of them."""
 
 Numbers = dict[str, float | str | list[float]]
-"""A flat row of a record: numbers, words, or a curve as a list of numbers."""
+"""A flat row of a record: name -> a number, a word, or a curve as a list of numbers."""
 
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-"""Of every component read from YAML: unknown settings are errors."""
+"""The pydantic settings of every component that YAML describes: an unknown setting is an error."""
 
 
 Quantizer = Callable[[Tensor], Tensor]
-"""x -> q(x), same shape; steps go through `sa.surrogate.step`.
+"""A function x -> q(x) of the same shape. Its steps go through `sa.surrogate.step`.
 
-One that keeps something for every layer (learned levels, a stored range) also offers
-``build(like) -> nn.Module``, like the layer's weights, None for activations; layers call it. What
-else a quantizer may declare, such as its bits, is in `sa.network.traits.Traits`.
+A quantizer that stores something for each layer, such as learned levels or a range, also has
+``build(like) -> nn.Module``. A layer calls it with its weights, or with None for activations.
+`sa.network.traits.Traits` lists what a quantizer may declare, for example its bits.
 """
 
 WeightMoves = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-"""(w, eps) -> (change, scale), each like w: how a q(w) of codes times a scale moves.
+"""(w, eps) -> (change, scale), both of the shape of w, for a q(w) that is codes times a scale.
 
-With eps added to weight i, of output channel o, the code of that weight changes by change[i], and
-the scale of channel o becomes scale[i]."""
+If eps is added to weight i alone, the code of weight i changes by change[i], and the scale of its
+output channel becomes scale[i]."""
 
 
 @component(frozen=True, config=STRICT)
 class Slots:
-    """What a model quantizes with: weights, activations, and what is back-propagated to them.
+    """The three quantizers of a model: of weights, of activations and of gradients.
 
     Args:
         weight: quantizes the weights of the quantized layers.
-        activation: quantizes their activations.
+        activation: quantizes the activations of these layers.
         gradient: quantizes dL/dy of every activation y; null for full precision.
 
     """
@@ -54,33 +54,43 @@ class Slots:
 
 
 class Batch(NamedTuple):
-    """Rows of data: ``inputs`` (n, ...) and ``targets`` (n, ...) or (n,) class indices."""
+    """Rows of data.
+
+    Args:
+        inputs: (n, ...).
+        targets: (n, ...), or class indices (n,).
+
+    """
 
     inputs: Tensor
     targets: Tensor
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return len(self.inputs)
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Rows start to stop, as a view."""
+        """Return the rows from start (included) to stop (excluded), as a view."""
         return Batch(self.inputs[start:stop], self.targets[start:stop])
 
     def to(self, dtype: torch.dtype) -> "Batch":
-        """The batch with its floating-point tensors in another dtype; class indices stay."""
+        """Return the batch with its floating-point tensors in a dtype; class indices stay."""
         targets = self.targets.to(dtype) if self.targets.is_floating_point() else self.targets
         return Batch(self.inputs.to(dtype), targets)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an estimator returns.
+    """The result of one call of an estimator.
 
-    value: the loss at the point, 0-dim float64. grad: same keys and shapes as the point.
-    evals: forward-equivalents spent (a backward counts 2), the currency of fair comparisons.
-    state: goes into the next call. info: flat extras for the record.
+    Args:
+        value: the loss at the point, 0-dim, float64.
+        grad: the gradient, with the names and shapes of the point.
+        evals: the cost in forward-equivalents: a forward counts 1, a backward 2.
+        state: the state for the next call.
+        info: further numbers for the record.
+
     """
 
     value: Tensor
@@ -92,13 +102,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where in a training a call is made.
+    """The moment of a training at which a component is called.
 
     Args:
-        step: optimizer steps taken so far, from 0.
-        steps: steps of the whole training; 0 for a probe.
-        lr: rate of this step, >= 0; 0 at the end of a schedule that ends at 0, and in a probe the
-            optimizer's own. None outside of the training loop, and in processes that share rows.
+        step: number of optimizer steps taken so far, from 0.
+        steps: number of steps of the whole training; 0 if there is no training (a probe).
+        lr: learning rate of this step, >= 0. It is 0 at the end of a schedule that ends at 0. In a
+            probe it is the rate of the optimizer. It is None outside of the training loop, and in
+            processes that share the rows of a batch.
 
     """
 
@@ -108,59 +119,59 @@ class Moment:
 
     @property
     def progress(self) -> float:
-        """The share of the training that is done, in [0, 1]; 0 of a probe."""
+        """Return the share of the training that is done, in [0, 1]; 0 for a probe."""
         return self.step / self.steps if self.steps else 0.0
 
 
 PROBE = Moment()
-"""A call outside of a training."""
+"""The moment of a call outside of a training."""
 
 
 class Partial(Protocol):
-    """What long computations of one row have done so far, kept now and then on disk.
+    """The stored progress of the long computations of one row of a record.
 
-    A killed run then loses seconds of them. The computations of a row come in the same order
-    whenever it is computed, so their numbers say which is which.
+    The progress is written to disk from time to time, so a killed run loses only seconds of work.
+    A row always starts its computations in the same order, so a number identifies each of them.
     """
 
     def take(self) -> tuple[int, State]:
-        """The number of the next computation, and what was kept of it: {} where nothing was."""
+        """Return the number of the next computation and its stored state, {} if there is none."""
         ...
 
     def keep(self, number: int, state: State) -> None:
-        """Keep the state, of tensors and numbers, if it is time to."""
+        """Store the state of the computation with this number, if the last write is old enough."""
         ...
 
 
 class KeepsNothing:
-    """A Partial that keeps nothing."""
+    """A Partial that stores nothing."""
 
     def take(self) -> tuple[int, State]:
-        """Nothing was kept."""
+        """Return number 0 and no state."""
         return 0, {}
 
     def keep(self, number: int, state: State) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
 
 @runtime_checkable
 class Estimator(Protocol):
-    """Turns a loss and a point into a gradient.
+    """A function of a loss and a point that returns an estimate of a gradient.
 
-    ``target`` says what it estimates: the gradient of the loss itself (true), of the loss smoothed
-    over a box, a gaussian or a ball, of a stochastic network's expected loss, or of none: a
-    surrogate, or nothing (none): a null, or a step direction that is no gradient. Box: coordinate i
-    is the derivative of the loss smoothed along i alone; cube: with every other coordinate moved at
-    random by about sigma too.
+    ``target`` names the gradient that it estimates. ``true``: that of the loss itself. ``box``:
+    coordinate i is the derivative of the loss smoothed along i alone. ``cube``: as box, and every
+    other coordinate moves at random by about sigma. ``gaussian``, ``ball``: that of the loss
+    smoothed over one. ``stochastic``: that of a stochastic network's expected loss. ``surrogate``:
+    a surrogate, the gradient of no loss. ``none``: no gradient; a null, or a step direction.
     """
 
     @property
     def target(self) -> str:
-        """true, box, cube, gaussian, ball, stochastic, surrogate or none."""
+        """Return true, box, cube, gaussian, ball, stochastic, surrogate or none."""
         ...
 
     def init(self, params: Params) -> State:
-        """The state before the first call."""
+        """Return the state before the first call."""
         ...
 
     def __call__(
@@ -171,16 +182,22 @@ class Estimator(Protocol):
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """Estimate the gradient at params; randomness comes from generator only.
+        """Return an estimate of the gradient at a point.
 
-        at: where in a training the call is made. state: what the estimator itself returned last.
+        Args:
+            objective: the loss, an `sa.objective.objective.Objective`.
+            params: the point.
+            state: what ``init`` or the last call returned.
+            generator: the only source of random numbers.
+            at: the moment of the training.
+
         """
         ...
 
 
 @runtime_checkable
 class Analysis(Protocol):
-    """Measures something about an estimate; draws only from its own generator."""
+    """A measurement of an estimate. It draws random numbers only from its own generator."""
 
     def __call__(
         self,
@@ -190,31 +207,37 @@ class Analysis(Protocol):
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Numbers:
-        """Return flat numbers or curves, their keys prefixed by the analysis' name.
+        """Return numbers or curves, with keys that begin with the name of the analysis.
 
-        at: where in a training the estimate was made; an estimator that is called again gets it.
+        Args:
+            objective: the loss.
+            params: the point.
+            estimate: the estimate at this point.
+            generator: the only source of random numbers.
+            at: the moment at which the estimate was made; a further call of an estimator gets it.
+
         """
         ...
 
 
 class Hooks:
-    """Optional methods and attributes of components; the defaults do nothing.
+    """Optional methods and attributes of components, with defaults that do nothing.
 
-    A class defines those that it needs. `called` and `trait` find them, or the default. Those of
-    quantizers are in `sa.network.traits.Traits`.
+    A class defines those that it needs. `called` and `trait` return them, or the default.
+    `sa.network.traits.Traits` lists the attributes of quantizers.
 
     Attributes:
-        own_step: whether an estimator's gradient is a step that it has scaled itself.
-        one_backward: whether an estimator's gradient is one back-propagation, and nothing else.
-        surrogate: slope that an estimator back-propagates in place of a step's derivative, or None.
-        surrogates: several such slopes.
-        lr: rate of the optimizer that an analysis assumes; a training sets that of the step. None
-            if it assumes none.
-        between: whether an analysis compares two finished trainings.
-        follows: whether an analysis needs the points that a training has kept on its way.
-        laws: the laws of its room that an estimator breaks on purpose -> why (`sa.testing`).
-        outputs: of a dataset, how many numbers a target has; None if it does not matter.
-        criterion: of a model that only one criterion fits, that criterion; else None.
+        own_step: (estimators) whether the gradient is a step that the estimator has scaled itself.
+        one_backward: (estimators) whether the gradient is one back-propagation and nothing else.
+        surrogate: (estimators) name of the slope that replaces the derivative of a step; or None.
+        surrogates: (estimators) names of such slopes, if there are several.
+        lr: (analyses) learning rate of the optimizer that the analysis assumes. A training replaces
+            it by the rate of the step. None if the analysis assumes no rate.
+        between: (analyses) whether the analysis compares two finished trainings.
+        follows: (analyses) whether the analysis needs the points that a training has stored.
+        laws: (estimators) law that the estimator breaks on purpose -> the reason (`sa.testing`).
+        outputs: (datasets) how many numbers a target has; None if it does not matter.
+        criterion: (models) the only criterion that fits the model; None if several fit.
 
     """
 
@@ -241,31 +264,34 @@ class Hooks:
     def trains(
         self, steps: int, optimizer: str, settings: Mapping[str, Any], batch_size: int | None
     ) -> None:
-        """Raise ValueError if an estimator does not work in this training."""
+        """Raise ValueError if an estimator does not work in this training.
+
+        settings: those of the optimizer. batch_size: rows of a minibatch; None for all rows.
+        """
 
     def takes(self, dataset: "Dataset") -> None:
         """Raise ValueError if an analysis does not work with this dataset."""
 
     def check(self) -> None:
-        """Raise MissingData if files of a dataset are not on this machine."""
+        """Raise MissingData if the files of a dataset are not on this machine."""
 
     def clean(self) -> "Dataset | None":
-        """Return a dataset with its own labels where this one spoils them; None if it does not."""
+        """Return the dataset with correct labels, if this one spoils labels; else None."""
         return None
 
     def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Return rows (label, words) about an analysis' own numbers in a result, for a terminal."""
+        """Return rows (label, text) for a terminal about the analysis' numbers in a run's result."""
         return []
 
 
 def trait(component: object, name: str) -> Any:
-    """Return an attribute of `Hooks` as a component has it; the default if it has none."""
-    # by name: a class need not inherit from Hooks
+    """Return a component's value of an attribute of `Hooks`; the default if it defines none."""
+    # looked up by name, because a class does not have to inherit from Hooks
     return getattr(component, name, getattr(Hooks(), name))
 
 
 def called(component: object, hook: str, *args: Any) -> Any:
-    """Call a hook of `Hooks` on a component; the default does nothing."""
+    """Call a hook of `Hooks` on a component and return its result; a default does nothing."""
     return trait(component, hook)(*args)
 
 
@@ -282,19 +308,27 @@ def label(component: object) -> str:
 
 
 class Diverged(ArithmeticError):
-    """What is measured is not finite at this point; the message says what."""
+    """A measured number is not finite at this point. The message says which."""
 
 
 class MissingData(Exception):
-    """Files of a data set that are not on this machine; the message says what to do."""
+    """The files of a dataset are not on this machine. The message says what to do."""
 
 
 class BadData(ValueError):
-    """Rows of a data set that cannot be used; the message names the file and the row."""
+    """A dataset has rows that cannot be used. The message names the file and the row."""
 
 
 class Splits(NamedTuple):
-    """Rows to learn from and rows kept away; targets may be empty (0 columns): ask the task."""
+    """The rows of a dataset.
+
+    Targets may have 0 columns. Then the task (`sa.objective.task`) computes them.
+
+    Args:
+        train: rows to learn from.
+        test: held-out rows.
+
+    """
 
     train: Batch
     test: Batch
@@ -302,62 +336,66 @@ class Splits(NamedTuple):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Yields its rows; says the shape of one input and how many classes (None: regression).
+    """A source of rows to train and to test with.
 
-    One that reads files also has ``check``, one whose targets are numbers of its own ``outputs``,
-    and one that spoils labels ``clean``: see `Hooks`.
+    Some datasets also have hooks (`Hooks`): ``check`` if it reads files, ``outputs`` if its targets
+    are numbers, ``clean`` if it spoils labels.
     """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
+        """Return the shape of one input."""
         ...
 
     @property
     def classes(self) -> int | None:
-        """Number of classes, or None where targets are numbers."""
+        """Return the number of classes; None if the targets are numbers (regression)."""
         ...
 
     @property
     def rows(self) -> int:
-        """Number of training rows."""
+        """Return the number of training rows."""
         ...
 
     def load(self, generator: torch.Generator) -> Splits:
-        """Both splits, in float64 on the CPU."""
+        """Return the training and the test rows, in float64 on the CPU."""
         ...
 
 
 @runtime_checkable
 class Hashed(Protocol):
-    """A dataset of files: the hash of their content is part of a run's identity, not their place.
+    """A dataset of files, which a run's identity knows by their content and not by their path.
 
-    Its settings have a ``path``, and ``sha``, the hash: '' until a configuration is resolved.
+    It has the settings ``path`` and ``sha``. ``sha`` is the hash of the content. It is '' until the
+    configuration is resolved.
     """
 
     def digest(self) -> str:
-        """Return the hash of the content; raise MissingData or BadData."""
+        """Return the hash of the content of the files; raise MissingData or BadData."""
         ...
 
 
 @runtime_checkable
 class Model(Protocol):
-    """Describes a network; ``build`` makes it. One that is a loss itself has a ``criterion``."""
+    """A description of a network, which ``build`` makes.
+
+    A model whose output is a loss itself has the attribute ``criterion`` (`Hooks`).
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
+        """Return the shape of one input."""
         ...
 
     @property
     def outputs(self) -> int:
-        """Number of outputs."""
+        """Return the number of outputs."""
         ...
 
     def build(self, generator: torch.Generator) -> torch.nn.Module:
-        """The network, initialised from the generator alone."""
+        """Return the network. Its start depends on the generator alone."""
         ...
 
 
 RowLoss = Callable[[Params, Batch], Tensor]
-"""Row losses (rows,) of a batch at a point."""
+"""(point, batch) -> the loss of each row, (rows,)."""
