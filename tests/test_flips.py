@@ -261,11 +261,11 @@ def test_stepped_is_half_open():
 
 def test_obstacles_name_the_layer():
     link = Link("fc1.weight")
-    assert "fc1.weight" in chain.obstacle([link, Link("head.weight")])
-    assert chain.obstacle([link]) is None
-    assert chain.obstacle([Link("a", step=STEPS["sign"])]) is not None
+    assert "fc1.weight" in chain.why_no_fast_differences([link, Link("head.weight")])
+    assert chain.why_no_fast_differences([link]) is None
+    assert chain.why_no_fast_differences([Link("a", step=STEPS["sign"])]) is not None
     conv = Link("conv1.weight", padding=1)
-    assert "conv1.weight" in chain.obstacle([conv])
+    assert "conv1.weight" in chain.why_no_fast_differences([conv])
 
 
 def test_evals_grow_with_eps_and_stay_below_brute_force():

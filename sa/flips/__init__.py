@@ -1,1 +1,1 @@
-"""Exact differences from the effect of single units' states on each row's loss."""
+"""Exact coordinate differences of a loss, computed from how single units change each row's loss."""

@@ -1,4 +1,7 @@
-"""Central differences by two evaluations of the loss a coordinate: for any loss, and the oracle."""
+"""Central differences of any loss, by two evaluations for each coordinate.
+
+Tests compare the fast differences with these.
+"""
 
 from collections.abc import Callable
 
@@ -21,12 +24,13 @@ def differences(
     """Return [f(w + eps e_i) - f(w - eps e_i)] / (2 eps) for every coordinate i.
 
     Args:
-        values: (stack, base) -> losses (K,) at the points of a stack; other names are the base's.
+        values: (stack, base) -> losses (K,) at K points. The stack has the tensors that differ,
+            with the points first; the base has the others.
         params: the point w.
-        epsilon: the step, above 0.
-        together: the size of a tensor -> how many of its coordinates to move together.
-        partial: keeps what is done so far.
-        told: hears how many coordinates are done.
+        epsilon: the step eps, above 0.
+        together: the size of a tensor -> how many of its coordinates to evaluate at once.
+        partial: stores the finished coordinates, so that a killed run continues from there.
+        told: is called with the number of finished coordinates.
 
     """
     number, kept = partial.take()
@@ -44,7 +48,7 @@ def differences(
             start, stop = start + ahead, stop + ahead
             n, at = stop - start, torch.arange(start, stop, device=p.device)
             flat = p.flatten().expand(2 * n, -1).clone()
-            # set, never add and subtract in place: (w + eps) - eps is not w
+            # set each entry anew: adding and then subtracting eps does not give w back
             flat[torch.arange(n), at] = p.flatten()[at] + epsilon
             flat[torch.arange(n, 2 * n), at] = p.flatten()[at] - epsilon
             losses = values({name: flat.view(2 * n, *p.shape)}, params)

@@ -1,4 +1,4 @@
-"""A block of rows run through a chain of affine maps and steps, and re-run from a changed unit."""
+"""Runs rows through a chain of affine maps and steps, and runs them again from a changed unit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +12,12 @@ from sa.network.structure import Link, Step
 from sa.params import blocks
 from sa.types import Batch, Params
 
-SUFFIX = 1 << 17  # numbers of one layer's pre-activations evaluated together: a core's cache
+SUFFIX = 1 << 17
+"""The most pre-activations of one layer that are computed at once: they fit a core's cache."""
 
 
 def stepped(z: Tensor, step: Step) -> Tensor:
-    """Apply the step elementwise; a threshold itself belongs to the level above, NaN stays NaN."""
+    """Return the step of z, elementwise. At a threshold it is the level above; NaN stays NaN."""
     out = z.clamp(step.levels[0], step.levels[0])
     for t, low, high in zip(step.thresholds, step.levels[:-1], step.levels[1:], strict=True):
         out.add_((z >= t).to(z.dtype), alpha=high - low)
@@ -24,7 +25,7 @@ def stepped(z: Tensor, step: Step) -> Tensor:
 
 
 def step_(z: Tensor, step: Step) -> Tensor:
-    """The same in place where there are two levels; use the returned tensor."""
+    """Return the step of z, and overwrite z if the step has two levels."""
     if len(step.levels) > 2:
         return stepped(z, step)
     (t,), (low, high) = step.thresholds, step.levels
@@ -32,8 +33,8 @@ def step_(z: Tensor, step: Step) -> Tensor:
     return torch.add(base, z.ge_(t), alpha=high - low, out=z)  # NaN stays NaN
 
 
-def obstacle(links: Sequence[Link]) -> str | None:
-    """Why a chain has no fast differences, or None if it has."""
+def why_no_fast_differences(links: Sequence[Link]) -> str | None:
+    """Return why a chain has no fast differences, in words; None if it has."""
     for link in links[:-1]:
         if link.step is None:
             return f"no step function follows layer '{link.weight}'"
@@ -45,15 +46,23 @@ def obstacle(links: Sequence[Link]) -> str | None:
 
 
 @dataclass
-class Layer:
-    """One link on a block of rows: what goes in, comes out, and how it is stepped.
+class ChainLayer:
+    """The numbers of one link of a chain, for some rows.
 
-    Fully connected: inputs (rows, in), pre and acts (rows, out). Convolution: inputs (rows, in, H,
-    W), pre and acts (rows, out, h, w). raw: before the norm. scale: (out,), what the norm
-    multiplies raw by, None without one. acts equals pre on the last layer.
+    Maps of a convolution are (rows, out, h, w). A fully connected link has outputs (rows, out).
 
-    factor: what products with the weights, which are codes then, are multiplied by (out,); None
-    without such a scale. sums: those products, whole numbers where the inputs are; raw without one.
+    Args:
+        link: the link.
+        weight: its weights; their codes if there is a factor.
+        factor: (out,), the scale of the codes; None if the weights are no codes.
+        inputs: (rows, in) or (rows, in, H, W).
+        sums: the products of inputs and codes; they are whole numbers if the inputs are. The same
+            as raw if there is no factor.
+        raw: the outputs of the affine map, before the norm.
+        pre: the outputs of the norm, before the step; the same as raw without a norm.
+        acts: the outputs of the step; the same as pre without a step.
+        scale: (out,), what the norm multiplies raw by; None without a norm.
+
     """
 
     link: Link
@@ -67,9 +76,15 @@ class Layer:
     scale: Tensor | None
 
     def speeds(self, params: Params, moving: Params) -> Params:
-        """By name, how fast each pre-activation moves with its unit's own numbers that move.
+        """Return d pre / d p for each parameter p that a unit has for itself, by name.
 
-        These are the bias and the norm's two; a speed broadcasts against pre.
+        These parameters are the bias and the weight and bias of the norm. A derivative broadcasts
+        against pre.
+
+        Args:
+            params: every parameter and running statistic.
+            moving: the parameters that move; others are left out.
+
         """
         link, out = self.link, {}
         shape = (-1,) + (1,) * (self.pre.dim() - 2)
@@ -85,22 +100,33 @@ class Layer:
 
 
 Tail = Callable[[Tensor, Tensor], Tensor]
+"""(outputs of the last link, (n,) the rows they belong to) -> outputs of the network."""
 
 
 @dataclass
 class Chain:
-    """A block of rows run through a chain; ``room`` is how many numbers one piece of work may hold.
+    """Some rows that were run through a chain, with the numbers of every layer.
 
-    tail: (what leaves the last link, rows) -> outputs, where the chain is a part of a network.
-    factors: by name, the scales of weights that are codes. suffix_rows counts the rows re-run from
-    a changed layer on.
+    Args:
+        links: the chain.
+        params: every parameter and running statistic, by name.
+        layers: the numbers of each link.
+        targets: the targets of the rows.
+        losses: (rows,).
+        criterion: (outputs, targets) -> row losses.
+        quadratic: whether the criterion is the squared error averaged over outputs.
+        room: how many numbers one piece of work may hold.
+        tail: the rest of the network, if the chain is a part of one; else None.
+        factors: scales (out,) of the weights that are codes, by name.
+        suffix_rows: counts the rows that were run again from a changed layer.
+
     """
 
     links: Sequence[Link]
     params: Params
-    layers: list[Layer]
+    layers: list[ChainLayer]
     targets: Tensor
-    losses: Tensor  # (rows,)
+    losses: Tensor
     criterion: Callable[[Tensor, Tensor], Tensor]
     quadratic: bool
     room: int
@@ -109,7 +135,7 @@ class Chain:
     suffix_rows: int = 0
 
     def rest(self, index: int, acts: Tensor) -> Tensor:
-        """Outputs (n, outputs) of the layers from ``index`` on, given what goes into them."""
+        """Return the outputs (n, outputs) of the chain from the inputs of layer ``index``."""
         for link in self.links[index:]:
             acts = _through(link, self.params, acts, self.factors.get(link.weight))[-1]
             if link.step:
@@ -117,13 +143,27 @@ class Chain:
         return acts
 
     def pieces(self, index: int, count: int) -> Iterator[tuple[int, int]]:
-        """Blocks of re-run rows whose widest layer from ``index`` on fits the room."""
+        """Return ranges (start, stop) of ``count`` rows to run again, and add them to the cost.
+
+        The widest layer from ``index`` on fits the room in each range.
+        """
         widest = max(layer.pre[0].numel() for layer in self.layers[index:])
         self.suffix_rows += count
         return blocks(count, max(1, min(self.room // 4, SUFFIX) // widest))
 
     def suffix(self, index: int, rows: Tensor, units: Tensor, level: float) -> Tensor:
-        """Losses (c,) of the given rows, one unit each of a fully connected layer at a level."""
+        """Return the losses of rows after one unit of each changed its state.
+
+        Args:
+            index: a fully connected layer.
+            rows: (c,), the rows.
+            units: (c,), the unit that changes in each row.
+            level: its new state.
+
+        Returns:
+            (c,).
+
+        """
         out = torch.empty(len(rows), dtype=self.losses.dtype, device=self.losses.device)
         layer, after = self.layers[index], self.layers[index + 1]
         columns = after.weight.T.contiguous()
@@ -137,9 +177,18 @@ class Chain:
         return out
 
     def maps(self, index: int, rows: Tensor, units: Tensor, at: Tensor, change: Tensor) -> Tensor:
-        """Losses (c,) of the given rows with one map each of a convolution changed.
+        """Return the losses of rows after one map of each changed its states.
 
-        at (c, m): positions in the flattened map; change (c, m): what is added to the states there.
+        Args:
+            index: a convolution.
+            rows: (c,), the rows.
+            units: (c,), the map that changes in each row.
+            at: (c, m), positions in the flattened map.
+            change: (c, m), what is added to the states at these positions.
+
+        Returns:
+            (c,).
+
         """
         out = torch.empty(len(rows), dtype=self.losses.dtype, device=self.losses.device)
         layer, after = self.layers[index], self.layers[index + 1]
@@ -174,7 +223,7 @@ class Chain:
         return out
 
     def _losses(self, index: int, pre: Tensor, rows: Tensor) -> Tensor:
-        """Losses of the rows given a layer's pre-activations, which are used up."""
+        """Return the losses of rows from a layer's pre-activations, which are overwritten."""
         step = self.links[index].step
         outputs = self.rest(index + 1, step_(pre, step) if step else pre)
         if self.tail is not None:
@@ -192,12 +241,21 @@ def run(
     tail: Tail | None = None,
     factors: Params | None = None,
 ) -> Chain:
-    """Run a block of rows through the links and keep every layer's view.
+    """Run rows through a chain and return the numbers of every layer.
 
-    factors: by name, the scales (out,) of links whose weights are codes.
+    Args:
+        links: the chain.
+        params: every parameter and running statistic, by name.
+        batch: the rows.
+        criterion: (outputs, targets) -> row losses.
+        quadratic: whether the criterion is the squared error averaged over outputs.
+        room: how many numbers one later piece of work may hold.
+        tail: the rest of the network, if the chain is a part of one.
+        factors: scales (out,) of the weights that are codes, by name.
+
     """
     factors = factors or {}
-    layers: list[Layer] = []
+    layers: list[ChainLayer] = []
     acts = batch.inputs
     for link in links:
         factor = factors.get(link.weight)
@@ -206,7 +264,8 @@ def run(
         scale = None
         if link.norm is not None:
             scale = params[f"{link.norm.name}.weight"] * _statistics(link, params)[1]
-        layers.append(Layer(link, params[link.weight], factor, x, sums, raw, pre, acts, scale))
+        weight = params[link.weight]
+        layers.append(ChainLayer(link, weight, factor, x, sums, raw, pre, acts, scale))
     outputs = tail(acts, torch.arange(batch.rows, device=acts.device)) if tail else acts
     losses = criterion(outputs, batch.targets)
     return Chain(
@@ -215,7 +274,7 @@ def run(
 
 
 def _mapped(link: Link, weight: Tensor, x: Tensor) -> list[int]:
-    """Height and width of the maps that leave a convolution."""
+    """Return height and width of the outputs of a convolution."""
     side = 2 * (link.padding or 0) - weight.shape[-1]
     return [(n + side) // link.stride + 1 for n in x.shape[2:]]
 
@@ -223,7 +282,7 @@ def _mapped(link: Link, weight: Tensor, x: Tensor) -> list[int]:
 def _through(
     link: Link, params: Params, x: Tensor, factor: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What enters the affine map, its products, what leaves it, and the same after the norm."""
+    """Return (inputs, sums, raw, pre) of a link, as in `ChainLayer`, from the last link's acts."""
     weight, bias = params[link.weight], params[link.bias] if link.bias else None
     if factor is not None:
         x = x if link.step_size is None else codes.counts(x, link.step_size)
@@ -240,7 +299,7 @@ def _through(
 
 
 def _finished(link: Link, params: Params, sums: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """What leaves a convolution of codes, given its products, and the same after the norm."""
+    """Return (raw, pre) of a convolution of codes, as in `ChainLayer`, from its sums."""
     z = sums * factor.view(-1, 1, 1)
     if link.bias:
         z += params[link.bias].view(-1, 1, 1)
@@ -248,7 +307,7 @@ def _finished(link: Link, params: Params, sums: Tensor, factor: Tensor) -> tuple
 
 
 def _normed(link: Link, params: Params, z: Tensor) -> Tensor:
-    """Z after the link's norm, if it has one."""
+    """Return z after the norm of the link; z itself without a norm."""
     if link.norm is None:
         return z
     mean, var, gain, shift = (
@@ -258,7 +317,7 @@ def _normed(link: Link, params: Params, z: Tensor) -> Tensor:
 
 
 def affine(link: Link, params: Params) -> tuple[Tensor, Tensor]:
-    """What a link's norm multiplies by and what it adds then, (out,) each."""
+    """Return gain and shift, (out,) each, of a link's norm: it maps z to z gain + shift."""
     assert link.norm is not None
     mean, rate = _statistics(link, params)
     gain = params[f"{link.norm.name}.weight"] * rate
@@ -266,7 +325,7 @@ def affine(link: Link, params: Params) -> tuple[Tensor, Tensor]:
 
 
 def _statistics(link: Link, params: Params) -> tuple[Tensor, Tensor]:
-    """The running mean and 1/sqrt(running variance + eps) of a link's norm, (out,) each."""
+    """Return the mean and 1/sqrt(variance + eps), (out,) each, of a norm's running statistics."""
     assert link.norm is not None
     mean, var = params[f"{link.norm.name}.running_mean"], params[f"{link.norm.name}.running_var"]
     return mean, (var + link.norm.eps).rsqrt()

@@ -1,4 +1,4 @@
-"""Exact differences of the kernels of a network that is no chain, one kernel after another."""
+"""Exact coordinate differences of every kernel of a network that is no chain."""
 
 from collections.abc import Sequence
 
@@ -21,17 +21,21 @@ def differences(
     partial: Partial,
     progress: bool,
 ) -> tuple[list[Params], float, dict[str, str]]:
-    """Return a gradient for every eps, the forward-equivalents spent, and each layer's path.
+    """Return the gradient for every eps, the cost, and the method used for each kernel.
 
     Args:
         s: the structure; it has one cut for every kernel that moves.
         params: the point.
         batch: the rows.
         epsilons: the steps, above 0.
-        most_rows: how many rows one forward may hold.
+        most_rows: the most rows of one forward.
         memory: bytes for intermediate results.
-        partial: keeps what is done so far.
-        progress: whether to tell on stderr how far the work is.
+        partial: stores the finished work, so that a killed run continues from there.
+        progress: whether to print the progress on stderr.
+
+    Returns:
+        One gradient for each eps; the cost in forward-equivalents; name of a kernel ->
+        ``patterns`` or ``suffixes``, as in `sa.flips.single`.
 
     """
     n, every = batch.rows, s.statistics | s.frozen | params

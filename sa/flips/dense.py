@@ -1,20 +1,21 @@
 """Exact coordinate differences of one fully connected layer, every coordinate at once.
 
-Let z = W a + b be the pre-activations of a layer followed by a step with thresholds t_j and levels
-v_0 < v_1 < ... Moving W[i, j] by +-eps moves z[row, i] by +-eps a[row, j] and nothing else, so a
-row's loss changes only if z[row, i] crosses a threshold, and by an amount that depends neither on
-j nor on eps: the flip effect
+Let z = W a + b be the pre-activations of a layer. A step with thresholds t_j and levels v_0 < v_1 <
+... follows. A change of W[i, j] by +-eps moves z[row, i] by +-eps a[row, j] and nothing else. So
+the loss of a row changes only if z[row, i] crosses a threshold t. The change does not depend on j
+or eps. It is the flip effect
 
     G_t[row, i] = loss(unit i at the level above t) - loss(unit i at the level below t),
 
-everything downstream in that row recomputed. With n rows the central difference is
+where all later layers are computed again for that row. With n rows the central difference is
 
     CDG[i, j] = 1/(2 eps n) sum_t sum_row sgn(a_j) 1[-eps|a_j| <= z_i - t < eps|a_j|] G_t[row, i].
 
-Inputs with few magnitudes (+-1, k-bit levels) collapse the sum over j into one matrix product a
-magnitude; real inputs (the first layer) are a masked reduction over the rows close to a threshold.
-For the squared error the last layer is its exact gradient and the last hidden layer has a closed
-form. BatchNorm on running statistics multiplies a_j by its scale.
+If the inputs have few magnitudes (+-1, k-bit levels), one matrix product for each magnitude gives
+the sums for all i and j. For real inputs (the first layer) the sums run over the rows close to a
+threshold. With the squared error, the difference of the last layer is its exact gradient, and G of
+the last hidden layer has a closed form. BatchNorm on running statistics multiplies a_j by its
+scale.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,19 @@ from sa.types import Params
 
 
 def effect(view: Chain, index: int, low: float, high: float, near: Tensor) -> Tensor:
-    """G (rows, out) of one threshold, filled where ``near``; elsewhere 0 (or true anyway)."""
+    """Return the flip effect G of one threshold.
+
+    Args:
+        view: the rows.
+        index: the layer.
+        low: the level below the threshold.
+        high: the level above it.
+        near: (rows, out), where G is needed.
+
+    Returns:
+        (rows, out). Where G is not needed it may be 0.
+
+    """
     layer, last = view.layers[index], view.layers[-1]
     if view.quadratic and index == len(view.layers) - 2:
         w = last.weight
@@ -50,7 +63,15 @@ def effect(view: Chain, index: int, low: float, high: float, near: Tensor) -> Te
 
 
 def hidden(view: Chain, index: int, epsilons: Sequence[float], grads: list[Params]) -> None:
-    """Add the sums over rows of loss(+eps) - loss(-eps) of a layer followed by a step."""
+    """Add the differences of a layer that a step follows to ``grads``.
+
+    Args:
+        view: the rows.
+        index: the layer.
+        epsilons: the steps, above 0.
+        grads: one for each eps; gets the sums over rows of loss(+eps) - loss(-eps).
+
+    """
     layer = view.layers[index]
     link = layer.link
     own = layer.speeds(view.params, grads[0])
@@ -87,7 +108,7 @@ def hidden(view: Chain, index: int, epsilons: Sequence[float], grads: list[Param
 
 
 def last(view: Chain, epsilons: Sequence[float], grads: list[Params]) -> None:
-    """The same for the last layer, whose outputs go to the criterion."""
+    """Add the differences of the last layer, which has no step, to ``grads``; see `hidden`."""
     layer = view.layers[-1]
     link, y = layer.link, layer.pre
     if view.quadratic:  # a quadratic's central difference is its derivative, for any eps
@@ -114,7 +135,7 @@ def last(view: Chain, epsilons: Sequence[float], grads: list[Params]) -> None:
 
 
 def magnitudes(view: Chain, index: int) -> list[float] | None:
-    """The distinct nonzero sizes of a layer's inputs, or None where they are real numbers."""
+    """Return the distinct |x| > 0 of a layer's inputs; None if they are real numbers."""
     if index == 0 or view.links[index].average:
         return None
     step = view.links[index - 1].step
@@ -123,7 +144,16 @@ def magnitudes(view: Chain, index: int) -> list[float] | None:
 
 
 def _shifted(view: Chain, shift: Tensor) -> Tensor:
-    """Change of each row's loss as one output moves by +-shift (rows, s): (rows, outputs, s)."""
+    """Return loss(+shift) - loss(-shift) of one output of each row.
+
+    Args:
+        view: the rows.
+        shift: (rows, s), s changes of one output.
+
+    Returns:
+        (rows, outputs, s).
+
+    """
     y, targets = view.layers[-1].pre, view.targets
     out = y.new_empty(*y.shape, shift.shape[1])
     for start, stop in blocks(len(y), max(1, view.room // (4 * y.shape[1] * shift.shape[1]))):
@@ -140,25 +170,38 @@ def _shifted(view: Chain, shift: Tensor) -> Tensor:
 
 
 def _window(gap: Tensor, reach: Tensor | float) -> Tensor:
+    """Return whether a unit at a distance gap from a threshold crosses it within +-reach."""
     return (gap >= -reach) & (gap < reach)
 
 
 def _real(x: Tensor, gap: Tensor, gain: Tensor, near: Tensor, eps: Sequence[float]) -> Tensor:
-    """Sums (E, out, in) of sgn(x_j) 1[-eps|x_j| <= gap_i < eps|x_j|] gain_i over the rows."""
+    """Return the sums over rows of sgn(x_j) 1[-eps|x_j| <= gap_i < eps|x_j|] gain_i.
+
+    Args:
+        x: (rows, in), real inputs.
+        gap: (rows, out), distances from the threshold.
+        gain: (rows, out), flip effects.
+        near: (rows, out), whether the largest eps can reach the threshold.
+        eps: E steps.
+
+    Returns:
+        (E, out, in).
+
+    """
     out = x.new_zeros(len(eps), gap.shape[1], x.shape[1])
     rows = near.T.nonzero()[:, 1].split(near.sum(0).tolist())
     widest, sizes, signs = x.abs().amax(1), x.abs(), x.sign()
     for i, r in enumerate(rows):
         g = gap[r, i]
-        if len(eps) > 1:  # nested prefixes: every eps needs only the rows it can reach
+        if len(eps) > 1:  # sort the rows: each eps needs only the first ones, which it can reach
             order = torch.argsort(g.abs() / widest[r])
             r, g = r[order], g[order]
-        # gap >= 0 needs eps|x| > gap, gap < 0 needs eps|x| >= -gap: one comparison serves both
+        # a crossing needs eps|x| > gap if gap >= 0, and eps|x| >= -gap if gap < 0
         need = torch.where(g >= 0, torch.nextafter(g, g.new_full((), torch.inf)), -g)
         reach = (need / widest[r]) if len(eps) > 1 else None
         size, sgn, value = sizes[r], signs[r], gain[r, i]
         for e, epsilon in enumerate(eps):
-            # one entry more than the quotient says: its rounding must not cost a tie
+            # the quotient is rounded: allow for it, or a row exactly at eps could be missed
             n = len(r) if reach is None else int((reach <= epsilon * (1 + 1e-9)).sum())
             hit = (size[:n] * epsilon).ge_(need[:n, None]).mul_(sgn[:n])
             out[e, i] += value[:n] @ hit
@@ -166,10 +209,16 @@ def _real(x: Tensor, gap: Tensor, gain: Tensor, near: Tensor, eps: Sequence[floa
 
 
 def jumps(view: Chain, index: int, widest: Tensor) -> tuple[Tensor, Tensor]:
-    """How far every unit is from every threshold, and by how much its row's loss jumps there.
+    """Return the distance of every unit from every threshold, and the flip effects.
 
-    widest (rows, out): jumps are wanted where the distance is at most that. Returns gaps and flip
-    effects (rows, out, thresholds).
+    Args:
+        view: the rows.
+        index: the layer.
+        widest: (rows, out), the largest distance for which the flip effect is needed.
+
+    Returns:
+        Distances and flip effects, (rows, out, thresholds) each.
+
     """
     layer = view.layers[index]
     step = layer.link.step
@@ -185,16 +234,23 @@ def jumps(view: Chain, index: int, widest: Tensor) -> tuple[Tensor, Tensor]:
 def crossings(
     gap: Tensor, gain: Tensor, speed: Tensor, reach: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where one unit's rows cross thresholds within reach, and by how much their losses jump.
+    """Return where one unit crosses thresholds as a coordinate shifts, and how the losses jump.
 
-    gap, gain (rows, thresholds): of the unit. speed (rows,): how fast it moves in each row. Returns
-    shifts and jumps (c,), unsorted, and whether each crossing has happened at shift 0: those that
-    have lie at or below 0, the others above.
+    Args:
+        gap: (rows, thresholds), distances of the unit.
+        gain: (rows, thresholds), flip effects of the unit.
+        speed: (rows,), the derivative of the unit's pre-activation with respect to the coordinate.
+        reach: the largest shift, in both directions.
+
+    Returns:
+        Shifts (c,), unsorted; jumps (c,) of the sum of losses there; and whether the unit is past
+        each crossing at shift 0, which is so for shifts <= 0 and not for others.
+
     """
     rate = speed.unsqueeze(1).expand_as(gap)
     hit = (gap.abs() <= reach * rate.abs()) & (rate != 0)
     gap, gain, rate = gap[hit], gain[hit], rate[hit]
-    # moving up the unit crosses at gap = 0, moving down just after
+    # at gap = 0 a unit is already above the threshold, so on its way down it crosses just after
     happened = torch.where(rate > 0, gap >= 0, gap < 0)
     where = -gap / rate
     where = torch.where(happened, where, where.clamp(min=torch.finfo(where.dtype).tiny))

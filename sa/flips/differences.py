@@ -1,4 +1,4 @@
-"""Exact differences and loss profiles of a whole chain, along its coordinates."""
+"""Exact coordinate differences of a chain, and its loss along single coordinates."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +14,16 @@ from sa.types import Batch, Params
 
 
 class Profile(NamedTuple):
-    """The loss as params[name][at] moves by a shift: a piecewise constant.
+    """The loss as a function of a shift of one coordinate: a piecewise constant function.
 
-    shifts (c,), ascending: where it jumps; losses (c + 1,): losses[k] between shifts[k - 1] and
-    shifts[k]. Jumps at or below 0 have happened at shift 0. evals: forward-equivalents spent since
-    the last profile of a series.
+    Args:
+        name: the tensor of the coordinate.
+        at: the index of the coordinate in this tensor.
+        shifts: (c,), ascending, where the loss jumps. The loss at shift 0 includes the jumps at
+            shifts <= 0.
+        losses: (c + 1,); losses[k] is the loss between shifts[k - 1] and shifts[k].
+        evals: cost in forward-equivalents since the last profile of the series.
+
     """
 
     name: str
@@ -39,14 +44,27 @@ def differences(
     rows: int,
     room: int = chain.SUFFIX,
 ) -> tuple[list[Params], float, dict[str, str]]:
-    """Central differences (loss(w + eps e) - loss(w - eps e)) / (2 eps), for every eps.
+    """Return the central differences [f(w + eps e_i) - f(w - eps e_i)] / (2 eps) of a chain.
 
-    params: every parameter and running statistic of the chain; moving: the names wanted; rows: how
-    many rows to hold at once; room: how many numbers one piece of work on them may hold. Returns a
-    gradient an eps, the forward-equivalents spent, and which way each layer took: ``flips``,
-    ``patterns``, ``counting`` or ``output``. Exact up to rounding, which float64 keeps near 1e-12
-    of the loss over eps; in float32 a unit closer to its threshold than rounding may flip, so
-    compare float32 results by norm, not entry by entry.
+    They are exact up to rounding. In float64 the error is about 1e-12 of the loss, divided by eps.
+    In float32 a unit that is closer to its threshold than rounding may flip, so compare float32
+    results by their norm and not entry by entry.
+
+    Args:
+        links: the chain.
+        params: every parameter and running statistic of the chain, by name.
+        moving: names of the parameters to differentiate.
+        batch: the rows.
+        criterion: (outputs, targets) -> row losses.
+        quadratic: whether the criterion is the squared error averaged over outputs.
+        epsilons: the steps, above 0.
+        rows: the most rows to hold at once.
+        room: how many numbers one piece of work may hold.
+
+    Returns:
+        One gradient for each eps; the cost in forward-equivalents; name of a layer's weights ->
+        the method used: ``flips``, ``patterns``, ``counting`` or ``output``.
+
     """
     n = batch.rows
     grads = [{k: torch.zeros_like(params[k]) for k in moving} for _ in epsilons]
@@ -64,7 +82,7 @@ def differences(
                 paths[link.weight] = "flips"
             else:
                 paths[link.weight] = maps.convolution(view, index, epsilons, grads)
-        # a forward, about a backward's worth of matrix products, and the suffixes
+        # one forward, matrix products that cost about a backward, and the rows that run again
         work += 3 * (stop - start) / n + view.suffix_rows / n
     for grad, epsilon in zip(grads, epsilons, strict=True):
         for g in grad.values():
@@ -82,9 +100,20 @@ def profiles(
     reach: float,
     rows: int,
 ) -> Iterator[Profile]:
-    """The profile of every coordinate of the fully connected step layers: see Objective.profiles.
+    """Yield the profile of every coordinate of the fully connected layers that a step follows.
 
-    One unit's jumps serve all its coordinates, so they are found once a layer.
+    All coordinates of a unit share its flip effects, which are computed once for each layer.
+
+    Args:
+        links: the chain.
+        params: every parameter and running statistic of the chain, by name.
+        moving: names of the parameters that move.
+        batch: the rows.
+        criterion: (outputs, targets) -> row losses.
+        quadratic: whether the criterion is the squared error averaged over outputs.
+        reach: the largest shift, in both directions.
+        rows: the most rows to hold at once.
+
     """
     n = batch.rows
     for index, link in enumerate(links):
@@ -109,8 +138,11 @@ def profiles(
                 work = 0.0
 
 
-def _speeds(layer: chain.Layer, params: Params, name: str) -> Callable[..., Tensor]:
-    """(unit, input) of a weight, (unit) of another name -> its speeds (rows,) with that number."""
+def _speeds(layer: chain.ChainLayer, params: Params, name: str) -> Callable[..., Tensor]:
+    """Return a function of a coordinate's index: the derivatives (rows,) of its unit by it.
+
+    The index is (unit, input) for weights, and (unit) for other parameters.
+    """
     if name != layer.link.weight:
         own = layer.speeds(params, {name: params[name]})[name].expand_as(layer.pre)
         return lambda i: own[:, i]
@@ -118,8 +150,8 @@ def _speeds(layer: chain.Layer, params: Params, name: str) -> Callable[..., Tens
     return lambda i, j: x[:, j] if scale is None else x[:, j] * scale[i]
 
 
-def _widest(layer: chain.Layer, params: Params, names: Sequence[str]) -> Tensor:
-    """The fastest each unit moves in each row (rows, out) with any of its own numbers."""
+def _widest(layer: chain.ChainLayer, params: Params, names: Sequence[str]) -> Tensor:
+    """Return the largest |derivative|, (rows, out), of a unit by any of its own coordinates."""
     speeds = list(layer.speeds(params, {k: params[k] for k in names}).values())
     if layer.link.weight in names:
         x = layer.inputs.abs().amax(1, keepdim=True)
@@ -133,13 +165,22 @@ def _widest(layer: chain.Layer, params: Params, names: Sequence[str]) -> Tensor:
 def _along(
     where: Tensor, by: Tensor, happened: Tensor, total: float, rows: int
 ) -> tuple[Tensor, Tensor]:
-    """Sorted shifts and the losses between them, from crossings and the sum of losses at 0."""
-    first = total - by[happened].sum()  # the loss left of every crossing
+    """Return the shifts (c,), sorted, and the mean losses (c + 1,) between them.
+
+    Args:
+        where: (c,), the shifts, unsorted.
+        by: (c,), the jumps of the sum of losses.
+        happened: (c,), whether the jump is at or below shift 0.
+        total: the sum of losses at shift 0.
+        rows: number of rows.
+
+    """
+    first = total - by[happened].sum()  # the loss below every crossing
     where, order = where.sort()
     return where, torch.cat([first.view(1), first + by[order].cumsum(0)]) / rows
 
 
 def _names(link: Link) -> set[str]:
-    """The parameters of a link."""
+    """Return the names of a link's parameters."""
     norm = [f"{link.norm.name}.{k}" for k in ("weight", "bias")] if link.norm else []
     return {link.weight, *norm} | ({link.bias} if link.bias else set())

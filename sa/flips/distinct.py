@@ -1,4 +1,4 @@
-"""Which of many rows of states are the same, so that each is evaluated once."""
+"""Finds equal rows of states, so that each distinct row is evaluated once."""
 
 import torch
 import torch.nn.functional as F
@@ -6,14 +6,24 @@ from torch import Tensor
 
 from sa.params import stream
 
-_GATHER = 0x0102040810204080  # times eight bytes of 0 or 1: their bits, in the topmost byte
+_GATHER = 0x0102040810204080
+"""A factor: eight bytes of 0 or 1, as one number, times it has their eight bits in the top byte."""
 
 
 def distinct(states: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """(first, same): states[first][same] is states, and groups[first][same] is groups.
+    """Return (first, same), which select the distinct rows and put them back in place.
 
-    states (n, m): bool; groups (n,): whole numbers. Rows are told apart by a random sum, exact in
-    float64, and then compared: a rare collision only costs that nothing is shared.
+    ``states[first][same]`` equals states, and ``groups[first][same]`` equals groups. A hash, which
+    is a random sum and exact in float64, finds the equal rows. They are then compared; if two
+    different rows have one hash, which is rare, every row counts as distinct.
+
+    Args:
+        states: (n, m), bool.
+        groups: (n,), whole numbers; rows of different groups are distinct.
+
+    Returns:
+        first (k,), one row for each distinct row; same (n,), for each row its place in first.
+
     """
     n, m = states.shape
     everyone = torch.arange(n, device=states.device)
@@ -24,7 +34,7 @@ def distinct(states: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     room = 52 - 8 - bits.shape[1].bit_length()
     weights = torch.randint(1 << room, bits.shape[1:], generator=stream(0, "distinct"))
     sums = bits.double() @ weights.to(states.device).double()  # whole numbers below 2^52
-    key = sums.long() * 0x1E3779B97F4A7C15 + groups * 0x2545F4914F6CDD1D  # wraps around
+    key = sums.long() * 0x1E3779B97F4A7C15 + groups * 0x2545F4914F6CDD1D  # overflow is fine
     same = torch.unique(key, return_inverse=True)[1]
     first = everyone.new_empty(int(same.max()) + 1)
     first[same] = everyone

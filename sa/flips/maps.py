@@ -1,13 +1,16 @@
 """Exact coordinate differences of one convolution, every coordinate at once.
 
-Moving W[o, c, u, v] by +-eps moves the whole map o of a row, by +-eps times the inputs x_p seen
-through the kernel's position (u, v) at every p. Only the positions close to a threshold, with
-|z_p - t| <= eps max|x|, can change state; which of them do is a pattern, and many of the
-coordinates of one row and map share it. So every distinct pattern is evaluated once, by adding the
-few changed states to the next layer's pre-activations and running what follows (``patterns``).
-Where the maps are only averaged and multiplied on their way to the outputs, a pattern acts by the
-number of its states alone: two matrix products count them for every coordinate, and a table of row
-losses by count is looked up (``counting``).
+A change of W[o, c, u, v] by +-eps moves map o of a row at every position p, by +-eps x_p. Here x_p
+is the input that the entry (u, v) of the kernel multiplies at p. Only positions close to a
+threshold, |z_p - t| <= eps max|x|, can change state. The set of positions that do is a pattern.
+
+``patterns``: many coordinates of one row and map share a pattern. So every distinct pattern is
+evaluated once: its few changes of states are added to the next layer's pre-activations, and the
+later layers run.
+
+``counting``: if the maps are averaged and multiplied to the outputs, a pattern has an effect only
+by the number of states in it. Two matrix products count them for every coordinate, and a table has
+the row losses for each count.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,29 +19,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa.flips.chain import Chain, Layer
+from sa.flips.chain import Chain, ChainLayer
 from sa.flips.dense import magnitudes
 from sa.flips.distinct import distinct
 from sa.params import blocks
 from sa.types import Params
 
 TABLE = 1 << 12
-"""Most patterns of one row and map that are told apart by a table; beyond, by a sort."""
+"""The most possible patterns of one row and map that a table holds; more of them are sorted."""
 
-Moves = tuple[Tensor, Tensor]
-"""Where +eps and -eps move pre-activations to, (c, m, taps) each."""
+UpDown = tuple[Tensor, Tensor]
+"""The pre-activations (c, m, taps) after a change of a coordinate by +eps, and by -eps."""
 
 
 def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[Params]) -> str:
-    """Add the sums over rows of loss(+eps) - loss(-eps) of a convolution; says which path ran."""
+    """Add the differences of a convolution to ``grads``, and return the method that was used.
+
+    Args:
+        view: the rows.
+        index: the convolution.
+        epsilons: the steps, above 0.
+        grads: one for each eps; gets the sums over rows of loss(+eps) - loss(-eps).
+
+    Returns:
+        ``patterns`` or ``counting``.
+
+    """
     layer = view.layers[index]
     link, after = layer.link, view.layers[index + 1].link
     shape = layer.pre.shape  # (rows, out, h, w)
     for name, speed in layer.speeds(view.params, grads[0]).items():
         for grad, epsilon in zip(grads, epsilons, strict=True):
-            x = epsilon * speed.expand(shape).flatten(2)  # one coordinate a map: (rows, out, P)
+            x = epsilon * speed.expand(shape).flatten(2)  # (rows, out, P), one coordinate per map
 
-            def own(rows: Tensor, units: Tensor, at: Tensor, x: Tensor = x) -> Moves:
+            def own(rows: Tensor, units: Tensor, at: Tensor, x: Tensor = x) -> UpDown:
                 by = x[rows[:, None], units[:, None], at].unsqueeze(2)
                 return around(layer, rows, units, at, by)
 
@@ -66,7 +80,7 @@ def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[
             def kernel(
                 rows: Tensor, units: Tensor, at: Tensor,
                 x: Tensor = by_place, k: Tensor = by_unit, row0: int = start,
-            ) -> Moves:  # fmt: skip
+            ) -> UpDown:  # fmt: skip
                 by = x[rows[:, None], at] * k[units, None, None]
                 return around(layer, row0 + rows, units, at, by)
 
@@ -75,14 +89,26 @@ def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[
     return "counting" if count else "patterns"
 
 
-def around(layer: Layer, rows: Tensor, units: Tensor, at: Tensor, by: Tensor) -> Moves:
-    """The pre-activations (c, m) at these places of the maps, moved up and down by (c, m, taps)."""
+def around(layer: ChainLayer, rows: Tensor, units: Tensor, at: Tensor, by: Tensor) -> UpDown:
+    """Return the pre-activations at some positions, moved up and down.
+
+    Args:
+        layer: the convolution.
+        rows: (c,).
+        units: (c,), one map of each row.
+        at: (c, m), positions in the flattened map.
+        by: (c, m, taps), how far each coordinate moves them.
+
+    """
     z = layer.pre.flatten(2)[rows[:, None], units[:, None], at].unsqueeze(2)
     return z + by, z - by
 
 
-def patches(layer: Layer, start: int, stop: int) -> Tensor:
-    """What every weight of a kernel is multiplied by at every position: (rows, taps, P)."""
+def patches(layer: ChainLayer, start: int, stop: int) -> Tensor:
+    """Return the inputs (rows, taps, P) that each weight of a kernel multiplies at each position.
+
+    start and stop select the rows. With pooling the inputs are averaged as the outputs are.
+    """
     link, x = layer.link, layer.inputs[start:stop]
     seen = F.unfold(x, layer.weight.shape[2:], padding=link.padding or 0, stride=link.stride)
     if link.pool > 1:
@@ -90,8 +116,15 @@ def patches(layer: Layer, start: int, stop: int) -> Tensor:
     return seen
 
 
-def near(layer: Layer, reach: Tensor, start: int = 0) -> Tensor:
-    """Positions (rows, out, P) within reach of a threshold, for the rows that reach is for."""
+def near(layer: ChainLayer, reach: Tensor, start: int = 0) -> Tensor:
+    """Return whether each position (rows, out, P) is within reach of a threshold.
+
+    Args:
+        layer: the convolution.
+        reach: (rows, out, P) for consecutive rows.
+        start: the first of these rows.
+
+    """
     z = layer.pre[start : start + len(reach)].flatten(2)
     assert layer.link.step is not None
     close = torch.zeros_like(z, dtype=torch.bool)
@@ -104,15 +137,21 @@ def patterns(
     view: Chain,
     index: int,
     near: Tensor,
-    moves: Callable[[Tensor, Tensor, Tensor], Moves],
+    move: Callable[[Tensor, Tensor, Tensor], UpDown],
     taps: int,
     start: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Maps (c,) and their sums of loss(+) - loss(-) for each of ``taps`` coordinates, (c, taps).
+    """Yield maps (c,) and the loss(+eps) - loss(-eps), (c, taps), of one row of each.
 
-    near (rows, out, P): the positions that may change. moves(rows, maps, positions (c, m)), of rows
-    counted from ``start``, gives where each coordinate moves them to, (c, m, taps). start: the
-    first of the rows in the view.
+    Args:
+        view: the rows.
+        index: the convolution.
+        near: (rows, out, P), the positions that may change state.
+        move: (rows, maps, positions (c, m)) -> the pre-activations there after a change of each
+            coordinate. It counts rows from ``start``.
+        taps: number of coordinates of a map.
+        start: the first row of ``near`` in the view.
+
     """
     counts = near.sum(2)
     for m in counts.unique().tolist():
@@ -122,10 +161,10 @@ def patterns(
         at = near[rows, units].nonzero()[:, 1].view(-1, m)
         for a, b in blocks(len(rows), max(1, view.room // (8 * m * taps))):
             r, u, p = rows[a:b], units[a:b], at[a:b]
-            yield u, _alike(view, index, start + r, u, p, *moves(r, u, p))
+            yield u, _each_pattern_once(view, index, start + r, u, p, *move(r, u, p))
 
 
-def _alike(
+def _each_pattern_once(
     view: Chain,
     index: int,
     rows: Tensor,
@@ -134,7 +173,18 @@ def _alike(
     up: Tensor,
     down: Tensor,
 ) -> Tensor:
-    """loss(up) - loss(down) (c, taps) of one map a row, each pattern evaluated once."""
+    """Return loss(up) - loss(down), (c, taps), and evaluate each distinct pattern once.
+
+    Args:
+        view: the rows.
+        index: the convolution.
+        rows: (c,).
+        units: (c,), one map of each row.
+        at: (c, m), the positions that may change state.
+        up: (c, m, taps), their pre-activations after +eps.
+        down: (c, m, taps), their pre-activations after -eps.
+
+    """
     layer = view.layers[index]
     step = layer.link.step
     assert step is not None
@@ -170,7 +220,7 @@ def _alike(
 
 
 def _state(z: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Which level each number is at."""
+    """Return the number of the level of each entry of z, from 0."""
     state = torch.zeros_like(z, dtype=torch.int8)
     for t in thresholds:
         state += z >= t
@@ -178,7 +228,10 @@ def _state(z: Tensor, thresholds: Sequence[float]) -> Tensor:
 
 
 def _code(state: Tensor, power: Tensor) -> Tensor:
-    """One number (c, taps) for the states (c, m, taps) of m positions."""
+    """Return one number (c, taps) for the states (c, m, taps) of m positions.
+
+    power (m,) is the number of levels to the power of 0, 1, ..., m - 1.
+    """
     code = torch.zeros_like(state[:, 0], dtype=torch.int64)
     for j, p in enumerate(power.tolist()):
         code.add_(state[:, j], alpha=p)
@@ -188,7 +241,22 @@ def _code(state: Tensor, power: Tensor) -> Tensor:
 def _counting(
     view: Chain, index: int, seen: Tensor, sizes: Sequence[float], epsilon: float, start: int
 ) -> Tensor:
-    """Sums (out, taps) for two-level maps that are averaged and multiplied to the outputs."""
+    """Return the sums over rows of loss(+eps) - loss(-eps) by counting states.
+
+    The step has two levels, and its maps are averaged and multiplied to the outputs.
+
+    Args:
+        view: the rows.
+        index: the convolution.
+        seen: (rows, taps, P), the inputs that each weight multiplies.
+        sizes: the distinct |x| > 0 of the inputs.
+        epsilon: the step, above 0.
+        start: the first row of ``seen`` in the view.
+
+    Returns:
+        (out, taps).
+
+    """
     layer, head = view.layers[index], view.layers[index + 1]
     step, rows = layer.link.step, slice(start, start + len(seen))
     assert step is not None

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, else a line on stderr now and then."""
+"""Shows the progress of long work: a bar on a terminal, else a line on stderr now and then."""
 
 import sys
 import time
@@ -14,8 +14,8 @@ class Progress:
     Args:
         on: whether anything is shown.
         what: the work, in words.
-        total: how many units of work there are.
-        unit: what is counted.
+        total: the number of units of work.
+        unit: name of the units.
 
     """
 
@@ -28,7 +28,7 @@ class Progress:
     def __call__(self, done: int) -> None:
         """Show that so many units are done, unless a number was shown a moment ago."""
         live, now = sys.stderr.isatty(), time.monotonic()
-        if self.first is None:  # an earlier process may have done a part: count from here
+        if self.first is None:  # an earlier process may have done a part: time only ours
             self.first, self.began = done, now
         early = now - self.last < (0.5 if live else 10.0) or now - self.began < 3.0
         if early or not self.on:

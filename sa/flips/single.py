@@ -1,16 +1,21 @@
 """Exact coordinate differences of one convolution's kernel in a network that is no chain.
 
-What is before the convolution runs once. Moving W[o, c, u, v] by +-eps moves only map o, by +-eps
-times the inputs seen through the kernel's position (u, v); of a quantized kernel a code and the
-scale of map o may move (`WeightMoves`). Where a norm, a step and another convolution follow,
-only the states of map o matter and every distinct pattern of a row and map is evaluated once, as in
-a chain (``patterns``, `sa.flips.maps`). Elsewhere map o itself goes on as real numbers and the rest
-of the network runs for every coordinate and row that it moves (``suffixes``). In both, a block of
-the rest that begins with a step runs once for all that enter it with the same states of the same
-row.
+The layers before the convolution run once. A change of W[o, c, u, v] by +-eps moves only map o, by
++-eps times the inputs that the entry (u, v) of the kernel multiplies. If the kernel is quantized,
+one code changes, and the scale of map o may change too (`WeightMoves`).
 
-Of a quantized kernel the sums of codes are kept and moved, and scales come after, as in a forward:
-a sum that is 0 is 0 in both, and so is the state at its threshold.
+``patterns``: if a norm, a step and another convolution follow, only the states of map o matter.
+Every distinct pattern of a row and map is evaluated once, as in a chain (`sa.flips.maps`).
+
+``suffixes``: otherwise the real numbers of map o matter. The rest of the network then runs for
+every coordinate, on the rows in which the coordinate moves map o.
+
+In both methods, a block of the rest that begins with a step runs once for all changes of a row that
+give the same states after this step.
+
+For a quantized kernel, the sums of codes are stored and moved, and scales are applied after the
+sum, as in a forward. So a sum that is exactly 0 is exactly 0 in both, and a state at its threshold
+is the same in both.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +30,7 @@ from sa.params import blocks
 from sa.types import Batch, Params
 
 PIECE = 1 << 19
-"""Numbers of one layer's maps that the rest of the network takes together, of ``suffixes``."""
+"""The most numbers of one layer's maps that the rest takes at once, in ``suffixes``."""
 
 
 def differences(
@@ -37,10 +42,21 @@ def differences(
     sums: Sequence[Tensor],
     room: int,
 ) -> tuple[float, str]:
-    """Add the sums over rows of loss(+eps) - loss(-eps), for every eps, to ``sums``, like W.
+    """Add the differences of a kernel W to ``sums``, and return the cost and the method.
 
-    params: every parameter and running statistic; room: how many numbers one piece of work may
-    hold. Returns how many rows were run, and which way: ``patterns`` or ``suffixes``.
+    Args:
+        cut: the network cut open at the convolution.
+        params: every parameter and running statistic, by name.
+        batch: the rows.
+        criterion: (outputs, targets) -> row losses.
+        epsilons: the steps, above 0.
+        sums: one tensor of the shape of W for each eps; gets the sums over rows of
+            loss(+eps) - loss(-eps).
+        room: how many numbers one piece of work may hold.
+
+    Returns:
+        The cost in rows of whole forwards, and ``patterns`` or ``suffixes``.
+
     """
     x, kept = cut.before(params, batch.inputs)
     kernels = cut.kernels(params)
@@ -49,7 +65,7 @@ def differences(
         criterion, False, room, _rest(cut, params, kept), _factors(cut, kernels),
     )  # fmt: skip
     weight = params[cut.links[0].weight]
-    steps = [_moves(cut, weight, epsilon) for epsilon in epsilons]
+    steps = [_up_down(cut, weight, epsilon) for epsilon in epsilons]
     act = _patterns if cut.links[0].step else _suffixes
     for start, stop in blocks(len(x), max(1, room // (4 * _numbers(view, len(epsilons))))):
         act(view, steps, [s.view(len(s), -1) for s in sums], start, stop)
@@ -57,20 +73,20 @@ def differences(
 
 
 def width(cut: Cut, params: Params, row: Batch) -> int:
-    """Numbers that one row keeps for as long as its coordinates are worked on."""
+    """Return how many numbers one row holds while its coordinates are computed."""
     x, kept = cut.before(params, row.inputs)
     return 8 * x.numel() + sum(k.numel() for k in kept)
 
 
 def _numbers(view: chain.Chain, epsilons: int) -> int:
-    """Numbers of all coordinates' moves of one map in one row."""
+    """Return how many numbers one map of one row becomes as all its coordinates move."""
     layer = view.layers[0]
     each = layer.weight[0].numel() * layer.pre[0, 0].numel()
     return each if layer.link.step else 2 * epsilons * each
 
 
 def _factors(cut: Cut, kernels: dict[str, tuple[Tensor, Tensor | None]]) -> Params:
-    """The scale (out,) of every link whose weights are codes or whose inputs have a step size."""
+    """Return the scales (out,) of links with codes for weights or with a step size, by name."""
     out = {}
     for link in cut.links:
         weight, scale = kernels[link.weight]
@@ -81,11 +97,12 @@ def _factors(cut: Cut, kernels: dict[str, tuple[Tensor, Tensor | None]]) -> Para
     return out
 
 
-Way = tuple[Tensor, Tensor | None]
+Change = tuple[Tensor, Tensor | None]
+"""(change of a weight or code, new scale of its map or None), (out, taps) each."""
 
 
-def _moves(cut: Cut, weight: Tensor, epsilon: float) -> tuple[Way, Way]:
-    """(change of a weight or code, scale or None) of +eps and -eps, (out, taps) each."""
+def _up_down(cut: Cut, weight: Tensor, epsilon: float) -> tuple[Change, Change]:
+    """Return the changes of all coordinates by +eps, and by -eps."""
     if cut.moves is None:
         by = torch.full_like(weight, epsilon).flatten(1)
         return (by, None), (-by, None)
@@ -98,9 +115,9 @@ def _moves(cut: Cut, weight: Tensor, epsilon: float) -> tuple[Way, Way]:
 
 
 def _patterns(
-    view: chain.Chain, steps: list[tuple[Way, Way]], sums: list[Tensor], start: int, stop: int
+    view: chain.Chain, steps: list[tuple[Change, Change]], sums: list[Tensor], start: int, stop: int
 ) -> None:
-    """The differences of rows start to stop, where the states of one map are all that moves."""
+    """Add the differences of rows start to stop to ``sums``, if a step follows."""
     layer = view.layers[0]
     seen = maps.patches(layer, start, stop)  # (rows, taps, P)
     by_place = seen.transpose(1, 2).contiguous()
@@ -108,9 +125,9 @@ def _patterns(
     speed = layer.pre.new_ones(len(layer.weight)) if layer.scale is None else layer.scale
     for ways, into in zip(steps, sums, strict=True):
 
-        def moves(
-            rows: Tensor, units: Tensor, at: Tensor, ways: tuple[Way, Way] = ways
-        ) -> maps.Moves:
+        def move(
+            rows: Tensor, units: Tensor, at: Tensor, ways: tuple[Change, Change] = ways
+        ) -> maps.UpDown:
             x, place = by_place[rows[:, None], at], (start + rows[:, None], units[:, None], at)
             out = []
             for change, factor in ways:
@@ -132,12 +149,12 @@ def _patterns(
                 far = far + drift * layer.sums[start:stop].flatten(2).abs()
             reach = torch.maximum(reach, far * speed.abs().view(-1, 1) * (1 + 1e-9))
         close = maps.near(layer, reach, start)
-        for units, got in maps.patterns(view, 0, close, moves, seen.shape[1], start):
+        for units, got in maps.patterns(view, 0, close, move, seen.shape[1], start):
             into.index_add_(0, units, got)
 
 
 def _normed(view: chain.Chain, z: Tensor, units: Tensor) -> Tensor:
-    """Pre-activations (c, m, taps) of one map each, from what the products were scaled to."""
+    """Return the pre-activations (c, m, taps) from the scaled sums z, one map (c,) of each row."""
     link = view.links[0]
     if link.bias:
         z = z + view.params[link.bias][units, None, None]
@@ -148,9 +165,9 @@ def _normed(view: chain.Chain, z: Tensor, units: Tensor) -> Tensor:
 
 
 def _suffixes(
-    view: chain.Chain, steps: list[tuple[Way, Way]], sums: list[Tensor], start: int, stop: int
+    view: chain.Chain, steps: list[tuple[Change, Change]], sums: list[Tensor], start: int, stop: int
 ) -> None:
-    """The same where a map's numbers go on as they are: the rest runs for every moved one."""
+    """Add the differences of rows start to stop to ``sums``; run the rest for each moved map."""
     layer, tail = view.layers[0], view.tail
     assert tail is not None
     seen, base, z = maps.patches(layer, start, stop), view.losses, layer.pre
@@ -182,7 +199,7 @@ def _suffixes(
 
 
 def _rest(cut: Cut, params: Params, kept: list[Tensor]) -> chain.Tail:
-    """What follows the links, from what leaves them and the rows that it belongs to."""
+    """Return the rest of the network as a function of the links' outputs and their rows."""
     if (rest := cut.rest) is not None:
         return lambda z, rows: rest(params, z, kept, rows)
 
@@ -200,7 +217,7 @@ def _rest(cut: Cut, params: Params, kept: list[Tensor]) -> chain.Tail:
 
 
 def _through(block: Block, params: Params, z: Tensor, rows: Tensor) -> Tensor:
-    """A block's output; its body runs once for every distinct pattern of a row's states."""
+    """Return the output of a block, and run its body once for each distinct pattern of a row."""
     x = block.enter(params, z)
     above = torch.cat([(x >= t).flatten(1) for t in block.thresholds], 1)
     first, same = distinct(above, rows)

@@ -1,4 +1,4 @@
-"""Losses of a chain of fully connected layers and steps at many points at once."""
+"""Losses at many points at once, of a chain of fully connected layers and steps."""
 
 import torch
 from torch import Tensor
@@ -9,20 +9,20 @@ from sa.params import blocks
 from sa.types import Batch, Params
 
 CACHE, CACHE_ROWS = 1 << 20, 1024
-"""Bytes and rows of one chunk of a chain: about a core's second-level cache."""
+"""The most bytes and rows of one chunk: about the second-level cache of a core."""
 
 
 def losses(s: Structure, stack: Params, shared: Params, batch: Batch, memory: int) -> Tensor:
     """Return the mean losses (points,), float64, at the points of a stack.
 
-    Features come first and are computed in place: layer 1 of k points is one matrix product
-    (k units, inputs) x (inputs, rows), and what follows stays in buffers of about the cache's size,
-    which every chunk uses again. Rows are summed chunk by chunk.
+    Arrays have units before rows. So layer 1 of k points is one matrix product, (k units, inputs) x
+    (inputs, rows). Later layers write into two buffers of about the size of the cache, which every
+    chunk uses again.
 
     Args:
         s: a chain whose every map is fully connected and followed by its step (`Structure.plain`).
-        stack: parameters that differ, with the points first.
-        shared: parameters that all points have in common.
+        stack: the parameters that differ between points, each (points, ...).
+        shared: the parameters that are the same at all points.
         batch: the rows.
         memory: bytes for intermediate results.
 
@@ -35,7 +35,7 @@ def losses(s: Structure, stack: Params, shared: Params, batch: Batch, memory: in
     budget = min(CACHE, memory) // like.element_size()
     k = max(1, min(points, budget // (rows * max(widths))))
     rows = max(1, min(rows, budget // (k * max(widths))))
-    buffers = [like.new_empty(k * max(widths) * rows) for _ in range(2)]  # in and out, in turn
+    buffers = [like.new_empty(k * max(widths) * rows) for _ in range(2)]  # layers use them in turn
     out = torch.zeros(points, dtype=torch.float64, device=like.device)
     for start, stop in blocks(batch.rows, rows):
         part = batch.part(start, stop)
@@ -56,7 +56,15 @@ def losses(s: Structure, stack: Params, shared: Params, batch: Batch, memory: in
 
 
 def _affine(w: Tensor, z: Tensor, buffer: Tensor, points: int) -> Tensor:
-    """W z (points, out, rows) into a buffer; W (points, out, in) or shared, z likewise."""
+    """Return W z (points, out, rows), written into a buffer.
+
+    Args:
+        w: (points, out, in), or (out, in) if all points share it.
+        z: (points, in, rows), or (1, in, rows) if all points share it.
+        buffer: a vector that is long enough.
+        points: number of points.
+
+    """
     out, rows = w.shape[-2], z.shape[-1]
     into = buffer[: points * out * rows].view(points, out, rows)
     if len(z) == 1 and w.dim() == 3:  # layer 1: all points in one product
@@ -66,7 +74,14 @@ def _affine(w: Tensor, z: Tensor, buffer: Tensor, points: int) -> Tensor:
 
 
 def _column_losses(z: Tensor, targets: Tensor, structure: Structure) -> Tensor:
-    """Losses (points,) float64 summed over the rows of outputs (points, outputs, rows), used up."""
+    """Return the sums over rows of the losses, (points,), float64.
+
+    Args:
+        z: the outputs (points, outputs, rows), which are overwritten.
+        targets: (outputs, rows) for the squared error, else those of the batch.
+        structure: the chain, with its criterion.
+
+    """
     if structure.quadratic:  # the norm sums at most CACHE_ROWS squares before float64 does
         norms = torch.linalg.vector_norm(z.sub_(targets), dim=2)
         return norms.double().square_().sum(1) / z.shape[1]

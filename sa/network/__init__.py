@@ -1,1 +1,1 @@
-"""Networks: layers, their structure as data, how it is read, quantization by rules."""
+"""Networks: layers, their structure as data, readers of that structure, quantization by rules."""

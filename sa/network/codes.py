@@ -1,8 +1,8 @@
 """Quantized numbers as whole numbers times a scale, and products that apply the scale last.
 
 A sum of whole numbers is exact in floating point, in any order, below 2^53 (float64) or 2^24
-(float32). The same sum with a scale inside every summand is rounded, and then a sum that is 0 comes
-out as +-1e-17 by the order in which the machine adds: a sign step behind it is decided by rounding.
+(float32). If every summand is scaled first, the sum is rounded. A sum that should be 0 may then be
++-1e-17, by the order in which the machine adds, and rounding decides the sign step after it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TOLERANCE = 8
-"""By how many rounding errors a multiple of a step size may miss a whole number of steps."""
+"""The largest error, in units of rounding errors, of a number that counts as a whole number."""
 
 
 class Term(NamedTuple):
-    """codes * scale.
+    """A tensor codes * scale.
 
-    codes: whole numbers, of the shape of what is quantized. scale: of all (one number), or of each
-    output channel, (out, 1, ...); None where it is 1, and where there are no codes: the codes are
-    then the quantized numbers themselves.
+    Args:
+        codes: whole numbers, of the shape of the quantized tensor. If the quantizer gives no codes,
+            they are the quantized numbers themselves, and the scale is None.
+        scale: one number, or one for each output channel, (out, 1, ...); None for 1.
+
     """
 
     codes: Tensor
@@ -35,10 +37,10 @@ Terms = Sequence[Term]
 
 @runtime_checkable
 class Coder(Protocol):
-    """A quantizer that tells its result as codes and scales."""
+    """A quantizer that can return its result as codes and scales."""
 
     def coded(self, x: Tensor) -> Terms:
-        """Return q(x) as terms whose sum it is; gradients as those of q(x)."""
+        """Return terms whose sum is q(x). Gradients are those of q(x)."""
         ...
 
 
@@ -47,12 +49,12 @@ class Stepped(Protocol):
     """A quantizer of activations whose results are whole multiples of one number."""
 
     def step_size(self) -> Tensor | float | None:
-        """Return that number; None where there is none, or a power of two that needs no care."""
+        """Return that number; None if there is none, or if no rounding occurs (a power of two)."""
         ...
 
 
 def of(quantize: Callable[[Tensor], Tensor], x: Tensor) -> Terms:
-    """Return q(x) as terms; one without a scale where the quantizer tells no codes."""
+    """Return q(x) as terms: one term without a scale if the quantizer is no `Coder`."""
     return quantize.coded(x) if isinstance(quantize, Coder) else (Term(quantize(x)),)
 
 
@@ -65,10 +67,10 @@ def decoded(terms: Terms) -> Tensor:
 
 
 def counts(x: Tensor, step_size: Tensor | float) -> Tensor:
-    """Return x / step_size: whole numbers where x is a multiple of it, up to rounding.
+    """Return x / step_size, rounded to a whole number where x is a multiple up to rounding errors.
 
-    Anything else, as the relaxed states of random units, is divided and stays what it is. The step
-    size is a constant: dL/dx is dL/dcounts / step_size.
+    Other quotients, for example of relaxed states of random units, are not rounded. The step size
+    is a constant: dL/dx = dL/dcounts / step_size.
     """
     step = step_size.detach() if isinstance(step_size, Tensor) else step_size
     ratio = x / step
@@ -81,7 +83,7 @@ def counts(x: Tensor, step_size: Tensor | float) -> Tensor:
 
 @dataclass(frozen=True)
 class Same:
-    """The identity, of a slot that no rule fills."""
+    """The identity, for an activation slot without a quantizer."""
 
     identity: ClassVar[bool] = True
 
@@ -92,9 +94,13 @@ class Same:
 
 @dataclass(frozen=True)
 class Rescaled:
-    """The identity, for weights that start as codes times a scale: products see weights / scale.
+    """The identity, for weights that start as codes times a scale.
 
-    The scale is a constant, as in `Term`.
+    Products use weights / scale, and the scale comes after them.
+
+    Args:
+        scale: a constant, as in `Term`.
+
     """
 
     identity: ClassVar[bool] = True
@@ -105,16 +111,24 @@ class Rescaled:
         return w
 
     def coded(self, w: Tensor) -> Terms:
-        """Return w / scale, whole numbers where w still is codes times the scale, and the scale."""
+        """Return w / scale and the scale: whole numbers if w is still codes times the scale."""
         return (Term(counts(w, self.scale), self.scale),)
 
 
 def linear(
     x: Tensor, terms: Terms, bias: Tensor | None, step_size: Tensor | float | None = None
 ) -> Tensor:
-    """Return x q(W)' + b, (n, in) -> (n, out): products of codes, then scales, then the bias.
+    """Return x q(W)' + b: products of codes, then scales, then the bias.
 
-    step_size: a number that all of x are multiples of; None where there is none.
+    Args:
+        x: (n, in).
+        terms: q(W), (out, in).
+        bias: (out,), or None.
+        step_size: a number that all entries of x are multiples of; None if there is none.
+
+    Returns:
+        (n, out).
+
     """
     return products(F.linear, x, terms, bias, step_size, 0)
 
@@ -127,7 +141,20 @@ def conv2d(
     padding: int,
     step_size: Tensor | float | None = None,
 ) -> Tensor:
-    """Return the convolution of x with q(W), (n, c, h, w) -> (n, o, h', w'), likewise."""
+    """Return the convolution of x with q(W), plus b: products of codes, then scales, then b.
+
+    Args:
+        x: (n, c, h, w).
+        terms: q(W), (o, c, k, k).
+        bias: (o,), or None.
+        stride: along height and width.
+        padding: zeros on each side.
+        step_size: a number that all entries of x are multiples of; None if there is none.
+
+    Returns:
+        (n, o, h', w').
+
+    """
 
     def product(x: Tensor, w: Tensor) -> Tensor:
         return F.conv2d(x, w, None, stride, padding)
@@ -143,10 +170,16 @@ def products(
     step_size: Tensor | float | None,
     places: int,
 ) -> Tensor:
-    """Return the sum of the terms' products, each scaled, and the bias.
+    """Return the sum of the scaled products of x with each term, plus the bias.
 
-    product: (x, codes) -> (n, out, ...), with ``places`` dimensions behind the channels; linear in
-    both.
+    Args:
+        product: (x, codes) -> (n, out, ...), linear in both.
+        x: the inputs.
+        terms: the weights.
+        bias: (out,), or None.
+        step_size: a number that all entries of x are multiples of; None if there is none.
+        places: how many dimensions a product has after the channels.
+
     """
     if step_size is not None:
         x = counts(x, step_size)
@@ -162,7 +195,10 @@ def products(
 
 
 def combined(scale: Tensor | None, step_size: Tensor | float | None) -> Tensor | float | None:
-    """Return the scale of a product: that of the weights times the step size of the inputs."""
+    """Return the scale of a product: the scale of the weights times the step size of the inputs.
+
+    It is None if there is neither.
+    """
     step = step_size.detach() if isinstance(step_size, Tensor) else step_size
     if scale is None or step is None:
         return step if scale is None else scale
@@ -174,5 +210,5 @@ def combined(scale: Tensor | None, step_size: Tensor | float | None) -> Tensor |
 
 
 def along(scale: Tensor, places: int) -> Tensor:
-    """Return one number, or one for each channel, so that it multiplies (n, channels, ...)."""
+    """Return a scale (one number or (channels,)) in a shape that multiplies (n, channels, ...)."""
     return scale.reshape(-1, *[1] * places)

@@ -1,4 +1,4 @@
-"""A network that is no chain, cut open at one convolution: what is before it and what behind."""
+"""Cuts a network that is no chain open at one convolution: into a part before it and one after."""
 
 from dataclasses import dataclass
 
@@ -14,16 +14,26 @@ from sa.types import Params
 
 @dataclass(frozen=True)
 class _Keep:
-    """Before the cut: the other branch of a sum; what it makes is kept for later."""
+    """A branch of a sum before the cut. Its output is stored and added after the cut."""
 
     branch: Apply
 
 
 _Named = tuple[str, nn.Module]
+"""A layer and its name."""
 
 
 def cut(network: nn.Module, weight: str) -> Cut:
-    """The network cut at the convolution of this kernel; raises ValueError where it cannot be."""
+    """Return the network cut open at a convolution.
+
+    Args:
+        network: layers in a row and sums of two branches, in any nesting.
+        weight: name of the convolution's kernel.
+
+    Raises:
+        ValueError: the network cannot be cut there.
+
+    """
     name, _, kind = weight.rpartition(".")
     conv = dict(network.named_modules()).get(name)
     if kind != "weight" or not isinstance(conv, Conv):
@@ -61,6 +71,7 @@ def cut(network: nn.Module, weight: str) -> Cut:
 
 
 def _link(name: str, conv: Conv, norm: Norm | None = None, step: Step | None = None) -> Link:
+    """Return a convolution as a link, with the norm and the step that follow it."""
     bias = None if conv.bias is None else f"{name}.bias"
     size = step_size(conv.source) if isinstance(conv.quantize, codes.Coder) else None
     assert not isinstance(size, Tensor), "an activation that keeps its step size cannot be cut"
@@ -70,7 +81,7 @@ def _link(name: str, conv: Conv, norm: Norm | None = None, step: Step | None = N
 
 
 def _term(conv: Conv, weight: Tensor) -> codes.Term:
-    """The weights a convolution multiplies by, and their scale."""
+    """Return the kernel that a convolution multiplies by, and its scale."""
     if not conv.quantize:
         return codes.Term(weight)
     terms = codes.of(conv.quantize, weight)
@@ -78,7 +89,10 @@ def _term(conv: Conv, weight: Tensor) -> codes.Term:
 
 
 def _walk(network: nn.Module, name: str) -> tuple[list[Apply | _Keep], list[_Named | int]]:
-    """What runs before a layer and what behind it; a number adds what was kept there."""
+    """Return what runs before a layer and what runs after it, in order.
+
+    A number i in the second list adds the output of the i-th `_Keep` in the first.
+    """
     before: list[Apply | _Keep] = []
     after: list[_Named | int] = []
     module, at = network, ""
@@ -101,7 +115,7 @@ def _walk(network: nn.Module, name: str) -> tuple[list[Apply | _Keep], list[_Nam
 
 
 def _flat(layers: list[_Named]) -> list[_Named]:
-    """Layers in a row, those within a row in their place."""
+    """Return layers in a row, with every inner row replaced by its layers."""
     out: list[_Named] = []
     for name, m in layers:
         row = isinstance(m, nn.Sequential)
@@ -110,6 +124,7 @@ def _flat(layers: list[_Named]) -> list[_Named]:
 
 
 def _apply(name: str, module: nn.Module) -> Apply:
+    """Return a layer as a function of all parameters and its input."""
     keys = [k for k, _ in (*module.named_parameters(), *module.named_buffers())]
     if not keys:
         return lambda params, x: module(x)
@@ -117,7 +132,10 @@ def _apply(name: str, module: nn.Module) -> Apply:
 
 
 def _stepped(after: list[_Named | int]) -> tuple[Norm | None, Step, tuple[str, Conv], int] | None:
-    """The norm, the step and the convolution that come next, and how many layers they are."""
+    """Return the norm, the step and the convolution at the start of ``after``, and their number.
+
+    The norm is None if there is none. The result is None if they do not come in this order.
+    """
     layers = [x for x in after[:3] if not isinstance(x, int)]
     norm = None
     if len(layers) == len(after[:3]) == 3 and isinstance(layers[0][1], nn.BatchNorm2d):
@@ -130,7 +148,7 @@ def _stepped(after: list[_Named | int]) -> tuple[Norm | None, Step, tuple[str, C
 
 
 def _piece(name: str, module: nn.Module) -> Apply | Block:
-    """A layer as a function; a sum whose body begins with a step as a block."""
+    """Return a layer as a function; as a `Block` if it is a sum whose body begins with a step."""
     if isinstance(module, Residual):
         body = _flat([(f"{name}.body", module.body)])
         for i, (_, m) in enumerate(body[:2]):
@@ -142,6 +160,7 @@ def _piece(name: str, module: nn.Module) -> Apply | Block:
 
 
 def _row(layers: list[_Named]) -> Apply:
+    """Return layers in a row as one function."""
     acts = [_apply(*x) for x in layers]
 
     def act(params: Params, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The layers models are built of: affine maps with quantized weights, steps, and chains of both."""
+"""The layers that models are built from: affine maps with quantized weights, activations, sums."""
 
 import math
 from collections.abc import Sequence
@@ -15,17 +15,18 @@ from sa.types import Quantizer
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:
-    """Torch's default start: uniform in +-1/sqrt(fan_in), float64, from the generator alone."""
+    """Return weights (out, in, ...) that start as torch's: uniform in +-1/sqrt(fan_in), float64."""
     return _spread(shape, math.prod(shape[1:]), generator)
 
 
 def _spread(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> nn.Parameter:
+    """Return a parameter that starts uniform in +-1/sqrt(fan_in), float64."""
     draw = torch.rand(shape, generator=generator, dtype=torch.float64)
     return nn.Parameter((2 * draw - 1) / math.sqrt(fan_in))
 
 
 def he(shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:
-    """He's start of a convolution (o, i, k, k): N(0, 2/(k^2 o)), its fan-out (He et al. 2015)."""
+    """Return a kernel (o, i, k, k) that starts at N(0, 2/(k^2 o)), by fan-out (He et al. 2015)."""
     std = math.sqrt(2 / (shape[0] * math.prod(shape[2:])))
     return nn.Parameter(std * torch.randn(shape, generator=generator, dtype=torch.float64))
 
@@ -47,8 +48,8 @@ class QuantizedLayer(nn.Module):
     """A layer with a quantizer.
 
     Attributes:
-        slot: what it quantizes: ``weight`` or ``activation``.
-        quantize: the quantizer; None keeps full precision.
+        slot: ``weight`` or ``activation``, what the layer quantizes.
+        quantize: the quantizer; None for full precision.
 
     """
 
@@ -57,13 +58,13 @@ class QuantizedLayer(nn.Module):
 
 
 class Affine(QuantizedLayer):
-    """An affine map whose weights are quantized: `Linear` and `Conv`.
+    """An affine map with quantized weights: `Linear` or `Conv`.
 
     Attributes:
-        weight: (out, ...), before its quantizer.
+        weight: (out, ...), before the quantizer.
         bias: (out,), or None.
-        source: the activation that its inputs come from, if there is one; in a tuple, so that it
-            is no part of this layer.
+        source: the activation that gives the inputs, if one does. It is inside a tuple, so that
+            torch does not register it as a part of this layer.
 
     """
 
@@ -74,10 +75,20 @@ class Affine(QuantizedLayer):
 
 
 class Linear(Affine):
-    """y = x q(W)' + b: (n, inputs) -> (n, outputs); quantize None keeps full precision.
+    """y = x q(W)' + b, from x (n, inputs) to y (n, outputs).
 
-    Scales of q(W), and the step size of x behind the activation ``source``, come after the product.
-    spread: biases start uniform in +-1/sqrt(inputs), as torch's do, instead of at 0.
+    The scales of q(W), and the step size of the activation ``source``, are applied after the
+    product.
+
+    Args:
+        inputs: number of inputs.
+        outputs: number of outputs.
+        generator: draws the start.
+        bias: whether there is a bias.
+        quantize: quantizer of the weights; None for full precision.
+        spread: true: there is a bias, and it starts uniform in +-1/sqrt(inputs), as in torch;
+            false: a bias starts at 0.
+
     """
 
     def __init__(
@@ -97,7 +108,7 @@ class Linear(Affine):
         self.source = ()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the map."""
+        """Return the outputs (n, outputs) of x (n, inputs)."""
         if not isinstance(self.quantize, codes.Coder):
             return F.linear(x, _used(self), self.bias)
         terms = surrogate.weights(self.quantize.coded, self.weight)
@@ -105,10 +116,19 @@ class Linear(Affine):
 
 
 class Conv(Affine):
-    """A square convolution, padded: (n, c, h, w) -> (n, o, h / stride, w / stride), rounded up.
+    """A square convolution with zero padding, from (n, c, h, w) to (n, o, h / stride, w / stride).
 
-    bias: there is one, and it starts uniform like the weights. Scales come after the product, as in
-    Linear.
+    The quotients are rounded up. Scales are applied after the product, as in `Linear`.
+
+    Args:
+        inputs: c, the number of input channels.
+        outputs: o, the number of output channels.
+        kernel: side of the kernel, odd.
+        generator: draws the start.
+        quantize: quantizer of the weights; None for full precision.
+        stride: along height and width.
+        bias: whether there is a bias, which starts uniform like the weights.
+
     """
 
     def __init__(
@@ -129,7 +149,7 @@ class Conv(Affine):
         self.source = ()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the convolution."""
+        """Return the outputs (n, o, h', w') of x (n, c, h, w)."""
         if not isinstance(self.quantize, codes.Coder):
             return F.conv2d(x, _used(self), self.bias, self.stride, self.padding)
         terms = surrogate.weights(self.quantize.coded, self.weight)
@@ -138,29 +158,41 @@ class Conv(Affine):
 
 
 def _used(layer: Affine) -> Tensor:
-    """The weights a layer multiplies by, where they are no codes."""
+    """Return the weights that a layer multiplies by, if its quantizer gives no codes."""
     return surrogate.weights(layer.quantize, layer.weight) if layer.quantize else layer.weight
 
 
 def batchnorm(channels: int) -> nn.BatchNorm2d:
-    """BatchNorm of maps (n, channels, h, w) (Ioffe & Szegedy 2015): gain 1, shift 0, float64."""
+    """Return BatchNorm of maps (n, channels, h, w), in float64 (Ioffe & Szegedy 2015)."""
     return nn.BatchNorm2d(channels, dtype=torch.float64)
 
 
 class Residual(nn.Module):
-    """y = body(x) + shortcut(x): (n, c, h, w) -> (n, o, h', w') (He et al. 2016)."""
+    """The sum of two branches, y = body(x) + shortcut(x) (He et al. 2016).
+
+    Args:
+        body: the first branch.
+        shortcut: the second branch; None for the identity.
+
+    """
 
     def __init__(self, body: nn.Module, shortcut: nn.Module | None = None):
         super().__init__()
         self.body, self.shortcut = body, shortcut or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply both ways and add."""
+        """Return the sum of the outputs of both branches."""
         return self.body(x) + self.shortcut(x)
 
 
 class Activation(QuantizedLayer):
-    """The activation quantizer as a layer, and the quantizer of the gradient that reaches it."""
+    """A layer that quantizes its inputs, and their gradient in a backward.
+
+    Args:
+        quantize: quantizer of the inputs.
+        gradient: quantizer of dL/dy of the outputs y; None for full precision.
+
+    """
 
     slot = "activation"
     quantize: Quantizer
@@ -171,18 +203,21 @@ class Activation(QuantizedLayer):
         self.gradient = None if traits(gradient).identity else gradient
         if gradient is not None and for_layer(gradient) is not gradient:
             raise ValueError(
-                f"quantizer.gradient={gradient}: what is back-propagated has no stored range and "
+                f"quantizer.gradient={gradient}: a quantizer of gradients has no stored range and "
                 "no parameters; set train=auto and eval=auto"
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Quantize x, any shape."""
+        """Return x, of any shape, quantized."""
         y = self.quantize(x)
         return y if self.gradient is None else surrogate.back(y, self.gradient, self)
 
 
 def step_size(source: Sequence[Activation]) -> Tensor | float | None:
-    """Return the number that the results of an activation are multiples of; None: of none."""
+    """Return the number that all results of an activation are multiples of; None if none is known.
+
+    source: the activation, in a tuple; () if there is none.
+    """
     for activation in source:
         quantize = activation.quantize
         if isinstance(quantize, codes.Stepped):
@@ -191,9 +226,9 @@ def step_size(source: Sequence[Activation]) -> Tensor | float | None:
 
 
 def connect(row: nn.Sequential) -> None:
-    """Set the ``source`` of every affine map that comes behind an activation.
+    """Set the ``source`` of every affine map in a row that gets its inputs from an activation.
 
-    Flattening and maxima may stand between.
+    Flattening and max pooling may stand between the two.
     """
     source: tuple[Activation, ...] = ()
     for layer in row:

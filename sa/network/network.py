@@ -1,4 +1,4 @@
-"""A network as layers in a row: what it is as a chain, and how it is cut open."""
+"""A network of layers in a row, which returns its own structure."""
 
 from collections import OrderedDict
 from dataclasses import replace
@@ -13,9 +13,11 @@ from sa.network.traits import traits
 
 
 class Network(nn.Sequential):
-    """Layers in a row, which knows whether it is a chain of affine maps and steps.
+    """Layers in a row, with methods that return its structure.
 
-    And how it is cut open at one convolution (`cut`), whatever is around it.
+    Args:
+        layers: name -> layer, in order.
+
     """
 
     def __init__(self, layers: OrderedDict[str, nn.Module]):
@@ -25,13 +27,15 @@ class Network(nn.Sequential):
                 connect(row)
 
     def cut(self, weight: str) -> Cut:
-        """What is before and behind the convolution of this kernel; ValueError where it cannot."""
+        """Return the network cut open at the convolution of a kernel; see `sa.network.cut.cut`."""
         return cut(self, weight)
 
     def units(self) -> list[Units]:
-        """Of each hidden layer, the tensors that its units are in.
+        """Return the tensors that hold the units of each hidden layer.
 
-        Raises ValueError naming the first layer whose units cannot change places by themselves.
+        Raises:
+            ValueError: the units of a layer cannot be permuted alone. The message names the layer.
+
         """
         found: list[Units] = []
         rows: list[str] = []
@@ -58,9 +62,12 @@ class Network(nn.Sequential):
         return found
 
     def links(self) -> list[Link]:
-        """The network as affine maps and steps, the view of the exact fast differences.
+        """Return the network as a chain of affine maps and steps, for the fast differences.
 
-        Raises ValueError naming the first layer that does not fit.
+        Raises:
+            ValueError: the network is no chain. The message names the first layer that does not
+                fit.
+
         """
         for name, layer in self.named_modules():
             if isinstance(layer, Residual):

@@ -1,4 +1,4 @@
-"""What one operation of a traced network is: an affine map, a norm, pooling, a step, ..."""
+"""Recognises the operations of a traced network: affine maps, norms, pooling, steps, ..."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +15,21 @@ from sa import surrogate
 from sa.network import layers
 from sa.network.codes import Rescaled
 from sa.network.structure import Norm, Step
-from sa.network.trace import Trace, called, named, step_of
+from sa.network.trace import Trace, attempt, named, step_of
 from sa.network.traits import traits
 
 
 @dataclass(frozen=True)
 class Affine:
-    """A fully connected map (padding None) or a square convolution, by its parameters' names."""
+    """A fully connected map or a square convolution.
+
+    Args:
+        weight: name of its weights.
+        bias: name of its bias; None without one.
+        padding: of a convolution; None for a fully connected map.
+        stride: of a convolution.
+
+    """
 
     weight: str
     bias: str | None
@@ -31,7 +39,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Pool:
-    """Average pooling over squares of this side that do not overlap."""
+    """Average pooling over squares that do not overlap, with this side."""
 
     side: int
 
@@ -42,13 +50,13 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Same:
-    """The identity, or a change of shape alone."""
+class Unchanged:
+    """The identity, or only a change of shape."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The identity between two numbers, constant outside."""
+    """The identity between ``low`` and ``high``, and constant outside."""
 
     low: float
     high: float
@@ -56,12 +64,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class Other:
-    """Anything else, and in words why it is none of these."""
+    """Any other operation, with the reason in words why it is none of these."""
 
     why: str
 
 
-Operation = Affine | Norm | Pool | Average | Same | Clip | Step | Other
+Operation = Affine | Norm | Pool | Average | Unchanged | Clip | Step | Other
 
 _FLAT = ("view", "reshape", "flatten", "squeeze", "unsqueeze", torch.flatten, torch.reshape)
 _SAME = ("contiguous", "clone", "detach", torch.clone)
@@ -72,7 +80,7 @@ _SMOOTH = (
 
 
 def operation(trace: Trace, node: fx.Node) -> Operation:
-    """Return what a node is."""
+    """Return which operation a node of the trace is."""
     if node.op == "call_module":
         return _layer(trace, node)
     if node.target in (F.linear, torch.conv2d):
@@ -81,48 +89,50 @@ def operation(trace: Trace, node: fx.Node) -> Operation:
 
 
 def label(trace: Trace, node: fx.Node) -> str:
-    """Return what to call a node in a message."""
+    """Return the words that name a node in a message."""
     if node.op == "call_module":
         return f"layer '{named(node)}' ({type(trace.module(node)).__name__})"
     if node.op in ("placeholder", "get_attr"):
         return "the input" if node.op == "placeholder" else f"'{named(node)}'"
-    return f"the operation '{_called(node)}'"
+    return f"the operation '{_function_name(node)}'"
 
 
 def neither(trace: Trace, node: fx.Node) -> Other:
-    """Return why an operation that comes at this place of a network makes it no chain."""
+    """Return the reason why this operation, at its place in the network, makes it no chain."""
     return Other(
         f"{label(trace, node)} is neither an affine map nor the pooling, norm or step after one"
     )
 
 
 def argument(node: fx.Node, at: int, name: str, default: Any = None) -> Any:
-    """Return an argument of a call, which may be given by its place or by its name."""
+    """Return an argument of a call, given by position ``at`` or by name; else the default."""
     return node.args[at] if len(node.args) > at else node.kwargs.get(name, default)
 
 
 def shape(trace: Trace, node: Any) -> tuple[int, ...]:
-    """Return the shape of a node's value on the example rows; () of what is no tensor."""
+    """Return the shape of a node's value on the example rows; () if it is no tensor."""
     value = trace.values.get(node)
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def before(trace: Trace, node: fx.Node) -> tuple[int, ...]:
-    """Return the shape of what enters a node."""
+    """Return the shape of a node's first input."""
     return shape(trace, node.args[0]) if node.args else ()
 
 
-def _called(node: fx.Node) -> str:
+def _function_name(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls."""
     target: Any = node.target
     return target if isinstance(target, str) else target.__name__
 
 
 def _layer(trace: Trace, node: fx.Node) -> Operation:
+    """Return which operation the call of a layer is."""
     m, name, what = trace.module(node), named(node), label(trace, node)
     at = f"{name}." if name else ""
     if parametrize.is_parametrized(m):
         return Other(f"the weights of {what} are parametrized or quantized")
-    if (step := step_of(m)) is not None:  # the project's own quantizers are tested elsewhere
+    if (step := step_of(m)) is not None:  # tests check our own quantizers; check others here
         return step if isinstance(m, layers.Activation) else _checked(trace, node, step)
     bias = f"{at}bias" if f"{at}bias" in trace.params else None
     match m:
@@ -153,9 +163,9 @@ def _layer(trace: Trace, node: fx.Node) -> Operation:
         case nn.Flatten():
             return _flat(trace, node)
         case nn.Identity():
-            return Same()
+            return Unchanged()
         case _DropoutNd() if not m.training:
-            return Same()
+            return Unchanged()
         case nn.Hardtanh() | nn.ReLU6():
             return Clip(float(m.min_val), float(m.max_val))
         case _ if type(m).__module__ == "torch.nn.modules.activation" and not list(m.parameters()):
@@ -164,6 +174,7 @@ def _layer(trace: Trace, node: fx.Node) -> Operation:
 
 
 def _norm(trace: Trace, node: fx.Node, m: _BatchNorm, name: str) -> Operation:
+    """Return a BatchNorm as a norm, or why it is none that a chain can have."""
     what = f"layer '{name}' (BatchNorm)"
     if not m.affine:
         return Other(f"{what} has no weight and bias")
@@ -173,6 +184,7 @@ def _norm(trace: Trace, node: fx.Node, m: _BatchNorm, name: str) -> Operation:
 
 
 def _functional(trace: Trace, node: fx.Node) -> Operation:
+    """Return a call of F.linear or F.conv2d as an affine map, or why it is none."""
     what, names = label(trace, node), []
     for at, key in enumerate(("weight", "bias"), 1):
         given = argument(node, at, key)
@@ -202,7 +214,19 @@ def _conv(
     dilation: Any,
     groups: int,
 ) -> Operation:
-    """A convolution, if it is square and plain; else the setting that is not."""
+    """Return a convolution as an affine map, or the setting because of which it is none.
+
+    Args:
+        what: words that name the convolution.
+        weight: name of its kernel.
+        bias: name of its bias, or None.
+        kernel: its kernel.
+        stride: as torch takes it.
+        padding: as torch takes it.
+        dilation: as torch takes it.
+        groups: as torch takes it.
+
+    """
     if groups != 1:
         return Other(f"{what} has groups={groups}")
     if _one((dilation,)) != 1:
@@ -219,6 +243,7 @@ def _conv(
 
 
 def _function(trace: Trace, node: fx.Node) -> Operation:
+    """Return which operation the call of a function or a method is."""
     target, what = node.target, label(trace, node)
     if target is surrogate.sign:
         return Step((0.0,), (-1.0, 1.0))
@@ -229,7 +254,7 @@ def _function(trace: Trace, node: fx.Node) -> Operation:
     if target in _FLAT:
         return _flat(trace, node)
     if target in _SAME or (target is F.dropout and argument(node, 2, "training", True) is False):
-        return Same()
+        return Unchanged()
     if target is F.hardtanh:
         return Clip(argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0))
     if target is F.avg_pool2d:
@@ -243,27 +268,27 @@ def _function(trace: Trace, node: fx.Node) -> Operation:
         dims = argument(node, 1, "dim")
         if isinstance(dims, tuple | list) and {d % 4 for d in dims} == {2, 3}:
             return Average()
-    if _called(node).rstrip("_") in _SMOOTH:
+    if _function_name(node).rstrip("_") in _SMOOTH:
         return Other(f"{what} is not a step")
     return neither(trace, node)
 
 
 def _flat(trace: Trace, node: fx.Node) -> Operation:
-    """A change of shape that keeps rows apart and makes them vectors, or leaves them as they are.
+    """Return whether a change of shape leaves rows as they are or makes each a vector.
 
-    A row of one number per channel, (c, 1, 1), may stay one.
+    A row of one number for each channel, (c, 1, 1), may keep its shape.
     """
     old, new = before(trace, node), shape(trace, node)
     flat = len(new) == 2 and new[0] == old[0] == trace.rows
-    return Same() if flat or old == new else neither(trace, node)
+    return Unchanged() if flat or old == new else neither(trace, node)
 
 
 def _stepped(trace: Trace, node: fx.Node) -> Operation:
-    """A step through the seam: its function is a sign, or says its thresholds and levels."""
+    """Return a call of `sa.step` as a step, if its function is a sign or declares its step."""
     act: Any = argument(node, 1, "fn")
     if act is surrogate.hard_sign:
         return Step((0.0,), (-1.0, 1.0))
-    step = getattr(act, "step", None)  # of a person's own function: no class to inherit from
+    step = getattr(act, "step", None)  # a user's own function has no class to inherit from
     if isinstance(step, Step):
         return _checked(trace, node, step)
     return Other(
@@ -273,7 +298,10 @@ def _stepped(trace: Trace, node: fx.Node) -> Operation:
 
 
 def _checked(trace: Trace, node: fx.Node, step: Step) -> Operation:
-    """The step that a node says it is, if it is, at and around its thresholds."""
+    """Return the step that a node declares, or why it is another function.
+
+    The node is run at its thresholds, just below them, between them and outside of them.
+    """
     like = trace.values[node.args[0]]  # type: ignore[index]
     edge = like.new_tensor(step.thresholds)
     away = 1 + edge.abs().amax()
@@ -282,7 +310,7 @@ def _checked(trace: Trace, node: fx.Node, step: Step) -> Operation:
         values = dict(trace.values)
         values[node.args[0]] = x.expand_as(like).clone()  # type: ignore[index]
         run = partial(trace.run, [node], values, trace.params)
-        called(f"{label(trace, node)} fails at {float(x):g}", run)
+        attempt(f"{label(trace, node)} fails at {float(x):g}", run)
         level = step.levels[int((x >= edge).sum())]
         if not torch.allclose(values[node], like.new_tensor(level), rtol=1e-12, atol=1e-12):
             got = float(values[node].flatten()[0])
@@ -294,7 +322,7 @@ def _checked(trace: Trace, node: fx.Node, step: Step) -> Operation:
 
 
 def _one(values: tuple[Any, ...]) -> int | None:
-    """Return the number that all settings are, along height and along width; None otherwise."""
+    """Return the one whole number that all settings have, in height and width; None otherwise."""
     numbers = {n for v in values for n in (v if isinstance(v, tuple | list) else (v,))}
     numbers.discard(None)
     first = next(iter(numbers), None)

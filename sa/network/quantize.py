@@ -1,4 +1,4 @@
-"""Quantize a network that was built without quantizers, by the names of its layers."""
+"""Quantizes a network that was built without quantizers, by rules for the names of its layers."""
 
 import copy
 import fnmatch
@@ -23,9 +23,14 @@ _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(frozen=True)
 class Rule:
-    """What the layers whose name matches ``pattern`` quantize with; None leaves a slot as it is.
+    """The quantizers of the layers with a name that matches a pattern.
 
-    weight: their weights. activation: their outputs. gradient: what is back-propagated to those.
+    Args:
+        pattern: a pattern for names of layers, as in `fnmatch`.
+        weight: quantizer of their weights; None changes nothing.
+        activation: quantizer of their outputs; None changes nothing.
+        gradient: quantizer of the gradients of their outputs; None changes nothing.
+
     """
 
     pattern: str
@@ -35,27 +40,37 @@ class Rule:
 
 
 class _Weight(QuantizedLayer):
+    """The parametrization that quantizes a layer's weights."""
+
     slot = "weight"
 
     def __init__(self, quantize: Quantizer, like: Tensor):
         super().__init__()
         self.quantize: Quantizer = for_layer(quantize, like)
-        self.source: tuple[Activation, ...] = ()  # in a tuple: it is no part of this
+        self.source: tuple[Activation, ...] = ()  # inside a tuple, torch does not register it
 
     def forward(self, w: Tensor) -> Tensor:
         return surrogate.weights(self.quantize, w)
 
 
 def apply_quantizers(network: nn.Module, rules: Iterable[Rule]) -> nn.Module:
-    """Patch the network in place, and return it; of several rules for a slot, the last one holds.
+    """Add quantizers to a network in place, and return it.
 
-    So ``Rule("*", Uniform(4))`` then ``Rule("conv1", Uniform(8))`` sets bits layer by layer, and a
-    rule with the identity keeps full precision. The weights of the first convolution, of the last
-    linear layer and of 1x1 convolutions keep it too, as is usual, unless a rule names the layer in
-    full. A parameter ``fc.weight`` becomes ``fc.parametrizations.weight.original``; load weights
-    before. Patch a network once.
+    If several rules set one slot of a layer, the last one is used. So ``Rule("*", Uniform(4))`` and
+    then ``Rule("conv1", Uniform(8))`` set the bits of each layer, and a rule with the identity
+    keeps full precision. The weights of the first convolution, of the last linear layer and of 1x1
+    convolutions stay in full precision, as is usual, unless a rule has the full name of the layer.
 
-    Raises ValueError for a pattern that matches no layer, naming those there are.
+    The parameter ``fc.weight`` becomes ``fc.parametrizations.weight.original``, so load weights
+    before. Call this once for a network.
+
+    Args:
+        network: any network.
+        rules: the rules, in order.
+
+    Raises:
+        ValueError: a pattern matches no layer. The message lists the layers.
+
     """
     leaves = {k: m for k, m in network.named_modules() if k and not list(m.children())}
     weighted = {k: m for k, m in leaves.items() if _weights(m).dim() > 1}
@@ -95,7 +110,7 @@ def quantize(
     rules: Mapping[str, Quantizer | Mapping[str, Quantizer]],
     inplace: bool = False,
 ) -> nn.Module:
-    """Return the network with quantized layers; of several rules for a layer the last one holds.
+    """Return the network with quantized layers. The last rule for a layer is used.
 
     >>> from sa.quantizer.uniform import Uniform
     >>> net = quantize(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)), {"0": Uniform(4)})
@@ -107,10 +122,10 @@ def quantize(
         rules: name pattern of layers -> the quantizer of their weights, or ``{"weight": ...,
             "activation": ..., "gradient": ...}``. The first convolution, the last linear layer and
             1x1 convolutions stay in full precision unless a rule names them in full.
-        inplace: whether the network itself is changed; else a copy is.
+        inplace: true changes the network itself; false changes and returns a copy.
 
     Raises:
-        ValueError: a pattern matches no layer, or a slot is unknown.
+        ValueError: a pattern matches no layer, or a slot has another name.
 
     """
     made = []
@@ -125,7 +140,14 @@ def quantize(
 
 
 def _connect(row: nn.Sequential, name: str, quantized: set[str]) -> None:
-    """Tell patched layers in a row which quantized output they come behind."""
+    """Set the ``source`` of quantized layers in a row that get a quantized output.
+
+    Args:
+        row: the layers.
+        name: the name of the row with a dot, or ''.
+        quantized: full names of the layers with quantized outputs.
+
+    """
     source: tuple[Activation, ...] = ()
     layers: Iterable[tuple[str, Any]] = row.named_children()
     for key, layer in layers:
@@ -138,7 +160,7 @@ def _connect(row: nn.Sequential, name: str, quantized: set[str]) -> None:
 
 
 def _patched(layer: Any) -> _Weight | None:
-    """The quantizer that a layer's weights go through, if nothing else does."""
+    """Return the quantizer of a layer's weights, if it is their only parametrization."""
     if not parametrize.is_parametrized(layer, "weight"):
         return None
     mine = layer.parametrizations.weight
@@ -146,7 +168,7 @@ def _patched(layer: Any) -> _Weight | None:
 
 
 def _product(layer: Any, x: Tensor) -> Tensor:
-    """The forward of a patched affine layer: scales of its weights come after the product."""
+    """Return the outputs of a quantized affine layer; scales are applied after the product."""
     mine = _patched(layer)
     if mine is None or not isinstance(mine.quantize, codes.Coder):
         return type(layer).forward(layer, x)
@@ -160,12 +182,12 @@ def _product(layer: Any, x: Tensor) -> Tensor:
 
 
 def _weights(layer: nn.Module) -> Tensor:
-    """Return the parameter named weight of a layer; an empty vector if there is none."""
+    """Return a layer's own parameter ``weight``; an empty vector if it has none."""
     return dict(layer.named_parameters(recurse=False)).get("weight", torch.empty(0))
 
 
 def _kept(layers: dict[str, nn.Module]) -> set[str]:
-    """The layers that stay in full precision unless they are named."""
+    """Return the layers that stay in full precision unless a rule has their full name."""
     convs = [k for k, m in layers.items() if isinstance(m, nn.modules.conv._ConvNd)]
     linear = [k for k, m in layers.items() if isinstance(m, nn.Linear)]
     single = [k for k in convs if layers[k].weight[0, 0].numel() == 1]  # type: ignore[index]
@@ -173,10 +195,12 @@ def _kept(layers: dict[str, nn.Module]) -> set[str]:
 
 
 def _after(layer: nn.Module, args: object, out: Tensor) -> Tensor:
+    """Return a layer's outputs, quantized: a forward hook."""
     return layer.quantize(out)  # type: ignore[operator]
 
 
 def _matching(pattern: str, layers: Iterable[str], what: str) -> list[str]:
+    """Return the layers that a pattern matches; raise ValueError if there are none."""
     hits = fnmatch.filter(layers, pattern)
     if not hits:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a network is made of: what couples its rows, what is quantized, how it can be cut."""
+"""Reads the structure of a network: its chain or cuts, its quantizers, what couples its rows."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,15 +27,15 @@ def describe(
     quadratic: bool,
     rows: Tensor | None = None,
 ) -> Structure:
-    """Return what estimators may need to know of a network and its loss.
+    """Return the structure of a network and its loss.
 
     Args:
         network: the network.
-        frozen: its parameters that do not move.
-        batchnorm: ``running`` or ``batch``: which statistics BatchNorm takes.
+        frozen: its parameters that do not move, by name.
+        batchnorm: the statistics that BatchNorm uses, ``running`` or ``batch``.
         criterion: (outputs, targets) -> row losses.
         quadratic: whether the criterion is the squared error averaged over outputs.
-        rows: a few inputs, with which a network that is no `Network` is read; None to not read it.
+        rows: a few inputs, to trace a network that is no `Network`; None to not trace it.
 
     """
     layers = [m for m in network.modules() if isinstance(m, QuantizedLayer)]
@@ -57,7 +57,7 @@ def describe(
         quadratic=quadratic,
     )
     if not isinstance(network, Network):
-        return _other(network, base, whole, coupled, rows)
+        return _traced(network, base, whole, coupled, rows)
     try:
         whole = replace(whole, units=network.units(), why_not_permutable=None)
     except ValueError as error:
@@ -67,7 +67,7 @@ def describe(
         return replace(base, why_not_a_chain=coupled)
     try:
         links = network.links()
-        why_not = chain.obstacle(links)
+        why_not = chain.why_no_fast_differences(links)
     except ValueError as error:
         links, why_not = [], str(error)
     if why_not is None:
@@ -78,10 +78,19 @@ def describe(
         return replace(base, why_not_a_chain=f"{why_not}; and {error}")
 
 
-def _other(
+def _traced(
     network: nn.Module, base: Structure, whole: Structure, coupled: str, rows: Tensor | None
 ) -> Structure:
-    """Return the structure of a network that is no `Network`, read by tracing it."""
+    """Return the structure of a network that is no `Network`, by tracing it.
+
+    Args:
+        network: the network.
+        base: the structure without parameters, for a network that cannot be traced.
+        whole: the structure with parameters and statistics, to which the reading is added.
+        coupled: why the rows of a batch are coupled; '' if they are not.
+        rows: a few inputs, or None.
+
+    """
     formula = next(network.children(), None) is None
     what = "the loss is a formula" if formula else "the network is a module of its own kind"
     why = f"{what}, not a chain of layers"
@@ -95,7 +104,12 @@ def _other(
 
 
 def _cuts(network: Network, frozen: Params) -> list[Cut]:
-    """Return the network cut at each kernel; raise ValueError if anything else moves."""
+    """Return the network cut open at each kernel that moves.
+
+    Raises:
+        ValueError: another parameter moves, or the rows of a batch are coupled.
+
+    """
     who, instead = coupling(network, "running")
     if who:
         raise ValueError(f"{who} couples its rows; set {instead}")
@@ -106,6 +120,11 @@ def coupling(network: nn.Module, batchnorm: str) -> tuple[str, str]:
     """Return (the layer type that couples the rows of a batch, the setting that avoids it).
 
     Both are '' if rows are independent.
+
+    Args:
+        network: the network.
+        batchnorm: the statistics that BatchNorm uses, ``running`` or ``batch``.
+
     """
     if batchnorm == "batch" and any(isinstance(m, _BatchNorm) for m in network.modules()):
         return "BatchNorm", "batchnorm=running"
@@ -119,11 +138,12 @@ def coupling(network: nn.Module, batchnorm: str) -> tuple[str, str]:
 
 
 def _kind(quantize: Quantizer) -> str:
+    """Return the name of a quantizer's class."""
     return type(component(quantize)).__name__
 
 
 def quantized(network: nn.Module) -> dict[str, str]:
-    """Return ``layer.slot`` -> its quantizer, of the slots that are not in full precision."""
+    """Return ``layer.slot`` -> its quantizer in words, without slots in full precision."""
     found = {}
     for name, m in network.named_modules():
         if isinstance(m, QuantizedLayer):
@@ -137,21 +157,24 @@ def quantized(network: nn.Module) -> dict[str, str]:
 
 
 def latent_weights(network: nn.Module) -> list[str]:
-    """Return the names of the weights that a quantizer stands before."""
+    """Return the names of the weights that are quantized before they are used."""
     layers = [(k, m.quantize) for k, m in network.named_modules() if isinstance(m, Affine)]
     return [f"{k}.weight" for k, q in layers if not traits(q).identity]
 
 
 def weights(layer: nn.Module) -> Tensor | None:
-    """Return the weights (out, ...) of an affine map, before its quantizer; None of others."""
+    """Return the weights (out, ...) of an affine map, not quantized; None for other layers."""
     return layer.weight if isinstance(layer, Affine | nn.Linear | _ConvNd) else None
 
 
 @torch.no_grad()
 def row_width(network: nn.Module, row: Tensor) -> int:
-    """Return how many numbers one row keeps alive: outputs, and a convolution's patches.
+    """Return how many numbers a forward holds for one row: outputs and patches of convolutions.
 
-    It runs the network on one row.
+    Args:
+        network: the network, which runs once.
+        row: one input, (1, ...).
+
     """
     total = [row.numel()]
 

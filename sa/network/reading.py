@@ -1,4 +1,4 @@
-"""Reads a network of any making: as a chain, or as cuts, each verified on example rows."""
+"""Reads any network as a chain, or as cuts, and verifies the result on example rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,23 +11,23 @@ from torch.func import functional_call
 from sa.flips import chain
 from sa.network import traced_chain, traced_cuts
 from sa.network.structure import Cut, Link
-from sa.network.trace import Trace, Unreadable, called, check, trace
+from sa.network.trace import Trace, Unreadable, attempt, check, trace
 from sa.params import stream
 from sa.types import Batch, Params
 
 TOLERANCE = 1e-9
-"""The largest relative difference between a reading and the network, which both compute."""
+"""The largest relative difference between the outputs of a reading and those of the network."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a network was read as.
+    """The result of reading a network.
 
     Args:
-        links: the network as a chain; empty if it is none.
-        cuts: the network cut open at a weight, by the weight's name.
-        why: why it is no chain, in plain words; None if it is one.
-        whys: why a parameter has no cut, by its name.
+        links: the network as a chain; () if it is none.
+        cuts: name of a weight -> the network cut open at it.
+        why: why the network is no chain, in plain words; None if it is one.
+        whys: name of a parameter -> why there is no cut at it.
 
     """
 
@@ -39,7 +39,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Example:
-    """Rows, a point (every parameter and buffer), and what the network gives."""
+    """The outputs of the network on some rows, at a point.
+
+    Args:
+        rows: the inputs.
+        params: every parameter and buffer, by name.
+        outputs: the outputs of the network.
+
+    """
 
     rows: Tensor
     params: Params
@@ -50,10 +57,9 @@ class _Example:
 def read(network: nn.Module, rows: Tensor, moving: Sequence[str]) -> Reading:
     """Return the network as a chain; if it is none, cut open at the weights that move.
 
-    A reading is used only if it gives what the network gives, at the point and around it. So what
-    cannot be traced, as an operation on ``.data``, leads to brute force and never to wrong numbers.
-
-    Everything is computed in float64, on copies of the parameters and buffers.
+    A reading counts only if its outputs equal those of the network, at its point and at another
+    one. So an operation that cannot be traced, for example on ``.data``, makes the differences slow
+    but never wrong. Everything is computed in float64, on copies of the parameters and buffers.
 
     Args:
         network: in evaluation mode; BatchNorm is read with its running statistics.
@@ -85,9 +91,13 @@ def read(network: nn.Module, rows: Tensor, moving: Sequence[str]) -> Reading:
 
 
 def _cut(traced: Trace, name: str, examples: Sequence[_Example]) -> Cut:
-    """The network cut at a weight; raises Unreadable if it cannot be, or if brute force costs less.
+    """Return the network cut open at a weight, after verifying it on every example.
 
-    The rest is also verified on some of the rows, in another order.
+    The part after the cut is also verified on some of the rows, in another order.
+
+    Raises:
+        Unreadable: the network cannot be cut there, or brute force costs less.
+
     """
     cut, price = traced_cuts.cut(traced, name)
     brute = 2 * traced.params[name].numel()
@@ -104,7 +114,7 @@ def _cut(traced: Trace, name: str, examples: Sequence[_Example]) -> Cut:
 
 
 def _cut_open(cut: Cut, at: Tensor, example: _Example) -> Tensor:
-    """The outputs of some rows of a network that is cut open."""
+    """Return the outputs of the rows ``at`` of an example, computed by the cut."""
     params = {k: v.clone() for k, v in example.params.items()}
     x, kept = cut.before(params, example.rows.clone())
     merged = params | {k: w for k, (w, _) in cut.kernels(params).items()}
@@ -114,7 +124,7 @@ def _cut_open(cut: Cut, at: Tensor, example: _Example) -> Tensor:
 
 
 def _points(network: nn.Module) -> list[Params]:
-    """The network's point, and another one around it, where no parameter is 0 or shared."""
+    """Return the network's point, and a random one near it, where no two parameters are equal."""
     generator = stream(0, "reading")
     point = {k: _double(p) for k, p in network.named_parameters()}
     buffers = {k: _double(b) for k, b in network.named_buffers()}
@@ -126,27 +136,33 @@ def _points(network: nn.Module) -> list[Params]:
 
 
 def _double(x: Tensor) -> Tensor:
-    """A copy, of floating-point numbers in float64."""
+    """Return a copy, in float64 if it holds floating-point numbers."""
     x = x.detach().clone()
     return x.double() if x.is_floating_point() else x
 
 
 def _example(network: nn.Module, rows: Tensor, params: Params) -> _Example:
-    """What the network gives; raises Unreadable if it fails or gives something else each time."""
+    """Return the outputs of the network on some rows, at a point.
+
+    Raises:
+        Unreadable: the forward fails, returns no single tensor, gives other outputs each time, or
+            couples the rows.
+
+    """
 
     def run(x: Tensor) -> Tensor:
         copies = {k: v.clone() for k, v in params.items()}
         return functional_call(network, copies, (x.clone(),))
 
     what = "the forward fails on example rows"
-    outputs, again = (called(what, lambda: run(rows)) for _ in range(2))
+    outputs, again = (attempt(what, lambda: run(rows)) for _ in range(2))
     if not isinstance(outputs, Tensor):
         raise Unreadable(f"the network returns a {type(outputs).__name__}, not one tensor")
-    if _apart(again, outputs) > 0:
+    if _difference(again, outputs) > 0:
         raise Unreadable("the forward gives other outputs each time for the same rows")
     half = (len(rows) + 1) // 2
-    some = called("the forward fails on fewer rows", lambda: run(rows[:half]))
-    if not _apart(some, outputs[:half]) <= TOLERANCE:
+    some = attempt("the forward fails on fewer rows", lambda: run(rows[:half]))
+    if not _difference(some, outputs[:half]) <= TOLERANCE:
         raise Unreadable("the output of a row depends on the other rows of the batch")
     return _Example(rows, params, outputs)
 
@@ -157,9 +173,17 @@ def _verify(
     at: Tensor | None = None,
     what: str = "its reading fails on example rows",
 ) -> None:
-    """Raise Unreadable if a reading gives something else than the network, of the rows ``at``."""
-    found = called(what, lambda: run(example))
-    apart = _apart(found, example.outputs if at is None else example.outputs[at])
+    """Raise Unreadable if a reading and the network give different outputs.
+
+    Args:
+        example: the outputs of the network.
+        run: computes the outputs of the reading.
+        at: the rows to compare; None for all.
+        what: words for a reading that fails.
+
+    """
+    found = attempt(what, lambda: run(example))
+    apart = _difference(found, example.outputs if at is None else example.outputs[at])
     if not apart <= TOLERANCE:
         raise Unreadable(
             f"the outputs of the traced operations differ from the network's by {apart:.2g} on "
@@ -168,14 +192,14 @@ def _verify(
 
 
 def _chained(links: Sequence[Link], example: _Example) -> Tensor:
-    """The outputs of a chain."""
+    """Return the outputs of an example, computed by the chain."""
     batch = Batch(example.rows, example.rows.new_zeros(len(example.rows)))
     view = chain.run(links, example.params, batch, lambda outputs, _: outputs, False)
     return view.losses
 
 
-def _apart(found: Tensor, outputs: Tensor) -> float:
-    """The largest difference, relative to the largest output; infinite for another shape."""
+def _difference(found: Tensor, outputs: Tensor) -> float:
+    """Return the largest difference relative to the largest output; inf if the shapes differ."""
     if found.shape != outputs.shape:
         return float("inf")
     same = (found == outputs) | (found.isnan() & outputs.isnan())

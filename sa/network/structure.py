@@ -1,4 +1,4 @@
-"""What a network is made of, as data: affine maps, steps, cuts."""
+"""The structure of a network as data: affine maps, norms, steps, cuts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,13 @@ from sa.types import Params, Quantizer, WeightMoves
 
 @dataclass(frozen=True)
 class Step:
-    """A piecewise constant function: ``levels[k]`` if thresholds[k-1] <= z < thresholds[k]."""
+    """A piecewise constant function: ``levels[k]`` if thresholds[k-1] <= z < thresholds[k].
+
+    Args:
+        thresholds: ascending.
+        levels: one more than thresholds.
+
+    """
 
     thresholds: tuple[float, ...]
     levels: tuple[float, ...]
@@ -19,7 +25,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Norm:
-    """A BatchNorm by its name in the network, and its eps."""
+    """A BatchNorm that uses its running statistics.
+
+    Args:
+        name: its name in the network.
+        eps: is added to the running variance.
+
+    """
 
     name: str
     eps: float = 1e-5
@@ -27,7 +39,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Link:
-    """One affine map of a chain, by its parameters' names, and the step after it, if any.
+    """One affine map of a chain, with the pooling, norm and step after it.
 
     Args:
         weight: name of its weights.
@@ -36,11 +48,11 @@ class Link:
         padding: of a square convolution; None for a fully connected map.
         pool: side of the average pooling after the map.
         norm: BatchNorm on running statistics before the step.
-        average: whether maps (rows, c, h, w) enter averaged over positions; else they are
+        average: whether input maps (rows, c, h, w) are averaged over positions; else they are
             flattened.
         stride: of the convolution; 1 in a chain.
         step_size: a number that all inputs are multiples of, if the weights are codes
-            (`Cut.kernels`).
+            (`Cut.kernels`); else None.
 
     """
 
@@ -56,10 +68,13 @@ class Link:
 
 
 class Units(NamedTuple):
-    """The tensors that hold the units of a hidden layer, by name.
+    """The names of the tensors that hold the units of a hidden layer.
 
-    rows: tensors that have a unit per row, along their first axis. columns: the next layer's
-    weights, which have them along the second axis, each unit in a block of equally many columns.
+    Args:
+        rows: tensors with one unit for each row, along their first axis.
+        columns: weights of the next layer. Their second axis has equally many columns for each
+            unit, side by side.
+
     """
 
     rows: tuple[str, ...]
@@ -67,14 +82,21 @@ class Units(NamedTuple):
 
 
 Apply = Callable[[Params, Tensor], Tensor]
-"""A part of a network as a function of every parameter and buffer, by name, and of its input."""
+"""A part of a network: (every parameter and buffer by name, input) -> output."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """y = body(enter(x)) + shortcut(x), with a step first in the body.
+    """A sum y = body(enter(x)) + shortcut(x), with a step first in the body.
 
-    So the body's output depends only on which ``thresholds`` enter(x) is at or above.
+    So the output of the body depends only on which thresholds enter(x) is at or above.
+
+    Args:
+        enter: the layers of the branch before its step.
+        thresholds: of the step.
+        body: the other layers of the branch.
+        shortcut: the other branch.
+
     """
 
     enter: Apply
@@ -88,17 +110,17 @@ class Cut:
     """A network that is no chain, cut open at one convolution.
 
     Args:
-        links: the convolution. If only a norm and a step stand between it and another convolution,
-            that one comes second.
-        before: (params, inputs) -> the input of the convolution, and what sums behind it add from
-            before it.
-        kernels: params -> by name, the kernels that the links multiply by, and the scale that
-            follows: (out, 1, 1, 1), one element, or None.
-        moves: how quantized weights move with single ones; None if w itself moves.
-        after: what follows the links, in order; a number i adds what ``before`` kept as i-th.
-        rest: (params, z, kept, rows) -> outputs, what follows the links in one call, instead of
-            ``after``; rows says which rows z belongs to. None where ``after`` says it.
-        share: the rest's share of the network's operations, in (0, 1].
+        links: the convolution. If a step and another convolution follow it, after a norm or none,
+            that convolution is a second link.
+        before: (params, inputs) -> the input of the convolution, and stored tensors that the rest
+            of the network needs.
+        kernels: params -> name of a link's weights -> (the kernel to multiply by, its scale). The
+            scale is (out, 1, 1, 1), one element, or None.
+        moves: how a quantized weight changes as a weight moves; None if weights are not quantized.
+        after: the rest of the network, in order. A number i adds stored tensor i.
+        rest: (params, z, stored tensors, rows) -> outputs: the rest as one function, instead of
+            ``after``. rows says which row each z belongs to. None if ``after`` is the rest.
+        share: operations of the rest, divided by those of the network, in (0, 1].
 
     """
 
@@ -112,27 +134,28 @@ class Cut:
 
 
 def _no_criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Raise TypeError: the criterion of a loss that is a plain function."""
     raise TypeError("a plain function has no criterion")
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What estimators may need to know of a network and its loss.
+    """The structure of a network and its loss, which estimators and analyses use.
 
     Args:
         links: the network as a chain of affine maps and steps; () if it is none.
-        cuts: if it is no chain and only kernels move, the network cut open at each of them.
-        frozen: the network's parameters that do not move.
-        statistics: its running statistics.
+        cuts: if it is no chain, the network cut open at each moving parameter that can be cut.
+        frozen: parameters of the network that do not move, by name.
+        statistics: its running statistics, by name.
         criterion: (outputs, targets) -> row losses.
         quadratic: whether the criterion is the squared error averaged over outputs.
-        stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None if
-            nobody knows.
+        stochastic: whether units are random in training (`sa.surrogate.bernoulli`); None if it is
+            not known.
         gradients: whether back-propagated gradients are quantized.
-        quantized: ``layer.slot`` -> its quantizer, of the slots that are not in full precision.
-        why_not_a_chain: the reason, if it is no chain.
-        units: hidden units that can be permuted without changing the function, per layer.
-        why_not_permutable: the reason, if they cannot.
+        quantized: ``layer.slot`` -> its quantizer in words, without slots in full precision.
+        why_not_a_chain: why the network is no chain; None if it is one.
+        units: hidden units that can be permuted without changing the function, for each layer.
+        why_not_permutable: why units cannot be permuted; None if they can.
 
     """
 
@@ -151,31 +174,35 @@ class Structure:
 
     @property
     def hard(self) -> list[str]:
-        """The quantized weights and activations; if there are any, the loss has no Hessian."""
+        """Return the quantized weights and activations. If there are any, there is no Hessian."""
         return [k for k in self.quantized if not k.endswith(".gradient")]
 
     @property
     def why_no_fast_path(self) -> str | None:
-        """Why coordinate differences take two forwards a coordinate; None if they do not."""
+        """Return why every coordinate difference takes two forwards; None if there is a fast path.
+
+        The reason is in words.
+        """
         return None if self.cuts else self.why_not_a_chain
 
     @property
     def plain(self) -> bool:
-        """Whether every map is fully connected and followed by its step at once."""
+        """Return whether every map is fully connected and its step, if any, follows directly."""
         return bool(self.links) and all(x.padding is None and x.norm is None for x in self.links)
 
 
 class LayerTrace(NamedTuple):
-    """What one layer did in one forward.
+    """The inputs, outputs and weights of one layer in one forward.
 
     Args:
-        name: of the layer; '' of a formula.
+        name: name of the layer; '' for a formula.
         inputs: (rows, ...).
         outputs: (rows, ...).
-        quantize: quantizer of its weights, or of an activation's inputs; None in full precision.
-        weight: its weights (out, ...) before their quantizer; None if it is no affine map.
-        used: its weights after their quantizer; None likewise.
-        parameters: how many it has, its quantizer's included.
+        quantize: quantizer of its weights, or of its inputs if it is an activation; None for full
+            precision.
+        weight: its weights (out, ...) before the quantizer; None if it is no affine map.
+        used: its weights after the quantizer; None if it is no affine map.
+        parameters: number of its parameters, with those of its quantizer.
 
     """
 

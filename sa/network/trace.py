@@ -1,4 +1,4 @@
-"""A network of any making as a graph of its operations, recorded by torch.fx, which can be run."""
+"""Records any network as a graph of operations, with torch.fx, and runs parts of the graph."""
 
 import inspect
 import operator
@@ -20,7 +20,7 @@ from sa.types import Params
 
 Result = TypeVar("Result")
 Env = dict[fx.Node, Any]
-"""What each node of a graph gave, in one run."""
+"""Node of a graph -> its value in one run."""
 
 _PREFIX = "network."
 _SIZES = ("size", "dim", "numel", "ndimension")
@@ -30,22 +30,22 @@ _NUMBERS = (
 
 
 class Unreadable(ValueError):
-    """A network that cannot be read; the message says why, in plain words."""
+    """A network cannot be read. The message says why, in plain words."""
 
 
 @dataclass(eq=False)
 class Trace:
-    """The operations of a network in the order of its forward, and what they gave on some rows.
+    """The operations of a network in the order of its forward, with their values on some rows.
 
     Args:
-        root: holds the network, and the constants that the forward made.
+        root: a module that has the network, and the constants that the forward made.
         nodes: the operations, without the input and the output.
-        source: the input.
+        source: the node of the input.
         result: the node whose value the network returns.
         params: every parameter and buffer of the network at a point, by name.
-        rows: how many example rows there are.
-        values: what each node gave on the example rows.
-        in_place: the operations that change what they are given. They run on copies.
+        rows: number of example rows.
+        values: the value of each node on the example rows.
+        in_place: the operations that overwrite an input. They run on copies.
 
     """
 
@@ -59,9 +59,13 @@ class Trace:
     in_place: set[fx.Node] = field(default_factory=set)
 
     def run(self, nodes: Iterable[fx.Node], values: Env, params: Params) -> None:
-        """Run some nodes in turn and add to ``values``, which holds what they need, their results.
+        """Run some nodes and add their values to ``values``.
 
-        params: every parameter and buffer of the network, by name.
+        Args:
+            nodes: the nodes, in order.
+            values: the values of all nodes that they need.
+            params: every parameter and buffer of the network, by name.
+
         """
         for node in nodes:
             given = _copied(values) if node in self.in_place else values.__getitem__
@@ -69,6 +73,7 @@ class Trace:
             values[node] = self._result(node, args, kwargs, params)
 
     def _result(self, node: fx.Node, args: Any, kwargs: Any, params: Params) -> Any:
+        """Return the value of a node with these arguments."""
         target: Any = node.target
         if node.op == "call_module":
             own = {k: params[v] for k, v in self.own(node).items()}
@@ -95,7 +100,7 @@ class Trace:
         return {k: at + k for k in local if at + k in self.params}
 
     def uses(self, name: str) -> int:
-        """Return at how many places of the forward a parameter is used."""
+        """Return how many times the forward uses a parameter."""
         count = 0
         for node in self.nodes:
             if name in self.own(node).values():
@@ -103,11 +108,11 @@ class Trace:
         return count
 
     def users(self, node: fx.Node) -> list[fx.Node]:
-        """Return the nodes that use a node's values; asking for its shape alone is no use."""
+        """Return the nodes that use a node's value, without those that read only its shape."""
         return [user for user in node.users if not self.is_size(user)]
 
     def is_size(self, node: fx.Node) -> bool:
-        """Whether a node gives a size of its input, or a number made of sizes."""
+        """Return whether a node's value is a size of its input, or a number computed from sizes."""
         if node not in self.values or isinstance(self.values[node], Tensor):
             return False
         if node.op == "call_method":
@@ -118,30 +123,30 @@ class Trace:
 
 
 def named(node: fx.Node) -> str:
-    """Return the name of a node's layer or tensor, as the network has it."""
+    """Return the name, in the network, of a node's layer or tensor."""
     return str(node.target)[len(_PREFIX) :]
 
 
 def trace(network: nn.Module, rows: Tensor, params: Params) -> Trace:
-    """Record what a network does, and run the record on example rows.
+    """Return the operations of a network, with their values on example rows.
 
     Args:
         network: in evaluation mode.
-        rows: a few inputs, (rows, ...), of its dtype.
-        params: the point, and every buffer, by name.
+        rows: a few inputs, (rows, ...), of the dtype of the network.
+        params: every parameter and buffer, by name.
 
     Raises:
         Unreadable: the forward cannot be traced, or does not return one tensor.
 
     """
     root, tracer = _Root(network), _Tracer()
-    graph = called("it cannot be traced", lambda: tracer.trace(root))
+    graph = attempt("it cannot be traced", lambda: tracer.trace(root))
     first, *nodes, last = graph.nodes
     result = last.args[0]
     if not isinstance(result, fx.Node):
         raise Unreadable(f"the network returns a {type(result).__name__}, not one tensor")
     found = Trace(root, nodes, first, result, params, len(rows), {first: rows.clone()})
-    called("its trace fails", lambda: _record(found))
+    attempt("its trace fails", lambda: _record(found))
     values = found.values
     if not isinstance(values[result], Tensor):
         what = type(values[result]).__name__
@@ -150,9 +155,12 @@ def trace(network: nn.Module, rows: Tensor, params: Params) -> Trace:
 
 
 def _record(trace: Trace) -> None:
-    """Run a trace on the example rows and find the operations that work in place.
+    """Run a trace on the example rows, and set its ``values`` and ``in_place``.
 
-    They may run on copies unless something after them sees the change, which then is refused.
+    Raises:
+        Unreadable: an operation overwrites a tensor that a later one uses, so it cannot run on a
+            copy.
+
     """
     values, params = trace.values, {k: v.clone() for k, v in trace.params.items()}
     own = {v.untyped_storage().data_ptr() for v in params.values() if v.numel()}
@@ -174,11 +182,12 @@ def _record(trace: Trace) -> None:
 
 
 def _storage(value: object) -> int | None:
+    """Return the address of a tensor's memory; None for other values."""
     return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
 
 
 def _copied(values: Env) -> Callable[[fx.Node], Any]:
-    """A look-up that copies tensors."""
+    """Return a function that looks a node's value up and copies it if it is a tensor."""
 
     def given(node: fx.Node) -> Any:
         value = values[node]
@@ -188,20 +197,29 @@ def _copied(values: Env) -> Callable[[fx.Node], Any]:
 
 
 def check(network: nn.Module) -> None:
-    """Raise Unreadable if a trace would not hold all that a network does."""
+    """Raise Unreadable if a network does something that a trace would not record."""
     for name, m in network.named_modules():
         _refuse_layer(name, m)
     _refuse_ties(network)
     _refuse_inputs(network)
 
 
-def called(what: str, code: Callable[[], Result]) -> Result:
-    """Return what a person's code gives; raises Unreadable if it raises anything."""
+def attempt(what: str, code: Callable[[], Result]) -> Result:
+    """Return the result of a user's code.
+
+    Args:
+        what: words that the message begins with, if the code fails.
+        code: the code.
+
+    Raises:
+        Unreadable: the code raises any exception.
+
+    """
     try:
         return code()
     except Unreadable:
         raise
-    except Exception as error:  # code of any making may raise any exception
+    except Exception as error:  # a user's code may raise any exception
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, fx.proxy.TraceError):
             reason = "the forward branches or loops on values or sizes of tensors"
@@ -213,7 +231,7 @@ def called(what: str, code: Callable[[], Result]) -> Result:
 
 
 class _Root(nn.Module):
-    """The network as a layer, so that what surrounds its forward is recorded too."""
+    """A module around the network, so that hooks around the network's forward are recorded too."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -224,12 +242,12 @@ class _Root(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Records torch's own layers, the project's layers and steps as one operation each."""
+    """A tracer that records layers of torch, layers of sa and steps as one operation each."""
 
     proxy_buffer_attributes = True
 
     def create_arg(self, a: Any) -> Any:
-        """Return an argument as the record keeps it: a function stays what it is."""
+        """Return an argument in the form that the graph stores; a function stays a function."""
         plain = callable(a) and not isinstance(a, fx.Proxy | nn.Module | torch.Tensor | type)
         return a if plain else super().create_arg(a)
 
@@ -237,7 +255,7 @@ class _Tracer(fx.Tracer):
         super().__init__(param_shapes_constant=True)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a layer is one operation; the forward of any other is looked into."""
+        """Return whether a layer is one operation; the forward of other layers is traced."""
         if step_of(m) is not None or isinstance(m, Linear | Conv):
             return True
         if parametrize.is_parametrized(m):  # `sa.network.quantize` patches the forward of these
@@ -247,13 +265,14 @@ class _Tracer(fx.Tracer):
 
 
 def step_of(m: nn.Module) -> Step | None:
-    """Return the step that a layer says it is: `Activation`, or a layer with ``step``."""
+    """Return the step that an `Activation`, or any layer with ``step``, declares; else None."""
     source: object = m.quantize if isinstance(m, Activation) else m
-    step = getattr(source, "step", None)  # of a person's own layer: no class to inherit from
+    step = getattr(source, "step", None)  # a user's own layer has no class to inherit from
     return step if isinstance(step, Step) else None
 
 
 def _refuse_layer(name: str, m: nn.Module) -> None:
+    """Raise Unreadable for hooks, quantizers that store numbers, and norms without statistics."""
     where = f"layer '{name}' ({type(m).__name__})" if name else "the network"
     foreign = [h for h in m._forward_hooks.values() if h is not quantize._after]
     if foreign or m._forward_pre_hooks:
@@ -267,6 +286,7 @@ def _refuse_layer(name: str, m: nn.Module) -> None:
 
 
 def _refuse_ties(network: nn.Module) -> None:
+    """Raise Unreadable if two names have one parameter."""
     first: dict[int, str] = {}
     for name, p in network.named_parameters(remove_duplicate=False):
         if (other := first.setdefault(id(p), name)) != name:
@@ -274,6 +294,7 @@ def _refuse_ties(network: nn.Module) -> None:
 
 
 def _refuse_inputs(network: nn.Module) -> None:
+    """Raise Unreadable if the forward needs several arguments."""
     empty, kinds = inspect.Parameter.empty, (inspect.Parameter.POSITIONAL_ONLY,
                                              inspect.Parameter.POSITIONAL_OR_KEYWORD)  # fmt: skip
     every: Sequence[inspect.Parameter] = [*inspect.signature(network.forward).parameters.values()]

@@ -1,4 +1,4 @@
-"""A traced network as a chain of affine maps and steps."""
+"""Reads a traced network as a chain of affine maps and steps."""
 
 from dataclasses import replace
 
@@ -12,7 +12,12 @@ from sa.network.trace import Trace, Unreadable
 
 
 def links(trace: Trace) -> list[Link]:
-    """Return the network as links; raises Unreadable naming the first part that is none."""
+    """Return the network as links.
+
+    Raises:
+        Unreadable: the network is no chain. The message names the first part that does not fit.
+
+    """
     walk = _Walk(trace)
     node, rest = trace.source, set(trace.nodes)
     while node is not trace.result:
@@ -31,24 +36,24 @@ def links(trace: Trace) -> list[Link]:
 
 
 class _Walk:
-    """Links that are collected operation by operation."""
+    """The links of a chain, built by one operation after another."""
 
     def __init__(self, trace: Trace):
         self.trace = trace
         self.links: list[Link] = []
         self.average = False  # whether maps were averaged since the last affine map
-        self.clip: tuple[fx.Node, ops.Clip] | None = None  # which a step has to follow
+        self.clip: tuple[fx.Node, ops.Clip] | None = None  # a step has to follow it
 
     def add(self, node: fx.Node) -> None:
-        """Add the next operation; raises Unreadable if it is no part of a link."""
+        """Add the next operation; raise Unreadable if it is no part of a link."""
         what = operation(self.trace, node)
         if isinstance(what, ops.Other):
             raise Unreadable(what.why)
-        if self.clip is not None and not isinstance(what, Step | ops.Same):
+        if self.clip is not None and not isinstance(what, Step | ops.Unchanged):
             raise Unreadable(f"{label(self.trace, self.clip[0])} is not a step")
         if isinstance(what, ops.Affine):
             self._affine(node, what)
-        elif not isinstance(what, ops.Same) and not self._after(node, what):
+        elif not isinstance(what, ops.Unchanged) and not self._after(node, what):
             raise Unreadable(ops.neither(self.trace, node).why)
 
     def end(self) -> None:
@@ -57,10 +62,11 @@ class _Walk:
             raise Unreadable(f"{label(self.trace, self.clip[0])} is not a step")
         if not self.links:
             raise Unreadable("the network has no affine map")
-        if why := chain.obstacle(self.links):
+        if why := chain.why_no_fast_differences(self.links):
             raise Unreadable(why)
 
     def _affine(self, node: fx.Node, what: ops.Affine) -> None:
+        """Begin a new link; raise Unreadable if a chain cannot have this affine map."""
         name, shape = label(self.trace, node), ops.before(self.trace, node)
         for parameter in filter(None, (what.weight, what.bias)):
             once(self.trace, parameter)
@@ -76,12 +82,12 @@ class _Walk:
         self.average = False
 
     def _after(self, node: fx.Node, what: ops.Operation) -> bool:
-        """Whether an operation may follow the last link, to which it is added then."""
+        """Add an operation to the last link, and return whether it may follow there."""
         link = self.links[-1] if self.links else None
         shape, new = ops.before(self.trace, node), ops.shape(self.trace, node)
         if link is None or self.average:
             return False
-        if link.step is not None:  # maps of states are averaged over all positions, or nothing
+        if link.step is not None:  # after a step, only an average over all positions may follow
             whole = isinstance(what, ops.Pool) and shape[2:] == (what.side, what.side)
             self.average = len(shape) == 4 and (whole or isinstance(what, ops.Average))
             return self.average
@@ -107,18 +113,18 @@ class _Walk:
         return new[0] == shape[0]
 
     def _keeps_size(self, node: fx.Node) -> bool:
-        """Whether the convolution before a pooling gives maps of the size of its inputs."""
+        """Return whether the convolution before a pooling keeps height and width."""
         conv = node.all_input_nodes[0]
         return ops.before(self.trace, conv)[2:] == ops.shape(self.trace, conv)[2:]
 
 
 def inside(step: Step, clip: ops.Clip) -> bool:
-    """Whether a step gives the same of clipped numbers as of the numbers themselves."""
+    """Return whether a step has the same values with and without the clip before it."""
     return all(clip.low < t <= clip.high for t in step.thresholds)
 
 
 def once(trace: Trace, name: str) -> None:
-    """Raise Unreadable if a parameter is used at several places of the forward."""
+    """Raise Unreadable if the forward does not use a parameter exactly once."""
     if (count := trace.uses(name)) != 1:
         layer = name.rpartition(".")[0]
         what = f"layer '{layer}'" if layer else f"'{name}'"

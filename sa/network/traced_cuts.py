@@ -1,4 +1,4 @@
-"""A traced network cut open at a fully connected map or a convolution."""
+"""Cuts a traced network open at a fully connected map or a convolution."""
 
 from dataclasses import dataclass, replace
 from math import prod
@@ -15,18 +15,18 @@ from sa.params import blocks
 from sa.types import Params
 
 LEAST = 1e-3
-"""The least share of a network's operations that what follows a cut is counted as."""
+"""The least value of `Cut.share`: the cost of the rest is never counted as less than this."""
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a network is cut.
+    """The place of a cut: an affine map, with the norm and the step after it.
 
     Args:
-        node: the affine map.
-        map: the same by its parameters' names.
-        last: the last node of norm and step after it; the map itself if nothing of that follows.
-        norm: the BatchNorm, if one follows.
+        node: the node of the affine map.
+        map: the affine map.
+        last: the node of the step; the node of the map if no step follows.
+        norm: the BatchNorm, if norm and step follow.
         step: the step, if one follows.
 
     """
@@ -39,15 +39,21 @@ class _Place:
 
 
 PIECE = 1 << 21
-"""The most numbers of one operation behind a cut that are computed together."""
+"""The most numbers of one operation after a cut that are computed at once."""
 
 
 def cut(trace: Trace, weight: str) -> tuple[Cut, float]:
-    """Return the network cut at the affine map of a weight, and the price of its differences.
+    """Return the network cut open at an affine map, and the cost of the map's differences.
 
-    What is before the map runs once. If a step follows, after a norm or none, the states of that
-    step are what goes on: a second link, the identity, hands them to the rest. The price is in
-    forwards, and an upper limit.
+    The operations before the map run once. If a step follows, after a norm or none, only its states
+    matter to the rest. Then the cut has a second link, the identity, which passes the states on.
+
+    Args:
+        trace: the network.
+        weight: name of the map's weights.
+
+    Returns:
+        The cut, and an upper limit of the cost in forwards.
 
     Raises:
         Unreadable: the network cannot be cut there.
@@ -98,9 +104,10 @@ def cut(trace: Trace, weight: str) -> tuple[Cut, float]:
 
 
 def _moved(trace: Trace, place: _Place) -> int:
-    """The most runs of the rest for a row: one for every coordinate up and down.
+    """Return an upper limit of the runs of the rest for one row.
 
-    Behind a step it is one for every other pattern of states of a map.
+    There is one run for each coordinate up and one down. After a step there is at most one for each
+    other pattern of the states of a map.
     """
     w, shape = trace.params[place.map.weight], ops.shape(trace, place.node)
     runs = 2 * w.numel()
@@ -111,7 +118,7 @@ def _moved(trace: Trace, place: _Place) -> int:
 
 
 def _place(trace: Trace, weight: str) -> _Place:
-    """Where the map of a weight is, and the norm and step after it."""
+    """Return the place of the affine map with this weight; raise Unreadable if there is none."""
     once(trace, weight)
     for node in trace.nodes:
         what = operation(trace, node) if weight in _weights(trace, node) else None
@@ -123,14 +130,17 @@ def _place(trace: Trace, weight: str) -> _Place:
 
 
 def _weights(trace: Trace, node: fx.Node) -> list[str]:
-    """The parameters that a node uses, by itself or by a node that hands them to it."""
+    """Return the names of the parameters that a node uses, as a layer or as inputs."""
     nodes = [n for n in node.all_input_nodes if n.op == "get_attr"] + [node]
     return [name for n in nodes if n.op != "get_attr" or n is not node for name in
             trace.own(n).values()]  # fmt: skip
 
 
 def _followed(trace: Trace, place: _Place) -> _Place:
-    """The place with the norm and the step after the map, if nothing else uses what is between."""
+    """Return the place with the norm and the step after the map.
+
+    If something else follows, or uses a value between them, return the place as it is.
+    """
     found, clip, node = place, ops.Clip(float("-inf"), float("inf")), place.node
     shape = ops.shape(trace, node)
     while len(users := trace.users(node)) == 1 and node is not trace.result:
@@ -139,7 +149,7 @@ def _followed(trace: Trace, place: _Place) -> _Place:
         if ops.shape(trace, node) != shape:
             return place
         match what:
-            case ops.Same():
+            case ops.Unchanged():
                 continue
             case Norm() if found.norm is None and len(shape) == (
                 2 if found.map.padding is None else 4
@@ -155,6 +165,7 @@ def _followed(trace: Trace, place: _Place) -> _Place:
 
 
 def _links(place: _Place) -> tuple[Link, ...]:
+    """Return the links of the cut: the map, and after a step the identity."""
     what = place.map
     first = Link(
         what.weight, what.bias, place.step, what.padding or 0, norm=place.norm, stride=what.stride
@@ -163,31 +174,37 @@ def _links(place: _Place) -> tuple[Link, ...]:
 
 
 def _states(weight: str) -> str:
-    """The name of the identity that hands on the states behind a map."""
+    """Return the name of the identity that passes on the states after a map."""
     return f"{weight} states"
 
 
 def _kernel(place: _Place, w: Tensor) -> Tensor:
-    """The weights of a map as those of a convolution: a fully connected one has a kernel of 1."""
+    """Return the weights of a map as a kernel; of a fully connected one, as a 1x1 kernel."""
     return w[..., None, None] if place.map.padding is None else w
 
 
 def _as_maps(place: _Place, x: Tensor) -> Tensor:
-    """Inputs (rows, ..., in) of a fully connected map as maps (rows, in, places, 1)."""
+    """Return inputs (rows, ..., in) of a fully connected map as maps (rows, in, places, 1)."""
     if place.map.padding is not None:
         return x
     return x.movedim(-1, 1).reshape(len(x), x.shape[-1], -1, 1)
 
 
 def _from_maps(place: _Place, z: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Maps (rows, out, places, 1) as a fully connected map's outputs (rows, ..., out)."""
+    """Return maps (rows, out, places, 1) as outputs (rows, ..., out) of a fully connected map."""
     if place.map.padding is not None:
         return z
     return z.reshape(len(z), z.shape[1], *shape[1:-1]).movedim(1, -1)
 
 
 def _of_rows(trace: Trace, node: fx.Node) -> bool:
-    """Whether a value has a part for each row; raises Unreadable if it mixes or hides them."""
+    """Return whether the first axis of a node's value is the rows.
+
+    Raises:
+        Unreadable: the value depends on the rows and does not have them on its first axis, or it is
+            no tensor.
+
+    """
     value = trace.values[node]
     depends = node is trace.source or trace.source in _ancestors_of({node})
     if not isinstance(value, Tensor) or (depends and value.shape[:1] != (trace.rows,)):
@@ -196,6 +213,7 @@ def _of_rows(trace: Trace, node: fx.Node) -> bool:
 
 
 def _ancestors_of(nodes: set[fx.Node]) -> set[fx.Node]:
+    """Return the nodes and all nodes that they depend on."""
     found, left = set(nodes), list(nodes)
     while left:
         more = [n for n in left.pop().all_input_nodes if n not in found]
@@ -205,13 +223,13 @@ def _ancestors_of(nodes: set[fx.Node]) -> set[fx.Node]:
 
 
 def _ancestors(trace: Trace, nodes: set[fx.Node]) -> list[fx.Node]:
-    """The nodes and all that they need, in the order of the forward."""
+    """Return the nodes and all nodes that they depend on, in the order of the forward."""
     found = _ancestors_of(nodes)
     return [n for n in trace.nodes if n in found]
 
 
 def _dependent(trace: Trace, node: fx.Node) -> set[fx.Node]:
-    """All that needs a node."""
+    """Return all nodes that depend on a node."""
     found: set[fx.Node] = set()
     for n in trace.nodes:
         if any(x is node or x in found for x in n.all_input_nodes):
@@ -220,12 +238,15 @@ def _dependent(trace: Trace, node: fx.Node) -> set[fx.Node]:
 
 
 def _needed(nodes: set[fx.Node]) -> set[fx.Node]:
-    """What nodes take as inputs."""
+    """Return the inputs of nodes."""
     return {x for n in nodes for x in n.all_input_nodes}
 
 
 def _work(trace: Trace, nodes: list[fx.Node]) -> float:
-    """About how many operations nodes take for a row: products with weights, and results."""
+    """Return about how many operations nodes take for a row: products with weights, and results.
+
+    A value counts one operation for each of its numbers.
+    """
     total = 0.0
     for node in nodes:
         numbers = _numbers(trace, node)
@@ -235,7 +256,7 @@ def _work(trace: Trace, nodes: list[fx.Node]) -> float:
 
 
 def _numbers(trace: Trace, node: fx.Node) -> float:
-    """How many numbers a node gives for a row."""
+    """Return how many numbers a node's value has for each row; 0 if it is not computed."""
     value = trace.values[node]
     value = value[0] if isinstance(value, tuple) and value else value
     computed = isinstance(value, Tensor) and node.op != "get_attr"

@@ -1,4 +1,4 @@
-"""What quantizers declare about themselves, and the base of those that keep numbers for a layer."""
+"""The traits that quantizers declare, and the base class of those that store numbers of a layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -12,22 +12,23 @@ from sa.types import Quantizer, WeightMoves
 
 @dataclass(frozen=True)
 class Traits:
-    """What a quantizer q declares; the defaults are those of a plain function.
+    """The traits that a quantizer q may declare; the defaults are those of a plain function.
 
     A quantizer declares a trait by an attribute of that name: a class variable, a setting or a
-    property. It need not inherit from anything.
+    property. It does not have to inherit from a class.
 
     Args:
-        identity: whether q(x) = x, so that what it quantizes stays in full precision.
+        identity: whether q(x) = x, so that its slot stays in full precision.
         stochastic: whether q draws random numbers while an estimator samples.
         coupled: whether q of one row depends on the other rows of a batch.
-        uncoupled_by: setting of the quantizer that makes rows independent, where they are not.
-        needs_layer: whether q works only as a part of a layer, which keeps numbers for it.
-        bits: bits of a quantized number; None if they are not declared.
-        granularity: elements that share their levels: ``tensor``, ``channel``, ``sample`` or
+        uncoupled_by: the setting that makes rows independent, if q couples them.
+        needs_layer: whether q works only as a part of a layer, for which it stores numbers.
+        bits: bits of a quantized number; None if they are not known.
+        granularity: the elements that share their levels: ``tensor``, ``channel``, ``sample`` or
             ``group:n``.
         step: q as thresholds and levels; None if it is no elementwise step function.
-        moves: how q(w) moves with single weights; None if a weight moves the others' q(w).
+        moves: how q(w) changes as one weight moves; None if one weight changes q of the others in
+            another way than by a scale.
 
     """
 
@@ -43,26 +44,26 @@ class Traits:
 
 
 def traits(quantize: Quantizer | None) -> Traits:
-    """Return what a quantizer, or the module that a layer has of one, declares.
+    """Return the traits of a quantizer, or of the module that it built for a layer.
 
-    None, which keeps full precision, is the identity.
+    None, which stands for full precision, is the identity.
     """
     if quantize is None:
         return Traits(identity=True)
     own = component(quantize)
-    # the one place that looks for them by name: a plain function declares none
+    # the only place that looks traits up by name, because a plain function declares none
     found: dict[str, Any] = {f.name: getattr(own, f.name, f.default) for f in fields(Traits)}
     return Traits(**found)
 
 
 class LayerQuantizer(nn.Module):
-    """A quantizer of one layer, with numbers of its own: a stored range, or parameters.
+    """A quantizer of one layer that stores numbers: a range, or parameters.
 
     Args:
         spec: the quantizer that it was built from.
 
     Attributes:
-        observing: whether a forward may update the numbers from what it quantizes.
+        observing: whether a forward may update the numbers from the tensor that it quantizes.
 
     """
 
@@ -72,51 +73,51 @@ class LayerQuantizer(nn.Module):
 
     @property
     def observes(self) -> bool:
-        """Whether a forward while ``observing`` would update the numbers."""
+        """Return whether a forward updates the numbers while ``observing`` is true."""
         return False
 
     @property
     def asleep(self) -> bool:
-        """Whether it is the identity for now, because all that it has seen are zeros."""
+        """Return whether it is the identity for now, because it has seen only zeros so far."""
         return False
 
     @property
     def group(self) -> dict[str, float]:
-        """Settings of the optimizer for its own parameters; others are as for the rest."""
+        """Return optimizer settings for its own parameters, where they differ from the others'."""
         return {}
 
     def extra_repr(self) -> str:
-        """Return the settings."""
+        """Return the settings of the quantizer as text."""
         return repr(self.spec)
 
 
 @runtime_checkable
 class PerLayer(Protocol):
-    """A quantizer that may keep numbers for every layer."""
+    """A quantizer that may store numbers for each layer."""
 
     def build(self, like: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """Return the quantizer of a layer; like: its weights, None for activations."""
+        """Return the quantizer of one layer, from its weights, or None for activations."""
         ...
 
 
 @runtime_checkable
 class Gating(Protocol):
-    """A quantizer that switches channels off, by a parameter of every layer."""
+    """A quantizer that switches channels off, by one parameter in each layer."""
 
     def keep(self, alpha: Tensor) -> Tensor:
-        """Return the share of channels that a layer keeps on average, by its parameter."""
+        """Return the mean share of channels that a layer keeps, from its parameter alpha."""
         ...
 
     def owed(self, keeps: Tensor) -> Tensor:
-        """Return the penalty, 0-dim, of the shares (layers,) that all layers keep."""
+        """Return the penalty, 0-dim, from the shares (layers,) that the layers keep."""
         ...
 
 
 def component(quantize: Quantizer) -> Any:
-    """Return the quantizer that a layer's own was built from; any other one as it is."""
+    """Return the quantizer that a layer's quantizer was built from; other quantizers as given."""
     return quantize.spec if isinstance(quantize, LayerQuantizer) else quantize
 
 
 def for_layer(quantize: Quantizer, like: Tensor | None = None) -> Quantizer:
-    """Return the quantizer of one layer; like: its weights, None for activations."""
+    """Return the quantizer of one layer, from its weights ``like``, or None for activations."""
     return quantize.build(like) if isinstance(quantize, PerLayer) else quantize
