@@ -1,4 +1,4 @@
-"""Products with a Hessian, or with differences of a gradient, and their cost."""
+"""Products of vectors with a Hessian, or with differences of a gradient, and their cost."""
 
 import math
 from collections.abc import Callable
@@ -11,33 +11,41 @@ from sa.params import blocks, flatten, unflatten
 from sa.types import Batch, Params, RowLoss
 
 BUILD, PRODUCT = 3.9, 3.6
-"""Forward-equivalents of building the graph of a gradient, and of a product with it."""
+"""The cost in forward-equivalents of the graph of a gradient, and of one product with it."""
 
 PART = 32 << 20
-"""Bytes of one graph: about a core's share of the caches; products with more are slower."""
+"""Bytes of one graph, about a core's share of the caches. Larger graphs are slower."""
 
 
 @dataclass
 class ProductCost:
-    """The cost of products: forward-equivalents of the whole batch, and how many products."""
+    """A counter of the cost of products.
+
+    Args:
+        evals: forward-equivalents of the whole batch so far.
+        products: number of products with single vectors so far.
+
+    """
 
     evals: float = 0.0
     products: int = 0
 
 
 class Hessian:
-    """v -> Hv, H the Hessian of the mean row loss of a batch, by reverse over reverse.
+    """The map v -> Hv, with H the Hessian of the mean row loss of a batch (Pearlmutter 1994).
 
-    The graph of the gradient is built in parts. Parts that fit into memory are kept; the others are
-    built anew for each product. Sums over parts are in the dtype of the point (Pearlmutter 1994).
+    It differentiates the gradient by a second backward. The graph of the gradient is built in
+    parts. Parts that fit into memory are stored; the others are built again for each product. Sums
+    over parts are in the dtype of the point.
 
     Args:
         rows: (params, batch) -> row losses.
         batch: the rows.
         params: the point.
-        part: rows of one graph.
-        kept: graphs of the first so many rows are kept.
-        of: rows of the whole batch, which may be larger; costs are in its forward-equivalents.
+        part: number of rows of one graph.
+        kept: graphs of the first ``kept`` rows are stored.
+        of: number of rows of the whole batch, which may be larger than ``batch``. Costs are in
+            forward-equivalents of the whole batch.
 
     """
 
@@ -68,9 +76,12 @@ class Hessian:
         return dict(zip(self.point, grads, strict=True))
 
     def product(self, vectors: Tensor, names: tuple[str, ...] | None = None) -> Tensor:
-        """Return the products (k, D) with vectors (k, D) over some tensors (None: all).
+        """Return the products (k, D) with vectors (k, D).
 
-        D counts the numbers of these tensors; the other tensors are fixed.
+        Args:
+            vectors: (k, D), where D is the number of coordinates of the tensors.
+            names: the tensors; the others do not move. None for all tensors.
+
         """
         like = {k: self.params[k] for k in names or self.params}
         out = torch.zeros_like(vectors)
@@ -87,7 +98,7 @@ class Hessian:
     def _add(self, out: Tensor, vectors: Tensor, graph: dict[str, Tensor], like: Params) -> None:
         """Add the products with the Hessian of one part to out."""
         curved = [k for k in like if graph[k].requires_grad]
-        if not curved:  # a loss that is linear here
+        if not curved:  # the loss is linear in these tensors
             return
         outputs, wrt = [graph[k] for k in curved], [self.point[k] for k in like]
         for row, vector in zip(out, vectors, strict=True):
@@ -100,7 +111,7 @@ class Hessian:
 
 @dataclass
 class Jacobian:
-    """v -> [g(w + e v) - g(w - e v)] / (2 e), e = epsilon |w| / |v|: the change of g along v.
+    """The map v -> [g(w + e v) - g(w - e v)] / (2 e), with e = epsilon |w| / |v|.
 
     g is the gradient of an estimator, for example a straight-through one. No loss has this
     gradient, so this map is not a Hessian and not symmetric. |w| is the length of the whole point;
@@ -108,10 +119,10 @@ class Jacobian:
     has no length of its own. At w = 0, e = epsilon / |v|.
 
     Args:
-        gradient: point -> g and its cost in forward-equivalents.
-        params: the point.
-        epsilon: length of the differences, as a share of |w|.
-        cost: counts the products and their forward-equivalents.
+        gradient: point -> (g, its cost in forward-equivalents).
+        params: the point w.
+        epsilon: length of a difference, divided by |w|.
+        cost: counts the products and their cost.
 
     """
 
@@ -121,7 +132,7 @@ class Jacobian:
     cost: ProductCost = field(default_factory=ProductCost)
 
     def product(self, vectors: Tensor, names: tuple[str, ...] | None = None) -> Tensor:
-        """Return the products (k, D) with vectors (k, D) over some tensors (None: all)."""
+        """Return the products (k, D) with vectors (k, D); names as in `Hessian.product`."""
         like = {k: self.params[k] for k in names or self.params}
         w, whole = (flatten(p).detach() for p in (like, self.params))
         length = whole.norm() if whole.any() else whole.new_ones(())

@@ -1,4 +1,4 @@
-"""Leading eigenpairs of a symmetric map from its products: a search, and an update."""
+"""Leading eigenpairs of a symmetric map, from products: a search, and an update of known pairs."""
 
 import math
 from collections.abc import Callable
@@ -24,10 +24,10 @@ class Pairs(NamedTuple):
 
 
 Map = Callable[[Tensor], Tensor]
-"""(k, D) -> (k, D): the products of a symmetric map with k vectors."""
+"""A symmetric map: vectors (k, D) -> their products (k, D)."""
 
 EXTRA = 16
-"""Vectors of a Lanczos basis beyond twice the wanted pairs; a restart keeps half of them."""
+"""How many vectors a Lanczos basis has beyond twice the wanted pairs; a restart keeps half."""
 
 
 def _length(row: Tensor) -> float:
@@ -36,11 +36,17 @@ def _length(row: Tensor) -> float:
 
 
 def orthonormal(rows: Tensor, against: Tensor | None = None, scale: float = 0.0) -> Tensor:
-    """Return orthonormal rows (r, D) that span what rows (k, D) add to the span of ``against``.
+    """Return orthonormal rows (r, D) that extend the span of ``against`` by the rows, r <= k.
 
-    Gram-Schmidt in order, repeated for each row until a pass leaves more than half of its length. A
-    row is left out if it adds less than 1e-10 (1e-5 in float32) of the longest row, or of
-    ``scale``. So r <= k.
+    This is Gram-Schmidt in order. It repeats a row until the row keeps more than half of its
+    length. A row is dropped if its new part is shorter than 1e-10 (1e-5 in float32) of the longest
+    row, or of ``scale``.
+
+    Args:
+        rows: (k, D).
+        against: orthonormal rows, or None.
+        scale: a length.
+
     """
     small = 1e-10 if rows.dtype == torch.float64 else 1e-5
     least = small * max(float(rows.norm(dim=1).max()) if len(rows) else 0.0, scale)
@@ -48,7 +54,7 @@ def orthonormal(rows: Tensor, against: Tensor | None = None, scale: float = 0.0)
     spans = [rows[:0] if against is None else against, out[:0]]
     for row in rows:
         before, length = math.inf, _length(row)
-        while least < length < before / 2:  # twice is enough, mostly (Kahan; Parlett 1980)
+        while least < length < before / 2:  # two passes are mostly enough (Kahan; Parlett 1980)
             for span in spans:
                 row = row - (span @ row) @ span
             before, length = length, _length(row)
@@ -75,14 +81,14 @@ def top(
     misses copies. All vectors are reorthogonalised twice (Wu & Simon 2000).
 
     Args:
-        product: the map.
-        k: how many pairs.
+        product: the map H.
+        k: number of pairs.
         start: (b, D), the first block.
-        generator: draws new vectors if an invariant space is found.
-        tol: the search ends if all residuals |H x - theta x| are at most tol max(|theta|, 1e-6 of
-            the largest |theta|).
-        spare: return so many further pairs, which may not have converged.
-        most: the search also ends after most * k products; see the residuals.
+        generator: draws new vectors if the search finds an invariant space.
+        tol: the search ends if all residuals |H x - theta x| are at most tol times |theta|, or
+            times 1e-6 of the largest |theta| if that is larger.
+        spare: number of further pairs to return, which may not have converged.
+        most: the search also ends after most * k products. Then the residuals show the error.
 
     """
     dim = start.shape[1]
@@ -131,15 +137,21 @@ def top(
 
 
 def follow(product: Map, space: Tensor, rounds: int = 1) -> Pairs:
-    """Return the pairs of a space (c, D) after rounds of subspace iteration (Rutishauser 1970).
+    """Return the pairs of a space after some rounds of subspace iteration (Rutishauser 1970).
 
     Each round takes one block product. It computes the Ritz values and vectors X of the old span,
-    and then the orthonormal span of (H + s I) X. The shift s is the least one that leaves no Ritz
-    value below 0; without it, directions of large negative curvature would grow.
+    and then an orthonormal basis of (H + s I) X. The shift s is the smallest one that makes all
+    Ritz values >= 0. Without it, directions of large negative curvature would grow.
 
-    The values lag one round behind the vectors, and the residuals are those of the old span. The
-    space needs a spare vector for each direction whose curvature is below minus the last wanted
-    eigenvalue: such a direction takes a vector until the shift includes it.
+    The values are one round older than the vectors, and the residuals are those of the old span.
+    The space needs one spare vector for each direction whose curvature is below minus the last
+    wanted eigenvalue, because such a direction occupies a vector until the shift includes it.
+
+    Args:
+        product: the map H.
+        space: (c, D), orthonormal rows.
+        rounds: number of rounds, >= 1.
+
     """
     for _ in range(rounds):
         w = product(space)

@@ -17,10 +17,17 @@ def signs(draws: int, like: Tensor, generator: torch.Generator) -> Tensor:
 def trace(
     product: Map, like: Tensor, draws: int, generator: torch.Generator
 ) -> tuple[float, float]:
-    """Return the trace and its standard error: the mean of v'Hv over v of +-1 (Hutchinson 1990).
+    """Return an unbiased estimate of the trace, and its standard error (Hutchinson 1990).
 
-    Unbiased. The variance of one draw is 2 (|H|_F^2 - sum_i H_ii^2). Each draw costs one product;
-    draws >= 2.
+    The estimate is the mean of v'Hv over random v of +-1. The variance of one draw is
+    2 (|H|_F^2 - sum_i H_ii^2).
+
+    Args:
+        product: the map H.
+        like: (D,), gives the dtype and the device.
+        draws: number of draws, >= 2; each costs one product.
+        generator: draws the vectors.
+
     """
     each = []
     for _ in range(draws):
@@ -35,9 +42,17 @@ def density(
 ) -> tuple[Tensor, Tensor]:
     """Return the density of the spectrum as nodes (n,), ascending, and weights (n,) of sum 1.
 
-    Stochastic Lanczos quadrature (Golub & Welsch 1969; Ubaru, Chen & Saad 2017) with full
-    reorthogonalisation. The first 2 steps - 1 moments v'H^p v/D of each draw are exact, and their
-    mean over draws is unbiased for tr H^p / D. Costs draws * steps products.
+    This is stochastic Lanczos quadrature (Golub & Welsch 1969; Ubaru, Chen & Saad 2017) with full
+    reorthogonalisation. The moments v'H^p v/D of each draw are exact for p up to 2 steps - 1. Their
+    mean over draws is an unbiased estimate of tr H^p / D.
+
+    Args:
+        product: the map H.
+        like: (D,), gives the dtype and the device.
+        steps: number of Lanczos steps of a draw; each costs one product.
+        draws: number of draws.
+        generator: draws the vectors.
+
     """
     nodes, weights = [], []
     dim = len(like)
@@ -52,7 +67,7 @@ def density(
             length = float(w.double().norm())
             tiny = 1e-10 if w.dtype == torch.float64 else 1e-5
             if length <= tiny * max(map(abs, diagonal)) or step == min(steps, dim) - 1:
-                break  # an invariant space, or the last step
+                break  # the space is invariant, or this is the last step
             offdiagonal.append(length)
             v = w / length
             basis = torch.cat([basis, v])

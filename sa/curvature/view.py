@@ -1,4 +1,4 @@
-"""The curvature of a loss at a point, whole or of a block: products, eigenpairs, trace, density."""
+"""The curvature of a loss at a point: products, eigenpairs, trace and density, also of blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sa.params import flatten
 from sa.types import Diverged
 
 ROUNDS = 8
-"""Block products that find the top space of a map that is not symmetric, from a random start."""
+"""Number of block products with which a random start finds the top space of a `Jacobian`."""
 
 CLOSE = 1e-4
 """Eigenvalues with a smaller relative difference count as copies of one."""
@@ -21,13 +21,13 @@ CLOSE = 1e-4
 
 @dataclass(frozen=True)
 class Curvature:
-    """Products with a Hessian, or with differences of another gradient, over some parameters.
+    """The curvature of a loss at a point, or the change of another gradient, over some parameters.
 
-    Vectors are rows (k, D), D numbers in the order of `sa.params.flatten`.
+    Vectors are rows (k, D), in the order of `sa.params.flatten`.
 
     Args:
         engine: computes the products.
-        names: the parameters that vectors range over; None for all.
+        names: the parameters, of D coordinates; None for all.
 
     """
 
@@ -36,12 +36,12 @@ class Curvature:
 
     @property
     def evals(self) -> float:
-        """Return the forward-equivalents spent so far, with those of the blocks."""
+        """Return the cost in forward-equivalents so far, including that of blocks (`within`)."""
         return self.engine.cost.evals
 
     @property
     def products(self) -> int:
-        """Return the number of products with single vectors so far, with those of the blocks."""
+        """Return the number of products with single vectors so far, including those of blocks."""
         return self.engine.cost.products
 
     @property
@@ -51,7 +51,7 @@ class Curvature:
         return flatten({k: point[k] for k in self.names or point})
 
     def within(self, names: Sequence[str]) -> "Curvature":
-        """Return the diagonal block of some tensors, with the others fixed, on the same graphs."""
+        """Return the curvature over some tensors only, with the same stored graphs."""
         return Curvature(self.engine, tuple(names))
 
     def product(self, vectors: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Curvature:
         return self.engine.product(vectors, self.names)
 
     def _finite(self, vectors: Tensor) -> Tensor:
-        """Return the product; raise Diverged if it is not finite, since a search would fail."""
+        """Return the product; raise Diverged if it is not finite, because a search would fail."""
         out = self.product(vectors)
         if not out.isfinite().all():
             raise Diverged("the second derivatives of the loss are not finite at this point")
@@ -73,17 +73,24 @@ class Curvature:
         tol: float = 1e-3,
         spare: int = 0,
     ) -> Pairs:
-        """Return the k algebraically largest eigenpairs, from a random start; see `solve.top`.
+        """Return the k algebraically largest eigenpairs, from a random start.
 
-        An eigenvalue may have several copies, or nearly equal ones: in the block of the last layer,
-        one for each output. A search that starts from two vectors finds two of them, and is then
-        repeated from k vectors.
+        An eigenvalue may have several copies, or nearly equal ones. For example, in the block of
+        the last layer there is one for each output. A search from two vectors finds two of them; if
+        it does, it is repeated from k vectors.
 
         Differences of a gradient are not symmetric. For them the result is the Ritz pairs of the
         symmetric part, in the space after ROUNDS rounds of `solve.follow`.
 
+        Args:
+            k: number of pairs.
+            generator: draws the start.
+            tol: tolerance, as in `solve.top`.
+            spare: number of further pairs to return, which may not have converged.
+
         Raises:
             Diverged: products are not finite.
+            ValueError: the point has no coordinates, or fewer than k.
 
         """
         w = self._point
