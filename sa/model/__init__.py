@@ -1,1 +1,1 @@
-"""Networks, each built from a quantizer and described by a frozen dataclass."""
+"""Models: frozen dataclasses that describe networks and build them."""

@@ -1,4 +1,4 @@
-"""A loss written down as a formula, in the place of a network: its parameters are the point."""
+"""A module for a loss that is a formula of a point, used in place of a network."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,18 @@ import torch
 from torch import Tensor, nn
 
 SHAPE = (0,)
-"""Of the inputs of a formula: there are none (dataset=point)."""
+"""The shape of one input of a formula, which has no inputs (dataset=point)."""
 
 
 class Point(nn.Module):
-    """``loss(point, **constants)``, 0-dim, as the output (n, 1) of each of n empty rows."""
+    """A module whose output (n, 1) is a loss of its parameter ``point``, for each of n empty rows.
+
+    Args:
+        start: the first value of the point.
+        loss: (point, **constants) -> 0-dim.
+        constants: buffers of the module.
+
+    """
 
     def __init__(self, start: Tensor, loss: Callable[..., Tensor], **constants: Tensor):
         super().__init__()
@@ -19,11 +26,11 @@ class Point(nn.Module):
             self.register_buffer(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The value, once a row."""
+        """Return the loss (n, 1), once for each row of x (n, 0)."""
         value = self.loss(self.point, **{k: self.get_buffer(k) for k in self.names})
         return value.expand(len(x), 1)
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
-    """N(0, 1) entries, float64."""
+    """Return independent N(0, 1) entries, float64."""
     return torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -18,20 +18,21 @@ Positive = Annotated[int, Gt(0)]
 
 @dataclass(frozen=True, config=STRICT)
 class CNN:
-    """[3x3 Conv, pool, norm, activation] for each of ``channels``, then a Linear head.
+    """A network of stages [3x3 Conv, pool, norm, activation] and a Linear head.
 
-    The first convolution and the head keep full-precision weights.
+    The weights of the first convolution and of the head stay in full precision.
 
     Args:
-        quantizer: quantizers of weights, activations and gradients; the choice of the group
-            quantizer.
+        quantizer: quantizers of weights, activations and gradients; the choice of the config
+            group ``quantizer``.
         shape: (channels, height, width) of one input; `model.shape=null` takes it from the dataset.
-        channels: widths of the convolutions, one a stage.
-        outputs: outputs, one a class.
-        pool: ``average`` halves height and width in each stage by 2x2 means; ``none`` does not.
-        norm: ``none`` or ``batch`` (pool, BatchNorm, step: the order of XNOR-Net).
-        head: what the head sees of the last maps: ``flatten``, all of them, or the ``average`` of
-            each.
+        channels: width of the convolution of each stage.
+        outputs: number of outputs, one for each class.
+        pool: ``average`` takes 2x2 means in each stage, which halves height and width; ``none``
+            does not pool.
+        norm: ``none``, or ``batch`` for BatchNorm between pooling and activation, as in XNOR-Net.
+        head: inputs of the head: ``flatten`` for all numbers of the last maps, ``average`` for the
+            mean of each map.
 
     """
 
@@ -45,6 +46,7 @@ class CNN:
 
     @model_validator(mode="after")
     def _fits(self) -> "CNN":
+        """Raise ValueError if pooling makes the images smaller than one pixel."""
         least = 2 ** len(self.channels) if self.pool == "average" else 1
         if min(self.shape[1:]) < least:
             raise ValueError(
@@ -54,7 +56,7 @@ class CNN:
         return self
 
     def build(self, generator: torch.Generator) -> Network:
-        """The network; layers are named conv1, pool1, norm1, act1, ..., mean, flat, head."""
+        """Return the network. Its layers are conv1, pool1, norm1, act1, ..., mean, flat, head."""
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         width, (height, breadth) = self.shape[0], self.shape[1:]
         for i, channels in enumerate(self.channels, 1):

@@ -1,4 +1,4 @@
-"""Full-precision convolutional networks: Cohen et al. (ICLR 2021), and wide, deep, shallow ones."""
+"""Full-precision convolutional networks of any width and depth, as in Cohen et al. (ICLR 2021)."""
 
 from collections import OrderedDict
 from typing import Annotated, Literal
@@ -19,19 +19,20 @@ POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 @dataclass(frozen=True, config=STRICT)
 class ConvNet:
-    """[Conv, activation, pool] for each of ``channels``, then a Linear head on all that is left.
+    """A network of stages [Conv, activation, pool] and a Linear head.
 
     Weights and biases start uniform in +-1/sqrt(fan_in), torch's default.
 
     Args:
         shape: (channels, height, width) of one input; `model.shape=null` takes it from the dataset.
-        channels: widths of the convolutions, in order.
-        kernel: odd side of the convolutions, padded to keep the size.
-        outputs: outputs, one a class.
-        activation: function behind each convolution.
-        norm: BatchNorm ``before`` the activation, ``after`` it, or ``none``.
-        pooling: 2x2, by ``max`` or ``average``.
-        pooled: numbers of the convolutions that are followed by pooling, from 1.
+        channels: width of the convolution of each stage.
+        kernel: side of the convolutions, odd; zero padding keeps height and width.
+        outputs: number of outputs, one for each class.
+        activation: function after each convolution.
+        norm: ``before`` for BatchNorm before the activation, ``after`` for BatchNorm after it, or
+            ``none``.
+        pooling: kind of the 2x2 pooling, ``max`` or ``average``.
+        pooled: numbers of the stages that have pooling; the first stage is 1.
 
     """
 
@@ -46,6 +47,7 @@ class ConvNet:
 
     @model_validator(mode="after")
     def _fits(self) -> "ConvNet":
+        """Raise ValueError if ``pooled`` names no stage, or if images get below one pixel."""
         if len(set(self.pooled)) < len(self.pooled) or max(self.pooled, default=0) > len(
             self.channels
         ):
@@ -62,7 +64,7 @@ class ConvNet:
         return self
 
     def build(self, generator: torch.Generator) -> Network:
-        """The network; layers are named conv1, norm1, act1, pool1, ..., flat, head."""
+        """Return the network. Its layers are conv1, norm1, act1, pool1, ..., flat, head."""
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         width, height, breadth = self.shape
         for i, channels in enumerate(self.channels, 1):

@@ -1,4 +1,4 @@
-"""The fully connected networks of the edge-of-stability study (Cohen et al., ICLR 2021)."""
+"""The fully connected full-precision networks of Cohen et al. (ICLR 2021)."""
 
 import math
 from collections import OrderedDict
@@ -18,16 +18,15 @@ Positive = Annotated[int, Gt(0)]
 
 @dataclass(frozen=True, config=STRICT)
 class FC:
-    """Flatten, then [Linear, activation] for each width in ``hidden``, then a Linear head.
+    """A network of Flatten, stages [Linear, activation] and a Linear head, in full precision.
 
-    Full precision throughout. Weights and biases start uniform in +-1/sqrt(fan_in), torch's
-    default.
+    Weights and biases start uniform in +-1/sqrt(fan_in), torch's default.
 
     Args:
         shape: shape of one input; `model.shape=null` takes it from the dataset.
         hidden: widths of the hidden layers, in order.
-        outputs: outputs, one a class.
-        activation: function behind each hidden layer.
+        outputs: number of outputs, one for each class.
+        activation: function after each hidden layer.
 
     """
 
@@ -37,7 +36,7 @@ class FC:
     activation: Smooth = "tanh"
 
     def build(self, generator: torch.Generator) -> Network:
-        """The network; layers are named flat, fc1, act1, ..., head."""
+        """Return the network. Its layers are flat, fc1, act1, ..., head."""
         layers: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
         width = math.prod(self.shape)
         for i, units in enumerate(self.hidden, 1):

@@ -1,4 +1,4 @@
-"""A linear function: no data; where the cosine of a sampled gradient has a closed form."""
+"""A linear function of the point, without data: a test in which gradients are known exactly."""
 
 from typing import Annotated, ClassVar
 
@@ -12,20 +12,21 @@ from sa.types import STRICT
 
 
 def value(w: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """g.w + f0, 0-dim."""
+    """Return g.w + f0, 0-dim, from w and the slope g (D,) and the offset f0."""
     return slope @ w + offset
 
 
 @dataclass(frozen=True, config=STRICT)
 class LinearForm:
-    """f(w) = g.w + offset, with |g| = norm in a random direction, the buffer slope.
+    """A linear function f(w) = g.w + offset, with |g| = norm and a random direction of g.
 
-    The point starts at 0, where f is the offset: what estimators without a baseline suffer from.
+    The point starts at 0, where f is the offset. A large offset adds variance to estimators without
+    a baseline. The cosine of a sampled gradient to g has a closed form. The buffer ``slope`` is g.
 
     Args:
-        size: parameters, the dimension of the point.
+        size: number of parameters, the dimension of the point.
         norm: |g|, the length of the gradient.
-        offset: value at 0, where the point starts.
+        offset: value of f at 0, where the point starts.
 
     """
 
@@ -38,7 +39,7 @@ class LinearForm:
     offset: float = 1.0
 
     def build(self, generator: torch.Generator) -> Point:
-        """The formula; its one parameter is named point, (size,)."""
+        """Return the formula. Its only parameter is ``point``, (size,)."""
         g = normal(generator, self.size)
         offset = torch.tensor(self.offset, dtype=torch.float64)
         return Point(torch.zeros_like(g), value, slope=g * (self.norm / g.norm()), offset=offset)

@@ -18,21 +18,21 @@ Positive = Annotated[int, Gt(0)]
 
 @dataclass(frozen=True, config=STRICT)
 class MLP:
-    """Flatten, then [Linear, norm, activation] for each width in ``hidden``, then a Linear head.
+    """A network of Flatten, stages [Linear, norm, activation] and a Linear head.
 
     Weights start uniform in +-1/sqrt(fan_in).
 
     Args:
-        quantizer: quantizers of weights, activations and gradients; the choice of the group
-            quantizer.
+        quantizer: quantizers of weights, activations and gradients; the choice of the config
+            group ``quantizer``.
         shape: shape of one input; `model.shape=null` takes it from the dataset.
         hidden: widths of the hidden layers, in order.
-        outputs: outputs, one a class.
-        norm: ``none`` or ``batch`` (BatchNorm before the activation).
-        every: true quantizes the weights of every layer; false keeps those of the first and the
-            last layer in full precision.
-        spread: true starts biases like the weights, false at 0. With one input all units behind
-            zero biases are one step, at 0.
+        outputs: number of outputs, one for each class.
+        norm: ``none``, or ``batch`` for BatchNorm before the activation.
+        every: true quantizes the weights of every layer; false keeps the weights of the first and
+            the last layer in full precision.
+        spread: true starts biases like the weights; false starts them at 0. With one input and
+            biases at 0, all first-layer units step at the same place, 0.
 
     """
 
@@ -45,7 +45,7 @@ class MLP:
     spread: bool = False
 
     def build(self, generator: torch.Generator) -> Network:
-        """The network; layers are named flat, fc1, norm1, act1, ..., head."""
+        """Return the network. Its layers are flat, fc1, norm1, act1, ..., head."""
         layers: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
         width = math.prod(self.shape)
         for i, units in enumerate(self.hidden, 1):

@@ -1,4 +1,4 @@
-"""A quadratic with a known spectrum: no data; where every smoothed gradient is the gradient."""
+"""A quadratic function of the point with a known spectrum, without data."""
 
 from typing import Annotated, ClassVar
 
@@ -13,21 +13,22 @@ from sa.types import STRICT
 
 
 def value(w: Tensor, matrix: Tensor, centre: Tensor) -> Tensor:
-    """(w - c)' A (w - c) / 2, 0-dim."""
+    """Return (w - c)' A (w - c) / 2, 0-dim, for the matrix A (D, D) and the centre c (D,)."""
     return (w - centre) @ matrix @ (w - centre) / 2
 
 
 @dataclass(frozen=True, config=STRICT)
 class Quadratic:
-    """f(w) = (w - c)' A (w - c) / 2, with A's eigenvalues known and its eigenvectors random.
+    """A quadratic f(w) = (w - c)' A (w - c) / 2 with known eigenvalues and random eigenvectors.
 
-    The ``rank`` eigenvalues that are not 0 fall geometrically from 1 to 1/condition. c and the
-    starting point are N(0, I). A and c are the buffers matrix, centre.
+    The eigenvalues that are not 0 fall geometrically from 1 to 1/condition. c and the start of the
+    point are N(0, I). The buffers ``matrix`` and ``centre`` are A and c. The gradient of f equals
+    every smoothed gradient of f.
 
     Args:
-        size: parameters, the dimension of the point.
-        condition: largest eigenvalue of A over the smallest that is not 0.
-        rank: eigenvalues of A that are not 0; null for all of them.
+        size: number of parameters, the dimension of the point.
+        condition: largest eigenvalue of A, divided by the smallest that is not 0.
+        rank: number of eigenvalues that are not 0; null for all of them.
 
     """
 
@@ -41,18 +42,19 @@ class Quadratic:
 
     @model_validator(mode="after")
     def _fits(self) -> "Quadratic":
+        """Raise ValueError if ``rank`` is larger than ``size``."""
         if self.rank is not None and self.rank > self.size:
             raise ValueError(f"rank={self.rank}: there are {self.size} eigenvalues; use fewer")
         return self
 
     @property
     def spectrum(self) -> Tensor:
-        """The eigenvalues (size,), the largest first."""
+        """Return the eigenvalues of A, (size,), the largest first."""
         known = torch.logspace(0, -1, self.rank or self.size, self.condition, dtype=torch.float64)
         return torch.cat([known, known.new_zeros(self.size - len(known))])
 
     def build(self, generator: torch.Generator) -> Point:
-        """The formula; its one parameter is named point, (size,)."""
+        """Return the formula. Its only parameter is ``point``, (size,)."""
         basis = torch.linalg.qr(normal(generator, self.size, self.size)).Q
         matrix = basis * self.spectrum @ basis.T
         start, centre = normal(generator, self.size), normal(generator, self.size)

@@ -1,4 +1,4 @@
-"""ResNet-32 for CIFAR (He et al., CVPR 2016), as the edge-of-stability study has it."""
+"""ResNet-32 for CIFAR (He et al., CVPR 2016), as in Cohen et al. (ICLR 2021)."""
 
 from collections import OrderedDict
 from typing import Annotated
@@ -16,30 +16,31 @@ Positive = Annotated[int, Gt(0)]
 
 
 class Shortcut(nn.Module):
-    """Every second pixel, BatchNorm, zeros for the new channels: (n, c, h, w) -> (n, 2 c, ...)."""
+    """A shortcut (n, c, h, w) -> (n, 2 c, ...): every second pixel, BatchNorm, c channels of 0."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.norm = batchnorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply it."""
+        """Return (n, 2 c, h / 2, w / 2), rounded up."""
         y: Tensor = self.norm(x[:, :, ::2, ::2])
         return torch.cat((y, torch.zeros_like(y)), 1)
 
 
 @dataclass(frozen=True, config=STRICT)
 class ResNet32:
-    """Conv, three stages of five basic blocks of widths 16, 32 and 64, the mean, a Linear head.
+    """A network of a convolution, three stages of five basic blocks, the mean and a Linear head.
 
-    A block is ReLU(x + BN(conv(ReLU(BN(conv(x)))))) with 3x3 convolutions without bias; the first
-    of stages 2 and 3 has stride 2 and a shortcut of its own. A block's last BatchNorm starts at
-    gain 0, so that the block starts as the identity (Goyal et al. 2017). Convolutions start at
-    N(0, 2/(9 o)), the head at torch's default.
+    The widths of the stages are 16, 32 and 64. A block is ReLU(x + BN(conv(ReLU(BN(conv(x)))))).
+    Its convolutions are 3x3 and have no bias. The first block of stages 2 and 3 has stride 2, and a
+    `Shortcut` instead of x. The last BatchNorm of a block starts at gain 0, so the block starts as
+    the identity (Goyal et al. 2017). Convolutions start at N(0, 2/(9 o)), the head at torch's
+    default.
 
     Args:
         shape: (channels, height, width) of one input; `model.shape=null` takes it from the dataset.
-        outputs: outputs, one a class.
+        outputs: number of outputs, one for each class.
 
     """
 
@@ -47,7 +48,7 @@ class ResNet32:
     outputs: Positive = 10
 
     def build(self, generator: torch.Generator) -> Network:
-        """The network; layers are named conv, norm, act, block1, act1, ..., mean, flat, head."""
+        """Return the network, of layers conv, norm, act, block1, act1, ..., mean, flat, head."""
 
         def conv(inputs: int, outputs: int, stride: int = 1) -> Conv:
             made = Conv(inputs, outputs, 3, generator, stride=stride)

@@ -1,4 +1,4 @@
-"""Rosenbrock's valley (1960): the parameters are the point itself, no data."""
+"""The valley of Rosenbrock (1960), a function of the point without data."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -13,16 +13,17 @@ from sa.types import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class Rosenbrock:
-    """f(w) = sum (a - x)^2 + b (y - x^2)^2 over pairs of coordinates (x, y).
+    """A sum f(w) = sum (a - x)^2 + b (y - x^2)^2 over pairs of coordinates (x, y).
 
     The point starts at N(0, I).
 
     Args:
-        size: parameters, the dimension of the point.
-        form: ``pairs`` takes (w_1, w_2), (w_3, w_4), ..., uncoupled, with minimum 0 at x = a, y =
-            a^2; ``chain`` takes (w_1, w_2), (w_2, w_3), ..., with minimum 0 at 1 where a = 1.
-        a: where the minimum lies along x.
-        b: weight of the valley; a large one makes it narrow.
+        size: number of parameters, the dimension of the point.
+        form: ``pairs`` takes (w_1, w_2), (w_3, w_4), ..., which are not coupled; the minimum is 0
+            at x = a, y = a^2. ``chain`` takes (w_1, w_2), (w_2, w_3), ...; if a = 1, the minimum is
+            0 at w = 1.
+        a: position of the minimum along x.
+        b: weight of the second term; a large one makes the valley narrow.
 
     """
 
@@ -36,9 +37,10 @@ class Rosenbrock:
     b: float = 100.0
 
     def build(self, generator: torch.Generator) -> Point:
-        """The formula; its one parameter is named point, (size,)."""
+        """Return the formula. Its only parameter is ``point``, (size,)."""
         return Point(normal(generator, self.size), self._value)
 
     def _value(self, w: Tensor) -> Tensor:
+        """Return f(w), 0-dim."""
         x, y = (w[:-1], w[1:]) if self.form == "chain" else (w[0::2], w[1::2])
         return ((self.a - x).square() + self.b * (y - x.square()).square()).sum()

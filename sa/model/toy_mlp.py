@@ -1,4 +1,4 @@
-"""BinaryDuo's toy network (Kim et al., ICLR 2020): narrow, bias-free, every hidden layer a step."""
+"""The toy network of BinaryDuo (Kim et al., ICLR 2020): narrow, without biases."""
 
 from collections import OrderedDict
 from typing import Annotated
@@ -15,21 +15,21 @@ from sa.types import STRICT, Slots
 
 @dataclass(frozen=True, config=STRICT)
 class ToyMLP:
-    """dim -> dim -> ... -> out, ``hidden`` hidden layers of width ``dim``, linear output, no bias.
+    """A network of hidden layers [Linear, activation] of one width and a Linear head, no biases.
 
-    With hidden 3, out 1 it has 3 dim^2 + dim parameters. On data without targets the task builds
-    a second network of this shape, the *target*, and the loss is the squared error between them.
-    Weights start uniform in +-gain/sqrt(dim); with gain sqrt(3) a layer keeps the scale of its
-    inputs, which activations with levels in [0, 1] need. The first and last layers keep
-    full-precision weights.
+    With hidden=3 and out=1 it has 3 dim^2 + dim parameters. If the data have no targets, a second
+    network of this kind, the *target network*, makes them. The loss is then the squared error
+    between the two outputs. Weights start uniform in +-gain/sqrt(dim). With gain sqrt(3) a layer
+    keeps the scale of its inputs, which activations with levels in [0, 1] need. The weights of the
+    first and the last layer stay in full precision.
 
     Args:
-        quantizer: quantizers of weights, activations and gradients; the choice of the group
-            quantizer.
-        dim: inputs, and the width of every hidden layer.
+        quantizer: quantizers of weights, activations and gradients; the choice of the config
+            group ``quantizer``.
+        dim: number of inputs, and width of every hidden layer.
         hidden: number of hidden layers.
-        out: outputs.
-        gain: weights start uniform in +-gain/sqrt(dim).
+        out: number of outputs.
+        gain: scale of the first weights, which are uniform in +-gain/sqrt(dim).
 
     """
 
@@ -41,16 +41,16 @@ class ToyMLP:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(dim,)."""
+        """Return the shape of one input, (dim,)."""
         return (self.dim,)
 
     @property
     def outputs(self) -> int:
-        """How many outputs."""
+        """Return the number of outputs."""
         return self.out
 
     def build(self, generator: torch.Generator) -> Network:
-        """The network; layers are named fc1, act1, ..., head."""
+        """Return the network. Its layers are fc1, act1, ..., head."""
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         slots = self.quantizer
         for i in range(1, self.hidden + 1):

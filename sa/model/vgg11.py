@@ -20,15 +20,16 @@ POOLED = (1, 2, 4, 6, 8)
 
 @dataclass(frozen=True, config=STRICT)
 class VGG11:
-    """Eight [3x3 Conv, norm, ReLU], five of them with 2x2 max pooling, then 512-512-outputs.
+    """A network of eight stages [3x3 Conv, norm, ReLU] and three Linear layers.
 
-    Convolutions start at N(0, 2/(9 o)) with biases 0, the rest at torch's default.
+    Five of the stages end in 2x2 max pooling. The Linear layers have widths 512, 512 and outputs.
+    Convolutions start at N(0, 2/(9 o)) with biases 0, and the other layers at torch's default.
 
     Args:
         shape: (channels, height, width) of one input, at least 32x32; `model.shape=null` takes it
             from the dataset.
-        outputs: outputs, one a class.
-        norm: ``none`` or ``batch`` (BatchNorm behind each convolution).
+        outputs: number of outputs, one for each class.
+        norm: ``none``, or ``batch`` for BatchNorm after each convolution.
 
     """
 
@@ -38,6 +39,7 @@ class VGG11:
 
     @model_validator(mode="after")
     def _fits(self) -> "VGG11":
+        """Raise ValueError if the images are smaller than 32x32."""
         if min(self.shape[1:]) < 32:
             raise ValueError(
                 f"five poolings halve images of {self.shape[1]}x{self.shape[2]} below one pixel; "
@@ -46,7 +48,7 @@ class VGG11:
         return self
 
     def build(self, generator: torch.Generator) -> Network:
-        """The network; layers are named conv1, norm1, act1, pool1, ..., flat, fc1, ..., head."""
+        """Return the network, of layers conv1, norm1, act1, pool1, ..., flat, fc1, ..., head."""
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         width, area = self.shape[0], (self.shape[1] // 32) * (self.shape[2] // 32)
         for i, channels in enumerate(CHANNELS, 1):

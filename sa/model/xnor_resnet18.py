@@ -1,4 +1,4 @@
-"""XNOR-ResNet-18 (Rastegari et al., ECCV 2016), as thin as one likes, for small images too."""
+"""XNOR-ResNet-18 (Rastegari et al., ECCV 2016), of any width, also for small images."""
 
 from collections import OrderedDict
 from typing import Annotated, Literal
@@ -17,23 +17,24 @@ Positive = Annotated[int, Gt(0)]
 
 @dataclass(frozen=True, config=STRICT)
 class XnorResnet18:
-    """Stem, four stages of two blocks of widths c, 2c, 4c and 8c, BatchNorm, mean, a Linear head.
+    """A network of a stem, four stages of two blocks, BatchNorm, ReLU, the mean and a Linear head.
 
-    c = init_channels. A block is twice [BatchNorm, activation, quantized 3x3 Conv] with shortcuts
-    as ``block`` says; stages 2 to 4 begin with stride 2, and a 1x1 Conv and BatchNorm in the
-    shortcut. Stem, shortcuts and head keep full precision; only the head has a bias. The quantized
-    layers are numbers 1 to 16.
+    The widths of the stages are c, 2c, 4c and 8c, with c = init_channels. A block has two units
+    [BatchNorm, activation, quantized 3x3 Conv], and one or two shortcuts (setting ``block``).
+    Stages 2 to 4 begin with stride 2; there the shortcut is a 1x1 Conv and BatchNorm. Stem,
+    shortcuts and head stay in full precision. Only the head has a bias. The setting ``moving``
+    knows the quantized layers by numbers 1 to 16.
 
     Args:
-        quantizer: quantizers of weights, activations and gradients; the choice of the group
-            quantizer.
+        quantizer: quantizers of weights, activations and gradients; the choice of the config
+            group ``quantizer``.
         shape: (channels, height, width) of one input; `model.shape=null` takes it from the dataset.
         init_channels: c, the width of the first stage.
-        outputs: outputs, one a class.
-        stem: ``cifar``, a 3x3 convolution, or ``imagenet``, 7x7 with stride 2 and a max pooling;
-            then BatchNorm and ReLU.
-        block: where the shortcuts go: ``xnor`` around both convolutions of a block, ``bireal``
-            around each (Liu et al., ECCV 2018).
+        outputs: number of outputs, one for each class.
+        stem: the layers before BatchNorm and ReLU: ``cifar`` for a 3x3 convolution, ``imagenet``
+            for a 7x7 convolution with stride 2, and max pooling after the ReLU.
+        block: position of the shortcuts: ``xnor`` has one around both convolutions of a block,
+            ``bireal`` one around each convolution (Liu et al., ECCV 2018).
 
     """
 
@@ -45,10 +46,11 @@ class XnorResnet18:
     block: Literal["xnor", "bireal"] = "xnor"
 
     def build(self, generator: torch.Generator) -> Network:
-        """The network; layers are named conv, norm, act, block1, ..., mean, flat, head."""
+        """Return the network. Its layers are conv, norm, act, block1, ..., mean, flat, head."""
         slots = self.quantizer
 
         def unit(inputs: int, outputs: int, stride: int) -> list[tuple[str, nn.Module]]:
+            """Return the layers of one unit of a block, with their names."""
             return [
                 ("norm", batchnorm(inputs)),
                 ("act", Activation(slots.activation, slots.gradient)),
@@ -86,7 +88,7 @@ class XnorResnet18:
         second: list[tuple[str, nn.Module]],
         shortcut: nn.Module | None,
     ) -> nn.Module:
-        """A block: one sum of two units, or two sums of one."""
+        """Return a block of two units: one sum with both, or two sums with one unit each."""
         one, two = ([(f"{k}{i}", m) for k, m in u] for i, u in ((1, first), (2, second)))
         if self.block == "xnor":
             return Residual(nn.Sequential(OrderedDict(one + two)), shortcut)
