@@ -122,6 +122,6 @@ def grouped(params: Mapping[str, Tensor], how: Blocks) -> dict[str, list[str]]:
     return out
 
 
-def blocks(total: int, block: int) -> Iterator[tuple[int, int]]:
-    """Return consecutive (start, stop) that cover range(total), each of at most ``block``."""
-    return ((start, min(start + block, total)) for start in range(0, total, block))
+def ranges(total: int, most: int) -> Iterator[tuple[int, int]]:
+    """Return consecutive (start, stop) that cover range(total), each of at most ``most``."""
+    return ((start, min(start + most, total)) for start in range(0, total, most))

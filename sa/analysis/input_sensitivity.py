@@ -12,7 +12,7 @@ from torch import Tensor
 from sa.analysis import _finite
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
-from sa.params import blocks
+from sa.params import ranges
 from sa.table.names import number
 from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Numbers, Params
 
@@ -90,7 +90,7 @@ class InputSensitivity:
             return outputs.softmax(1) if reading == "probabilities" else outputs
 
         found = []
-        for start, stop in blocks(batch.rows, 256):
+        for start, stop in ranges(batch.rows, 256):
             x = batch.inputs[start:stop].detach()
             squares = torch.zeros(len(x), dtype=torch.float64, device=x.device)
             if self.view == "smoothed":

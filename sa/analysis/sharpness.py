@@ -14,7 +14,7 @@ from sa.analysis import _finite
 from sa.analysis._view import DERIVATIVES, VALUES, check, flippable, viewed
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
-from sa.params import blocks, flatten, unflatten
+from sa.params import flatten, ranges, unflatten
 from sa.table.names import number
 from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Numbers, Params
 
@@ -170,7 +170,7 @@ class Sharpness:
         rises = []
         for name in names:
             index = torch.tensor([i for k, i in drawn if k == name])
-            for start, stop in blocks(len(index), 64):
+            for start, stop in ranges(len(index), 64):
                 at = index[start:stop].to(point[name].device)
                 flat = point[name].flatten().expand(len(at), -1).clone()
                 each = torch.arange(len(at), device=flat.device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sa.params import blocks, flatten, unflatten
+from sa.params import flatten, ranges, unflatten
 from sa.types import Batch, Params, RowLoss
 
 BUILD, PRODUCT = 3.9, 3.6
@@ -57,7 +57,7 @@ class Hessian:
         self.cost = ProductCost()
         self.graphs: list[dict[str, Tensor]] = []
         self.rest: list[tuple[int, int]] = []
-        for start, stop in blocks(batch.rows, part):
+        for start, stop in ranges(batch.rows, part):
             if stop <= kept:
                 self.graphs.append(self._gradient(start, stop))
                 self.cost.evals += BUILD * (stop - start) / of

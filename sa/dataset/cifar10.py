@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sa.dataset import _cifar
 from sa.dataset._corrupt import LABELS, Corruption, corrupt
-from sa.params import blocks
+from sa.params import ranges
 from sa.types import STRICT, Batch, MissingData, Splits
 
 
@@ -108,7 +108,7 @@ def _moments(images: Tensor, per: str) -> tuple[Tensor, Tensor]:
     """Return the mean and the standard deviation of uint8 images, from exact sums of integers."""
     total = torch.zeros(images.shape[1:], dtype=torch.int64)
     squares, n = torch.zeros_like(total), len(images)
-    for start, stop in blocks(len(images), 4096):
+    for start, stop in ranges(len(images), 4096):
         part = images[start:stop].int()
         total += part.sum(0)
         squares += part.square_().sum(0)

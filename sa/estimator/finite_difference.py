@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from sa.estimator import _finite, _scale
 from sa.estimator._base import Method
 from sa.objective.objective import Objective
-from sa.params import blocks, size
+from sa.params import ranges, size
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 CHUNK = 64
@@ -55,7 +55,7 @@ class FiniteDifference(Method):
         move = self.epsilon if self.side == "forward" else -self.epsilon
         for name, p in params.items():
             out = torch.empty(p.numel(), dtype=torch.float64, device=p.device)
-            for start, stop in blocks(p.numel(), CHUNK):
+            for start, stop in ranges(p.numel(), CHUNK):
                 index = torch.arange(start, stop, device=p.device)
                 moved = p.flatten().repeat(stop - start, 1)
                 # set, never add and subtract in place: (w + eps) - eps is not w

@@ -13,7 +13,7 @@ from sa.estimator import _finite
 from sa.estimator._base import Method
 from sa.network.structure import Link, Structure
 from sa.objective.objective import Objective
-from sa.params import blocks
+from sa.params import ranges
 from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Numbers, Params, State
 
 ROWS = 512
@@ -79,7 +79,7 @@ class LocalNES(Method):
         batch = objective.batch
         grads = {k: torch.zeros_like(v) for k, v in params.items()}
         left_out = 0
-        for start, stop in blocks(batch.rows, ROWS):
+        for start, stop in ranges(batch.rows, ROWS):
             part, s = batch.part(start, stop), objective.structure
             left_out += self._rows(s, params, part, grads, exact, draws, generator)
         for g in grads.values():

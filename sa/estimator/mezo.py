@@ -12,7 +12,7 @@ from torch import Tensor
 from sa.estimator import _finite, _scale
 from sa.estimator._base import Method
 from sa.objective.objective import Objective
-from sa.params import blocks, size
+from sa.params import ranges, size
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 
 CHUNK = 1 << 16
@@ -92,7 +92,7 @@ def _add(into: Params, seed: int, scale: float) -> None:
 
 def _noise(flat: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the chunks of a vector, each with standard normal numbers of its size."""
-    for start, stop in blocks(len(flat), CHUNK):
+    for start, stop in ranges(len(flat), CHUNK):
         shape = (stop - start,)
         e = torch.randn(shape, generator=generator, dtype=flat.dtype, device=flat.device)
         yield flat[start:stop], e

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from sa.estimator import _directions, _finite, _guide, _slopes
 from sa.estimator._base import Method
 from sa.objective.objective import Objective
-from sa.params import blocks, unflatten
+from sa.params import ranges, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
@@ -63,7 +63,7 @@ class OrthonormalProbe(Method):
         draws = _directions.gaussian(self.samples, dim, generator, guide)
         basis = _guide.orthonormal(torch.cat([guide[None], *draws]))
         total, sound = torch.zeros_like(guide), 0
-        for start, stop in blocks(len(basis), _directions.CHUNK):
+        for start, stop in ranges(len(basis), _directions.CHUNK):
             q = basis[start:stop]
             up, down = _guide.pair_losses(objective, params, self.sigma * q)
             slope, ok = _finite.sound(((up - down) / (2 * self.sigma)).to(q.dtype))

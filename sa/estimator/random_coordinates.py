@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from sa.estimator import _directions, _finite, _scale
 from sa.estimator._base import Method
 from sa.objective.objective import Objective
-from sa.params import blocks, flatten, size, unflatten
+from sa.params import flatten, ranges, size, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
 
@@ -50,7 +50,7 @@ class RandomCoordinates(Method):
         k = min(self.samples, dim)
         chosen = torch.randperm(dim, generator=generator, device=w.device)[:k]
         grad = torch.zeros_like(w)
-        for start, stop in blocks(k, _directions.CHUNK):
+        for start, stop in ranges(k, _directions.CHUNK):
             some = chosen[start:stop]
             points = w.expand(2, len(some), -1).clone()
             each = torch.arange(len(some), device=w.device)

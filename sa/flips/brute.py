@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sa.flips.progress import Progress
-from sa.params import blocks, size
+from sa.params import ranges, size
 from sa.types import Params, Partial
 
 
@@ -44,7 +44,7 @@ def differences(
         ahead = first if name == at_name else 0
         if ahead:
             out[:ahead] = begun[:ahead]
-        for start, stop in blocks(p.numel() - ahead, together(p.numel())):
+        for start, stop in ranges(p.numel() - ahead, together(p.numel())):
             start, stop = start + ahead, stop + ahead
             n, at = stop - start, torch.arange(start, stop, device=p.device)
             flat = p.flatten().expand(2 * n, -1).clone()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sa.network import codes
 from sa.network.structure import Link, Step
-from sa.params import blocks
+from sa.params import ranges
 from sa.types import Batch, Params
 
 SUFFIX = 1 << 17
@@ -149,7 +149,7 @@ class Chain:
         """
         widest = max(layer.pre[0].numel() for layer in self.layers[index:])
         self.suffix_rows += count
-        return blocks(count, max(1, min(self.room // 4, SUFFIX) // widest))
+        return ranges(count, max(1, min(self.room // 4, SUFFIX) // widest))
 
     def suffix(self, index: int, rows: Tensor, units: Tensor, level: float) -> Tensor:
         """Return the losses of rows after one unit of each changed its state.

@@ -7,7 +7,7 @@ import torch
 from sa.flips import single
 from sa.flips.progress import Progress
 from sa.network.structure import Structure
-from sa.params import blocks
+from sa.params import ranges
 from sa.types import Batch, Params, Partial
 
 
@@ -47,7 +47,7 @@ def differences(
         for i, cut in enumerate(s.cuts):
             name, first = cut.links[0].weight, max(0, done - i * n)
             most = memory // (32 * single.width(cut, every, batch.part(0, 1)))
-            for start, stop in blocks(n - first, max(1, min(most_rows, most))):
+            for start, stop in ranges(n - first, max(1, min(most_rows, most))):
                 part, sums = batch.part(first + start, first + stop), [g[name] for g in grads]
                 work, paths[name] = single.differences(
                     cut, every, part, s.criterion, epsilons, sums, memory // 24

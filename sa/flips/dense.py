@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sa.flips.chain import Chain
-from sa.params import blocks
+from sa.params import ranges
 from sa.types import Params
 
 
@@ -156,7 +156,7 @@ def _shifted(view: Chain, shift: Tensor) -> Tensor:
     """
     y, targets = view.layers[-1].pre, view.targets
     out = y.new_empty(*y.shape, shift.shape[1])
-    for start, stop in blocks(len(y), max(1, view.room // (4 * y.shape[1] * shift.shape[1]))):
+    for start, stop in ranges(len(y), max(1, view.room // (4 * y.shape[1] * shift.shape[1]))):
         part, by = y[start:stop], shift[start:stop]
         told = targets[start:stop].repeat_interleave(by.shape[1], 0)
         for i in range(y.shape[1]):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sa.flips import chain, dense, maps
 from sa.network.structure import Link
-from sa.params import blocks
+from sa.params import ranges
 from sa.types import Batch, Params
 
 
@@ -69,7 +69,7 @@ def differences(
     n = batch.rows
     grads = [{k: torch.zeros_like(params[k]) for k in moving} for _ in epsilons]
     work, paths = 0.0, {}
-    for start, stop in blocks(n, rows):
+    for start, stop in ranges(n, rows):
         view = chain.run(links, params, batch.part(start, stop), criterion, quadratic, room)
         for index, link in enumerate(links):
             if not _names(link) & set(moving):
@@ -121,7 +121,7 @@ def profiles(
         if not names or link.step is None or link.padding is not None:
             continue
         layers, found, total, work = [], [], 0.0, 0.0
-        for start, stop in blocks(n, rows):
+        for start, stop in ranges(n, rows):
             view = chain.run(links, params, batch.part(start, stop), criterion, quadratic)
             layer = view.layers[index]
             layers.append(layer)

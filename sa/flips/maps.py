@@ -22,7 +22,7 @@ from torch import Tensor
 from sa.flips.chain import Chain, ChainLayer
 from sa.flips.dense import magnitudes
 from sa.flips.distinct import distinct
-from sa.params import blocks
+from sa.params import ranges
 from sa.types import Params
 
 TABLE = 1 << 12
@@ -65,7 +65,7 @@ def convolution(view: Chain, index: int, epsilons: Sequence[float], grads: list[
     count = after.average and len(link.step.levels) == 2 and sizes is not None and link.pool == 1
     rows, (taps, places) = len(layer.pre), (layer.weight[0].numel(), shape[2:].numel())
     table = shape[1] * (2 * places + 1) * len(view.layers[-1].weight) if count else 0
-    for start, stop in blocks(rows, max(1, view.room // (4 * max(taps * places, table)))):
+    for start, stop in ranges(rows, max(1, view.room // (4 * max(taps * places, table)))):
         seen = patches(layer, start, stop)  # (rows, taps, P)
         for grad, epsilon in zip(grads, epsilons, strict=True):
             into = grad[link.weight].view(len(layer.weight), -1)
@@ -159,7 +159,7 @@ def patterns(
             continue
         rows, units = (counts == m).nonzero(as_tuple=True)
         at = near[rows, units].nonzero()[:, 1].view(-1, m)
-        for a, b in blocks(len(rows), max(1, view.room // (8 * m * taps))):
+        for a, b in ranges(len(rows), max(1, view.room // (8 * m * taps))):
             r, u, p = rows[a:b], units[a:b], at[a:b]
             yield u, _each_pattern_once(view, index, start + r, u, p, *move(r, u, p))
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from sa.flips import chain, maps
 from sa.flips.distinct import distinct
 from sa.network.structure import Block, Cut
-from sa.params import blocks
+from sa.params import ranges
 from sa.types import Batch, Params
 
 PIECE = 1 << 19
@@ -67,7 +67,7 @@ def differences(
     weight = params[cut.links[0].weight]
     steps = [_up_down(cut, weight, epsilon) for epsilon in epsilons]
     act = _patterns if cut.links[0].step else _suffixes
-    for start, stop in blocks(len(x), max(1, room // (4 * _numbers(view, len(epsilons))))):
+    for start, stop in ranges(len(x), max(1, room // (4 * _numbers(view, len(epsilons))))):
         act(view, steps, [s.view(len(s), -1) for s in sums], start, stop)
     return len(x) + cut.share * view.suffix_rows, act.__name__.strip("_")
 
@@ -186,7 +186,7 @@ def _suffixes(
         moved = torch.cat(ways, 1)  # (rows, eps x signs x taps, P)
         rows, which = (moved != now).any(2).nonzero(as_tuple=True)
         effect = torch.zeros(moved.shape[:2], dtype=z.dtype, device=z.device)
-        for low, high in blocks(len(rows), many):
+        for low, high in ranges(len(rows), many):
             r, k = rows[low:high], which[low:high]
             maps_ = z[start + r]
             maps_[:, unit] = moved[r, k].view(-1, *z.shape[2:])

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sa.flips import chain
 from sa.network.structure import Structure
-from sa.params import blocks
+from sa.params import ranges
 from sa.types import Batch, Params
 
 CACHE, CACHE_ROWS = 1 << 20, 1024
@@ -37,11 +37,11 @@ def losses(s: Structure, stack: Params, shared: Params, batch: Batch, memory: in
     rows = max(1, min(rows, budget // (k * max(widths))))
     buffers = [like.new_empty(k * max(widths) * rows) for _ in range(2)]  # layers use them in turn
     out = torch.zeros(points, dtype=torch.float64, device=like.device)
-    for start, stop in blocks(batch.rows, rows):
+    for start, stop in ranges(batch.rows, rows):
         part = batch.part(start, stop)
         x = part.inputs.flatten(1).T.contiguous()
         targets = part.targets.T.contiguous() if s.quadratic else part.targets
-        for low, high in blocks(points, k):
+        for low, high in ranges(points, k):
             z = x.unsqueeze(0)
             for i, link in enumerate(s.links):
                 names = [n for n in (link.weight, link.bias) if n]

@@ -11,7 +11,7 @@ from sa.network.operations import label, operation
 from sa.network.structure import Cut, Link, Norm, Step
 from sa.network.trace import Env, Trace, Unreadable
 from sa.network.traced_chain import inside, once
-from sa.params import blocks
+from sa.params import ranges
 from sa.types import Params
 
 LEAST = 1e-3
@@ -82,7 +82,7 @@ def cut(trace: Trace, weight: str) -> tuple[Cut, float]:
 
     def rest_(params: Params, z: Tensor, held: list[Tensor], at: Tensor) -> Tensor:
         parts = []
-        for start, stop in blocks(len(z), many):
+        for start, stop in ranges(len(z), many):
             r = at[start:stop]
             values: Env = {n: v[r] if n in rows else v for n, v in zip(kept, held, strict=True)}
             values[place.last] = _from_maps(place, z[start:stop], shape)

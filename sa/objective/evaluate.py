@@ -12,7 +12,7 @@ from sa.objective.criterion import CRITERIA
 from sa.objective.divergence import best_constant
 from sa.objective.forward import Forward
 from sa.objective.total import total
-from sa.params import blocks
+from sa.params import ranges
 from sa.types import Numbers, Params, Splits
 
 PART = 4096
@@ -86,7 +86,7 @@ class Evaluation:
         most = max(1, min(PART, forward.numerics.memory // (8 * forward.width)))
         for split in splits:
             inputs = self.data[SPLITS.index(split)].inputs
-            parts = (inputs[a:b] for a, b in blocks(len(inputs), most))
+            parts = (inputs[a:b] for a, b in ranges(len(inputs), most))
             out |= self.scores(split, (forward.run(point, x, "eval") for x in parts))
         kept = {
             k.removesuffix(".quantize.alpha"): float(v) for k, v in forward.keeps(point).items()

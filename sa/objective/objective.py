@@ -24,7 +24,7 @@ from sa.objective.gradient_noise import GradientNoise, seed
 from sa.objective.memo import Memo
 from sa.objective.ranks import Ranks
 from sa.objective.total import total
-from sa.params import blocks, flatten, stream, unflatten
+from sa.params import flatten, ranges, stream, unflatten
 from sa.types import PROBE, Batch, Estimator, KeepsNothing, Moment, Params, Partial, RowLoss
 
 NO_HESSIAN = (
@@ -117,7 +117,7 @@ class Objective:
     def value(self, params: Params) -> Tensor:
         """Return the loss at a point, 0-dim float64."""
         _, rows = self._chunk_sizes(1, self.forward.width)
-        parts = blocks(self.batch.rows, rows)
+        parts = ranges(self.batch.rows, rows)
         losses = [self.rows(params, self.batch.part(*p)).double() for p in parts]
         return total(torch.cat(losses)) / self.batch.rows
 
@@ -125,7 +125,7 @@ class Objective:
     def row_losses(self, params: Params) -> Tensor:
         """Return the loss of every row, (n,) float64 on the CPU; their mean is `value`."""
         _, rows = self._chunk_sizes(1, self.forward.width)
-        parts = blocks(self.batch.rows, rows)
+        parts = ranges(self.batch.rows, rows)
         each = [self.rows(params, self.batch.part(*p)).double().reshape(-1) for p in parts]
         return torch.cat(each).cpu()
 
@@ -150,9 +150,9 @@ class Objective:
         chunk, rows = self._chunk_sizes(points, self.forward.width)
         run = torch.vmap(lambda one, part: self.rows(shared | one, part), in_dims=(0, None))
         out = torch.zeros(points, dtype=torch.float64, device=self.batch.inputs.device)
-        for start, stop in blocks(points, chunk):
+        for start, stop in ranges(points, chunk):
             some = {k: v[start:stop] for k, v in stack.items()}
-            parts = blocks(self.batch.rows, rows)
+            parts = ranges(self.batch.rows, rows)
             losses = [run(some, self.batch.part(*p)).double() for p in parts]
             out[start:stop] = total(torch.cat(losses, 1))
         return out / self.batch.rows
@@ -191,7 +191,7 @@ class Objective:
         _, chunk = self._chunk_sizes(1, 2 * passes * self.forward.width)
         noise = GradientNoise(lambda: self._draw_seeds(generator), self.first)
         with torch.enable_grad(), surrogate.drawing(noise):
-            for p in blocks(self.batch.rows, chunk):
+            for p in ranges(self.batch.rows, chunk):
                 noise.begin(*p)
                 one = each(leaves, self.batch.part(*p)).double()
                 losses.append(one.detach())
@@ -257,9 +257,9 @@ class Objective:
             return torch.func.jvp(summed, (params,), (one,))[1]
 
         with torch.enable_grad():  # a step uses its surrogate only if gradients are enabled
-            for p in blocks(self.batch.rows, rows):
+            for p in ranges(self.batch.rows, rows):
                 part = self.batch.part(*p)
-                for start, stop in blocks(points, chunk if self.forward.vectorized else 1):
+                for start, stop in ranges(points, chunk if self.forward.vectorized else 1):
                     some = {k: v[start:stop] for k, v in stack.items()}
                     if self.forward.vectorized:
                         out[start:stop] += torch.vmap(along, in_dims=(0, None))(some, part)
@@ -371,7 +371,7 @@ class Objective:
         """Return the share of quantized activations that differ at two points; None without any."""
         _, chunk = self._chunk_sizes(1, 2 * self.forward.width)
         flipped = many = 0
-        for p in blocks(self.batch.rows, chunk):
+        for p in ranges(self.batch.rows, chunk):
             part = self.batch.part(*p)
             states = [self.forward.states(at, part) for at in (params, other)]
             for a, b in zip(*states, strict=True):

@@ -15,7 +15,7 @@ from sa.objective.modes import observing
 from sa.objective.numerics import DTYPES
 from sa.objective.problem import Problem
 from sa.objective.task import Task, moving_names
-from sa.params import blocks, stream
+from sa.params import ranges, stream
 from sa.types import Batch, Splits, called
 
 
@@ -97,7 +97,7 @@ def spoilt(dataset: Any, seed: int, given: Tensor) -> Tensor | None:
 def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
     """Return the outputs of a network, computed in parts of at most 65,536 rows."""
     with torch.no_grad():
-        parts = [network(inputs[a:b]) for a, b in blocks(len(inputs), 1 << 16)]
+        parts = [network(inputs[a:b]) for a, b in ranges(len(inputs), 1 << 16)]
     return torch.cat(parts)
 
 

@@ -20,7 +20,7 @@ from sa.objective.modes import statistics
 from sa.objective.prepare import prepare, spoilt
 from sa.objective.problem import Problem
 from sa.objective.task import Task
-from sa.params import blocks, stream
+from sa.params import ranges, stream
 from sa.types import Batch, Params, Splits
 
 
@@ -96,7 +96,7 @@ class StackedForward(Forward):
         _, rows = self.chunk_sizes(batch.rows, 1, self.width)
         parts = (
             self.row_losses(self.run(params, part.inputs, "train"), part.targets)
-            for part in (batch.part(a, b) for a, b in blocks(batch.rows, rows))
+            for part in (batch.part(a, b) for a, b in ranges(batch.rows, rows))
         )
         return torch.stack([p.double().sum(0) for p in parts]).sum(0) / batch.rows
 
