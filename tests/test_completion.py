@@ -36,11 +36,11 @@ ROOT = Path(__file__).parents[1]
     ("--cat", (), ["--catalogue"]),
     ("nothing", (), []),
 ])  # fmt: skip
-def test_what_may_stand_at_the_cursor(current, typed, found):
+def test_completion_offers_every_word_that_fits_at_the_cursor(current, typed, found):
     assert candidates(current, typed) == found
 
 
-def test_everything_is_offered_once():
+def test_every_group_option_and_setting_is_offered_exactly_once():
     every = candidates("")
     assert len(every) == len(set(every)) and "estimator=" in every and "dim=" in every
     assert candidates("-") == ["-m", *FLAGS]
@@ -77,7 +77,7 @@ complete -p sa
     assert registered.endswith("-F _sa_completion sa")
 
 
-def test_the_script_is_printed_and_nothing_else_is_known():
+def test_the_completion_script_is_printed_for_bash_and_other_shells_are_refused():
     def sa(*words):
         command = [sys.executable, "-m", "sa.run", *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)

@@ -85,7 +85,9 @@ def left(root):
 WHOLE = sorted(f"cifar-10-batches-py/{n}" for n in _cifar.FILES)
 
 
-def test_fetched_is_what_was_sent_and_can_be_used(tmp_path, served, source, got):
+def test_fetched_files_equal_those_on_the_server_and_load_as_a_dataset(
+    tmp_path, served, source, got
+):
     served.body = archive(source, ("cifar-10-batches-py/readme.html", b"hello"))
     code, out, err = got()
     root = tmp_path / "data"
@@ -97,14 +99,14 @@ def test_fetched_is_what_was_sent_and_can_be_used(tmp_path, served, source, got)
     assert got()[0] == 0 and served.hits == 1  # nothing is fetched twice
 
 
-def test_a_wrong_md5_leaves_nothing(tmp_path, served, source, got):
+def test_an_archive_with_a_wrong_md5_leaves_no_file(tmp_path, served, source, got):
     served.body = archive(source)
     code, _, err = got(md5="0" * 32)
     assert code == 1 and "0" * 32 in err and hashlib.md5(served.body).hexdigest() in err
     assert left(tmp_path / "data") == []
 
 
-def test_a_download_cut_short_leaves_nothing_and_is_repeated(tmp_path, served, source, got):
+def test_a_download_cut_short_leaves_no_file_and_can_be_repeated(tmp_path, served, source, got):
     served.body = archive(source)
     served.cut = 5000
     code, _, err = got()
@@ -114,7 +116,7 @@ def test_a_download_cut_short_leaves_nothing_and_is_repeated(tmp_path, served, s
     assert got()[0] == 0 and left(tmp_path / "data") == WHOLE
 
 
-def test_a_half_archive_that_lies_there_is_not_taken_and_a_whole_one_is(
+def test_an_incomplete_archive_on_disk_is_fetched_again_and_a_complete_one_is_used(
     tmp_path, served, source, got
 ):
     served.body = archive(source)
@@ -136,7 +138,9 @@ def test_a_damaged_file_is_repaired(tmp_path, served, source, got):
     assert got()[0] == 0 and served.hits == 2 and path.read_bytes() == whole
 
 
-def test_members_that_lead_elsewhere_are_not_unpacked(tmp_path, served, source, got):
+def test_archive_members_with_a_path_outside_the_folder_are_not_unpacked(
+    tmp_path, served, source, got
+):
     served.body = archive(
         source,
         ("../evil", b"x"), ("/tmp/sa-evil", b"x"), ("cifar-10-batches-py/../../evil", b"x"),
@@ -147,7 +151,7 @@ def test_members_that_lead_elsewhere_are_not_unpacked(tmp_path, served, source, 
 
 
 @pytest.mark.parametrize("kind", ["absent", "link", "large"])
-def test_an_archive_without_a_file_is_refused(tmp_path, served, source, got, kind, monkeypatch):
+def test_an_archive_that_lacks_a_file_is_refused(tmp_path, served, source, got, kind, monkeypatch):
     extra = []
     if kind == "link":
         extra = [("cifar-10-batches-py/test_batch", source / "data_batch_1")]
@@ -160,7 +164,7 @@ def test_an_archive_without_a_file_is_refused(tmp_path, served, source, got, kin
     assert not (tmp_path / "data" / "cifar-10-batches-py").exists()
 
 
-def test_an_archive_of_something_else_is_refused(tmp_path, served, source, got):
+def test_an_archive_with_other_content_is_refused(tmp_path, served, source, got):
     (source / "test_batch").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     for body in (archive(source), b"no archive"):
         served.body = body
@@ -170,7 +174,7 @@ def test_an_archive_of_something_else_is_refused(tmp_path, served, source, got):
         (tmp_path / "data" / "cifar-10-python.tar.gz").unlink()
 
 
-def test_no_server_and_no_place_are_said(tmp_path, served, source, got):
+def test_a_missing_server_and_an_unwritable_folder_are_reported(tmp_path, served, source, got):
     served.body, served.code = b"", 404
     code, _, err = got()
     assert code == 1 and "404" in err and served.url in err

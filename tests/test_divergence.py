@@ -96,7 +96,7 @@ def test_every_network_is_compared_with_its_own_reference():
 @pytest.mark.parametrize(
     ("estimator", "lr"), [(STE(), 3.0), (MeZO(sigma=0.1), 1.0)], ids=["ste", "mezo"]
 )
-def test_a_finite_loss_that_blows_up_is_a_divergence_and_resumes_to_the_same(estimator, lr):
+def test_a_finite_loss_that_blows_up_is_a_divergence_also_after_a_resume(estimator, lr):
     got = rows(problem(), lr, 200, estimator=estimator)
     last = got[-1][0]
     assert math.isfinite(last["loss"]) and last["step"] < 200
@@ -111,7 +111,7 @@ def test_a_finite_loss_that_blows_up_is_a_divergence_and_resumes_to_the_same(est
         assert [r for r, _ in again] == [r for r, _ in got[at:]]
 
 
-def test_the_first_replica_to_diverge_ends_them_all_as_alone():
+def test_the_first_replica_to_diverge_ends_all_at_the_step_where_it_diverges_alone():
     task = TASK
     alone = [rows(prepare(task, seed), 3.0, 200)[-1][0] for seed in (3, 4, 5)]
     first = min(range(3), key=lambda i: alone[i]["step"])
@@ -136,7 +136,7 @@ def test_each_replica_has_its_own_losses_and_constants():
     )
 
 
-def test_a_loss_that_is_the_output_diverges_only_where_a_number_is_set():
+def test_a_model_that_is_its_own_loss_diverges_only_if_diverge_is_set():
     task = Task(model=Quadratic(), dataset=Point())
     free = rows(prepare(task, 0), 30.0, 60)
     assert free[-1][0]["loss"] > 1e6 * free[0][0]["loss"] > 0 and "diverged" not in free[-1][0]
@@ -144,7 +144,7 @@ def test_a_loss_that_is_the_output_diverges_only_where_a_number_is_set():
     assert "above 50 times" in held[-1][0]["diverged"] and len(held) < 60
 
 
-def test_the_analysis_of_short_trainings_counts_those_that_diverged():
+def test_the_training_analysis_counts_the_short_trainings_that_diverged():
     p = problem()
     f, how = p.objective(p.batch(0)), {"points": 2, "steps": 40, "evals": 1e6}
     estimate = STE()(f, p.params, {}, stream(0))
@@ -154,7 +154,7 @@ def test_the_analysis_of_short_trainings_counts_those_that_diverged():
     assert math.isinf(wild["training/losses"][1]) and math.isfinite(wild["training/loss"])
 
 
-def test_the_default_leaves_the_id_of_a_run_and_any_other_changes_it():
+def test_the_default_of_diverge_keeps_the_run_id_and_another_value_changes_it():
     old = {"estimator": "ste", "steps": 3}
     ids = [identity.run_id(old | x) for x in ({}, {"diverge": 1000}, {"diverge": 1000.0})]
     others = [identity.run_id(old | {"diverge": x}) for x in (None, 10)]

@@ -32,7 +32,7 @@ STOCHASTIC = [x for x in options("estimator") if component("estimator", x).targe
 
 
 @pytest.mark.parametrize("estimator", STOCHASTIC)
-def test_an_estimator_of_random_units_is_refused_where_there_are_none(sa, estimator):
+def test_an_estimator_of_random_units_is_refused_for_a_network_without_them(sa, estimator):
     code, _, err = sa(*SMALL, f"estimator={estimator}")
     assert code == 2 and "sa: estimator: this estimator samples random units" in err
 

@@ -28,7 +28,7 @@ def judged(frame=None, **given):
     return out
 
 
-def test_the_whole_interval_must_agree():
+def test_an_expectation_passes_only_if_the_whole_interval_agrees():
     got = judged(where={"e": "b", "dim": 8})
     seen = 0.8 * 0.92 + 0.001 * np.arange(4)
     assert got["observed"] == pytest.approx(seen.mean())
@@ -48,7 +48,7 @@ def test_the_whole_interval_must_agree():
     )
 
 
-def test_the_value_of_a_single_run_decides():
+def test_a_single_run_is_judged_by_its_value():
     got = judged(where={"e": "b", "dim": 8.0, "seed": 0})
     assert got["verdict"] == "pass" and got["interval"] == [got["observed"]] * 2
 

@@ -175,7 +175,7 @@ def nothing_global_changes():
 
 
 @pytest.mark.parametrize("kind", draw.kinds())
-def test_draw_writes_pictures_and_their_table(kind, tmp_path):
+def test_draw_writes_the_pictures_and_a_csv_of_their_numbers(kind, tmp_path):
     made = draw.draw(kind, trained() if kind in TRAININGS else FEW, tmp_path)
     assert [p.name for p in made] == [f"{kind}.{end}" for end in ("png", "svg", "pdf", "csv")]
     assert made[0].read_bytes()[:4] == b"\x89PNG" and made[0].stat().st_size > 10_000
@@ -564,7 +564,7 @@ def rows(n=50):
     )  # fmt: skip
 
 
-def test_curves(tmp_path):
+def test_curves_of_a_run_are_drawn_whichever_optional_columns_it_has(tmp_path):
     made = draw.curves(rows(), tmp_path, "a run")
     assert [p.name for p in made] == ["curves.png", "curves.svg", "curves.pdf", "curves.csv"]
     pd.testing.assert_frame_equal(pd.read_csv(made[3])[list(rows())], rows())

@@ -150,7 +150,7 @@ def test_replicates_counts_the_seeds_of_each_configuration():
     assert _settings.replicates(given.iloc[:1]) == "1 seed each"
 
 
-def test_dim_is_no_axis_if_no_setting_depends_on_it():
+def test_dim_is_not_the_axis_if_no_other_setting_follows_it():
     given = table().drop(columns="model.dim")
     given.attrs["settings"] = [s for s in given.attrs["settings"] if s != "model.dim"]
     named = _label.prepared(given)

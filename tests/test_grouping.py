@@ -60,7 +60,7 @@ def seeds(rows):
     return pd.DataFrame(rows, columns=["seed", "init_seed"])
 
 
-def test_a_seed_that_follows_the_replicate_is_no_setting():
+def test_a_seed_that_follows_the_replicate_makes_no_group():
     table = seeds([(s, s) for s in range(3)]).assign(**{"ends.1.seed": [1000, 1001, 1002]})
     assert varying(table) == [] and set(configurations(table)) == {0}
     mixed = seeds([(s, i) for s in range(3) for i in (s, None, 7)])
@@ -68,14 +68,14 @@ def test_a_seed_that_follows_the_replicate_is_no_setting():
     assert configurations(mixed).tolist() == [0, 1, 2] * 3
 
 
-def test_an_independent_seed_is_a_setting():
+def test_an_independent_seed_makes_groups():
     crossed = seeds([(s, i) for s in range(2) for i in range(2)])
     assert configurations(crossed).tolist() == [0, 1, 0, 1]
     alone = seeds([(0, i) for i in range(3)])
     assert varying(alone) == ["init_seed"] and configurations(alone).nunique() == 3
 
 
-def test_a_width_that_changes_with_the_seed_is_a_setting():
+def test_a_width_that_changes_with_the_seed_makes_groups():
     table = pd.DataFrame({"seed": [0, 1], "dim": [8, 16]})  # sweep.zip=[dim,seed]
     assert varying(table) == ["dim"] and configurations(table).tolist() == [0, 1]
 

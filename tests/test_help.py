@@ -41,7 +41,7 @@ def components():
     return sorted(x for x in named if x.startswith("sa."))
 
 
-def test_the_first_page_is_a_screen_or_two_and_imports_nothing_heavy():
+def test_the_first_help_page_is_short_and_imports_no_heavy_library():
     words = [sys.executable, "-X", "importtime", "-m", "sa.run", "--help"]
     told = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd="/")
     assert told.returncode == 0
@@ -57,14 +57,14 @@ def test_the_first_page_is_a_screen_or_two_and_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_a_group_lists_its_options(group):
+def test_help_on_a_group_lists_its_options(group):
     page = handbook.help_page([group])
     for option, about in options(group).items():
         assert f"  {option} " in page and about in page
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS, ids=map("=".join, OPTIONS))
-def test_an_option_names_each_of_its_settings(group, name):
+def test_help_on_an_option_names_each_of_its_settings(group, name):
     page = handbook.help_page([f"{group}={name}"])
     node = yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
     node.pop("defaults", None)
@@ -73,7 +73,7 @@ def test_an_option_names_each_of_its_settings(group, name):
 
 
 @pytest.mark.parametrize("target", components())
-def test_a_component_documents_its_settings_and_nothing_else(target):
+def test_every_component_documents_exactly_the_settings_it_has(target):
     module, _, name = target.rpartition(".")
     cls = vars(importlib.import_module(module))[name]
     there = fields.fields(cls)
@@ -82,7 +82,7 @@ def test_a_component_documents_its_settings_and_nothing_else(target):
     assert not [f for f in there if f.kind in ("a value", "anything", "")]
 
 
-def test_an_entry_may_have_several_lines_and_stands_under_args():
+def test_an_entry_under_args_may_have_several_lines():
     text = "Does it.\n\nArgs:\n    a: one\n        two.\n    b (int): ``x``: y (default: 3)\n\nEnd."
     assert fields.entries(text) == {"a": "one two.", "b": "x: y"}
     assert fields.prose(text) == "Does it.\n\nEnd."
@@ -96,7 +96,7 @@ def test_settings_of_an_estimator_have_a_type_a_range_and_a_default():
 
 
 @pytest.mark.parametrize("name", options("experiment"))
-def test_a_study_says_what_it_sweeps_and_expects(name):
+def test_help_on_a_study_names_what_it_sweeps_and_expects(name):
     page = handbook.help_page([f"experiment={name}"])
     node = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     assert node["description"] in page
@@ -109,7 +109,7 @@ def test_a_study_says_what_it_sweeps_and_expects(name):
         assert f"  {one['id']}: " in page and one["source"] in page
 
 
-def test_a_study_that_has_run_says_how_long_it_took(tmp_path, monkeypatch):
+def test_help_on_a_study_that_has_run_gives_its_duration(tmp_path, monkeypatch):
     from sa.record import run, sweep
 
     monkeypatch.setenv("SA_ROOT", str(tmp_path))
@@ -132,7 +132,7 @@ def test_a_study_that_has_run_says_how_long_it_took(tmp_path, monkeypatch):
     ("settings", "checkpoint_seconds=5"),
     ("analysis=[alignment,descent]", "analysis.descent.points=25"),
 ])  # fmt: skip
-def test_any_word_may_be_asked_about(word, told):
+def test_help_explains_any_group_option_setting_or_experiment(word, told):
     assert told in handbook.help_page([word])
 
 
@@ -147,7 +147,7 @@ def test_a_word_that_names_nothing_is_refused(word, told):
     assert told in str(error.value)
 
 
-def test_help_is_asked_for_before_or_behind_a_word():
+def test_help_may_be_typed_before_or_after_a_word():
     for words in (["--help", "dim"], ["dim", "-h"], ["--help=dim"], ["-m", "dim", "--help"]):
         assert flags.help_words(words) == ["dim"]
     assert flags.help_words(["dim=3"]) is None
@@ -163,14 +163,14 @@ def test_a_default_is_shown_as_it_is_typed():
     assert shown({"_target_": "torch.optim.SGD"}) == "sgd"
 
 
-def test_the_settings_agree_with_the_comments_of_the_file_that_sets_them():
+def test_the_meanings_of_settings_equal_the_comments_in_config_yaml():
     told = settings.explained()
     for key, (_, comment) in commented().items():
         assert told[key][1] == comment, key
     assert set(commented()) == set(told) - {"sweep", "experiment"}
 
 
-def test_the_defaults_of_the_settings_are_those_of_the_file():
+def test_the_defaults_of_settings_equal_those_in_config_yaml():
     file = yaml.safe_load((CONF / "config.yaml").read_text())
     there = {k: v for k, v in file.items() if k not in ("defaults", "hydra", "root")}
     assert settings.read(there) == settings.read({})
@@ -198,5 +198,5 @@ def test_a_setting_out_of_its_range_is_refused_with_what_is_expected(config, tol
     assert str(error.value).startswith(told)
 
 
-def test_a_record_of_before_may_lack_a_setting_or_have_null_for_false():
+def test_an_older_record_may_lack_a_setting_or_have_null_for_false():
     assert settings.read({"recalibrate": None, "compile": None}) == settings.read({})

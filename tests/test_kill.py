@@ -49,7 +49,7 @@ def same(one, other) -> bool:
 @pytest.mark.parametrize(
     "words", [SPECTRAL, ["estimator=flow"], BRANCH], ids=["spectral", "flow", "branch"]
 )
-def test_killed_between_checkpoints_and_repeated_it_ends_in_the_same_bits(
+def test_a_run_killed_between_checkpoints_and_repeated_ends_with_the_same_bits(
     words, tmp_path, monkeypatch, capfd
 ):
     words = WORDS + words

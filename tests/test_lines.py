@@ -16,7 +16,7 @@ from tests.test_figure_settings import painted
 ASKED = {"kind": "lines", "x": "dim", "y": "descent/best", "hue": "estimator._target_"}
 
 
-def test_lines_are_means_over_seeds_and_bands_the_least_and_the_most(tmp_path):
+def test_lines_are_means_over_seeds_and_bands_reach_from_minimum_to_maximum(tmp_path):
     given = table()
     made = draw.draw(ASKED, given, tmp_path)
     names = [f"descent_best_by_dim.{end}" for end in ("png", "svg", "pdf", "csv")]
@@ -38,7 +38,7 @@ def test_lines_are_means_over_seeds_and_bands_the_least_and_the_most(tmp_path):
     assert {band.min(), band.max()} == {mine.min().min() / 2, mine.max().max() / 2}
 
 
-def test_there_is_a_panel_for_each_result_and_setting_and_panels_wrap():
+def test_each_result_and_setting_has_a_panel_and_many_panels_wrap():
     asked = {"kind": "lines", "x": "optimizer.lr", "y": ["test/loss", "train/loss", "keep"]}
     asked |= {"panels": ["dim", "stored.rounding"], "log": "x"}
     figure, tidy = painted(asked, table(seeds=(0,)))
@@ -60,7 +60,7 @@ def test_logarithmic_axes_have_plain_numbers():
     assert figure.axes[0].get_yscale() == "linear"  # .90 to .93
 
 
-def test_lines_over_steps_read_the_rows_of_trainings(tmp_path):
+def test_lines_over_steps_are_read_from_the_rows_of_trainings(tmp_path):
     asked = {"kind": "lines", "x": "step", "y": "gradient_norm/full", "name": "norms"}
     made = draw.draw(asked, table(names=("STE",)), tmp_path)
     tidy = pd.read_csv(made[3])
@@ -69,7 +69,7 @@ def test_lines_over_steps_read_the_rows_of_trainings(tmp_path):
     assert set(tidy["hue"]) == {"dim=8", "dim=16"}  # what varies but for the seed
 
 
-def test_words_are_evenly_spaced_and_numbers_keep_their_value(tmp_path):
+def test_text_values_are_evenly_spaced_on_an_axis_and_numbers_keep_their_value(tmp_path):
     given = table().assign(typed=[{"preset": ("b", "a")[i % 2]} for i in range(16)])
     figure, _ = painted(ASKED | {"x": "preset", "y": "keep"}, given)
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["b", "a"]
@@ -78,7 +78,7 @@ def test_words_are_evenly_spaced_and_numbers_keep_their_value(tmp_path):
     assert list(figure.axes[0].get_xticks()) == [8, 16] and set(tidy["hue"]) == {"a", "b"}
 
 
-def test_shares_are_in_percent_and_runs_without_x_are_left_out():
+def test_accuracies_are_in_percent_and_runs_without_x_are_left_out():
     given = table(dims=(8,))
     figure, tidy = painted(ASKED | {"x": "estimator.epsilon", "y": "test/accuracy"}, given)
     assert set(tidy["hue"]) == {"CDG"} and len(tidy) == 2
@@ -101,13 +101,13 @@ def test_impossible_lines_are_refused_with_a_reason(more, told, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_keys_of_lines_are_those_that_a_configuration_may_have():
+def test_a_lines_figure_has_exactly_the_keys_that_a_configuration_may_set():
     keys = re.findall(r"(\w+):", catalogue.LINES)
     assert keys == ["kind", *(f.name for f in dataclasses.fields(Lines))]
 
 
 @pytest.mark.parametrize("kind", draw.LINES_NOW)
-def test_a_kind_of_before_is_refused_with_the_experiment_that_draws_it_as_lines(tmp_path, kind):
+def test_a_former_figure_kind_is_refused_with_the_experiment_that_draws_it_as_lines(tmp_path, kind):
     study = f"conf/experiment/{catalogue.drawn_as_lines(kind)}.yaml"
     with pytest.raises(ValueError, match=f"drawn by kind: lines now; see figure in {study}"):
         draw.draw(kind, pd.DataFrame(), tmp_path)

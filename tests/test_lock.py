@@ -81,11 +81,11 @@ def test_a_process_of_another_machine_is_judged_by_the_file_servers_clock(
         ({"began": None}, None),  # an older record
     ],
 )
-def test_a_process_is_known_by_machine_number_and_start(change, there):
+def test_a_process_is_identified_by_machine_process_number_and_start_time(change, there):
     assert lock.there(lock.me() | change) is there
 
 
-def test_a_requeued_job_knows_that_its_earlier_self_is_dead(tmp_path, monkeypatch):
+def test_a_requeued_job_takes_over_the_lock_of_its_earlier_start(tmp_path, monkeypatch):
     path = tmp_path / "lock"
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     with monkeypatch.context() as before:
@@ -99,7 +99,7 @@ def test_a_requeued_job_knows_that_its_earlier_self_is_dead(tmp_path, monkeypatc
     assert lock.there(ELSEWHERE | {"pid": 1, "job": "77", "restart": 0}) is None
 
 
-def test_of_two_that_find_a_lock_dead_the_slower_one_takes_nothing(tmp_path, monkeypatch):
+def test_of_two_processes_that_find_a_dead_lock_only_the_faster_takes_it(tmp_path, monkeypatch):
     """The slower has judged the dead lock when the faster replaces it."""
     path = tmp_path / "lock"
     path.write_text(json.dumps(lock.me() | {"pid": DEAD}))
@@ -119,7 +119,7 @@ def test_of_two_that_find_a_lock_dead_the_slower_one_takes_nothing(tmp_path, mon
     assert [p.name for p in tmp_path.iterdir()] == ["lock"]
 
 
-def test_a_process_that_died_while_it_took_over_stands_in_nobodys_way(tmp_path, monkeypatch):
+def test_a_process_that_dies_during_a_takeover_blocks_no_other(tmp_path, monkeypatch):
     path = tmp_path / "lock"
     path.write_text(json.dumps(lock.me() | {"pid": DEAD}))
 
@@ -140,7 +140,7 @@ def test_a_process_that_died_while_it_took_over_stands_in_nobodys_way(tmp_path, 
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
-def test_without_hard_links_a_lock_is_held_all_the_same(tmp_path, monkeypatch, code):
+def test_a_lock_is_held_on_a_file_system_without_hard_links(tmp_path, monkeypatch, code):
     def link(*_):
         raise OSError(code, os.strerror(code))
 
@@ -155,7 +155,7 @@ def test_without_hard_links_a_lock_is_held_all_the_same(tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
-def test_a_link_whose_answer_was_lost_is_a_lock(tmp_path, monkeypatch):
+def test_a_hard_link_made_twice_because_its_answer_was_lost_is_a_lock(tmp_path, monkeypatch):
     link = os.link
 
     def twice(*words):
@@ -182,7 +182,9 @@ def flock(request, monkeypatch):
     return request.param
 
 
-def test_one_at_a_time_with_and_without_flock_and_one_note(tmp_path, flock, capsys, monkeypatch):
+def test_one_process_at_a_time_with_and_without_flock_and_one_note(
+    tmp_path, flock, capsys, monkeypatch
+):
     monkeypatch.setattr(lock, "BEAT", 0.01)
     inside, most = [], []
 
@@ -202,7 +204,7 @@ def test_one_at_a_time_with_and_without_flock_and_one_note(tmp_path, flock, caps
     assert [p.name for p in tmp_path.iterdir()] == [".driver"]
 
 
-def test_a_lock_file_in_use_stays_fresh_and_a_dead_one_is_passed(tmp_path, monkeypatch):
+def test_a_lock_file_in_use_is_kept_fresh_and_a_dead_one_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.01)
     path = tmp_path / "lock"
     path.write_text(json.dumps(lock.me() | {"pid": DEAD}))
@@ -216,7 +218,7 @@ def test_a_lock_file_in_use_stays_fresh_and_a_dead_one_is_passed(tmp_path, monke
 
 
 @pytest.mark.parametrize("flock", CODES[:1], indirect=True, ids=errno.errorcode.get)
-def test_a_sweep_on_a_file_system_without_flock(flock, tmp_path, monkeypatch, capfd):
+def test_a_sweep_runs_on_a_file_system_without_flock(flock, tmp_path, monkeypatch, capfd):
     GlobalHydra.instance().clear()
     monkeypatch.setenv("SA_ROOT", str(tmp_path))
     monkeypatch.setattr(driver, "report", lambda *_: 0)
@@ -231,7 +233,7 @@ def test_a_sweep_on_a_file_system_without_flock(flock, tmp_path, monkeypatch, ca
 # Reasons
 
 
-def test_a_reason_is_kept_when_the_run_ends_again_and_when_others_speak_of_it(tmp_path):
+def test_earlier_reasons_of_a_run_are_each_kept_once_when_it_ends_again(tmp_path):
     with contextlib.suppress(ValueError), Record.open(tmp_path, CONFIG, {}) as kept:
         raise ValueError("the first")
     record.mark(tmp_path, kept.id, "SLURM: TIMEOUT", array="7_0")
@@ -245,7 +247,7 @@ def test_a_reason_is_kept_when_the_run_ends_again_and_when_others_speak_of_it(tm
     ]  # fmt: skip
 
 
-def test_a_reason_is_of_the_process_or_job_that_said_it(tmp_path, monkeypatch):
+def test_a_reason_belongs_to_the_process_or_job_that_gave_it(tmp_path, monkeypatch):
     for name, value in (("JOB_ID", "12"), ("ARRAY_JOB_ID", "9"), ("ARRAY_TASK_ID", "3")):
         monkeypatch.setenv(f"SLURM_{name}", value)
     with Record.open(tmp_path, CONFIG, {}) as kept:
@@ -282,7 +284,7 @@ def test_a_run_of_another_machine_is_asked_to_end_by_a_file(tmp_path, monkeypatc
     assert record.ask_to_end(kept.folder) is None
 
 
-def test_a_process_that_got_the_number_of_a_dead_one_is_not_signalled(tmp_path, monkeypatch):
+def test_a_process_that_reuses_the_number_of_a_dead_one_is_not_signalled(tmp_path, monkeypatch):
     folder = write_config(tmp_path, CONFIG)
     other = lock.me() | {"began": 1}
     (folder / "lock").write_text(json.dumps(other))

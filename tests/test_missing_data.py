@@ -22,7 +22,7 @@ from sa.record import run as record
     (["tracker.mode=nope"], "tracker.mode"),
     (["replicas=3"], "replicas"),
 ])  # fmt: skip
-def test_missing_data_hide_no_other_error(sa, words, told):
+def test_an_error_in_a_setting_is_reported_even_if_data_are_missing(sa, words, told):
     given = ["dataset=cifar10", "model=cnn_relu", *words]
     code, _, err = sa(*given)
     assert code == 2 and told in err and "cifar-10-batches-py" not in err
@@ -30,7 +30,7 @@ def test_missing_data_hide_no_other_error(sa, words, told):
     assert code == 2 and "point 1" in err and "seed=-1" in err
 
 
-def test_a_dry_run_plans_whatever_the_machine_lacks(sa, monkeypatch):
+def test_a_dry_run_needs_no_data_no_gpu_and_no_scheduler(sa, monkeypatch):
     """Of what keeps a plan from running it tells, and nothing is written."""
     monkeypatch.setenv("PATH", "/nowhere")
     words = ["dataset=cifar10", "model=cnn_relu", "analysis=[]", "device=cuda"]
@@ -46,7 +46,7 @@ def test_a_dry_run_plans_whatever_the_machine_lacks(sa, monkeypatch):
     assert not list(Path(".").iterdir())
 
 
-def test_cifar10_from_a_folder_whose_place_is_no_part_of_the_run(sa, monkeypatch, tmp_path):
+def test_the_folder_of_cifar10_does_not_change_the_run_id(sa, monkeypatch, tmp_path):
     words = ["dataset=cifar10", "dataset.n=20", "model=cnn_relu", "analysis=[]", "tracker=none"]
     for place in ("here", "there"):
         cifar(tmp_path / place, rows=5)
@@ -59,7 +59,7 @@ def test_cifar10_from_a_folder_whose_place_is_no_part_of_the_run(sa, monkeypatch
     assert folder(sa(*words, "steps=2", "dataset.n=10")[1]) != first
 
 
-def test_a_sweep_without_its_data_starts_nothing_and_a_worker_skips(sa, tmp_path):
+def test_a_sweep_with_missing_data_starts_no_run_and_a_worker_skips_it(sa, tmp_path):
     words = ["-m", "dataset=cifar10", "dataset.n=20,10", "model=cnn_relu", "analysis=[]"]
     words += ["tracker=none", "sweep.name=pictures"]
     code, _, err = sa(*words)
@@ -84,7 +84,7 @@ def test_a_sweep_without_its_data_starts_nothing_and_a_worker_skips(sa, tmp_path
     assert [record.state(kept) for kept in folders] == ["done", "done"]
 
 
-def test_a_run_whose_parent_lacks_data_is_skipped_too(sa, tmp_path):
+def test_a_run_whose_parent_lacks_data_is_skipped(sa, tmp_path):
     cifar(tmp_path / "data", rows=5)
     words = ["dataset=cifar10", "dataset.n=20", "model=cnn_relu", "analysis=[]", "tracker=none"]
     code, out, err = sa(*words, "init=ste_500", "init.steps=1", "init.batch_size=10")

@@ -15,7 +15,7 @@ from sa.record import files, provenance, sweep
 from sa.record import run as record
 
 
-def test_a_sweep_runs_what_is_missing_and_reports(sa):
+def test_a_sweep_computes_the_missing_points_and_writes_a_report(sa):
     words = ["-m", *SMALL, "estimator=cdg,ste,random", "seed=0,1", "sweep.name=mine"]
     words.append("figure=null")  # the default: what the runs measured is drawn
     sa(*SMALL, "estimator=cdg")  # a point that is there already
@@ -52,12 +52,12 @@ def test_a_sweep_of_trainings_draws_its_curves(sa):
     assert Path("sweeps/both/report.html").read_text().count("data:image/png") == 2
 
 
-def test_points_that_differ_in_bookkeeping_only_are_one(sa):
+def test_points_that_differ_only_in_bookkeeping_are_one_run(sa):
     code, out, err = sa("-m", *SMALL, "analysis=[]", "memory=1000000,2000000")
     assert code == 0 and "1 point, 1 of 1 to do" in out, err
 
 
-def test_compose_once_equals_composing_each(sa):
+def test_points_composed_together_equal_points_composed_one_by_one(sa):
     words = ["estimator=nes,cdg", "dim=4,6", "dataset.n=64,128"]
     sa("-m", "tracker=none", "analysis=[]", *words, "sweep.name=fast")
     _, points = sweep.read_manifest(".", "fast")
@@ -67,7 +67,7 @@ def test_compose_once_equals_composing_each(sa):
         assert folder(out).name == point["run_id"]
 
 
-def test_a_failing_point_leaves_the_others(sa):
+def test_a_sweep_with_a_diverged_point_succeeds_and_computes_the_others(sa):
     # a rate so large that weights overflow is an outcome, not a failure; a missing parent is one
     words = ["-m", *SMALL, "analysis=[]", "estimator=ste", "steps=30", "sweep.name=rough",
              "evaluate_every=1"]  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_failing_point_leaves_the_others(sa):
     assert "test/loss" in fine and "test/loss" not in rough  # that of the start is no outcome
 
 
-def test_an_error_in_one_point_is_told_and_the_rest_is_kept(sa, monkeypatch):
+def test_a_point_that_raises_is_reported_and_a_repeat_runs_only_that_point(sa, monkeypatch):
     from sa.estimator.ste import STE
 
     sound = STE.estimate
@@ -120,7 +120,7 @@ def test_frozen_configurations_run_in_a_worker(sa):
     assert code == 2 and "nowhere" in err
 
 
-def test_a_sweep_loses_no_point_unless_told_to(sa):
+def test_a_sweep_loses_points_only_with_sweep_replace(sa):
     sa("-m", *SMALL, "sweep.name=one", "seed=0,1")
     before = Path("sweeps/one/manifest.jsonl").read_text()
     code, _, err = sa("-m", *SMALL, "sweep.name=one", "seed=1,2")
@@ -130,7 +130,7 @@ def test_a_sweep_loses_no_point_unless_told_to(sa):
     assert sa("-m", *SMALL, "sweep.name=one", "seed=1,2", "sweep.replace=true")[0] == 0
 
 
-def test_a_reader_that_leaves_early_stops_nothing(tmp_path):
+def test_a_closed_output_pipe_does_not_stop_a_sweep(tmp_path):
     words = "experiment=digits_ste steps=200 evaluate_every=20 tracker=none figure=[]"
     command = f"{sys.executable} -m sa.run {words} root={tmp_path} | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
@@ -139,7 +139,7 @@ def test_a_reader_that_leaves_early_stops_nothing(tmp_path):
     assert json.loads((kept / "status.json").read_text())["state"] == "done"
 
 
-def test_zipped_listed_and_excluded_points(sa):
+def test_points_can_be_zipped_listed_and_excluded(sa):
     words = ["-m", *SMALL, "sweep.dry_run=true"]
     _, out, _ = sa(*words, "seed=0,1", "dim=4,5", "sweep.zip=[seed,dim]")
     assert [x.split("pending ")[1].split() for x in out.splitlines()[1:]] == [
@@ -158,7 +158,7 @@ def test_zipped_listed_and_excluded_points(sa):
     assert "3 points" in out and "seed=1 dim=5" not in out
 
 
-def test_a_bounded_pool_computes_what_one_process_does(sa):
+def test_a_pool_of_workers_computes_the_same_numbers_as_one_process(sa):
     words = ["-m", *SMALL, "analysis=[]", "estimator=nes", "estimator.samples=5"]
     code, out, err = sa(*words, "seed=0,1,2", "sweep.name=pool", "hydra/launcher=local",
                         "hydra.launcher.workers=2")  # fmt: skip
@@ -181,7 +181,7 @@ FAILS = [
 ]
 
 
-def test_a_pool_tells_failures_and_stops_after_enough_of_them(sa):
+def test_a_pool_reports_failures_and_stops_after_max_failures(sa):
     words = ["-m", *SMALL, *FAILS, "seed=0,1,2,3,4,5", "hydra/launcher=local"]
     words += ["hydra.launcher.workers=1", "hydra.launcher.points_per_job=1", "sweep.name=bad"]
     code, out, err = sa(*words, "sweep.max_failures=2")
@@ -192,7 +192,7 @@ def test_a_pool_tells_failures_and_stops_after_enough_of_them(sa):
     assert out.count("FAILED") == 1
 
 
-def test_a_snapshot_is_what_runs(sa):
+def test_a_sweep_with_a_snapshot_runs_the_copied_code(sa):
     words = ["-m", *SMALL, "analysis=[]", "seed=0,1", "sweep.name=snap", "sweep.snapshot=true"]
     code, _, err = sa(*words, "hydra/launcher=local")
     assert code == 0, err
@@ -206,7 +206,9 @@ def test_a_snapshot_is_what_runs(sa):
         assert {k: meta[k] for k in own} == own
 
 
-def test_a_repository_that_has_not_the_code_is_not_its_commit(tmp_path, monkeypatch):
+def test_the_commit_of_a_repository_that_does_not_track_the_code_is_not_recorded(
+    tmp_path, monkeypatch
+):
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     (tmp_path / "sa" / "record").mkdir(parents=True)
     words = ["-C", tmp_path, "-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "-m", "c"]
@@ -217,7 +219,7 @@ def test_a_repository_that_has_not_the_code_is_not_its_commit(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_search_by_optuna_maximises_the_objective_and_resumes(tmp_path):
+def test_an_optuna_search_maximises_the_metric_and_resumes(tmp_path):
     pytest.importorskip(
         "hydra_plugins.hydra_optuna_sweeper", reason="needs pip install -e '.[optuna]'"
     )
@@ -284,7 +286,7 @@ def test_two_local_drivers_share_a_sweep(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["cancel", "SIGTERM"])
-def test_a_cancelled_local_driver_takes_its_workers_with_it(tmp_path, how):
+def test_cancelling_a_local_driver_ends_its_workers(tmp_path, how):
     env = os.environ | {"SA_ROOT": str(tmp_path)}
     words = [*SMALL, "steps=5000000", "sweep.name=long", "seed=range(4)", "hydra/launcher=local"]
     command = [sys.executable, "-m", "sa.run", "-m", *words, "hydra.launcher.workers=1"]
@@ -305,7 +307,7 @@ def test_a_cancelled_local_driver_takes_its_workers_with_it(tmp_path, how):
     assert sorted(states) == ["interrupted", "pending", "pending", "pending"]
 
 
-def test_an_edited_manifest_is_said_and_the_command_writes_it_anew(sa):
+def test_an_edited_manifest_is_reported_and_repeating_the_command_rewrites_it(sa):
     words = ["-m", *SMALL, "seed=0,1", "sweep.name=edited"]
     sa(*words)
     path = Path("sweeps/edited/manifest.jsonl")

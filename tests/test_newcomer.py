@@ -60,7 +60,7 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path):
     assert "sweep: " in done.stdout and (tmp_path / "runs").exists()
 
 
-def test_the_mirror_holds_the_run(sa):
+def test_the_wandb_files_of_a_run_hold_its_configuration_rows_and_results(sa):
     from test_tracker import offline, read
 
     words = ["experiment=digits_ste", "steps=30", "evaluate_every=10", "figure=[]"]

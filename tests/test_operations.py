@@ -52,7 +52,7 @@ def job(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["login node", "salloc or Jupyter", "salloc inside ours"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
-def test_a_signal_ends_a_run_that_no_job_of_ours_computes(job, kind, number, monkeypatch):
+def test_a_signal_ends_a_run_outside_our_own_slurm_jobs(job, kind, number, monkeypatch):
     job(kind)
     monkeypatch.setattr(subprocess, "Popen", None)  # nothing is requeued
     with Signals() as asked:
@@ -62,7 +62,7 @@ def test_a_signal_ends_a_run_that_no_job_of_ours_computes(job, kind, number, mon
     assert not asked.to_save
 
 
-def test_in_a_job_of_ours_a_signal_saves_and_only_a_cancel_ends(job, monkeypatch):
+def test_in_our_own_slurm_job_a_signal_saves_the_run_and_only_a_cancel_ends_it(job, monkeypatch):
     job("ours")
     monkeypatch.setenv("SA_REQUEUE", "1")
     asked_for = []
@@ -76,7 +76,7 @@ def test_in_a_job_of_ours_a_signal_saves_and_only_a_cancel_ends(job, monkeypatch
             signal.raise_signal(signal.SIGUSR1)
 
 
-def test_a_job_of_ours_knows_its_number(monkeypatch):
+def test_our_own_slurm_job_records_its_job_number(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "31")
     monkeypatch.setenv(lock.OURS, "30")  # of the job that submitted it
     before = signal.getsignal(signal.SIGUSR2)
@@ -88,7 +88,7 @@ def test_a_job_of_ours_knows_its_number(monkeypatch):
     assert lock.our_job() == "31"
 
 
-def test_a_signal_before_the_first_row_is_recorded(tmp_path, monkeypatch):
+def test_a_signal_while_data_are_loading_is_recorded(tmp_path, monkeypatch):
     """Loading data may take minutes: it is part of the run."""
     config = {"root": str(tmp_path), "seed": 0, "init": None}
     monkeypatch.setattr(execute, "_parents", lambda *_: (None, []))
@@ -104,7 +104,7 @@ def test_a_signal_before_the_first_row_is_recorded(tmp_path, monkeypatch):
 # Cancel
 
 
-def test_a_driver_is_cancelled_by_what_is_written_after_it_began(tmp_path):
+def test_a_driver_obeys_only_a_cancel_written_after_it_began(tmp_path):
     folder = tmp_path / "sweeps" / "s"
     sweep.write_manifest(tmp_path, "s", [], {})
     first = Cancelled(folder)
@@ -120,7 +120,7 @@ def test_a_driver_is_cancelled_by_what_is_written_after_it_began(tmp_path):
         second.stop()
 
 
-def test_a_cancelled_inline_driver_ends_what_it_computes_a_parent_too(tmp_path, monkeypatch):
+def test_cancelling_an_inline_driver_ends_its_current_run_or_parent(tmp_path, monkeypatch):
     """A parent is no point of the sweep, so that nobody can ask for it by name."""
     monkeypatch.setattr(progress, "POLL", 0.01)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
@@ -141,7 +141,7 @@ def point(tmp_path, seed=0, **more):
     return Point(seed, identity.run_id(config), [f"seed={seed}"], config)
 
 
-def test_cancel_keeps_the_reason_that_a_job_gave_itself(tmp_path, monkeypatch):
+def test_cancel_keeps_the_reason_that_a_job_recorded_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(told, "PATIENCE", 0.2)
     plan = [point(tmp_path, seed) for seed in range(3)]
     write_plan(tmp_path, "s", plan)
@@ -166,7 +166,7 @@ def test_cancel_keeps_the_reason_that_a_job_gave_itself(tmp_path, monkeypatch):
     assert lost == [e["error"] for e in ends]
 
 
-def test_a_lost_job_is_told_by_its_number_and_not_by_a_clock(tmp_path):
+def test_the_reason_of_a_lost_job_is_matched_by_job_number_not_by_time(tmp_path):
     one = point(tmp_path)
     folder = tmp_path / "runs" / one.run_id
     status = {"state": "failed", "error": "mine", "started": 0.0, "array": "9_0"}  # a clock behind
@@ -181,7 +181,7 @@ def test_a_lost_job_is_told_by_its_number_and_not_by_a_clock(tmp_path):
     assert [p["error"] for p in record.load_status(folder)["past"]] == ["mine"]
 
 
-def test_a_worker_that_dies_before_it_begins_is_not_told_by_an_earlier_reason(tmp_path):
+def test_a_worker_that_dies_at_its_start_does_not_inherit_an_earlier_reason(tmp_path):
     one = point(tmp_path)
     record.mark(tmp_path, one.run_id, "last week's", host=HERE, pid=1)
     assert _why(tmp_path, one, 1, 1) == "last week's"
@@ -193,7 +193,7 @@ def test_a_worker_that_dies_before_it_begins_is_not_told_by_an_earlier_reason(tm
 # Words that are relative to a folder
 
 
-def test_data_are_of_the_folder_where_they_were_typed(tmp_path, monkeypatch):
+def test_a_relative_data_path_is_relative_to_the_folder_of_the_command(tmp_path, monkeypatch):
     config = dict.fromkeys(top()) | {"root": ".", "dataset": {"root": "data"}, "steps": 0}
     config |= {"sweep": {"name": None}}
     monkeypatch.chdir(tmp_path)
@@ -207,7 +207,9 @@ def test_data_are_of_the_folder_where_they_were_typed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("odd", ["plain", "with space, comma", "quo'te"])
 @pytest.mark.parametrize("typed", [["root=res"], ["++root=res"], []])
-def test_retry_of_a_slurm_sweep_is_typed_where_the_sweep_was(tmp_path, monkeypatch, odd, typed):
+def test_retry_of_a_slurm_sweep_runs_in_the_folder_of_the_original_command(
+    tmp_path, monkeypatch, odd, typed
+):
     first, second = tmp_path / odd, tmp_path / "elsewhere"
     for folder in (first, second):
         folder.mkdir()
@@ -244,7 +246,9 @@ def test_retry_of_a_slurm_sweep_is_typed_where_the_sweep_was(tmp_path, monkeypat
     assert not override.is_sweep_override()
 
 
-def test_retry_says_when_the_folder_of_a_sweep_is_gone(tmp_path, monkeypatch, capsys):
+def test_retry_reports_that_the_folder_of_the_original_command_is_gone(
+    tmp_path, monkeypatch, capsys
+):
     one = point(tmp_path)
     write_plan(tmp_path, "s", [one])
     path = tmp_path / "sweeps/s/sweep.json"
@@ -256,7 +260,9 @@ def test_retry_says_when_the_folder_of_a_sweep_is_gone(tmp_path, monkeypatch, ca
     assert "gone, no longer exists: relative paths" in capsys.readouterr().err
 
 
-def test_a_snapshot_comes_before_the_users_own_code_and_replaces_none(tmp_path, monkeypatch):
+def test_a_snapshot_comes_first_on_the_python_path_and_keeps_the_users_entries(
+    tmp_path, monkeypatch
+):
     (tmp_path / "code").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["mine", "/abs"]))
@@ -271,7 +277,7 @@ def test_a_snapshot_comes_before_the_users_own_code_and_replaces_none(tmp_path, 
 ENV = {"SBATCH_PARTITION": "p", "SBATCH_QOS": "q", "SBATCH_TIMELIMIT": "5", "SBATCH_EXPORT": "NONE"}
 
 
-def test_defaults_hold_but_for_what_is_typed_and_all_are_named():
+def test_sbatch_defaults_apply_unless_overridden_and_all_are_named():
     held, notes = defaults(ENV | {"PATH": "x", "SBATCH_WCKEY": ""}, {"partition": "mine"})
     assert held == {"SBATCH_QOS": "q", "SBATCH_TIMELIMIT": "5"}
     assert notes == [
@@ -291,7 +297,7 @@ def test_defaults_hold_but_for_what_is_typed_and_all_are_named():
         ("CPU_BIND_TYPE", {}),
     ],
 )  # fmt: skip
-def test_what_is_typed_and_what_the_launcher_needs_win(name, typed):
+def test_typed_settings_and_launcher_settings_override_sbatch_defaults(name, typed):
     held, (note,) = defaults({f"SBATCH_{name}": "1"}, typed)
     assert not held and f"SBATCH_{name}=1 is not used" in note
 
@@ -299,26 +305,26 @@ def test_what_is_typed_and_what_the_launcher_needs_win(name, typed):
 @pytest.mark.parametrize(
     "name", ["ACCOUNT", "PARTITION", "QOS", "CONSTRAINT", "TIMELIMIT", "GPUS", "RESERVATION"]
 )
-def test_every_setting_of_the_launcher_leaves_the_default_unless_it_is_typed(name):
+def test_launcher_settings_that_were_not_typed_keep_the_sbatch_default(name):
     held, _ = defaults({f"SBATCH_{name}": "1"}, vars(slurm.Slurm()))
     assert held == {f"SBATCH_{name}": "1"}
 
 
-def test_the_limit_that_holds_decides_when_a_job_is_told_to_save():
+def test_the_time_limit_in_force_decides_when_a_job_is_signalled_to_save():
     limits = ("90", "1:30", "2:00:00", "1-0", "1-1:30", "UNLIMITED")
     assert [minutes(x) for x in limits] == [90, 2, 120, 1440, 1530, 525600]
     got = slurm._parameters(slurm.Slurm(), "s", 1, minutes("1"))
     assert got["time"] == 1 and got["signal_delay_s"] == 20
 
 
-def test_which_cluster_stays_and_a_service_of_another_process_goes():
+def test_scrubbed_keeps_the_cluster_and_drops_the_job_and_an_inherited_wandb_service():
     env = {"SLURM_CONF": "a", "SLURM_CLUSTERS": "b", "SLURM_JOB_ID": "c", "WANDB_SERVICE": "d"}
     assert scrubbed(env | {"WANDB_MODE": "e"}) == {
         "SLURM_CONF": "a", "SLURM_CLUSTERS": "b", "WANDB_MODE": "e",
     }  # fmt: skip
 
 
-def test_defaults_of_squeue_hide_no_job(monkeypatch):
+def test_squeue_is_asked_without_the_users_filters(monkeypatch):
     asked = []
 
     def run(words, **more):
@@ -332,7 +338,7 @@ def test_defaults_of_squeue_hide_no_job(monkeypatch):
     assert not [k for k in asked[0] if k.startswith("SQUEUE_")]
 
 
-def test_jobs_that_cannot_be_noted_are_cancelled(tmp_path, monkeypatch):
+def test_submitted_jobs_that_cannot_be_recorded_are_cancelled(tmp_path, monkeypatch):
     import submitit
 
     cancelled = []
@@ -352,7 +358,7 @@ def test_jobs_that_cannot_be_noted_are_cancelled(tmp_path, monkeypatch):
     assert cancelled == ["8_0"]
 
 
-def test_a_launcher_of_somebody_else_that_fails_is_told_in_a_line(tmp_path):
+def test_a_failure_of_a_foreign_launcher_is_reported_in_one_line(tmp_path):
     class Theirs:
         def launch(self, words, initial_job_idx):
             raise OSError("sbatch: fatal: no configuration source")

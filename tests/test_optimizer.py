@@ -12,7 +12,7 @@ def matrix(n, m):
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
-def test_singular_values_become_about_one_and_vectors_stay(shape):
+def test_orthogonalising_sets_singular_values_near_one_and_keeps_singular_vectors(shape):
     x = matrix(*shape)
     u, _, v = torch.linalg.svd(x, full_matrices=False)
     inner = u.T @ orthogonalised(x, 5) @ v.T
@@ -21,13 +21,13 @@ def test_singular_values_become_about_one_and_vectors_stay(shape):
     torch.testing.assert_close(inner, torch.diag(values), atol=1e-10, rtol=0)
 
 
-def test_what_is_zero_stays_zero_and_a_vector_keeps_its_direction():
+def test_orthogonalising_keeps_zero_and_the_direction_of_a_vector():
     assert (orthogonalised(torch.zeros(3, 4), 5) == 0).all()
     x = matrix(7, 1)
     torch.testing.assert_close(orthogonalised(x, 5), x / x.norm())
 
 
-def test_two_steps_by_hand():
+def test_two_steps_of_muon_equal_the_formula():
     w = torch.zeros(4, 2, dtype=torch.float64, requires_grad=True)
     b = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     optimizer = Muon([w, b], lr=0.1, momentum=0.5)
@@ -46,7 +46,7 @@ def test_two_steps_by_hand():
     torch.testing.assert_close(b.detach(), -0.2 * 3**0.5 * along)
 
 
-def test_a_number_goes_the_step_of_its_sign():
+def test_muon_steps_a_scalar_by_the_sign_of_its_gradient():
     w = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     optimizer = Muon([w], lr=0.1)
     w.grad = torch.tensor(-3.0, dtype=torch.float64)
@@ -54,7 +54,7 @@ def test_a_number_goes_the_step_of_its_sign():
     assert float(w.detach()) == pytest.approx(2.1)
 
 
-def test_goes_on_from_its_state():
+def test_muon_resumes_exactly_from_its_state():
     def walk(steps, state=None, at=None):
         w = (matrix(3, 3) if at is None else at.clone()).requires_grad_()
         optimizer = Muon([w], lr=0.1)
@@ -70,6 +70,6 @@ def test_goes_on_from_its_state():
     assert torch.equal(walk(3, state, half)[0], whole)
 
 
-def test_settings_out_of_range():
+def test_muon_refuses_a_momentum_out_of_range():
     with pytest.raises(ValueError, match="0 <= momentum < 1"):
         Muon([torch.zeros(2, 2)], lr=0.1, momentum=1.0)

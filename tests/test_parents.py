@@ -15,7 +15,7 @@ from sa.record import run as record
 from sa.record.snapshots import snapshots
 
 
-def test_a_parent_takes_optimizer_schedule_and_average_by_their_names(sa):
+def test_optimizer_schedule_and_average_of_a_parent_are_chosen_by_name(sa):
     words = [
         *SMALL,
         "analysis=[]",
@@ -33,7 +33,7 @@ def test_a_parent_takes_optimizer_schedule_and_average_by_their_names(sa):
         assert config["init"][group] == yaml.safe_load(text)
 
 
-def test_what_two_finished_trainings_decide_cannot_be_typed_beside_them(sa):
+def test_settings_fixed_by_two_finished_trainings_cannot_be_typed_with_ends(sa):
     words = ["dataset=digits", "model=mlp", "model.hidden=[4]", "analysis=[]", "tracker=none"]
     runs = [folder(sa(*words, "estimator=ste", "steps=2", f"seed={s}")[1]).name for s in (0, 1)]
     look = [f"ends=[{','.join(runs)}]", "analysis=[interpolation]", "tracker=none"]
@@ -46,7 +46,7 @@ def test_what_two_finished_trainings_decide_cannot_be_typed_beside_them(sa):
     assert folder(sa(*look, "dtype=float64", "seed=0")[1]) == folder(out)
 
 
-def test_ends_of_networks_with_ranges_are_the_very_points_of_the_line(sa):
+def test_a_line_between_quantized_networks_starts_and_stops_at_their_exact_losses(sa):
     words = [
         "dataset=digits",
         "model=mlp",
@@ -71,7 +71,7 @@ NET = ["model=cnn2", "model.shape=[1,8,8]", "model.channels=[2,2]", "dataset=dig
        "estimator=ste", "optimizer=adam", "tracker=none", "batch_size=200"]  # fmt: skip
 
 
-def test_kept_points_are_the_same_after_a_kill(sa, monkeypatch):
+def test_snapshots_are_the_same_after_a_kill(sa, monkeypatch):
 
     words = [*NET, "steps=14", "snapshot_every=4", "analysis=[]", "checkpoint_seconds=0"]
     whole = folder(sa(*words, "root=calm")[1])
@@ -103,7 +103,7 @@ def test_kept_points_are_the_same_after_a_kill(sa, monkeypatch):
     assert result(sa(*words[:-3], *words[-2:])[1])["value"] == result(out)["value"]  # none kept
 
 
-def test_the_plane_of_a_training_is_drawn_by_itself_or_from_its_end(sa):
+def test_the_pca_plane_of_a_training_is_drawn_during_it_or_from_its_end_point(sa):
     pca = ["analysis=[surface]", "analysis.surface.axes=pca", "analysis.surface.points=3"]
     code, out, err = sa(*NET, *pca, "steps=14", "snapshot_every=4", "analyse_every=4")
     assert code == 0 and "of the way's variance" in out, err
@@ -123,7 +123,7 @@ def test_the_plane_of_a_training_is_drawn_by_itself_or_from_its_end(sa):
     assert code == 1 and "lacks 1 of its 5 snapshots, of step 8" in err
 
 
-def test_a_line_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
+def test_an_interpolation_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
     code, out, err = sa("-m", *NET, "steps=9", "analysis=[]", "seed=0,1", "sweep.name=two")
     assert code == 0, err
     about, points = sweep.read_manifest(Path("."), "two")
@@ -155,7 +155,7 @@ def test_a_line_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
     assert code == 2 and "is a probe" in err
 
 
-def test_trainings_that_a_line_describes_are_computed_once(sa):
+def test_trainings_described_in_ends_are_computed_once(sa):
     words = [*NET, "analysis=interpolation", "analysis.interpolation.points=2"]
     words.append("ends=[{batch_size: 100, steps: 5},{batch_size: 200, steps: 3}]")
     code, out, err = sa("-m", *words, "analysis.interpolation.recalibrate=true,false")
@@ -164,7 +164,7 @@ def test_trainings_that_a_line_describes_are_computed_once(sa):
     assert len(list(Path("runs").iterdir())) == 4  # two lines, two trainings
 
 
-def test_the_ends_of_a_line_choose_their_estimator_and_their_start(sa):
+def test_each_end_of_a_line_may_set_its_estimator_and_start(sa):
     words = ["model=mlp", "model.hidden=[3]", "dataset=digits", "analysis=interpolation"]
     words += ["analysis.interpolation.points=2", "tracker=none"]
 
@@ -181,7 +181,7 @@ def test_the_ends_of_a_line_choose_their_estimator_and_their_start(sa):
     assert trained == {"STE", "SPSA"}
 
 
-def test_an_averaged_parent(sa):
+def test_a_run_may_start_from_the_averaged_weights_of_its_parent(sa):
     words = [*SMALL, "init=ste_500", "init.steps=20", "init.batch_size=64", "schedule=cosine"]
     words += ["+init.average={_target_:sa.training.average.Average,decay:0.9}"]
     values = {x: result(sa(*words, f"init_average={x}")[1])["value"] for x in ("true", "false")}

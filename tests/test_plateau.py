@@ -33,7 +33,7 @@ def ends(scores, of="test/loss", **settings):
     ([float("nan"), 3, 3, 3], 0.1, 3),
     ([3, float("nan"), float("nan")], 0.1, 2),
 ])  # fmt: skip
-def test_a_plateau_is_so_many_evaluations_without_an_improvement(scores, least, at):
+def test_a_plateau_is_patience_evaluations_in_a_row_without_improvement(scores, least, at):
     assert ends(scores, patience=2, least=least) == at
     assert ends([-s for s in scores], "train/accuracy", patience=2, least=least) == at
 
@@ -43,7 +43,7 @@ WORDS += ["analysis=[]", "tracker=none", "optimizer.lr=0.5", "steps=3000", "eval
 GOAL = "until={plateau:{of:test/loss,patience:4,least:0.02}}"
 
 
-def test_a_training_ends_on_its_plateau_and_says_so(sa):
+def test_a_training_ends_on_its_plateau_and_records_the_reason(sa):
     code, out, err = sa(*WORDS, GOAL)
     assert code == 0, err
     got = result(out)
@@ -58,7 +58,7 @@ def test_a_training_ends_on_its_plateau_and_says_so(sa):
     assert result(sa(*WORDS, both)[1])["stopped"] == "train/loss <= 2"
 
 
-def test_a_killed_training_ends_on_the_same_plateau(sa, tmp_path):
+def test_a_killed_and_repeated_training_ends_on_the_same_plateau(sa, tmp_path):
     calm = folder(sa(*WORDS, GOAL, "root=calm")[1])
     last = json.loads((calm / "result.json").read_text())["step"]
     env = os.environ | {"SA_ROOT": str(tmp_path / "killed")}
@@ -78,13 +78,13 @@ def test_a_killed_training_ends_on_the_same_plateau(sa, tmp_path):
     ("{plateau:{of:ema/test/loss,patience:4,least:0}}", "ema/ needs averaged weights"),
     ("{train/loss:{of:test/loss}}", "until.train/loss={of:test/loss}: "),
 ])  # fmt: skip
-def test_a_plateau_that_cannot_be_is_refused(sa, goal, told):
+def test_an_invalid_plateau_is_refused(sa, goal, told):
     code, _, err = sa(*WORDS, f"until={goal}")
     assert code == 2 and told in err, err
     assert "Recipe" not in err and "Plateau" not in err
 
 
-def test_a_plateau_needs_evaluations_and_classes(sa):
+def test_a_plateau_needs_evaluations_and_of_accuracy_needs_classes(sa):
     code, _, err = sa(*WORDS[:-1], GOAL)
     assert code == 2 and "evaluate_every" in err
     code, _, err = sa("steps=9", "evaluate_every=1", GOAL.replace("loss", "accuracy"))

@@ -34,7 +34,7 @@ def runs():
     return pd.DataFrame(rows)
 
 
-def test_means_over_seeds_and_ranks():
+def test_estimators_are_ranked_by_their_means_over_seeds():
     got = ranking.means(runs())
     assert got["label"].tolist() == list("fedcba") and got["rank"].tolist() == [1, 2, 3, 4, 5, 6]
     assert got["runs"].tolist() == [2] * 6
@@ -42,7 +42,7 @@ def test_means_over_seeds_and_ranks():
     assert got[f"{ranking.TRUTH}/sem"].tolist() == [0.0] * 6
 
 
-def test_a_perfect_and_a_reversed_prediction():
+def test_a_perfect_prediction_has_tau_one_and_a_reversed_one_minus_one():
     table = runs()
     (one,) = ranking.judged(ranking.means(table), k=2).to_dict("records")
     assert (one["tau"], one["precision@2"], one["best@2"], one["n"]) == (1.0, 1.0, 1, 6)

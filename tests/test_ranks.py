@@ -48,7 +48,7 @@ def same(mine, theirs, rel=1e-9):
         assert a == pytest.approx(b, rel=rel)
 
 
-def test_parts_are_all_rows_once_and_equal_to_one():
+def test_processes_share_all_rows_once_and_their_parts_differ_by_one_row_at_most():
     for rows, world in ((7, 3), (33, 2), (4, 4), (1000, 7)):
         parts = []
         for rank in range(world):
@@ -61,7 +61,7 @@ def test_parts_are_all_rows_once_and_equal_to_one():
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_killed_rank_ends_the_run_and_a_repeat_takes_the_steps_of_one(sa, capfd):
+def test_a_killed_process_ends_the_run_and_a_repeat_equals_one_process(sa, capfd):
     """Two processes take the steps of one, of an odd number of rows, with changing statistics."""
     words = ["steps=40", "checkpoint_seconds=0"]
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
@@ -90,7 +90,7 @@ def test_a_killed_rank_ends_the_run_and_a_repeat_takes_the_steps_of_one(sa, capf
             torch.testing.assert_close(p, saved[1][kind][name], rtol=1e-9, atol=1e-11)
 
 
-def test_several_processes_reach_a_goal_at_the_step_of_one(sa):
+def test_several_processes_reach_a_goal_at_the_same_step_as_one(sa):
     """A step of all rows knows their scores, so a goal can end it between two evaluations."""
     words = ["batch_size=null", "evaluate_every=50", "optimizer.lr=0.01"]
     _, whole = sa(*words, "steps=4", root="whole")

@@ -64,7 +64,7 @@ def temporaries(folder: Path) -> list[str]:
         {"threads": 4, "memory": 1, "figure": ["curves"], "checkpoint_seconds": 1},
     ],
 )
-def test_the_same_run_has_the_same_id(same):
+def test_equal_configurations_have_the_same_run_id(same):
     assert identity.run_id(CONFIG | same) == identity.run_id(CONFIG)
 
 
@@ -83,22 +83,22 @@ def test_the_same_run_has_the_same_id(same):
         {"init_seed": 0},  # a setting, where null is none
     ],
 )
-def test_another_run_has_another_id(other):
+def test_different_configurations_have_different_run_ids(other):
     assert identity.run_id(CONFIG | other) != identity.run_id(CONFIG)
 
 
-def test_an_id_is_ten_digits_and_the_same_for_ever():
+def test_a_run_id_has_ten_digits_and_never_changes():
     text = '{"a":1,"b":{"c":[true,null,"x",0.5]}}'
     expected = hashlib.sha256(text.encode()).hexdigest()[:10]
     assert identity.run_id({"b": {"c": (True, None, "x", 0.5)}, "a": 1.0}) == expected
 
 
-def test_only_top_level_bookkeeping_is_left_out():
+def test_only_top_level_bookkeeping_is_left_out_of_the_run_id():
     config = {"model": {"memory": 3}, "memory": 4}
     assert identity.identity(config) == {"model": {"memory": 3}}
 
 
-def test_a_setting_that_cannot_be_written_down_is_named():
+def test_a_setting_that_cannot_be_serialised_is_named():
     with pytest.raises(files.RecordError, match=r"model\.hook=.*number, text, list or mapping"):
         identity.run_id({"model": {"hook": object()}})
 
@@ -113,7 +113,7 @@ def test_the_frozen_configuration_has_the_id_of_its_folder(tmp_path):
 # The life of a run
 
 
-def test_a_whole_life(tmp_path):
+def test_a_run_is_recorded_from_start_to_finish(tmp_path):
     with Record.open(tmp_path, CONFIG, {"commit": "abc", "seed": 0}) as run:
         assert record.state(run.folder) == "running"
         run.append({"step": 0, "loss": math.nan, "flips": [1.0, math.inf]})
@@ -140,20 +140,20 @@ def test_a_whole_life(tmp_path):
     }  # fmt: skip
 
 
-def test_numbers_of_other_libraries_are_numbers(run):
+def test_numpy_numbers_are_written_as_numbers(run):
     import numpy as np
 
     run.append({"step": np.int64(3), "loss": np.float32(0.5), "nan": np.float64("nan")})
     assert run.rows() == [{"step": 3, "loss": 0.5, "nan": None}]
 
 
-def test_rows_are_flat(run):
+def test_a_row_with_a_nested_mapping_is_refused(run):
     with pytest.raises(files.RecordError, match="'test' is a mapping"):
         run.append({"step": 0, "test": {"loss": 1.0}})
     assert run.rows() == []
 
 
-def test_a_diverged_result_is_a_state(tmp_path, run):
+def test_a_diverged_result_gives_the_run_the_state_diverged(tmp_path, run):
     run.finish({"status": "diverged", "step": 3})
     assert record.state(run.folder) == "diverged"
 
@@ -161,7 +161,7 @@ def test_a_diverged_result_is_a_state(tmp_path, run):
 @pytest.mark.parametrize(
     ("raised", "state"), [(ValueError("a reason"), "failed"), (KeyboardInterrupt(), "interrupted")]
 )
-def test_an_exception_is_recorded_with_its_end(tmp_path, raised, state):
+def test_an_exception_is_recorded_and_releases_the_lock(tmp_path, raised, state):
     with pytest.raises(type(raised)), Record.open(tmp_path, CONFIG, {}) as run:
         raise raised
     assert record.state(run.folder) == state
@@ -169,7 +169,7 @@ def test_an_exception_is_recorded_with_its_end(tmp_path, raised, state):
     assert not (run.folder / "lock").exists()
 
 
-def test_skipped_is_kept_and_the_end_of_a_long_reason(tmp_path):
+def test_a_skipped_run_keeps_its_state_and_the_last_part_of_a_long_reason(tmp_path):
     with Record.open(tmp_path, CONFIG, {}) as run:
         run.fail("x" * 10_000 + "the reason", state="skipped")
     assert record.state(run.folder) == "skipped"
@@ -179,13 +179,13 @@ def test_skipped_is_kept_and_the_end_of_a_long_reason(tmp_path):
         run.fail("x", state="lost")
 
 
-def test_a_run_closed_without_an_end_is_interrupted(tmp_path):
+def test_a_run_closed_without_finish_or_fail_is_interrupted(tmp_path):
     with Record.open(tmp_path, CONFIG, {}) as run:
         pass
     assert record.state(run.folder) == "interrupted"
 
 
-def test_reopening_goes_on_from_the_checkpoint(tmp_path):
+def test_reopening_a_run_continues_from_its_checkpoint(tmp_path):
     with Record.open(tmp_path, CONFIG, {"commit": "one"}) as run:
         for step in range(5):
             run.append({"step": step, "loss": 1.0})
@@ -201,14 +201,14 @@ def test_reopening_goes_on_from_the_checkpoint(tmp_path):
     assert [r["loss"] for r in run.rows()] == [1.0, 1.0, 1.0, 2.0]
 
 
-def test_reopening_without_a_checkpoint_starts_anew(tmp_path):
+def test_reopening_a_run_without_a_checkpoint_starts_again(tmp_path):
     with Record.open(tmp_path, CONFIG, {"commit": "one"}) as run:
         run.append({"step": 0})
     with Record.open(tmp_path, CONFIG, {"commit": "two"}) as run:
         assert run.rows() == [] and run.meta["commits"] == ["two"]
 
 
-def test_a_run_finished_in_between_is_not_opened_again(tmp_path):
+def test_a_run_that_another_process_finished_is_not_opened_again(tmp_path):
     with Record.open(tmp_path, CONFIG, {}) as run:
         run.finish({"value": 1.0})
     with pytest.raises(files.Busy, match="just been finished"):
@@ -216,7 +216,7 @@ def test_a_run_finished_in_between_is_not_opened_again(tmp_path):
     assert record.state(run.folder) == "done" and not (run.folder / "lock").exists()
 
 
-def test_half_present_folders_are_pending(tmp_path):
+def test_run_folders_with_missing_or_damaged_files_are_pending(tmp_path):
     assert record.state(tmp_path / "none") == "pending"
     assert record.read_result(tmp_path, "none") is None and record.load_status(tmp_path) == {}
     (tmp_path / "status.json").write_text('{"state": "run')
@@ -269,7 +269,7 @@ def test_kill_9_leaves_nothing_half_written(tmp_path, delay):
 
 
 @pytest.mark.parametrize("torn", [b'{"step":2,"lo', b'{"step":2}', b"\x00\x00\x00\n", b"[1]\n"])
-def test_half_a_line_at_the_end_is_dropped(tmp_path, torn):
+def test_an_incomplete_last_line_is_dropped(tmp_path, torn):
     with Record.open(tmp_path, CONFIG, {}) as run:
         run.append({"step": 0})
         run.append({"step": 1})
@@ -282,7 +282,7 @@ def test_half_a_line_at_the_end_is_dropped(tmp_path, torn):
         assert [r["step"] for r in run.rows()] == [0, 1, 2]
 
 
-def test_a_corrupt_line_elsewhere_is_named(run):
+def test_a_corrupt_line_before_the_last_is_reported_by_number(run):
     for step in range(3):
         run.append({"step": step})
     path = run.folder / "metrics.jsonl"
@@ -312,7 +312,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(run, write, message):
     assert temporaries(run.folder) == []
 
 
-def test_a_full_disk_under_the_rows(run):
+def test_a_row_cut_short_by_a_full_disk_is_removed_and_can_be_written_again(run):
     class Full:
         def __init__(self, file):
             self.file = file
@@ -349,7 +349,7 @@ def full_now(path: Path) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def test_an_error_of_the_writer_itself_passes_through(run):
+def test_an_error_raised_while_saving_a_checkpoint_is_not_replaced(run):
     def wrong(path):
         raise KeyError("mine")
 
@@ -358,7 +358,7 @@ def test_an_error_of_the_writer_itself_passes_through(run):
     assert run.checkpoint is None and temporaries(run.folder) == []
 
 
-def test_an_unwritable_root_says_how_to_name_another(tmp_path):
+def test_an_unwritable_root_is_refused_with_how_to_choose_another(tmp_path):
     (tmp_path / "file").write_text("")
     root = tmp_path / "file" / "below"
     wanted = r"root=.*file/below: cannot write there \(Not a directory\).*root=DIR.*SA_ROOT"
@@ -374,7 +374,7 @@ def test_an_unwritable_root_says_how_to_name_another(tmp_path):
 # One owner a run
 
 
-def test_a_live_run_is_busy_and_says_who_has_it(tmp_path, run, monkeypatch):
+def test_a_live_run_is_busy_and_the_error_names_its_process(tmp_path, run, monkeypatch):
     with pytest.raises(files.Busy, match=rf"process {os.getpid()} on {os.uname().nodename}"):
         Record.open(tmp_path, CONFIG, {})
     assert record.state(run.folder) == "running"
@@ -400,7 +400,9 @@ def age(folder: Path, seconds: float) -> None:
         (None, 130, False),
     ],
 )
-def test_when_a_lock_is_stale(tmp_path, owner, seconds, live):
+def test_a_lock_is_stale_if_its_process_is_dead_or_silent_for_too_long(
+    tmp_path, owner, seconds, live
+):
     folder = write_config(tmp_path, CONFIG)
     (folder / "lock").write_text(json.dumps(owner) if owner else "")
     if owner:
@@ -416,7 +418,7 @@ def test_when_a_lock_is_stale(tmp_path, owner, seconds, live):
             assert run._owned()
 
 
-def test_of_many_stealers_one_wins(tmp_path):
+def test_of_many_processes_that_take_over_a_lock_one_wins(tmp_path):
     folder = write_config(tmp_path, CONFIG)
     steal = """
         root, start = sys.argv[1], float(sys.argv[2])
@@ -445,7 +447,7 @@ def test_of_many_stealers_one_wins(tmp_path):
     assert sum(wins) == (1 << 20) - 1 and wins[0] & wins[1] == wins[1] & wins[2] == 0
 
 
-def test_a_run_that_was_taken_over_writes_no_more(tmp_path, monkeypatch):
+def test_a_process_whose_run_was_taken_over_writes_no_more(tmp_path, monkeypatch):
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(lock, "_machine", lambda: {"host": "another", "boot": "b", "space": "s"})
         slept = Record.open(tmp_path, CONFIG, {})
@@ -463,7 +465,7 @@ def test_a_run_that_was_taken_over_writes_no_more(tmp_path, monkeypatch):
             thief.finish({"value": 1.0})
 
 
-def test_a_long_step_keeps_its_lock(tmp_path, monkeypatch):
+def test_the_lock_is_kept_during_a_long_step(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "BEAT", 0.02)
     with Record.open(tmp_path, CONFIG, {}) as run:
         age(run.folder, 200)
@@ -471,7 +473,7 @@ def test_a_long_step_keeps_its_lock(tmp_path, monkeypatch):
         assert record.state(run.folder) == "running"
 
 
-def test_the_heartbeat_says_the_step(tmp_path, monkeypatch):
+def test_the_heartbeat_records_the_step(tmp_path, monkeypatch):
     with Record.open(tmp_path, CONFIG, {}) as run:
         run.append({"step": 7})
         assert record.load_status(run.folder)["step"] is None  # not yet time
@@ -495,7 +497,7 @@ POINTS = [
 ]
 
 
-def test_a_manifest_is_read_as_written(tmp_path):
+def test_a_manifest_is_read_back_as_it_was_written(tmp_path):
     sweep.write_manifest(tmp_path, "study", POINTS, {"figure": ["curves"]})
     about, points = sweep.read_manifest(tmp_path, "study")
     assert about.pop("digest") and (about, points) == ({"figure": ["curves"]}, POINTS)
@@ -503,7 +505,7 @@ def test_a_manifest_is_read_as_written(tmp_path):
     assert temporaries(tmp_path / "sweeps" / "study") == []
 
 
-def test_a_missing_sweep_lists_those_there_are(tmp_path):
+def test_the_error_of_a_missing_sweep_lists_the_existing_ones(tmp_path):
     with pytest.raises(files.Missing, match="no sweeps yet"):
         sweep.read_manifest(tmp_path, "study")
     sweep.write_manifest(tmp_path, "study", POINTS, {})
@@ -512,7 +514,7 @@ def test_a_missing_sweep_lists_those_there_are(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b"])
-def test_a_name_leads_nowhere_else(tmp_path, name):
+def test_a_sweep_name_cannot_be_a_path_to_another_folder(tmp_path, name):
     with pytest.raises(files.RecordError, match="cannot be named"):
         sweep.write_manifest(tmp_path, name, POINTS, {})
 
@@ -529,7 +531,7 @@ def test_a_name_leads_nowhere_else(tmp_path, name):
         ('{"index": 1, "run_id": "../bbbb", "overrides": []}', "expected .*run_id"),
     ],
 )
-def test_a_damaged_manifest_says_where_and_what_to_do(tmp_path, line, told):
+def test_a_damaged_manifest_is_reported_with_its_line_and_a_remedy(tmp_path, line, told):
     sweep.write_manifest(tmp_path, "study", POINTS[:1], {})
     with (tmp_path / "sweeps/study/manifest.jsonl").open("a") as file:
         file.write(line)
@@ -537,13 +539,13 @@ def test_a_damaged_manifest_says_where_and_what_to_do(tmp_path, line, told):
         sweep.read_manifest(tmp_path, "study")
 
 
-def test_a_wrong_plan_is_not_written(tmp_path):
+def test_an_invalid_plan_is_not_written(tmp_path):
     with pytest.raises(files.RecordError, match="sweep study, line 2: aaaa is on line 1"):
         sweep.write_manifest(tmp_path, "study", [POINTS[0], POINTS[0] | {"index": 1}], {})
     assert sweep.sweeps(tmp_path) == []
 
 
-def test_classes_that_have_moved_keep_ids_and_are_read_by_their_names_of_today(tmp_path):
+def test_records_that_name_moved_classes_keep_their_ids_and_can_be_read(tmp_path):
     for old, new in identity.MOVED.items():
         before = CONFIG | {"part": {"_target_": old, "several": [{"_target_": old}]}}
         after = CONFIG | {"part": {"_target_": new, "several": [{"_target_": new}]}}
@@ -557,7 +559,7 @@ def test_classes_that_have_moved_keep_ids_and_are_read_by_their_names_of_today(t
         assert read_config(folder)["part"] == after["part"]
 
 
-def test_a_renamed_setting_changes_no_id_and_is_read_by_its_new_name(tmp_path):
+def test_a_renamed_setting_keeps_run_ids_and_is_read_by_its_new_name(tmp_path):
     before = CONFIG | {"objective": "test/accuracy", "until": {"objective": 1}}
     after = CONFIG | {"metric": "test/accuracy", "until": {"objective": 1}}
     assert identity.run_id(before) == identity.run_id(after)

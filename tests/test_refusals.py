@@ -305,7 +305,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "told"), REFUSED, ids=[" ".join(w) for w, _ in REFUSED])
-def test_refuses_before_any_work(sa, words, told):
+def test_an_invalid_command_is_refused_before_any_work(sa, words, told):
     code, out, err = sa(*words)
     assert code == 2, (out, err)
     for word in told:
@@ -314,13 +314,13 @@ def test_refuses_before_any_work(sa, words, told):
     assert not Path("runs").exists() and not Path("sweeps").exists()
 
 
-def test_refuses_a_root_it_cannot_write(sa):
+def test_a_root_that_cannot_be_written_is_refused(sa):
     Path("file").write_text("")
     code, _, err = sa(*SMALL, "root=file/below")
     assert code == 2 and "root=file/below" in err and "SA_ROOT" in err
 
 
-def test_a_damaged_checkpoint_is_said_and_nothing_is_touched(sa):
+def test_a_damaged_checkpoint_is_reported_and_no_file_is_changed(sa):
     words = ["experiment=digits_ste", "steps=20", "tracker=none", "figure=[]"]
     kept = folder(sa(*words)[1])
     (kept / "result.json").unlink()
@@ -335,7 +335,7 @@ def test_a_damaged_checkpoint_is_said_and_nothing_is_touched(sa):
     assert sa(*words)[0] == 0
 
 
-def test_a_corrupt_row_is_said_by_line(sa):
+def test_a_corrupt_row_is_reported_by_line_number(sa):
     words = ["experiment=digits_ste", "steps=20", "tracker=none", "figure=[]"]
     kept = folder(sa(*words)[1])
     (kept / "result.json").unlink()
@@ -346,7 +346,7 @@ def test_a_corrupt_row_is_said_by_line(sa):
     assert code == 1 and "metrics.jsonl, line 4" in err and "Delete that line" in err
 
 
-def test_a_full_disk_ends_the_run_and_keeps_what_was_there(sa, monkeypatch):
+def test_a_full_disk_fails_the_run_which_then_resumes_from_its_last_checkpoint(sa, monkeypatch):
 
     words = ["experiment=digits_ste", "steps=40", "tracker=none", "figure=[]"]
     words.append("checkpoint_seconds=0")

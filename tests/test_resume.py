@@ -15,7 +15,7 @@ from sa.record import identity
 from sa.record import run as record
 
 
-def test_a_resumed_run_mirrors_the_rows_that_a_kill_may_have_taken(sa, monkeypatch):
+def test_a_resumed_run_sends_wandb_the_rows_that_a_kill_may_have_lost(sa, monkeypatch):
     """W&B writes in blocks: of a run killed at step 6 its file may hold no row at all."""
     words = [*SMALL, "analysis=[]", "steps=9", "checkpoint_seconds=0"]
     mirrored, append = [], record.Record.append
@@ -37,7 +37,7 @@ def test_a_resumed_run_mirrors_the_rows_that_a_kill_may_have_taken(sa, monkeypat
     assert mirrored == record.read_rows(folder(out))
 
 
-def test_repeating_a_run_computes_nothing(sa):
+def test_repeating_a_finished_run_computes_nothing(sa):
     first = folder(sa(*SMALL)[1])
     stamp = (first / "result.json").stat().st_mtime_ns
     # the same numbers written otherwise, and bookkeeping, are the same run
@@ -47,7 +47,7 @@ def test_repeating_a_run_computes_nothing(sa):
     assert folder(sa(*SMALL, "seed=1")[1]) != first
 
 
-def test_settings_younger_than_a_run_leave_its_id(sa):
+def test_settings_added_after_a_run_keep_its_id(sa):
     kept = folder(sa(*SMALL)[1])
     config = yaml.safe_load((kept / "config.yaml").read_text())
     younger = identity.LATER | set(identity.DEFAULTS)
@@ -57,9 +57,7 @@ def test_settings_younger_than_a_run_leave_its_id(sa):
     build(old)  # what was frozen before can still be run
 
 
-def test_stopped_half_way_with_everything_on_and_repeated_ends_with_the_same_numbers(
-    sa, monkeypatch
-):
+def test_a_stopped_training_with_every_feature_on_resumes_to_the_same_numbers(sa, monkeypatch):
 
     words = ["model=cnn", "dataset=digits", "quantizer=bwba", "analysis=[]", "tracker=none"]
     words += ["epochs=2", "batch_size=128", "evaluate_every=5", "schedule=cosine", "average=ema"]
@@ -89,7 +87,7 @@ def test_stopped_half_way_with_everything_on_and_repeated_ends_with_the_same_num
         assert torch.equal(value, other["average"]["params"][name])
 
 
-def test_killed_half_way_and_repeated_ends_with_the_same_numbers(tmp_path):
+def test_a_training_killed_half_way_resumes_to_the_same_numbers(tmp_path):
     words = ["-m", "sa.run", "experiment=digits_ste", "steps=600", "tracker=none", "figure=[]"]
     whole = python(*words, cwd=tmp_path / "..", env=os.environ | {"SA_ROOT": str(tmp_path / "a")})
     assert whole.returncode == 0, whole.stderr
@@ -111,7 +109,7 @@ def test_killed_half_way_and_repeated_ends_with_the_same_numbers(tmp_path):
         assert torch.equal(value, theirs["params"][name])
 
 
-def test_a_killed_probe_goes_on_in_the_middle_of_its_differences(tmp_path):
+def test_a_killed_probe_resumes_in_the_middle_of_its_differences(tmp_path):
     words = ["-m", "sa.run", "model=cnn", "dataset=digits", "estimator=cdg", "analysis=[]"]
     words += ["model.channels=[4,8]", "tracker=none"]  # batch statistics: by brute force
     calm = python(*words, env=os.environ | {"SA_ROOT": str(tmp_path / "a")})
@@ -128,7 +126,7 @@ def test_a_killed_probe_goes_on_in_the_middle_of_its_differences(tmp_path):
     assert not (kept / "partial.pt").exists()
 
 
-def test_what_is_kept_of_a_later_step_waits_for_it(tmp_path):
+def test_a_partial_result_saved_at_a_later_step_is_used_only_at_that_step(tmp_path):
     class Kept:
         folder = tmp_path
 

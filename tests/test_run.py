@@ -18,7 +18,7 @@ FLOAT = [
 ]  # fmt: skip
 
 
-def test_a_spectral_training_with_its_blocks_and_curvature(sa):
+def test_a_spectral_training_records_blocks_and_curvature(sa):
     words = [
         "estimator=spectral",
         "steps=12",
@@ -51,12 +51,12 @@ def test_a_spectral_training_with_its_blocks_and_curvature(sa):
         (["analysis=[blocks]", "analysis.blocks.blocks={x:[conv*]}"], "analysis.blocks: blocks.x:"),
     ],
 )
-def test_what_spectral_refuses_before_any_work(sa, words, why):
+def test_spectral_refuses_settings_that_it_cannot_use_before_any_work(sa, words, why):
     code, out, err = sa(*FLOAT, "estimator=spectral", "steps=12", "estimator.refresh=5", *words)
     assert code and why in err and "Traceback" not in err
 
 
-def test_a_quantizer_that_the_network_has_no_place_for_is_told(sa):
+def test_a_quantizer_that_the_model_ignores_is_noted(sa):
     why = "FC is in full precision and ignores the quantizer; models of quantized layers: toy_mlp"
     code, _, err = sa(*FLOAT, "analysis=[]", "quantizer=bwba")
     assert code == 0 and err.count(f"note: {why}") == 1
@@ -68,7 +68,7 @@ def test_a_quantizer_that_the_network_has_no_place_for_is_told(sa):
     assert f"note: {why}" in sa(*plan[1:], "quantizer=bwba")[2]
 
 
-def test_what_is_measured_of_the_rate_is_of_the_steps_own(sa):
+def test_analyses_use_the_learning_rate_of_their_own_step(sa):
     words = [*FLOAT, "steps=4", "schedule=cosine", "analysis=[gradient_norm]", "analyse_every=1"]
     code, out, err = sa(*words)
     assert code == 0, err
@@ -78,12 +78,12 @@ def test_what_is_measured_of_the_rate_is_of_the_steps_own(sa):
         assert row["gradient_norm/edge"] == pytest.approx(2 / row["lr"])
 
 
-def test_probabilities_are_read_of_classes_under_mse_too(sa):
+def test_input_sensitivity_of_probabilities_is_measured_under_mse_too(sa):
     code, out, err = sa(*FLOAT, "analysis=[input_sensitivity]")
     assert code == 0 and "input_sensitivity/test/probabilities/mean" in result(out), err
 
 
-def test_replicas_keep_what_is_redundant_as_one_alone_does(sa):
+def test_a_snapshot_of_replicas_names_the_same_redundant_parameters_as_one_run(sa):
     words = ["dataset=digits", "model=cnn2", "model.shape=[1,8,8]", "model.channels=[2,2]"]
     words += ["steps=2", "snapshot_every=1", "batch_size=32", "analysis=[]", "tracker=none"]
     kept = []
@@ -96,7 +96,7 @@ def test_replicas_keep_what_is_redundant_as_one_alone_does(sa):
     assert kept[0] == kept[1] == ["conv1.bias", "conv2.bias"]
 
 
-def test_replicas_say_what_is_quantized_and_a_base_is_a_word(sa):
+def test_replicas_report_what_is_quantized_and_a_base_estimator_is_shown_by_name(sa):
     words = ["dataset=digits", "model=mlp", "model.hidden=[8]", "analysis=[]", "tracker=none"]
     words += ["steps=6", "batch_size=64", "evaluate_every=null"]
     alone, many = (sa(*words, *more)[1] for more in (["estimator=ste"], ["replicas=2"]))
@@ -107,7 +107,7 @@ def test_replicas_say_what_is_quantized_and_a_base_is_a_word(sa):
     assert code == 0 and "base=ste " in out and "_target_" not in out, err
 
 
-def test_a_scale_beyond_the_gap_is_told_with_the_headroom_and_a_rate_may_fall_to_0(sa):
+def test_a_spectral_scale_beyond_the_gap_is_noted_and_a_rate_of_zero_is_allowed(sa):
     words = [*FLOAT, "estimator=spectral", "steps=6", "estimator.refresh=5", "schedule=cosine"]
     code, out, err = sa(*words, "analysis=[]", "estimator.scale=1e6")
     assert code == 0, err
@@ -116,13 +116,13 @@ def test_a_scale_beyond_the_gap_is_told_with_the_headroom_and_a_rate_may_fall_to
     )
 
 
-def test_the_hessian_of_a_quantized_network_is_refused_with_the_alternatives(sa):
+def test_curvature_of_a_quantized_network_is_refused_with_the_alternatives(sa):
     code, out, err = sa(*SMALL, "analysis=[curvature]")
     assert code and "analysis.curvature: 'fc1" in err.replace("act1", "fc1")
     assert all(x in err for x in ("smoothing", "spectral_ste", "quantizer=fp"))
 
 
-def test_a_probe_has_the_promised_keys_and_summary(sa):
+def test_a_probe_records_the_documented_results_and_prints_a_summary(sa):
     code, out, err = sa(*SMALL, "estimator=nes", "estimator.sigma=0.01", "estimator.samples=20")
     assert code == 0, err
     got = result(out)
@@ -142,7 +142,7 @@ def test_a_probe_has_the_promised_keys_and_summary(sa):
     assert all(not isinstance(v, dict) for v in got.values())
 
 
-def test_what_bits_cost_is_told(sa):
+def test_the_cost_of_bits_is_recorded_and_summarised(sa):
     digits = ["dataset=digits", "model=mlp", "model.hidden=[8,6]", "tracker=none"]
     code, out, err = sa(*digits, "quantizer=w2a2", "analysis=[cost,quant_error]")
     assert code == 0, err
@@ -155,14 +155,14 @@ def test_what_bits_cost_is_told(sa):
     assert got["sensitivity_bits/ilp/spent"] <= 4 and "  ilp" in out and "Kendall tau" in out
 
 
-def test_cdg_agrees_with_itself(sa):
+def test_cdg_has_cosine_and_scale_one_to_itself(sa):
     got = result(sa(*SMALL, "estimator=cdg")[1])
     assert got["alignment/cosine"] == pytest.approx(1.0, abs=1e-12)
     assert got["alignment/scale"] == pytest.approx(1.0, abs=1e-12)
     assert got["descent/ratio"] == pytest.approx(1.0) and got["path"] == "fast"
 
 
-def test_epochs_are_steps_and_a_goal_may_come_sooner(sa):
+def test_epochs_are_converted_to_steps_and_a_goal_may_end_the_training_sooner(sa):
     words = ["experiment=digits_ste", "tracker=none", "figure=[]", "evaluate_every=10"]
     code, out, err = sa(*words, "steps=0", "epochs=2")
     assert code == 0, err
@@ -174,7 +174,7 @@ def test_epochs_are_steps_and_a_goal_may_come_sooner(sa):
     assert got["stopped"] == "test/accuracy >= 0.3" and got["step"] in (10, 20, 30)
 
 
-def test_replicas_are_the_runs_of_their_seeds(sa):
+def test_replicas_equal_single_runs_of_their_seeds(sa):
     words = [*SMALL, "analysis=[]", "steps=20", "batch_size=16"]
     code, out, err = sa(*words, "replicas=3", "seed=4")
     assert code == 0, err
@@ -202,7 +202,7 @@ def test_a_thin_xnor_resnet_is_probed_and_trained(sa):
     assert result(out)["parameters"] == 176_418 - 9 * 8 * 2  # one channel in, not three
 
 
-def test_one_convolution_of_a_pretrained_network(sa):
+def test_fast_cdg_of_one_convolution_of_a_pretrained_network_runs_or_explains_its_refusal(sa):
     words = ["model=xnor_resnet18", "model.init_channels=2", "model.shape=[1,8,8]", "analysis=[]"]
     words += ["dataset=digits", "batch_size=16", "tracker=none", "estimator=cdg", "moving=[1,8]"]
     words += ["init=ste_500", "init.steps=2", "init.batch_size=16"]
@@ -225,7 +225,7 @@ def test_one_convolution_of_a_pretrained_network(sa):
     assert code == 1 and str(parent) in err and "another network" in err
 
 
-def test_an_unbiased_estimator_of_a_random_network_against_its_own_truth(sa):
+def test_reinforce_on_random_units_has_no_measurable_bias_to_the_expected_loss(sa):
     words = [*SMALL, "estimator=reinforce", "quantizer=sba", "analysis=[bias_variance_stochastic]"]
     code, out, err = sa(*words)
     assert code == 0 and "replicates" in out, err
@@ -234,7 +234,7 @@ def test_an_unbiased_estimator_of_a_random_network_against_its_own_truth(sa):
     assert abs(got["bias_variance/bias2"]) < 0.1 * got["bias_variance/variance"]
 
 
-def test_a_formula_is_a_run(sa):
+def test_a_formula_can_be_probed_and_minimised(sa):
     words = ["model=quadratic", "dataset=point", "estimator=cdg", "tracker=none"]
     got = result(sa(*words)[1])
     assert got["parameters"] == 8 and got["alignment/cosine"] == pytest.approx(1)
@@ -243,7 +243,7 @@ def test_a_formula_is_a_run(sa):
     assert got["value"] < 0.3 * result(sa(*words)[1])["value"]
 
 
-def test_analyses_around_the_point_of_a_training(sa):
+def test_analyses_during_a_training_are_recorded_and_summarised(sa):
     words = ["dataset=sinc", "dataset.n=20", "model=mlp_relu", "model.hidden=[4]", "quantizer=fp"]
     words += ["model.activation=tanh", "estimator=ste", "steps=4", "batch_size=8"]
     words += ["analyse_every=2", "tracker=none"]

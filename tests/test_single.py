@@ -60,7 +60,7 @@ def checked(p, rows, eps=EPS):
 
 
 @pytest.mark.parametrize("layer", [1, -2])
-def test_t8_sums_of_signs_that_cancel_are_on_the_threshold_in_both(layer):
+def test_t8_fast_differences_equal_brute_force_where_sums_of_signs_cancel(layer):
     """Behind norms that have seen nothing a sum of signs that is 0 is a tie: there are dozens."""
     task = studied(
         model=net(BWBA), moving=(layer,), batchnorm="running", dataset=Digits(size=8)
@@ -82,7 +82,7 @@ LAYERS = {1: "patterns", 5: "patterns", 8: "suffixes", -2: "patterns", -1: "suff
 
 @pytest.mark.parametrize("weights", ["identity", "xnor", "binary"])
 @pytest.mark.parametrize("layer", list(LAYERS))
-def test_t8_every_kind_of_layer(layer, weights):
+def test_t8_fast_differences_equal_brute_force_for_every_kind_of_layer(layer, weights):
     """5 has stride 2; 8 and -1 end a block, -1 with no step behind it."""
     quantize = {"identity": Identity(), "xnor": Xnor(), "binary": Xnor(scale="none")}[weights]
     p = problem(net(Slots(quantize, Sign()), size=16), layer)
@@ -91,33 +91,35 @@ def test_t8_every_kind_of_layer(layer, weights):
 
 @pytest.mark.parametrize("quantizer", [FWBA, BWBA], ids=["fwba", "bwba"])
 @pytest.mark.parametrize("layer", [1, 6, -2])
-def test_t8_a_sum_behind_every_convolution(layer, quantizer):
+def test_t8_fast_differences_equal_brute_force_with_a_shortcut_around_every_convolution(
+    layer, quantizer
+):
     got = checked(problem(net(quantizer, "bireal"), layer), 4, [0.02, 0.3])
     assert list(got.paths.values()) == ["suffixes"]
 
 
-def test_t8_shortcuts_the_stem_and_several_one_after_another():
+def test_t8_fast_differences_equal_brute_force_for_shortcuts_the_stem_and_several_layers():
     p = problem(net(), "block3.shortcut.conv.weight", 2, "conv.weight", 15)
     assert sorted(checked(p, 3, [0.03, 0.3]).paths.values()) == ["patterns", *["suffixes"] * 3]
 
 
-def test_t8_a_chain_whose_weights_are_quantized():
+def test_t8_fast_differences_equal_brute_force_for_a_chain_of_quantized_weights():
     model = CNN(quantizer=BWBA, channels=(2, 3), pool="none", norm="batch", head="average")
     p = problem(model, "conv1.weight", "conv2.weight")
     assert sorted(checked(p, 5).paths.values()) == ["patterns", "suffixes"]
 
 
-def test_t8_a_step_of_three_levels():
+def test_t8_fast_differences_equal_brute_force_for_a_step_of_three_levels():
     checked(problem(net(Slots(Identity(), Levels(3))), 3), 4)
 
 
-def test_maps_with_more_patterns_than_a_table_holds():
+def test_t8_fast_differences_equal_brute_force_if_patterns_do_not_fit_in_a_table():
     p = problem(net(size=16), 1)
     checked(p, 2, [3.0])
 
 
 @pytest.mark.parametrize("layer", [1, 8, -2])
-def test_ties_are_exact_on_dyadic_data(layer):
+def test_t8_fast_differences_equal_brute_force_bit_for_bit_on_dyadic_data(layer):
     """Every number a small dyadic one, thousands exactly on a threshold: not one bit may differ."""
     g = torch.Generator().manual_seed(3)
     p = problem(net(outputs=16), layer, criterion="mse")
@@ -152,7 +154,7 @@ def test_ties_are_exact_on_dyadic_data(layer):
 
 
 @pytest.mark.parametrize("layer", [1, 8])
-def test_small_pieces_change_nothing(layer):
+def test_less_memory_gives_the_same_differences(layer):
     whole, split = (problem(net(), layer, memory=m) for m in (1 << 27, 1 << 21))
     a, b = (checked_free(p, 12) for p in (whole, split))
     for x, y in zip(a, b, strict=True):
@@ -163,7 +165,7 @@ def checked_free(p, rows):
     return p.objective(p.batch(0).part(0, rows)).differences(p.params, EPS, "fast").grads
 
 
-def test_float32_runs_in_float64():
+def test_differences_of_a_float32_network_are_computed_in_float64():
     a, b = (problem(net(), 8, dtype=d) for d in ("float32", "float64"))
     b.params = {k: v.double() for k, v in a.params.items()}
     for mine, theirs in ((a.frozen, b.frozen), (a.buffers, b.buffers)):
@@ -188,7 +190,7 @@ class Kept:
         self.states.append(state)
 
 
-def test_a_killed_computation_goes_on_where_it_was():
+def test_a_killed_computation_resumes_to_the_same_differences():
     p = problem(net(), 1, 2, memory=1 << 21)
     f = p.objective(p.batch(0).part(0, 40))
     f.partial = whole = Kept()
@@ -202,7 +204,7 @@ def test_a_killed_computation_goes_on_where_it_was():
             assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_after_the_last_step_the_straight_through_is_true():
+def test_t13_straight_through_behind_the_last_step_is_exact():
     """T13: behind layer -1 there is no step, so the surrogate is the gradient, and CDG's limit."""
     p = problem(net(), -1)
     f = p.objective(p.batch(0).part(0, 64))
@@ -217,7 +219,7 @@ def refusal(model, *moving, **settings):
     return problem(model, *moving, **settings).structure.why_no_fast_path
 
 
-def test_what_prevents_it_is_said():
+def test_a_network_without_fast_differences_gets_the_reason():
     assert "batchnorm=running" in refusal(net(), 1, batchnorm="batch", batch_size=8)
     assert "'block1.body.norm1.weight'" in refusal(net(), "block1.*")
     assert "'head.weight'" in refusal(net(), "head.weight")
@@ -235,7 +237,7 @@ def test_what_prevents_it_is_said():
 
 
 @pytest.mark.parametrize("scale", ["channel", "none"])
-def test_how_xnor_weights_move_with_one(scale):
+def test_moves_of_xnor_weights_equal_quantizing_each_moved_weight(scale):
     g = torch.Generator().manual_seed(0)
     w = torch.randn((3, 2, 3, 3), generator=g, dtype=torch.float64)
     w[0, 0, 0, 0], w[1, 1, 1, 1] = 0.25, -0.25  # onto the threshold itself
@@ -254,7 +256,7 @@ def test_how_xnor_weights_move_with_one(scale):
     assert Xnor(scale="tensor").moves is None and Xnor(centre=True).moves is None
 
 
-def test_a_dead_coordinate_of_binary_weights_moves_nothing():
+def test_the_difference_of_a_binary_weight_is_zero_unless_it_can_flip():
     """With scale none a step flips a weight only where |w| < eps (or = eps, onto the tie)."""
     p = problem(net(Slots(Xnor(scale="none"), Sign())), -1)
     f = p.objective(p.batch(0).part(0, 30))
@@ -264,7 +266,7 @@ def test_a_dead_coordinate_of_binary_weights_moves_nothing():
     assert not g[w.abs() > eps].any() and g[w.abs() < eps].any()
 
 
-def test_distinct_rows_are_those_of_a_set():
+def test_distinct_rows_equal_those_of_a_python_set():
     g = torch.Generator().manual_seed(0)
     for m in (3, 8, 11):
         states = torch.randint(2, (500, m), generator=g) == 1

@@ -97,7 +97,7 @@ def training(folder):
 
 
 @pytest.mark.slow
-def test_every_way_to_end_is_told_and_a_repeat_runs_those_alone(sa):
+def test_every_way_to_fail_is_reported_and_a_repeat_runs_only_the_failed_points(sa):
     """One raises, one is killed, one runs over its time, one is cancelled: two others are kept."""
     words = [
         *TRAIN,
@@ -142,7 +142,7 @@ def told(name):
 
 
 @pytest.mark.slow
-def test_preempted_and_requeued_runs_end_with_the_numbers_of_undisturbed_ones(sa, cluster):
+def test_preempted_and_requeued_runs_end_with_the_same_numbers_as_undisturbed_ones(sa, cluster):
     words = [*TRAIN, "steps=8000", "seed=0,1", "sweep.name=pre"]
     driver = sa(*slurm(*words))
     runs = until(lambda: Path("sweeps/pre/manifest.jsonl").exists() and by_label("pre"))
@@ -167,7 +167,7 @@ def test_preempted_and_requeued_runs_end_with_the_numbers_of_undisturbed_ones(sa
         assert rows[0] == rows[1]
 
 
-def test_arrays_above_the_limit_and_a_driver_inside_a_job(sa, cluster):
+def test_a_driver_inside_a_job_submits_more_points_than_one_array_may_hold(sa, cluster):
     """Seven points where an array takes five; submitted from inside a job of one CPU."""
     words = slurm(*SHORT, "seed=range(0,7)", "sweep.name=many", "hydra.launcher.cpus=2")
     command = " ".join([sys.executable, "-m", "sa.run", *(f"'{w}'" for w in words)])
@@ -180,7 +180,7 @@ def test_arrays_above_the_limit_and_a_driver_inside_a_job(sa, cluster):
         assert files.read_json(folder / "meta.json")["slurm"]["SLURM_CPUS_PER_TASK"] == "2"
 
 
-def test_a_killed_driver_and_a_second_one_lose_and_repeat_nothing(sa):
+def test_killed_and_concurrent_drivers_lose_and_repeat_no_run(sa):
     words = slurm(*TRAIN, "steps=400", "seed=0,1,2", "sweep.name=drivers")
     one = sa(*words)
     until(lambda: launched.jobs(Path("sweeps/drivers")))
@@ -204,7 +204,7 @@ def test_two_drivers_at_once_submit_each_point_once(sa):
     assert sorted(runs) == sorted(set(runs)) and len(runs) == 4
 
 
-def test_without_waiting_and_cancelled_by_name(sa):
+def test_a_sweep_submitted_without_waiting_can_be_cancelled_by_name(sa):
     words = slurm(*TRAIN, f"steps={LONG}", "seed=0,1", "sweep.name=fly", "sweep.wait=false")
     code, out, err = ended(sa(*words))
     assert code == 0 and "python -m sa.sweep status fly --watch" in out, (out, err)
@@ -230,7 +230,7 @@ def test_a_job_starts_the_processes_of_its_run_and_has_their_cpus(sa):
     assert files.read_json(found / "meta.json")["slurm"]["SLURM_CPUS_PER_TASK"] == "2"
 
 
-def test_a_wrong_partition_is_slurms_own_message_and_nothing_is_submitted(sa):
+def test_a_wrong_partition_is_reported_in_slurms_words_and_no_job_is_submitted(sa):
     words = slurm(*SHORT, "seed=range(0,7)", "sweep.name=wrong", "hydra.launcher.partition=nope")
     code, _, err = ended(sa(*words))
     assert code == 2 and "invalid partition specified: nope" in err and "Traceback" not in err

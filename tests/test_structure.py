@@ -75,7 +75,7 @@ def imports(path):
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_arrows(path):
+def test_files_import_only_what_the_table_allows(path):
     mine = place(path)
     if mine == "__init__":
         return
@@ -94,16 +94,16 @@ def test_arrows(path):
         assert parts[0] not in ("tests", "launchers", "benchmarks"), f"{path} imports {name}"
 
 
-def test_no_import_circle_of_files_lazy_imports_included():
+def test_no_files_import_each_other_in_a_circle_lazy_imports_included():
     assert structure.circles(structure.graph()) == []
 
 
-def test_a_circle_is_found_whatever_its_length():
+def test_import_circles_of_any_length_are_found():
     edges = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "e"}, "e": {"d"}, "f": {"f"}}
     assert sorted(structure.circles(edges)) == [["b", "c"], ["d", "e"]]
 
 
-def test_attributes_are_looked_up_by_name_in_a_dozen_places_each_with_its_reason():
+def test_at_most_12_places_use_hasattr_or_getattr_each_with_a_comment():
     places = [(path, line) for path in modules() for line in structure.dispatches(path)]
     assert len(places) <= 12
     for path, line in places:
@@ -131,11 +131,11 @@ def test_the_top_of_sa_has_at_most_16_files_and_packages_beside_rooms_and_comman
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_module_says_what_it_is(path):
+def test_every_module_has_a_docstring(path):
     assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
-def test_init_files_hold_a_docstring_and_nothing_else():
+def test_init_files_hold_only_a_docstring():
     for path in (ROOT / "sa").glob("*/__init__.py"):  # sa's own holds the public names
         assert len(ast.parse(path.read_text()).body) == 1, path
 
@@ -159,7 +159,7 @@ def targets(group):
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_conf_and_room_agree(room):
+def test_every_file_of_a_room_is_configured_by_a_yaml_file_in_conf(room):
     files = {p.stem for p in (ROOT / "sa" / room).glob("[a-z]*.py")}
     named = {t.split(".")[2] for _, t in targets(room) if t.startswith(f"sa.{room}.")}
     assert named == files
@@ -173,7 +173,7 @@ def test_a_yaml_named_like_a_file_configures_its_class(room):
             assert name.lower() == file.replace("_", ""), f"{path}: {target}"
 
 
-def test_every_option_says_in_one_line_what_it_is():
+def test_every_yaml_file_of_a_group_begins_with_a_comment_that_describes_it():
     from sa.config.catalogue import GROUPS, options
 
     for group in GROUPS:
@@ -202,14 +202,14 @@ def test_yaml_names_every_setting_of_its_class():
             assert set(node) - {"_target_"} == known, path
 
 
-def test_markdown_links_lead_somewhere():
+def test_every_markdown_link_has_an_existing_target():
     for page in [*ROOT.glob("*.md"), *(ROOT / "dev").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             if not link.startswith(("http://", "https://")):
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-def test_no_path_of_a_machine():
+def test_no_file_holds_an_absolute_path_of_a_machine():
     pattern = re.compile(r"(^|[\s\"'=(])/(home|root|work|Users)/")
     for path in [
         *modules(),
@@ -220,7 +220,7 @@ def test_no_path_of_a_machine():
         assert not pattern.search(path.read_text()), path
 
 
-def test_the_page_of_estimators_is_what_the_code_says():
+def test_the_page_of_estimators_is_up_to_date():
     from sa.config.handbook import catalogue_page
 
     kept = (ROOT / "dev" / "estimators.md").read_text()

@@ -142,7 +142,7 @@ def test_reading_needs_no_heavy_library():
 
 
 @pytest.mark.parametrize("command", ["status", "collect", "retry", "report"])
-def test_an_unknown_name_lists_what_there_is(mixed, command, capsys):
+def test_an_unknown_sweep_name_lists_the_existing_sweeps(mixed, command, capsys):
     root, _ = mixed
     assert main([command, "studi", "--root", str(root)]) == 2
     told = capsys.readouterr().err
@@ -240,7 +240,7 @@ def test_report_warns_of_a_run_resumed_on_another_commit(tmp_path, capsys):
 # Retry
 
 
-def test_retry_runs_exactly_the_unfinished(mixed, capsys, monkeypatch):
+def test_retry_runs_exactly_the_unfinished_points(mixed, capsys, monkeypatch):
     root, ids = mixed
     commands = []
 
@@ -258,7 +258,7 @@ def test_retry_runs_exactly_the_unfinished(mixed, capsys, monkeypatch):
     assert main(["retry", "study", "--root", str(root)]) == 1
 
 
-def test_nothing_to_retry(tmp_path, capsys, monkeypatch):
+def test_retry_of_a_finished_sweep_starts_no_run(tmp_path, capsys, monkeypatch):
     plan(tmp_path, "study", [config(0)])
     done(tmp_path, config(0))
     monkeypatch.setattr(subprocess, "run", None)
@@ -301,7 +301,7 @@ def figure(monkeypatch):
     return fake
 
 
-def test_the_terminal_table_is_over_seeds():
+def test_the_table_in_the_terminal_shows_means_over_seeds():
     table = pd.DataFrame(
         {"descent/best": [1.0, 3.0, 5.0], "test/accuracy": [None, None, 0.5], "status": "done"}
     )
@@ -324,7 +324,7 @@ def test_the_terminal_table_is_over_seeds():
     assert told[2].split() == "dim=4 1 of 2: 1 diverged 1".split()
 
 
-def test_the_page_needs_no_other_file(mixed, figure, capsys):
+def test_the_report_page_is_self_contained_and_escapes_its_texts(mixed, figure, capsys):
     root, ids = mixed
     about = {
         "argv": ["-m", "seed=0,1", "<script>alert(1)</script>"], "figure": ["bad", "good"],
@@ -367,7 +367,7 @@ def test_the_page_needs_no_other_file(mixed, figure, capsys):
     assert "ValueError: the last line" in page
 
 
-def test_the_page_of_a_plan_without_overrides_shows_what_varies(tmp_path, figure):
+def test_the_report_page_of_a_plan_without_overrides_shows_what_varies(tmp_path, figure):
     configs = [config(0, dim=8), config(1, dim=16)]
     ids = plan(tmp_path, "study", configs)
     points = [{"index": i, "run_id": run, "overrides": []} for i, run in enumerate(ids)]
@@ -423,7 +423,7 @@ def trained(tmp_path, figure):
     return tmp_path / "sweeps/study/report.html", ids
 
 
-def test_the_page_holds_the_curves_thinned(trained, monkeypatch, capsys):
+def test_the_report_page_holds_the_curves_with_fewer_points(trained, monkeypatch, capsys):
     page, ids = trained
 
     def held():
@@ -449,7 +449,7 @@ def test_the_page_holds_the_curves_thinned(trained, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_browser_sorts_filters_and_draws(trained):
+def test_the_report_page_sorts_filters_and_draws_in_a_browser(trained):
     page, (zero, one, ten) = trained
     assert shown(opened(page)) == [zero, one, ten]
     assert shown(opened(page, "#sort=-test/accuracy")) == [ten, one, zero]
@@ -484,7 +484,7 @@ def test_a_browser_sorts_filters_and_draws(trained):
         assert len(ends) == 11 and ends[0] == (50, 150) and ends[-1] == (410, 30)
 
 
-def test_a_run_is_reported_by_its_curves(mixed, figure, capsys):
+def test_the_report_of_a_single_run_shows_its_curves(mixed, figure, capsys):
     root, ids = mixed
     assert main(["report", ids[0], "--root", str(root)]) == 0
     folder = root / "runs" / ids[0] / "figures"
@@ -530,7 +530,7 @@ def test_collect_aggregates_over_seeds(tmp_path, capsys):
     assert table["steps"].tolist() == [10, 20]
 
 
-def test_watch_ends_when_nothing_is_left_to_wait_for(tmp_path, capsys):
+def test_watch_ends_when_no_run_is_left_to_wait_for(tmp_path, capsys):
     configs = [config(0), config(1)]
     plan(tmp_path, "study", configs)
     for one in configs:
@@ -540,7 +540,7 @@ def test_watch_ends_when_nothing_is_left_to_wait_for(tmp_path, capsys):
     assert "100%" in out and "2 points: 2 done" in out
 
 
-def test_one_screen_of_a_long_sweep(mixed):
+def test_the_status_of_a_long_sweep_fits_on_one_screen(mixed):
     root, ids = mixed
     points = sweep.read_manifest(root, "study")[1]
     later = [{"index": i, "run_id": f"x{i}", "overrides": [f"seed={i}"]} for i in range(6, 46)]
@@ -576,7 +576,7 @@ def test_cancel_stops_the_processes_on_this_machine(mixed, capsys, monkeypatch):
     assert told == [(os.getpid(), signal.SIGTERM)]
 
 
-def test_logs_of_a_run_by_the_beginning_of_its_id(mixed, capsys):
+def test_logs_finds_a_run_by_the_beginning_of_its_id(mixed, capsys):
     root, ids = mixed
     (root / "runs" / ids[2] / "log.txt").write_text("hello\n")
     assert main(["logs", ids[2][:6], "--root", str(root)]) == 0
@@ -586,7 +586,7 @@ def test_logs_of_a_run_by_the_beginning_of_its_id(mixed, capsys):
     assert "there is no run 'zzz'" in capsys.readouterr().err
 
 
-def test_export_to_wandb_from_one_process(tmp_path, capsys):
+def test_export_to_wandb_writes_many_runs_from_one_process(tmp_path, capsys):
     from test_tracker import offline, read
 
     configs = [config(0), config(1), config(2)]
@@ -604,7 +604,7 @@ def test_export_to_wandb_from_one_process(tmp_path, capsys):
     assert "0 of 3 runs exported" in capsys.readouterr().out
 
 
-def test_an_export_that_breaks_says_where_and_goes_on_when_repeated(tmp_path, capsys, monkeypatch):
+def test_a_failed_export_names_the_run_and_a_repeat_continues_there(tmp_path, capsys, monkeypatch):
     import wandb as library
     from test_tracker import offline
 
@@ -647,7 +647,7 @@ def typed(command: str, root: Path, capsys) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("command", READERS)
-def test_a_manifest_edited_by_hand_is_one_line(mixed, command, capsys):
+def test_a_manifest_edited_by_hand_is_reported_in_one_line(mixed, command, capsys):
     root, ids = mixed
     path = root / "sweeps/study/manifest.jsonl"
     whole = path.read_text()
@@ -662,7 +662,7 @@ def test_a_manifest_edited_by_hand_is_one_line(mixed, command, capsys):
         assert "manifest.jsonl, line 7: " in err and "it writes the manifest again" in err
 
 
-def test_a_run_that_is_nowhere_is_pending(tmp_path, figure, capsys):
+def test_a_planned_run_without_a_folder_is_pending(tmp_path, figure, capsys):
     plan(tmp_path, "study", [config(0)])
     done(tmp_path, config(0))
     _, points = sweep.read_manifest(tmp_path, "study")
@@ -690,7 +690,7 @@ def test_an_unreadable_configuration_is_named(tmp_path, figure, text, command, c
     ]  # fmt: skip
 
 
-def test_runs_of_an_older_schema_are_read_as_far_as_they_go(tmp_path, figure, capsys, monkeypatch):
+def test_commands_read_runs_that_lack_files_or_keys(tmp_path, figure, capsys, monkeypatch):
     from sa.tracking import wandb
 
     monkeypatch.setattr(wandb, "_BROKEN", [])
@@ -745,7 +745,9 @@ def test_a_full_disk_leaves_the_sweep_folder_unchanged(
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one(mixed, figure, capsys, monkeypatch):
+def test_a_report_page_that_cannot_be_written_leaves_the_old_one(
+    mixed, figure, capsys, monkeypatch
+):
     root, _ = mixed
     assert typed("report", root, capsys)[0] == 0
     folder = root / "sweeps/study"

@@ -46,7 +46,7 @@ def table(root, configs, words=None):
     return framed(root, plan(root, configs, words))
 
 
-def test_every_run_is_in_the_row_of_its_configuration(tmp_path):
+def test_every_run_is_counted_in_the_row_of_its_configuration(tmp_path):
     cdg = {"_target_": "sa.CDG", "epsilon": 0.1}
     kinds = [
         config(0, estimator=cdg), config(0), config(0, estimator=NES | {"samples": 100}),
@@ -60,13 +60,13 @@ def test_every_run_is_in_the_row_of_its_configuration(tmp_path):
     assert np.isnan(got["estimator.samples"].iloc[0])
 
 
-def test_a_mixed_column_keeps_unlike_settings_apart(tmp_path):
+def test_a_column_of_mixed_types_distinguishes_1_from_text_1(tmp_path):
     values = [1, 1.5, True, "1", "true", "all", [1], "[1]", '"all"']
     got = table(tmp_path, [config(0, moving=v) for v in values])["moving"].tolist()
     assert got == ["1", "1.5", "true", '"1"', '"true"', "all", "[1]", '"[1]"', '"\\"all\\""']
 
 
-def test_settings_younger_than_a_run_make_no_group(tmp_path):
+def test_settings_added_after_a_run_make_no_group(tmp_path):
     configs = [config(0), config(1, decay_all=False, stored=None, schedule={})]
     assert identity.run_id(config(1)) == identity.run_id(configs[1])
     assert aggregate(table(tmp_path, configs))["runs"].tolist() == [2]
@@ -86,7 +86,7 @@ def test_the_two_trainings_of_an_analysis_are_settings_without_seeds(tmp_path):
     assert aggregate(found)["runs"].tolist() == [3, 3, 3]
 
 
-def test_a_run_without_its_folder_is_counted_where_it_belongs(tmp_path):
+def test_a_run_without_its_configuration_is_counted_with_its_planned_settings(tmp_path):
     configs = [config(s, steps=n) for n in (10, 20) for s in range(2)]
     words = [[f"steps={c['steps']}"] for c in configs]
     points = plan(tmp_path, configs, words)
@@ -140,7 +140,7 @@ def test_no_expectation_passes_if_runs_are_lost(state, reached):
     assert judged(["done"] * 6, [0.1, 0.11] * 3)["verdict"] == "pass"
 
 
-def test_a_done_run_without_the_number_is_named():
+def test_an_expectation_names_a_finished_run_that_lacks_its_number():
     for lacking in (float("nan"), float("inf"), None):
         got = judged(["done"] * 6, [0.1] * 5 + [lacking])
         assert got["verdict"] == "inconclusive"
@@ -327,7 +327,7 @@ def test_latex_needs_only_booktabs_and_is_escaped(tmp_path):
     assert {len(re.findall(r"(?<!\\)&", x)) for x in body} == {2}
 
 
-def test_a_figure_says_which_runs_of_its_sweep_are_not_done(tmp_path, monkeypatch):
+def test_a_figure_names_the_unfinished_runs_of_its_sweep(tmp_path, monkeypatch):
     from sa.figure import draw
     from sa.sweep import page
 
@@ -342,7 +342,7 @@ def test_a_figure_says_which_runs_of_its_sweep_are_not_done(tmp_path, monkeypatc
     assert page._missing(runs.head(1)) == ""
 
 
-def test_the_line_of_a_finished_point_names_its_number_as_tables_do():
+def test_progress_lines_name_results_as_tables_do():
     from sa.launch.progress import _value
 
     result = {"value": 0.5, "descent/best": 0.2, "status": "done", "x/y": 3.0}

@@ -66,7 +66,7 @@ LOST = [
 
 
 @pytest.mark.parametrize("error", LOST, ids=lambda e: type(e).__name__ + str(e)[:10])
-def test_a_stream_that_fails_is_silent_from_then_on_and_says_why(error, monkeypatch):
+def test_a_stream_that_fails_is_silenced_and_its_error_is_kept(error, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Broken(error))
     telling.patient()
     telling.patient()  # a second time changes nothing
@@ -78,7 +78,7 @@ def test_a_stream_that_fails_is_silent_from_then_on_and_says_why(error, monkeypa
     assert (telling.output_lost() is None) == left
 
 
-def test_a_slow_reader_loses_no_more_than_what_it_did_not_take(monkeypatch):
+def test_a_stream_that_is_busy_once_is_not_given_up(monkeypatch):
     stream = Broken(BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"))
     monkeypatch.setattr(sys, "stdout", stream)
     telling.patient()
@@ -86,7 +86,7 @@ def test_a_slow_reader_loses_no_more_than_what_it_did_not_take(monkeypatch):
     assert not telling.LOST and sys.stdout._stream is stream
 
 
-def test_signs_that_the_stream_cannot_write_are_escaped(monkeypatch):
+def test_characters_that_the_stream_cannot_encode_are_escaped(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     telling.patient()
@@ -112,7 +112,7 @@ run.close()
 
 
 @pytest.mark.parametrize("closed", ["1", "2", "012"])
-def test_a_closed_descriptor_is_never_a_file_of_the_record(tmp_path, closed):
+def test_a_closed_standard_stream_never_receives_a_file_of_the_record(tmp_path, closed):
     shut = " ".join(f"{n}>&-" if n != "0" else "<&-" for n in closed)
     code = ["sh", "-c", f'exec "$@" {shut}', "sh", sys.executable, "-c", CLOSED, str(tmp_path)]
     done = subprocess.run(code, capture_output=True, text=True, timeout=60)
@@ -138,7 +138,7 @@ with open(sys.argv[1], "w") as file:
 """
 
 
-def test_a_process_outlives_its_terminal(tmp_path):
+def test_a_process_survives_the_end_of_its_terminal(tmp_path):
     """The end of a terminal is SIGHUP for its session, and EIO for who writes there."""
     pid, terminal = pty.fork()
     if pid == 0:
@@ -173,7 +173,7 @@ def sa(monkeypatch, tmp_path, capfd):
 
 
 @needs_full
-def test_a_training_and_a_sweep_on_a_full_disk_end_and_say_so(sa):
+def test_a_training_and_a_sweep_finish_if_their_output_goes_to_a_full_disk(sa):
     code, err = sa(*TRAIN, "root=one")
     assert code == 0 and "No space left on device" in err
     (folder,) = Path("one/runs").iterdir()
@@ -191,7 +191,7 @@ def test_a_training_and_a_sweep_on_a_full_disk_end_and_say_so(sa):
 
 
 @needs_full
-def test_what_only_tells_fails_where_it_cannot(sa, monkeypatch):
+def test_help_and_status_fail_if_their_output_cannot_be_written(sa, monkeypatch):
     from sa.sweep.command import main
 
     assert sa("--help")[0] == 1
@@ -201,7 +201,7 @@ def test_what_only_tells_fails_where_it_cannot(sa, monkeypatch):
         assert main(["status", "--root", "."]) == 1
 
 
-def test_the_record_itself_is_no_telling(sa, monkeypatch):
+def test_a_run_fails_if_its_record_cannot_be_written(sa, monkeypatch):
     append = record.Record.append
 
     class Full:
@@ -227,7 +227,7 @@ def test_the_record_itself_is_no_telling(sa, monkeypatch):
     assert "metrics.jsonl: No space left" in record.load_status(folder)["error"]
 
 
-def test_a_log_that_cannot_be_written_is_not_the_run(sa, monkeypatch):
+def test_a_run_finishes_if_its_log_cannot_be_written(sa, monkeypatch):
     config = {"seed": 0}
 
     def execute(made, tell):
@@ -258,7 +258,7 @@ def test_a_progress_bar_that_raises_does_not_end_a_sweep(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("service"), SystemExit(3), BrokenPipeError(32, "")])
-def test_a_mirror_that_breaks_says_so_in_the_records(tmp_path, error, capsys):
+def test_a_wandb_mirror_that_fails_is_reported_in_the_records(tmp_path, error, capsys):
     mirror = wandb.Mirror(raising(error))
     mirror.log({"step": 0})
     assert not mirror.finish({}) or mirror._run is None
@@ -272,7 +272,7 @@ def test_a_mirror_that_breaks_says_so_in_the_records(tmp_path, error, capsys):
         assert told["W&B mirror"].startswith(type(error).__name__)
 
 
-def test_a_service_that_was_inherited_is_not_used(tmp_path, monkeypatch):
+def test_an_inherited_wandb_service_is_not_used(tmp_path, monkeypatch):
     seen, genuine = [], builtins.__import__
 
     def imports(name, *more):
@@ -288,7 +288,7 @@ def test_a_service_that_was_inherited_is_not_used(tmp_path, monkeypatch):
     assert seen == [None]
 
 
-def test_what_could_not_be_told_joins_what_a_record_says(tmp_path):
+def test_lost_output_is_added_to_the_status_of_a_run(tmp_path):
     path = tmp_path / "status.json"
     files.write_json(path, {"state": "done"})
     record.record_lost_output(path)
@@ -299,7 +299,7 @@ def test_what_could_not_be_told_joins_what_a_record_says(tmp_path):
     record.record_lost_output(tmp_path / "not" / "there")
 
 
-def test_a_stream_that_was_closed_after_its_last_word_lost_nothing():
+def test_a_stream_closed_after_its_last_write_counts_no_lost_output():
     """A logger of an earlier command may flush one at any time."""
     stream = telling.Patient(io.StringIO(), "standard output")
     stream.write("all of it")

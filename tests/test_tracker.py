@@ -117,7 +117,7 @@ def alone(monkeypatch, tmp_path):
         monkeypatch.delenv(key)
 
 
-def test_a_relative_folder_is_of_where_the_process_is_now(tmp_path, monkeypatch):
+def test_a_relative_folder_of_a_mirror_is_relative_to_the_current_folder(tmp_path, monkeypatch):
     for place in ("here", "there"):  # W&B's service stays where the first began
         (tmp_path / place).mkdir()
         monkeypatch.chdir(tmp_path / place)
@@ -127,7 +127,7 @@ def test_a_relative_folder_is_of_where_the_process_is_now(tmp_path, monkeypatch)
         assert len(offline(tmp_path / place / "run")) == 1
 
 
-def test_two_runs_in_one_process_are_kept_apart_and_exact(tmp_path, capfd):
+def test_two_runs_in_one_process_have_separate_and_exact_files(tmp_path, capfd):
     from PIL import Image
 
     figure = tmp_path / "curve.png"
@@ -163,7 +163,7 @@ def test_two_runs_in_one_process_are_kept_apart_and_exact(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_resumed_run_is_the_union_of_its_folders(tmp_path):
+def test_the_offline_folders_of_a_resumed_run_together_hold_every_row(tmp_path):
     first = opened(tmp_path / "r")
     for row in rows_of(0, 12)[:8]:
         first.log(row)
@@ -182,12 +182,12 @@ def test_a_resumed_run_is_the_union_of_its_folders(tmp_path):
     assert list(union.values()) == rows_of(0, 12)
 
 
-def test_a_run_without_rows_has_none(tmp_path):
+def test_the_mirror_of_a_run_without_rows_holds_only_its_results(tmp_path):
     opened(tmp_path / "r").finish({"value": 1.0})
     assert read(offline(tmp_path / "r")[0])[2:] == ([], {"value": 1.0})
 
 
-def test_not_live_exports_the_same_rows_at_the_end(tmp_path, capfd):
+def test_a_mirror_that_is_not_live_writes_the_same_rows_at_the_end(tmp_path, capfd):
     mirror = opened(tmp_path / "r", live=False)
     with (tmp_path / "r/metrics.jsonl").open("w") as file:
         for row in rows_of(0) + [{"step": 300, "loss": math.nan, "descent/lrs": [1, 2]}]:
@@ -205,7 +205,7 @@ def test_not_live_exports_the_same_rows_at_the_end(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_wandb_that_cannot_begin_leaves_the_run_alive(tmp_path, capfd, monkeypatch):
+def test_a_run_continues_if_wandb_cannot_start(tmp_path, capfd, monkeypatch):
     import wandb
 
     calls = []
@@ -228,7 +228,7 @@ def test_a_wandb_that_cannot_begin_leaves_the_run_alive(tmp_path, capfd, monkeyp
 
 
 @pytest.mark.parametrize("where", ["log", "summary", "finish"])
-def test_a_wandb_that_breaks_later_leaves_the_run_alive(tmp_path, capfd, monkeypatch, where):
+def test_a_run_continues_if_wandb_fails_later(tmp_path, capfd, monkeypatch, where):
     import wandb
 
     class Run:
@@ -270,7 +270,7 @@ sys.exit(7 if "wandb" in sys.modules else 6)
 
 
 @pytest.mark.parametrize("mode, code", [("disabled", 6), ("offline", 7), ("online", 7)])
-def test_no_network_no_key_no_prompt(tmp_path, mode, code):
+def test_without_network_and_key_wandb_asks_no_question(tmp_path, mode, code):
     """A fresh process; every proxy is a dead end, and a question would read from a terminal."""
     dead = {f"{k}_PROXY": "http://127.0.0.1:9" for k in ("HTTP", "HTTPS", "ALL")}
     master, slave = os.openpty()
@@ -298,7 +298,7 @@ def test_no_network_no_key_no_prompt(tmp_path, mode, code):
         assert offline(tmp_path) == []
 
 
-def test_fields_are_checked():
+def test_invalid_settings_of_the_tracker_are_refused():
     with pytest.raises(ValueError, match="offline"):
         Wandb(mode="ofline")  # type: ignore[arg-type]
     with pytest.raises((TypeError, ValueError), match="projct"):
@@ -306,7 +306,7 @@ def test_fields_are_checked():
 
 
 @pytest.mark.parametrize("name, mode", [("wandb", "offline"), ("none", "disabled")])
-def test_the_yaml_files_are_the_class(name, mode):
+def test_the_tracker_yaml_files_name_every_setting_of_their_class(name, mode):
     import yaml
 
     file = Path(tracker.__file__).parents[2] / f"conf/tracker/{name}.yaml"
@@ -333,7 +333,7 @@ def test_the_yaml_files_are_the_class(name, mode):
         ),
     ],
 )
-def test_a_run_is_called_by_what_it_is(changes, name, job):
+def test_the_wandb_name_of_a_run_lists_its_main_settings(changes, name, job):
     told = describe(CONFIG | changes, {"experiment": "cosine"})
     assert told["name"] == name
     assert told["job_type"] == job

@@ -60,7 +60,7 @@ def rows(p, estimator, optimizer, steps, progress=None, analyses=None, **every):
     return [(row, copy.deepcopy(progress.pack())) for row, progress in it]
 
 
-def test_a_probe_is_the_loop_with_no_steps():
+def test_a_probe_is_the_training_loop_with_no_steps():
     p = problem()
     got = rows(p, STE("clipped"), SGD, 0)
     assert len(got) == 1 and got[0][0]["step"] == 0 and "test/loss" not in got[0][0]
@@ -78,7 +78,7 @@ def test_plain_sgd_is_w_minus_lr_g():
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize("estimator", [STE("clipped"), NES(samples=4)])
 @pytest.mark.parametrize("recipe", [loop.Recipe(), STORED], ids=["plain", "everything"])
-def test_resume_from_any_row_is_exact(name, estimator, recipe):
+def test_a_training_resumes_exactly_from_any_row(name, estimator, recipe):
     adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1) if recipe.clip else ADAM
     how = {"evaluate_every": 2, "recipe": recipe}
     whole = rows(problem(name, bool(recipe.clip)), estimator, adam, 6, **how)
@@ -104,7 +104,7 @@ def test_an_analysis_changes_no_other_number():
         assert a == {k: b[k] for k in a} and "descent/best" in b
 
 
-def test_the_problem_is_left_as_it_was():
+def test_training_leaves_the_parameters_of_the_problem_unchanged():
     p = problem()
     before = {k: v.clone() for k, v in p.params.items()}
     rows(p, STE("clipped"), ADAM, 3)
@@ -112,7 +112,7 @@ def test_the_problem_is_left_as_it_was():
         assert torch.equal(v, before[k])
 
 
-def test_only_what_moves_moves():
+def test_training_changes_only_the_moving_parameters():
     p = problem(moving=("head.*",))
     before = p.network.fc1.weight.detach().clone()
     got = rows(p, STE("clipped"), ADAM, 3)
@@ -120,12 +120,12 @@ def test_only_what_moves_moves():
     assert torch.equal(p.network.fc1.weight.detach(), before)
 
 
-def test_evals_add_up():
+def test_evals_of_a_row_count_all_evaluations_up_to_its_step():
     got = rows(problem(), STE("clipped"), ADAM, 4)
     assert [r["evals"] for r, _ in got] == [3.0, 6.0, 9.0, 12.0, 15.0]
 
 
-def test_divergence_is_an_outcome_that_names_the_first_bad():
+def test_a_divergence_is_a_result_that_names_the_first_bad_tensor():
     class Exploding:
         target = "none"
 
@@ -147,7 +147,7 @@ def test_divergence_is_an_outcome_that_names_the_first_bad():
     assert rows(p, STE("clipped"), SGD, 5)[0][0]["diverged"] == "head"
 
 
-def test_state_holds_what_the_estimator_put_there_and_the_moment_is_an_argument():
+def test_state_holds_only_the_estimators_entries_and_the_moment_is_an_argument():
     seen = []
 
     class Curious:
@@ -169,7 +169,7 @@ def test_state_holds_what_the_estimator_put_there_and_the_moment_is_an_argument(
     assert seen[1][1].progress == 0.25 and Moment().progress == 0.0
 
 
-def test_a_parent_gives_its_point_and_must_fit():
+def test_a_training_starts_at_the_point_of_its_parent_which_must_fit():
     p = problem()
     trained = rows(p, STE("clipped"), ADAM, 5)[-1][1]
     child = loop.start(problem(), trained)
@@ -183,7 +183,7 @@ def test_a_parent_gives_its_point_and_must_fit():
         loop.start(problem(), trained)
 
 
-def test_of_a_parent_only_what_moves_moves_and_the_rest_is_the_parents_too():
+def test_frozen_parameters_are_taken_from_the_parent():
     trained = rows(problem("cnn"), STE("clipped"), ADAM, 3)[-1][1]
     p = problem("cnn", moving=("head.*",))
     got = rows(p, STE("clipped"), ADAM, 2, loop.start(p, trained))
@@ -197,7 +197,7 @@ def test_of_a_parent_only_what_moves_moves_and_the_rest_is_the_parents_too():
         loop.start(p, trained)
 
 
-def test_training_learns():
+def test_training_on_digits_improves_the_test_accuracy():
     got = rows(problem(batch_size=64), STE("clipped"), ADAM, 150)
     assert (
         got[-1][0]["test/accuracy"]
@@ -210,7 +210,7 @@ def test_training_learns():
 # What a training may have beside its optimizer
 
 
-def test_schedules_are_their_formulas():
+def test_schedules_equal_their_formulas():
     at = (0, 25, 50, 100)
     assert [Annealed()(t, 100) for t in at] == [1.0, 0.75, 0.5, 0.0]
     want = [0.2 + 0.8 * (1 + math.cos(math.pi * t / 100)) / 2 for t in at]
@@ -222,7 +222,7 @@ def test_schedules_are_their_formulas():
 
 
 @pytest.mark.parametrize("steps", [50, 100, 300, 1000])
-def test_a_share_of_a_training_begins_at_its_first_step(steps):
+def test_schedules_and_averages_begin_at_the_first_step_of_their_share(steps):
     for percent in range(1, 100):
         first = -(-percent * steps // 100)  # in whole numbers
         drop = StepDecay(at=(percent / 100,))
@@ -232,7 +232,7 @@ def test_a_share_of_a_training_begins_at_its_first_step(steps):
         assert begun == [False, True], percent
 
 
-def test_a_schedule_sets_the_step_and_says_it_in_every_row():
+def test_a_schedule_sets_the_learning_rate_and_every_row_records_it():
     plan = loop.Recipe(schedule=Annealed("cosine", warmup=2))
     got = rows(problem(), STE("clipped"), SGD, 5, recipe=plan)
     assert [r["lr"] for r, _ in got] == pytest.approx([0.1 * plan.schedule(t, 5) for t in range(6)])
@@ -253,7 +253,7 @@ def test_a_schedule_sets_the_step_and_says_it_in_every_row():
         (Average(decay=0.0), [0, 0, 0, 0, 1]),
     ],
 )
-def test_an_average_is_its_sum(average, weights):
+def test_an_average_equals_the_weighted_sum_of_the_points(average, weights):
     points = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mean = {}
     for step, w in enumerate(points):
@@ -294,7 +294,7 @@ def test_a_child_may_start_from_the_average():
         loop.start(problem(), parent | {"average": {}}, averaged=True)
 
 
-def test_recalibrated_statistics_are_those_of_all_training_rows(monkeypatch):
+def test_recalibrated_batchnorm_statistics_are_those_of_all_training_rows(monkeypatch):
     p = problem("cnn", dtype="float64")
     own = {k: b.clone() for k, b in p.buffers.items()}
     got = p.evaluation.recalibrate(p.params)
@@ -316,7 +316,7 @@ def test_recalibrated_statistics_are_those_of_all_training_rows(monkeypatch):
 
 
 @pytest.mark.parametrize("all_", [False, True])
-def test_decay_only_where_meant(all_):
+def test_weight_decay_applies_to_weights_alone_unless_decay_all(all_):
     """f = |w|^2/2 by SGD: w (1 - lr (1 + decay)) where it decays, else w (1 - lr)."""
     lr, decay, factor = 0.1, 0.5, 0.2
     shapes = {
@@ -350,7 +350,7 @@ def test_only_latent_weights_are_clipped():
     assert problem().forward.latent == []
 
 
-def test_a_goal_ends_a_training_and_is_said():
+def test_a_goal_ends_a_training_and_the_result_names_it():
     how = {"evaluate_every": 5, "analyse_every": None}
     got = rows(problem(), STE("clipped"), ADAM, 40, **how)
     assert got[-1][0]["stopped"] == "steps" and len(got) == 41
@@ -364,7 +364,7 @@ def test_a_goal_ends_a_training_and_is_said():
         assert a == b
 
 
-def test_what_cannot_happen_is_refused():
+def test_impossible_training_settings_are_refused():
     for settings, told in (
         ({"until": {"loss": 1.0}}, "'loss' is no goal"),
         ({"clip": 0.0}, "greater than 0"),
@@ -381,7 +381,7 @@ def test_what_cannot_happen_is_refused():
         StepDecay(at=(0.5, 0.25))
 
 
-def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):
+def test_a_batch_larger_than_memory_gives_the_same_step(monkeypatch):
     most = 1 + 2 * 8 * 10 * problem(dtype="float64").forward.width  # ten rows with their backward
     seen, call = [], NetworkForward._call
 
@@ -404,7 +404,7 @@ def test_a_batch_larger_than_memory_is_the_same_step(monkeypatch):
 
 
 @pytest.mark.parametrize("many", [None, 2])
-def test_an_output_that_is_no_number_is_no_hit(many):
+def test_a_nan_output_counts_as_wrong(many):
     """``argmax`` takes NaN for the largest: it would be a hit wherever its class is right."""
     p = replicas.stack(task_of(), 0, many) if many else problem()
     assert p.evaluation.evaluate(p.params)["test/accuracy"] > 0
@@ -419,7 +419,7 @@ def test_an_output_that_is_no_number_is_no_hit(many):
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize("batch_size", [718, None])  # two steps an epoch, one
-def test_each_replica_is_the_run_of_its_seed(name, batch_size):
+def test_each_replica_equals_the_run_of_its_seed(name, batch_size):
     recipe = replace(EVERYTHING, recalibrate=name == "cnn")
     adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1)
     task = task_of(name, True, batch_size=batch_size, dtype="float64")
@@ -447,7 +447,7 @@ def test_each_replica_is_the_run_of_its_seed(name, batch_size):
 
 
 @pytest.mark.parametrize("criterion", ["ce", "mse"])
-def test_each_replica_tells_the_wrong_labels_it_fits(criterion):
+def test_each_replica_records_the_share_of_wrong_labels_it_fits(criterion):
     data = Digits(corruption="partial", fraction=0.5)
     task = Task(model=component("model", "mlp", hidden=[12]), dataset=data, criterion=criterion)
     many = replicas.stack(task, 0, 2)
@@ -458,7 +458,7 @@ def test_each_replica_tells_the_wrong_labels_it_fits(criterion):
     assert got["train/fitted"] == pytest.approx(sum(each) / 2) and "test/fitted" not in got
 
 
-def test_replicas_resume_exactly_and_say_who_diverged():
+def test_replicas_resume_exactly_and_a_divergence_names_the_seed():
     task = task_of("cnn")
     whole = rows(replicas.stack(task, 0, 3), STE("clipped"), ADAM, 4, evaluate_every=2)
     progress = loop.Progress(**whole[3][1])
@@ -469,7 +469,7 @@ def test_replicas_resume_exactly_and_say_who_diverged():
     assert rows(p, STE("clipped"), SGD, 5)[0][0]["diverged"] == "fc1.weight of seed 7"
 
 
-def test_replicas_draw_their_own_data_where_the_dataset_draws():
+def test_replicas_draw_data_of_their_own_seeds_from_a_random_dataset():
     from sa.dataset.gaussian import Gaussian
 
     task = Task(model=component("model", "toy_mlp", dim=4), dataset=Gaussian(4, 64))
@@ -494,7 +494,7 @@ def kept(rounding, steps, bits=10, seed=3):
     return p.params["point"], end, p.buffers["centre"], 8 / 2**bits
 
 
-def test_a_running_average_rounded_to_nearest_stops_half_a_step_short():
+def test_an_average_rounded_to_nearest_stops_once_its_updates_are_below_half_a_step():
     """0.01 |x - x'| < step/2 is no step: it never comes closer than that, and never goes on."""
     start, end, target, step = kept("nearest", steps=600)
     assert torch.equal(end / step, (end / step).round())
@@ -504,7 +504,7 @@ def test_a_running_average_rounded_to_nearest_stops_half_a_step_short():
     assert ((end - target).abs()[far] > 24 * step).all()
 
 
-def test_a_running_average_rounded_at_random_arrives():
+def test_an_average_rounded_at_random_reaches_its_target():
     """A chain of the two levels around x', of mean x' and variance f (1 - f) step^2, mean step^2/6.
 
     f is where x' lies between them. Once there it stays there.
@@ -516,7 +516,7 @@ def test_a_running_average_rounded_at_random_arrives():
     assert abs(away.mean()) < 4 * (1 / 6) ** 0.5 / 16
 
 
-def test_what_is_stored_needs_no_layer():
+def test_the_stored_quantizer_may_not_have_parameters_of_a_layer():
     with pytest.raises(ValueError, match="stored: FixedPoint keeps something.*train=auto"):
         loop.Recipe(stored=FixedPoint(train="fixed"))
     with pytest.raises(ValueError, match="stored: LSQ keeps something"):
@@ -550,7 +550,7 @@ def test_products_in_bfloat16_train_as_float32_does():
 @pytest.mark.slow
 @pytest.mark.skipif(not task.compiler(), reason="torch.compile needs a C++ compiler: g++")
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
-def test_a_compiled_loss_is_the_loss():
+def test_a_compiled_loss_equals_the_plain_loss():
     """Compiled in parts: it breaks at each step, whose backward is an estimator's."""
     kind = {"dtype": "float64"}
     fast = rows(problem("mlp", True, **kind, compile=True), STE("clipped"), SGD, 3)
@@ -562,7 +562,7 @@ def test_a_compiled_loss_is_the_loss():
             torch.testing.assert_close(v, other["params"][k], rtol=1e-11, atol=1e-13)
 
 
-def test_without_a_compiler_there_is_no_compiling(monkeypatch):
+def test_compile_is_refused_without_a_cpp_compiler(monkeypatch):
     monkeypatch.setattr(task, "compiler", lambda: None)
     with pytest.raises(task.Mismatch, match="no C\\+\\+ compiler"):
         replace(task_of(), numerics=Numerics(compile=True)).check_machine()
@@ -596,7 +596,7 @@ def test_a_full_batch_step_evaluates_its_rows_with_the_gradient(criterion, monke
     assert sum(seen) == 2 * once + 2 * p.data.test.rows
 
 
-def test_outputs_are_known_only_where_the_gradient_was():
+def test_outputs_of_a_batch_are_kept_only_for_the_point_of_the_last_gradient():
     p = problem(batch_size=None)
     objective = p.objective(p.batch(0))
     assert objective.seen(p.params) is None

@@ -20,16 +20,16 @@ from sa.record import sweep
         ("--config-dir=c ~schedule seed=1", "~schedule seed=1 --config-dir=c"),
     ],
 )  # fmt: skip
-def test_options_stand_anywhere(typed, ordered):
+def test_options_may_stand_anywhere_among_settings(typed, ordered):
     assert settings_first(typed.split()) == ordered.split()
 
 
-def test_a_setting_behind_an_option_is_heard(sa):
+def test_a_setting_typed_after_an_option_takes_effect(sa):
     code, out, _ = sa("dim=3", "--cfg", "job", "dataset.n=77")
     assert code == 0 and "dim: 3\n" in out and "'n': 77\n" in out
 
 
-def test_launcher_settings_are_suggested_as_they_are_typed(sa):
+def test_a_misspelt_launcher_setting_gets_a_suggestion(sa):
     words = ["-m", *SMALL, "seed=0,1", "hydra/launcher=slurm", "sweep.dry_run=true"]
     err = sa(*words, "hydra.launcher.tme=3")[2]
     assert "did you mean hydra.launcher.time?" in err
@@ -37,7 +37,7 @@ def test_launcher_settings_are_suggested_as_they_are_typed(sa):
     assert "no such setting" not in err
 
 
-def test_options_that_are_none_are_told(sa):
+def test_an_unknown_option_is_refused_with_a_suggestion(sa):
     code, _, err = sa("--hlep")
     assert code == 2 and "--hlep: there is no such option; did you mean --help?" in err
     code, _, err = sa("--frozen")
@@ -45,25 +45,25 @@ def test_options_that_are_none_are_told(sa):
 
 
 @pytest.mark.parametrize("words", [["quantizer=[]"], ["~quantizer"], ["~root"]])
-def test_what_cannot_be_taken_away_is_told(sa, words):
+def test_removing_a_required_setting_is_refused_with_what_to_type(sa, words):
     code, _, err = sa(*SMALL, *words)
     assert code == 2 and "Error executing" not in err and "Traceback" not in err
     assert words[0].strip("~=[]") + (": cannot" if "quantizer" in words[0] else "=null") in err
 
 
-def test_a_folder_named_by_a_number(sa):
+def test_the_root_folder_may_be_named_by_a_number(sa):
     code, out, err = sa(*SMALL, "analysis=[]", "root=2")
     assert code == 0 and folder(out).parts[0] == "2", err
 
 
-def test_the_full_size_yields_to_what_is_typed(sa):
+def test_typed_settings_override_those_of_the_full_size(sa):
     words = ["-m", "experiment=descent_dims", "size=full", "dim=4", "sweep.dry_run=true"]
     code, out, err = sa(*words)
     assert code == 0 and "20 points" in out and "dim=4" not in out, err
     assert "seed=4" in out
 
 
-def test_root_from_the_environment_and_the_command_line(sa, monkeypatch, tmp_path):
+def test_a_typed_root_overrides_the_root_of_the_environment(sa, monkeypatch, tmp_path):
     monkeypatch.setenv("SA_ROOT", str(tmp_path / "there"))
     assert folder(sa(*SMALL)[1]).parent == tmp_path / "there" / "runs"
     assert folder(sa(*SMALL, "root=here")[1]) == Path("here/runs") / folder(sa(*SMALL)[1]).name
@@ -72,13 +72,13 @@ def test_root_from_the_environment_and_the_command_line(sa, monkeypatch, tmp_pat
 @pytest.mark.parametrize(("words", "told"), [
     (["dim=4,8"], True), (["seed=0,1"], False), (["replicas=2", "dim=4,8"], False),
 ])  # fmt: skip
-def test_a_band_of_one_seed_is_told_before_any_run(sa, words, told):
+def test_bands_over_a_single_seed_are_noted_before_any_run(sa, words, told):
     given = [w for w in SMALL if not (w.startswith("analysis") and "replicas=2" in words)]
     code, _, err = sa("-m", *given, *words, "figure=[bands]", "sweep.dry_run=true")
     assert ("every point has the same seed" in err) == told
 
 
-def test_a_setting_of_every_swept_option_needs_not_be_one_of_the_default(sa):
+def test_a_setting_of_every_swept_estimator_is_accepted_if_the_default_one_lacks_it(sa):
     """The default estimator has no samples; every swept one has."""
     code, out, err = sa("-m", *SMALL, "estimator=nes,nes_vanilla", "estimator.samples=20")
     assert code == 0, err
@@ -93,14 +93,14 @@ def test_a_setting_of_every_swept_option_needs_not_be_one_of_the_default(sa):
     assert code == 0 and f"{members} points" in out, err
 
 
-def test_a_single_run_says_what_may_have_been_meant_otherwise(sa):
+def test_a_single_run_notes_settings_that_need_a_sweep_or_a_training(sa):
     _, _, err = sa("experiment=descent_dims", "dataset.n=128", "tracker=none")
     assert "sweeps dim, estimator, seed" in err and "-m experiment=descent_dims" in err
     _, _, err = sa(*SMALL, "figure=[curves]", "metric=nonsense")
     assert "a single probe has none" in err and "metric=nonsense" in err
 
 
-def test_a_typed_word_that_listed_points_set_themselves_is_not_lost_in_silence(sa):
+def test_a_typed_setting_that_listed_points_override_is_refused_or_noted(sa):
     words = ["-m", *SMALL, "sweep.dry_run=true", "sweep.points=['dim=5 seed=1','seed=2']"]
     code, _, err = sa(*words, "seed=3")
     assert code == 2 and "seed: every one of the listed points sets it" in err
@@ -110,13 +110,13 @@ def test_a_typed_word_that_listed_points_set_themselves_is_not_lost_in_silence(s
 
 
 @pytest.mark.parametrize("key", ["zip", "points", "exclude"])
-def test_a_list_of_a_sweep_without_brackets_is_told(sa, key):
+def test_a_sweep_list_without_brackets_is_refused(sa, key):
     for given in ("seed", "3"):
         code, _, err = sa("-m", *SMALL, "seed=0,1", f"sweep.{key}={given}")
         assert code == 2 and f"sweep.{key}={given}: expected a list" in err, err
 
 
-def test_a_dry_run_of_other_points_under_a_name_that_exists_is_a_plan(sa):
+def test_a_dry_run_under_an_existing_name_prints_its_plan_and_a_note(sa):
     words = ["-m", *SMALL, "analysis=[]", "sweep.name=one"]
     sa(*words, "seed=0,1")
     code, out, err = sa(*words, "seed=1,2", "sweep.dry_run=true")
@@ -125,7 +125,7 @@ def test_a_dry_run_of_other_points_under_a_name_that_exists_is_a_plan(sa):
     assert len(sweep.read_manifest(".", "one")[1]) == 2
 
 
-def test_words_of_sweeps_that_one_run_does_not_heed_are_told(sa):
+def test_sweep_settings_typed_for_a_single_run_are_noted(sa):
     code, _, err = sa(*SMALL, "hydra/launcher=local", "sweep.points=['dim=3']", "analysis=[]")
     assert code == 0 and "has no effect on one run; write -m to sweep" in err
     assert "sweep.points" in err and "hydra/launcher=local" in err

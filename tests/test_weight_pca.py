@@ -25,7 +25,7 @@ def test_eight_constant_trajectories_have_at_most_seven_components(draw):
         np.testing.assert_array_equal(path, control)
 
 
-def test_components_are_those_of_the_singular_values(draw):
+def test_components_equal_those_of_the_singular_value_decomposition(draw):
     x = draw.normal(size=(20, 7)) * np.arange(1, 8) + 3
     scores, shares = components(x)
     u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
@@ -33,7 +33,7 @@ def test_components_are_those_of_the_singular_values(draw):
     np.testing.assert_allclose(np.abs(scores), np.abs(u * s), atol=1e-9)
 
 
-def test_a_straight_line_is_one_component_and_a_circle_two_equal():
+def test_a_straight_line_has_one_component_and_a_circle_two_equal_ones():
     t = np.linspace(0, 2 * np.pi, 41)[:-1]
     way = np.ones(30) / np.sqrt(30)
     assert components(np.outer(t, way))[1] == pytest.approx([1])
@@ -42,7 +42,7 @@ def test_a_straight_line_is_one_component_and_a_circle_two_equal():
     assert components(circle)[1] == pytest.approx([0.5, 0.5])
 
 
-def test_a_walk_has_the_lengths_of_its_training_and_no_direction(draw):
+def test_a_random_walk_has_the_step_lengths_of_its_training_and_independent_directions(draw):
     path = np.cumsum(np.abs(draw.normal(size=(15, 2000))), axis=0)
     (walk,) = walks([path])
     lengths = [np.linalg.norm(np.diff(x, axis=0), axis=1) for x in (path, walk)]
@@ -53,7 +53,7 @@ def test_a_walk_has_the_lengths_of_its_training_and_no_direction(draw):
     np.testing.assert_array_equal(walk[0], path[0])
 
 
-def test_layers_by_name_and_those_too_small(draw):
+def test_layers_are_chosen_by_name_and_too_small_ones_are_refused(draw):
     weights = {"fc1.weight": draw.normal(size=(4, 6)), "fc1.bias": draw.normal(size=(4, 2))}
     path = Trajectory("a", [0, 1, 2, 3], weights)
     assert points_of([path], None)[0].shape == points_of([path], "fc1")[0].shape == (4, 8)
@@ -79,7 +79,7 @@ def written(root, run, seed=0, width=5, replicas=None, steps=(0, 10, 20, 25)):
     return {"run_id": run, "overrides": [f"seed={seed}"]}
 
 
-def test_from_the_folders_alone_without_what_no_loss_depends_on(tmp_path):
+def test_paths_are_read_from_run_folders_without_redundant_parameters(tmp_path):
     points = [written(tmp_path, f"r{i}", i) for i in range(3)]
     found = weight_pca.trajectories(tmp_path, points)
     assert [t.name for t in found] == ["seed=0", "seed=1", "seed=2"]
@@ -103,7 +103,7 @@ def test_from_the_folders_alone_without_what_no_loss_depends_on(tmp_path):
     assert (centred.groupby("scope")[["pc1", "pc2"]].std() < 1e-9).all(axis=None)
 
 
-def test_replicas_are_as_many_trainings(tmp_path):
+def test_each_replica_is_a_path_of_its_own(tmp_path):
     found = weight_pca.trajectories(tmp_path, [written(tmp_path, "r", replicas=4)])
     assert len(found) == 4 and found[3].weights["w"].shape == (4, 15)
 
@@ -116,20 +116,20 @@ def test_replicas_are_as_many_trainings(tmp_path):
         (lambda f: files.write_json(f / "meta.json", {}), "snapshot_every=STEPS"),
     ],
 )
-def test_what_is_missing_is_told(tmp_path, spoil, told):
+def test_a_missing_or_damaged_snapshot_is_reported(tmp_path, spoil, told):
     points = [written(tmp_path, f"r{i}", i) for i in range(2)]
     spoil(tmp_path / "runs" / "r1")
     with pytest.raises(files.RecordError, match=told):
         weight_pca.table(tmp_path, points)
 
 
-def test_different_networks_share_no_plane(tmp_path):
+def test_paths_of_different_networks_are_refused(tmp_path):
     points = [written(tmp_path, "r0"), written(tmp_path, "r1", 1, width=6)]
     with pytest.raises(files.RecordError, match="different networks"):
         weight_pca.table(tmp_path, points)
 
 
-def test_the_command_draws_and_tells(tmp_path, capsys):
+def test_the_pca_command_draws_a_figure_and_prints_a_table(tmp_path, capsys):
     from sa.sweep.command import main
 
     points = [written(tmp_path, f"r{i}", i) for i in range(3)]

@@ -87,7 +87,7 @@ def planned(monkeypatch, capfd, tmp_path):
 
 
 @pytest.mark.parametrize("words", PLANS.values(), ids=PLANS)
-def test_every_point_of_a_plan_is_the_run_of_its_words_alone(planned, words):
+def test_every_point_of_a_plan_has_the_run_id_of_its_settings_typed_alone(planned, words):
     points, err = planned("-m", *words)
     assert len(points) > 1, err
     for mine, config in (*points[:2], points[-1]):
@@ -114,12 +114,12 @@ def test_a_listed_point_is_read_as_it_would_be_typed():
     (["estimator=null,ste"], "estimator=null: there is no such estimator"),
     (["steps=5", "epochs=1,2"], "steps=5 epochs=1: both set how long"),
 ])  # fmt: skip
-def test_a_plan_that_nobody_can_mean_is_refused(planned, words, told):
+def test_a_contradictory_plan_is_refused(planned, words, told):
     points, err = planned("-m", *words)
     assert not points and told in err and "Traceback" not in err
 
 
-def test_a_setting_is_swept_where_it_exists(planned):
+def test_a_setting_is_swept_only_over_the_options_that_have_it(planned):
     words = ["estimator=ste,cdg,nes", "estimator.sigma=0.01,0.1,1"]
     points, err = planned("-m", *words)
     assert [p[0] for p in points] == [
@@ -154,7 +154,7 @@ def test_two_typed_budgets_are_refused(planned, words):
     assert one_budget(["epochs=2", "steps=0"]) == ["epochs=2", "steps=0"]
 
 
-def test_a_full_size_is_a_sweep_of_its_own():
+def test_size_full_names_a_sweep_of_its_own():
     full = ["-m", "experiment=descent_dims", "size=full"]
     assert "sweep.name=descent_dims-full" in read(full).for_points
     words = read([*full, "sweep.name=mine"]).for_points
@@ -163,7 +163,7 @@ def test_a_full_size_is_a_sweep_of_its_own():
         assert "sweep.name" not in study.sizes(path.stem).get("full", {}), path
 
 
-def test_a_list_of_a_size_lists_the_values_of_a_sweep():
+def test_a_list_in_a_size_gives_the_values_of_a_sweep():
     size = {
         "dim": [8, 16], "batch_size": [None, 256], "seed": "range(3)", "model.shape": [[3, 32, 32]],
         "model.hidden": [[8], [8, 8]], "~dataset.size": None, "until": {"train/loss": 0.1},
@@ -178,7 +178,7 @@ def test_a_list_of_a_size_lists_the_values_of_a_sweep():
         study.words({"dim": []})
 
 
-def test_what_is_typed_takes_the_place_of_a_sizes_word():
+def test_a_typed_setting_replaces_that_of_a_size():
     words = read(["-m", "experiment=descent_dims", "size=full", "estimator=ste", "epochs=3"])
     assert words.for_points == [
         "dim=8,16,32,64", "estimator=ste", "seed=range(5)", "dataset.n=16384",
@@ -188,7 +188,7 @@ def test_what_is_typed_takes_the_place_of_a_sizes_word():
     assert read(plain).for_hydra == plain
 
 
-def test_no_experiment_has_a_command_line_in_a_text():
+def test_no_experiment_holds_command_line_text():
     for path in (CONF / "experiment").glob("*.yaml"):
         node = yaml.safe_load(path.read_text())
         sweep, told = node.get("sweep", {}), node.get("expectations", [])
@@ -206,19 +206,19 @@ def texts(value):
 
 @pytest.mark.parametrize("group", [g for g in GROUPS if g != "experiment"])
 @pytest.mark.parametrize("value", ["null", "5", "true", "[null]"])
-def test_a_value_that_is_no_option_of_a_group_is_refused(planned, group, value):
+def test_an_unknown_option_of_a_group_is_refused(planned, group, value):
     points, err = planned(f"{group}={value}")
     assert not points and f"{group}=" in err and "there is no such" in err
     assert "Traceback" not in err
 
 
-def test_no_experiment_is_as_if_it_were_left_out(planned):
+def test_experiment_null_is_the_same_as_no_experiment(planned):
     ((_, config),), err = planned("experiment=null", "seed=3")
     assert not err and config == planned("seed=3")[0][0][1]
 
 
 @pytest.mark.parametrize("key", top())
-def test_what_is_taken_away_is_refused_or_makes_no_other_run(planned, key):
+def test_removing_a_setting_is_refused_or_gives_the_same_run(planned, key):
     points, err = planned(f"~{key}")
     plain = planned()[0][0][1]
     try:
@@ -263,20 +263,20 @@ FLAGS = [
 
 
 @pytest.mark.parametrize(("words", "told"), FLAGS, ids=[" ".join(w) for w, _ in FLAGS])
-def test_options_and_settings_of_hydras_own_are_checked(planned, words, told):
+def test_invalid_hydra_options_and_settings_are_refused(planned, words, told):
     points, err = planned(*words)
     assert not points and told in err and "Traceback" not in err
     assert not list(Path(".").iterdir())
 
 
 @pytest.mark.parametrize("first", [[], ["-m"]])
-def test_a_configuration_is_shown_with_and_without_m(planned, capfd, first):
+def test_cfg_shows_the_configuration_with_and_without_m(planned, capfd, first):
     points, err = planned(*first, "--cfg", "job", "seed=3")
     assert not points and not err
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "''", "[a]", "true", "..", "-x", "a/b", "'a b'"])
-def test_a_name_that_no_sweep_can_have_is_refused(planned, tmp_path, name):
+def test_an_invalid_sweep_name_is_refused(planned, tmp_path, name):
     ((_, config),), err = planned(f"sweep.name={name}")
     with pytest.raises((UsageError, files.Missing), match=r"cannot be named|expected a name"):
         sweep.sweep_folder(tmp_path, resolve(config)["sweep"]["name"])
@@ -287,7 +287,7 @@ def test_a_sweep_may_be_named_by_a_number(planned):
     assert resolve(config)["sweep"]["name"] == "5"
 
 
-def test_an_experiment_of_ones_own_chooses_the_launcher(planned, monkeypatch, tmp_path):
+def test_a_users_own_experiment_may_choose_the_launcher(planned, monkeypatch, tmp_path):
     text = "# @package _global_\ndefaults: [override /hydra/launcher: local]\ndescription: mine\n"
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(text)
@@ -311,7 +311,9 @@ OLD_FORMS = {
 
 
 @pytest.mark.parametrize("old", OLD_FORMS)
-def test_words_in_an_experiment_are_refused_and_the_mapping_is_named(planned, tmp_path, old):
+def test_command_line_text_in_an_experiment_is_refused_with_the_mapping_to_write(
+    planned, tmp_path, old
+):
     own = tmp_path / "mine" / "experiment" / "own.yaml"
     own.parent.mkdir(parents=True)
     own.write_text(f"# @package _global_\ndescription: mine\n{old}\n")
@@ -319,7 +321,7 @@ def test_words_in_an_experiment_are_refused_and_the_mapping_is_named(planned, tm
     assert not points and OLD_FORMS[old] in err and "Traceback" not in err
 
 
-def test_an_experiment_of_ones_own_has_sizes(planned, tmp_path):
+def test_a_users_own_experiment_may_have_sizes(planned, tmp_path):
     own = tmp_path / "mine" / "experiment" / "own.yaml"
     own.parent.mkdir(parents=True)
     own.write_text(
@@ -333,7 +335,7 @@ def test_an_experiment_of_ones_own_has_sizes(planned, tmp_path):
     assert len(points) == 1 and points[0][1]["steps"] == 0, err
 
 
-def test_sizes_are_those_of_the_experiment_that_runs_however_it_is_found(planned, tmp_path):
+def test_sizes_come_from_the_experiment_that_runs_however_it_is_found(planned, tmp_path):
     folder = tmp_path / "mine" / "experiment"
     folder.mkdir(parents=True)
     (folder / "heir.yaml").write_text(
@@ -385,7 +387,7 @@ def test_an_experiment_with_an_old_name_of_a_setting_is_refused(planned, tmp_pat
 @pytest.mark.parametrize(
     ("text", "told"), [("a: [", "is not YAML"), ("- a", "expected lines KEY: VALUE")]
 )
-def test_a_damaged_experiment_of_ones_own_is_named(planned, tmp_path, text, told):
+def test_a_damaged_experiment_of_the_user_is_named(planned, tmp_path, text, told):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text(text)
     _, err = planned("-m", "--config-dir", str(tmp_path), "experiment=own")
@@ -400,22 +402,22 @@ def test_a_damaged_experiment_of_ones_own_is_named(planned, tmp_path, text, told
         (["-m", "hydra.sweeper.params.seed=5"], "type KEY=VALUE,VALUE"),
     ],
 )
-def test_what_cannot_run_says_what_to_type(planned, words, told):
+def test_a_command_that_cannot_run_is_refused_with_what_to_type(planned, words, told):
     points, err = planned(*words)
     assert not points and told in err and "Traceback" not in err
 
 
-def test_a_comma_in_a_value_of_a_size_does_not_split_it():
+def test_a_comma_inside_a_value_of_a_size_does_not_split_it():
     size = {"metric": ["a,b", "c"], "moving": [["fc1.*", "a,b"]]}
     assert study.words(size) == ["metric='a,b',c", "moving=[fc1.*,'a,b']"]
 
 
-def test_a_point_may_leave_a_value_to_each_run():
+def test_a_listed_point_may_hold_an_interpolation():
     assert plan.listed({"init_seed": r"\${seed}", "on": True, "lr": 0.1, "of": [1, None]}) == [
         "init_seed=${seed}", "on=true", "lr=0.1", "of=[1,null]",
     ]  # fmt: skip
 
 
-def test_workers_inherit_no_service_of_wandb():
+def test_workers_do_not_inherit_a_wandb_service():
     env = {"WANDB_SERVICE": "3-1-unix-x", "WANDB_API_KEY": "k", "SLURM_JOB_ID": "1", "HOME": "h"}
     assert plan.scrubbed(env) == {"WANDB_API_KEY": "k", "HOME": "h"}
