@@ -1,4 +1,4 @@
-"""What tests share: rooms read from the folders, and closed-form losses."""
+"""Shared helpers of the tests: components read from conf/, killed processes, closed-form losses."""
 
 import pickle
 import signal
@@ -28,9 +28,9 @@ def options(group: str) -> list[str]:
 
 
 def component(group: str, name: str, **overrides):
-    """A member of a room with its YAML defaults; interpolations filled with dim 3, fwba.
+    """Return a member of a room with its YAML defaults, at dim 3 and quantizer fwba.
 
-    A shape that a configuration takes from its data is the class' own here.
+    A shape that a configuration takes from its data is the default of the class here.
     """
     node = OmegaConf.load(CONF / group / f"{name}.yaml")
     if node.get("shape", ()) is None:
@@ -51,7 +51,7 @@ def studied(model, dataset, criterion="auto", moving="all", **numerics) -> Task:
 
 
 def cifar(root: Path, rows: int = 12, seed: int = 0) -> Path:
-    """A cifar-10-batches-py below root, whose files have a few rows each."""
+    """Write a folder cifar-10-batches-py with a few rows per file; return its path."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     draw = np.random.default_rng(seed)
@@ -64,7 +64,7 @@ def cifar(root: Path, rows: int = 12, seed: int = 0) -> Path:
 
 
 def share(progress: float) -> Moment:
-    """The moment of a training of which this share is done."""
+    """Return the moment of a training of which this share is done."""
     return Moment(round(1000 * progress), 1000)
 
 
@@ -94,10 +94,10 @@ run.main()
 def killed(
     words: list[str], env: dict, *, at: int = -1, saved: int = 10**9, file: str = ""
 ) -> None:
-    """Type a command in a process that SIGKILL ends, whatever the speed of the machine.
+    """Run a command in a process that ends with SIGKILL at the same step on every machine.
 
-    It dies when the row of step ``at`` is written, its last checkpoint being of step
-    ``saved``; or as soon as it has saved ``file`` beside the rows.
+    It dies when it writes the row of step ``at``, with its last checkpoint at step ``saved``;
+    or, with ``file``, as soon as it has saved that file beside the rows.
     """
     command = [sys.executable, "-c", _KILLED, str(at), str(saved), file, *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
@@ -140,7 +140,7 @@ def draw(*shape, dtype=torch.float64):
 
 
 TIED = draw(2, 2)
-# points of every shape, layout and dtype that a plain function may have
+# points of every shape, layout and dtype that a function's parameters may have
 ROOMS = {
     "two": {"a": draw(2, 3), "b": draw(3)},
     "a number": {"gain": torch.tensor(2.0, dtype=torch.float64)},
@@ -162,11 +162,11 @@ ROOMS = {
 
 
 def plain(room):
-    """The same numbers in contiguous float64 tensors of their own."""
+    """Return the same numbers in new contiguous float64 tensors."""
     return {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in room.items()}
 
 
 @pytest.fixture(autouse=True)
 def _nothing_lost(monkeypatch):
-    """Begin each test as a new process does: nothing that could not be written is known."""
+    """Begin each test without lost output, as a new process does."""
     monkeypatch.setattr(telling, "LOST", {})

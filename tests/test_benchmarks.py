@@ -1,4 +1,4 @@
-"""The picture of the benchmarks says what both sides of every row are."""
+"""The picture of the benchmarks names both sides of every comparison."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Completion: what may stand at the cursor, in Python and in a bash that has the script."""
+"""Completion of a command line: the words offered at the cursor, in Python and in a real bash."""
 
 import shutil
 import subprocess

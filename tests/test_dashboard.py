@@ -1,4 +1,4 @@
-"""The W&B workspace: built offline, the same as the snapshot, and saved by nobody without a key."""
+"""The W&B workspace is built offline, equals its snapshot, and is not saved without a key."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Fetching, from a server on this machine: what arrives is whole, or is not there."""
+"""Fetching data from a local server leaves complete files or none."""
 
 import hashlib
 import http.server
@@ -17,7 +17,7 @@ from sa.params import stream
 
 
 def archive(folder, *extra, without=()):
-    """A tar.gz of the folder, as the original's, and members (name, bytes or TarInfo) beside."""
+    """Return a tar.gz of the folder and of further members (name, bytes or TarInfo)."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w:gz") as tar:
         for path in sorted(folder.iterdir()):
@@ -36,7 +36,7 @@ def archive(folder, *extra, without=()):
 
 @pytest.fixture
 def served():
-    """Serves ``served.body``, or its first ``served.cut`` bytes of the length it promises."""
+    """Serve ``served.body``, or only its first ``served.cut`` bytes under its whole length."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -66,7 +66,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def got(tmp_path, served, capsys, monkeypatch):
-    """Fetch what is served into an empty folder: (exit code, stdout, stderr)."""
+    """Return a function that fetches into an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
     def typed(md5=None):

@@ -1,4 +1,4 @@
-"""A training has diverged where its loss stays far above its reference, whatever trains it."""
+"""A training has diverged if its loss stays far above its reference, for every estimator."""
 
 import copy
 import math
@@ -63,7 +63,7 @@ def test_the_best_constant_output_is_the_mean_or_the_shares_of_the_classes():
 
 
 def seen(losses, factor=10.0, constant=0.0):
-    """At which step a single loss is told to diverge; None: never."""
+    """Return the step at which a single loss counts as diverged, or None."""
     state, constants = {}, torch.tensor([constant])
     for step, loss in enumerate(losses):
         each = partial(torch.tensor, [loss])
@@ -76,12 +76,12 @@ def seen(losses, factor=10.0, constant=0.0):
 def test_three_steps_in_a_row_above_the_reference_are_a_divergence():
     assert seen([1.0, 11.0, 12.0, 13.0]) == 3
     assert seen([1.0, 11.0, 12.0, 9.0, 11.0, 12.0, 9.9]) is None  # a peak that comes back
-    assert seen([1.0, 10.0, 10.0, 10.0]) is None  # above, not at
+    assert seen([1.0, 10.0, 10.0, 10.0]) is None  # equal to the limit is not above it
     assert seen([1.0, 1e30, 1e30, 1e30], factor=None) is None
     # from a trained point, or from 0, the best constant output is the reference
     assert seen([1e-6, 0.5, 0.5, 0.5], constant=1.0) is None
     assert seen([0.0, 11.0, 11.0, 11.0], constant=1.0) == 3
-    assert seen([0.0, 11.0, 11.0, 11.0]) is None  # nothing to compare with
+    assert seen([0.0, 11.0, 11.0, 11.0]) is None  # no reference to compare with
 
 
 def test_every_network_is_compared_with_its_own_reference():
@@ -106,7 +106,7 @@ def test_a_finite_loss_that_blows_up_is_a_divergence_also_after_a_resume(estimat
     assert high[-3:] == [True] * 3 and not any(all(high[i : i + 3]) for i in range(len(high) - 3))
     free = rows(problem(), lr, last["step"] + 1, estimator=estimator, diverge=None)
     assert "diverged" not in free[-1][0] and free[-1][0]["stopped"] == "steps"
-    for at in (0, len(got) // 2, len(got) - 2, len(got) - 1):  # also inside the last three
+    for at in (0, len(got) // 2, len(got) - 2, len(got) - 1):  # also within the last three
         again = rows(problem(), lr, 200, loop.Progress(**got[at][1]), estimator)
         assert [r for r, _ in again] == [r for r, _ in got[at:]]
 
@@ -160,5 +160,5 @@ def test_the_default_of_diverge_keeps_the_run_id_and_another_value_changes_it():
     others = [identity.run_id(old | {"diverge": x}) for x in (None, 10)]
     assert len(set(ids)) == 1 and len({*ids, *others}) == 3
     made = parent({**old, "diverge": None, "init": {"steps": 5}})
-    assert made["diverge"] == 1000  # a parent's is its own: init.diverge
+    assert made["diverge"] == 1000  # a parent has its own setting, init.diverge
     assert parent({**old, "init": {"steps": 5, "diverge": 9}})["diverge"] == 9

@@ -19,7 +19,7 @@ def test_every_estimator_runs(sa, estimator):
     words = ["estimator.samples=8"] if estimator.startswith("nes") else []
     if component("estimator", estimator).target == "stochastic":
         words = ["quantizer=sr_act"] if estimator.startswith("sr") else ["quantizer=sba"]
-    if estimator in ("flow", "spectral"):  # of a loss that has a curvature
+    if estimator in ("flow", "spectral"):  # they need a loss with a curvature
         words = ["quantizer=fp", "analysis=[]"]
     code, out, err = sa(*SMALL, f"estimator={estimator}", *words)
     assert code == 0, err
@@ -66,7 +66,7 @@ def test_every_full_size_composes_and_validates(sa, experiment, tmp_path, monkey
     assert "cifar" not in err and not Path("runs").exists() and not Path("sweeps").exists()
 
 
-LEAST = {  # studies of low-bit training, of cosines, and questions, as small as they can be
+LEAST = {  # each study's settings that make it as small as possible
     "cosine_precision": "dim=3 dataset.n=64 seed=0",
     "stochastic_rounding_pretrained": "dim=3 dataset.n=300 seed=0 init.steps=3 init.batch_size=64",
     "digits_bits": "epochs=1 batch_size=700 quantizer.weight.bits=1,32 seed=0",

@@ -1,4 +1,4 @@
-"""Expectations as data: the verdict is the interval's, and says so where nothing was seen."""
+"""An expectation is judged by its whole interval, and is inconclusive without observations."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from sa.sweep import expectation
 
 
 def table():
-    """Two estimators at three dims, four seeds; b is twice a, and falls with dim."""
+    """Return a table of two estimators, three dims, four seeds; b is twice a and falls with dim."""
     rows = [
         {"seed": s, "dim": d, "cosine": k * (1 - d / 100) + 0.001 * s}
         | {"words": [f"dim={d}", f"e={e}"]}
@@ -54,7 +54,7 @@ def test_a_single_run_is_judged_by_its_value():
 
 
 def test_settings_are_averaged_within_seeds_and_spread_if_there_is_one_seed():
-    got = judged(where={"e": "b"})  # three dims of four seeds: no twelve independent runs
+    got = judged(where={"e": "b"})  # three dims of four seeds are not twelve independent runs
     seen = 0.8 * (1 - 56 / 300) + 0.001 * np.arange(4)
     assert (got["n"], got["of"]) == (4, "seeds") and got["observed"] == pytest.approx(seen.mean())
     reach = 3.182446 * seen.std(ddof=1) / 2
@@ -112,7 +112,7 @@ def test_where_matches_defaults_that_were_not_typed():
     assert judged(frame, where={"e": "b", "dim": 8, "off": None, "on": False})["n"] == 4
     assert judged(frame, where={"e": "b", "on": True})["why"] == "no run has it"
     typed = frame.assign(words=frame["words"].map(lambda w: [*w, "off=null"]))
-    for nothing in (None, "null"):  # typed as null it is what it is resolved to
+    for nothing in (None, "null"):  # typed as null, the setting has its resolved value
         assert judged(typed, where={"e": "b", "dim": 8, "off": nothing})["n"] == 4
     assert judged(typed, where={"e": "b", "off": 1})["why"] == "no run has it"
 

@@ -1,4 +1,4 @@
-"""Figures draw the table they were given; what cannot be drawn says why."""
+"""Figures draw the table they are given, or raise an error that says why they cannot."""
 
 import json
 
@@ -14,7 +14,7 @@ LRS = np.geomspace(1e-3, 10, 25)
 
 
 def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
-    """Runs whose decrease is g eta - eta^2, with g depending on everything."""
+    """Return a table of runs whose decrease is g eta - eta^2, where g depends on every setting."""
     rows = []
     for dim in dims:
         for seed in seeds:
@@ -131,14 +131,14 @@ def table(dims=(8, 16), seeds=(0, 1), names=("STE", "CDG", "NES", "Random")):
 
 
 def joined(one, two):
-    """Rows of both, with what comes along with the first."""
+    """Return the rows of both tables with the attributes of the first."""
     both = pd.concat([one, two])
     both.attrs = one.attrs
     return both
 
 
 def trained():
-    """Four trainings with the rows of their steps: descent and the flow, one reaching a goal."""
+    """Return four trainings with their rows: descent and the flow; one reaches a goal."""
     runs, steps = [], {}
     for name, lr, seed in (("STE", 0.5, 0), ("Flow", 0.5, 0), ("STE", 0.25, 1), ("Flow", 0.25, 1)):
         far, lost = (1.0 if name == "STE" else 2.0), name == "Flow" and seed == 1
@@ -241,7 +241,7 @@ def test_lr_decrease_has_a_panel_for_each_layer(tmp_path):
 def test_error_bars_of_equal_seeds_are_not_negative(tmp_path):
     given = table(dims=(8,), seeds=(0, 1, 2))
     for column in ("alignment/cosine", "descent/best", "alignment/eps0.1/cosine"):
-        given[column] = 0.1  # whose mean of three is above 0.1
+        given[column] = 0.1  # in floating point the mean of three is above 0.1
     lines = {"kind": "lines", "x": "dim", "y": "alignment/cosine"}
     for kind in ("alignment", "best_decrease", lines):
         assert draw.draw(kind, given, tmp_path)
@@ -314,7 +314,7 @@ def test_bands_of_a_single_step_are_points_side_by_side():
 
 
 def test_band_ends_when_only_one_seed_is_left(tmp_path):
-    given = evaluated(seeds=2)  # one of two ends after step 1, its goal reached
+    given = evaluated(seeds=2)  # one of two ends after step 1, as its goal is reached
     given = given[(given["seed"] == 0) | (given["step"] < 2)]
     tidy = pd.read_csv(draw.draw("bands", given, tmp_path)[3])
     assert set(tidy["step"]) == {0, 1}
@@ -330,7 +330,7 @@ def test_parameters_mark_the_interpolation_threshold(tmp_path):
 def test_parameters_shows_macs_and_bits_if_they_were_measured(tmp_path):
     given = table(dims=(8,), seeds=(0, 1, 2))
     given = given.assign(**{"cost/macs": 7 * given["parameters"], "cost/bits": 32.0})
-    given.loc[given.index[0], "cost/macs"] = np.nan  # not priced: not drawn
+    given.loc[given.index[0], "cost/macs"] = np.nan  # without a cost it is not drawn
     tidy = pd.read_csv(draw.draw("parameters", given, tmp_path)[3])
     assert len(tidy) == len(given) - 1 and set(tidy["cost/macs"]) <= {5600.0, 11200, 16800, 22400}
     text = (tmp_path / "parameters.svg").read_text()
@@ -339,7 +339,7 @@ def test_parameters_shows_macs_and_bits_if_they_were_measured(tmp_path):
 
 
 def test_sharpness_gap_gives_kendalls_tau_within_each_seed(tmp_path):
-    given = table(dims=(8,), seeds=(0, 1))  # pooled it would be less: seeds differ in their gap
+    given = table(dims=(8,), seeds=(0, 1))  # pooled seeds would give less
     draw.draw("sharpness_gap", given, tmp_path)
     text = (tmp_path / "sharpness_gap.svg").read_text()
     assert "τ = 1.00 [1.00, 1.00], 2 seeds" in text and "8 trainings" in text
@@ -379,7 +379,7 @@ def test_pairs_of_trainings_are_named_by_estimators_and_starts(tmp_path):
 
     given = table(dims=(8,), seeds=(0, 1), names=("STE", "CDG")).assign(configuration="long words")
     both = [[end("STE"), end(x, seed=100, init_seed=s)] for s in (0, 1) for x in ("STE", "CDG")]
-    both[3][1]["init_seed"] = None  # a start of seed 100's own
+    both[3][1]["init_seed"] = None  # then the start has seed 100
     told = _label.paired(given.assign(ends=[json.dumps(b) for b in both])).tolist()
     assert told == [
         "STE - STE, one start", "STE - CDG, one start",
@@ -494,7 +494,7 @@ def test_flow_table_has_the_distance_of_descent_from_the_flow(tmp_path):
 def test_branches_counts_steps_cost_and_failures(tmp_path):
     given = trained()
     tidy = pd.read_csv(draw.draw("branches", given, tmp_path)[3])
-    assert tidy["estimator._target_"].nunique() == 2  # told apart though of one name
+    assert tidy["estimator._target_"].nunique() == 2  # distinguished although they have one name
     tidy = tidy.set_index("run_id").loc[given["run_id"]]
     assert tidy["branch"].tolist() == ["GD 0.5", "GD 0.5", "GD 0.25", "GD 0.25"]
     assert tidy["gradients"].tolist() == [21.0] * 4 and tidy["steps"].tolist() == [20] * 4

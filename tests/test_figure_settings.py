@@ -1,4 +1,4 @@
-"""A figure keeps apart every setting that varies in its sweep, and says what it averages over."""
+"""A figure distinguishes every setting that varies in its sweep, or names what it averages over."""
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,11 @@ EXTRA = "extra.kind"
 
 
 SEVERAL = ("lr_decrease", "best_decrease", "alignment", "gates", "variants")
-"""Kinds that are tried with several estimators; the others' table has one."""
+"""Figure kinds that are drawn with several estimators; the table of the others has one."""
 
 
 def runs(kind, value, factor):
-    """Runs of one value of an extra setting, all of whose results have a factor of their own."""
+    """Return runs with one value of an extra setting, which multiplies all their results."""
     if kind == "bands":
         made = evaluated(seeds=2)
         made[["train/loss", "test/loss", "train/accuracy"]] *= factor
@@ -33,7 +33,7 @@ def runs(kind, value, factor):
         made = table(dims=(8,), seeds=(0,), names=("STE", "CDG") if several else ("CDG",))
         changed = {}
         for column in [*RESULTS, "step", "keep"]:
-            if column == "value" or column.startswith("cost/"):  # what others are relative to
+            if column == "value" or column.startswith("cost/"):  # other results are relative to it
                 continue
             if pd.api.types.is_float_dtype(made[column]):
                 changed[column] = made[column] * factor
@@ -56,7 +56,7 @@ def scaled(value, factor):
 
 
 def both(kind, *tables):
-    """The runs of several tables, and the rows of each one's steps."""
+    """Return the runs of several tables in one, with the rows of their steps."""
     made = pd.concat(tables, ignore_index=True)
     made.attrs = dict(tables[0].attrs)
     if "rows" in made.attrs:
@@ -73,7 +73,7 @@ def painted(kind, given):
 
 
 def heights(figure):
-    """Every value that is drawn: of lines, bars, dots and cells."""
+    """Return every value that is drawn by lines, bars, dots and cells."""
     found = []
     for axis in figure.axes:
         found += [line.get_ydata() for line in axis.lines if line.get_gid() != "below"]
@@ -96,7 +96,7 @@ LINES = [
     {"kind": "lines", "x": "stored.rounding", "y": "keep", "hue": "stored.bits"},
     {"kind": "lines", "x": "step", "y": "loss", "panels": "dim", "log": ["x", "y"]},
 ]
-"""Lines with and without colours and panels, against numbers, words and steps."""
+"""Line figures with and without colours and panels, over numbers, text values and steps."""
 
 
 @pytest.mark.parametrize("kind", [*sorted([*draw.kinds(), "bands"]), *LINES], ids=str)
@@ -104,7 +104,7 @@ def test_no_figure_pools_runs_that_differ_in_a_setting(kind):
     one, two = runs(kind, "a", 1.0), runs(kind, "b", 1.125)
     figure, tidy = painted(kind, both(kind, one, two))
     alone = [heights(painted(kind, some)[0]) for some in (one, two)]
-    if kind != "surface":  # contours; its panels are counted below
+    if kind != "surface":  # it draws contours; its panels are counted below
         assert alone[0] != alone[1] and alone[0] | alone[1] <= heights(figure)
     else:
         assert len(figure.axes) == 1 + len(one) + len(two)

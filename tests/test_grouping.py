@@ -1,4 +1,4 @@
-"""Groups of runs are exactly the distinct configurations less the replicate."""
+"""Groups of runs are exactly the distinct configurations without the replicate (the seed)."""
 
 import itertools
 import random
@@ -39,7 +39,7 @@ def test_groups_are_the_distinct_configurations_of_random_sweeps():
         for (p, a), (q, b) in itertools.combinations(zip(rows, numbers, strict=True), 2):
             same = all(
                 type(p.get(k)) is type(q.get(k)) and p.get(k) == q.get(k) for k in names
-            )  # what is absent is null, as in a table
+            )  # an absent setting is null, as in a table
             assert same == (a == b), (p, q)
 
 

@@ -1,4 +1,4 @@
-"""What --help answers: a page a person can read at once, and every setting somewhere below it."""
+"""The pages of --help: a short first page, and below it a page for every group and setting."""
 
 import importlib
 import inspect
@@ -26,7 +26,7 @@ def keys(node, prefix=""):
 
 
 def targets(node):
-    """Every class of sa that a file of conf/ names."""
+    """Return every class of sa that a file of conf/ names."""
     if isinstance(node, dict):
         yield from [node["_target_"]] if "_target_" in node else []
     if isinstance(node, dict | list):

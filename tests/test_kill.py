@@ -1,6 +1,6 @@
-"""Spectral trainings, the flow and a branch: killed as processes, they end in the same bits.
+"""Spectral trainings, the flow and a branch end with the same bits if their process is killed.
 
-What is killed is a process of its own, between two checkpoints and not where a space is renewed.
+The process is killed between two checkpoints, at a step that does not renew the top directions.
 """
 
 import json
@@ -26,7 +26,7 @@ BRANCH = ["estimator=spectral", "estimator.blocks=module", "init=gd_300", "init.
 
 
 def typed(words: list[str], root: Path, monkeypatch, capfd) -> tuple[Path, str]:
-    """Type a command in this process: the folder of its run, and what was printed."""
+    """Run a command in this process; return the folder of its run and what it printed."""
     GlobalHydra.instance().clear()
     monkeypatch.setenv("SA_ROOT", str(root))
     monkeypatch.setattr(sys, "argv", ["sa", *words])
@@ -36,7 +36,7 @@ def typed(words: list[str], root: Path, monkeypatch, capfd) -> tuple[Path, str]:
 
 
 def same(one, other) -> bool:
-    """Whether two checkpoints hold the same numbers, bit for bit; nan is nan."""
+    """Return whether two checkpoints hold the same bits; NaN equals NaN."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(v, other[k]) for k, v in one.items())
     if isinstance(one, torch.Tensor):

@@ -1,4 +1,4 @@
-"""A figure of lines draws the columns that a mapping names, and says what it cannot draw."""
+"""A figure of kind lines draws the columns that its mapping names, or says why it cannot."""
 
 import dataclasses
 import re
@@ -45,7 +45,7 @@ def test_each_result_and_setting_has_a_panel_and_many_panels_wrap():
     told = {f"dim {d}, rounding {r}" for d in (8, 16) for r in ("nearest", "stochastic")}
     assert set(tidy["panel"]) == told
     assert len(figure.axes) == 12 and {a.get_xscale() for a in figure.axes} == {"log"}
-    assert figure.axes[0].get_gridspec().get_geometry() == (3, 4)  # a row a result
+    assert figure.axes[0].get_gridspec().get_geometry() == (3, 4)  # one row per result
 
     figure, _ = painted(asked | {"y": "keep", "panels": "run_id"}, table(seeds=(0,)))
     assert figure.axes[0].get_gridspec().ncols == 3 and len(figure.axes) == 8
@@ -57,7 +57,7 @@ def test_logarithmic_axes_have_plain_numbers():
     assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
     assert axis.yaxis.get_major_formatter()(0.1, 0) == "0.1"
     figure, _ = painted(ASKED | {"y": "test/accuracy", "log": ["x", "y"]}, table())
-    assert figure.axes[0].get_yscale() == "linear"  # .90 to .93
+    assert figure.axes[0].get_yscale() == "linear"  # .90 to .93 is too narrow
 
 
 def test_lines_over_steps_are_read_from_the_rows_of_trainings(tmp_path):
@@ -66,7 +66,7 @@ def test_lines_over_steps_are_read_from_the_rows_of_trainings(tmp_path):
     tidy = pd.read_csv(made[3])
     assert made[3].name == "norms.csv"
     assert len(tidy) == 4 * 3 and set(tidy["x"]) == {0, 2, 4}  # the others were not analysed
-    assert set(tidy["hue"]) == {"dim=8", "dim=16"}  # what varies but for the seed
+    assert set(tidy["hue"]) == {"dim=8", "dim=16"}  # the setting that varies besides the seed
 
 
 def test_text_values_are_evenly_spaced_on_an_axis_and_numbers_keep_their_value(tmp_path):

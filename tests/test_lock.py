@@ -1,4 +1,4 @@
-"""Who is alive and who holds what: identities first, then the file server's clock, no flock."""
+"""Locks: a holder is alive by its process identity, else by the clock of the file server."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ def fresh(monkeypatch):
 
 
 def touched(path: Path, seconds: float) -> None:
-    """Date a file so many seconds before now, by the clock of its file system."""
+    """Set a file's time to so many seconds before now, by the clock of its file system."""
     then = lock.now(path.parent) - seconds
     os.utime(path, (then, then))
 
@@ -43,7 +43,7 @@ def test_a_live_run_is_not_taken_over_by_a_process_with_another_clock(tmp_path, 
     clock = time.time
     with Record.open(tmp_path, CONFIG, {}) as kept:
         monkeypatch.setattr(time, "time", lambda: clock() + skew)
-        for seconds in (0, 10_000):  # however long it gave no sign of life
+        for seconds in (0, 10_000):  # its last sign of life does not matter
             touched(kept.folder / "lock", seconds)
             touched(kept.folder / "status.json", 0)
             with pytest.raises(files.Busy, match=f"process {os.getpid()} on {HERE}"):
@@ -74,11 +74,11 @@ def test_a_process_of_another_machine_is_judged_by_the_file_servers_clock(
     [
         ({}, True),
         ({"pid": DEAD}, False),
-        ({"began": 1}, False),  # the number was given to another process
-        ({"boot": "before"}, None),  # rebooted, or another machine of this name
-        ({"space": "pid:[1]"}, None),  # another container: its numbers are not ours
+        ({"began": 1}, False),  # another process has this number now
+        ({"boot": "before"}, None),  # the machine was rebooted, or another one has its name
+        ({"space": "pid:[1]"}, None),  # another container has process numbers of its own
         ({"host": "another"}, None),
-        ({"began": None}, None),  # an older record
+        ({"began": None}, None),  # a record of an older version
     ],
 )
 def test_a_process_is_identified_by_machine_process_number_and_start_time(change, there):
@@ -95,12 +95,12 @@ def test_a_requeued_job_takes_over_the_lock_of_its_earlier_start(tmp_path, monke
         lock.take(path)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert lock.owner(lock.take(path))["restart"] == 1
-    monkeypatch.setenv("SLURM_CLUSTER_NAME", "another")  # where 77 is another job
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "another")  # another cluster, where 77 is another job
     assert lock.there(ELSEWHERE | {"pid": 1, "job": "77", "restart": 0}) is None
 
 
 def test_of_two_processes_that_find_a_dead_lock_only_the_faster_takes_it(tmp_path, monkeypatch):
-    """The slower has judged the dead lock when the faster replaces it."""
+    """The slower process has judged the lock dead when the faster one replaces it."""
     path = tmp_path / "lock"
     path.write_text(json.dumps(lock.me() | {"pid": DEAD}))
     alive, won = lock.alive, []
@@ -129,7 +129,7 @@ def test_a_process_that_dies_during_a_takeover_blocks_no_other(tmp_path, monkeyp
     with monkeypatch.context() as dying:
         dying.setattr(os, "replace", killed)
         dying.setattr(lock, "release", lambda *_: None)
-        dying.setattr(lock, "_began", lambda _: 1)  # a process that will not be there
+        dying.setattr(lock, "_began", lambda _: 1)  # a process that no longer exists
         with pytest.raises(KeyboardInterrupt):
             lock.take(path)
     (left,) = set(tmp_path.glob("lock.*"))
@@ -171,7 +171,7 @@ CODES = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL]
 
 @pytest.fixture(params=[None, *CODES], ids=lambda c: errno.errorcode.get(c, "flock"))
 def flock(request, monkeypatch):
-    """A file system with flock, and those without."""
+    """Run a test on a file system with flock, and on two kinds without."""
 
     def none(*_):
         raise OSError(request.param, os.strerror(request.param))
@@ -237,7 +237,7 @@ def test_earlier_reasons_of_a_run_are_each_kept_once_when_it_ends_again(tmp_path
     with contextlib.suppress(ValueError), Record.open(tmp_path, CONFIG, {}) as kept:
         raise ValueError("the first")
     record.mark(tmp_path, kept.id, "SLURM: TIMEOUT", array="7_0")
-    record.mark(tmp_path, kept.id, "SLURM: TIMEOUT", array="7_0")  # of a second driver
+    record.mark(tmp_path, kept.id, "SLURM: TIMEOUT", array="7_0")  # from a second driver
     with Record.open(tmp_path, CONFIG, {}) as kept:
         kept.fail("the third", state="interrupted")
     status = record.load_status(kept.folder)

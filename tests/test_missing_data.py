@@ -1,4 +1,4 @@
-"""Data that lie in files, and what happens where they do not."""
+"""Runs that read data from files, and what happens if the files are missing."""
 
 import shutil
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_an_error_in_a_setting_is_reported_even_if_data_are_missing(sa, words, t
 
 
 def test_a_dry_run_needs_no_data_no_gpu_and_no_scheduler(sa, monkeypatch):
-    """Of what keeps a plan from running it tells, and nothing is written."""
+    """A dry run notes what would keep the plan from running, and writes no file."""
     monkeypatch.setenv("PATH", "/nowhere")
     words = ["dataset=cifar10", "model=cnn_relu", "analysis=[]", "device=cuda"]
     code, out, err = sa(*words, "sweep.dry_run=true")
@@ -78,7 +78,7 @@ def test_a_sweep_with_missing_data_starts_no_run_and_a_worker_skips_it(sa, tmp_p
     for kept in folders:
         assert record.state(kept) == "skipped"
         assert "cifar-10-batches-py" in record.load_status(kept)["error"]
-    code, _, err = sa(*words, "dataset.root=elsewhere")  # the frozen place is replaced
+    code, _, err = sa(*words, "dataset.root=elsewhere")  # replaces the recorded folder
     assert code == 0, err
     assert sa("--frozen", *map(str, folders))[0] == 0
     assert [record.state(kept) for kept in folders] == ["done", "done"]

@@ -18,7 +18,7 @@ from sa.record import run as record
 def test_a_sweep_computes_the_missing_points_and_writes_a_report(sa):
     words = ["-m", *SMALL, "estimator=cdg,ste,random", "seed=0,1", "sweep.name=mine"]
     words.append("figure=null")  # the default: what the runs measured is drawn
-    sa(*SMALL, "estimator=cdg")  # a point that is there already
+    sa(*SMALL, "estimator=cdg")  # this point exists already
     code, out, err = sa(*words)
     assert code == 0, err
     assert "6 points, 5 of 6 to do" in out and folder(out, "sweep") == Path("sweeps/mine")
@@ -68,7 +68,7 @@ def test_points_composed_together_equal_points_composed_one_by_one(sa):
 
 
 def test_a_sweep_with_a_diverged_point_succeeds_and_computes_the_others(sa):
-    # a rate so large that weights overflow is an outcome, not a failure; a missing parent is one
+    # weights that overflow at a huge learning rate are a result, not a failure
     words = ["-m", *SMALL, "analysis=[]", "estimator=ste", "steps=30", "sweep.name=rough",
              "evaluate_every=1"]  # fmt: skip
     code, out, err = sa(*words, "optimizer.lr=0.1,1e300")
@@ -76,7 +76,7 @@ def test_a_sweep_with_a_diverged_point_succeeds_and_computes_the_others(sa):
     _, points = sweep.read_manifest(".", "rough")
     assert [record.state(Path("runs") / p["run_id"]) for p in points] == ["done", "diverged"]
     fine, rough = (record.read_result(".", p["run_id"]) for p in points)
-    assert "test/loss" in fine and "test/loss" not in rough  # that of the start is no outcome
+    assert "test/loss" in fine and "test/loss" not in rough  # the loss at the start is not a result
 
 
 def test_a_point_that_raises_is_reported_and_a_repeat_runs_only_that_point(sa, monkeypatch):
@@ -126,7 +126,7 @@ def test_a_sweep_loses_points_only_with_sweep_replace(sa):
     code, _, err = sa("-m", *SMALL, "sweep.name=one", "seed=1,2")
     assert code == 2 and "1 point that" in err and "sweep.replace=true" in err
     assert Path("sweeps/one/manifest.jsonl").read_text() == before
-    assert sa("-m", *SMALL, "sweep.name=one", "seed=0,1,2")[0] == 0  # more points are welcome
+    assert sa("-m", *SMALL, "sweep.name=one", "seed=0,1,2")[0] == 0  # points may be added
     assert sa("-m", *SMALL, "sweep.name=one", "seed=1,2", "sweep.replace=true")[0] == 0
 
 
@@ -151,7 +151,7 @@ def test_points_can_be_zipped_listed_and_excluded(sa):
     _, out, _ = sa(*words, "sweep.points=['estimator=cdg','estimator=nes dim=5']", "seed=0,1")
     assert "4 points" in out and out.count("estimator=nes dim=5") == 2
     mine = ["estimator=cdg", "estimator=cdg estimator.epsilon=0.2", "estimator=cdg dim=5"]
-    _, out, _ = sa(*words, f"sweep.points={mine}")  # one's settings do not stay for another
+    _, out, _ = sa(*words, f"sweep.points={mine}")  # each with its own settings only
     alone = [sa(*SMALL, "sweep.dry_run=true", *w.split())[1].split("run id ")[1][:10] for w in mine]
     assert [x.split()[1] for x in out.splitlines()[1:]] == alone and len(set(alone)) == 3
     _, out, _ = sa(*words, "seed=0,1", "dim=4,5", "sweep.exclude=['dim=5 seed=1']")
@@ -199,7 +199,8 @@ def test_a_sweep_with_a_snapshot_runs_the_copied_code(sa):
     code_ = Path("sweeps/snap/code")
     assert (code_ / "sa/run.py").read_bytes() == (ROOT / "sa/run.py").read_bytes()
     assert (code_ / "conf/config.yaml").exists()
-    own = json.loads((code_ / "commit.json").read_text())  # of the code, not of where it lies now
+    # the commit of the code, not of the folder it was copied to
+    own = json.loads((code_ / "commit.json").read_text())
     assert own == provenance.commit()
     for kept in Path("runs").iterdir():
         meta = json.loads((kept / "meta.json").read_text())

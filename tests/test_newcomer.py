@@ -1,4 +1,4 @@
-"""What a newcomer does first: the README, the wheel, the notebooks, the mirror."""
+"""The first steps of a new user: the README's commands, the wheel, the notebooks, W&B files."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     assert python("-m", "venv", str(tmp_path / "venv")).returncode == 0
     inside = tmp_path / "venv" / "bin" / "python"
-    # the heavy dependencies come from here by path; the editable install does not
+    # heavy dependencies are found by path here; the editable install of sa is left out
     import numpy
 
     site = Path(numpy.__file__).parents[1]

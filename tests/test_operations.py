@@ -1,4 +1,4 @@
-"""Who ends what, where words are meant, which defaults hold: signals, retry, sbatch."""
+"""Signals, cancel, retry in the right folder, and the defaults of sbatch."""
 
 import json
 import os
@@ -34,7 +34,7 @@ HERE = os.uname().nodename
 
 @pytest.fixture
 def job(monkeypatch):
-    """The environment of a process: nothing, an allocation of the user's, a job of ours."""
+    """Set the environment: no SLURM, an allocation of the user, or a job that sa submitted."""
 
     def inside(kind):
         for key in ("SLURM_JOB_ID", lock.OURS, "SA_REQUEUE"):
@@ -54,7 +54,7 @@ def job(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_ends_a_run_outside_our_own_slurm_jobs(job, kind, number, monkeypatch):
     job(kind)
-    monkeypatch.setattr(subprocess, "Popen", None)  # nothing is requeued
+    monkeypatch.setattr(subprocess, "Popen", None)  # no job is requeued
     with Signals() as asked:
         with pytest.raises(Stopped, match=r"cancel$" if number == signal.SIGUSR1 else number.name):
             signal.raise_signal(number)
@@ -78,7 +78,7 @@ def test_in_our_own_slurm_job_a_signal_saves_the_run_and_only_a_cancel_ends_it(j
 
 def test_our_own_slurm_job_records_its_job_number(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "31")
-    monkeypatch.setenv(lock.OURS, "30")  # of the job that submitted it
+    monkeypatch.setenv(lock.OURS, "30")  # the job that submitted it
     before = signal.getsignal(signal.SIGUSR2)
     monkeypatch.setattr(os, "execv", lambda *_: None)
     try:
@@ -111,7 +111,7 @@ def test_a_driver_obeys_only_a_cancel_written_after_it_began(tmp_path):
     first.stop()
     told.cancel(tmp_path, "s")
     second = Cancelled(folder)
-    os.utime(folder / "cancelled", (0, 0))  # no clock has a say
+    os.utime(folder / "cancelled", (0, 0))  # the time of the file does not matter
     with pytest.raises(LaunchError, match="cancelled by"):
         first.stop()
     second.stop()
@@ -121,7 +121,7 @@ def test_a_driver_obeys_only_a_cancel_written_after_it_began(tmp_path):
 
 
 def test_cancelling_an_inline_driver_ends_its_current_run_or_parent(tmp_path, monkeypatch):
-    """A parent is no point of the sweep, so that nobody can ask for it by name."""
+    """A parent is not a point of the sweep, so it cannot be cancelled by name."""
     monkeypatch.setattr(progress, "POLL", 0.01)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     sweep.write_manifest(tmp_path, "s", [], {})
@@ -158,7 +158,7 @@ def test_cancel_keeps_the_reason_that_a_job_recorded_itself(tmp_path, monkeypatc
     ends = [record.load_status(tmp_path / "runs" / p.run_id) for p in plan]
     assert [e["error"] for e in ends] == ["out of memory", *["cancelled by sa.sweep cancel"] * 2]
     assert [p["error"] for p in ends[1]["past"]] == ["of an earlier job"]
-    # a driver that follows them says the same, and not what SLURM calls it
+    # a driver that follows the jobs gives the same reasons, not SLURM's words
     lost = [
         slurm._lost(tmp_path, p.run_id, j, "CANCELLED", "", tmp_path)
         for p, j in zip(plan, jobs, strict=True)
@@ -174,7 +174,7 @@ def test_the_reason_of_a_lost_job_is_matched_by_job_number_not_by_time(tmp_path)
     job = {"job": "9_0", "runs": [], "submitted": 1e12}
     assert slurm._lost(tmp_path, one.run_id, job, "FAILED", "", tmp_path) == "mine"
     files.write_json(folder / "status.json", status | {"array": None, "job": "9"})
-    alone = job | {"job": "9"}  # a job that is no array
+    alone = job | {"job": "9"}  # a job outside an array
     assert slurm._lost(tmp_path, one.run_id, alone, "FAILED", "", tmp_path) == "mine"
     later = slurm._lost(tmp_path, one.run_id, job | {"job": "10_0"}, "TIMEOUT", "", tmp_path)
     assert later == "SLURM: TIMEOUT, job 10_0"
@@ -186,11 +186,11 @@ def test_a_worker_that_dies_at_its_start_does_not_inherit_an_earlier_reason(tmp_
     record.mark(tmp_path, one.run_id, "last week's", host=HERE, pid=1)
     assert _why(tmp_path, one, 1, 1) == "last week's"
     assert "SIGKILL" in _why(tmp_path, one, 2, -9)
-    assert "SIGKILL" in _why(tmp_path, one, 2, -9)  # of a second look
+    assert "SIGKILL" in _why(tmp_path, one, 2, -9)  # a second call gives the same
     assert len(record.load_status(tmp_path / "runs" / one.run_id)["past"]) == 1
 
 
-# Words that are relative to a folder
+# Paths that are relative to a folder
 
 
 def test_a_relative_data_path_is_relative_to_the_folder_of_the_command(tmp_path, monkeypatch):

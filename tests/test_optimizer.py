@@ -1,4 +1,4 @@
-"""Orthogonalised momentum: singular values to about one, directions kept."""
+"""Muon: orthogonalised momentum has singular values near one and keeps singular vectors."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_two_steps_of_muon_equal_the_formula():
         expected -= 0.1 * 2**0.5 * orthogonalised(g + 0.5 * buffer, 5)
         assert torch.equal(w.grad, g)
     torch.testing.assert_close(w.detach(), expected)
-    # a vector goes its unit length times sqrt(n) a step
+    # a step moves a vector by its direction times sqrt(n)
     along = torch.tensor([0.6, 0, 0.8], dtype=torch.float64)
     torch.testing.assert_close(b.detach(), -0.2 * 3**0.5 * along)
 

@@ -1,4 +1,4 @@
-"""Runs that start from other runs: parents, ends of lines, points of a training."""
+"""Runs that start from other runs: parents, interpolations between two, snapshots of a training."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_a_line_between_quantized_networks_starts_and_stops_at_their_exact_losse
     ]
     words += ["estimator=ste", "batch_size=64", "optimizer=adam", "optimizer.lr=0.01"]
     ends = "ends=[{seed: 1, steps: 30},{seed: 2, steps: 30}]"
-    for again in ("true", "false"):  # there is no BatchNorm to re-estimate
+    for again in ("true", "false"):  # without effect, as there is no BatchNorm to re-estimate
         more = ["analysis=[interpolation]", f"analysis.interpolation.recalibrate={again}", ends]
         code, out, err = sa(*words, *more)
         assert code == 0, err
@@ -100,7 +100,8 @@ def test_snapshots_are_the_same_after_a_kill(sa, monkeypatch):
     last = torch.load(whole / "checkpoint.pt", weights_only=True)["params"]
     with np.load(theirs[14]) as kept:
         assert all(np.array_equal(kept[f"params/{k}"], v.numpy()) for k, v in last.items())
-    assert result(sa(*words[:-3], *words[-2:])[1])["value"] == result(out)["value"]  # none kept
+    without_snapshots = result(sa(*words[:-3], *words[-2:])[1])
+    assert without_snapshots["value"] == result(out)["value"]
 
 
 def test_the_pca_plane_of_a_training_is_drawn_during_it_or_from_its_end_point(sa):
@@ -110,7 +111,7 @@ def test_the_pca_plane_of_a_training_is_drawn_during_it_or_from_its_end_point(sa
     own, run = result(out), folder(out)
     rows = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
     analysed = {r["step"]: len(r["surface/path/a"]) for r in rows if "surface/path/a" in r}
-    assert analysed == {8: 3, 12: 4, 14: 5}  # three points make a plane
+    assert analysed == {8: 3, 12: 4, 14: 5}  # a plane needs three points
     words = [*NET, *pca, "init=ste_500", "init.steps=14", "+init.snapshot_every=4"]
     words += ["init.batch_size=200", "init.optimizer.lr=0.001"]
     code, out, err = sa(*words)
@@ -140,7 +141,7 @@ def test_an_interpolation_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
     near = result(out)
     assert near["interpolation/distance"] <= got["interpolation/distance"]
     assert 0 <= near["interpolation/moved"] <= 1
-    both = [x["interpolation/test/loss"] for x in (near, got)]  # of the same two functions
+    both = [x["interpolation/test/loss"] for x in (near, got)]  # losses of the same two functions
     assert [both[0][i] for i in (2, 4)] == pytest.approx([both[1][i] for i in (2, 4)], rel=1e-9)
     code, out, err = sa(*NET, "analysis=[]", "steps=9", "model.channels=[2,3]", "seed=1")
     other = folder(out).name
@@ -148,7 +149,7 @@ def test_an_interpolation_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
     assert code == 2 and "differ in model.channels" in err
     code, _, err = sa(*probe, *NET[:2], f"ends=[{other},{{steps: 3}}]")
     assert code == 2 and f"{other} and this command differ in model." in err
-    code, out, err = sa(*probe, f"ends=[{other},{other}]")  # a line of no length
+    code, out, err = sa(*probe, f"ends=[{other},{other}]")  # a line of length 0
     assert code == 0 and result(out)["interpolation/distance"] == 0, err
     sa(*NET, "analysis=[]", "seed=5")
     code, _, err = sa(*probe, f"ends=[{other},{folder(sa(*NET, 'analysis=[]')[1]).name}]")
@@ -174,7 +175,7 @@ def test_each_end_of_a_line_may_set_its_estimator_and_start(sa):
         assert code == 0, err
         return result(out)["interpolation/distance"]
 
-    assert apart("ste_clipped", 0) == 0  # full batches: the start is all they draw
+    assert apart("ste_clipped", 0) == 0  # with full batches only the start is random
     assert apart("ste_clipped", "null") > 0.1 and apart("spsa", 0) > 0
     kinds = [yaml.safe_load(p.read_text()) for p in Path("runs").glob("*/config.yaml")]
     trained = {k["estimator"]["_target_"].rsplit(".", 1)[1] for k in kinds if k["steps"]}

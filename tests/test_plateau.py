@@ -1,4 +1,4 @@
-"""A training that stops improving ends, at the same step if it was killed on the way."""
+"""A training that stops improving ends, at the same step also if it was killed on the way."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from sa.training.plateau import Plateau
 
 
 def ends(scores, of="test/loss", **settings):
-    """The number of the evaluation that ends a training with these scores; None if none does."""
+    """Return the index of the evaluation that ends a training with these scores, or None."""
     rule, state = Plateau(of=of, **settings), {}
     for at, score in enumerate(scores):
         state = rule.look(state, {of: score})
@@ -24,8 +24,8 @@ def ends(scores, of="test/loss", **settings):
 @pytest.mark.parametrize(("scores", "least", "at"), [
     ([5, 4, 3, 2, 1], 0.1, None),
     ([5, 5, 5, 5], 0.1, 2),                        # two evaluations after the first
-    ([5, 4, 4, 3, 3, 3, 1], 0.1, 5),               # an improvement begins the count anew
-    ([1, 0.99, 0.98, 0.97], 0.1, 2),               # less than a tenth of the best is none
+    ([5, 4, 4, 3, 3, 3, 1], 0.1, 5),               # an improvement restarts the count
+    ([1, 0.99, 0.98, 0.97], 0.1, 2),               # less than a tenth of the best does not count
     ([1, 0.96, 0.89, 0.85, 0.8, 0.78], 0.1, None), # small ones add up: 0.89 < 0.9, 0.8 < 0.801
     ([1, 0.9999, 0.9998], 0, None),                # least 0: any improvement counts
     ([1, 1, 1], 0, 2),
@@ -53,7 +53,7 @@ def test_a_training_ends_on_its_plateau_and_records_the_reason(sa):
     scores = [row["test/loss"] for row in rows if "test/loss" in row]
     assert ends(scores, patience=4, least=0.02) == len(scores) - 1
     assert float(got["stopped"].split()[3]) == pytest.approx(min(scores[:-4]), rel=0.05)
-    # the first of several goals that is met ends it
+    # the first goal that is met ends the training
     both = "until={train/loss:2,plateau:{of:test/loss,patience:4,least:0.02}}"
     assert result(sa(*WORDS, both)[1])["stopped"] == "train/loss <= 2"
 
@@ -62,7 +62,7 @@ def test_a_killed_and_repeated_training_ends_on_the_same_plateau(sa, tmp_path):
     calm = folder(sa(*WORDS, GOAL, "root=calm")[1])
     last = json.loads((calm / "result.json").read_text())["step"]
     env = os.environ | {"SA_ROOT": str(tmp_path / "killed")}
-    killed([*WORDS, GOAL], env, at=last - 5, saved=last - 15)  # three evaluations are counted
+    killed([*WORDS, GOAL], env, at=last - 5, saved=last - 15)  # the third evaluation in a row
     code, out, _ = sa(*WORDS, GOAL, f"root={tmp_path / 'killed'}")
     assert code == 0 and f"going on from step {last - 15}" in out
     assert (folder(out) / "metrics.jsonl").read_bytes() == (calm / "metrics.jsonl").read_bytes()

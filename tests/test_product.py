@@ -1,4 +1,4 @@
-"""Every estimator with every analysis that accepts it: none is called valid and then fails."""
+"""Every estimator runs with every analysis that a dry run accepts for it."""
 
 import math
 from functools import cache, partial
@@ -35,7 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "descent": {"points": 4, "extend": 0, "nulls": 1},
     "alignment": {},
 }
-"""Settings that make an analysis short, by the name it has in the record."""
+"""Settings that make an analysis short, by its name."""
 
 NETWORKS = {
     "smooth": Slots(Identity(), Identity()),
@@ -48,7 +48,7 @@ DATA = Gaussian(dim=2, n=6)
 
 
 def node(group, name, **known):
-    """The YAML of a component, short where it can be, with the settings it looks up elsewhere."""
+    """Return a component's YAML with short settings and its interpolations filled in."""
     made = OmegaConf.load(CONF / group / f"{name}.yaml")
     root = OmegaConf.create({"dim": 2, "optimizer": {"lr": LR}, **known, "it": made})
     said = OmegaConf.to_container(root, resolve=True)["it"]
@@ -70,7 +70,7 @@ def problem(network):
 
 
 def takes(ask, *what):
-    """Whether a component says, as a dry run asks it, that it can be used here."""
+    """Return whether a dry run would accept the component."""
     try:
         ask(*what)
     except ValueError:
@@ -79,17 +79,17 @@ def takes(ask, *what):
 
 
 def estimates(estimator, p):
-    """Whether an estimator takes a problem."""
+    """Return whether an estimator accepts a problem."""
     asked = [(x, y) for x, y in (("requires", p.structure), ("fits", p.params))]
     return all(takes(getattr(estimator, x), y) for x, y in asked if hasattr(estimator, x))
 
 
 def analyses_of(said, p):
-    """The analyses that take a problem, with the estimator of this YAML."""
+    """Return the analyses that accept a problem, with the estimator of this YAML."""
     made = {}
     for key in options("analysis"):
         if key == "bias_variance_gaussian" and not isinstance(said.get("sigma"), float):
-            continue  # it looks the sigma up
+            continue  # it interpolates the estimator's sigma
         one = instantiate(node("analysis", key, estimator=said), _convert_="all")
         alone = not (getattr(one, "between", False) or getattr(one, "follows", False))
         data = takes(getattr(one, "takes", lambda _: None), DATA)
@@ -99,7 +99,7 @@ def analyses_of(said, p):
 
 
 SCHEDULED = ("spectral", "spectral_ste", "flow", "ste_ede", "fogzo")
-"""Estimators that ask where in a training they are: looked at in a probe too."""
+"""Estimators that use the moment of a training; they are tried in a probe as well."""
 
 CASES = [(name, 1) for name in options("estimator")] + [(name, 0) for name in SCHEDULED]
 

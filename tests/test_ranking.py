@@ -1,4 +1,4 @@
-"""Orders compared: counts by hand, and a reference."""
+"""Rankings and Kendall's tau, against counts by hand and a reference implementation."""
 
 import math
 

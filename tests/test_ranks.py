@@ -1,4 +1,4 @@
-"""A run whose steps several processes share: one process' numbers, and what a dead rank does."""
+"""A run on several processes gives the numbers of one process, and ends if a process is killed."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ WORDS = (
 
 @pytest.fixture
 def sa(monkeypatch, tmp_path):
-    """Type a command in an empty folder: its exit code and its run folder."""
+    """Return a function that types a command in an empty folder: (exit code, run folder)."""
     monkeypatch.chdir(tmp_path)
 
     def typed(*words, root):
@@ -40,7 +40,7 @@ def sa(monkeypatch, tmp_path):
 
 
 def same(mine, theirs, rel=1e-9):
-    """Whether two runs have the same rows, to rounding."""
+    """Return whether two runs have the same rows up to rounding."""
     mine, theirs = record.read_rows(mine), record.read_rows(theirs)
     assert len(mine) == len(theirs)
     for a, b in zip(mine, theirs, strict=True):
@@ -62,7 +62,7 @@ def test_processes_share_all_rows_once_and_their_parts_differ_by_one_row_at_most
 
 
 def test_a_killed_process_ends_the_run_and_a_repeat_equals_one_process(sa, capfd):
-    """Two processes take the steps of one, of an odd number of rows, with changing statistics."""
+    """The batch has an odd number of rows, and BatchNorm's statistics change at every step."""
     words = ["steps=40", "checkpoint_seconds=0"]
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
     before, append = set(children.read_text().split()), record.Record.append
@@ -82,7 +82,7 @@ def test_a_killed_process_ends_the_run_and_a_repeat_equals_one_process(sa, capfd
     code, _ = sa(*words, "processes=2", root="x")
     assert code == 0 and "going on from step 5 of 40" in capfd.readouterr().out
     code, calm = sa(*words, root="calm")
-    assert code == 0 and calm.name == found.name  # as threads: no part of a run's identity
+    assert code == 0 and calm.name == found.name  # processes are no part of the run id
     same(found, calm)
     saved = [torch.load(f / "checkpoint.pt", weights_only=True) for f in (found, calm)]
     for kind in ("params", "buffers"):
@@ -91,7 +91,7 @@ def test_a_killed_process_ends_the_run_and_a_repeat_equals_one_process(sa, capfd
 
 
 def test_several_processes_reach_a_goal_at_the_same_step_as_one(sa):
-    """A step of all rows knows their scores, so a goal can end it between two evaluations."""
+    """A full-batch step computes all scores, so a goal can end the run between two evaluations."""
     words = ["batch_size=null", "evaluate_every=50", "optimizer.lr=0.01"]
     _, whole = sa(*words, "steps=4", root="whole")
     losses = [row["train/loss"] for row in record.read_rows(whole)]

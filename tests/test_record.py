@@ -1,4 +1,4 @@
-"""The run folder: ids, whole files under kill -9 and full disks, one owner a run, manifests."""
+"""The run folder: ids, complete files after kill -9 and full disks, one owner a run, manifests."""
 
 import errno
 import hashlib
@@ -38,7 +38,7 @@ def run(tmp_path):
 
 
 def child(code: str, *args: object, **more) -> subprocess.Popen:
-    """A Python process with the configuration and the record at hand."""
+    """Start a Python process that runs this code with CONFIG and Record imported."""
     start = (
         "import sys, os, time\nfrom pathlib import Path\n"
         f"from sa.record import files, run as record\nC = {CONFIG!r}\n"
@@ -51,7 +51,7 @@ def temporaries(folder: Path) -> list[str]:
     return [p.name for p in folder.iterdir() if p.name.startswith(".tmp-")]
 
 
-# What a run is
+# Identity of a run
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_equal_configurations_have_the_same_run_id(same):
         {"estimator": CONFIG["estimator"] | {"antithetic": 1}},
         {"model": {"widths": [8, 9]}},
         {"new": None},
-        {"init_seed": 0},  # a setting, where null is none
+        {"init_seed": 0},  # a setting, unlike null
     ],
 )
 def test_different_configurations_have_different_run_ids(other):
@@ -224,7 +224,7 @@ def test_run_folders_with_missing_or_damaged_files_are_pending(tmp_path):
     assert record.state(tmp_path) == "pending"
 
 
-# Accidents
+# Kills, full disks and damaged files
 
 
 WRITER = """
@@ -254,7 +254,7 @@ def test_kill_9_leaves_nothing_half_written(tmp_path, delay):
         process.send_signal(signal.SIGKILL)
         while "Z" not in Path(f"/proc/{process.pid}/stat").read_text():
             time.sleep(0.01)
-        assert record.state(folder) == "lost"  # dead, though nobody has waited for it yet
+        assert record.state(folder) == "lost"  # dead, although its parent has not waited for it
     with Record.open(tmp_path, CONFIG, {}) as run:
         assert temporaries(folder) == []
         assert run.status["restarts"] == 1
@@ -371,7 +371,7 @@ def test_an_unwritable_root_is_refused_with_how_to_choose_another(tmp_path):
             attempt()
 
 
-# One owner a run
+# One owner per run
 
 
 def test_a_live_run_is_busy_and_the_error_names_its_process(tmp_path, run, monkeypatch):

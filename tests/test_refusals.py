@@ -1,4 +1,4 @@
-"""What a command refuses: a clear error before any work, and nothing written."""
+"""Invalid commands are refused with a clear error before any work, and write no file."""
 
 from pathlib import Path
 
@@ -365,7 +365,7 @@ def test_a_full_disk_fails_the_run_which_then_resumes_from_its_last_checkpoint(s
     kept = next(Path("runs").iterdir())
     assert record.state(kept) == "failed" and not list(kept.glob(".tmp*"))
     saved = torch.load(kept / "checkpoint.pt", weights_only=True)
-    assert saved["step"] == 4  # the fifth checkpoint, whole
+    assert saved["step"] == 4  # the fifth checkpoint, which is complete
     monkeypatch.setattr(torch, "save", sound)
     code, out, _ = sa(*words)
     assert code == 0 and "going on from step 4" in out

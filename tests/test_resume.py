@@ -1,4 +1,4 @@
-"""A run that was killed and is repeated ends with the numbers of an undisturbed one."""
+"""A run that is killed and repeated ends with the numbers of an undisturbed run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from sa.record import run as record
 
 
 def test_a_resumed_run_sends_wandb_the_rows_that_a_kill_may_have_lost(sa, monkeypatch):
-    """W&B writes in blocks: of a run killed at step 6 its file may hold no row at all."""
+    """W&B writes in blocks, so the file of a run killed at step 6 may hold no row at all."""
     words = [*SMALL, "analysis=[]", "steps=9", "checkpoint_seconds=0"]
     mirrored, append = [], record.Record.append
 
@@ -40,7 +40,7 @@ def test_a_resumed_run_sends_wandb_the_rows_that_a_kill_may_have_lost(sa, monkey
 def test_repeating_a_finished_run_computes_nothing(sa):
     first = folder(sa(*SMALL)[1])
     stamp = (first / "result.json").stat().st_mtime_ns
-    # the same numbers written otherwise, and bookkeeping, are the same run
+    # bookkeeping, and the same values written in another way, give the same run
     code, out, _ = sa(*SMALL, "threads=2", "estimator.scale=null", "progress=false")
     assert code == 0 and folder(out) == first
     assert (first / "result.json").stat().st_mtime_ns == stamp
@@ -54,7 +54,7 @@ def test_settings_added_after_a_run_keep_its_id(sa):
     assert set(config) >= younger
     old = {k: v for k, v in config.items() if k not in younger}
     assert identity.run_id(old) == kept.name != identity.run_id(old | {"clip": 1.0})
-    build(old)  # what was frozen before can still be run
+    build(old)  # an older configuration can still be run
 
 
 def test_a_stopped_training_with_every_feature_on_resumes_to_the_same_numbers(sa, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_training_killed_half_way_resumes_to_the_same_numbers(tmp_path):
 
 def test_a_killed_probe_resumes_in_the_middle_of_its_differences(tmp_path):
     words = ["-m", "sa.run", "model=cnn", "dataset=digits", "estimator=cdg", "analysis=[]"]
-    words += ["model.channels=[4,8]", "tracker=none"]  # batch statistics: by brute force
+    words += ["model.channels=[4,8]", "tracker=none"]  # batch statistics need brute force
     calm = python(*words, env=os.environ | {"SA_ROOT": str(tmp_path / "a")})
     assert calm.returncode == 0, calm.stderr
     env = os.environ | {"SA_ROOT": str(tmp_path / "b")}
@@ -137,7 +137,7 @@ def test_a_partial_result_saved_at_a_later_step_is_used_only_at_that_step(tmp_pa
     number, before = first.take()
     assert before == {}
     first.keep(number, {"done": 7})
-    again = execute._Partial(Kept(), 1e9, 2)  # the checkpoint is of the step before
+    again = execute._Partial(Kept(), 1e9, 2)  # the checkpoint belongs to the step before
     assert again.take() == (0, {})
     again.begin(3)
     assert again.take() == (0, {"done": 7}) and again.take() == (1, {})

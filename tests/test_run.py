@@ -1,4 +1,4 @@
-"""One run from the command line: what it computes, keeps and shows."""
+"""One run from the command line: what it computes, records and prints."""
 
 import json
 import re
@@ -215,11 +215,11 @@ def test_fast_cdg_of_one_convolution_of_a_pretrained_network_runs_or_explains_it
     assert code == 0, err
     ways = "block1.body.conv1.weight patterns, block4.body.conv2.weight suffixes"
     assert f"(fast path: {ways})" in out
-    (parent,) = Path("runs").glob("*/checkpoint.pt")  # a probe keeps none
+    (parent,) = Path("runs").glob("*/checkpoint.pt")  # a probe has no checkpoint
     before = yaml.safe_load((parent.parent / "config.yaml").read_text())
     assert (before["moving"], before["batchnorm"]) == ("all", "batch")
     saved = torch.load(parent)
-    saved["params"] = {k: v[:1] for k, v in saved["params"].items()}  # another model's
+    saved["params"] = {k: v[:1] for k, v in saved["params"].items()}  # of another model
     torch.save(saved, parent)
     code, out, err = sa(*words, "estimator.epsilon=0.2")
     assert code == 1 and str(parent) in err and "another network" in err

@@ -1,4 +1,7 @@
-"""One convolution of a residual network: exact differences against brute force, truth T8."""
+"""Exact differences of one convolution of a residual network equal brute force.
+
+This is T8 of docs/truths.md.
+"""
 
 import pytest
 import torch
@@ -30,7 +33,7 @@ def net(quantizer=FWBA, block="xnor", size=8, **settings):
 
 
 def problem(model, *moving, seed=1, **settings):
-    """Of norms that have seen something, with either sign of their gain."""
+    """Give the norms random running statistics, and gains of either sign."""
     settings = {"batchnorm": "running", "dataset": Digits(size=model.shape[1])} | settings
     p = prepare(studied(model=model, moving=moving, **settings), seed)
     g = torch.Generator().manual_seed(seed)
@@ -41,7 +44,7 @@ def problem(model, *moving, seed=1, **settings):
 
 
 def worst(fast, brute, eps):
-    """Largest difference by name, relative to what rounding leaves: the loss' scale over eps."""
+    """Return the largest deviation by name, in units of the rounding error: the loss over eps."""
     return max(
         float((a[k] - b[k]).abs().max()) / max(1e-3 / e, float(b[k].abs().max()))
         for a, b, e in zip(fast, brute, eps, strict=True)
@@ -50,7 +53,7 @@ def worst(fast, brute, eps):
 
 
 def checked(p, rows, eps=EPS):
-    """The fast differences, if they are brute force's."""
+    """Assert that the fast differences equal brute force, and return them."""
     f = p.objective(p.batch(0).part(0, rows))
     fast, brute = (f.differences(p.params, eps, path) for path in ("fast", "brute"))
     assert (fast.path, brute.path) == ("fast", "brute")
@@ -61,7 +64,7 @@ def checked(p, rows, eps=EPS):
 
 @pytest.mark.parametrize("layer", [1, -2])
 def test_t8_fast_differences_equal_brute_force_where_sums_of_signs_cancel(layer):
-    """Behind norms that have seen nothing a sum of signs that is 0 is a tie: there are dozens."""
+    """With initial running statistics a sum of signs that is 0 is a tie; there are dozens."""
     task = studied(
         model=net(BWBA), moving=(layer,), batchnorm="running", dataset=Digits(size=8)
     )  # fmt: skip
@@ -83,7 +86,7 @@ LAYERS = {1: "patterns", 5: "patterns", 8: "suffixes", -2: "patterns", -1: "suff
 @pytest.mark.parametrize("weights", ["identity", "xnor", "binary"])
 @pytest.mark.parametrize("layer", list(LAYERS))
 def test_t8_fast_differences_equal_brute_force_for_every_kind_of_layer(layer, weights):
-    """5 has stride 2; 8 and -1 end a block, -1 with no step behind it."""
+    """Layer 5 has stride 2; layers 8 and -1 end a block; no step follows layer -1."""
     quantize = {"identity": Identity(), "xnor": Xnor(), "binary": Xnor(scale="none")}[weights]
     p = problem(net(Slots(quantize, Sign()), size=16), layer)
     assert list(checked(p, 3, [0.02, 0.3]).paths.values()) == [LAYERS[layer]]
@@ -120,7 +123,7 @@ def test_t8_fast_differences_equal_brute_force_if_patterns_do_not_fit_in_a_table
 
 @pytest.mark.parametrize("layer", [1, 8, -2])
 def test_t8_fast_differences_equal_brute_force_bit_for_bit_on_dyadic_data(layer):
-    """Every number a small dyadic one, thousands exactly on a threshold: not one bit may differ."""
+    """All numbers are small dyadic ones, and thousands lie exactly on a threshold."""
     g = torch.Generator().manual_seed(3)
     p = problem(net(outputs=16), layer, criterion="mse")
 
@@ -128,7 +131,7 @@ def test_t8_fast_differences_equal_brute_force_bit_for_bit_on_dyadic_data(layer)
         v.copy_(torch.randint(-2, 3, v.shape, generator=g).double() / denominator)
 
     for v in [*p.params.values(), *p.frozen.values()]:
-        lattice(v, 1)  # halves enter with eps only: eight blocks of products stay exact
+        lattice(v, 1)  # only eps brings in halves, so products over eight blocks stay exact
     for m in p.forward.norms.values():
         m.weight.data.fill_(1.0)
         lattice(m.running_mean, 1)
@@ -178,7 +181,7 @@ def test_differences_of_a_float32_network_are_computed_in_float64():
 
 
 class Kept:
-    """What is kept of long work, whenever it may be."""
+    """Keeps every intermediate state of a long computation."""
 
     def __init__(self, state=None):
         self.state, self.states = state or {}, []
@@ -205,7 +208,7 @@ def test_a_killed_computation_resumes_to_the_same_differences():
 
 
 def test_t13_straight_through_behind_the_last_step_is_exact():
-    """T13: behind layer -1 there is no step, so the surrogate is the gradient, and CDG's limit."""
+    """T13: no step follows layer -1, so the surrogate gradient is exact and is the limit of CDG."""
     p = problem(net(), -1)
     f = p.objective(p.batch(0).part(0, 64))
     ste = STE(surrogate="clipped")(f, p.params, {}, torch.Generator()).grad
@@ -270,7 +273,7 @@ def test_distinct_rows_equal_those_of_a_python_set():
     g = torch.Generator().manual_seed(0)
     for m in (3, 8, 11):
         states = torch.randint(2, (500, m), generator=g) == 1
-        states[::2, 2:] = False  # so that there are many of a kind
+        states[::2, 2:] = False  # so that many rows are equal
         groups = torch.randint(5, (500,), generator=g)
         first, same = distinct(states, groups)
         there = {(*s, k) for s, k in zip(states.tolist(), groups.tolist(), strict=True)}

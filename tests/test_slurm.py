@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster():
-    """SLURM in a folder of its own: 16 claimed CPUs, arrays of at most 5, preemption at once."""
+    """Start SLURM in its own folder: 16 claimed CPUs, arrays of at most 5, immediate preemption."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # sockets need a short path
         sizes = {"ONE_NODE_CPUS": "16", "ONE_NODE_MAX_ARRAY": "6", "ONE_NODE_GRACE": "0"}
         env = scrubbed(dict(os.environ)) | sizes
@@ -85,7 +85,7 @@ def until(ready, seconds=60):
 
 
 def by_label(name):
-    """Overrides -> run folder of every point of a sweep."""
+    """Return the run folder of every point of a sweep, by its overrides."""
     _, points = sweep.read_manifest(".", name)
     return {" ".join(p["overrides"]): Path("runs") / p["run_id"] for p in points}
 
@@ -98,7 +98,7 @@ def training(folder):
 
 @pytest.mark.slow
 def test_every_way_to_fail_is_reported_and_a_repeat_runs_only_the_failed_points(sa):
-    """One raises, one is killed, one runs over its time, one is cancelled: two others are kept."""
+    """One raises, one is killed, one exceeds its time, one is cancelled; two others finish."""
     words = [
         *TRAIN,
         "sweep.points=['steps=20 seed=0','steps=20 seed=1',"
@@ -126,7 +126,7 @@ def test_every_way_to_fail_is_reported_and_a_repeat_runs_only_the_failed_points(
 
 
 def words_of(name):
-    """The command that made a sweep, as its record has it."""
+    """Return the recorded command that made a sweep."""
     return json.loads(Path(f"sweeps/{name}/sweep.json").read_text())["argv"]
 
 
@@ -148,7 +148,7 @@ def test_preempted_and_requeued_runs_end_with_the_same_numbers_as_undisturbed_on
     runs = until(lambda: Path("sweeps/pre/manifest.jsonl").exists() and by_label("pre"))
     first, second = runs["seed=0"], runs["seed=1"]
     until(lambda: training(first) and training(second))
-    # USR2, as before a time limit: saved, requeued by itself
+    # USR2, as before a time limit: the job saves and requeues itself
     raw = run.load_status(first)["job"]
     subprocess.run(["scancel", "-s", "USR2", raw], env=cluster, check=True)
     # SIGTERM alone, from a job of higher priority that needs the whole node
@@ -168,7 +168,7 @@ def test_preempted_and_requeued_runs_end_with_the_same_numbers_as_undisturbed_on
 
 
 def test_a_driver_inside_a_job_submits_more_points_than_one_array_may_hold(sa, cluster):
-    """Seven points where an array takes five; submitted from inside a job of one CPU."""
+    """Seven points, of which an array may hold five, submitted from inside a job with one CPU."""
     words = slurm(*SHORT, "seed=range(0,7)", "sweep.name=many", "hydra.launcher.cpus=2")
     command = " ".join([sys.executable, "-m", "sa.run", *(f"'{w}'" for w in words)])
     inside = ["srun", "-c", "1", "-n", "1", "bash", "-c", command]
@@ -212,7 +212,7 @@ def test_a_sweep_submitted_without_waiting_can_be_cancelled_by_name(sa):
     until(lambda: all(training(f) for f in runs.values()))
     code, out, _ = ended(sa("cancel", "fly", module="sa.sweep"))
     assert code == 0 and "2 jobs cancelled" in out
-    for folder in runs.values():  # they run no longer, and say so themselves
+    for folder in runs.values():  # they have ended and recorded it themselves
         status = run.load_status(folder)
         assert status["state"] == "interrupted"
         assert status["error"].strip().endswith("cancelled by sa.sweep cancel")

@@ -1,4 +1,4 @@
-"""The table of design: who may import whom, folders that mirror each other, links that lead."""
+"""The structure of sa/: which file may import which, folders that mirror each other, live links."""
 
 import ast
 import re
@@ -48,7 +48,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "job": set("analysis config job objective params record table tracking training types".split()),
     "run": {"config", "job", "launch", "record", "run", "table"},
 }
-HYDRA = {"config", "run"}  # the only modules that know it
+HYDRA = {"config", "run"}  # the only modules that may import Hydra
 NO_TORCH = set("dashboard data figure launch record sweep table tracking".split())
 
 
@@ -57,13 +57,13 @@ def modules():
 
 
 def place(path):
-    """The module's row in the table: its room, or its own name."""
+    """Return the module's row in the table: its room, or its own name."""
     parts = path.relative_to(ROOT / "sa").with_suffix("").parts
     return parts[0]
 
 
 def imports(path):
-    """Every module name imported anywhere in a file, lazily too."""
+    """Return every module name imported anywhere in a file, lazy imports included."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
@@ -83,7 +83,7 @@ def test_files_import_only_what_the_table_allows(path):
         parts = name.split(".")
         if parts[0] == "sa" and len(parts) > 1:
             inside = mine in INSIDE and parts[1] == mine
-            if inside:  # members meet in one underscore helper only
+            if inside:  # members of a room may import only its underscore helpers
                 assert len(parts) == 2 or parts[2].startswith("_"), f"{path} imports {name}"
             else:
                 assert parts[1] in MAY[mine], f"{path} imports {name}"
@@ -112,7 +112,7 @@ def test_at_most_12_places_use_hasattr_or_getattr_each_with_a_comment():
 
 
 WHOLE = {"sa/training/loop.py:loop", "sa/curvature/solve.py:top"}
-"""Functions that would not be clearer in parts."""
+"""Functions over 60 lines that would not be clearer in parts."""
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
@@ -136,12 +136,12 @@ def test_every_module_has_a_docstring(path):
 
 
 def test_init_files_hold_only_a_docstring():
-    for path in (ROOT / "sa").glob("*/__init__.py"):  # sa's own holds the public names
+    for path in (ROOT / "sa").glob("*/__init__.py"):  # sa/__init__.py holds the public names
         assert len(ast.parse(path.read_text()).body) == 1, path
 
 
 def targets(group):
-    """(yaml, class path) of every component named anywhere in a group's files."""
+    """Return (YAML file, class path) of every component named in a group's files."""
 
     def walk(node):
         if isinstance(node, dict):

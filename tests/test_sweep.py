@@ -1,4 +1,4 @@
-"""Reading sweeps: status, one table of unlike runs, retry of exactly the right ones, the page."""
+"""Commands that read sweeps: status, collect, retry, report, watch, cancel, logs and export."""
 
 import errno
 import json
@@ -37,7 +37,7 @@ def config(seed: int, **more) -> dict:
 
 
 def plan(root: Path, name: str, configs: list[dict], **about) -> list[str]:
-    """Freeze a sweep of these configurations; the run ids."""
+    """Freeze a sweep of these configurations; return the run ids."""
     for one in configs:
         write_config(root, one)
     ids = [identity.run_id(c) for c in configs]
@@ -57,7 +57,7 @@ def done(root: Path, made: dict, commit: str = "c0ffee", **result) -> None:
 
 @pytest.fixture
 def mixed(tmp_path):
-    """Six points: done, diverged, failed, lost, pending, running."""
+    """Return a sweep of six points: done, diverged, failed, lost, pending, running."""
     configs = [config(seed) for seed in range(6)]
     ids = plan(tmp_path, "study", configs)
     done(tmp_path, configs[0])
@@ -206,7 +206,7 @@ def test_collect_makes_one_table_of_unlike_runs(tmp_path, capsys):
     assert read["estimator.sigma"].tolist()[:2] == [0.1, 0.1]
     assert read["estimator.samples"].tolist()[2] == 5
     assert read["empty"].tolist()[2] == "{}" and read["big"].tolist()[1] == str(2**70)
-    # A result's name is its own; the setting of the same name steps aside.
+    # A result keeps its name; a setting of the same name is renamed.
     assert read["value"].tolist()[:2] == [1.0, 1.0]
     assert read["config.value"].tolist()[:2] == [3, 4]
     profile = [None if p is None else list(p) for p in read["profile"]]
@@ -279,7 +279,7 @@ def test_a_point_without_its_configuration_cannot_be_retried(tmp_path, capsys, m
 
 @pytest.fixture
 def figure(monkeypatch):
-    """Figures without matplotlib: `good` draws a pixel, every other kind lacks its columns."""
+    """Replace figures: kind `good` draws a pixel, every other kind lacks its columns."""
     fake = types.ModuleType("sa.figure.draw")
 
     def draw(kind, table, folder):
@@ -315,11 +315,11 @@ def test_the_table_in_the_terminal_shows_means_over_seeds():
     assert "best relative decrease (%)" in report._digest(points, table)
     assert report._digest(points, table).splitlines()[2].split() == "dim=4 2 20 (10 ... 30)".split()
     del table["value"]
-    table["barrier"] = [0.5, 0.5, None]  # what the study is about comes first
+    table["barrier"] = [0.5, 0.5, None]  # the metric of the study comes first
     told = report._digest(points, table, "barrier").splitlines()
     assert told[1].split()[-5:] == ["barrier", "descent/best", "test", "accuracy", "(%)"]
     assert told[2].split() == "dim=4 2 0.5 2 (1 ... 3)".split()
-    table.loc[1, "status"] = "diverged"  # what it reached is no result
+    table.loc[1, "status"] = "diverged"  # a diverged run has no result
     told = report._digest(points, table).splitlines()
     assert told[2].split() == "dim=4 1 of 2: 1 diverged 1".split()
 
@@ -382,7 +382,7 @@ def test_the_report_page_of_a_plan_without_overrides_shows_what_varies(tmp_path,
 
 
 def opened(page: Path, address: str = "", script: str = "") -> str:
-    """The page as a browser makes it, after a script of the reader's."""
+    """Return the page as a browser shows it, after a script of the reader has run."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.skip(f"no browser here; any of {', '.join(BROWSERS)} would do")
@@ -398,13 +398,13 @@ def opened(page: Path, address: str = "", script: str = "") -> str:
 
 
 def shown(dom: str) -> list[str]:
-    """Run ids of the rows a reader sees, in their order."""
+    """Return the run ids of the visible rows, in their order."""
     return re.findall(r'<tbody id="(\w+)" data-label="[^"]*">', dom)
 
 
 @pytest.fixture
 def trained(tmp_path, figure):
-    """Three trainings of 1,001 rows and their page; the loss of one is not finite after 500."""
+    """Return the page of three trainings of 1,001 rows and their ids; one loss is NaN after 500."""
     configs = [config(seed, steps=1000) for seed in (0, 1, 10)]
     ids = plan(tmp_path, "study", configs)
     points = sweep.read_manifest(tmp_path, "study")[1]
@@ -438,7 +438,7 @@ def test_the_report_page_holds_the_curves_with_fewer_points(trained, monkeypatch
     assert len(steps) == 200 and (steps[0], steps[-1]) == (0, 1000)
     assert losses == [float(f"{1 / (s + 1):.4g}") for s in steps]
     assert first["series"]["test/accuracy"] == [[*range(0, 1001, 100)], [s / 20 for s in range(11)]]
-    assert second["series"]["loss"][0][-1] == 500  # what is not finite is left out
+    assert second["series"]["loss"][0][-1] == 500  # values that are not finite are left out
     monkeypatch.setattr(series, "POINTS", (200, 90))  # twelve series share them
     (page.parents[2] / "runs" / ids[2] / "metrics.jsonl").write_text('{"step"\n{"step": 1}\n')
     report.report(page.parents[2], "study")
@@ -460,7 +460,7 @@ def test_the_report_page_sorts_filters_and_draws_in_a_browser(trained):
     )
     assert re.search(r'<th data-key="run_id"><button title="The run\'s folder', dom)
     hidden = re.findall(r'<th data-key="([^"]*)" hidden', dom)
-    assert hidden == ["seconds", "value"]  # of the table over seeds, of the runs
+    assert hidden == ["seconds", "value"]  # of the table over seeds, and of the table of runs
     clicks = f"""
         const head = [...document.querySelectorAll("#runs th button")];
         const named = name => head.find(b => b.textContent === name);
@@ -635,7 +635,7 @@ def test_a_failed_export_names_the_run_and_a_repeat_continues_there(tmp_path, ca
     assert all(len(offline(tmp_path / "runs" / run)) == 1 for run in ids)
 
 
-# Files that somebody else wrote
+# Damaged, edited and older files
 
 
 READERS = ["status", "collect", "retry", "report", "cancel", "wandb"]

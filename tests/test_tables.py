@@ -1,4 +1,4 @@
-"""The tables of a sweep: over seeds, in words, as files; every number says of how many runs."""
+"""The tables of a sweep over seeds: every number says of how many runs it is."""
 
 import re
 
@@ -26,7 +26,7 @@ def config(seed, **more):
 
 
 def plan(root, configs, words=None):
-    """Freeze a sweep ``x`` of these configurations; the points."""
+    """Freeze a sweep ``x`` of these configurations; return its points."""
     points = []
     for at, one in enumerate(configs):
         write_config(root, one)
@@ -82,7 +82,7 @@ def test_the_two_trainings_of_an_analysis_are_settings_without_seeds(tmp_path):
     assert aggregate(table(tmp_path, configs))["runs"].tolist() == [3, 3]
     named = [config(s, ends=[identity.run_id(pair(s, NES, s)), "gone"]) for s in range(3)]
     found = table(tmp_path, [*configs, *named])
-    assert found["ends.0.estimator.samples"].tolist() == [50] * 9  # of a run by its id, too
+    assert found["ends.0.estimator.samples"].tolist() == [50] * 9  # also of a run given by its id
     assert aggregate(found)["runs"].tolist() == [3, 3, 3]
 
 
@@ -102,7 +102,7 @@ def test_a_mean_gives_the_number_of_its_runs(tmp_path):
     finish(tmp_path, configs[0], value=1.0, flag=True, evals=10)
     finish(tmp_path, configs[1], value=3.0, flag=None, evals=10)
     finish(tmp_path, configs[2], value=None, flag=False, evals=10)
-    finish(tmp_path, configs[3], "diverged", value=1e30, evals=2)  # it reached nothing
+    finish(tmp_path, configs[3], "diverged", value=1e30, evals=2)  # a diverged run has no result
     with record.Record.open(tmp_path, configs[4], {}) as run:
         run.fail("no memory")
     (row,) = aggregate(framed(tmp_path, points)).to_dict("records")
@@ -120,7 +120,7 @@ def test_a_mean_gives_the_number_of_its_runs(tmp_path):
 
 
 def judged(status, loss, **given):
-    """Of six seeds; the loss of those that are not done is what their table says."""
+    """Return the verdict over six seeds; a run that is not done has the loss of its table."""
     runs = pd.DataFrame({"seed": range(6), "status": status, "train/loss": loss})
     known = {"id": "x", "statistic": "train/loss", "predicate": "<=", "value": 0.2, "source": "s"}
     words = [["optimizer.lr=7"] for _ in range(6)]
@@ -178,8 +178,8 @@ def test_lost_runs_count_in_ratios_orders_and_selections_by_result():
         assert verdict([], **given)["verdict"] == "pass", given
         got = verdict([0], **given)
         assert got["verdict"] == "inconclusive" and got["missing"] == {"diverged": 1}, given
-    assert verdict([1], **arms)["missing"] == {"diverged": 1}  # of the other arm
-    assert verdict([1], **tau)["verdict"] == "pass"  # of no arm of it
+    assert verdict([1], **arms)["missing"] == {"diverged": 1}  # a run of the other arm
+    assert verdict([1], **tau)["verdict"] == "pass"  # a run of neither arm
     assert verdict([0], **(goal | {"where": {"status": "done", "e": "a"}}))["verdict"] == "pass"
 
 
@@ -210,18 +210,19 @@ def test_an_estimator_with_a_lost_run_has_no_rank():
 def test_within_noise_returns_the_range_equal_to_the_best():
     draw = np.random.default_rng(0)
     means = np.array([0.0, 0.5, 1.0, 1.0, 0.5])
-    shared = draw.normal(size=(50, 1))  # what a seed does to all options is no noise between them
+    shared = draw.normal(size=(50, 1))  # the effect of a seed on all options is no noise
     apart = np.where(np.arange(50)[:, None] % 2, 1e-3, -1e-3) * [0, 0, 0, 1, 0]
     assert ranking.within_noise(means + 10 * shared + apart)[1:] == (2, 3)
     loud = np.where((np.arange(50)[:, None] >> np.arange(5)) % 2, 10, -10) * [1, 1, 1, 1, 0]
     assert ranking.within_noise((means + loud)[:48])[1:] == (0, 4)
-    assert ranking.within_noise(np.array([[1.0, 2.0, 2.0, 1.0]])) == (1, 1, 2)  # one: ties alone
+    # with one seed only ties are equal
+    assert ranking.within_noise(np.array([[1.0, 2.0, 2.0, 1.0]])) == (1, 1, 2)
     assert ranking.within_noise(np.array([[np.nan, 1.0], [np.inf, 1.0]])) == (1, 1, 1)
     assert ranking.within_noise(np.full((3, 2), np.nan)) is None
 
 
 def smoothed(held, seeds=3, **more):
-    """A table of a calibration whose held-out decreases over three sigmas are ``held``."""
+    """Return the table of a calibration with held-out decreases ``held`` over three sigmas."""
     grid = [0.01, 0.1, 1.0]
     rows = [
         {"seed": s, "status": "done", "value": 1.0, "smoothing/cosine": [1.0]} for s in range(seeds)
@@ -294,7 +295,8 @@ def test_each_configuration_has_one_label():
     several = points("dataset.dim=1 model.dim=2", "dataset.dim=2 model.dim=2", "model.dim=1")
     told = short_labels(several, plain)
     assert told == ["dataset.dim=1 model.dim=2", "dataset.dim=2 model.dim=2", "model.dim=1"]
-    same = pd.DataFrame({"seed": [0, 1, 0], "dim": [8, 8, 16]})  # one typed the default of another
+    # one run typed the value that is the default of another
+    same = pd.DataFrame({"seed": [0, 1, 0], "dim": [8, 8, 16]})
     same.attrs["settings"] = ["seed", "dim"]
     assert full_labels(points("seed=0", "dim=8 seed=1", "seed=0"), same) == ["dim=8"] * 2 + [
         "dim=16"

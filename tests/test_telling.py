@@ -1,4 +1,4 @@
-"""Telling never ends computing; a record that cannot be written does, by name."""
+"""Output that cannot be written never ends a run; a record that cannot be written does."""
 
 import builtins
 import errno
@@ -74,7 +74,7 @@ def test_a_stream_that_fails_is_silenced_and_its_error_is_kept(error, monkeypatc
     print("lost too", flush=True)
     assert not sys.stdout.isatty()
     assert telling.LOST == {"standard output": getattr(error, "strerror", None) or str(error)}
-    left = isinstance(error, BrokenPipeError)  # `| head`: its reader left by choice
+    left = isinstance(error, BrokenPipeError)  # `| head`: its reader ended on purpose
     assert (telling.output_lost() is None) == left
 
 
@@ -139,7 +139,7 @@ with open(sys.argv[1], "w") as file:
 
 
 def test_a_process_survives_the_end_of_its_terminal(tmp_path):
-    """The end of a terminal is SIGHUP for its session, and EIO for who writes there."""
+    """A terminal that ends sends SIGHUP to its session, and writing to it raises EIO."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-c", GONE, str(tmp_path / "told")])
@@ -152,7 +152,7 @@ def test_a_process_survives_the_end_of_its_terminal(tmp_path):
 
 @pytest.fixture
 def sa(monkeypatch, tmp_path, capfd):
-    """Type a command whose standard output is on a full disk; (exit code, standard error)."""
+    """Return a function that types a command with output to a full disk: (exit code, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SA_ROOT", raising=False)
     monkeypatch.setattr(driver, "report", lambda *_: 0)
@@ -236,7 +236,7 @@ def test_a_run_finishes_if_its_log_cannot_be_written(sa, monkeypatch):
 
     monkeypatch.setattr(worker, "execute", execute)
     folder = write_config(".", config)
-    (folder / "log.txt").mkdir()  # root may write anywhere but to a folder
+    (folder / "log.txt").mkdir()  # a folder in its place stops root, too
     assert sa("--frozen", str(folder), out="/dev/null")[0] == 0
     told = record.load_status(folder)
     assert told["state"] == "done" and told["untold"] == {"log.txt": os.strerror(errno.EISDIR)}
@@ -262,7 +262,7 @@ def test_a_wandb_mirror_that_fails_is_reported_in_the_records(tmp_path, error, c
     mirror = wandb.Mirror(raising(error))
     mirror.log({"step": 0})
     assert not mirror.finish({}) or mirror._run is None
-    for seed in (0, 1):  # it is off for later runs of the process, and they say so too
+    for seed in (0, 1):  # it stays off for later runs of the process, whose records say so too
         telling.LOST.clear()
         opened = wandb.Wandb().open("x", tmp_path, {}, {}, group="", job_type="", name="", tags=[])
         assert opened._begin is None
@@ -282,7 +282,7 @@ def test_an_inherited_wandb_service_is_not_used(tmp_path, monkeypatch):
         return genuine(name, *more)
 
     monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-nowhere")
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)  # as in a process that begins
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)  # as in a new process
     monkeypatch.setattr(builtins, "__import__", imports)
     wandb.Wandb().open("x", tmp_path, {}, {}, **ABOUT)
     assert seen == [None]
@@ -300,7 +300,7 @@ def test_lost_output_is_added_to_the_status_of_a_run(tmp_path):
 
 
 def test_a_stream_closed_after_its_last_write_counts_no_lost_output():
-    """A logger of an earlier command may flush one at any time."""
+    """A logger of an earlier command may flush a closed stream at any time."""
     stream = telling.Patient(io.StringIO(), "standard output")
     stream.write("all of it")
     stream._stream.close()
@@ -308,4 +308,4 @@ def test_a_stream_closed_after_its_last_write_counts_no_lost_output():
     assert not stream.isatty() and telling.output_lost() is None
     stream.write("more")
     assert "closed" in telling.output_lost()
-    stream._stream.close()  # the null device, which it writes to from then on
+    stream._stream.close()  # the null device, which replaced the closed stream

@@ -1,4 +1,4 @@
-"""The W&B mirror, read back from the offline files it leaves: they hold what was logged."""
+"""The W&B mirror of a run: its offline files hold exactly the rows that were logged."""
 
 import json
 import math
@@ -30,7 +30,7 @@ META = {"commit": "abc", "dirty": False, "slurm": {"SLURM_JOB_ID": "7"}}
 
 
 def records(file: Path) -> list:
-    """Records of a closed .wandb file; its writer is a process of its own and may be behind us."""
+    """Return the records of a closed .wandb file, waiting for W&B's own writing process."""
     until = time.monotonic() + 20
     while True:
         found = list(_written(file))
@@ -40,28 +40,28 @@ def records(file: Path) -> list:
 
 
 def _written(file: Path):
-    """Records so far: a 7-byte header, then LevelDB's log format in 32 KiB blocks."""
+    """Return the records so far: a 7-byte header, then LevelDB's log format in 32 KiB blocks."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, record = file.read_bytes(), 7, b""
     assert data[:4] in (b":W&B", b"")
     while at + 7 <= len(data):
         left = 32768 - at % 32768
-        if left < 7:  # a block's padding
+        if left < 7:  # padding at the end of a block
             at += left
             continue
         _, size, kind = struct.unpack_from("<IHB", data, at)
-        if at + 7 + size > len(data) or not kind:  # not there yet
+        if at + 7 + size > len(data) or not kind:  # not yet written
             return
         record += data[at + 7 : at + 7 + size]
         at += 7 + size
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a complete record, or its last part
             yield Record.FromString(record)
             record = b""
 
 
 def read(file: Path):
-    """Run record, config, history rows and summary of a .wandb file."""
+    """Return the run record, config, history rows and summary of a .wandb file."""
 
     def plain(items):
         keyed = ((tuple(x.nested_key) or (x.key,), json.loads(x.value_json)) for x in items)
@@ -87,7 +87,7 @@ def offline(folder: Path) -> list[Path]:
 
 
 def rows_of(seed: int, n: int = 300, start: int = 0) -> list[dict]:
-    """Rows with awkward numbers: no decimal form is exact, tiny, huge, negative zero, words."""
+    """Return rows with awkward values: inexact decimals, tiny, huge, negative zero, text."""
     return [
         {
             "step": k,
@@ -110,7 +110,7 @@ def opened(folder: Path, run_id: str = "r0", config=CONFIG, **fields):
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    """No key, no login file, and wandb not yet found broken."""
+    """Run a test without key and login file, and with wandb not yet found broken."""
     monkeypatch.setattr(tracker, "_BROKEN", [])
     monkeypatch.setenv("HOME", str(tmp_path))
     for key in [k for k in os.environ if k.startswith("WANDB_")]:
@@ -118,7 +118,7 @@ def alone(monkeypatch, tmp_path):
 
 
 def test_a_relative_folder_of_a_mirror_is_relative_to_the_current_folder(tmp_path, monkeypatch):
-    for place in ("here", "there"):  # W&B's service stays where the first began
+    for place in ("here", "there"):  # W&B's service stays in the folder where the first run began
         (tmp_path / place).mkdir()
         monkeypatch.chdir(tmp_path / place)
         mirror = opened(Path("run"), place)
@@ -134,7 +134,7 @@ def test_two_runs_in_one_process_have_separate_and_exact_files(tmp_path, capfd):
     Image.new("RGB", (4, 4)).save(figure)
     pair = [opened(tmp_path / "a", "ra"), opened(tmp_path / "b", "rb", CONFIG | {"seed": 1})]
     logged = [rows_of(0), rows_of(1)]
-    for rows in zip(*logged, strict=True):  # interleaved
+    for rows in zip(*logged, strict=True):  # logged in turn
         for mirror, row in zip(pair, rows, strict=True):
             mirror.log(row | {"descent/lrs": [0.1, row["step"]]})
     pair[0].finish({"value": 0.1 + 0.2, "loss": 5.0, "status": "done"}, [figure])
@@ -156,7 +156,7 @@ def test_two_runs_in_one_process_have_separate_and_exact_files(tmp_path, capfd):
         assert summary["value"] == (2.0 if seed else 0.1 + 0.2)
         assert summary["status"] == ("diverged" if seed else "done")
         assert summary["descent/lrs"] == [0.1, 299]
-        assert summary["loss"] == 5.0  # the result has the last word
+        assert summary["loss"] == 5.0  # the result overrides the last row
         assert summary["evals"] == want[-1]["evals"]
         metrics = [r.metric for r in records(file) if r.HasField("metric")]
         assert ("*", "step") in [(m.glob_name, m.step_metric) for m in metrics]
@@ -169,12 +169,12 @@ def test_the_offline_folders_of_a_resumed_run_together_hold_every_row(tmp_path):
         first.log(row)
     first.abort()
     again = opened(tmp_path / "r")
-    for row in rows_of(0, 12, start=5):  # from the checkpoint on
+    for row in rows_of(0, 12, start=5):  # continues from the checkpoint
         again.log(row)
     again.finish({})
-    first.finish({})  # closed: nothing happens
+    first.finish({})  # it is closed already: without effect
     early, late = offline(tmp_path / "r")
-    if read(early)[2][0]["step"] != 0:  # begun within one second, which the names do not resolve
+    if read(early)[2][0]["step"] != 0:  # names have seconds, and both began in the same one
         early, late = late, early
     assert read(early)[0].run_id == read(late)[0].run_id == "r0"
     assert [r.exit.exit_code for r in records(early) if r.HasField("exit")] == [1]
@@ -223,7 +223,7 @@ def test_a_run_continues_if_wandb_cannot_start(tmp_path, capfd, monkeypatch):
             mirror.abort()
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.count("\n") == len(calls) == 1  # it is not tried again in this process
+    assert err.count("\n") == len(calls) == 1  # this process does not try again
     assert "RuntimeError: out of disk" in err and "tracker=none" in err
 
 
@@ -271,7 +271,7 @@ sys.exit(7 if "wandb" in sys.modules else 6)
 
 @pytest.mark.parametrize("mode, code", [("disabled", 6), ("offline", 7), ("online", 7)])
 def test_without_network_and_key_wandb_asks_no_question(tmp_path, mode, code):
-    """A fresh process; every proxy is a dead end, and a question would read from a terminal."""
+    """In a new process every proxy is a dead end, and a question would read from a terminal."""
     dead = {f"{k}_PROXY": "http://127.0.0.1:9" for k in ("HTTP", "HTTPS", "ALL")}
     master, slave = os.openpty()
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The loop: one path for probing and training, resumable at any row, undisturbed by analyses."""
+"""The training loop: probes and trainings, resumed at any row, unchanged by analyses."""
 
 import copy
 import math
@@ -69,7 +69,7 @@ def test_a_probe_is_the_training_loop_with_no_steps():
 
 def test_plain_sgd_is_w_minus_lr_g():
     p = problem()
-    _, grad = p.objective(p.batch(0)).value_and_grad(p.params)  # the truth: only the head moves
+    _, grad = p.objective(p.batch(0)).value_and_grad(p.params)  # exact, as only the head moves
     got = rows(p, STE("clipped"), SGD, 1)
     moved = got[1][1]["params"]["head.weight"]
     torch.testing.assert_close(moved, p.params["head.weight"] - 0.1 * grad["head.weight"])
@@ -207,7 +207,7 @@ def test_training_on_digits_improves_the_test_accuracy():
     )
 
 
-# What a training may have beside its optimizer
+# Schedules, averages, decay, clipping and goals
 
 
 def test_schedules_equal_their_formulas():
@@ -216,7 +216,7 @@ def test_schedules_equal_their_formulas():
     want = [0.2 + 0.8 * (1 + math.cos(math.pi * t / 100)) / 2 for t in at]
     assert [Annealed("cosine", end=0.2)(t, 100) for t in at] == pytest.approx(want)
     assert [Annealed(end=1.0, warmup=4)(t, 100) for t in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert Annealed(warmup=50)(75, 100) == 0.5  # its own course starts after the warm-up
+    assert Annealed(warmup=50)(75, 100) == 0.5  # the schedule starts after the warm-up
     assert [StepDecay()(t, 100) for t in (49, 50, 75)] == pytest.approx([1, 0.1, 0.01])
     assert StepDecay(warmup=2)(0, 100) == 0.5
 
@@ -224,7 +224,7 @@ def test_schedules_equal_their_formulas():
 @pytest.mark.parametrize("steps", [50, 100, 300, 1000])
 def test_schedules_and_averages_begin_at_the_first_step_of_their_share(steps):
     for percent in range(1, 100):
-        first = -(-percent * steps // 100)  # in whole numbers
+        first = -(-percent * steps // 100)  # the exact ceiling
         drop = StepDecay(at=(percent / 100,))
         assert [drop(t, steps) for t in (first - 1, first)] == [1.0, 0.1], percent
         swa, point = Average(decay=None, start=percent / 100), {"w": torch.zeros(1)}
@@ -257,7 +257,7 @@ def test_an_average_equals_the_weighted_sum_of_the_points(average, weights):
     points = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mean = {}
     for step, w in enumerate(points):
-        for _ in range(2):  # a row computed again after a kill counts once
+        for _ in range(2):  # a step repeated after a kill counts once
             mean = average.look(mean, {"w": w}, {"v": 2 * w, "n": torch.tensor(step)}, step, 4)
     a = torch.tensor(weights, dtype=torch.float64)
     torch.testing.assert_close(mean["params"]["w"], a @ points / a.sum())
@@ -305,7 +305,7 @@ def test_recalibrated_batchnorm_statistics_are_those_of_all_training_rows(monkey
     assert all(torch.equal(b, own[k]) for k, b in p.buffers.items())
     assert all(m.momentum == 0.1 for m in p.forward.norms.values())
     scores = loop._evaluate(p, p.params, {}, loop.Recipe(recalibrate=True))
-    batch = float(p.objective(p.data.train).value(p.params))  # a sign sees the mean alone
+    batch = float(p.objective(p.data.train).value(p.params))  # a sign depends on the mean only
     assert scores["train/loss"] == pytest.approx(batch, rel=1e-9)
     assert p.evaluation.evaluate(p.params)["train/loss"] != pytest.approx(batch, rel=1e-5)
     monkeypatch.setattr("sa.objective.evaluate.PART", 500)  # three parts of 479 rows
@@ -317,7 +317,7 @@ def test_recalibrated_batchnorm_statistics_are_those_of_all_training_rows(monkey
 
 @pytest.mark.parametrize("all_", [False, True])
 def test_weight_decay_applies_to_weights_alone_unless_decay_all(all_):
-    """f = |w|^2/2 by SGD: w (1 - lr (1 + decay)) where it decays, else w (1 - lr)."""
+    """SGD on f = |w|^2/2 gives w (1 - lr (1 + decay)) with decay, else w (1 - lr)."""
     lr, decay, factor = 0.1, 0.5, 0.2
     shapes = {
         "fc1.weight": (2, 3),
@@ -337,7 +337,7 @@ def test_weight_decay_applies_to_weights_alone_unless_decay_all(all_):
         decays = decay if all_ or name == "fc1.weight" else 0.0
         assert p.flatten()[0] == pytest.approx(1 - rate * (1 + decays)), name
     one = groups.stepper(partial(torch.optim.SGD, lr=lr), params, {})
-    assert len(one.param_groups) == 1  # as checkpoints without groups have it
+    assert len(one.param_groups) == 1  # as in checkpoints without groups
 
 
 def test_only_latent_weights_are_clipped():
@@ -395,7 +395,7 @@ def test_a_batch_larger_than_memory_gives_the_same_step(monkeypatch):
         seen.clear()
         p = problem(batch_size=None, dtype="float64", memory=memory)
         got[memory] = rows(p, STE("clipped"), ADAM, 3, evaluate_every=1)
-        assert max(seen) == (1437 if memory > most else 20)  # an evaluation keeps no backward
+        assert max(seen) == (1437 if memory > most else 20)  # evaluations keep no backward
     for (a, x), (b, y) in zip(*got.values(), strict=True):
         assert a.pop("stopped", "") == b.pop("stopped", "")
         assert b == pytest.approx(a, rel=1e-12)
@@ -405,7 +405,7 @@ def test_a_batch_larger_than_memory_gives_the_same_step(monkeypatch):
 
 @pytest.mark.parametrize("many", [None, 2])
 def test_a_nan_output_counts_as_wrong(many):
-    """``argmax`` takes NaN for the largest: it would be a hit wherever its class is right."""
+    """``argmax`` returns the position of NaN, which would count as right for rows of that class."""
     p = replicas.stack(task_of(), 0, many) if many else problem()
     assert p.evaluation.evaluate(p.params)["test/accuracy"] > 0
     bias = p.params["head.bias"].clone()
@@ -418,7 +418,7 @@ def test_a_nan_output_counts_as_wrong(many):
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-@pytest.mark.parametrize("batch_size", [718, None])  # two steps an epoch, one
+@pytest.mark.parametrize("batch_size", [718, None])  # two steps an epoch, or one
 def test_each_replica_equals_the_run_of_its_seed(name, batch_size):
     recipe = replace(EVERYTHING, recalibrate=name == "cnn")
     adam = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.1)
@@ -480,11 +480,11 @@ def test_replicas_draw_data_of_their_own_seeds_from_a_random_dataset():
         assert torch.equal(p.data.test.targets[:, seed], one.test.targets)
     assert problem().data.train.inputs.shape[0] == 1437
     shared = replicas.stack(task_of(), 0, 2).data.train.inputs
-    assert shared.stride(1) == 0  # held once
+    assert shared.stride(1) == 0  # stored once for all replicas
 
 
 def kept(rounding, steps, bits=10, seed=3):
-    """x <- q(0.99 x + 0.01 x') as SGD on (x - x')^2/2: the losses, where it ends, x' and a step."""
+    """Return start, end, x' and the step of q for x <- q(0.99 x + 0.01 x'), SGD on (x - x')^2/2."""
     p = prepare(Task(model=Quadratic(size=256, condition=1), dataset=Point()), seed)
     recipe = loop.Recipe(stored=FixedPoint(bits=bits, range="max", rounding=rounding))
     sgd = partial(torch.optim.SGD, lr=0.01)
@@ -495,19 +495,20 @@ def kept(rounding, steps, bits=10, seed=3):
 
 
 def test_an_average_rounded_to_nearest_stops_once_its_updates_are_below_half_a_step():
-    """0.01 |x - x'| < step/2 is no step: it never comes closer than that, and never goes on."""
+    """If 0.01 |x - x'| < step/2, rounding removes the update, so x stays where it is."""
     start, end, target, step = kept("nearest", steps=600)
     assert torch.equal(end / step, (end / step).round())
     assert (0.01 * (end - target).abs() <= step / 2 * (1 + 1e-9)).all()
     far = (start - target).abs() > 1
-    assert far.sum() > 50  # of those, some stop while the range is half as wide, in half steps
+    assert far.sum() > 50  # some of them stop while the range, and so the step, is half as large
     assert ((end - target).abs()[far] > 24 * step).all()
 
 
 def test_an_average_rounded_at_random_reaches_its_target():
-    """A chain of the two levels around x', of mean x' and variance f (1 - f) step^2, mean step^2/6.
+    """At the end x jumps between the two levels around x' and has mean x'.
 
-    f is where x' lies between them. Once there it stays there.
+    Its variance is f (1 - f) step^2, where f in [0, 1] is the position of x' between the levels;
+    on average over f that is step^2/6.
     """
     _, end, target, step = kept("stochastic", bits=8, steps=1000)
     away = (end - target) / step
@@ -549,9 +550,9 @@ def test_products_in_bfloat16_train_as_float32_does():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not task.compiler(), reason="torch.compile needs a C++ compiler: g++")
-@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+@pytest.mark.filterwarnings("ignore")  # warnings of torch's compiler about itself
 def test_a_compiled_loss_equals_the_plain_loss():
-    """Compiled in parts: it breaks at each step, whose backward is an estimator's."""
+    """It is compiled in parts, which end at each step function with an estimator's backward."""
     kind = {"dtype": "float64"}
     fast = rows(problem("mlp", True, **kind, compile=True), STE("clipped"), SGD, 3)
     plain = rows(problem("mlp", True, **kind), STE("clipped"), SGD, 3)
@@ -571,9 +572,9 @@ def test_compile_is_refused_without_a_cpp_compiler(monkeypatch):
 @pytest.mark.parametrize("criterion", ["ce", "mse"])
 def test_a_full_batch_step_evaluates_its_rows_with_the_gradient(criterion, monkeypatch):
     whole = {"batch_size": None, "criterion": criterion, "dtype": "float64"}
-    p = problem("mlp", binary=True, memory=1 << 20, **whole)  # several parts
+    p = problem("mlp", binary=True, memory=1 << 20, **whole)  # evaluated in several parts
     got = rows(p, STE("clipped"), SGD, 3, evaluate_every=2)
-    for row, progress in got:  # every row has the training scores
+    for row, progress in got:  # every row has training scores
         alone = p.evaluation.evaluate(
             progress["params"], splits=["train"] if row["step"] % 2 == 1 else SPLITS
         )
@@ -605,7 +606,8 @@ def test_outputs_of_a_batch_are_kept_only_for_the_point_of_the_last_gradient():
     assert objective.seen(dict(p.params)) is None
     next(iter(p.params.values())).mul_(2)
     assert objective.seen(p.params) is None
-    normed = problem("cnn", batch_size=None)  # batch statistics: evaluation is another forward
+    # with batch statistics an evaluation needs another forward
+    normed = problem("cnn", batch_size=None)
     objective = normed.objective(normed.batch(0))
     objective.value_and_grad(normed.params)
     assert objective.seen(normed.params) is None

@@ -1,4 +1,4 @@
-"""What is typed: order, unknown names, words without effect."""
+"""Typed settings: their order, unknown names, and notes about settings without effect."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_bands_over_a_single_seed_are_noted_before_any_run(sa, words, told):
 
 
 def test_a_setting_of_every_swept_estimator_is_accepted_if_the_default_one_lacks_it(sa):
-    """The default estimator has no samples; every swept one has."""
+    """The default estimator has no setting `samples`; every swept one has it."""
     code, out, err = sa("-m", *SMALL, "estimator=nes,nes_vanilla", "estimator.samples=20")
     assert code == 0, err
     assert [line.split()[1] for line in out.splitlines() if "/2  " in line] == [

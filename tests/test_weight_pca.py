@@ -1,4 +1,4 @@
-"""Paths of trainings in their principal plane: closed forms, a naive reference, and the folders."""
+"""Paths of trainings in their principal plane: closed forms, a reference, and run folders."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_layers_are_chosen_by_name_and_too_small_ones_are_refused(draw):
 
 
 def written(root, run, seed=0, width=5, replicas=None, steps=(0, 10, 20, 25)):
-    """A finished run that kept every tenth point of its 25 steps."""
+    """Write a finished run of 25 steps with a snapshot every ten; return its point."""
     draw, folder = np.random.default_rng(seed), root / "runs" / run
     (folder / "snapshots").mkdir(parents=True)
     hashed = {"snapshot_every": 10, "replicas": replicas, "seed": seed}

@@ -1,4 +1,4 @@
-"""Words of a command line: plans equal their points' words alone; what Hydra reads is checked."""
+"""A command line's settings: plans, sizes, budgets, experiments, and what Hydra reads of them."""
 
 import sys
 from pathlib import Path
@@ -59,7 +59,7 @@ PLANS = {
 
 @pytest.fixture
 def planned(monkeypatch, capfd, tmp_path):
-    """Compose what is typed, and run nothing: (words and configuration of each point, stderr)."""
+    """Return a function that composes a command without running it: (points, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SA_ROOT", raising=False)
     found = []
@@ -137,9 +137,9 @@ def test_a_setting_is_swept_only_over_the_options_that_have_it(planned):
     (["experiment=digits_ste", "steps=0", "epochs=5"], 5 * (1437 // 64)),
     (["experiment=digits_ste", "epochs=null"], 1500),
     (["experiment=digits_ste", "steps=7"], 7),
-    (["experiment=digits_xnor", "steps=7"], 7),  # the preset is of epochs
+    (["experiment=digits_xnor", "steps=7"], 7),  # the preset sets epochs
     (["experiment=digits_xnor", "steps=0"], 0),
-    (["experiment=digits_bits", "size=full", "seed=0", "steps=7"], 7),  # its full size types epochs
+    (["experiment=digits_bits", "size=full", "seed=0", "steps=7"], 7),  # its full size sets epochs
     (["experiment=edge_of_stability", "size=full", "seed=0", "epochs=3"], 3),
 ])  # fmt: skip
 def test_a_typed_budget_replaces_the_presets(planned, words, steps):
@@ -159,7 +159,7 @@ def test_size_full_names_a_sweep_of_its_own():
     assert "sweep.name=descent_dims-full" in read(full).for_points
     words = read([*full, "sweep.name=mine"]).for_points
     assert [w for w in words if w.startswith("sweep.name")] == ["sweep.name=mine"]
-    for path in (CONF / "experiment").glob("*.yaml"):  # one rule for all studies
+    for path in (CONF / "experiment").glob("*.yaml"):  # the rule holds for all studies
         assert "sweep.name" not in study.sizes(path.stem).get("full", {}), path
 
 
@@ -198,7 +198,7 @@ def test_no_experiment_holds_command_line_text():
 
 
 def texts(value):
-    """Every text in a value, less the keys."""
+    """Return every text in a value, without the keys of mappings."""
     if isinstance(value, dict | list):
         return [t for v in (value.values() if isinstance(value, dict) else value) for t in texts(v)]
     return [value] if isinstance(value, str) else []
@@ -226,7 +226,7 @@ def test_removing_a_setting_is_refused_or_gives_the_same_run(planned, key):
     except UsageError as error:
         err, found = str(error), []
     assert found or (key in err and "Traceback" not in err)
-    for config in found:  # analysis=[] is what the default of another kind becomes
+    for config in found:  # removing analysis gives analysis=[], another run
         assert identity.run_id(config) == identity.run_id(resolve(plain)) or key == "analysis"
 
 
@@ -307,7 +307,7 @@ OLD_FORMS = {
     "sizes: {quick: [dim=8]}": "sizes: {quick: {seed: [0, 1]}",
     "sizes: {small: {dim: 8}}": "sizes: {quick: {seed: [0, 1]}",
 }
-"""What an experiment of before may have, and what its refusal says to write."""
+"""Former texts of experiments, and what their refusal says to write instead."""
 
 
 @pytest.mark.parametrize("old", OLD_FORMS)
@@ -343,7 +343,7 @@ def test_sizes_come_from_the_experiment_that_runs_however_it_is_found(planned, t
     )
     own = str(folder.parent)
     for words in (
-        ["experiment=calibration", "experiment=descent_dims"],  # Hydra takes the last
+        ["experiment=calibration", "experiment=descent_dims"],  # Hydra uses the last
         ["experiment='descent_dims'"],
         ["--config-dir", own, "experiment=heir"],
         [f"hydra.searchpath=[file://{own}]", "experiment=heir"],
@@ -377,7 +377,7 @@ def test_an_experiment_with_an_old_name_of_a_setting_is_refused(planned, tmp_pat
     own.parent.mkdir(parents=True)
     own.write_text(f"# @package _global_\n{text}\n")
     points, err = planned("-m", f"--config-dir={own.parents[1]}", "experiment=own", "seed=0,1")
-    if points:  # composed; `resolve` comes next
+    if points:  # it composes; `resolve` refuses it
         with pytest.raises(UsageError, match="is called metric now; type metric=loss"):
             resolve(points[0][1])
     else:
