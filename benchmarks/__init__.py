@@ -1,1 +1,1 @@
-"""Speed, as ratios measured in one process run: `python -m benchmarks [NAME ...]`."""
+"""Speed ratios, each measured within one process: `python -m benchmarks [NAME ...]`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...] [--json FILE]`: names or prefixes; all by default."""
+"""Command `python -m benchmarks [NAME ...] [--json FILE]`: names or prefixes, by default all."""
 
 import argparse
 import json

@@ -20,14 +20,14 @@ ROWS = 16_384
 
 
 def problem(dim: int, rows: int = ROWS) -> Problem:
-    """Two hidden sign layers of width dim and dim outputs (3 dim^2 weights), in float64."""
+    """Return a network of two hidden sign layers and 3 dim^2 weights, in float64."""
     model = ToyMLP(quantizer=Slots(Identity(), Sign()), dim=dim, hidden=2, out=dim)
     return prepare(Task(model=model, dataset=Gaussian(dim=dim, n=rows)), 0)
 
 
 @torch.no_grad()
 def loop(p: Problem, epsilon: float, most: int, batch: Batch | None = None) -> int:
-    """What a researcher would write: perturb one weight, run the network; the first ``most``."""
+    """Compute ``most`` differences in a plain loop: perturb one weight, run the network."""
     x, y = batch or p.data.train
     criterion = CRITERIA[p.forward.kind]
     done = 0

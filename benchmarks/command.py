@@ -1,4 +1,4 @@
-"""How long the command line takes to answer: help, the plan of a sweep, its status."""
+"""Time until the command line answers: help, the plan of a sweep, and its status."""
 
 import resource
 import subprocess
@@ -32,7 +32,7 @@ def help() -> dict[str, Any]:
 
 
 def plan_400() -> dict[str, Any]:
-    """A whole dry run of 400 points, imports and all, against Hydra composing each point once."""
+    """Time a dry run of 400 points with its imports, against Hydra composing each point once."""
     one = "from hydra import compose, initialize_config_dir\nfrom sa.config.catalogue import CONF\n"
     one += "with initialize_config_dir(str(CONF), version_base='1.3'):\n"
     one += "    for i in range(40): compose('config', ['estimator=nes', f'seed={i}'])"
@@ -49,7 +49,7 @@ def plan_400() -> dict[str, Any]:
 
 
 def status_1000() -> dict[str, Any]:
-    """The whole process answering for 1,000 finished runs, against importing pandas and torch."""
+    """Time the status of 1,000 finished runs with imports, against importing pandas and torch."""
     with tempfile.TemporaryDirectory() as root:
         points = []
         for seed in range(1000):

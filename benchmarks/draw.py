@@ -1,4 +1,4 @@
-"""The results as a picture: `python -m benchmarks.draw`, benchmarks/results.json to .png."""
+"""Command `python -m benchmarks.draw`: draws benchmarks/results.json as results.png."""
 
 import json
 import textwrap
@@ -28,10 +28,10 @@ OURS = {
     "hessian_projector": "a filtered step between renewals, without its gradient",
     "full_batch": "10 steps of full-batch descent with the scores of every step",
 }
-"""Our side of each row, in words; a row takes the longest prefix of its name."""
+"""Description of our side by prefix of a benchmark's name; the longest prefix counts."""
 
 OTHER = ("nes_gemm_fraction", "help", "status_1000", "hessian_blocks", "hessian_projector")
-"""Rows whose other side computes something else: a yardstick."""
+"""Benchmarks whose other side computes something else, as a yardstick."""
 
 KINDS = {
     "the same answer, the usual way": ("X", 3),
@@ -43,7 +43,7 @@ KINDS = {
 
 
 def sides(result: dict[str, Any]) -> tuple[str, str, str]:
-    """(our side, the other side, its kind) of a row, in words. KeyError if `OURS` lacks it."""
+    """Return descriptions (our side, other side, kind) of a result; KeyError if `OURS` lacks it."""
     name = result["name"]
     prefix = max((p for p in OURS if name.startswith(p)), key=len, default=name)
     kind = "the same answer, the usual way"
@@ -57,10 +57,10 @@ def sides(result: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def seconds(result: dict[str, Any]) -> tuple[float, float]:
-    """(ours, the other side's) CPU seconds of a row.
+    """Return the CPU seconds (ours, the other side's) of a result.
 
-    Where the ratio is of times to equal error, the other side's is what it would take to the error
-    of ours: the error of a mean of n estimates is 1/n of one's.
+    If the ratio is of times to equal error, the other side's seconds are the time that it needs to
+    reach our error: the squared error of a mean of n estimates is 1/n of that of one.
     """
     told = result["settings"]["seconds"]
     if sides(result)[2] == "an answer of equal error":
@@ -69,7 +69,7 @@ def seconds(result: dict[str, Any]) -> tuple[float, float]:
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """A row a benchmark on a log axis of seconds: ours, and what it is against."""
+    """Draw one row per benchmark on a logarithmic axis of seconds: ours and the other side."""
     with matplotlib.rc_context(sns.axes_style("whitegrid") | {"font.size": 7}):
         figure = Figure(figsize=(9.2, 0.36 * len(results) + 1.1), dpi=170, layout="constrained")
         axis = figure.subplots()

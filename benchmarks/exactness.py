@@ -1,4 +1,4 @@
-"""How exact the fast differences are: `python -m benchmarks.exactness`, largest error by case."""
+"""Command `python -m benchmarks.exactness`: the largest error of fast differences, by case."""
 
 import itertools
 from typing import Any
@@ -33,7 +33,7 @@ LEVELS = {
 
 
 def _network(p: Problem, rows: int) -> dict[str, float]:
-    """Largest |fast - brute| over the largest |brute|, by layer and eps."""
+    """Return the largest |fast - brute| over the largest |brute|, by layer and eps."""
     f = p.objective(p.batch(0).part(0, rows))
     fast, brute = (f.differences(p.params, EPSILONS, path) for path in ("fast", "brute"))
     out: dict[str, float] = {}
@@ -46,7 +46,7 @@ def _network(p: Problem, rows: int) -> dict[str, float]:
 
 
 def _ties(step: Step) -> tuple[float, int]:
-    """Dyadic weights, biases and data, so that ties are real: (largest difference, ties)."""
+    """Return (largest difference, ties) for dyadic weights and data, where ties are exact."""
     g = torch.Generator().manual_seed(5)
 
     def lattice(*shape: int) -> torch.Tensor:

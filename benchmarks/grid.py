@@ -1,7 +1,7 @@
-"""How long the founding notes' grid takes, `python -m benchmarks.grid`: dims x samples x sigma.
+"""Command `python -m benchmarks.grid`: how long a grid of dims x samples x sigma takes.
 
-NES pays for every sample; its rows are timed on a few and scaled. `local_nes` estimates the same
-gradients, and all of its grid is run.
+The grid is that of the founding notes (docs/claims.md). NES pays for every sample, so it is timed
+on a few samples and scaled. `local_nes` estimates the same gradients; its whole grid is run.
 """
 
 import time

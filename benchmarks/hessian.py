@@ -1,8 +1,8 @@
-"""The Hessian: products, top eigenpairs from nothing and followed, per-layer spectra.
+"""Hessian products, leading eigenpairs from a random start and from earlier ones, layers' spectra.
 
-Against what is usually written: scipy's eigsh (largest magnitude, tol 0) on products that build
-their graphs anew, batch by batch from a DataLoader. Problems with a gap after the tenth eigenvalue
-(digits) and without (white noise of a hundred classes); 32 x 32 x 3 inputs, squared error, float32.
+The other side is the usual code: scipy's eigsh (largest magnitude, tol 0) on products that build a
+new graph for every batch of a DataLoader. The problems have a gap after the tenth eigenvalue
+(digits) or none (white noise of a hundred classes); 32 x 32 x 3 inputs, squared error, float32.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ USUAL = "eigsh LM tol 0, DataLoader of 500 rows, graphs rebuilt"
 
 
 def _problem(kind: str, rows: int, gap: bool, steps: int = 0) -> tuple[Any, Objective, Params]:
-    """The network, its loss and a point some steps of descent after the start."""
+    """Return the network, its loss and the point after so many steps of gradient descent."""
     draw = stream(0, "data")
     classes = 10 if gap else 100  # as many eigenvalues stand out
     x, y = torch.randn(rows, 3, 32, 32, generator=draw), torch.arange(rows) % classes
@@ -62,7 +62,7 @@ def _stepped(f: Objective, params: Params) -> Params:
 
 
 def _usual(network: Any, f: Objective, params: Params) -> Callable[[np.ndarray], np.ndarray]:
-    """One product, as it is usually written."""
+    """Return the usual code of one Hessian product."""
     loader = DataLoader(TensorDataset(*f.batch), batch_size=500)
     for name, p in network.named_parameters():
         p.data.copy_(params[name])
@@ -91,7 +91,7 @@ def _eigsh(product: Callable[[np.ndarray], np.ndarray], d: int, which: str, tol:
 
 
 def _apart(mine: Pairs, truth: Pairs) -> dict[str, float]:
-    """The largest relative error of the values, and the overlap of the spaces."""
+    """Return the largest relative error of the eigenvalues, and the overlap of the spaces."""
     error = ((mine.values[:K] - truth.values[:K]).abs() / truth.values[0]).max()
     overlap = (mine.vectors[:K] @ truth.vectors[:K].T).double().square().sum() / K
     return {"error": float(error), "overlap": float(overlap)}
@@ -118,7 +118,10 @@ def hessian_product_cnn() -> dict[str, Any]:
 
 
 def _cold(name: str, kind: str, rows: int, gap: bool, part: int | None = None) -> dict[str, Any]:
-    """part: time so many of the usual products, and extrapolate to what eigsh took once."""
+    """Time the leading eigenpairs from a random start against eigsh on the usual products.
+
+    With ``part``, only so many usual products are timed, and extrapolated to those of eigsh.
+    """
     network, f, params = _problem(kind, rows, gap)
     usual, d = _usual(network, f, params), size(params)
     products, theirs = [], []
@@ -164,9 +167,10 @@ def hessian_cold_cnn() -> dict[str, Any]:
 
 
 def _refresh(name: str, gap: bool, usual: bool) -> dict[str, Any]:
-    """The second renewal, 50 steps after the first; usual: against the usual products too.
+    """Time the second refresh of the eigenpairs, 50 steps after the first, against eigsh at tol 0.
 
-    Else against eigsh at tol 0 on our own. Timed are two products, for as many as eigsh took once.
+    With ``usual``, eigsh uses the usual products: four of them are timed, and extrapolated to the
+    number that eigsh needed. Otherwise it uses ours.
     """
     network, f, params = _problem("fc", 5000, gap, steps=50)
     space = f.curvature(params).top(K + 1, stream(0, "start"), spare=3).vectors
@@ -218,7 +222,7 @@ def hessian_refresh_engine() -> dict[str, Any]:
 
 
 def _blocks(name: str, kind: str, rows: int) -> dict[str, Any]:
-    """One global top 10 against the top 10 of every layer; and what the layers' spaces hold."""
+    """Time the global top 10 against those of the layers; measure what the layers hold of it."""
     _, f, params = _problem(kind, rows, gap=True)
     groups = grouped(params, "module")
 
@@ -250,7 +254,7 @@ def hessian_blocks_cnn() -> dict[str, Any]:
 
 
 def hessian_projector() -> dict[str, Any]:
-    """A filtered step between renewals without its gradient, against a gradient of 5,000 rows."""
+    """Time a filtered step between refreshes, without its gradient, against a full gradient."""
     _, f, params = _problem("fc", 5000, gap=True)
     fixed = Estimate(*f.value_and_grad(params), 3.0)
 

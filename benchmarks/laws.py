@@ -1,8 +1,8 @@
-"""Estimators against their closed forms: `python -m benchmarks.laws`, measured beside expected.
+"""Command `python -m benchmarks.laws`: estimators measured beside their closed forms.
 
-On a linear loss f = g.w: the cosine of every estimator in the folder that expects one, and the
-scale r = <g^, g>/|g|^2, which a cosine hides. On Rosenbrock's function: where estimators come to
-rest, since smoothing moves the minimum.
+On a linear loss f = g.w it prints the cosine of every estimator that has a closed form for it, and
+the scale r = <g^, g>/|g|^2, which a cosine hides. On Rosenbrock's function it prints where
+estimators come to rest, since smoothing moves the minimum.
 """
 
 import importlib
@@ -30,7 +30,7 @@ MINIMUM, STEEP = 1.0, 100.0  # Rosenbrock's a and b
 
 
 def _folder(samples: int) -> Iterator[tuple[str, Any]]:
-    """(name, estimator) of every file in conf/estimator that draws samples."""
+    """Return (name, estimator) for every file in conf/estimator that draws samples."""
     for path in sorted((CONF / "estimator").glob("*.yaml")):
         node = yaml.safe_load(path.read_text())
         module, _, name = node.pop("_target_").rpartition(".")
@@ -42,7 +42,7 @@ def _folder(samples: int) -> Iterator[tuple[str, Any]]:
 
 
 def _scale(estimator: Any, norm: float) -> float:
-    """The scale r expected: 1, or what the loss' order leaves of it."""
+    """Return the expected scale r: 1, or less for estimators that use the order of losses."""
     if getattr(estimator, "shaping", "none") == "ranks":
         return 1 / (2 * math.sqrt(math.pi) * estimator.sigma * norm)
     if type(estimator).__name__ == "ARS":
@@ -53,7 +53,7 @@ def _scale(estimator: Any, norm: float) -> float:
 
 
 def _linear(samples: int) -> Iterator[str]:
-    # a seed that no draw has: with a shared one the first direction would be g itself
+    # a seed that no draw uses; with a shared one the first direction would be g itself
     g = torch.randn(DIM, generator=torch.Generator().manual_seed(DRAWS), dtype=torch.float64)
     f = from_function(lambda p: p["w"] @ g + 1.0, vectorized=True)
     at = {"w": torch.zeros(DIM, dtype=torch.float64)}
@@ -62,7 +62,7 @@ def _linear(samples: int) -> Iterator[str]:
         for seed in range(DRAWS):
             try:
                 one = estimator(f, at, {}, torch.Generator().manual_seed(seed))
-            except ValueError:  # needs the network itself
+            except ValueError:  # this estimator needs a network
                 break
             if "cosine_expected" not in one.info:
                 break
@@ -82,17 +82,17 @@ def _pair(measured: Tensor, law: float) -> str:
 
 
 def rosenbrock(a: float = MINIMUM, b: float = STEEP) -> Objective:
-    """(a - x)^2 + b (y - x^2)^2 of w = (x, y)."""
+    """Return the objective (a - x)^2 + b (y - x^2)^2 of w = (x, y)."""
     return from_function(
         lambda p: (a - p["w"][0]) ** 2 + b * (p["w"][1] - p["w"][0] ** 2) ** 2, vectorized=True
     )
 
 
 def rest(estimator: Estimator, seed: int = 0, steps: int = 40) -> Tensor:
-    """Where an estimator's gradient of Rosenbrock's function is 0 under one seed, by Newton.
+    """Return the point where an estimator's gradient of Rosenbrock's function is 0 under one seed.
 
-    One seed makes the estimate a smooth function of the point, so that Newton converges to machine
-    precision; that another seed comes to rest elsewhere is the estimator's own error.
+    Under one seed the estimate is a smooth function of the point, so Newton's method converges to
+    machine precision. The spread of these points over seeds is the estimator's error.
     """
     f, w = rosenbrock(), torch.tensor([0.8, 0.6], dtype=torch.float64)
 
@@ -111,10 +111,10 @@ def rest(estimator: Estimator, seed: int = 0, steps: int = 40) -> Tensor:
 
 
 def _between(kurtosis: float, sigma: float) -> tuple[float, float]:
-    """Where independent entries of a kurtosis k rest: a/(1 + 2 b (k - 1) sigma^2), x^2 + sigma^2.
+    """Return the resting point of directions with independent entries of kurtosis k.
 
-    Their kernel along x has variance sigma^2 k/3 and adds 4 b k sigma^2 x to df/dx; the other
-    entries add -2 b sigma^2 to df/dy.
+    It is x = a/(1 + 2 b (k - 1) sigma^2), y = x^2 + sigma^2. The kernel along x has variance
+    sigma^2 k/3 and adds 4 b k sigma^2 x to df/dx; the other entries add -2 b sigma^2 to df/dy.
     """
     x = MINIMUM / (1 + 2 * STEEP * (kurtosis - 1) * sigma**2)
     return x, x**2 + sigma**2

@@ -17,7 +17,7 @@ ROWS = 256
 
 
 def _against_loop(name: str, channels: tuple[int, ...], epsilon: float) -> dict[str, Any]:
-    """conv2's 36,864 weights; what is behind it follows from how many stages there are."""
+    """Time the differences of conv2's 36,864 weights in a network of so many stages."""
     model = CNN(
         quantizer=Slots(Identity(), Sign()), channels=channels, pool="none", norm="none",
         head="average",

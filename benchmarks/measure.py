@@ -1,4 +1,4 @@
-"""How two pieces of code are compared: alternating, in one process, in thread CPU time."""
+"""Comparison of two pieces of code: run in turn, in one process, by CPU time of the thread."""
 
 import statistics
 import time
@@ -17,10 +17,10 @@ def ratio(
     settings: dict[str, Any],
     clock: Callable[[], float] = time.thread_time,
 ) -> dict[str, Any]:
-    """Times ``naive`` over ``ours``, pair by pair after a warm-up; the median and the spread.
+    """Return the ratio of the time of ``naive`` to that of ``ours``: median and spread over pairs.
 
-    scale: naive's time is multiplied by it, where it ran only a part of the work; settings then
-    say which part.
+    The pairs run after a warm-up. The time of ``naive`` is multiplied by ``scale`` if it ran only a
+    part of the work; ``settings`` then say which part.
     """
 
     def timed(act: Callable[[], object]) -> float:
@@ -47,7 +47,7 @@ def ratio(
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
-    """The results as aligned text."""
+    """Return the results as aligned text."""
     lines = [f"{'name':<26}{'ratio':>9}  {'spread':<19}{'naive s':>10}{'ours s':>10}  against"]
     for r in rows:
         low, high = r["spread"]

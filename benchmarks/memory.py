@@ -1,4 +1,4 @@
-"""Peak memory above the data, `python -m benchmarks.memory`: it follows the budget, not the work.
+"""Command `python -m benchmarks.memory`: peak memory above the data follows `memory`, not the work.
 
 Each case runs in a process of its own; Linux only (the peak is read from /proc and reset there).
 """
@@ -37,21 +37,21 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class White:
-    """``rows`` images of CIFAR's shape, of independent normal pixels and random classes."""
+    """A dataset of images of CIFAR's shape with independent normal pixels and random classes."""
 
     rows: int = 20_000
     shape: tuple[int, ...] = (3, 32, 32)
     classes: int = 10
 
     def load(self, generator: torch.Generator) -> Splits:
-        """Both splits; the test rows are the first hundred."""
+        """Return both splits; the test rows are the first hundred."""
         images = torch.randn(self.rows, *self.shape, generator=generator, dtype=torch.float64)
         train = Batch(images, torch.randint(10, (self.rows,), generator=generator))
         return Splits(train, train.part(0, 100))
 
 
 def _images(model: Model, estimator: Estimator) -> Callable[[], object]:
-    """Two steps of full-batch descent on 20,000 images, with the scores of every step."""
+    """Run two steps of full-batch descent on 20,000 images, with the scores of every step."""
     task = Task(model=model, dataset=White(), criterion="mse", numerics=Numerics(dtype="float32"))
     problem = prepare(task, 0)
     sgd = partial(torch.optim.SGD, lr=0.01)
@@ -102,7 +102,7 @@ def _peak() -> int:
 
 
 def main() -> None:
-    """Run every case, or the one whose name is given."""
+    """Run every case, or the one that is named."""
     if len(sys.argv) < 2:
         print(f"{'case':<38}{'peak above data':>16}{'seconds':>10}   (budget 128 MiB unless said)")
         for name in CASES:
@@ -111,8 +111,8 @@ def main() -> None:
     name = sys.argv[1]
     torch.set_num_threads(1)
     act = CASES[name]()
-    torch.randn(256, 256) @ torch.randn(256, 256)  # the libraries' own buffers
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    torch.randn(256, 256) @ torch.randn(256, 256)  # allocates the buffers of the libraries
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is measured from here
     before, began = _peak(), time.perf_counter()
     act()
     spent = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""One antithetic NES gradient, ours against the libraries', each with its own best batching."""
+"""One antithetic NES gradient by sa and by other libraries, each with its fastest batching."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ def _ours() -> tuple[Any, Any, Params]:
 
 
 def _best(acts: dict[str, Any]) -> tuple[str, Any]:
-    """The fastest of several ways to ask a library for the same, after a warm-up."""
+    """Return the fastest of several ways to call a library for the same result, after a warm-up."""
     spent = {}
     for name, act in acts.items():
         act()
@@ -47,7 +47,7 @@ def _compare(name: str, peer: str, acts: dict[str, Any], ours: Any) -> dict[str,
 
 
 def nes_vs_evotorch() -> dict[str, Any]:
-    """PGPE with a fixed spread is antithetic NES; the loss through torch.func.vmap, as they say."""
+    """Time PGPE with a fixed spread, which is antithetic NES; its loss uses torch.func.vmap."""
     import evotorch
     from evotorch.algorithms import PGPE
 
@@ -78,7 +78,7 @@ def nes_vs_evotorch() -> dict[str, Any]:
 
 
 def nes_vs_evosax() -> dict[str, Any]:
-    """Open_ES with a fixed spread, its step compiled whole; data are arguments, not constants."""
+    """Time Open_ES with a fixed spread and a compiled step; data are arguments, not constants."""
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     import jax
     import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Evals of networks of any making, read and by brute force: `python -m benchmarks.reading`."""
+"""Command `python -m benchmarks.reading`: evals of exact differences for networks of any form."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ CLASSES = 3
 
 
 class Sign(nn.Module):
-    """A sign as a layer of a person's own."""
+    """A sign layer as a user may write it."""
 
     step = Step((0.0,), (-1.0, 1.0))
 
@@ -34,7 +34,7 @@ class Sign(nn.Module):
 
 
 class Ternary(nn.Module):
-    """Three levels as a layer of a person's own."""
+    """A layer of three levels as a user may write it."""
 
     step = Step((-0.5, 0.5), (-1.0, 0.0, 1.0))
 
@@ -44,7 +44,7 @@ class Ternary(nn.Module):
 
 
 class Functional(nn.Module):
-    """Three layers with a forward of its own."""
+    """Three layers with their own forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Functional(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Convolution, norm, sign, convolution, sign, mean, fully connected."""
+    """A network: convolution, norm, sign, convolution, sign, mean, fully connected."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class ResidualConvolutions(nn.Module):
 
 
 class ResidualMLP(nn.Module):
-    """Two sums and a product."""
+    """A network with two sums and a product."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Attending(nn.Module):
 
 
 def steps() -> nn.Module:
-    """A Sequential with Hardtanh, Dropout and steps of its own."""
+    """Return a Sequential with Hardtanh, Dropout and user-written steps."""
     return nn.Sequential(
         nn.Linear(8, 10), nn.Hardtanh(), Sign(), nn.Dropout(), nn.Linear(10, 5), Ternary(),
         nn.Linear(5, 3),
@@ -142,14 +142,14 @@ def steps() -> nn.Module:
 
 
 def four_bits() -> nn.Module:
-    """A Sequential whose middle layer has 4-bit weights by a rule."""
+    """Return a Sequential whose middle layer is given 4-bit weights by a rule."""
     net = nn.Sequential(nn.Linear(8, 10), Sign(), nn.Linear(10, 5), Sign(), nn.Linear(5, 3))
     return apply_quantizers(net.double(), [Rule("2", weight=Uniform(bits=4))])
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, the shape of a row, how many rows, the criterion; whether vmap can run it."""
+    """A network, the shape of a row, the number of rows, the criterion, whether vmap can run it."""
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...] = (8,)
@@ -177,7 +177,7 @@ def measure(case: Case) -> tuple[int, float, float, float, str]:
     network = case.build().double().eval()
     g = stream(0, "reading")
     for m in network.modules():
-        if isinstance(m, nn.BatchNorm2d):  # that have seen something
+        if isinstance(m, nn.BatchNorm2d):  # statistics as after training
             nn.init.normal_(m.running_mean, std=0.5, generator=g)  # type: ignore[arg-type]
     x = torch.randn(case.rows, *case.shape, generator=g, dtype=torch.float64)
     targets = torch.randint(0, CLASSES, (case.rows,), generator=g)

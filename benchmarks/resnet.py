@@ -22,7 +22,7 @@ Side = Literal[8, 16, 32]
 
 
 def _network(layer: int, side: Side, binary: bool = False) -> Problem:
-    """Width 8, from its random start, with the statistics of the training rows."""
+    """Return the problem of width 8 at its random start, with statistics of the training rows."""
     slots = Slots(Xnor() if binary else Identity(), Sign())
     model = XnorResnet18(quantizer=slots, shape=(1, side, side))
     task = Task(
@@ -38,7 +38,7 @@ def _network(layer: int, side: Side, binary: bool = False) -> Problem:
 
 
 def _difference(f: Objective, p: Problem, epsilon: float, at: int) -> float:
-    """Brute force: two forwards, in blocks of rows that fit the memory, for one coordinate."""
+    """Compute one coordinate by brute force: two forwards in blocks of rows that fit in memory."""
     ((name, w),) = p.params.items()
     ends = []
     for sign in (1, -1):
@@ -49,7 +49,7 @@ def _difference(f: Objective, p: Problem, epsilon: float, at: int) -> float:
 
 
 def _apart(f: Objective, p: Problem, epsilon: float, count: int) -> float:
-    """The largest difference to brute force, at ``count`` spread coordinates, over the largest."""
+    """Return the largest error at ``count`` coordinates, relative to the largest entry."""
     (grad,) = f.differences(p.params, [epsilon], "fast").grads[0].values()
     some = torch.linspace(0, grad.numel() - 1, count).long().tolist()
     off = [abs(_difference(f, p, epsilon, i) - float(grad.flatten()[i])) for i in some]

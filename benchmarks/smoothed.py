@@ -1,4 +1,4 @@
-"""local_nes against antithetic NES: time to equal error for the same smoothed gradient."""
+"""Time of local_nes and of antithetic NES to equal error, for the same smoothed gradient."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ Form = Literal["generic", "exact_tail"]
 
 
 def _equal_error(name: str, dim: int, rows: int, sigma: float, form: Form) -> dict[str, Any]:
-    """(time x squared error) of NES over that of local_nes: both are unbiased, errors ~ 1/time."""
+    """Return NES's (time x squared error) over local_nes's; both are unbiased, errors ~ 1/time."""
     p = problem(dim, rows)
     f = p.objective(p.batch(0))
     many = LocalNES(sigma=sigma, samples=32)

@@ -1,4 +1,4 @@
-"""Many parameter points at once: the fraction of the machine's matrix-product rate, and loops."""
+"""Losses at many parameter points at once, against the speed of matrix products and a loop."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def _float32(dim: int, rows: int) -> tuple[Any, Params, Params]:
 
 
 def _fraction(name: str, dim: int, rows: int) -> dict[str, Any]:
-    """Products needed by POINTS forwards, at the rate of 2048 x 2048 ones, over our time."""
+    """Return the time of POINTS forwards at the speed of 2048 x 2048 products, over our time."""
     f, point, stack = _float32(dim, rows)
     a = torch.randn(2048, 2048)
     work = POINTS * rows * 2 * sum(w.numel() for w in point.values())
@@ -49,7 +49,7 @@ def nes_gemm_fraction_d64() -> dict[str, Any]:
 
 @torch.no_grad()
 def lr_grid() -> dict[str, Any]:
-    """Fifty learning rates along one direction against a loop over them."""
+    """Time the losses at fifty learning rates along one direction against a loop over them."""
     p = problem(32)
     f = p.objective(p.batch(0))
     w = flatten(p.params)

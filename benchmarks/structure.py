@@ -1,4 +1,4 @@
-"""The structure of sa/ in figures: imports, circles, sizes; `python -m benchmarks.structure`."""
+"""Command `python -m benchmarks.structure`: prints imports, import circles and sizes of sa/."""
 
 import ast
 from collections.abc import Iterator

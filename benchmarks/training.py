@@ -1,4 +1,4 @@
-"""Full-batch steps with their scores: this package's loop and the usual one."""
+"""Time of full-batch steps with their scores, in the training loop of sa and in the usual one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ STEPS, LR = 10, 0.01
 
 @dataclass
 class _Images:
-    """Rows of the shape of CIFAR-10's, and a test split of its size."""
+    """Return rows of the shape of CIFAR-10's, and a test split of its size."""
 
     rows: int
     shape: tuple[int, ...] = (3, 32, 32)
@@ -38,7 +38,7 @@ class _Images:
 
 
 def _usual(p: Problem) -> None:
-    """Loaders; a pass for the gradient, then one over each split for the scores, every step."""
+    """Run the usual loop: every step has a pass for the gradient and one a split for the scores."""
     network = p.network
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
     loaders = [DataLoader(TensorDataset(*b), batch_size=1000) for b in p.data]

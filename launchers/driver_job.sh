@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The driver itself as a job of one CPU, for sweeps that outlive a login session:
+# Runs the driver, which submits and follows a sweep, as a job of one CPU, so that it outlives your login session:
 #   sbatch launchers/driver_job.sh experiment=descent_dims
-# Its children get resources of their own: what SLURM tells this job is not passed on.
+# The jobs that it submits get their own resources; SLURM's variables of this job are not passed on.
 #SBATCH --job-name=sa-driver
 #SBATCH --cpus-per-task=1
 #SBATCH --mem=2G

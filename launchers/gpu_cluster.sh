@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A GPU cluster with SLURM: one GPU a job, several points a job, so that imports and the device are paid for once.
+# A GPU cluster with SLURM. A job has one GPU and runs several points, so that it imports and opens the device once.
 #   PARTITION=gpu QOS=normal launchers/gpu_cluster.sh experiment=digits_ste seed=0,1,2,3
 #   GPUS=1 MINUTES=240 POINTS=8 launchers/gpu_cluster.sh ...
 set -euo pipefail

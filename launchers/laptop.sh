@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A laptop or workstation: every study, one after another, here. Repeating it does only what is missing.
-#   launchers/laptop.sh                     all studies of conf/experiment; one that fails does not stop the others
+# A laptop or workstation: runs the studies here, one after another. Repeating the command runs only missing points.
+#   launchers/laptop.sh                     all studies of conf/experiment; a failed one does not stop the others
 #   launchers/laptop.sh descent_dims        some of them
-#   SA_ROOT=/big/disk launchers/laptop.sh   results elsewhere
+#   SA_ROOT=/big/disk launchers/laptop.sh   results in another folder
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make setup

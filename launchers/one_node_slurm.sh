@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A private one-node SLURM, whole in one folder: to try the cluster path on a laptop, and for the tests.
-#   launchers/one_node_slurm.sh up DIR       start it, wait until its node is idle, say what to source
-#   launchers/one_node_slurm.sh status DIR   what runs; exit code 3 when it is not up
+# A private SLURM with one node, kept in one folder: to try sweeps on a cluster from a laptop, and for the tests.
+#   launchers/one_node_slurm.sh up DIR       start it, wait until its node is idle, print what to source
+#   launchers/one_node_slurm.sh status DIR   print what runs; exit code 3 if SLURM is not up
 #   launchers/one_node_slurm.sh down DIR     cancel its jobs, stop its daemons, leave no process (the logs stay)
-# Works as root or as a plain user (whose own jobs alone it then runs), needs no accounting database, listens on this
-# machine only, and touches nothing outside DIR. Repeating a command is harmless.
-# Settings, read by an `up` that finds nothing running:
-#   ONE_NODE_CPUS=16        CPUs the node claims to have (default: those it has; more oversubscribes them)
+# It works as root, or as a plain user for the jobs of that user. It needs no accounting database, listens on this
+# machine only, and writes nothing outside DIR. Repeating a command does no harm.
+# Environment variables, read when `up` starts SLURM:
+#   ONE_NODE_CPUS=16        CPUs that the node claims to have (default: all; more than that oversubscribes them)
 #   ONE_NODE_MAX_ARRAY=1001 MaxArraySize: array indices stay below it
 #   ONE_NODE_PREEMPT=REQUEUE  what a job in `urgent` does to those of `main`: REQUEUE or CANCEL
 #   ONE_NODE_GRACE=10       seconds a preempted job's steps (srun) go on after their SIGTERM; one that ends by itself in that
@@ -23,31 +23,31 @@ conf=$dir/slurm.conf
 [[ $dir =~ ^/[A-Za-z0-9._/+@-]+$ ]] || die "SLURM takes no space or sign such as % or # in a path: $dir"
 (( ${#dir} + ${#host} <= 75 )) || die "the path is too long for a socket (75 characters with the host's name): $dir"
 [[ ${SLURM_CONF-} != "$conf" || -z ${SLURM_JOB_ID-} || $verb != down ]] || die "this shell is job $SLURM_JOB_ID of that very SLURM: leave it first"
-# An enclosing cluster's variables (sbatch defaults, the job we may sit in) mean nothing to ours.
+# Variables of an enclosing cluster (sbatch defaults, the job we may run in) do not apply to ours.
 mapfile -t inherited < <(compgen -e | grep -E '^(SLURM|SLURMD|SBATCH|SALLOC|SQUEUE|SINFO|SCANCEL|PMI)[0-9X]*_' || true)
 (( ! ${#inherited[@]} )) || unset "${inherited[@]}"
 export PATH=$PATH:/usr/sbin:/sbin SLURM_CONF=$conf
 
-pid_of() {  # daemon -> its pid, if the process of that number is still that daemon of this folder
+pid_of() {  # daemon -> its pid, if that process is still that daemon of this folder
   local pid
   pid=$(cat "$dir/run/$1.pid" 2>/dev/null) && grep -qsF -- "$dir/" "/proc/$pid/cmdline" && echo "$pid"
 }
-ours() {  # pids of the daemons, their slurmstepds and their jobs, found by the environment they were given
+ours() {  # pids of the daemons, their slurmstepds and their jobs, found by their environment
   { grep -lzsxF -- "ONE_NODE_SLURM=$dir" /proc/[0-9]*/environ || true
     { grep -lzsxF -- "SLURM_CONF=$conf" /proc/[0-9]*/environ || true; } | xargs -r grep -lzs '^SLURMD_NODENAME=' || true
   } | cut -d/ -f3 | sort -u
 }
 is_up() { local d; for d in "${daemons[@]}"; do pid_of "$d" >/dev/null || return 1; done; }
-within() {  # seconds command...: try until it succeeds, at most so long
+within() {  # seconds command...: repeat the command until it succeeds, at most so long
   local end=$((SECONDS + $1)); shift
   until "$@"; do (( SECONDS < end )) || return 1; sleep 0.1; done
 }
-free_port() {  # below the ports that the kernel hands to clients
+free_port() {  # below the ports that the kernel gives to clients
   local port
   while port=$((20000 + RANDOM % 12000)); (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
   echo "$port"
 }
-node_idle() { [[ $(timeout 5 sinfo -h -p main -o %T 2>/dev/null) =~ ^(idle|mixed|allocated)[-+]?$ ]]; }  # a suffix * would say: no answer
+node_idle() { [[ $(timeout 5 sinfo -h -p main -o %T 2>/dev/null) =~ ^(idle|mixed|allocated)[-+]?$ ]]; }  # a suffix * means: no answer
 queue_empty() { [[ -z $(timeout 5 squeue -h -o %A 2>/dev/null || echo "no answer") ]]; }
 none_left() { [[ -z $(ours) ]]; }
 
@@ -86,7 +86,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 DefMemPerCPU=$((memory / cpus))
-EnforcePartLimits=ALL  # what can never run is refused at once
+EnforcePartLimits=ALL  # a job that can never run is refused at once
 MaxArraySize=${ONE_NODE_MAX_ARRAY:-1001}
 MinJobAge=86400
 OverTimeLimit=0
@@ -107,7 +107,7 @@ export SLURM_CONF="$conf"
 ENV
 }
 
-start() {  # daemon arguments...; with none of the caller's files open, or its pipes would never close
+start() {  # daemon arguments...; closes the caller's files first, or its pipes would stay open
   local name=$1
   if pid_of "$name" >/dev/null; then return; fi
   ( for fd in /proc/self/fd/*; do fd=${fd##*/}; (( fd <= 2 )) || eval "exec $fd>&-"; done
@@ -128,7 +128,7 @@ up() {
   chmod 755 "$dir/run" && chmod 700 "$dir"/{state,spool}
   [[ -s $dir/munge.key ]] || (umask 077 && head -c 1024 /dev/urandom >"$dir/munge.key")
   none_left && configure
-  # --force: munge would rather have every user of the machine reach its socket.
+  # --force: munge refuses a socket that not every user of the machine can reach.
   start munged --force --key-file "$dir/munge.key" --socket "$dir/run/munge.socket" --pid-file "$dir/run/munged.pid" \
     --log-file "$dir/log/munged.log" --seed-file "$dir/run/munge.seed"
   start slurmctld -f "$conf"

@@ -1,1 +1,1 @@
-"""Hydra finds its plugins here; what they do is in `sa.launch.driver` and `sa.launch`."""
+"""The plugins that Hydra finds; `sa.launch.driver` and `sa.launch` do their work."""

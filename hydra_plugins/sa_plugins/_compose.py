@@ -1,4 +1,4 @@
-"""Composes the configuration of every point of a plan, as Hydra would of its words alone."""
+"""Composition of every point of a plan: the same configurations as Hydra's, one by one."""
 
 import copy
 from collections import Counter
@@ -119,7 +119,7 @@ class Composer:
         """Return the words of a point that set something it has."""
         if all(self._sets(w) and _has(base, self._key(w)) for w in words):
             return words
-        config, found = copy.deepcopy(base), []  # a word may make what the next one sets
+        config, found = copy.deepcopy(base), []  # a word may create a key that the next one sets
         for word in words:
             if word in own or not self._sets(word) or _has(config, self._key(word)):
                 self._set(config, [word])

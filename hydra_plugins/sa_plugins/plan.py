@@ -42,7 +42,7 @@ class Plan(Sweeper):
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
-        # Nobody chose a launcher. (A default in conf/config.yaml would beat that of an experiment.)
+        # No launcher was chosen. (A default in conf/config.yaml would override an experiment's.)
         unchosen = type(launcher) is basic_launcher.BasicLauncher
         self.launcher = Inline() if unchosen else launcher
 
@@ -54,7 +54,7 @@ class Plan(Sweeper):
         from sa.record import telling
 
         typed = self.command_line.typed
-        sys.argv[1:] = typed  # for the record
+        sys.argv[1:] = typed  # the command that the sweep records
         if self.params:
             raise UsageError(
                 "hydra.sweeper.params: the sweeper of sa has no such setting; type "
