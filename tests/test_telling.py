@@ -261,7 +261,8 @@ def test_a_progress_bar_that_raises_does_not_end_a_sweep(monkeypatch, capsys):
 def test_a_wandb_mirror_that_fails_is_reported_in_the_records(tmp_path, error, capsys):
     mirror = wandb.Mirror(raising(error))
     mirror.log({"step": 0})
-    assert not mirror.finish({}) or mirror._run is None
+    mirror.finish({})
+    assert mirror._begin is None
     for seed in (0, 1):  # it stays off for later runs of the process, whose records say so too
         telling.LOST.clear()
         opened = wandb.Wandb().open("x", tmp_path, {}, {}, group="", job_type="", name="", tags=[])
@@ -270,6 +271,7 @@ def test_a_wandb_mirror_that_fails_is_reported_in_the_records(tmp_path, error, c
             kept.finish({})
         told = record.load_status(kept.folder)["untold"]
         assert told["W&B mirror"].startswith(type(error).__name__)
+    assert capsys.readouterr().err.count("the W&B mirror broke") == 1
 
 
 def test_an_inherited_wandb_service_is_not_used(tmp_path, monkeypatch):
