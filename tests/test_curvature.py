@@ -56,7 +56,7 @@ def known(values, seed=0):
 
 
 @pytest.mark.parametrize("criterion", ["mse", "ce"])
-def test_products_are_those_of_the_dense_hessian(criterion):
+def test_hessian_products_equal_those_of_the_dense_hessian(criterion):
     f, params = network(criterion=criterion)
     f = alone(f)
     h = hessian(f, params)
@@ -69,7 +69,7 @@ def test_products_are_those_of_the_dense_hessian(criterion):
 
 
 @pytest.mark.parametrize("model", [None, ConvNet(shape=(1, 8, 8), channels=(4, 4))])
-def test_kept_and_rebuilt_graphs_agree_whatever_the_memory(model):
+def test_products_with_stored_and_rebuilt_graphs_agree(model):
     got, engines = [], []
     for share in (2.0, 0.6, 0.1):  # of what all rows' graph is counted as
         f, params = network(model, dtype="float32")
@@ -84,7 +84,7 @@ def test_kept_and_rebuilt_graphs_agree_whatever_the_memory(model):
         assert float((other - got[0]).norm() / got[0].norm()) <= 1e-6
 
 
-def test_hvp_keeps_its_graph_for_a_point_and_follows_one_that_moves(quadratic):
+def test_hvp_keeps_its_graph_at_one_point_and_rebuilds_it_at_another(quadratic):
     f = from_function(lambda p: quadratic(p) + p["v"].pow(4).sum())
     point = {k: v.clone() for k, v in quadratic.point.items()}
     v = {k: torch.ones_like(p) for k, p in point.items()}
@@ -104,7 +104,7 @@ def test_a_linear_loss_has_no_curvature():
     assert not f.hvp({"w": torch.ones(3)}, {"w": torch.ones(3)})["w"].any()
 
 
-def test_of_the_first_rows_of_all_the_data_whatever_the_minibatch():
+def test_rows_selects_the_first_rows_of_all_data_and_not_of_the_minibatch():
     f, params = network(rows=20)
     v = torch.randn(1, size(params), generator=stream(0, "v"), dtype=torch.float64)
     all_rows, some = f.curvature(params).product(v), f.curvature(params, rows=50).product(v)
@@ -114,7 +114,7 @@ def test_of_the_first_rows_of_all_the_data_whatever_the_minibatch():
     assert not torch.allclose(all_rows, some)
 
 
-def test_what_products_cost():
+def test_products_and_evals_are_counted():
     for memory, built in ((1 << 30, 1), (1, 2)):
         f, params = network()
         f = alone(f)
@@ -138,7 +138,7 @@ def test_what_products_cost():
         [0.0] * 12,
     ],
 )
-def test_top_of_a_known_spectrum(values, width):
+def test_top_finds_the_largest_eigenvalues_of_a_known_spectrum(values, width):
     f, at, lam, q = known(values)
     c, draw = f.curvature(at), stream(0, "start")
     if width:
@@ -154,13 +154,13 @@ def test_top_of_a_known_spectrum(values, width):
         torch.testing.assert_close(mine.T @ mine, truth @ truth.T, rtol=0, atol=1e-6)
 
 
-def test_more_pairs_than_there_are():
+def test_more_eigenpairs_than_parameters_are_refused():
     f, at, _, _ = known([1.0, 2.0])
     with pytest.raises(ValueError, match="there are 2 eigenpairs, 3 were asked for"):
         f.curvature(at).top(3, stream(0, "start"))
 
 
-def test_top_agrees_with_eigsh_and_is_the_same_each_time():
+def test_top_agrees_with_scipy_eigsh_and_is_repeatable():
     f, params = network(ConvNet(shape=(1, 8, 8), channels=(4, 4)))
     c = alone(f).curvature(params)
     got = c.top(10, stream(0, "start"), tol=1e-6)
@@ -192,7 +192,7 @@ def last_layer(f, params):
     return few.repeat_interleave(classes).flip(0)
 
 
-def test_the_last_layer_has_every_eigenvalue_once_for_each_class():
+def test_top_finds_each_eigenvalue_of_the_last_layer_once_for_each_class():
     f, params = network()
     f = alone(f)
     names = ["head.weight", "head.bias"]
@@ -216,7 +216,7 @@ def test_the_last_layer_has_every_eigenvalue_once_for_each_class():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_the_whole_network_has_its_copies_too(dtype):
+def test_top_finds_all_ten_copies_of_the_eigenvalues_of_a_linear_classifier(dtype):
     """A linear classifier under MSE is its last layer: every eigenvalue is there ten times."""
     f, params = network(FC((1, 8, 8), (), 10), dtype=dtype)
     truth = torch.linalg.eigvalsh(hessian_of(alone(f), params, params)).flip(0)
@@ -225,7 +225,7 @@ def test_the_whole_network_has_its_copies_too(dtype):
         torch.testing.assert_close(got.values, truth[:11].double(), rtol=1e-4, atol=0)
 
 
-def test_copies_are_looked_for_anew_only_where_two_vectors_saw_one():
+def test_the_search_for_copies_costs_at_most_two_products_when_there_are_none():
     f, at, _, _ = known([9.0, 7, 5, 3] + [0.1 * i for i in range(20)])
     c, pair = f.curvature(at), torch.randn(2, 24, generator=stream(0, "start")).double()
     c.top(3, stream(0, "start"))
@@ -241,7 +241,7 @@ def hessian_of(f, params, part):
     return torch.autograd.functional.hessian(loss, flatten(part))
 
 
-def test_blocks_are_diagonal_blocks_of_the_whole():
+def test_the_hessian_of_a_block_is_a_diagonal_block_of_the_whole():
     f, params = network()
     f = alone(f)
     h, at = hessian(f, params), 0
@@ -254,7 +254,7 @@ def test_blocks_are_diagonal_blocks_of_the_whole():
         at += d
 
 
-def test_following_a_space_that_moves():
+def test_follow_tracks_an_eigenspace_after_a_step():
     f, params = network(FC(shape=(1, 8, 8), hidden=(6,), outputs=10))
     f = alone(f)
     old = f.curvature(params).top(8, stream(0, "start"), tol=1e-6, spare=4)
@@ -276,7 +276,7 @@ def test_following_a_space_that_moves():
     torch.testing.assert_close(two.values[:gap], truth.values[:gap], rtol=1e-3, atol=0)
 
 
-def test_following_keeps_to_the_largest_algebraic():
+def test_follow_finds_the_largest_and_not_the_most_negative_eigenvalues():
     for below in ([-50.0], [-10.0, -9, -8]):
         lam = torch.tensor([5.0, 4, 3, 2, 1] + [0.1] * 15 + below, dtype=torch.float64)
         start = torch.randn(4, len(lam), generator=stream(0, "start"), dtype=torch.float64)
@@ -284,7 +284,7 @@ def test_following_keeps_to_the_largest_algebraic():
         torch.testing.assert_close(got.values[:3], lam[:3], rtol=1e-3, atol=0)
 
 
-def test_following_a_map_of_low_rank_keeps_its_columns():
+def test_follow_keeps_the_number_of_vectors_for_a_matrix_of_low_rank():
     f, at, lam, q = known([4.0, 2.0] + [0.0] * 10)
     got = f.curvature(at).follow(torch.eye(12, dtype=torch.float64)[:5], rounds=3)
     eye = torch.eye(5, dtype=torch.float64)
@@ -292,7 +292,7 @@ def test_following_a_map_of_low_rank_keeps_its_columns():
     torch.testing.assert_close(got.values[:2], lam[:2])
 
 
-def test_trace_is_unbiased_with_its_error_and_exact_for_a_diagonal():
+def test_trace_is_unbiased_with_its_standard_error_and_exact_for_a_diagonal():
     f, at, lam, _ = known([9.0, 7, 5] + [0.5] * 17)
     mean, error = f.curvature(at).trace(400, stream(0, "draws"))
     assert abs(mean - float(lam.sum())) <= 4 * error and 0 < error < 1
@@ -313,7 +313,7 @@ def test_density_has_the_moments_of_the_spectrum():
         assert float(mine) == pytest.approx(float(truth), rel=0.1)
 
 
-def test_a_quantized_network_is_refused_with_the_alternatives():
+def test_a_quantized_network_is_refused_and_alternatives_are_named():
     slots = Slots(Identity(), Sign())
     f, params = network(MLP(quantizer=slots, shape=(1, 8, 8), hidden=(4,), outputs=10))
     with pytest.raises(ValueError, match="no loss' Hessian.*spectral_ste.*cdg.*smooth.*=fp"):
@@ -322,7 +322,7 @@ def test_a_quantized_network_is_refused_with_the_alternatives():
         f.hvp(params, params)
 
 
-def test_differences_of_a_gradient_are_the_hessian_where_there_is_one():
+def test_differences_of_gradients_equal_hessian_products_of_a_smooth_network():
     f, params = network()
     f = alone(f)
     c = f.curvature(params, gradient=lambda at: (f.value_and_grad(at)[1], 3.0), epsilon=1e-5)
@@ -335,7 +335,7 @@ def test_differences_of_a_gradient_are_the_hessian_where_there_is_one():
     assert float(got.values[0]) == pytest.approx(float(last_layer(f, params)[0]), rel=1e-3)
 
 
-def test_differences_of_a_block_at_0():
+def test_differences_of_a_block_at_0_take_their_step_from_the_whole_point():
     f = from_function(lambda p: (p["w"] - 1).square().sum() + 3 * p["b"].square().sum())
     w = torch.tensor([3.0, 4.0], dtype=torch.float64)
     for at in ({"w": w, "b": 0 * w}, {"w": 0 * w, "b": 0 * w}):
@@ -351,7 +351,7 @@ def test_differences_of_a_block_at_0():
         torch.testing.assert_close(ends[0]["b"], torch.tensor([e, 0], dtype=torch.float64))
 
 
-def test_grouping_by_module_joins_norms_to_the_layer_before():
+def test_grouping_by_module_joins_each_norm_to_the_layer_before_it():
     p = component("model", "resnet32").build(stream(0, "init"))
     params = dict(p.named_parameters())
     sizes = [size({k: params[k] for k in names}) for names in grouped(params, "module").values()]
@@ -362,7 +362,7 @@ def test_grouping_by_module_joins_norms_to_the_layer_before():
     assert sizes == [614_600, 40_200, 2_010]
 
 
-def test_grouping_by_patterns_covers_all_or_says_what_not():
+def test_grouping_by_patterns_refuses_parameters_that_no_pattern_covers():
     params = {"a.weight": torch.ones(2, 2), "b.weight": torch.ones(2)}
     assert grouped(params, {"x": ("b.*",), "rest": ("*",)}) == {
         "rest": ["a.weight"],
@@ -376,7 +376,7 @@ def test_grouping_by_patterns_covers_all_or_says_what_not():
         grouped(params, {"x": ("*",), "y": ("a.*",)})
 
 
-def test_curvlinops_agrees():
+def test_hessian_products_agree_with_curvlinops():
     import curvlinops
 
     f, params = network()

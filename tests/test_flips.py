@@ -42,13 +42,13 @@ def worst(fast, brute, eps):
 
 @pytest.mark.parametrize("out", [1, 5])
 @pytest.mark.parametrize("hidden", [1, 2, 3, 5])
-def test_t8_every_layer_and_eps_at_once(hidden, out):
+def test_t8_fast_differences_equal_brute_force_in_every_layer_for_several_epsilons(hidden, out):
     model = ToyMLP(quantizer=FWBA, dim=5, hidden=hidden, out=out)
     p = prepare(Task(model=model, dataset=Gaussian(dim=5, n=200)), hidden)
     assert worst(*both(p, EPS), EPS) < 1e-12
 
 
-def test_t8_biases_and_cross_entropy_on_digits():
+def test_t8_fast_differences_of_biases_and_cross_entropy_equal_brute_force():
     p = prepare(Task(model=MLP(quantizer=FWBA, hidden=(6, 5)), dataset=Digits()), 0)
     batch = p.batch(0).part(0, 60)
     p.params["fc1.bias"] += 0.1 * torch.randn(6, dtype=torch.float64)
@@ -56,14 +56,14 @@ def test_t8_biases_and_cross_entropy_on_digits():
     assert worst(*both(p, [0.05, 0.5], batch), [0.05, 0.5]) < 1e-12
 
 
-def test_t8_only_what_moves():
+def test_t8_only_moving_parameters_get_differences():
     model = ToyMLP(quantizer=FWBA, dim=4, hidden=3)
     p = prepare(Task(model=model, dataset=Gaussian(dim=4, n=100), moving=("fc2.*",)), 0)
     fast, brute = both(p, EPS)
     assert list(fast[0]) == ["fc2.weight"] and worst(fast, brute, EPS) < 1e-12
 
 
-def test_row_blocks_change_nothing():
+def test_splitting_rows_into_blocks_does_not_change_the_differences():
     model = ToyMLP(quantizer=FWBA, dim=4)
     whole, split = (
         prepare(studied(model=model, dataset=Gaussian(dim=4, n=300), memory=m), 0)
@@ -86,7 +86,9 @@ CNNS = [
 
 @pytest.mark.parametrize("criterion", ["mse", "ce"])
 @pytest.mark.parametrize(("pool", "norm", "head", "channels", "ways"), CNNS)
-def test_t8_convolutions(pool, norm, head, channels, ways, criterion):
+def test_t8_fast_differences_of_convolutions_equal_brute_force(
+    pool, norm, head, channels, ways, criterion
+):
     """Every path of a convolution, BatchNorm on running statistics with either sign of its gain."""
     model = CNN(quantizer=FWBA, channels=channels, pool=pool, norm=norm, head=head)
     p = prepare(studied(model=model, dataset=Digits(), criterion=criterion, batchnorm="running"), 0)
@@ -102,7 +104,7 @@ def test_t8_convolutions(pool, norm, head, channels, ways, criterion):
     assert list(fast.paths.values()) == ways
 
 
-def test_t8_a_norm_between_fully_connected_layers():
+def test_t8_fast_differences_with_batchnorm_between_layers_equal_brute_force():
     model = MLP(quantizer=FWBA, hidden=(6, 5), norm="batch")
     p = prepare(studied(model=model, dataset=Digits(), batchnorm="running"), 1)
     for m in p.forward.norms.values():
@@ -111,7 +113,7 @@ def test_t8_a_norm_between_fully_connected_layers():
     assert worst(*both(p, [0.05, 0.5], p.batch(0).part(0, 60)), [0.05, 0.5]) < 1e-12
 
 
-def test_maps_in_small_pieces_change_nothing():
+def test_splitting_feature_maps_does_not_change_the_differences():
     model = CNN(quantizer=FWBA, channels=(3, 4), pool="none", norm="none", head="average")
     whole, split = (
         prepare(studied(model=model, dataset=Digits(), memory=m), 0) for m in (1 << 26, 320_000)
@@ -121,7 +123,7 @@ def test_maps_in_small_pieces_change_nothing():
         torch.testing.assert_close(flatten(x), flatten(y), rtol=1e-12, atol=1e-13)
 
 
-def test_float32_agrees_by_norm():
+def test_differences_in_float32_agree_with_float64_to_a_thousandth_of_the_norm():
     model = ToyMLP(quantizer=FWBA, dim=8, hidden=2, out=8)
     p = prepare(Task(model=model, dataset=Gaussian(dim=8, n=500)), 0)
     s, batch = p.structure, p.batch(0)
@@ -183,7 +185,7 @@ def lattice(shape, generator, denominator=4):
 
 @pytest.mark.parametrize("criterion", [mse, ce])
 @pytest.mark.parametrize("step", list(STEPS))
-def test_t8_ties_are_exact_on_dyadic_data(step, criterion):
+def test_t8_differences_of_exact_ties_equal_brute_force_bit_for_bit(step, criterion):
     g = torch.Generator().manual_seed(5)
     names = ["a", "b", "c"]
     links = [Link(n, f"{n}.bias" if n == "b" else None, STEPS[step]) for n in names[:2]]
@@ -223,7 +225,7 @@ def test_t8_ties_are_exact_on_dyadic_data(step, criterion):
 
 @pytest.mark.parametrize("average", [True, False])
 @pytest.mark.parametrize("step", ["sign", "ternary", "2-bit"])
-def test_t8_ties_of_convolutions_are_exact_on_dyadic_data(step, average):
+def test_t8_differences_of_exact_ties_in_convolutions_equal_brute_force_bit_for_bit(step, average):
     g = torch.Generator().manual_seed(6)
     links = [Link("a", None, STEPS[step], 1, pool=2), Link("b", "b.bias", STEPS[step], 1)]
     links.append(Link("c", average=average))
@@ -253,13 +255,13 @@ def test_t8_ties_of_convolutions_are_exact_on_dyadic_data(step, average):
     assert sum(ties) > 10, ties
 
 
-def test_stepped_is_half_open():
+def test_a_step_takes_the_upper_level_on_its_threshold():
     z = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0])
     assert chain.stepped(z, STEPS["ternary"]).tolist() == [-1, 0, 0, 1, 1]
     assert chain.stepped(z, STEPS["sign"]).tolist() == [-1, -1, 1, 1, 1]
 
 
-def test_obstacles_name_the_layer():
+def test_the_reason_for_no_chain_names_the_layer():
     link = Link("fc1.weight")
     assert "fc1.weight" in chain.why_no_fast_differences([link, Link("head.weight")])
     assert chain.why_no_fast_differences([link]) is None
@@ -268,7 +270,7 @@ def test_obstacles_name_the_layer():
     assert "conv1.weight" in chain.why_no_fast_differences([conv])
 
 
-def test_evals_grow_with_eps_and_stay_below_brute_force():
+def test_evals_grow_with_epsilon_and_stay_below_brute_force():
     p = prepare(Task(model=ToyMLP(quantizer=FWBA, dim=8), dataset=Gaussian(dim=8, n=500)), 0)
     f = p.objective(p.batch(0))
     small, large = (f.differences(p.params, [e]).evals for e in (0.01, 1.0))

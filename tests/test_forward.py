@@ -37,7 +37,7 @@ def test_a_plan_fits_into_memory_and_never_splits_coupled_rows(memory):
 
 
 @pytest.mark.parametrize("memory", [1, 100, 1 << 20])
-def test_the_loss_of_rows_is_their_mean_whatever_the_memory(memory):
+def test_the_loss_is_the_mean_over_rows_for_any_memory(memory):
     forward = RowFunction(
         lambda p, b: (b.inputs @ p["w"] - b.targets).square(), numerics=Numerics(memory=memory)
     )
@@ -49,7 +49,7 @@ def test_the_loss_of_rows_is_their_mean_whatever_the_memory(memory):
     torch.testing.assert_close(grad["w"], -(index.square().mean()).view(1))  # 2 (w - 1) mean x^2
 
 
-def test_an_epoch_has_every_row_at_most_once_and_depends_on_seed_and_step_alone():
+def test_an_epoch_has_each_row_at_most_once_and_depends_on_seed_and_step_alone():
     for seed in (0, 1):
         batches = Batches(rows(10), 3, (seed,))
         first = [batches(step).targets for step in range(3)]

@@ -70,7 +70,7 @@ def test_gradient_noise_is_drawn_under_every_estimator_that_back_propagates(name
 
 
 @pytest.mark.parametrize("gradient", RANDOM, ids=repr)
-def test_replicates_draw_anew_and_two_backwards_from_one_state_share_the_draw(gradient):
+def test_each_call_draws_new_noise_and_the_same_generator_state_repeats_it(gradient):
     generator = stream(3)
     before = generator.get_state()
     first = estimate(STE(), gradient, generator=generator)
@@ -80,7 +80,7 @@ def test_replicates_draw_anew_and_two_backwards_from_one_state_share_the_draw(gr
     assert torch.equal(flatten(first.grad), flatten(again.grad))
 
 
-def test_without_random_gradients_nothing_is_drawn_of_the_generator():
+def test_without_random_gradient_quantizers_the_generator_is_not_used():
     for gradient in (None, Uniform(3), DorefaGradient(2, "nearest")):
         generator = stream(3)
         before = generator.get_state()
@@ -88,7 +88,7 @@ def test_without_random_gradients_nothing_is_drawn_of_the_generator():
         assert torch.equal(generator.get_state(), before)
 
 
-def test_splitting_the_rows_over_memory_changes_no_draw():
+def test_splitting_rows_into_chunks_does_not_change_the_gradient_noise():
     whole = flatten(estimate(STE()).grad)
     for memory in (2_000, 5_000):
         p = prepare(task(), 0)
@@ -101,7 +101,7 @@ def test_splitting_the_rows_over_memory_changes_no_draw():
         torch.testing.assert_close(flatten(got), whole, rtol=1e-12, atol=1e-15)
 
 
-def test_splitting_the_rows_over_processes_changes_no_draw():
+def test_splitting_rows_over_processes_does_not_change_the_gradient_noise():
     p = prepare(task(), 0)
     whole, batch = p.objective(p.batch(0)), p.batch(0)
     _, law = whole.value_and_grad(p.params, generator=stream(1))
@@ -131,7 +131,7 @@ def test_each_replica_quantizes_gradients_as_the_run_of_its_seed(gradient):
             torch.testing.assert_close(many[name][i], w, rtol=1e-9, atol=1e-12)
 
 
-def test_going_on_from_a_checkpoint_draws_the_same():
+def test_a_training_resumed_from_a_checkpoint_repeats_its_gradient_noise():
     p = prepare(task(TernGrad(), batch_size=8), 0)
     sgd = partial(torch.optim.SGD, lr=0.1)
 
@@ -148,7 +148,7 @@ def test_going_on_from_a_checkpoint_draws_the_same():
     assert [r for r, _ in rows(kept)] == whole[2:]
 
 
-def test_both_ends_of_a_gradients_difference_share_the_draw(monkeypatch):
+def test_both_ends_of_a_difference_of_gradients_share_the_noise(monkeypatch):
     p = prepare(task(), 0)
     f, seen = p.objective(p.batch(0)), []
     curvature = f.curvature
@@ -212,7 +212,7 @@ def test_mean_and_variance_of_each_element_are_their_formulas(q):
 
 
 @pytest.mark.parametrize(("bits", "relative"), [(2, 0.668), (4, 0.0266), (6, 0.00148), (8, 9.2e-5)])
-def test_dorefas_relative_variance_on_normal_rows_of_200_and_nearest_has_half_as_bias(
+def test_dorefa_has_its_stated_relative_variance_and_nearest_rounding_has_half_of_it_as_bias(
     bits, relative
 ):
     g = normal(400, 200)
@@ -225,7 +225,7 @@ def test_dorefas_relative_variance_on_normal_rows_of_200_and_nearest_has_half_as
     assert float(drawn.square().sum()) / square == pytest.approx(relative, rel=0.03)
 
 
-def test_terngrads_relative_variance_on_a_normal_gradient():
+def test_terngrad_has_its_stated_relative_variance_on_a_normal_gradient():
     g = normal(1000, 200)
     square = float(g.square().sum())
     mean, variance = law(TernGrad(), g)
@@ -241,7 +241,7 @@ def test_terngrads_relative_variance_on_a_normal_gradient():
         assert relative == pytest.approx(told, rel=0.2 if rows == 10 else 0.02)
 
 
-def test_a_network_is_unbiased_at_every_depth_with_variance_that_grows_towards_the_input():
+def test_noisy_gradients_of_a_network_are_unbiased_with_variance_growing_towards_the_input():
     """A backward is linear in g; `bias_variance` against the same estimator says so."""
     p = prepare(task(DOREFA, n=16), 0)
     f, n = p.objective(p.batch(0)), 200
@@ -263,7 +263,7 @@ def test_a_network_is_unbiased_at_every_depth_with_variance_that_grows_towards_t
     assert len(relative) >= 3 and relative[0] > relative[-1]
 
 
-def test_nearest_is_the_biased_control():
+def test_nearest_rounding_of_gradients_has_bias_and_no_variance():
     p = prepare(task(DorefaGradient(2, "nearest")), 0)
     f = p.objective(p.batch(0))
     got = STE()(f, p.params, {}, stream(0))
@@ -271,13 +271,13 @@ def test_nearest_is_the_biased_control():
     assert told["bias_variance/variance"] == 0 and told["bias_variance/bias2"] > 0.001
 
 
-def test_a_backward_without_a_generator_says_what_to_give():
+def test_the_error_for_a_backward_without_a_generator_says_what_to_pass():
     p = prepare(task(), 0)
     with pytest.raises(ValueError, match="generator=generator"):
         p.objective(p.batch(0)).value_and_grad(p.params)
 
 
-def test_outside_an_objective_torchs_own_generator_is_taken():
+def test_outside_an_objective_gradient_noise_uses_torchs_global_generator():
     p = prepare(task(activation=Identity()), 0)
     net = p.network.double()
     x, got = p.batch(0).inputs, []
@@ -289,7 +289,7 @@ def test_outside_an_objective_torchs_own_generator_is_taken():
     assert torch.equal(got[0], got[1]) and not torch.equal(got[0], got[2])
 
 
-def test_forward_only_estimators_say_that_the_quantizer_has_no_effect():
+def test_estimators_without_a_backward_refuse_a_gradient_quantizer_without_effect():
     told = "no effect"
     for name in SCORES:
         structure = task(activation=Bernoulli()).structure()
@@ -302,6 +302,6 @@ def test_forward_only_estimators_say_that_the_quantizer_has_no_effect():
         slope.requires(task().structure())
 
 
-def test_the_analysis_of_gradient_noise_has_the_estimator_as_its_own_reference():
+def test_bias_variance_gradient_compares_the_estimator_with_itself():
     text = (CONF / "analysis" / "bias_variance_gradient.yaml").read_text()
     assert "reference: ${estimator}" in text

@@ -40,7 +40,7 @@ def problem(name="mlp", **settings):
 
 
 @pytest.mark.parametrize("name", [m for m in options("model") if m not in HUGE])
-def test_values_equal_the_loop_and_value(name):
+def test_values_of_many_points_equal_a_loop_over_them(name):
     p = problem(name, memory=1 << 32)
     f = p.objective(p.batch(0).part(0, 50))
     g = torch.Generator().manual_seed(0)
@@ -52,7 +52,7 @@ def test_values_equal_the_loop_and_value(name):
     assert stacked.dtype == torch.float64
 
 
-def test_names_missing_from_a_stack_come_from_base():
+def test_parameters_missing_from_a_stack_are_taken_from_the_base_point():
     p = problem()
     f = p.objective(p.batch(0).part(0, 50))
     stack = {"fc1.weight": torch.stack([p.params["fc1.weight"], p.params["fc1.weight"] * 2])}
@@ -63,7 +63,7 @@ def test_names_missing_from_a_stack_come_from_base():
     )
 
 
-def test_gradient_of_a_smooth_network_by_finite_differences():
+def test_the_gradient_of_a_smooth_network_equals_finite_differences():
     slots = {
         "_target_": "sa.types.Slots",
         "weight": {"_target_": "sa.quantizer.none.Identity"},
@@ -78,7 +78,7 @@ def test_gradient_of_a_smooth_network_by_finite_differences():
     torch.testing.assert_close(flatten(grad), flatten(brute), rtol=1e-5, atol=1e-8)
 
 
-def test_chunks_of_rows_change_neither_loss_nor_gradient():
+def test_splitting_rows_into_chunks_changes_neither_loss_nor_gradient():
     whole, split = problem(), problem(memory=15_744)
     for p in (whole, split):
         assert p.objective(p.batch(0))._chunk_sizes(1, p.forward.width)[1] == (
@@ -97,7 +97,7 @@ def test_float32_losses_are_summed_in_float64():
     assert float(f.value(p.params)) == float(rows.double().mean())
 
 
-def test_batchnorm_couples_rows_and_a_probe_leaves_its_statistics():
+def test_batchnorm_couples_rows_and_evaluations_do_not_change_its_statistics():
     p = problem("cnn")
     before = {k: v.clone() for k, v in p.buffers.items()}
     f = p.objective(p.batch(0).part(0, 40))
@@ -112,7 +112,7 @@ def test_batchnorm_couples_rows_and_a_probe_leaves_its_statistics():
     assert any(not torch.equal(v, before[k]) for k, v in p.buffers.items())
 
 
-def test_batch_and_running_statistics_differ():
+def test_batch_and_running_statistics_give_different_losses():
     batch, running = (
         problem("cnn", batchnorm=b).objective(problem("cnn").batch(0)) for b in ("batch", "running")
     )
@@ -121,7 +121,7 @@ def test_batch_and_running_statistics_differ():
     assert not running.coupled
 
 
-def test_heldout_is_the_test_split():
+def test_the_heldout_objective_is_the_loss_on_the_test_split():
     p = problem()
     f = p.objective(p.batch(0))
     assert f.heldout.batch is p.data.test
@@ -130,7 +130,7 @@ def test_heldout_is_the_test_split():
     )
 
 
-def test_reference_is_computed_once_a_point():
+def test_a_reference_is_computed_once_for_each_point_and_moment():
     calls = []
 
     class Counted:
@@ -158,7 +158,7 @@ def test_reference_is_computed_once_a_point():
     assert len(calls) == 4
 
 
-def test_a_function_that_cuts_the_graph_has_gradient_zero():
+def test_a_function_that_detaches_its_parameters_has_gradient_0():
     f = from_function(lambda p: torch.tensor(float(p["w"].detach().sum())))
     value, grad = f.value_and_grad({"w": torch.tensor([1.0, 2.0])})
     assert float(value) == 3.0 and not grad["w"].any()
@@ -187,7 +187,7 @@ def test_minibatches_cover_an_epoch_and_depend_on_seed_and_step_alone():
         ((-1, "head.weight"), ["fc2.weight", "fc2.bias", "head.weight"]),
     ],
 )
-def test_what_moves(moving, names):
+def test_moving_selects_parameters_by_pattern_and_by_layer_number(moving, names):
     p = problem(moving=moving)
     assert list(p.params) == names
     everything = {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias", "head.weight", "head.bias"}
@@ -195,12 +195,12 @@ def test_what_moves(moving, names):
 
 
 @pytest.mark.parametrize("moving", [("nope",), (5,), (0,)])
-def test_what_cannot_move_names_what_can(moving):
+def test_the_error_for_a_wrong_moving_names_the_layers_that_can_move(moving):
     with pytest.raises(Mismatch, match="fc2"):
         problem(moving=moving)
 
 
-def test_mismatches_name_both_sides():
+def test_errors_for_mismatches_name_both_sides():
     from sa.dataset.gaussian import Gaussian
 
     with pytest.raises(Mismatch, match=r"the model .*\(1, 8, 8\).*the dataset .*\(3,\)"):
@@ -211,19 +211,19 @@ def test_mismatches_name_both_sides():
         Task(model=component("model", "toy_mlp"), dataset=Gaussian(), criterion="ce").check()
 
 
-def test_squared_error_on_classes_is_one_hot():
+def test_squared_error_on_classes_takes_one_hot_targets():
     p = problem(criterion="mse")
     assert p.data.train.targets.sum(1).eq(1).all() and p.data.train.targets.shape == (1437, 10)
     assert 0 <= p.evaluation.evaluate(p.params)["test/accuracy"] <= 1
 
 
-def test_batch_parts_are_views():
+def test_a_part_of_a_batch_has_its_rows_and_targets_keep_their_type():
     b = Batch(torch.arange(6.0).view(3, 2), torch.arange(3))
     assert b.rows == 3 and b.part(1, 3).inputs.tolist() == [[2, 3], [4, 5]]
     assert b.to(torch.float64).targets.dtype == torch.int64
 
 
-def test_long_work_says_how_far_it_is(capsys, monkeypatch):
+def test_long_computations_print_their_progress(capsys, monkeypatch):
     import time
 
     clock = iter(range(0, 10_000, 20))  # every look at the clock is 20 s later
@@ -255,7 +255,7 @@ def test_bars_that_are_shown_at_once_share_one_display(monkeypatch):
     assert not telling.LOST
 
 
-def test_a_reference_is_computed_once_a_point_and_again_where_the_point_moved():
+def test_a_reference_is_computed_again_after_the_point_was_changed_in_place():
     f = from_function(lambda p: (p["w"] ** 2).sum())
     point = {"w": torch.tensor([3.0], dtype=torch.float64)}
     one = f.reference(CDG(0.1), point)
@@ -282,7 +282,7 @@ class Kept:
 
 
 @pytest.mark.parametrize("name", ["nes", "nes_baseline", "nes_orthogonal", "spsa"])
-def test_long_sums_over_directions_go_on_from_what_was_kept(name):
+def test_interrupted_sums_over_directions_resume_from_what_was_saved(name):
     p = problem()
     f = p.objective(p.batch(0).part(0, 20))
     estimator = component("estimator", name, samples=1600)
@@ -302,7 +302,7 @@ def test_long_sums_over_directions_go_on_from_what_was_kept(name):
     assert again.info == whole.info and 0 < sum(spent) < 0.6 * whole.evals
 
 
-def test_long_differences_go_on_from_what_was_kept():
+def test_interrupted_differences_resume_from_what_was_saved():
     p = problem("cnn", memory=20_000_000)  # batch statistics: by brute force
     f = p.objective(p.batch(0).part(0, 20))
     whole = f.differences(p.params, [0.1, 0.01])
@@ -322,7 +322,7 @@ def test_long_differences_go_on_from_what_was_kept():
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_flip_rate_counts_states_that_differ(name):
+def test_flip_rate_is_the_share_of_states_that_differ(name):
     p = problem(name, batchnorm="running")
     f = p.objective(p.batch(0).part(0, 50))
     assert f.flip_rate(p.params, p.params) == 0.0

@@ -51,27 +51,27 @@ def test_importing_sa_imports_no_torch_and_lists_the_public_names():
 
 
 @pytest.mark.parametrize("name", lab.__all__)
-def test_every_public_name_is_what_its_module_defines(name):
+def test_every_public_name_exists_and_has_a_docstring(name):
     found = vars(lab).get(name) or lab.__getattr__(name)
     assert found is not None and (name in ("__version__", "Rule") or found.__doc__)
 
 
 @pytest.mark.parametrize("room", ["estimator", "quantizer"])
-def test_every_class_that_a_configuration_may_name_is_public(room):
+def test_every_estimator_and_quantizer_class_is_public(room):
     for path in (ROOT / "sa" / room).glob("[a-z]*.py"):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and node.name.lower() == path.stem.replace("_", ""):
                 assert node.name in lab.__all__, path
 
 
-def test_what_type_checkers_read_is_what_runs():
+def test_type_checkers_see_the_names_that_are_imported_at_run_time():
     body = ast.parse((ROOT / "sa" / "__init__.py").read_text()).body
     (block,) = (n for n in body if isinstance(n, ast.If))
     read = {(f.module, a.name) for f in block.body for a in f.names}
     assert read == {(module, name) for name, module in lab._WHERE.items()}
 
 
-def test_an_unknown_public_name_lists_those_there_are():
+def test_the_error_for_an_unknown_name_lists_the_public_names():
     with pytest.raises(AttributeError, match=r"sa has no 'nes'; its names are: .*NES"):
         lab.nes  # noqa: B018
 
@@ -84,7 +84,7 @@ def test_the_examples_of_public_modules_run(module):
 # The loss
 
 
-def test_the_loss_is_the_mean_over_rows_and_the_network_stays_as_it_was(net, rows):
+def test_the_loss_is_the_mean_over_rows_and_does_not_change_the_network(net, rows):
     before = copy.deepcopy(net.state_dict())
     loss = lab.loss(net, rows)
     plain = nn.functional.cross_entropy(
@@ -96,14 +96,14 @@ def test_the_loss_is_the_mean_over_rows_and_the_network_stays_as_it_was(net, row
     assert next(net.parameters()).dtype == torch.float32 and net.training
 
 
-def test_losses_of_every_form_of_data_are_equal(net, rows):
+def test_tuples_lists_batches_and_loaders_of_the_same_rows_have_the_same_loss(net, rows):
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*rows), batch_size=64)
     several = [rows, list(rows), lab.Batch(*rows), loader]
     values = {float(lab.loss(net, data).value()) for data in several}
     assert len(values) == 1
 
 
-def test_a_criterion_of_ones_own_gives_a_loss_a_row(net, rows):
+def test_a_custom_criterion_gives_a_loss_for_each_row(net, rows):
     smoothed = lambda out, y: nn.functional.cross_entropy(  # noqa: E731
         out, y, reduction="none", label_smoothing=0.1
     )
@@ -116,7 +116,7 @@ def test_a_criterion_of_ones_own_gives_a_loss_a_row(net, rows):
     assert all(torch.allclose(fast[k], brute[k], atol=1e-12) for k in brute)
 
 
-def test_a_dataset_of_sa_is_data(net):
+def test_rows_of_a_dataset_of_sa_are_accepted(net):
     data = component("dataset", "gaussian", dim=8, n=64)
     wide = lab.loss(nn.Linear(8, 1), (data.load(torch.Generator()).train.inputs, torch.zeros(64)))
     assert wide.batch.rows == 64
@@ -142,7 +142,7 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize("made", [Branches, Recurrent])
-def test_a_network_that_vmap_cannot_run_has_the_values_of_single_points(made, rows):
+def test_values_of_a_network_that_vmap_cannot_run_equal_those_of_single_points(made, rows):
     torch.manual_seed(0)
     loss = lab.loss(made(), rows)
     assert not loss.forward.vectorized
@@ -172,7 +172,7 @@ def test_a_network_that_vmap_cannot_run_has_the_values_of_single_points(made, ro
         ({"network": lambda p: 0}, "a plain function needs its point"),
     ],
 )
-def test_a_loss_that_cannot_be_is_refused_in_words(net, rows, change, why):
+def test_arguments_that_give_no_loss_are_refused(net, rows, change, why):
     given = {"network": net, "data": rows} | change
     with pytest.raises(ValueError) as error:
         lab.loss(**given)
@@ -194,7 +194,7 @@ def test_compare_has_a_row_for_each_estimator_and_seed(net, rows):
         lab.compare(loss, ["nees"])
 
 
-def test_a_training_from_a_script_is_plain_back_propagation(rows):
+def test_a_training_from_a_script_equals_a_plain_training_loop(rows):
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3)).double()
     loss = lab.loss(plain, rows, heldout=(rows[0][:50], rows[1][:50]))
@@ -234,7 +234,7 @@ def noisy():
     )
 
 
-def test_straight_through_in_a_plain_loop_is_autograd_with_dropout_and_batchnorm(rows):
+def test_ste_in_a_plain_loop_equals_autograd_with_dropout_and_batchnorm(rows):
     x, y = rows
     plain, mine = noisy(), noisy()
     gradient = lab.Gradient(lab.STE(), mine)
@@ -253,7 +253,7 @@ def test_straight_through_in_a_plain_loop_is_autograd_with_dropout_and_batchnorm
         assert torch.equal(b, c)
 
 
-def test_nes_in_a_plain_loop_has_the_cosine_of_its_law_and_counts_batchnorm_once(rows):
+def test_nes_in_a_plain_loop_has_its_expected_cosine_and_updates_batchnorm_once(rows):
     x, y = rows
     plain, mine = noisy(), noisy()
     state = torch.get_rng_state()
@@ -271,7 +271,7 @@ def test_nes_in_a_plain_loop_has_the_cosine_of_its_law_and_counts_batchnorm_once
     assert torch.equal(mine[1].running_mean, plain[1].running_mean)
 
 
-def test_the_backward_scales_with_what_is_done_to_the_loss(net, rows):
+def test_a_scaled_loss_has_scaled_gradients(net, rows):
     one, two = copy.deepcopy(net), copy.deepcopy(net)
     for model, factor in ((one, 1.0), (two, 0.25)):
         gradient = lab.Gradient(lab.STE("clipped"), model)
@@ -281,7 +281,7 @@ def test_the_backward_scales_with_what_is_done_to_the_loss(net, rows):
         assert torch.allclose(0.25 * p.grad, q.grad)
 
 
-def test_a_checkpointed_own_loop_goes_on_with_the_same_draws(net, rows):
+def test_a_custom_loop_resumed_from_a_checkpoint_repeats_its_draws(net, rows):
     def step(gradient, model):
         gradient(lambda: nn.functional.cross_entropy(model(rows[0]), rows[1]))
         return gradient.last.grad
@@ -297,7 +297,7 @@ def test_a_checkpointed_own_loop_goes_on_with_the_same_draws(net, rows):
     assert any(not torch.equal(got[k], first[k]) for k in got)
 
 
-def test_a_closure_that_is_none_is_refused_in_words(net, rows):
+def test_closures_that_return_no_loss_are_refused(net, rows):
     def backward():
         loss = nn.functional.cross_entropy(net(rows[0]), rows[1])
         loss.backward()
@@ -317,7 +317,7 @@ def test_a_closure_that_is_none_is_refused_in_words(net, rows):
         gradient.moment(2)
 
 
-def test_draws_that_torch_does_not_know_of_are_warned_of_once(net, rows):
+def test_a_closure_with_its_own_random_numbers_is_warned_of_once(net, rows):
     draw = np.random.default_rng(0)
     closure = lambda: nn.functional.cross_entropy(float(draw.random()) * net(rows[0]), rows[1])  # noqa: E731
     gradient = lab.Gradient(lab.STE(), net)
@@ -345,7 +345,7 @@ VALUES_ALONE = set(
 
 
 @pytest.mark.parametrize("name", options("estimator"))
-def test_ask_and_tell_is_the_direct_call_or_a_refusal_by_name(name):
+def test_ask_and_tell_equals_the_direct_call_or_is_refused(name):
     estimator = component("estimator", name)
     function = lambda p: torch.sin(p["a"]).sum() + (p["b"] ** 2).sum()  # noqa: E731
     try:
@@ -366,7 +366,7 @@ def test_ask_and_tell_is_the_direct_call_or_a_refusal_by_name(name):
         assert torch.allclose(session.estimate.grad[k], direct.grad[k], atol=1e-12)
 
 
-def test_a_session_refuses_what_does_not_fit_and_ends_its_thread():
+def test_a_session_refuses_wrong_calls_and_ends_its_thread():
     with pytest.raises(ValueError, match="STE needs a backward pass; a black box has only values"):
         lab.Session(lab.STE(), POINT)
     many = threading.active_count()
@@ -382,14 +382,14 @@ def test_a_session_refuses_what_does_not_fit_and_ends_its_thread():
         session.ask()
 
 
-def test_a_loss_that_is_not_a_number_stays_one():
+def test_losses_of_nan_give_a_gradient_of_nan():
     with lab.Session(lab.NES(samples=4), POINT) as session:
         while not session.done:
             session.tell([float("nan")] * len(session.ask()["b"]))
     assert not any(session.estimate.grad[k].isfinite().any() for k in POINT)
 
 
-def test_exact_differences_of_an_own_network_cost_a_few_evaluations(net, rows):
+def test_exact_differences_of_a_custom_network_cost_fewer_than_10_evaluations(net, rows):
     loss = lab.loss(net, rows)
     fast, brute = (loss.differences(None, [0.1], path) for path in ("auto", "brute"))
     assert loss.why is None and fast.path == "fast" and fast.evals < 10 and brute.evals == 934

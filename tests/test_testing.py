@@ -44,7 +44,7 @@ class Probe:
         return Estimate(value, grad, 1.0 if self.fault == "evals" else 3.0)
 
 
-def test_a_right_estimator_from_outside_keeps_every_law():
+def test_a_correct_estimator_from_outside_passes_every_law():
     assert testing.check_estimator(Probe) == {}
 
 
@@ -59,19 +59,19 @@ def test_a_right_estimator_from_outside_keeps_every_law():
         ("shapes", "expected (2, 2)"),
     ],
 )
-def test_each_fault_is_named_by_its_law(fault, why):
+def test_each_fault_is_reported_under_its_law(fault, why):
     broken = testing.check_estimator(lambda: Probe(fault))
     assert why in broken[fault]
 
 
-def test_a_target_that_does_not_exist_is_named():
+def test_an_unknown_target_is_reported():
     class Lost(Probe):
         target = "loss"
 
     assert "target='loss': expected one of true, box" in testing.check_estimator(Lost)["target"]
 
 
-def test_a_law_that_is_broken_on_purpose_is_excused_with_its_reason():
+def test_a_law_that_a_class_breaks_on_purpose_is_excused_with_its_reason():
     class Displaced(BestOf):
         laws = {"unbiased": "it is a displacement"}
 
@@ -82,11 +82,11 @@ def test_a_law_that_is_broken_on_purpose_is_excused_with_its_reason():
 
 
 @pytest.mark.parametrize("estimator", [NES, CDG])
-def test_the_projects_own_estimators_keep_the_laws_that_it_ships(estimator):
+def test_nes_and_cdg_pass_every_law(estimator):
     assert testing.check_estimator(estimator) == {}
 
 
-def test_the_command_reports_each_law_and_fails_for_a_broken_class(tmp_path):
+def test_the_command_reports_each_law_and_fails_for_a_wrong_class(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from sa.estimator.nes import NES\n"
         "class Long(NES):\n"

@@ -137,18 +137,18 @@ def own():
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-def test_an_own_forward_is_a_chain(classes):
+def test_a_network_with_its_own_forward_is_read_as_a_chain(classes):
     f, fast = is_chain(own(), rows(40, 2, 4), classes=classes)
     assert fast.paths == {"a.weight": "flips", "w": "flips", "c.weight": "output"}
     assert f.structure.plain
 
 
-def test_a_frozen_layer_of_a_chain_gets_no_difference():
+def test_frozen_parameters_of_a_chain_get_no_differences():
     _, fast = is_chain(own(), rows(40, 8), moving=["w", "a.bias"])
     assert set(fast.grads[0]) == {"w", "a.bias"}
 
 
-def test_many_points_of_a_read_chain_are_evaluated_as_the_network_does():
+def test_values_of_a_traced_chain_equal_those_of_the_network():
     f, params = loss(own(), rows(40, 8))
     stack = {k: torch.stack([p, p + 0.1, p - 0.2]) for k, p in params.items()}
     each = [f.value({k: v[i] for k, v in stack.items()}) for i in range(3)]
@@ -166,7 +166,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_sequential_of_torch_layers_and_own_steps_is_a_chain(name):
+def test_a_sequential_of_torch_layers_and_custom_steps_is_a_chain(name):
     net = nn.Sequential(nn.Flatten(), nn.Linear(8, 6), *STEPS[name](), nn.Linear(6, 2))
     is_chain(settled(net), rows(40, 2, 2, 2))
 
@@ -209,7 +209,7 @@ CONVS = {
 
 
 @pytest.mark.parametrize("name", CONVS)
-def test_convolutions_are_a_chain(name):
+def test_networks_of_convolutions_are_chains(name):
     make, paths = CONVS[name]
     _, fast = is_chain(make(), rows(12, 1, 6, 6), eps=[0.2])
     assert list(fast.paths.values()) == paths
@@ -371,7 +371,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("make", "why"), REFUSALS, ids=[why[:40] for _, why in REFUSALS])
-def test_what_is_no_chain_says_why(make, why):
+def test_the_reason_why_a_network_is_no_chain_is_given(make, why):
     found = reason(make(), rows(16, 6))
     assert found is not None and re.search(why, found), found
 
@@ -389,12 +389,12 @@ CONV_REFUSALS = [
 
 
 @pytest.mark.parametrize(("make", "why"), CONV_REFUSALS, ids=[why for _, why in CONV_REFUSALS])
-def test_a_convolution_that_is_no_link_says_why(make, why):
+def test_the_reason_why_a_convolution_is_no_link_is_given(make, why):
     found = reason(make(), rows(16, 1, 6, 6))
     assert found is not None and re.search(why, found), found
 
 
-def test_an_attribute_error_in_a_forward_is_a_reason_in_words():
+def test_an_error_inside_a_forward_is_given_as_the_reason():
     net = made(broken).double().eval()
     found = read(net, rows(16, 6), ["a.weight"]).why
     assert found.startswith("the forward fails on example rows")
@@ -406,20 +406,20 @@ def untraced(net, x):
     return net.b(sign(net.a(x))) + shift
 
 
-def test_what_no_trace_holds_is_found_by_the_verification():
+def test_a_computation_that_the_trace_missed_is_found_by_comparing_outputs():
     """At the first point the shift is 0 and the trace is right; at another one it is not."""
     net = made(untraced)
     net.b.bias.data.fill_(-1.0)
     assert reason(net, rows(16, 6)) is not None
 
 
-def test_a_patched_forward_is_traced_as_it_is():
+def test_a_forward_that_was_replaced_on_a_layer_is_the_one_traced():
     net = stack()
     net[0].forward = lambda x: F.linear(x, net[0].weight, net[0].bias).clamp(-0.1, 0.1)
     assert "'clamp'" in reason(net, rows(16, 6))
 
 
-def test_reading_leaves_the_network_as_it_is():
+def test_reading_a_network_does_not_change_it():
     net = made(counting).double().eval()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     read(net, rows(16, 6), ["a.weight"])
@@ -427,7 +427,7 @@ def test_reading_leaves_the_network_as_it_is():
         torch.testing.assert_close(v, before[k], rtol=0, atol=0)
 
 
-def test_batchnorm_of_the_batch_says_what_to_set():
+def test_the_reason_for_batch_statistics_names_the_setting_to_change():
     told = describe(
         stack(nn.BatchNorm1d(6)).eval(), {}, "batch", CRITERIA["mse"], True, rows(16, 6)
     ).why_not_a_chain
@@ -536,7 +536,7 @@ CUT = {  # network, shape of a row, the ways of its weights
 
 @pytest.mark.parametrize("classes", [0, 2])
 @pytest.mark.parametrize("name", CUT)
-def test_a_network_that_is_no_chain_is_cut_at_its_affine_maps(name, classes):
+def test_a_network_that_is_no_chain_has_exact_differences_at_its_affine_maps(name, classes):
     make, shape, ways = CUT[name]
     x = rows(12, *shape)
     f, fast = exact(make(), x, eps=[0.2, 0.4], classes=classes, vectorized=name not in SERIAL)
@@ -547,14 +547,14 @@ def test_a_network_that_is_no_chain_is_cut_at_its_affine_maps(name, classes):
     assert fast.evals < brute
 
 
-def test_rules_that_quantize_activations_are_read_as_steps():
+def test_activation_quantizers_added_by_rules_are_read_as_steps():
     """The hook that a rule registers is the project's own: affine map, then step."""
     net = nn.Sequential(nn.Linear(6, 5), nn.Hardtanh(), nn.Linear(5, 5), nn.Linear(5, 2)).double()
     apply_quantizers(net, [Rule("1", activation=Sign()), Rule("2", activation=Levels(4))])
     is_chain(net, rows(30, 6))
 
 
-def test_a_network_with_quantized_weights_is_cut_at_the_others():
+def test_layers_with_quantized_weights_take_brute_force_and_the_others_do_not():
     net = nn.Sequential(nn.Linear(6, 5), MySign(), nn.Linear(5, 5), MySign(), nn.Linear(5, 2))
     apply_quantizers(net.double(), [Rule("2", weight=Uniform(bits=4))])
     _, fast = exact(net, rows(30, 6))
@@ -612,13 +612,13 @@ def test_random_networks_of_steps_are_chains(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_networks_of_any_kind_are_exact(seed):
+def test_differences_of_random_networks_of_any_kind_are_exact(seed):
     torch.manual_seed(seed)
     net = settled(Random(seed, "sign ternary residual gate relu cat".split()), seed)
     exact(net, rows(25, 5, 1, seed=seed), classes=2 * (seed % 2))
 
 
-def test_operations_in_place_run_on_copies():
+def test_operations_in_place_do_not_spoil_the_differences():
     """What the map was given is changed later by a branch that does not depend on the map."""
 
     def forward(net, x):
@@ -632,12 +632,12 @@ def test_operations_in_place_run_on_copies():
     assert fast.paths["a.weight"] == "patterns"
 
 
-def test_rows_that_depend_on_each_other_are_a_reason():
+def test_rows_that_depend_on_each_other_are_given_as_the_reason():
     net = made(lambda net, x: net.b(sign(net.a(x - x.mean(0)))))
     assert reason(net, rows(16, 6)) == "the output of a row depends on the other rows of the batch"
 
 
-def test_values_that_have_no_part_for_each_row_are_not_cut():
+def test_operations_that_fail_on_some_rows_alone_are_left_to_brute_force():
     """A sequence first, then rows: what is kept for later cannot be given to some rows alone."""
 
     def forward(net, x):
@@ -651,7 +651,7 @@ def test_values_that_have_no_part_for_each_row_are_not_cut():
     assert found.whys["b2.weight"].startswith("the operations behind 'b2.weight' fail on some rows")
 
 
-def test_a_computation_that_was_killed_goes_on_between_cuts_and_brute_force(tmp_path):
+def test_killed_differences_resume_at_every_stage_with_the_same_result(tmp_path):
     class Kept:
         """A Partial whose states are in memory; the process dies after so many of them."""
 
@@ -692,7 +692,7 @@ class Own:
         return Step2().double()
 
 
-def test_a_task_with_an_own_model_has_exact_differences():
+def test_a_task_with_a_custom_model_has_exact_differences():
     task = studied(model=Own(), dataset=Gaussian(dim=6, n=50), batchnorm="running")
     p = prepare(task, 0)
     assert len(p.structure.cuts) == len(task.structure().cuts) == 4

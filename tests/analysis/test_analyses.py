@@ -32,7 +32,7 @@ def bowl():
     return f, point
 
 
-def test_alignment_of_a_known_angle(bowl):
+def test_alignment_measures_cosine_scale_and_error_of_a_known_vector(bowl):
     f, point = bowl
     g = torch.tensor([3.0, 0.0, 4.0]).double()
     other = torch.tensor([-2.0, 0.0, 0.0]).double()  # cos = -6/(2*5), scale = -6/25
@@ -47,7 +47,7 @@ def test_alignment_of_a_known_angle(bowl):
     assert out["alignment/cdg/cosine/a"] == out["alignment/cosine/a"]
 
 
-def test_alignment_tells_the_layers_of_every_reference(bowl):
+def test_alignment_reports_each_layer_for_every_reference(bowl):
     f, point = bowl
     g = {"a": torch.tensor([3.0, 3.0]).double(), "b": -point["b"]}
     two = {"cdg": CDG(0.1), "ste": STE()}
@@ -56,7 +56,7 @@ def test_alignment_tells_the_layers_of_every_reference(bowl):
     assert out["alignment/ste/cosine/b"] == pytest.approx(-1)
 
 
-def test_alignment_scale_sees_what_a_cosine_hides(bowl):
+def test_alignment_scale_is_4_when_the_estimate_is_4_times_too_long(bowl):
     f, point = bowl
     out = Alignment({"cdg": CDG(0.1)})(f, point, estimate(f, point, 4 * flatten(point)), gen())
     assert out["alignment/cosine"] == pytest.approx(1) and out["alignment/scale"] == pytest.approx(
@@ -65,18 +65,18 @@ def test_alignment_scale_sees_what_a_cosine_hides(bowl):
     assert out["alignment/sign"] == 1.0
 
 
-def test_alignment_ceiling_is_the_two_batch_cosine(bowl):
+def test_alignment_ceiling_is_the_cosine_of_train_and_heldout_gradients(bowl):
     f, point = bowl
     f.heldout = from_function(lambda p: p["a"][0])  # gradient (1, 0, 0)
     out = Alignment({"cdg": CDG(0.1)})(f, point, estimate(f, point, flatten(point)), gen())
     assert out["alignment/ceiling"] == pytest.approx(0.6)
 
 
-def test_cosine_of_zero_is_undefined():
+def test_cosine_with_a_zero_vector_is_nan():
     assert math.isnan(cosine(torch.zeros(2), torch.ones(2)))
 
 
-def test_descent_finds_the_bottom_of_a_bowl(bowl):
+def test_descent_finds_the_minimum_of_a_bowl(bowl):
     f, point = bowl
     out = Descent(reference=CDG(0.1))(f, point, estimate(f, point, 7 * flatten(point)), gen())
     # L(w) - L(w - eta d) = eta |w| - eta^2/2: 12.5 at eta = 5; the grid comes within 3 %
@@ -91,14 +91,14 @@ def test_descent_finds_the_bottom_of_a_bowl(bowl):
     assert out["descent/window"] == pytest.approx(law, abs=0.4)
 
 
-def test_descent_layerwise_is_another_direction(bowl):
+def test_descent_layerwise_normalises_each_layer(bowl):
     f, point = bowl
     out = Descent()(f, point, estimate(f, point, flatten(point)), gen())
     # a and b normalised by themselves: d = (1, 0, 1)/sqrt 2, slope 7/sqrt 2, best slope^2/2
     assert out["descent/layerwise/best"] == pytest.approx(49 / 4, rel=0.01)
 
 
-def test_descent_extends_a_grid_that_is_too_short(bowl):
+def test_descent_extends_a_grid_whose_best_rate_is_at_the_edge(bowl):
     f, point = bowl
     short = Descent(lr_min=1e-3, lr_max=0.1)
     out = short(f, point, estimate(f, point, flatten(point)), gen())
@@ -107,7 +107,7 @@ def test_descent_extends_a_grid_that_is_too_short(bowl):
     assert none(f, point, estimate(f, point, flatten(point)), gen())["descent/edge"] == 1.0
 
 
-def test_descent_heldout_is_read_at_the_train_chosen_lr(bowl):
+def test_descent_reads_the_heldout_loss_at_the_rate_chosen_on_train(bowl):
     f, point = bowl
     f.heldout = from_function(lambda p: 2 * p["a"][0], vectorized=True)
     out = Descent()(f, point, estimate(f, point, flatten(point)), gen())
@@ -115,7 +115,7 @@ def test_descent_heldout_is_read_at_the_train_chosen_lr(bowl):
     assert out["descent/best_heldout"] == pytest.approx(1.2 * out["descent/best_lr"])
 
 
-def test_descent_null_is_below_the_truth_and_has_its_own_stream(bowl):
+def test_descent_null_is_below_the_gradient_and_does_not_depend_on_the_estimate(bowl):
     f, point = bowl
     one, two = (
         Descent()(f, point, estimate(f, point, v), gen()) for v in (flatten(point), -flatten(point))
@@ -125,21 +125,21 @@ def test_descent_null_is_below_the_truth_and_has_its_own_stream(bowl):
 
 
 @pytest.mark.parametrize("bad", [0.0, math.nan])
-def test_descent_of_no_direction(bowl, bad):
+def test_descent_along_0_gains_nothing_and_along_nan_is_diverged(bowl, bad):
     f, point = bowl
     out = Descent()(f, point, estimate(f, point, torch.full((3,), bad).double()), gen())
     assert out["descent/best"] == pytest.approx(bad, abs=1e-12, nan_ok=True)
     assert out["descent/diverged"] == math.isnan(bad) and math.isfinite(out["descent/null_best"])
 
 
-def test_descent_layerwise_in_float32_with_a_dead_layer(bowl):
+def test_descent_layerwise_skips_a_layer_whose_gradient_is_0(bowl):
     f, point = bowl
     point = {k: v.float() for k, v in point.items()}
     out = Descent()(f, point, estimate(f, point, torch.tensor([0.0, 0.0, 2.0])), gen())
     assert out["descent/layerwise/best"] == pytest.approx(8, rel=0.01)  # all along b: 4^2/2
 
 
-def test_descent_window_is_around_the_best_and_area_over_the_grid_asked_for():
+def test_descent_window_surrounds_the_best_peak_and_area_covers_the_set_grid():
     """Two peaks apart in log lr: the window is that of the higher, whatever lies beyond."""
 
     def hill(at):
@@ -163,7 +163,7 @@ def test_descent_window_is_around_the_best_and_area_over_the_grid_asked_for():
     ({"points": 2}, "points\n.*greater than or equal to 3"),
     ({"nulls": 0}, "nulls\n.*greater than or equal to 1"),
 ])  # fmt: skip
-def test_descent_refuses(wrong, told):
+def test_descent_refuses_settings_out_of_range(wrong, told):
     with pytest.raises(ValueError, match=told):
         Descent(**wrong)
 

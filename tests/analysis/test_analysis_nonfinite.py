@@ -57,7 +57,7 @@ def told(analysis, f):
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_descent_finds_the_best_of_the_finite_losses(bad):
+def test_descent_takes_the_best_of_the_finite_losses(bad):
     got, clean = (told(Descent(CDG(), lr_max=1e4), f) for f in (walled(bad), walled(bad, 1e9)))
     assert got["descent/best"] == pytest.approx(0.5, abs=0.01)  # the bottom of the bowl
     assert got["descent/best_lr"] == pytest.approx(0.5**0.5, rel=0.1)
@@ -70,7 +70,7 @@ def test_descent_finds_the_best_of_the_finite_losses(bad):
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_an_analysis_without_one_finite_loss_says_diverged(bad):
+def test_an_analysis_without_one_finite_loss_reports_diverged(bad):
     f = only_here(bad)
     for name in ("descent", "smoothing"):
         got = told(ANALYSES[name], f)
@@ -86,7 +86,7 @@ def test_an_analysis_without_one_finite_loss_says_diverged(bad):
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_means_and_extremes_are_of_the_finite_losses(bad):
+def test_means_and_extremes_are_taken_over_the_finite_losses(bad):
     f = walled(bad, 0.75)  # the point is at 0.707
     got = told(Sharpness(view="smoothed", sigma=0.05), f)
     assert 0 < got["sharpness/nonfinite"] < 64 and math.isfinite(got["sharpness/rise"])
@@ -117,13 +117,13 @@ def test_replicates_that_are_not_finite_are_left_out():
         Sharpness(rounds=1, starts=1),
     ],
 )
-def test_second_derivatives_that_are_not_finite_are_diverged_by_name(analysis):
+def test_second_derivatives_that_are_not_finite_raise_diverged(analysis):
     f = from_function(lambda p: ((p["w"] - POINT["w"]).abs() ** 1.5).sum())
     with pytest.raises(Diverged, match="second derivatives"):
         told(analysis, f)
 
 
-def test_the_others_run_where_one_analysis_diverges():
+def test_the_other_analyses_run_when_one_diverges():
     from test_train import SGD, problem, rows
 
     class Lost:
@@ -136,7 +136,7 @@ def test_the_others_run_where_one_analysis_diverges():
     assert "diverged" not in row
 
 
-def test_helpers():
+def test_best_most_and_mean_take_the_finite_numbers_alone():
     x = torch.tensor([math.nan, 1.0, math.inf, 3.0, -math.inf])
     assert _finite.best(x) == 3 and _finite.most(x) == 3 and _finite.mean(x) == 2
     assert _finite.counted(x) == {"nonfinite": 3.0, "diverged": 0.0}
@@ -144,7 +144,7 @@ def test_helpers():
     assert _finite.counted(x[:1])["diverged"] == 1
 
 
-def test_bits_under_a_budget_avoid_losses_that_are_not_finite():
+def test_bit_allocations_avoid_losses_that_are_not_finite():
     curves = np.array([[math.inf, 2.0, 0.0], [5.0, math.nan, 0.0]])
     table = np.outer([1.0, 1.0], [1.0, 2.0, 3.0])
 
@@ -164,7 +164,7 @@ RANKS = ((ranking.kendall, stats.kendalltau), (ranking.spearman, stats.spearmanr
 
 
 @pytest.mark.parametrize(("mine", "reference"), RANKS)
-def test_rank_statistics_take_infinities_in_order_and_leave_nan_out(mine, reference):
+def test_rank_statistics_order_infinities_and_leave_nan_out(mine, reference):
     x = pd.Series([1.0, math.inf, math.inf, -math.inf, 2.0, math.nan])
     y = pd.Series([2.0, math.inf, 9.0, 1.0, math.inf, 0.0])
     large, larger = (s.replace({math.inf: 1e9, -math.inf: -1e9}) for s in (x, y))
@@ -175,7 +175,7 @@ def test_rank_statistics_take_infinities_in_order_and_leave_nan_out(mine, refere
 
 
 @pytest.mark.parametrize("count", [4, 8, 32])
-def test_five_percent_of_unbiased_normal_coordinates_are_outside(count):
+def test_5_percent_of_unbiased_coordinates_are_outside_their_95_percent_interval(count):
     g = torch.Generator().manual_seed(0)
     draws = torch.randn(count, 40_000, generator=g, dtype=torch.float64)
     got = split(draws, torch.zeros(40_000, dtype=torch.float64) + 1e-9)
@@ -184,7 +184,7 @@ def test_five_percent_of_unbiased_normal_coordinates_are_outside(count):
         assert got["z_rms"] == pytest.approx(((count - 1) / (count - 3)) ** 0.5, rel=0.02)
 
 
-def test_intervals_of_replicates_hold_the_mean_as_often_as_they_say():
+def test_95_percent_intervals_of_replicates_contain_the_mean_95_percent_of_the_time():
     g, held = torch.Generator().manual_seed(0), 0
     for _ in range(400):
         draws = 1 + torch.randn(4, 1, generator=g, dtype=torch.float64)

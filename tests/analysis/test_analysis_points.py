@@ -121,7 +121,7 @@ CALLING = {
 
 
 @pytest.mark.parametrize("name", CALLING)
-def test_an_estimator_that_an_analysis_calls_gets_the_moment(name):
+def test_analyses_pass_the_moment_to_the_estimators_they_call(name):
     mine = Recorded()
     f, point = from_function(bowl), {"w": torch.arange(3.0, dtype=torch.float64)}
     estimate = mine(f, point, {}, torch.Generator(), AT)
@@ -134,7 +134,7 @@ def test_an_estimator_that_an_analysis_calls_gets_the_moment(name):
 
 
 @pytest.mark.parametrize("name", ANALYSES)
-def test_every_analysis_tells_what_it_measured_and_nothing_of_what_it_did_not(name):
+def test_every_analysis_prints_lines_about_what_it_measured_and_no_others(name):
     analysis, point = ANALYSES[name], ROOMS["two"]
     got = probe(analysis, point)
     common = {"value": 1.0, "parameters": 3, "target": "gaussian", "cosine_expected": 0.5}

@@ -47,7 +47,7 @@ def line(problem, ends, **settings):
     return {k.removeprefix("interpolation/"): v for k, v in out.items()}
 
 
-def test_the_ends_are_the_very_points_and_variances_stay_positive():
+def test_a_line_starts_and_ends_exactly_at_its_two_points_with_no_negative_variance():
     torch.manual_seed(0)
     a = {"w": torch.randn(50), "running_var": torch.rand(9), "n": torch.tensor(3)}
     b = {"w": 1e9 * torch.randn(50), "running_var": 5 * torch.rand(9), "n": torch.tensor(8)}
@@ -61,7 +61,7 @@ def test_the_ends_are_the_very_points_and_variances_stay_positive():
 
 
 @pytest.mark.parametrize("recalibrate", [False, True])
-def test_a_line_between_two_trainings_with_batchnorm(recalibrate):
+def test_the_ends_of_a_line_have_the_losses_of_the_two_trainings(recalibrate):
     ends = [trained(small(seed)) for seed in (0, 1)]
     problem = small(0)
     out = line(problem, ends, points=4, recalibrate=recalibrate)
@@ -80,13 +80,13 @@ def test_a_line_between_two_trainings_with_batchnorm(recalibrate):
     assert 0 <= min(out["test/accuracy"]) <= max(out["test/accuracy"]) <= 1
 
 
-def test_recalibration_tames_the_far_end():
+def test_recalibrating_batchnorm_lowers_the_loss_beyond_the_ends():
     ends = [trained(small(seed)) for seed in (0, 1)]
     far = [line(small(0), ends, points=2, recalibrate=r)["train/loss"][0] for r in (False, True)]
     assert far[0] > 3 * far[1]
 
 
-def test_a_convex_loss_has_no_barrier_and_a_parabola_on_its_line():
+def test_a_quadratic_loss_has_no_barrier_and_is_a_parabola_along_the_line():
     model = component("model", "mlp_relu", hidden=[])  # linear
     problem = prepare(Task(model=model, dataset=Chebyshev(degree=2)), 0)
     points = [{k: torch.full_like(v, x) for k, v in problem.params.items()} for x in (-1.0, 2.0)]
@@ -135,7 +135,7 @@ def test_a_network_and_its_permuted_copy_have_no_barrier_when_aligned(name, sett
     assert 0.5 < aligned["moved"] <= 1
 
 
-def test_the_best_order_of_one_hidden_layer_is_found_and_of_two_none_is_worse():
+def test_alignment_finds_the_best_permutation_of_one_layer_and_a_better_one_of_two():
     model = component("model", "mlp_relu", hidden=[5])
     ends = [prepare(Task(model=model, dataset=Chebyshev(degree=2)), s).params for s in (0, 1)]
     (units,) = prepare(Task(model=model, dataset=Chebyshev(degree=2)), 0).structure.units
@@ -161,7 +161,7 @@ def test_the_best_order_of_one_hidden_layer_is_found_and_of_two_none_is_worse():
     ("resnet32", {}, r"binds units together"),
     ("xnor_resnet18", {"shape": [1, 8, 8], "init_channels": 2}, r"binds units together"),
 ])  # fmt: skip
-def test_units_that_cannot_change_places_are_refused(name, settings, why):
+def test_networks_whose_units_cannot_be_permuted_are_refused(name, settings, why):
     task = Task(model=component("model", name, **settings), dataset=Digits())
     with pytest.raises(ValueError, match=f"align: layer.*{why}.*align=false"):
         Interpolation(align=True).requires(task.structure())
@@ -178,7 +178,7 @@ def test_a_line_that_misses_an_end_is_refused():
         Interpolation(low=0.5)
 
 
-def test_a_function_curve_of_known_networks():
+def test_function_curve_measures_error_and_spread_of_known_networks():
     model = component("model", "mlp_relu", hidden=[])
     problem = prepare(Task(model=model, dataset=Chebyshev(degree=1)), 0)  # y = x
     f, analysis = problem.objective(problem.batch(0)), FunctionCurve(points=7)
@@ -202,7 +202,7 @@ def test_a_function_curve_of_known_networks():
 
 
 @pytest.mark.parametrize(("pieces", "floor"), [(6, 0.1029), (11, 0.0552)])
-def test_the_best_function_of_few_pieces_on_a_sinc(pieces, floor):
+def test_the_least_error_of_a_step_function_on_a_sinc_is_the_stated_floor(pieces, floor):
     """What `experiment=binary_depth` holds networks of sign units against: Bellman's recursion."""
     y = Sinc().load(torch.Generator()).test.targets[:, 0]
     n = len(y)
@@ -221,13 +221,13 @@ def test_the_best_function_of_few_pieces_on_a_sinc(pieces, floor):
 @pytest.mark.parametrize(("norm", "names"), [
     ("before", ["conv1.bias", "conv2.bias"]), ("after", []), ("none", []),
 ])  # fmt: skip
-def test_a_bias_before_batchnorm_is_redundant(norm, names):
+def test_biases_before_batchnorm_are_found_redundant(norm, names):
     for dtype in ("float64", "float32"):
         p = small(0, norm, dtype=dtype)
         assert p.evaluation.redundant(p.params) == names
 
 
-def test_the_fitted_share_is_of_the_spoilt_rows_alone():
+def test_the_fitted_share_counts_only_rows_with_changed_labels():
     def problem(kind):
         model = component("model", "fc_relu", shape=[1, 8, 8], hidden=[])
         return prepare(Task(model=model, dataset=Digits(corruption=kind)), 0)

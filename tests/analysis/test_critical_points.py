@@ -39,7 +39,7 @@ SPECTRUM = [4.0, 2.0, 1.0, 0.5, 1e-6, 1e-9, -0.1, -3.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("solver", ["gnm", "lm"])
-def test_inertia_and_minimal_ratio_of_a_known_spectrum(solver):
+def test_signs_of_the_eigenvalues_of_a_known_spectrum_are_counted(solver):
     f, _, c = quadratic(SPECTRUM)
     point = {"w": c + torch.randn(10, generator=gen(5)).double()}
     out = of(CriticalPoints(solver=solver), f, point)
@@ -57,7 +57,7 @@ def test_inertia_and_minimal_ratio_of_a_known_spectrum(solver):
 
 @pytest.mark.parametrize("start", [0.1, 1.0, 30.0, 1e6])
 @pytest.mark.parametrize("solver", ["gnm", "lm"])
-def test_a_flat_gradient_is_stalled_and_never_critical(solver, start):
+def test_a_minimum_of_the_gradient_norm_above_0_is_stalled_and_not_critical(solver, start):
     f = from_function(lambda p: p["w"][0] + p["w"][1] ** 2)
     out = of(CriticalPoints(solver=solver), f, {"w": torch.tensor([0.3, start]).double()})
     assert out["critical_points/status"] == "stalled"
@@ -67,7 +67,7 @@ def test_a_flat_gradient_is_stalled_and_never_critical(solver, start):
 
 
 @pytest.mark.parametrize("start", [0.1, 30.0, 1e6])
-def test_a_slope_without_end_is_stalled_for_newton_too(start):
+def test_newton_on_an_unbounded_loss_is_stalled(start):
     f = from_function(lambda p: p["w"][0] + p["w"][1] ** 2)
     at = {"w": torch.tensor([0.3, start]).double()}
     out = of(CriticalPoints(solver="newton"), f, at)
@@ -75,7 +75,7 @@ def test_a_slope_without_end_is_stalled_for_newton_too(start):
     assert 1 <= out["critical_points/norm"] < 1.1
 
 
-def test_a_search_cut_short_is_unconverged_and_a_critical_start_critical():
+def test_a_search_without_steps_is_unconverged_unless_it_starts_at_a_critical_point():
     f, _, c = quadratic([4.0, 1.0, 0.1, -1.0])
     away = {"w": c + torch.ones(4).double()}
     assert of(CriticalPoints(solver="none"), f, away)["critical_points/status"] == "unconverged"
@@ -93,7 +93,7 @@ def test_newton_descends_to_the_minimum_of_a_cubic_past_its_saddle(start):
     assert out["critical_points/steps"] < 60
 
 
-def test_newton_takes_the_curved_valley_of_rosenbrock_within_its_products():
+def test_newton_finds_the_minimum_of_rosenbrock_within_its_budget_of_products():
     f = from_function(lambda p: (1 - p["w"][0]) ** 2 + 100 * (p["w"][1] - p["w"][0] ** 2) ** 2)
     at = {"w": torch.tensor([-1.2, 1.0]).double()}
     out = of(CriticalPoints(solver="newton", steps=200), f, at)
@@ -116,7 +116,7 @@ def test_newton_takes_no_step_uphill():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_critical_points_of_a_linear_network_have_the_known_losses(seed):
+def test_critical_points_of_a_linear_network_have_the_losses_of_baldi_and_hornik(seed):
     """The loss is what a set of singular values leaves over (Baldi & Hornik 1989)."""
     model = FC(shape=(4,), hidden=(2,), outputs=4, activation="linear")
     made = prepare(Task(model, Linear(dim=4, n=12)), seed)
@@ -146,7 +146,7 @@ def test_levenberg_marquardt_finds_the_saddle_of_a_cubic():
             assert out["critical_points/loss"] == pytest.approx(-2 / 3 if x > 0 else 2 / 3)
 
 
-def test_a_dead_units_bias_is_not_redundant():
+def test_the_bias_of_a_dead_unit_is_not_redundant():
     """A larger bias wakes it; a bias that every output subtracts again moves nothing."""
     f = from_function(
         lambda p: ((p["a"] - 5).relu().sum() + (p["b"] - p["b"]).sum() - 1) ** 2, vectorized=False
@@ -155,7 +155,7 @@ def test_a_dead_units_bias_is_not_redundant():
     assert all(redundant(f, point, gen(seed)) == ["b"] for seed in range(20))
 
 
-def test_what_is_not_finite_is_not_critical():
+def test_a_point_with_an_infinite_gradient_norm_is_not_critical():
     f = from_function(lambda p: (p["w"] * torch.tensor([1e308, 1e308], dtype=torch.float64)).sum())
     point = {"w": torch.ones(2, dtype=torch.float64)}
     out = of(CriticalPoints(solver="none"), f, point)
@@ -163,7 +163,7 @@ def test_what_is_not_finite_is_not_critical():
     assert out["critical_points/status"] == "unconverged" and out["critical_points/critical"] == 0
 
 
-def test_the_l1_route_ends_where_the_gradient_is_the_penalty():
+def test_the_l1_solver_ends_where_the_gradient_equals_the_penalty():
     values = torch.tensor([2.0, 1.0, 0.5]).double()
     c = torch.tensor([1.0, -1.0, 0.1]).double()
     f = from_function(lambda p: (values * (p["w"] - c) ** 2).sum() / 2)
@@ -174,13 +174,13 @@ def test_the_l1_route_ends_where_the_gradient_is_the_penalty():
     assert out["critical_points/status"] == "unconverged"
 
 
-def test_a_hessian_too_large_for_memory_is_refused_with_lanczos():
+def test_a_hessian_too_large_for_memory_is_refused_and_curvature_is_suggested():
     with pytest.raises(ValueError, match=r"40000 x 40000, 12207 MiB.*memory=.*analysis=curvature"):
         CriticalPoints().fits({"w": torch.zeros(200, 200)}, 1 << 30)
     CriticalPoints().fits({"w": torch.zeros(571)}, 128 << 20)
 
 
-def test_sharpness_of_a_quadratic():
+def test_sharpness_measures_of_a_quadratic_are_their_closed_forms():
     a = torch.tensor([3.0, 1.0, 0.2]).double()
     c = torch.tensor([1.0, -2.0, 0.5]).double()
     f = from_function(lambda p: (a * (p["w"] - c) ** 2).sum() / 2, vectorized=True)

@@ -41,7 +41,7 @@ def look(analysis, problem):
 
 
 @pytest.mark.parametrize("bits", [3, 5, 8])
-def test_a_grid_on_uniform_data_errs_by_a_twelfth_of_its_squared_step(bits):
+def test_mse_of_a_grid_on_uniform_data_is_a_twelfth_of_the_squared_step(bits):
     x = torch.linspace(-1, 1, 200_001, dtype=F64)
     told = measured(x, Uniform(bits))
     step = 2 / (2**bits - 2)
@@ -50,7 +50,7 @@ def test_a_grid_on_uniform_data_errs_by_a_twelfth_of_its_squared_step(bits):
     assert told["clipping"] == told["clipped"] == 0.0 and told["levels"] == 2**bits - 1
 
 
-def test_four_bits_of_a_gaussian_clip_or_round(generator):
+def test_4_bits_of_a_gaussian_have_the_known_error_for_both_ranges(generator):
     x = torch.randn(1_000_000, generator=generator, dtype=F64)
     best, widest = (measured(x, FixedPoint(4, range=r)) for r in ("mse", "max"))
     assert best["mse"] == pytest.approx(0.021, abs=0.001)
@@ -58,7 +58,7 @@ def test_four_bits_of_a_gaussian_clip_or_round(generator):
     assert widest["clipping"] == 0.0 and widest["rounding"] == 1.0
 
 
-def test_overload_of_a_gaussian_follows_its_tails(generator):
+def test_clipping_error_of_a_gaussian_is_the_integral_over_its_tails(generator):
     x = torch.randn(1_000_000, generator=generator, dtype=F64)
     told = measured(x, Uniform(4, range="k_sigma", reach=2.0))  # [-2, 2], step 2/7
     t, level = 2 + 1 / 7, 2.0
@@ -69,7 +69,7 @@ def test_overload_of_a_gaussian_follows_its_tails(generator):
     assert told["clipping"] + told["rounding"] == pytest.approx(1)
 
 
-def test_signs_of_a_gaussian(generator):
+def test_mse_of_signs_of_a_gaussian_is_its_closed_form(generator):
     """E (|x| - 1)^2 = 2 - 2 sqrt(2/pi); of the best scale 1 - 2/pi; overload beyond two scales."""
     x = torch.randn(1, 400_000, generator=generator, dtype=F64)
     plain, scaled = measured(x, Sign()), measured(x, Xnor())
@@ -79,14 +79,14 @@ def test_signs_of_a_gaussian(generator):
     assert plain["levels"] == 2.0 and 0 < plain["clipping"] < 1
 
 
-def test_one_value_and_zeros():
+def test_a_constant_tensor_and_a_zero_tensor_have_no_error():
     told = measured(torch.full((3, 4), 0.7, dtype=F64), Uniform(4))
     assert told["mse"] == pytest.approx(0, abs=1e-30) and told["levels"] == 1.0
     told = measured(torch.zeros(3, 4, dtype=F64), TWN())
     assert told["mse"] == 0.0 and told["sqnr"] == math.inf and told["clipping"] == 0.0
 
 
-def test_levels_are_counted_by_group():
+def test_levels_are_counted_within_each_group():
     x = torch.linspace(-1, 1, 64, dtype=F64) * torch.tensor([[1.0], [100.0]], dtype=F64)
     assert measured(x, Uniform(3, granularity="channel"))["levels"] == 7.0
     assert measured(x, Uniform(3, granularity="group:32"))["levels"] == pytest.approx(4.0, abs=0.6)
@@ -94,7 +94,7 @@ def test_levels_are_counted_by_group():
     assert measured(x, Xnor())["levels"] == 2.0  # +-alpha, another in each channel
 
 
-def test_bits_needed_follow_six_decibels_a_bit():
+def test_bits_needed_grow_by_1_for_6_decibels():
     """Uniform data: SQNR 20 log10(2^b - 1) of an affine ruler; 30 dB is 5.0 bits, 31 dB is 6."""
     x = torch.linspace(-1, 1, 100_001, dtype=F64)[None] * torch.tensor([[1.0], [7.0]], dtype=F64)
     for sqnr in (15.0, 29.0, 31.0, 48.0):
@@ -104,7 +104,7 @@ def test_bits_needed_follow_six_decibels_a_bit():
     assert QuantError(RULER)._needed(torch.zeros(1, 5, dtype=F64)) == [2.0]
 
 
-def test_every_quantized_tensor_of_a_network_is_told():
+def test_every_quantized_tensor_of_a_network_is_reported():
     both = Slots(Uniform(3), Levels(4))
     p = prepare(Task(model=ToyMLP(quantizer=both, dim=4), dataset=Gaussian(dim=4, n=64)), 0)
     out = look(QuantError(RULER), p)
@@ -125,7 +125,7 @@ def test_every_quantized_tensor_of_a_network_is_told():
     )
 
 
-def test_nothing_quantized_is_refused():
+def test_a_network_without_quantizers_is_refused():
     p = Task(model=ToyMLP(quantizer=Slots(Identity(), Identity()), dim=3), dataset=Gaussian(dim=3))
     with pytest.raises(ValueError, match="neither weights nor activations.*quantizer=fixed8"):
         QuantError(RULER).requires(p.structure())
@@ -149,7 +149,7 @@ def costs(name, **settings):
     )
 
 
-def test_a_fully_connected_network():
+def test_cost_of_a_fully_connected_network_is_counted_exactly():
     both = Slots(Uniform(4), Levels(4))
     p = prepare(Task(model=MLP(quantizer=both, hidden=(32, 16)), dataset=Digits()), 0)
     out = look(Cost(full=16), p)
@@ -173,7 +173,7 @@ def test_costs_do_not_depend_on_which_statistics_batchnorm_takes():
 
 
 @pytest.mark.parametrize("channels", [(4, 16), (8, 8)])
-def test_two_convolutions_follow_their_formula(channels):
+def test_cost_of_two_convolutions_is_its_formula(channels):
     a, b = channels
     out = costs("cnn2", shape=[1, 32, 32], channels=[a, b])
     # 5x5 kernels and biases, two BatchNorms, a head on 8x8 maps
@@ -183,7 +183,7 @@ def test_two_convolutions_follow_their_formula(channels):
     assert out["cost/bops"] == 32 * 32 * out["cost/macs"]
 
 
-def test_the_thin_xnor_resnet():
+def test_cost_of_the_xnor_resnet_counts_its_16_binary_convolutions():
     binary = slots("xnor.Xnor", "sign.Sign")
     out = costs("xnor_resnet18", quantizer=binary, shape=[1, 32, 32])
     assert out["cost/parameters"] == 176_418 - 2 * 8 * 9  # a grey stem
@@ -196,7 +196,7 @@ def test_the_thin_xnor_resnet():
     assert sum(out[k.replace("weight_bits", "macs")] for k in inner) == law
 
 
-def test_an_average_of_bits_is_no_bit():
+def test_a_layer_that_reads_averaged_signs_has_full_precision_inputs():
     """Pooling signs by their mean leaves five values: the next layer reads full precision."""
     signs = slots("none.Identity", "sign.Sign")
     for pool, bits in (("none", 1), ("average", 1)):

@@ -34,7 +34,7 @@ def measure(analysis, f, point, seed=0):
     return analysis(f, point, got, gen(seed + 1))
 
 
-def test_split_of_draws_with_known_bias_and_variance():
+def test_split_recovers_a_known_bias_and_variance():
     g = torch.ones(DIM, dtype=torch.float64)
     bias = torch.zeros(DIM, dtype=torch.float64)
     bias[:6] = 2.0  # |bias|^2 = 24
@@ -53,7 +53,7 @@ def test_split_of_draws_with_known_bias_and_variance():
     assert abs(clean["bias2"]) < 4 * 0.25 / 400 / math.sqrt(DIM) * 2
 
 
-def test_reliability_of_the_mean_is_its_cosine_with_what_it_tends_to():
+def test_reliability_of_the_mean_is_its_cosine_to_the_expected_gradient():
     g, n = torch.randn(2000, generator=gen(), dtype=torch.float64), 8
     draws = g + 3 * torch.randn(n, 2000, generator=gen(1), dtype=torch.float64)
     out = split(draws, g)
@@ -62,7 +62,7 @@ def test_reliability_of_the_mean_is_its_cosine_with_what_it_tends_to():
     assert out["reliability"] == pytest.approx(1 / (1 + 9 / 4), abs=0.06)
 
 
-def test_nes_is_unbiased_on_a_linear_loss_and_its_variance_is_the_law(slope):
+def test_nes_is_unbiased_on_a_linear_loss_with_relative_variance_d_plus_1_over_n(slope):
     f, point, g = slope
     analysis = BiasVariance(NES(samples=20), CDG(0.1), replicates=200)
     out = measure(analysis, f, point)
@@ -77,7 +77,7 @@ def test_nes_is_unbiased_on_a_linear_loss_and_its_variance_is_the_law(slope):
     assert out["bias_variance/evals"] == 41
 
 
-def test_a_deterministic_estimator_has_bias_only(slope):
+def test_a_deterministic_estimator_has_no_variance(slope):
     f, point, g = slope
     out = measure(BiasVariance(CDG(0.3), CDG(0.1), replicates=4), f, point)
     assert out["bias_variance/variance"] == pytest.approx(0, abs=1e-20)
@@ -85,7 +85,7 @@ def test_a_deterministic_estimator_has_bias_only(slope):
     assert out["bias_variance/reliability"] == pytest.approx(1)
 
 
-def test_efficiency_follows_the_law_of_what_the_budget_bought(slope):
+def test_cosines_of_efficiency_are_the_expected_cosines_for_the_budget(slope):
     f, point, g = slope
     analysis = Efficiency(NES(samples=10), CDG(0.1), evals=21 * 32, seconds=1e-9)
     outs = [measure(analysis, f, point, seed) for seed in range(0, 60, 2)]
@@ -101,14 +101,14 @@ def test_efficiency_follows_the_law_of_what_the_budget_bought(slope):
     assert outs[0]["efficiency/at_seconds/calls"] == 1  # nothing affordable: one call, the least
 
 
-def test_what_repetition_does_not_change_is_called_once(slope):
+def test_efficiency_calls_a_deterministic_estimator_once(slope):
     f, point, _ = slope
     out = measure(Efficiency(CDG(0.1), CDG(0.1)), f, point)
     assert out["efficiency/calls"] == [1.0] and out["efficiency/at_evals/n_eff"] == math.inf
     assert measure(Efficiency(CDG(0.1), CDG(0.1), evals=3), f, point)["efficiency/over"] == 1.0
 
 
-def test_a_short_training_on_a_bowl_by_hand():
+def test_losses_of_a_short_training_are_those_computed_by_hand():
     f = from_function(lambda p: (p["w"] ** 2).sum() / 2, vectorized=True)
     point = {"w": torch.tensor([4.0]).double()}
     analysis = Training(CDG(0.1), evals=9, steps=50, lr_min=0.5, lr_max=2.0, points=3)
@@ -125,7 +125,7 @@ def test_a_short_training_on_a_bowl_by_hand():
     assert out["training/ratio"] == pytest.approx(min(expected) / 8)
 
 
-def test_a_training_without_a_gradient_stays_where_it_is():
+def test_a_training_on_a_constant_loss_does_not_move():
     f = from_function(lambda p: (p["w"] * 0).sum() + 2, vectorized=True)
     point = {"w": torch.ones(3).double()}
     out = measure(Training(CDG(0.1)), f, point)
@@ -135,7 +135,7 @@ def test_a_training_without_a_gradient_stays_where_it_is():
     assert out["training/heldout"] == 2.0
 
 
-def test_a_training_takes_the_samples_a_step_it_is_given(slope):
+def test_fewer_samples_a_step_give_a_training_more_steps(slope):
     f, point, _ = slope
     own = measure(Training(NES(samples=500), evals=2002), f, point)
     few = measure(Training(NES(samples=500), evals=2002, samples=20), f, point)

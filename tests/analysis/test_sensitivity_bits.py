@@ -47,7 +47,7 @@ def run(f, point, grad=None, **settings):
     return {k.removeprefix("sensitivity_bits/"): v for k, v in out.items()}
 
 
-def test_the_loss_of_a_layer_is_its_quantization_error(bowl):
+def test_the_loss_of_a_quantized_layer_is_half_its_curvature_times_its_error(bowl):
     f, point = bowl
     out = run(f, point)
     for name, c in WEIGHTS.items():
@@ -75,7 +75,7 @@ def test_layers_of_a_separable_loss_do_not_interact(bowl):
 
 
 @pytest.mark.parametrize("budget", [2.0, 2.5, 3.1, 4.7, 8.0])
-def test_the_allocation_of_a_separable_loss_is_the_exhaustive_one(bowl, budget):
+def test_the_allocation_of_a_separable_loss_equals_an_exhaustive_search(bowl, budget):
     f, point = bowl
     out = run(f, point, budget=budget, anneal=200)
     sizes = [point[k].numel() for k in "abc"]
@@ -91,7 +91,7 @@ def test_the_allocation_of_a_separable_loss_is_the_exhaustive_one(bowl, budget):
         assert out[f"{how}/spent"] == pytest.approx(mean) and mean <= budget + 1e-9
 
 
-def test_no_known_point_is_evaluated_again(bowl):
+def test_no_point_is_evaluated_twice(bowl):
     f, point = bowl
     calls = []
     counted = from_function(lambda p: calls.append(1) or f.value(p))
@@ -99,7 +99,7 @@ def test_no_known_point_is_evaluated_again(bowl):
     assert len(calls) == out["points"] + 1 < out["asked"]  # and the estimate's own value
 
 
-def test_the_slope_of_a_linear_loss_predicts_it_exactly(bowl):
+def test_the_gradient_predicts_a_linear_loss_exactly(bowl):
     _, point = bowl
     slope = {k: torch.ones_like(v) / (1 + i) for i, (k, v) in enumerate(point.items())}
     f = from_function(lambda p: sum((slope[k] * p[k]).sum() for k in p))
@@ -111,7 +111,7 @@ def test_the_slope_of_a_linear_loss_predicts_it_exactly(bowl):
     assert out["spearman/gradient"] == pytest.approx(1) == pytest.approx(out["kendall/gradient"])
 
 
-def test_annealing_leaves_a_greedy_dead_end(generator):
+def test_annealing_finds_a_joint_change_that_greedy_steps_miss(generator):
     """Two layers that must move together: singly each loses, jointly they win."""
     table = np.outer([1.0, 1.0], [2.0, 4.0, 8.0])
     joint = {(1, 1): 1.0, (2, 0): 0.2, (0, 2): 0.9}
@@ -120,7 +120,7 @@ def test_annealing_leaves_a_greedy_dead_end(generator):
     assert found == (2, 0) and len(losses.known) <= 9
 
 
-def test_of_a_formula_all_parameters_are_layers():
+def test_the_parameters_of_a_formula_are_its_layers():
     p = prepare(Task(model=Quadratic(size=6), dataset=Point()), 0)
     f = p.objective(p.batch(0))
     out = run(f, p.params)
@@ -132,7 +132,7 @@ def test_of_a_formula_all_parameters_are_layers():
         run(f, p.params, price="bops")
 
 
-def test_bit_operations_are_paid_by_the_map(generator):
+def test_price_bops_counts_weight_bits_times_input_bits_of_each_layer(generator):
     """fc1 reads 64 numbers in full, the sign layer's successor bits: cheap ones get more bits."""
     slots = Slots(Identity(), Sign())
     rows = Batch(torch.randn(32, 1, 8, 8, generator=generator, dtype=torch.float64),
@@ -147,7 +147,7 @@ def test_bit_operations_are_paid_by_the_map(generator):
     assert out["greedy/bits"][0] == out["ilp/bits"][0] == 2 and "greedy/heldout" in out
 
 
-def test_the_trace_of_a_sign_network_is_its_heads():
+def test_the_hessian_trace_of_a_sign_network_is_that_of_its_last_layer():
     """Moving hidden weights flips states: their jumps are no curvature."""
     task = Task(model=MLP(quantizer=Slots(Identity(), Sign()), hidden=(6, 5)), dataset=Digits())
     p = prepare(task, 0)
@@ -166,7 +166,7 @@ def test_the_trace_of_a_sign_network_is_its_heads():
     assert error < 0.5 * float(hessian.trace())
 
 
-def test_quantized_weights_are_refused_and_quantized_activations_are_not():
+def test_quantized_weights_are_refused_and_quantized_activations_are_accepted():
     def structure(weight):
         slots = Slots(weight, Sign())
         return Task(model=MLP(quantizer=slots, hidden=(4, 4)), dataset=Digits()).structure()
@@ -188,6 +188,6 @@ def test_quantized_weights_are_refused_and_quantized_activations_are_not():
         ({"quantizer": torch.tanh}, "its bits cannot be set"),
     ],
 )
-def test_refuses(wrong, told):
+def test_settings_that_do_not_work_are_refused(wrong, told):
     with pytest.raises(ValueError, match=told):
         SensitivityBits(**{"quantizer": Uniform()} | wrong)

@@ -13,13 +13,13 @@ def vectors(dim=300):
     return torch.randn(2, dim, generator=draw, dtype=torch.float64)
 
 
-def test_linear():
+def test_a_sketch_is_linear():
     x, y = vectors()
     both = sketched(2 * x - 3 * y, 20, 0)
     torch.testing.assert_close(both, 2 * sketched(x, 20, 0) - 3 * sketched(y, 20, 0))
 
 
-def test_keeps_squared_distances_on_average_with_the_spread_it_says():
+def test_a_sketch_keeps_squared_distances_on_average():
     x, y = vectors()
     true, m, n = float((x - y).square().sum()), 25, 600
     seen = torch.stack([(sketched(x, m, s) - sketched(y, m, s)).square().sum() for s in range(n)])
@@ -28,7 +28,7 @@ def test_keeps_squared_distances_on_average_with_the_spread_it_says():
     assert float(seen.std()) > 0.5 * (2 / m) ** 0.5 * true  # and it is no isometry
 
 
-def test_is_the_matrix_of_one_signed_one_a_column():
+def test_a_sketch_is_a_matrix_with_one_entry_of_plus_or_minus_1_in_each_column():
     eye = torch.eye(40, dtype=torch.float64)
     matrix = torch.stack([sketched(e, 7, 3) for e in eye], 1)
     assert (matrix.abs().sum(0) == 1).all() and set(matrix.unique().tolist()) == {-1, 0, 1}
@@ -36,7 +36,7 @@ def test_is_the_matrix_of_one_signed_one_a_column():
     torch.testing.assert_close(sketched(x, 7, 3), matrix @ x)
 
 
-def test_is_the_same_in_every_run_and_of_other_seeds_another():
+def test_a_sketch_depends_on_its_own_seed_alone():
     f = from_function(lambda p: p["w"].square().sum())
     at = {"w": vectors()[0].view(30, 10)}
     estimate = Estimate(*f.value_and_grad(at), 3.0)

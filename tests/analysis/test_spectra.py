@@ -24,7 +24,7 @@ def bowl():
     return f, at, Estimate(*f.value_and_grad(at), 3.0), turn
 
 
-def test_curvature_of_a_known_spectrum(bowl):
+def test_curvature_measures_a_known_spectrum(bowl):
     f, at, estimate, turn = bowl
     got = Curvature(k=4, tol=1e-8, lr=0.1, draws=200, steps=8)(f, at, estimate, stream(0, "a"))
     assert [got[f"curvature/lambda_{i}"] for i in (1, 2, 3, 4)] == pytest.approx([9, 8, 7, 6])
@@ -45,7 +45,7 @@ def test_curvature_of_a_known_spectrum(bowl):
     assert moment == pytest.approx(float(LAM.mean()), rel=0.1)
 
 
-def test_blocks_that_do_not_couple_hold_all_of_the_top_space(bowl):
+def test_uncoupled_blocks_contain_the_whole_top_eigenspace(bowl):
     f, at, estimate, turn = bowl
     got = Blocks(k=2, tol=1e-8)(f, at, estimate, stream(0, "a"))
     assert (
@@ -64,7 +64,7 @@ def test_blocks_that_do_not_couple_hold_all_of_the_top_space(bowl):
     assert (got["blocks/b/lambda_1"], got["blocks/b/lambda_2"]) == pytest.approx((8, 6))
 
 
-def test_blocks_that_couple_do_not():
+def test_coupled_blocks_contain_a_known_share_of_the_top_eigenspace():
     v = torch.ones(4, dtype=torch.float64) / 2
     # one sharp direction of both blocks, and in each a sharper look at what it is not
     h = torch.outer(v, v) + torch.diag(torch.tensor([0.5, 0, 0, 0], dtype=torch.float64))
@@ -77,7 +77,7 @@ def test_blocks_that_couple_do_not():
     assert got["blocks/held"] == pytest.approx([float(held)]) and held < 0.99
 
 
-def test_a_quantized_network_has_shapes_and_parts_but_no_spectra(bowl):
+def test_blocks_of_a_quantized_network_have_shapes_and_parts_but_no_spectra(bowl):
     f, at, estimate, _ = bowl
     f.forward.structure = Structure(quantized={"act.activation": "Sign()"})
     got = Blocks()(f, at, estimate, stream(0, "a"))

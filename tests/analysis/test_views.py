@@ -47,7 +47,7 @@ def measure(analysis, made, batch=None, seed=0):
 
 
 @pytest.mark.parametrize("batch_size", [7, 64, None])
-def test_sensitivity_of_a_linear_network_is_its_matrix_norm_whatever_the_batch(batch_size):
+def test_input_sensitivity_of_a_linear_network_is_the_norm_of_its_matrix(batch_size):
     made = prepare(
         studied(
             FC(shape=(5,), hidden=(4,), outputs=3, activation="linear"),
@@ -68,7 +68,7 @@ def test_sensitivity_of_a_linear_network_is_its_matrix_norm_whatever_the_batch(b
 
 
 @pytest.mark.parametrize("rows", [3, 4])  # of an even number the median is between two
-def test_sensitivity_of_probabilities_is_the_jacobian_of_the_softmax(rows):
+def test_input_sensitivity_is_the_norm_of_the_jacobian_of_logits_and_of_probabilities(rows):
     made = problem()
     out = measure(InputSensitivity(rows=rows), made)
     x = made.data.test.inputs[:rows]
@@ -81,7 +81,7 @@ def test_sensitivity_of_probabilities_is_the_jacobian_of_the_softmax(rows):
         assert out[f"{key}/median"] == pytest.approx(np.median(each.numpy()))
 
 
-def test_quantized_weights_are_a_view_of_their_own():
+def test_the_quantized_view_has_quantized_weights_the_same_loss_and_a_gradient():
     made = problem(WEIGHTS)
     f = made.objective(made.data.train)
     g, point = f.opened(made.params)
@@ -108,7 +108,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("analysis, quantizer, words", REFUSED)
-def test_what_has_no_meaning_is_refused_with_what_has(analysis, quantizer, words):
+def test_a_view_that_makes_no_sense_is_refused_with_one_that_does(analysis, quantizer, words):
     with pytest.raises(ValueError, match=words):
         analysis.requires(problem(quantizer).structure)
 
@@ -129,7 +129,7 @@ def test_what_has_no_meaning_is_refused_with_what_has(analysis, quantizer, words
         (GradientNorm(STE("identity"), lr=0.1), BOTH),
     ],
 )
-def test_what_has_a_meaning_runs_and_leaves_the_point_as_it_was(analysis, quantizer):
+def test_a_view_that_makes_sense_runs_and_leaves_the_point_unchanged(analysis, quantizer):
     made = problem(quantizer, batch_size=32)
     if hasattr(analysis, "requires"):
         analysis.requires(made.structure)
@@ -141,7 +141,7 @@ def test_what_has_a_meaning_runs_and_leaves_the_point_as_it_was(analysis, quanti
     assert out == measure(analysis, made, made.batch(0))  # the same draws, the same numbers
 
 
-def test_flips_of_binary_weights_are_flips():
+def test_the_discrete_view_measures_the_flip_of_each_binary_weight():
     made = problem(WEIGHTS)
     out = measure(Sharpness(view="discrete", flips=None), made)
     f = made.objective(made.data.train)
@@ -159,7 +159,7 @@ def test_flips_of_binary_weights_are_flips():
 
 
 @pytest.mark.parametrize("batchnorm, idle", [("batch", 20), ("running", 0)])
-def test_a_bias_before_batchnorm_is_redundant(batchnorm, idle):
+def test_a_bias_before_batchnorm_is_redundant_only_with_batch_statistics(batchnorm, idle):
     class Normed(FC):
         def build(self, generator):
             n = FC.build(self, generator)
@@ -177,7 +177,7 @@ def test_a_bias_before_batchnorm_is_redundant(batchnorm, idle):
     assert out["critical_points/parameters"] == 61 + 40 - idle
 
 
-def test_a_surface_of_a_quadratic_along_its_eigenvectors():
+def test_a_surface_of_a_quadratic_along_its_eigenvectors_is_its_formula():
     a = torch.tensor([3.0, 1.0, 0.2]).double()
     f = from_function(lambda p: (a * p["w"] ** 2).sum() / 2, vectorized=True)
     point = {"w": torch.tensor([0.0, 0.0, 2.0]).double()}
@@ -193,7 +193,7 @@ def test_a_surface_of_a_quadratic_along_its_eigenvectors():
     )
 
 
-def test_principal_axes_are_those_of_the_singular_values_and_hold_the_way():
+def test_principal_axes_of_a_path_are_its_leading_singular_vectors():
     t = torch.linspace(0, 1, 6).double()[:, None]
     frame = torch.linalg.qr(torch.randn(40, 3, generator=gen()).double()).Q.T
     way = torch.cat([3 * (t - 1), (t - 1).square() - t + 1, 0.1 * t * (1 - t)], dim=1) @ frame
@@ -215,7 +215,7 @@ def test_principal_axes_are_those_of_the_singular_values_and_hold_the_way():
         principal(torch.zeros(4, 5))
 
 
-def test_a_straight_way_is_the_first_axis_and_the_plane_holds_its_losses():
+def test_a_straight_path_is_the_first_axis_and_its_losses_are_in_the_plane():
     made = problem(WEIGHTS)
     back = {k: torch.randn(p.shape, generator=gen(1)).double() for k, p in made.params.items()}
     back["head.bias"] *= 0  # of no loss, say: kept points do not name it
@@ -239,7 +239,7 @@ def test_a_straight_way_is_the_first_axis_and_the_plane_holds_its_losses():
 
 
 @pytest.mark.parametrize("axes, few", [("pca", 2), ("random", 1), ("eigenvectors", 1)])
-def test_too_few_parameters_have_no_plane(axes, few):
+def test_too_few_parameters_for_a_plane_are_refused(axes, few):
     with pytest.raises(ValueError, match=f"w: {few} parameters, and a plane has two directions"):
         Surface(axes=axes).fits({"w": torch.zeros(few)}, 1 << 20)
     Surface(axes=axes).fits({"w": torch.zeros(few + 1)}, 1 << 20)
@@ -252,7 +252,7 @@ def test_random_axes_are_normalised_filter_by_filter():
     assert not d["b"].any()
 
 
-def test_gradient_norm_by_hand():
+def test_gradient_norms_on_a_quadratic_are_those_computed_by_hand():
     a = torch.tensor([3.0, 1.0]).double()
     f = from_function(lambda p: (a * p["w"] ** 2).sum() / 2, vectorized=True)
     point = {"w": torch.tensor([1.0, 2.0]).double()}
@@ -265,7 +265,7 @@ def test_gradient_norm_by_hand():
     assert out["gradient_norm/lambda_max"] == pytest.approx(3) and out["gradient_norm/edge"] == 4
 
 
-def test_gradient_norm_of_a_minibatch_and_of_all_rows():
+def test_gradient_norm_measures_the_minibatch_and_all_rows():
     made = problem(batch_size=16)
     out = measure(GradientNorm(STE("identity")), made, made.batch(0))
     for which, batch in (("full", made.data.train), ("batch", made.batch(0))):
@@ -280,7 +280,7 @@ def test_gradient_norm_of_a_minibatch_and_of_all_rows():
     assert "gradient_norm/edge" not in out
 
 
-def test_every_view_of_a_float_network_is_the_network():
+def test_every_view_of_a_float_network_is_accepted():
     structure = problem().structure
     needs = {"latent": True, "quantized": True, "smoothed": False}
     for view in needs:

@@ -31,7 +31,7 @@ def saved(path, /, compressed=False, **arrays):
 WORDS = "dataset=arrays model=mlp model.hidden=[8] estimator=ste steps=20 analysis=[] tracker=none"
 
 
-def test_an_npz_of_ones_own_is_trained_on_and_named_by_its_content(sa):
+def test_a_training_on_an_npz_file_is_named_by_the_content_of_the_file(sa):
     data = rows()
     saved("my.npz", **data)
     words = [*WORDS.split(), "dataset.path=my.npz"]
@@ -54,7 +54,7 @@ def test_an_npz_of_ones_own_is_trained_on_and_named_by_its_content(sa):
     assert folder(sa(*words, "dataset.test=0.3")[1]) != first
 
 
-def test_a_file_that_changed_under_a_recorded_run_is_refused(sa):
+def test_a_run_whose_data_file_has_changed_is_refused(sa):
     saved("my.npz", **rows())
     words = [*WORDS.split(), "dataset.path=my.npz"]
     first = folder(sa(*words)[1])
@@ -72,7 +72,7 @@ def test_a_file_that_changed_under_a_recorded_run_is_refused(sa):
     assert sa("--frozen", str(first))[0] == 0 and record.state(first) == "done"
 
 
-def test_a_sweep_over_files_has_a_point_a_content(sa):
+def test_a_sweep_over_files_has_one_point_for_each_content(sa):
     for seed in (0, 1):
         saved(f"{seed}.npz", **rows(seed=seed))
     saved("0-again.npz", compressed=True, **rows())
@@ -84,7 +84,7 @@ def test_a_sweep_over_files_has_a_point_a_content(sa):
     assert code == 2 and "point 1 (" in err and "targets row 2 is -1" in err
 
 
-def test_numbers_to_learn_get_columns_and_the_split_never_changes():
+def test_real_targets_become_a_column_and_the_split_does_not_depend_on_the_seed():
     path = saved("x.npz", inputs=np.arange(10.0), targets=np.arange(10.0) * 2)
     data = Arrays(path=path, test=0.3)
     assert (data.shape, data.classes, data.outputs, data.rows) == ((1,), None, 1, 7)
@@ -94,7 +94,7 @@ def test_numbers_to_learn_get_columns_and_the_split_never_changes():
     assert torch.equal(data.load(stream(1, "data")).test.inputs, test.inputs)
 
 
-def test_the_split_has_every_class_in_its_share():
+def test_the_split_keeps_the_share_of_every_class():
     y = np.repeat([0, 1, 2], [100, 50, 10])
     train, test = _own.split(y, 160, 0.2)
     assert np.bincount(y[test]).tolist() == [20, 10, 2]
@@ -103,7 +103,7 @@ def test_the_split_has_every_class_in_its_share():
     assert 4 in train and len(test) == 1
 
 
-def test_a_test_split_of_ones_own_is_kept_whole():
+def test_a_test_split_in_the_file_is_used_as_it_is():
     data = rows() | {f"test_{k}": v for k, v in rows(20, seed=1).items()}
     train, test = Arrays(path=saved("x.npz", **data)).load(stream(0))
     for split, prefix in ((train, ""), (test, "test_")):
@@ -111,7 +111,7 @@ def test_a_test_split_of_ones_own_is_kept_whole():
         assert np.array_equal(split.targets.numpy(), data[f"{prefix}targets"])
 
 
-def test_the_hash_is_of_values_and_not_of_how_they_lie():
+def test_the_hash_depends_on_values_and_not_on_their_memory_layout():
     x = np.arange(6.0).reshape(2, 3)
     one = _own.sha({"a": x, "b": np.array([1])})
     assert one == _own.sha({"b": np.array([1], ">i8"), "a": np.asfortranarray(x).astype(">f8")})
@@ -120,7 +120,7 @@ def test_the_hash_is_of_values_and_not_of_how_they_lie():
     assert _own.sha({"b": x, "a": np.array([1])}) != one and len(one) == 16
 
 
-def test_a_typed_number_of_classes_is_a_limit():
+def test_class_numbers_at_or_above_classes_are_refused():
     path = saved("x.npz", **rows())
     assert Arrays(path=path, classes=7).classes == 7
     assert Arrays(path=path, classes=7).load(stream(0)).train.rows == 48
@@ -185,7 +185,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_rows_are_named_before_any_work(sa, kind):
+def test_bad_rows_are_named_before_a_run_starts(sa, kind):
     arrays, told = BAD[kind]
     path = saved("bad.npz", **arrays)
     data = Arrays(path=path)
@@ -224,7 +224,7 @@ def test_a_pickle_is_never_loaded(sa, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<html>", None])
-def test_a_damaged_file_says_how_to_make_one(content, tmp_path):
+def test_the_error_for_a_damaged_file_shows_how_to_make_one(content, tmp_path):
     path = saved(str(tmp_path / "x.npz"), **rows())
     whole = Path(path).read_bytes()
     Path(path).write_bytes(whole[:-500] if content is None else content)
@@ -232,7 +232,7 @@ def test_a_damaged_file_says_how_to_make_one(content, tmp_path):
         Arrays(path=path).check()
 
 
-def test_a_missing_file_says_what_to_type(sa):
+def test_the_error_for_a_missing_file_shows_what_to_type(sa):
     code, _, err = sa(*WORDS.split(), "dataset.path=nope.npz")
     assert code == 2 and "there is no file" in err and "dataset.path=my.npz" in err
     code, _, err = sa(*WORDS.split())
@@ -241,13 +241,13 @@ def test_a_missing_file_says_what_to_type(sa):
         Arrays(path="nope.npz").check()
 
 
-def test_a_model_of_images_says_what_takes_rows(sa):
+def test_the_error_of_an_image_model_names_a_model_for_rows(sa):
     saved("my.npz", **rows())
     code, _, err = sa("dataset=arrays", "dataset.path=my.npz", "model=cnn")
     assert code == 2 and "model.shape=[5]: too few numbers; model=mlp takes rows of any" in err
 
 
-def test_the_help_says_what_each_setting_does(sa):
+def test_the_help_states_what_each_setting_does(sa):
     code, out, _ = sa("dataset=arrays", "--help")
     assert code == 0 and "dataset.test=0.2" in out and "largest class number + 1" in out
 

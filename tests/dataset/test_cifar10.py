@@ -36,7 +36,7 @@ def raw(folder, names=_cifar.TRAIN):
 @pytest.mark.parametrize("inner", [False, True])
 @pytest.mark.parametrize("n", [1, 30, 5 * ROWS])
 @pytest.mark.parametrize("normalise", ["pixel", "channel"])
-def test_the_first_n_normalised_by_all(folder, inner, n, normalise):
+def test_the_first_n_images_are_normalised_by_all_training_images(folder, inner, n, normalise):
     train, test = load(folder if inner else folder.parent, n=n, normalise=normalise)
     images, labels = raw(folder)
     unseen, truth = raw(folder, [_cifar.TEST])
@@ -60,7 +60,7 @@ def test_a_constant_pixel_becomes_zero(folder):
     ("name", "n"),
     [("cifar10", 50_000)] + [(f"cifar10_{k}k", 1000 * k) for k in (1, 2, 5, 10, 20)],
 )
-def test_subsets_are_the_same_but_for_n(name, n):
+def test_options_of_subsets_differ_in_n_alone(name, n):
     plain = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "cifar10.yaml"))
     assert OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / f"{name}.yaml")) == plain | {
         "n": n
@@ -68,7 +68,7 @@ def test_subsets_are_the_same_but_for_n(name, n):
     assert component("dataset", name).rows == n
 
 
-def test_corruption_is_of_the_training_split_alone(folder):
+def test_corruption_changes_the_training_split_alone(folder):
     clean, got = load(folder), load(folder, random_labels=True)
     assert not torch.equal(clean.train.targets, got.train.targets)
     assert torch.equal(clean.test.targets, got.test.targets)
@@ -77,7 +77,7 @@ def test_corruption_is_of_the_training_split_alone(folder):
     assert torch.equal(clean.test.inputs, noise.test.inputs)
 
 
-def test_files_of_python_3_are_read_too(folder):
+def test_files_pickled_by_python_3_are_read(folder):
     name = _cifar.TEST
     content = pickle.loads((folder / name).read_bytes(), encoding="bytes")
     plain = {k.decode(): v for k, v in content.items()}
@@ -86,13 +86,13 @@ def test_files_of_python_3_are_read_too(folder):
     assert torch.equal(load(folder).test.inputs, before)
 
 
-def test_more_than_the_files_hold_is_refused(folder):
+def test_more_images_than_the_files_hold_are_refused(folder):
     with pytest.raises(ValueError, match="n=61: .* holds 60 training images"):
         load(folder, n=61)
 
 
 @pytest.mark.parametrize("gone", ["data_batch_3", "test_batch", "all"])
-def test_missing_files_say_where_and_what(folder, gone):
+def test_the_error_for_missing_files_names_the_folder_the_files_and_the_source(folder, gone):
     for name in _cifar.FILES if gone == "all" else [gone]:
         (folder / name).unlink()
     data = component("dataset", "cifar10", root=str(folder.parent))
@@ -131,7 +131,7 @@ def test_a_malicious_pickle_runs_nothing(folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["builtins.eval", "builtins.getattr", "numpy.load", "os.system"])
-def test_only_what_an_array_needs_may_be_named(tmp_path, name):
+def test_a_pickle_that_names_other_functions_than_an_array_needs_is_refused(tmp_path, name):
     module, _, attribute = name.rpartition(".")
     path = tmp_path / "batch"
     path.write_bytes(f"c{module}\n{attribute}\n.".encode())
@@ -166,7 +166,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_file_is_named_with_what_to_do(folder, kind):
+def test_the_error_for_a_bad_file_names_it_and_what_to_do(folder, kind):
     BAD[kind](folder / "data_batch_4")
     with pytest.raises(_cifar.Damaged, match="data_batch_4 .*python -m sa.data fetch cifar10"):
         load(folder)

@@ -40,7 +40,7 @@ def own(name, folder):
 
 
 @pytest.mark.parametrize("name", options("dataset"))
-def test_yields_what_it_says(name, tmp_path, monkeypatch):
+def test_every_dataset_yields_its_declared_shape_classes_and_rows(name, tmp_path, monkeypatch):
     monkeypatch.setenv("SA_DATA", str(tmp_path))
     if name.startswith("cifar10"):
         cifar(tmp_path)
@@ -57,7 +57,7 @@ def test_yields_what_it_says(name, tmp_path, monkeypatch):
             assert a.targets.unique().tolist() == list(range(data.classes))
 
 
-def test_gaussian_moments_and_splits():
+def test_gaussian_inputs_have_mean_0_and_variance_1_in_two_different_splits():
     train, test = component("dataset", "gaussian", dim=4, n=20_000).load(stream(0))
     assert abs(float(train.inputs.mean())) < 4 / 80_000**0.5
     assert abs(float(train.inputs.var()) - 1) < 4 * (2 / 80_000) ** 0.5
@@ -65,7 +65,7 @@ def test_gaussian_moments_and_splits():
     assert train.targets.shape == (20_000, 0)
 
 
-def test_digits_split_is_stratified_disjoint_and_standardised():
+def test_digits_have_one_stratified_split_and_standardised_inputs():
     train, test = component("dataset", "digits").load(stream(0))
     assert (train.rows, test.rows) == (1437, 360)
     assert abs(float(train.inputs.mean())) < 1e-9 and abs(float(train.inputs.std()) - 1) < 1e-9
@@ -76,13 +76,13 @@ def test_digits_split_is_stratified_disjoint_and_standardised():
 
 
 @pytest.mark.parametrize("size", [16, 32])
-def test_digits_resize(size):
+def test_digits_are_resized_to_the_set_size(size):
     data = component("dataset", "digits", size=size)
     assert data.shape == (1, size, size)
     assert data.load(stream(0)).train.inputs.shape == (1437, 1, size, size)
 
 
-def test_a_million_gaussian_rows_take_little_more_than_their_size():
+def test_a_million_gaussian_rows_take_less_than_twice_their_size_in_memory():
     code = """
 import resource
 from sa.dataset.gaussian import Gaussian
@@ -106,7 +106,7 @@ print(size, peak() - before)
 
 
 @pytest.mark.parametrize(("name", "k"), [("sinc", 5), ("sinc_pi", 5 * math.pi)])
-def test_sinc(name, k):
+def test_sinc_targets_are_sin_kx_over_kx_on_an_even_grid(name, k):
     train, test = component("dataset", name, n=201).load(stream(0))
     x = train.inputs
     assert (float(x[0]), float(x[-1])) == (-1, 1)
@@ -120,7 +120,7 @@ def test_sinc(name, k):
 
 
 @pytest.mark.parametrize("degree", [0, 1, 3, 4, 5])
-def test_chebyshev(degree):
+def test_chebyshev_targets_are_cos_of_n_arccos_x(degree):
     train, test = component("dataset", "chebyshev", degree=degree).load(stream(0))
     assert train.inputs.shape == train.targets.shape == (20, 1)
     for batch in (train, test):
@@ -149,7 +149,7 @@ def spoilt(**settings):
 
 
 @pytest.mark.parametrize("settings", [{"corruption": "random"}, {"random_labels": True}])
-def test_random_labels(settings):
+def test_random_labels_agree_with_the_true_ones_by_chance_alone(settings):
     clean, got = spoilt(**settings)
     assert torch.equal(got.inputs, clean.inputs)
     kept = float((got.targets == clean.targets).double().mean())
@@ -158,7 +158,7 @@ def test_random_labels(settings):
     assert not torch.equal(other.targets, got.targets)
 
 
-def test_partial_labels():
+def test_partial_corruption_redraws_the_set_fraction_of_labels():
     clean, got = spoilt(corruption="partial", fraction=0.3)
     kept = float((got.targets == clean.targets).double().mean())
     assert abs(kept - (0.7 + 0.03)) < 4 * (0.73 * 0.27 / 1437) ** 0.5
@@ -172,7 +172,7 @@ def test_shuffled_labels_keep_their_counts():
     assert float((got.targets == clean.targets).double().mean()) < 0.15
 
 
-def test_shuffled_pixels_are_one_permutation_and_random_ones_many():
+def test_shuffled_pixels_share_one_permutation_and_random_pixels_have_one_for_each_image():
     clean, got = spoilt(corruption="shuffled_pixels")
     old, new = clean.inputs.flatten(1), got.inputs.flatten(1)
     moved = [(new[:, [j]] == old).all(0) for j in range(64)]
@@ -193,7 +193,7 @@ def test_channels_of_a_pixel_stay_together(kind):
     assert torch.equal(got[:, 2] - got[:, 0], x[:, 2] - x[:, 0])
 
 
-def test_gaussian_inputs_match_two_moments():
+def test_gaussian_corruption_keeps_the_mean_and_spread_of_the_inputs():
     clean, got = spoilt(corruption="gaussian")
     n = got.inputs.numel()
     assert abs(float(got.inputs.mean() - clean.inputs.mean())) < 4 / n**0.5
@@ -211,20 +211,20 @@ def test_gaussian_inputs_match_two_moments():
         ("sinc", {"low": 1, "high": 1}, "less than high"), ("linear", {"n": 49}, "as many rows"),
     ],
 )  # fmt: skip
-def test_refuses(name, wrong, told):
+def test_settings_that_do_not_work_are_refused(name, wrong, told):
     with pytest.raises(InstantiationException) as caught:
         component("dataset", name, **wrong)
     assert told in str(caught.value.__cause__)
 
 
-def test_targets_of_another_width_are_refused():
+def test_a_model_with_another_number_of_outputs_than_targets_is_refused():
     with pytest.raises(Mismatch, match="model.outputs=1"):
         Task(model=component("model", "mlp_relu", outputs=2), dataset=Sinc()).check()
 
 
 @pytest.mark.parametrize("criterion", ["ce", "mse"])
 @pytest.mark.parametrize("how", ["partial", "random", "shuffled", "none", "gaussian"])
-def test_the_share_of_wrong_labels_that_are_fitted(how, criterion):
+def test_the_fitted_share_is_the_share_of_wrong_labels_that_the_network_predicts(how, criterion):
     task = Task(model=FC(shape=(1, 8, 8), hidden=(9,)), dataset=Digits(corruption=how),
                 criterion=criterion)  # fmt: skip
     p = prepare(task, 3)

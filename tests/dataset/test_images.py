@@ -28,7 +28,7 @@ def painted(root="zoo", classes=("cat", "dog"), n=10, size=(6, 6), mode="RGB", s
     return root
 
 
-def test_images_of_ones_own_are_trained_on_and_named_by_their_bytes(sa):
+def test_a_training_on_a_folder_of_images_is_named_by_the_bytes_of_the_files(sa):
     painted()
     words = [*WORDS.split(), "analysis=[]", "tracker=none"]
     code, out, err = sa(*words)
@@ -53,7 +53,7 @@ def test_channels_are_standardised_by_the_training_images():
     assert (bright[test.targets == 1] > bright[test.targets == 0].max()).all()
 
 
-def test_pixels_are_those_of_the_files():
+def test_pixels_are_read_from_the_files_up_to_an_affine_map():
     painted(n=3, mode="L", size=(4, 5))
     train, test = Images(path="zoo").load(stream(0))
     x = torch.cat([train.inputs, test.inputs]).squeeze(1)
@@ -63,7 +63,7 @@ def test_pixels_are_those_of_the_files():
     assert len(used) == 6 and kept == 5 and x.shape == (6, 4, 5)
 
 
-def test_folders_train_and_test_are_the_splits():
+def test_folders_named_train_and_test_are_the_splits():
     painted("zoo/train", n=4)
     painted("zoo/test", n=3, seed=1)
     data = Images(path="zoo")
@@ -73,7 +73,7 @@ def test_folders_train_and_test_are_the_splits():
         data.check()
 
 
-def test_one_colour_image_makes_all_of_three_channels_and_size_resizes():
+def test_one_colour_image_gives_all_images_three_channels_and_size_resizes_them():
     painted(mode="L", size=(6, 6))
     assert Images(path="zoo").shape == (1, 6, 6)
     Image.new("RGB", (9, 7), "red").save("zoo/cat/red.png")
@@ -102,7 +102,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_folder_names_the_file(sa, kind):
+def test_the_error_for_a_bad_folder_names_the_file(sa, kind):
     spoil, told = BAD[kind]
     spoil(Path(painted()))
     with pytest.raises(BadData, match=f"^zoo: .*{told}"):
@@ -111,7 +111,7 @@ def test_a_bad_folder_names_the_file(sa, kind):
     assert code == 2 and err.startswith("sa: dataset: ") and not Path("runs").exists()
 
 
-def test_a_missing_folder_says_what_to_type(sa):
+def test_the_error_for_a_missing_folder_shows_what_to_type(sa):
     code, _, err = sa(*WORDS.split())
     assert code == 2 and "there is no folder" in err and "a folder of images for each class" in err
     with pytest.raises(MissingData):

@@ -28,7 +28,7 @@ def written(path, table):
     return path
 
 
-def test_a_table_is_trained_on_whatever_kind_of_file_it_is(sa):
+def test_csv_and_parquet_files_with_the_same_numbers_are_the_same_run(sa):
     for name in ("my.csv", "my.parquet"):
         written(name, frame())
     words = [*WORDS.split(), "dataset.target=kind", "dataset.columns=[a,b]"]
@@ -39,7 +39,7 @@ def test_a_table_is_trained_on_whatever_kind_of_file_it_is(sa):
     assert other[0] == 0 and folder(other[1]) != folder(out)
 
 
-def test_columns_come_in_the_order_that_is_typed_or_that_of_the_file():
+def test_columns_keep_the_typed_order_or_the_order_of_the_file():
     table = frame()
     path = written("my.parquet", table)
     data = Table(path=path, target="price", columns=("c", "a"), test=0.5)
@@ -70,7 +70,7 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
-def test_a_bad_table_names_the_column_and_the_row(kind, ending):
+def test_the_error_for_a_bad_table_names_the_column_and_the_row(kind, ending):
     table, settings, told = BAD[kind]
     path = written(f"bad{ending}", table)
     if kind == "no rows" and ending == ".csv":
@@ -80,7 +80,7 @@ def test_a_bad_table_names_the_column_and_the_row(kind, ending):
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x.xlsx"])
-def test_what_is_no_table_is_refused(sa, name):
+def test_a_file_that_is_no_table_is_refused(sa, name):
     Path(name).write_bytes(b"\x00\xff\xfe")
     code, _, err = sa(*WORDS.split(), f"dataset.path={name}", "dataset.target=a")
     assert code == 2 and name in err and ("cannot be read as" in err or ".csv or .parquet" in err)

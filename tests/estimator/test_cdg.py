@@ -14,13 +14,13 @@ from sa.params import flatten
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.3, 5.0])
-def test_t2_exact_on_a_quadratic_for_any_eps(quadratic, epsilon):
+def test_t2_cdg_is_the_gradient_of_a_quadratic_for_any_epsilon(quadratic, epsilon):
     got = run(CDG(epsilon), from_function(quadratic), quadratic.point)
     torch.testing.assert_close(flatten(got.grad), quadratic.grad, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.5])
-def test_t3_rosenbrock(epsilon):
+def test_t3_cdg_adds_4_b_epsilon_squared_x_to_the_gradient_of_rosenbrock(epsilon):
     x, y, b = 0.3, -0.2, 100.0
     point = {"w": torch.tensor([x, y], dtype=torch.float64)}
     loss = from_function(lambda p: (1 - p["w"][0]) ** 2 + b * (p["w"][1] - p["w"][0] ** 2) ** 2)
@@ -29,7 +29,7 @@ def test_t3_rosenbrock(epsilon):
     torch.testing.assert_close(run(CDG(epsilon), loss, point).grad["w"], law)
 
 
-def test_one_step():
+def test_cdg_of_one_sign_is_1_over_epsilon_within_epsilon_of_0():
     w = torch.tensor([0.05, -0.05, 0.0, 0.1, -0.1, 0.3], dtype=torch.float64)
     f = from_function(lambda p: surrogate.sign(p["w"]).sum())
     got = run(CDG(epsilon=0.1), f, {"w": w}).grad["w"]
@@ -37,7 +37,7 @@ def test_one_step():
     torch.testing.assert_close(got, torch.tensor([10.0, 10, 10, 0, 10, 0], dtype=torch.float64))
 
 
-def test_t4_uniform_smoothing_is_the_box_target():
+def test_t4_cdg_is_the_derivative_of_the_box_smoothed_sign():
     # d/dw E sign(w + U[-eps, eps]) = 1/eps inside: CDG is the box-smoothed loss' derivative
     eps, w = 0.25, 0.1
     smoothed = lambda v: max(-1.0, min(1.0, v / eps))  # noqa: E731
@@ -48,7 +48,7 @@ def test_t4_uniform_smoothing_is_the_box_target():
     assert float(got) == pytest.approx(slope)
 
 
-def test_says_which_path_it_took(quadratic):
+def test_cdg_reports_whether_it_took_the_fast_or_the_brute_force_path(quadratic):
     p = problem()
     f = p.objective(p.batch(0))
     assert run(CDG(), f, p.params).info["path"] == "fast"
@@ -58,7 +58,7 @@ def test_says_which_path_it_took(quadratic):
         run(CDG(path="fast"), from_function(quadratic), quadratic.point)
 
 
-def test_t13_last_linear_layer_ste_is_exact():
+def test_t13_ste_is_the_true_gradient_in_the_last_linear_layer():
     p = problem()
     f = p.objective(p.batch(0))
     ste, cdg = run(STE("clipped"), f, p.params), run(CDG(0.1), f, p.params)
@@ -69,7 +69,7 @@ def test_t13_last_linear_layer_ste_is_exact():
     assert float(other) < 0.999  # the canary would mean nothing if every layer passed
 
 
-def test_float32_network_is_differenced_in_float64():
+def test_differences_of_a_float32_network_are_computed_in_float64():
     p32, p64 = problem(dtype="float32"), problem()
     got = run(CDG(1e-3), p32.objective(p32.batch(0)), p32.params)
     # the same float32 numbers, evaluated in float64

@@ -62,7 +62,7 @@ def near(samples, truth, slack=0.0):
     ],
     ids=["spsa", "sphere", "rdsa", "rdsa_asymmetric", "mezo", "forward_gradient"],
 )
-def test_t1_variance_slope_and_intercept(make, law):
+def test_t1_variance_on_a_linear_loss_falls_as_1_over_samples(make, law):
     g, loss = linear(DIM)
     counts, logs = (2, 32), []
     for n in counts:
@@ -78,7 +78,7 @@ def test_t1_variance_slope_and_intercept(make, law):
     assert abs(slope + 1) < 0.07  # two points of 400 draws: standard error about 0.02
 
 
-def test_t3_where_smoothed_gradients_rest():
+def test_t3_descent_on_rosenbrock_stops_where_the_smoothed_gradient_is_0():
     """a/(1 + 4 b sigma^2) = 0.2 for NES, 0.333 and 0.980 for CDG; SPSA leaves x where it is."""
     xs = {}
     for name in ("cdg, eps 0.1", "cdg, eps 0.01", "finite_difference, eps 0.01", "spsa, sigma 0.1"):
@@ -96,7 +96,7 @@ def test_t3_where_smoothed_gradients_rest():
 
 
 @pytest.mark.parametrize("w", [0.1, -0.2, 0.45, 0.7])
-def test_one_step(w):
+def test_gradients_of_one_sign_are_its_derivative_smoothed_by_each_kernel(w):
     """d/dw of sign(w), smoothed by each estimator's own kernel along its one coordinate."""
     t, step = w / SIGMA, lambda p: surrogate.sign(p["w"]).sum()
     box = 1 / SIGMA if abs(t) < 1 else 0.0
@@ -110,7 +110,7 @@ def test_one_step(w):
     assert float(draws(forward, step, at(w), 1)) == (2 / SIGMA if -SIGMA <= w < 0 else 0.0)
 
 
-def test_spsa_is_the_cube_s_gradient():
+def test_mean_of_spsa_is_the_gradient_of_the_loss_smoothed_over_a_cube():
     """Enumerated: a box along i, all other coordinates at the corners."""
     f = lambda p: torch.sin(3 * p["w"][0] * p["w"][1]) + p["w"][2] ** 3 * p["w"][0]  # noqa: E731
     w = at(0.3, -0.5, 0.8)["w"]
@@ -127,7 +127,7 @@ def test_spsa_is_the_cube_s_gradient():
     assert all(near(got[:, i], float(truth[i])) for i in range(3))
 
 
-def test_t4_one_sign_unit_over_a_ball():
+def test_t4_sphere_estimates_the_gradient_of_a_sign_unit_smoothed_over_a_ball():
     """In 3 dimensions the projection of a ball of radius R has density 3 (1 - (t/R)^2)/(4 R)."""
     x, w = at(0.6, -1.1, 0.3)["w"], at(0.2, 0.1, -0.4)["w"]
     got = draws(Sphere(0.4, 128), lambda p: surrogate.sign(p["w"] @ x), {"w": w}, 100)
@@ -137,14 +137,16 @@ def test_t4_one_sign_unit_over_a_ball():
 
 
 @pytest.mark.parametrize("side, sign", [("forward", 1), ("backward", -1)])
-def test_one_sided_differences_are_off_by_half_eps_of_the_curvature(quadratic, side, sign):
+def test_one_sided_differences_have_a_bias_of_half_epsilon_times_the_curvature(
+    quadratic, side, sign
+):
     got = FiniteDifference(0.2, side)(from_function(quadratic), quadratic.point, {}, None)
     law = quadratic.grad + sign * 0.1 * quadratic.h.diagonal()
     torch.testing.assert_close(flatten(got.grad), law, rtol=1e-9, atol=1e-10)
     assert got.evals == 7
 
 
-def test_mezo_equals_a_stored_direction(quadratic):
+def test_mezo_gives_the_estimate_of_the_same_directions_held_in_memory(quadratic):
     f, seeds = from_function(quadratic), torch.Generator().manual_seed(4)
     got = MeZO(0.1, 2)(f, quadratic.point, {}, torch.Generator().manual_seed(4))
     w, total = flatten(quadratic.point), 0.0
@@ -155,7 +157,7 @@ def test_mezo_equals_a_stored_direction(quadratic):
     torch.testing.assert_close(flatten(got.grad), total, rtol=1e-9, atol=1e-10)
 
 
-def test_forward_gradient_goes_through_the_seam():
+def test_forward_gradient_uses_the_slope_that_is_set_for_steps():
     """Zero behind a step; with a slope in force the mean is that STE's gradient."""
     at_ = at(0.5, -3.0, 0.2)
     f = lambda p: surrogate.sign(p["w"]) @ torch.tensor([1.0, 2, 3], dtype=torch.float64)  # noqa: E731
@@ -166,7 +168,7 @@ def test_forward_gradient_goes_through_the_seam():
 
 
 @pytest.mark.parametrize("unit", [surrogate.sign, surrogate.bernoulli])
-def test_forward_mode_uses_the_backward_s_multiplier(unit):
+def test_forward_mode_and_backward_use_the_same_slope(unit):
     at_ = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(0))}
     f = lambda p: surrogate.rounded(2 * unit(p["w"]) @ p["w"].T).square().mean()  # noqa: E731
     v = {"w": torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(1))}
@@ -178,7 +180,7 @@ def test_forward_mode_uses_the_backward_s_multiplier(unit):
         torch.testing.assert_close(forward.float(), (v["w"] * grad).sum((1, 2)))
 
 
-def test_ars_length_is_the_same_for_every_slope():
+def test_ars_has_the_same_expected_length_for_every_gradient_norm():
     g, loss = linear(50)
     for top, h in ((1.0, 1.0), (0.5, 1.857348)):
         estimator = ARS(SIGMA, 400, top)
@@ -193,7 +195,7 @@ def test_ars_length_is_the_same_for_every_slope():
 
 
 @pytest.mark.parametrize("shaping", ["ranks", "utilities"])
-def test_flat_losses_give_no_step(shaping):
+def test_equal_losses_give_a_gradient_of_0(shaping):
     """Equal losses share their ranks: else the order of evaluation would walk at random."""
     flat = from_function(lambda p: p["w"].sum() * 0 + 1.0, vectorized=True)
     for estimator in (NES(shaping=shaping, samples=9), ARS(), SPSA(), NES(sigma="auto")):
@@ -202,7 +204,7 @@ def test_flat_losses_give_no_step(shaping):
 
 
 @pytest.mark.parametrize("make", [SPSA, Sphere, RDSA, MeZO, ARS, NES, FiniteDifference])
-def test_a_scale_lost_in_rounding_is_refused(make):
+def test_a_sigma_that_rounding_would_erase_is_refused(make):
     point = {"w": torch.tensor([1.0, 300.0])}  # float32: 3.6e-5 apart
     f = from_function(lambda p: p["w"].square().sum(), vectorized=True)
     with pytest.raises(ValueError, match=r"lost in rounding.*torch.float32.*300.*>= 0.004"):

@@ -84,7 +84,7 @@ def naive(loss, point, names, epsilon):
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.6])
 @pytest.mark.parametrize("step", STEPS)
-def test_against_a_naive_search(step, epsilon):
+def test_discrete_gradient_equals_a_naive_search(step, epsilon):
     f, loss, point = small(STEPS[step])
     got = run(DiscreteGradient(epsilon), f, point)
     move, candidates = naive(loss, point, ("a", "b", "b.bias"), epsilon)
@@ -99,7 +99,7 @@ def test_against_a_naive_search(step, epsilon):
     assert got.info["length"] <= epsilon
 
 
-def test_the_laws_of_a_displacement():
+def test_discrete_gradient_draws_nothing_and_does_not_change_with_the_loss_scale():
     f, _, point = small(STEPS["sign"])
     one, again = (run(DiscreteGradient(0.6), f, point, seed) for seed in (0, 1))
     assert torch.equal(flatten(one.grad), flatten(again.grad))  # draws nothing
@@ -110,7 +110,7 @@ def test_the_laws_of_a_displacement():
     assert DiscreteGradient().target == "none"
 
 
-def test_every_profile_has_the_loss_of_each_of_its_pieces():
+def test_every_profile_gives_the_loss_in_the_middle_of_each_piece():
     p = problem()
     f = p.objective(p.batch(0))
     f.forward.numerics = replace(f.forward.numerics, memory=1 << 12)  # several blocks of rows
@@ -129,7 +129,7 @@ def test_every_profile_has_the_loss_of_each_of_its_pieces():
     assert sum(one.evals for one in seen) > 2
 
 
-def test_the_nearest_lowering_piece():
+def test_nearest_returns_the_shortest_shift_that_lowers_the_loss():
     shifts = torch.tensor([-0.3, -0.1, 0.2, 0.2 + 1e-9, 0.4], dtype=torch.float64)
     # 0.2 to 0.2 + 1e-9 is lower but no wider than rounding; -0.1 to -0.3 is no lower
     losses = torch.tensor([0.5, 1.0, 1.0, 0.1, 1.2, 0.2], dtype=torch.float64)
@@ -143,14 +143,14 @@ def test_the_nearest_lowering_piece():
     assert nearest(at_zero, three, 1.0) == pytest.approx((HAIR, 1.0))
 
 
-def test_refuses_where_there_is_no_profile(quadratic):
+def test_losses_without_profiles_are_refused(quadratic):
     with pytest.raises(ValueError, match="discrete_gradient is not possible: .*plain function"):
         run(DiscreteGradient(), from_function(quadratic), quadratic.point)
     with pytest.raises(ValueError, match="needs a fully connected layer followed by a step"):
         DiscreteGradient().requires(Structure([Link("w")], why_not_a_chain=None))
 
 
-def test_convolutions_stay():
+def test_discrete_gradient_moves_no_convolution_and_no_last_layer():
     g = torch.Generator().manual_seed(0)
     sign = STEPS["sign"]
     links = [Link("k", None, sign, padding=1), Link("a", None, sign), Link("head")]

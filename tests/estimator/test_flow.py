@@ -34,7 +34,7 @@ def walk(flow, f, at, lr, steps):
 
 
 @pytest.mark.parametrize(("reach", "error"), [(2.0, 2**5 / 120), (0.5, 0.5**5 / 120)])
-def test_sgd_walks_along_exp_minus_ht(reach, error):
+def test_sgd_with_flow_follows_exp_minus_ht_on_a_quadratic(reach, error):
     f, at, exact = bowl()
     lr, steps = 0.6, 3  # plain descent would diverge: lr lambda_1 = 4.8
     point, last = walk(Flow(reach=reach, refresh=1), f, at, lr, steps)
@@ -44,7 +44,7 @@ def test_sgd_walks_along_exp_minus_ht(reach, error):
     assert float((flatten(point) - exact(lr * steps)).norm()) <= steps * inner * error * size
 
 
-def test_is_of_fourth_order():
+def test_flow_has_an_error_of_fourth_order():
     f, at, exact = bowl()
     errors = []
     for reach in (0.8, 0.4, 0.2):
@@ -53,14 +53,14 @@ def test_is_of_fourth_order():
     assert errors[0] / errors[1] > 14 and errors[1] / errors[2] > 14  # 16 as h -> 0
 
 
-def test_a_slope_that_is_no_line():
+def test_flow_follows_the_exact_solution_for_a_quartic_loss():
     f = from_function(lambda p: p["w"].pow(4).sum() / 4)  # dw/dt = -w^3: w = w0/sqrt(1 + 2 w0^2 t)
     at = {"w": torch.tensor([1.5], dtype=torch.float64)}
     point, _ = walk(Flow(reach=0.2, refresh=1), f, at, 0.25, 4)
     assert float(point["w"]) == pytest.approx(1.5 / math.sqrt(1 + 2 * 1.5**2), rel=1e-5)
 
 
-def test_evals_count_gradients_and_products():
+def test_flow_counts_gradients_and_hessian_products_as_evals():
     f, at, _ = bowl()
     calls, true = [], f.value_and_grad
     f.value_and_grad = lambda *a, **k: calls.append(1) or true(*a, **k)
@@ -75,13 +75,13 @@ def test_evals_count_gradients_and_products():
     assert three.info["sharpness"] == pytest.approx(8, rel=0.02)
 
 
-def test_at_a_rate_of_0_it_is_the_gradient():
+def test_flow_at_learning_rate_0_is_the_gradient():
     f, at, _ = bowl()
     got = Flow()(f, at, Flow().init(at), stream(0, "e"), Moment(lr=0.0))
     torch.testing.assert_close(flatten(got.grad), flatten(f.value_and_grad(at)[1]))
 
 
-def test_a_loss_without_bound_is_handed_on_as_it_is():
+def test_flow_returns_a_loss_that_is_not_finite_unchanged():
     f = from_function(lambda p: p["w"].pow(4).sum())
     for at in (1e100, math.nan):
         point = {"w": torch.tensor([at, 1.0], dtype=torch.float64)}
@@ -89,7 +89,7 @@ def test_a_loss_without_bound_is_handed_on_as_it_is():
         assert not math.isfinite(got.value) and got.evals == 3
 
 
-def test_what_cannot_flow_is_refused():
+def test_flow_refuses_quantized_networks_other_optimizers_and_minibatches():
     with pytest.raises(ValueError, match="nothing flows; take the network in full precision"):
         Flow().requires(Structure(quantized={"act.activation": "Sign()"}))
     with pytest.raises(ValueError, match="set optimizer=sgd optimizer.momentum=0"):

@@ -54,12 +54,12 @@ def projector(*rows):
     return u @ u.T
 
 
-def test_the_loss_misleads():
+def test_the_test_loss_has_the_wrong_surrogate_gradient():
     value, guide = _guide.gradient(LOSS, POINT, "clipped", torch.Generator())
     assert float(value) == 1 and torch.equal(guide, H)
 
 
-def test_orthonormal_rows_span_the_same_in_order():
+def test_orthonormal_rows_span_the_same_space_in_the_same_order():
     rows = torch.stack([2 * H, 0 * H, -H, PAST, PAST + 1e-9 * G, G])
     q = _guide.orthonormal(rows)
     torch.testing.assert_close(q @ q.T, torch.eye(3, dtype=torch.float64))
@@ -68,7 +68,7 @@ def test_orthonormal_rows_span_the_same_in_order():
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.5, None), (0.1, DIM), (0.0, None), (1.0, None)])
-def test_guided_es_mean_is_beta_s_g(alpha, beta):
+def test_mean_of_guided_es_is_beta_times_its_covariance_times_the_gradient(alpha, beta):
     state = {"recent": PAST[None]}
     got = draws(GuidedES(alpha=alpha, k=2, beta=beta, samples=10), state, 500)
     s = alpha / DIM * EYE + (1 - alpha) / 2 * projector(H, PAST)
@@ -77,13 +77,13 @@ def test_guided_es_mean_is_beta_s_g(alpha, beta):
     assert alpha == 1.0 or not is_mean(got, G)  # biased, and the test can tell
 
 
-def test_guided_es_scale_is_right_where_the_guide_is():
+def test_guided_es_is_unbiased_when_its_guide_is_the_gradient():
     true = from_function(lambda p: p["w"] @ G, vectorized=True)
     got = torch.stack([run(GuidedES(alpha=0.3), true, POINT, s).grad["w"] for s in range(300)])
     assert is_mean(got, G)
 
 
-def test_guided_es_forgets_all_but_the_last_k():
+def test_guided_es_keeps_only_the_last_k_surrogate_gradients():
     estimator, state = GuidedES(k=3), GuidedES(k=3).init(POINT)
     for _ in range(4):
         state = estimator(LOSS, POINT, state, torch.Generator().manual_seed(0)).state
@@ -93,7 +93,7 @@ def test_guided_es_forgets_all_but_the_last_k():
     assert got.info["subspace"] == 2  # h is there twice
 
 
-def test_a_subspace_of_more_than_d_is_told_to_be_of_d():
+def test_a_subspace_is_reported_with_at_most_d_dimensions():
     g = torch.Generator().manual_seed(3)
     recent = torch.randn(DIM + 5, DIM, generator=g, dtype=torch.float64)
     for estimator in (GuidedES(k=DIM + 5), SGES(k=DIM + 5)):
@@ -101,7 +101,7 @@ def test_a_subspace_of_more_than_d_is_told_to_be_of_d():
 
 
 @pytest.mark.parametrize("k", [1, 6, 15])
-def test_orthonormal_probe_cosine_law(k):
+def test_squared_cosine_of_orthonormal_probe_follows_its_formula(k):
     c0 = float(square_cosine(H, G))
     got = draws(OrthonormalProbe(samples=k), {}, 400)
     square = square_cosine(got, G)
@@ -111,7 +111,7 @@ def test_orthonormal_probe_cosine_law(k):
     torch.testing.assert_close(got @ G / (G @ G), square)  # the scale: that of a projection
 
 
-def test_orthonormal_probe_at_full_rank_is_exact_and_beyond_is_refused():
+def test_orthonormal_probe_is_exact_at_full_rank_and_refuses_more_samples():
     got = run(OrthonormalProbe(samples=DIM - 1), LOSS, POINT)
     torch.testing.assert_close(got.grad["w"], G)
     assert got.evals == 2 * DIM + 3
@@ -119,7 +119,7 @@ def test_orthonormal_probe_at_full_rank_is_exact_and_beyond_is_refused():
         run(OrthonormalProbe(samples=DIM), LOSS, POINT)
 
 
-def test_without_a_surrogate_gradient_only_the_random_directions_are_left():
+def test_guided_estimators_use_random_directions_when_the_surrogate_gradient_is_0():
     flat = from_function(lambda p: p["w"].detach() @ G, vectorized=True)
     assert run(OrthonormalProbe(samples=3), flat, POINT).evals == 2 * 3 + 3
     assert run(FOGZO(), flat, POINT).info["beta"] == 0
@@ -127,7 +127,7 @@ def test_without_a_surrogate_gradient_only_the_random_directions_are_left():
     assert is_mean(got, G)
 
 
-def test_sges_mean_and_its_warm_up():
+def test_mean_of_sges_is_its_formula_and_sges_is_unbiased_in_its_warm_up():
     estimator = SGES(k=2, samples=10, alpha=0.4)
     state = {"recent": torch.stack([H, PAST]), "alpha": 0.7}
     s = 0.35 * projector(H, PAST) + 0.3 / DIM * EYE
@@ -136,7 +136,7 @@ def test_sges_mean_and_its_warm_up():
     assert is_mean(draws(estimator, {"recent": H[None], "alpha": 0.7}, 600), G)
 
 
-def test_sges_trusts_a_subspace_that_pays():
+def test_sges_samples_a_subspace_more_often_when_it_finds_lower_losses():
     for guide, rises in ((G, True), (PAST - PAST @ G / (G @ G) * G, False)):
         estimator, state = SGES(k=1), {"recent": guide[None], "alpha": 0.5}
         got = estimator(LOSS, POINT, state, torch.Generator().manual_seed(0))
@@ -146,7 +146,7 @@ def test_sges_trusts_a_subspace_that_pays():
 
 
 @pytest.mark.parametrize("noise", ["uniform", "gaussian"])
-def test_fogzo_mean(noise):
+def test_mean_of_fogzo_mixes_the_gradient_with_its_projection_on_the_surrogate(noise):
     estimator = FOGZO(beta=0.6, samples=20, noise=noise)
     got = draws(estimator, {}, 600)
     assert is_mean(got, 0.6 * projector(H) @ G + 0.4 * G) and not is_mean(got, G)
@@ -155,7 +155,7 @@ def test_fogzo_mean(noise):
     assert FOGZO(beta=0, noise=noise).target == alone
 
 
-def test_fogzo_anneals_from_the_surrogate():
+def test_fogzo_anneals_beta_from_1_to_its_setting():
     estimator = FOGZO(beta=0.9, anneal=True)
     for progress, beta in ((0.0, 1.0), (0.5, 0.95), (1.0, 0.9)):
         got = estimator(LOSS, POINT, {}, torch.Generator(), share(progress))
@@ -165,7 +165,7 @@ def test_fogzo_anneals_from_the_surrogate():
 
 
 @pytest.mark.parametrize("name", ["guided_es", "sges"])
-def test_state_survives_a_checkpoint(name, quadratic):
+def test_estimates_are_the_same_after_the_state_was_saved_and_loaded(name, quadratic):
     estimator = component("estimator", name, k=2)
     f = from_function(quadratic, vectorized=True)
 
@@ -194,7 +194,7 @@ def test_state_survives_a_checkpoint(name, quadratic):
         lambda: SGES(rate=1), lambda: SGES(low=0.6), lambda: FOGZO(beta=1.5),
     ],
 )  # fmt: skip
-def test_refuses(wrong):
+def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValidationError):
         wrong()
     with pytest.raises(ValidationError, match="should be .identity., .clipped."):

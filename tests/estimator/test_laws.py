@@ -61,12 +61,12 @@ def problem(name="", memory=1 << 26, dtype="float64"):
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_declares_its_target(name):
+def test_every_estimator_declares_its_target(name):
     assert component("estimator", name).target in TARGETS
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_same_seed_same_gradient_and_nothing_touched(name):
+def test_the_same_seed_gives_the_same_gradient_and_the_point_is_unchanged(name):
     p = problem(name)
     before = {k: v.clone() for k, v in p.params.items()}
     buffers = {k: v.clone() for k, v in p.network.state_dict().items()}
@@ -87,7 +87,7 @@ def test_same_seed_same_gradient_and_nothing_touched(name):
 # their means); here there is no step, so their guide is the gradient itself and they must not be.
 # sges is in its warm-up.
 @pytest.mark.parametrize("name", sorted(set(FREE) - BLIND - ONE_SIDED - SCALELESS - DISPLACEMENTS))
-def test_unbiased_and_rightly_scaled_on_a_quadratic(name, quadratic):
+def test_every_estimator_is_unbiased_on_a_quadratic_and_has_the_right_length(name, quadratic):
     # smoothing a quadratic adds a constant, so every mean is exactly Hw + b
     estimator, f = component("estimator", name), from_function(quadratic, vectorized=True)
     draws = torch.stack(
@@ -101,7 +101,7 @@ def test_unbiased_and_rightly_scaled_on_a_quadratic(name, quadratic):
 
 
 @pytest.mark.parametrize("name", FREE)
-def test_homogeneous(name):
+def test_a_loss_multiplied_by_3_gives_3_times_the_gradient(name):
     p = problem(name)
     estimator, f = component("estimator", name), p.objective(p.batch(0))
     scaled = p.objective(p.batch(0))
@@ -117,7 +117,7 @@ def test_homogeneous(name):
 
 
 @pytest.mark.parametrize("name", FREE)
-def test_a_constant_changes_nothing_but_the_negative_control(name, quadratic):
+def test_a_constant_added_to_the_loss_changes_only_the_negative_control(name, quadratic):
     estimator = component("estimator", name)
     one = run(estimator, from_function(quadratic, vectorized=True), quadratic.point)
     moved = from_function(lambda p: quadratic(p) + 100.0, vectorized=True)
@@ -127,7 +127,7 @@ def test_a_constant_changes_nothing_but_the_negative_control(name, quadratic):
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_chunks_change_nothing(name):
+def test_splitting_rows_and_points_into_chunks_does_not_change_the_gradient(name):
     estimator = component("estimator", name)
     grads = []
     for memory in (1 << 26, 40_000, 2016):  # all at once; some points; one point-row at a time
@@ -160,7 +160,7 @@ class Counting(Objective):
 
 
 @pytest.mark.parametrize("name", FREE)
-def test_evals_are_what_was_spent(name, quadratic):
+def test_evals_are_the_number_of_evaluations_that_were_run(name, quadratic):
     plain = from_function(quadratic, vectorized=True)
     f = Counting(plain.forward, plain.batch)
     got = run(component("estimator", name), f, quadratic.point)
@@ -168,7 +168,7 @@ def test_evals_are_what_was_spent(name, quadratic):
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_float32_in_float32_out(name):
+def test_float32_parameters_have_float32_gradients(name):
     p = problem(name, dtype="float32")
     got = run(component("estimator", name), p.objective(p.batch(0)), p.params)
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in got.grad.values())

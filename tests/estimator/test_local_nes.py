@@ -92,7 +92,7 @@ def truth(f, point, sigma):
 @pytest.mark.parametrize("step", [SIGN, ZERO_ONE], ids=["sign", "zero-one"])
 @pytest.mark.parametrize("form", ["generic", "exact_tail"])
 @pytest.mark.parametrize("hidden", [1, 2])
-def test_unbiased_against_the_enumeration(hidden, form, step, bias):
+def test_local_nes_is_unbiased_against_all_states_enumerated(hidden, form, step, bias):
     sigma, count = 0.5, 400
     f, point = network(hidden, step, mse, bias)
     got = torch.stack(
@@ -107,7 +107,7 @@ def test_unbiased_against_the_enumeration(hidden, form, step, bias):
 
 
 @pytest.mark.parametrize("criterion", [mse, ce])
-def test_nes_and_local_nes_estimate_the_same(criterion):
+def test_local_nes_and_nes_have_the_same_mean(criterion):
     sigma = 0.5
     f, point = network(2, SIGN, criterion, True, rows=16)
     x, y = f.batch
@@ -126,7 +126,7 @@ def test_nes_and_local_nes_estimate_the_same(criterion):
     assert ((nes.mean(0) - own.mean(0)).abs() <= 4.5 * error).all()
 
 
-def test_one_unit_is_truth_t4():
+def test_t4_local_nes_of_one_sign_unit_is_its_smoothed_gradient():
     # L = mean (sign(w.x) c - t)^2 with c = 1: gradient -2 t d/dw E sign = -4 t phi(z) x/(s)
     f, point = network(1, SIGN, mse, False, dim=3, out=1, rows=1)
     point["head"] = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
@@ -138,7 +138,7 @@ def test_one_unit_is_truth_t4():
     torch.testing.assert_close(run(LocalNES(sigma), f, point).grad["l0"][0], law)
 
 
-def test_homogeneous_and_blind_to_a_constant():
+def test_local_nes_scales_with_the_loss_and_ignores_a_constant():
     f, point = network(2, SIGN, ce, True)
     one = flatten(run(LocalNES(), f, point).grad)
     f.forward.structure = replace(f.structure, criterion=lambda y, t: 3 * ce(y, t) + 100)
@@ -148,7 +148,7 @@ def test_homogeneous_and_blind_to_a_constant():
 
 
 @pytest.mark.parametrize("form", ["generic", "exact_tail"])
-def test_a_row_of_zeros_stays_where_it_is(form):
+def test_local_nes_of_zero_inputs_has_no_noise(form):
     """No weight noise reaches a unit whose inputs are all 0: it is up, as sign(0) says."""
     f, point = network(1, SIGN, mse, False)
     f.batch = Batch(torch.zeros_like(f.batch.inputs), f.batch.targets)
@@ -180,7 +180,7 @@ def enumerated(f, point, sigma):
 
 @pytest.mark.parametrize("form", ["generic", "exact_tail"])
 @pytest.mark.parametrize("sigma", [0.05, 0.2, 1.0])
-def test_bias_at_width_eight_every_layer(sigma, form):
+def test_local_nes_is_unbiased_in_every_layer_at_width_8(sigma, form):
     """z-scores of the mean of many draws against the gradient by enumerating 2^8 states a layer."""
     f, point = network(2, SIGN, mse, False, dim=8, rows=16)
     leaves = {k: v.clone().requires_grad_() for k, v in point.items()}
@@ -202,7 +202,7 @@ def toy(**settings):
 
 
 @pytest.mark.parametrize("form", ["generic", "exact_tail"])
-def test_far_closer_than_nes_for_the_same_evals(form):
+def test_local_nes_has_a_third_of_the_error_of_nes_for_fewer_evals(form):
     p = toy()
     f = p.objective(p.batch(0))
     best = torch.stack(
@@ -214,7 +214,7 @@ def test_far_closer_than_nes_for_the_same_evals(form):
     assert own.evals < nes.evals and errors[0] < errors[1] / 3
 
 
-def test_refusals_name_the_layer_and_the_way_out(quadratic):
+def test_refusals_name_the_layer_and_what_to_use_instead(quadratic):
     with pytest.raises(ValueError, match="plain function.*estimator=nes"):
         run(LocalNES(), from_function(quadratic), quadratic.point)
     p = toy(moving=("fc1.*",))

@@ -36,7 +36,7 @@ def relative_variance(got, g):
     return float(((got - g) ** 2).sum(1).mean() / (g @ g))
 
 
-def test_t1_antithetic_variance_slope_and_intercept():
+def test_t1_relative_variance_of_antithetic_nes_is_d_plus_1_over_n():
     dim, counts = 20, [8, 32, 128, 512]
     g, loss = linear(dim)
     logs = []
@@ -53,7 +53,7 @@ def test_t1_antithetic_variance_slope_and_intercept():
 
 
 @pytest.mark.parametrize("n", [10, 50, 250])
-def test_t1_expected_cosine(n):
+def test_t1_mean_cosine_of_nes_is_the_expected_cosine(n):
     dim = 50
     g, loss = linear(dim)
     estimator = NES(samples=n, sigma=0.3)
@@ -66,7 +66,7 @@ def test_t1_expected_cosine(n):
     assert info["cosine_expected"] == pytest.approx(law)
 
 
-def test_t1_orthogonal_is_exact_at_full_rank():
+def test_t1_orthogonal_nes_is_exact_at_full_rank():
     dim = 12
     g, loss = linear(dim, f0=5.0)
     for n, law in ((3, 0.5), (12, 1.0), (24, 1.0)):
@@ -79,7 +79,7 @@ def test_t1_orthogonal_is_exact_at_full_rank():
             torch.testing.assert_close(got, g.expand(400, -1), rtol=1e-10, atol=1e-12)
 
 
-def test_t1_vanilla_carries_the_loss_itself():
+def test_t1_variance_of_vanilla_nes_grows_with_the_squared_loss():
     dim, n, sigma, f0 = 10, 40, 0.5, 3.0
     g, loss = linear(dim, f0)
     got = draws(NES(samples=n, sigma=sigma, antithetic=False), loss, zeros(dim), 2000)
@@ -88,7 +88,7 @@ def test_t1_vanilla_carries_the_loss_itself():
     assert relative_variance(got, g) == pytest.approx(law, rel=0.06)
 
 
-def test_mean_baseline_is_the_leave_one_out_estimate():
+def test_mean_baseline_is_the_leave_one_out_baseline():
     dim, n, sigma = 5, 7, 0.2
     g, loss = linear(dim, 2.0)
     estimator = NES(samples=n, sigma=sigma, antithetic=False, baseline="mean")
@@ -99,7 +99,7 @@ def test_mean_baseline_is_the_leave_one_out_estimate():
     torch.testing.assert_close(got, naive, rtol=1e-10, atol=1e-12)
 
 
-def test_t2_quadratic_covariance(quadratic):
+def test_t2_covariance_of_nes_on_a_quadratic_is_its_formula(quadratic):
     n, count = 16, 3000
     got = draws(NES(samples=n, sigma=0.7), quadratic, quadratic.point, count)
     g = quadratic.grad
@@ -114,7 +114,7 @@ def rosenbrock(a=1.0, b=100.0):
     return lambda p: (a - p["w"][0]) ** 2 + b * (p["w"][1] - p["w"][0] ** 2) ** 2
 
 
-def test_t3_rosenbrock_smoothed_gradient():
+def test_t3_mean_of_nes_is_the_smoothed_gradient_of_rosenbrock():
     x, y, a, b, sigma = 0.3, -0.2, 1.0, 100.0, 0.1
     point = {"w": torch.tensor([x, y], dtype=torch.float64)}
     got = draws(NES(samples=4000, sigma=sigma), rosenbrock(a, b), point, 60)
@@ -126,7 +126,7 @@ def test_t3_rosenbrock_smoothed_gradient():
     assert ((got.mean(0) - torch.tensor(plain)).abs() > 8 * error).all()
 
 
-def test_t4_one_sign_unit():
+def test_t4_mean_of_nes_is_the_smoothed_gradient_of_a_sign_unit():
     x = torch.tensor([0.6, -1.1, 0.3], dtype=torch.float64)
     w = torch.tensor([0.2, 0.1, -0.4], dtype=torch.float64)
     sigma = 0.4
@@ -145,12 +145,12 @@ def test_t4_one_sign_unit():
         {"baseline": "mean", "antithetic": False, "samples": 1},
     ],
 )  # fmt: skip
-def test_refuses(wrong):
+def test_settings_that_do_not_fit_together_are_refused(wrong):
     with pytest.raises(ValidationError):
         NES(**wrong)
 
 
-def test_orthogonal_directions_smooth_over_a_ball():
+def test_orthogonal_nes_smooths_over_a_ball():
     """In one dimension they are +-1: CDG of step sigma, not the gaussian's 2 phi(w/s)/s."""
     f = from_function(lambda p: surrogate.hard_sign(p["w"]).sum())
     nes = NES(sigma=0.5, samples=8, orthogonal=True)
@@ -161,7 +161,7 @@ def test_orthogonal_directions_smooth_over_a_ball():
     assert (nes.target, NES().target) == ("ball", "gaussian")
 
 
-def test_ranks_have_their_own_law():
+def test_nes_with_ranks_has_a_fixed_length_and_its_own_variance():
     dim, n, sigma, count = 10, 400, 0.2, 120
     g = torch.randn(dim, generator=torch.Generator().manual_seed(10**6), dtype=torch.float64)
     for antithetic in (True, False):
@@ -175,7 +175,7 @@ def test_ranks_have_their_own_law():
     assert nes.target == "none"
 
 
-def test_utilities_prefer_the_better_half():
+def test_utilities_weight_the_better_half_of_the_points():
     g, loss = linear(3)
     e = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)[:6]
     nes = NES(samples=6, sigma=0.5, shaping="utilities", antithetic=False)
@@ -192,7 +192,7 @@ def test_equal_losses_share_a_rank():
     torch.testing.assert_close(got * 4 + 2, torch.tensor([3.0, 0, 3, 1, 3], dtype=torch.float64))
 
 
-def test_auto_takes_the_sigma_of_the_smoothing_gap():
+def test_auto_takes_the_largest_sigma_within_the_smoothing_gap():
     """f_sigma - f = sigma^2 tr(A)/2 = sigma^2 D on f = |w|^2 + c: the largest below 2 % of f."""
     f = from_function(lambda p: p["w"].square().sum() + 1.0, vectorized=True)
     # 4 sigma^2 < 0.02: sigma < 0.0707, of the grid 0.05; with a gap of 0.2, 0.2
@@ -206,13 +206,13 @@ def test_auto_takes_the_sigma_of_the_smoothing_gap():
         assert again.evals == 1001 and again.state == got.state and "gap" not in again.info
 
 
-def test_auto_survives_a_zero_loss():
+def test_auto_takes_the_smallest_sigma_when_the_loss_is_0():
     f = from_function(lambda p: p["w"].abs().sum(), vectorized=True)
     got = NES("auto", samples=4)(f, zeros(2), {}, torch.Generator().manual_seed(0))
     assert got.state["sigma"] == _scale.GRID[0] and math.isfinite(got.info["gap"])
 
 
-def test_orthogonal_sets_beyond_the_dimension_say_that_the_last_is_cut():
+def test_orthogonal_nes_reports_how_many_directions_the_last_set_lacks():
     dim, n = 12, 30
     g, loss = linear(dim)
     got = draws(NES(samples=n, orthogonal=True), loss, zeros(dim), 400, start=1000)

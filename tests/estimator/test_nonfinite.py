@@ -58,7 +58,7 @@ def few(name):
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_what_is_not_finite_is_left_out_and_counted(name, quadratic):
+def test_losses_that_are_not_finite_are_left_out_and_counted(name, quadratic):
     estimator, some = few(name), 0
     for bad in BAD:
         for height in (0.005, 0.03, 0.08):
@@ -122,7 +122,7 @@ def test_directions_without_a_finite_loss_have_no_rank(shaping):
     ]
 
 
-def test_a_coordinate_without_a_finite_difference_is_zero_and_the_others_exact(quadratic):
+def test_a_coordinate_without_a_finite_difference_gets_0_and_the_others_are_exact(quadratic):
     for path in (CDG(epsilon=0.1), component("estimator", "finite_difference")):
         whole = run(path, from_function(quadratic, vectorized=True), quadratic.point)
         got = run(path, cliff(quadratic, math.inf, 0.05), quadratic.point)
@@ -131,13 +131,13 @@ def test_a_coordinate_without_a_finite_difference_is_zero_and_the_others_exact(q
         torch.testing.assert_close(flatten(got.grad)[:-1], flatten(whole.grad)[:-1])
 
 
-def test_no_direction_is_flat_for_being_infinite_at_both_ends():
+def test_a_direction_with_infinite_losses_at_both_ends_is_not_counted_as_flat():
     f = from_function(lambda p: torch.where(p["w"].abs().sum() == 0, 0.0, math.inf).double())
     for estimator in (NES(samples=8), SPSA(samples=8), MeZO(samples=8)):
         assert run(estimator, f, {"w": torch.zeros(3).double()}).info["flat"] == 0
 
 
-def test_the_largest_sigma_has_finite_losses_alone():
+def test_auto_takes_no_sigma_with_losses_that_are_not_finite():
     def f(p):
         return torch.where(p["w"].abs().max() < 1.05, 1 + 1e-3 * p["w"].sum(), math.nan)
 
@@ -149,12 +149,12 @@ def test_the_largest_sigma_has_finite_losses_alone():
     assert got.info["sigma"] <= 0.02 and math.isfinite(got.info["gap"])
 
 
-def test_the_best_point_is_never_one_without_a_loss(quadratic):
+def test_best_of_never_takes_a_point_whose_loss_is_not_finite(quadratic):
     got = run(BestOf(samples=64), cliff(quadratic, -math.inf, 0.01), quadratic.point)
     assert math.isfinite(got.info["decrease"]) and got.info["nonfinite"] > 0
 
 
-def test_a_profile_with_pieces_that_are_not_finite_still_has_its_nearest_descent():
+def test_nearest_skips_pieces_of_a_profile_that_are_not_finite():
     shifts = torch.tensor([0.01, 0.02, 0.03], dtype=torch.float64)
     losses = torch.tensor([1.0, math.nan, math.inf, 0.5], dtype=torch.float64)
     shift, drop = nearest(shifts, losses, 0.1)
@@ -185,7 +185,7 @@ def test_samples_that_are_not_finite_are_left_out(name):
     assert flatten(run(estimator, units(False), point).grad).isnan().all()
 
 
-def test_a_running_baseline_survives_a_loss_that_is_not_finite():
+def test_a_running_baseline_ignores_losses_that_are_not_finite():
     point = {"w": torch.tensor([0.3, 0.9, 0.5, 1.4], dtype=torch.float64)}
     estimator = Reinforce(baseline="running", samples=64)
     got = estimator(units(True), point, {"loss": 2.0}, torch.Generator().manual_seed(0))

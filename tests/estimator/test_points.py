@@ -78,13 +78,13 @@ def test_every_estimator_takes_a_point_of_any_shape_and_layout(name, room, vecto
     assert [p._version for p in point.values()] == versions
 
 
-def test_nes_of_one_number_is_its_derivative():
+def test_nes_of_one_number_estimates_its_derivative():
     f = from_function(lambda p: (p["gain"] ** 2).sum())
     at = {"gain": torch.tensor(2.0, dtype=torch.float64)}
     got = NES(samples=20_000)(f, at, {}, torch.Generator().manual_seed(0))
     assert got.grad["gain"].shape == () and abs(float(got.grad["gain"]) - 4) < 0.15
 
 
-def test_a_point_without_tensors_is_refused_in_words():
+def test_a_point_without_tensors_is_refused():
     with pytest.raises(ValueError, match="no parameters"):
         NES()(from_function(lambda p: torch.zeros(())), {}, {}, torch.Generator())

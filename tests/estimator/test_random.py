@@ -6,7 +6,7 @@ from sa.estimator.random import Random
 from sa.objective.function import from_function
 
 
-def test_t14_cosine_of_a_random_direction():
+def test_t14_cosines_of_random_directions_have_mean_0_and_spread_1_over_sqrt_d():
     dim, count = 200, 500
     g = torch.randn(dim, dtype=torch.float64, generator=torch.Generator().manual_seed(12345))
     f = from_function(lambda p: p["w"] @ g)
@@ -19,7 +19,7 @@ def test_t14_cosine_of_a_random_direction():
     assert abs(float(cosines.std()) * dim**0.5 - 1) < 4 / (2 * count) ** 0.5
 
 
-def test_ignores_the_loss():
+def test_a_random_direction_does_not_depend_on_the_loss():
     point = {"w": torch.zeros(3, dtype=torch.float64)}
     one, two = (
         Random()(from_function(f), point, {}, torch.Generator().manual_seed(1)).grad["w"]

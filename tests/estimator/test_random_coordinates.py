@@ -9,7 +9,7 @@ from sa.objective.function import from_function
 from sa.params import flatten
 
 
-def test_all_coordinates_are_the_cdg(quadratic):
+def test_random_coordinates_with_every_coordinate_equal_cdg(quadratic):
     f = from_function(lambda p: quadratic(p) ** 3, vectorized=True)
     for samples in (6, 99):
         got = run(RandomCoordinates(epsilon=0.3, samples=samples), f, quadratic.point)
@@ -19,7 +19,7 @@ def test_all_coordinates_are_the_cdg(quadratic):
         assert got.info == {"coordinates": 6, "cosine_expected": 1, "nonfinite": 0}
 
 
-def test_variance_and_cosine_are_the_laws():
+def test_variance_and_cosine_of_random_coordinates_are_their_formulas():
     g = torch.randn(40, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     f, at = from_function(lambda p: g @ p["w"], vectorized=True), {"w": torch.zeros_like(g)}
     draws = torch.stack(

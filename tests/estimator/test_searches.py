@@ -36,7 +36,7 @@ def lowest(h, b, radius):
 
 
 @pytest.mark.parametrize("name", sorted(BEST_OF | ORACLES))
-def test_a_step_of_1_lands_on_the_point_and_lowers_the_loss_as_said(name):
+def test_a_step_of_learning_rate_1_lowers_the_loss_by_the_reported_decrease(name):
     p = problem()
     f = p.objective(p.batch(0))
     got = run(component("estimator", name, rho=0.3), f, p.params)
@@ -52,7 +52,7 @@ def test_a_step_of_1_lands_on_the_point_and_lowers_the_loss_as_said(name):
 
 
 @pytest.mark.parametrize("name", ["best_of_ste", "best_of_span"])
-def test_best_of_is_never_worse_than_its_surrogates_on_its_own_batch(name):
+def test_best_of_is_never_worse_than_a_step_along_its_surrogate_gradients(name):
     p = problem()
     f = p.objective(p.batch(0))
     for rho in (0.01, 0.1, 0.5, 2.0):
@@ -72,7 +72,7 @@ def test_best_of_one_point_is_the_surrogate_step(quadratic):
     assert got.evals == 4
 
 
-def test_best_of_stays_in_the_span(quadratic):
+def test_best_of_stays_in_the_span_of_its_surrogate_gradients(quadratic):
     p = problem()
     f, slopes = p.objective(p.batch(0)), ("clipped", "poly")
     got = flatten(run(BestOf(samples=50, surrogates=slopes), f, p.params).grad)
@@ -81,7 +81,7 @@ def test_best_of_stays_in_the_span(quadratic):
     torch.testing.assert_close(got @ q.T @ q, got)
 
 
-def test_best_of_expected_cosine():
+def test_cosine_of_best_of_on_a_linear_loss_is_the_largest_of_n_normal_draws():
     # on a linear loss the best of N: the largest of N cosines, each about N(0, 1/D)
     dim, n = 400, 1000
     g = torch.randn(dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_best_of_expected_cosine():
     assert float(cosines.mean()) == pytest.approx(law, rel=0.05)
 
 
-def test_best_of_memory_does_not_grow_with_n():
+def test_best_of_evaluates_at_most_64_points_at_once():
     widest = 0
 
     def loss(p):
@@ -129,14 +129,14 @@ def test_an_oracle_finds_the_minimum_of_a_quadratic_over_the_ball(name, rho):
         assert float(d @ h @ d / 2 + b @ d) == pytest.approx(-got.info["decrease"])
 
 
-def test_an_oracle_stays_where_nothing_is_better():
+def test_an_oracle_does_not_move_from_a_minimum():
     f = from_function(lambda p: p["w"].square().sum(), vectorized=True)
     for name in ORACLES:
         got = run(component("estimator", name), f, {"w": torch.zeros(3, dtype=torch.float64)})
         assert not got.grad["w"].any() and got.info["decrease"] == 0
 
 
-def test_xnes_update_is_the_matrix_exponential():
+def test_xnes_updates_its_covariance_root_by_the_matrix_exponential():
     # two generations by hand, the root updated by torch.matrix_exp on the full exponent
     dim, n, rho = 4, 6, 1.0
     h = torch.diag(torch.arange(1.0, dim + 1, dtype=torch.float64))
@@ -161,7 +161,7 @@ def test_xnes_update_is_the_matrix_exponential():
     assert got.info["decrease"] == pytest.approx(-best, rel=1e-9)
 
 
-def test_refuses():
+def test_settings_and_sizes_that_do_not_work_are_refused():
     with pytest.raises(ValidationError, match="samples=1 must be at least .* surrogates, 2"):
         BestOf(samples=1, surrogates=("identity", "poly"))
     with pytest.raises(ValidationError, match="should be 'identity'"):

@@ -61,7 +61,7 @@ def digits(**settings):
 
 
 @pytest.mark.parametrize("mode", ["flat_v1", "flat_v2", "filter", "dynamic", "global"])
-def test_each_mode_is_its_formula(mode):
+def test_each_mode_multiplies_the_gradient_as_its_formula_says(mode):
     f, at, lam, q = quadratic()
     gamma, lr, g = 2.0, 0.1, q @ flatten(f.value_and_grad(at)[1])
     reach = (1 / (lr * lam)).clamp(max=gamma)
@@ -77,13 +77,13 @@ def test_each_mode_is_its_formula(mode):
     torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
 
 
-def test_filter_reaches_the_minimum_of_its_directions_in_one_step():
+def test_filter_mode_minimises_along_its_directions_in_one_step():
     f, at, _, q = quadratic()
     points, _ = descend(Spectral(**PLAIN, mode="filter", scale=5.0), f, at, 1)
     assert float((q[:3] @ flatten(points[1])).abs().max()) < 1e-6
 
 
-def test_the_global_mode_is_descent_at_a_larger_rate_and_costs_nothing_more():
+def test_global_mode_is_gradient_descent_at_a_larger_rate_and_the_same_cost():
     f, at, _, _ = quadratic()
     got = once(f, at, mode="global", scale=1.7)
     grad = f.value_and_grad(at)[1]
@@ -91,13 +91,13 @@ def test_the_global_mode_is_descent_at_a_larger_rate_and_costs_nothing_more():
     assert got.evals == 3.0
 
 
-def test_factor_and_scale_1_are_descent():
+def test_flat_v2_with_scale_1_is_gradient_descent():
     f, at, _, _ = quadratic()
     got = once(f, at, mode="flat_v2", scale=1.0)
     torch.testing.assert_close(flatten(got.grad), flatten(f.value_and_grad(at)[1]))
 
 
-def test_the_spaces_are_orthonormal_also_after_renewals():
+def test_eigenvectors_stay_orthonormal_when_they_are_refreshed():
     f = digits().objective(digits().batch(0))
     estimator = Spectral(**PLAIN | {"refresh": 2, "n_filter": 5})
     _, got = descend(estimator, f, digits().params, 6)
@@ -108,7 +108,7 @@ def test_the_spaces_are_orthonormal_also_after_renewals():
     assert [e.info["products"] for e in got[2:]] == [9, 0, 9, 0]  # k + 4 a renewal
 
 
-def test_flat_v1_leaves_the_top_coordinates_where_they_are():
+def test_flat_v1_does_not_move_along_the_top_eigenvectors():
     p = digits()
     estimator = Spectral(**PLAIN | {"n_filter": 5}, mode="flat_v1")
     points, got = descend(estimator, p.objective(p.batch(0)), p.params, 10)
@@ -120,7 +120,7 @@ def test_flat_v1_leaves_the_top_coordinates_where_they_are():
 
 @pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
 @pytest.mark.parametrize("share", [0.98, 1.02])
-def test_flat_v2_is_stable_up_to_the_headroom_and_no_further(momentum, nesterov, share):
+def test_flat_v2_is_stable_below_the_headroom_and_diverges_above_it(momentum, nesterov, share):
     f, at, lam, q = quadratic()
     m = (2 + 2 * momentum) / (1 + 2 * momentum) if nesterov else 2 * (1 + momentum)
     settings = PLAIN | {"momentum": momentum, "nesterov": nesterov, "refresh": 10**6}
@@ -131,7 +131,7 @@ def test_flat_v2_is_stable_up_to_the_headroom_and_no_further(momentum, nesterov,
     assert now < then if share < 1 else now > 10 * then
 
 
-def test_above_2_over_lambda_1_descent_diverges_on_top_and_flat_v1_does_not_move_there():
+def test_above_rate_2_over_lambda_1_descent_diverges_and_flat_v1_does_not():
     f, at, lam, q = quadratic()
     lr = 2.1 / float(lam[0])
     plain, _ = descend(Spectral(**PLAIN | {"lr": lr}, mode="global", scale=1.0), f, at, 200)
@@ -142,7 +142,7 @@ def test_above_2_over_lambda_1_descent_diverges_on_top_and_flat_v1_does_not_move
     torch.testing.assert_close(held[:3], first[:3], rtol=1e-6, atol=1e-9)
 
 
-def test_blocks_project_as_the_whole_does_on_a_block_diagonal_quadratic():
+def test_blocks_give_the_step_of_the_whole_on_a_block_diagonal_quadratic():
     lam = torch.tensor([9.0, 7, 0.5, 0.1, 8.0, 6, 0.4, 0.2], dtype=torch.float64)
     turn = [torch.linalg.qr(torch.randn(4, 4, generator=stream(i, "q")).double()).Q for i in (0, 1)]
     h = torch.block_diag(*(q * part @ q.T for q, part in zip(turn, lam.split(4), strict=True)))
@@ -162,7 +162,7 @@ def test_blocks_across_layers_keep_the_order_of_the_tensors():
     assert list(got.grad) == list(p.params)
 
 
-def test_a_blocks_space_has_every_copy_of_its_eigenvalues():
+def test_a_block_finds_every_copy_of_a_repeated_eigenvalue():
     task = Task(FC(shape=(1, 8, 8), hidden=(4,)), Digits(), criterion="mse")
     p = prepare(task, 0)
     info = once(p.objective(p.batch(0)), p.params, n_filter=12, blocks="module").info
@@ -172,7 +172,7 @@ def test_a_blocks_space_has_every_copy_of_its_eigenvalues():
     assert values[10] < 0.9 * values[9]
 
 
-def test_abridged_is_the_curvature_of_the_first_rows():
+def test_abridged_takes_the_curvature_of_the_first_rows():
     p = digits()
     whole, few = p.objective(p.batch(0)), p.objective(p.data.train.part(0, 20))
     few.whole = None
@@ -184,7 +184,7 @@ def test_abridged_is_the_curvature_of_the_first_rows():
     assert lambdas[2] != pytest.approx(lambdas[1], rel=1e-2)
 
 
-def test_without_filtering_momentum_is_the_optimizers_own():
+def test_momentum_without_filtering_is_that_of_torch_sgd():
     p = digits()
     f = p.objective(p.batch(0))
     for nesterov in (False, True):
@@ -199,7 +199,7 @@ def test_without_filtering_momentum_is_the_optimizers_own():
         torch.testing.assert_close(flatten(points[-1]), flatten(mine))
 
 
-def test_the_buffer_is_kept_as_it_is_not_filtered():
+def test_the_momentum_buffer_is_not_filtered():
     f, at, _, _ = quadratic()
     got = once(f, at, mode="flat_v1", momentum=0.9)
     torch.testing.assert_close(got.state["buffer"], f.value_and_grad(at)[1])
@@ -208,7 +208,7 @@ def test_the_buffer_is_kept_as_it_is_not_filtered():
 # The safeguard
 
 
-def test_the_scale_grows_by_a_percent_to_its_share_of_the_headroom():
+def test_the_scale_grows_by_1_percent_a_step_to_its_share_of_the_headroom():
     f, at, lam, _ = quadratic()
     settings = PLAIN | {"safeguard": 0.7, "refresh": 500}
     _, got = descend(Spectral(**settings, scale=100.0), f, at, 320)
@@ -219,7 +219,7 @@ def test_the_scale_grows_by_a_percent_to_its_share_of_the_headroom():
     assert got[-1].info["gamma"] == 1.5
 
 
-def test_a_rising_loss_halves_the_scale_and_renews_the_space_once():
+def test_a_rising_loss_halves_the_scale_and_refreshes_the_eigenvectors_once():
     f, at, _, _ = quadratic()
     estimator = Spectral(**PLAIN | {"safeguard": 0.7, "refresh": 500})
     first = estimator(f, at, estimator.init(at), stream(0, "a"))
@@ -234,7 +234,7 @@ def test_a_rising_loss_halves_the_scale_and_renews_the_space_once():
     assert again.info["gamma"] == 1.01 * risen.info["gamma"] and again.info["refreshed"] == 0
 
 
-def test_safeguarded_it_beats_descent_and_both_are_told_in_evals():
+def test_spectral_with_safeguard_beats_descent_and_reports_its_higher_cost():
     p = digits()
     f = p.objective(p.batch(0))
     lr = 0.5
@@ -250,7 +250,7 @@ def test_safeguarded_it_beats_descent_and_both_are_told_in_evals():
 # What it says
 
 
-def test_dynamic_takes_more_directions_as_it_speeds_up():
+def test_dynamic_mode_takes_more_directions_at_a_larger_scale():
     values = [10.0 - 0.2 * i for i in range(30)] + [0.1] * 10
     f, at, _, _ = quadratic(values)
     got = once(f, at, mode="dynamic", n_filter=4, scale=2.5)
@@ -260,7 +260,7 @@ def test_dynamic_takes_more_directions_as_it_speeds_up():
     assert few.state["spaces"]["network"]["k"] == 4
 
 
-def test_what_the_row_says():
+def test_info_has_eigenvalues_gap_edge_norms_and_note():
     f, at, lam, q = quadratic()
     grad = q @ flatten(f.value_and_grad(at)[1])
     info = once(f, at, mode="flat_v1").info
@@ -277,7 +277,7 @@ def test_what_the_row_says():
     assert note == "no room for scale 40: the headroom is 2; a smaller scale, or mode=flat_v2"
 
 
-def test_the_decomposition_of_descent_on_a_quadratic_is_what_the_loss_changes_by():
+def test_the_decomposition_adds_up_to_the_change_of_a_quadratic_loss():
     f, at, _, q = quadratic()
     estimator = Spectral(**PLAIN, mode="global", scale=1.0, decompose=True)
     points, got = descend(estimator, f, at, 5)
@@ -286,7 +286,7 @@ def test_the_decomposition_of_descent_on_a_quadratic_is_what_the_loss_changes_by
     assert change["top"] + change["bulk"] == pytest.approx(change["full"], rel=1e-5)
 
 
-def test_the_decomposition_is_by_the_curvature_of_the_abridged_rows():
+def test_the_decomposition_uses_the_curvature_of_the_abridged_rows():
     p = digits()
     whole, few = p.objective(p.batch(0)), p.objective(p.data.train.part(0, 20))
     few.whole = None
@@ -300,14 +300,14 @@ def test_the_decomposition_is_by_the_curvature_of_the_abridged_rows():
         assert told == pytest.approx(-0.1 * squared + 0.005 * curved, rel=1e-4)
 
 
-def test_overlap_is_1_where_nothing_moves():
+def test_overlap_is_1_on_a_quadratic():
     f, at, _, _ = quadratic()
     _, got = descend(Spectral(**PLAIN | {"refresh": 1}), f, at, 3)
     assert math.isnan(got[0].info["overlap"])
     assert got[2].info["overlap"] == pytest.approx(1)
 
 
-def test_the_overlap_of_many_blocks_is_summed_in_their_order():
+def test_the_overlap_of_many_blocks_is_summed_in_a_fixed_order():
     draw = torch.randn(2, 300, 2, 5, generator=stream(0, "spaces"), dtype=torch.float64)
     rows = torch.linalg.qr(draw.mT).Q.mT
     last = range(299, -1, -1)  # a set has such numbers the other way round
@@ -319,7 +319,7 @@ def test_the_overlap_of_many_blocks_is_summed_in_their_order():
 # Straight-through
 
 
-def test_around_a_straight_through_gradient_on_a_quantized_network():
+def test_spectral_filters_a_straight_through_gradient_of_a_quantized_network():
     slots = Slots(Identity(), Sign())
     model = MLP(quantizer=slots, shape=(1, 8, 8), hidden=(6,), outputs=10)
     p = prepare(studied(model, Digits(), dtype="float64"), 0)
@@ -337,7 +337,7 @@ def test_around_a_straight_through_gradient_on_a_quantized_network():
     estimator.requires(p.structure)
 
 
-def test_with_a_float_network_the_differences_find_the_hessians_space():
+def test_differences_of_gradients_find_the_top_eigenvectors_of_the_hessian():
     f, at, lam, _ = quadratic()
     hessian = once(f, at, mode="flat_v1")
     estimator = component("estimator", "spectral_ste", **PLAIN, mode="flat_v1")
@@ -359,18 +359,18 @@ def test_with_a_float_network_the_differences_find_the_hessians_space():
         ({"scale": 0.0}, "greater than 0"),
     ],
 )
-def test_settings_that_make_no_sense(settings, why):
+def test_settings_that_contradict_each_other_are_refused(settings, why):
     with pytest.raises(ValueError, match=why):
         Spectral(**settings)
 
 
-def test_more_directions_than_a_block_has():
+def test_more_directions_than_a_block_has_parameters_are_refused():
     f, at, _, _ = quadratic()
     with pytest.raises(ValueError, match="n_filter=4: block 'a' has 4 parameters; set n_filter"):
         once(f, at, n_filter=4, blocks="tensor")
 
 
-def test_a_rate_is_needed_and_the_loop_tells_it():
+def test_the_learning_rate_is_required_and_comes_from_the_training():
     f, at, _, _ = quadratic()
     estimator = Spectral(n_filter=3)
     with pytest.raises(ValueError, match="the rate of the step is not known: set lr"):
@@ -379,7 +379,7 @@ def test_a_rate_is_needed_and_the_loop_tells_it():
     assert got.info["edge"] == 4
 
 
-def test_a_training_whose_rate_or_rows_are_not_its_own():
+def test_trainings_at_another_rate_or_on_minibatches_are_refused():
     with pytest.raises(ValueError, match="lr=0.1: the training's rate is 0.5; leave out"):
         Spectral(lr=0.1).trains(100, "SGD", {"lr": 0.5})
     with pytest.raises(
@@ -390,7 +390,7 @@ def test_a_training_whose_rate_or_rows_are_not_its_own():
 
 
 @pytest.mark.parametrize("mode", ["flat_v1", "filter", "dynamic", "global"])
-def test_at_a_rate_of_0_nothing_is_too_sharp(mode):
+def test_at_learning_rate_0_the_headroom_is_unlimited(mode):
     f, at, _, _ = quadratic()
     estimator = Spectral(**PLAIN | {"lr": None, "safeguard": 0.7}, mode=mode)
     got = estimator(f, at, estimator.init(at), stream(0, "a"), Moment(lr=0.0))
@@ -400,7 +400,7 @@ def test_at_a_rate_of_0_nothing_is_too_sharp(mode):
 
 
 @pytest.mark.parametrize("settings", [{}, {"base": STE(), "curvature": "differences"}])
-def test_a_loss_that_overflows_where_the_space_is_due_ends_as_diverged(settings):
+def test_a_loss_that_overflows_at_a_refresh_ends_the_training_as_diverged(settings):
     p = digits(dtype="float32")
     estimator = Spectral(n_filter=3, scale=1e8, refresh=1, safeguard=None, **settings)
     sgd = partial(torch.optim.SGD, lr=1.0)
@@ -409,7 +409,7 @@ def test_a_loss_that_overflows_where_the_space_is_due_ends_as_diverged(settings)
 
 
 @pytest.mark.parametrize("batch_size", [None, 300])
-def test_resumed_in_the_middle_it_goes_on_bit_for_bit(batch_size):
+def test_a_resumed_training_with_spectral_repeats_every_bit(batch_size):
     p = digits(batch_size=batch_size)
     estimator = Spectral(
         mode="dynamic", n_filter=4, refresh=5, momentum=0.5, abridged=400, blocks="module"

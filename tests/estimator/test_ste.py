@@ -61,7 +61,7 @@ TABLE = {  # (name, progress) -> m at a = 0, on its borders and just outside; de
 
 
 @pytest.mark.parametrize(("name", "progress"), list(TABLE))
-def test_t11_table(name, progress):
+def test_t11_every_slope_equals_its_table_of_values(name, progress):
     law = TABLE[name, progress]
     a = torch.tensor(list(law), dtype=torch.float64)
     f = from_function(lambda p: surrogate.sign(p["a"]).sum())
@@ -70,7 +70,7 @@ def test_t11_table(name, progress):
     torch.testing.assert_close(got, truth, rtol=1e-9, atol=0)
 
 
-def test_the_table_the_settings_and_the_folder_name_the_same_slopes():
+def test_table_settings_and_options_name_the_same_slopes():
     names = list(get_args(_slopes.Name))
     assert names == list(_slopes.SURROGATES) == list(dict.fromkeys(name for name, _ in TABLE))
     assert {n for n, p in TABLE if p == 1} == set(_slopes.SCHEDULES)
@@ -94,7 +94,7 @@ ENDLESS = {"identity", "relu"}
 
 
 @pytest.mark.parametrize(("name", "progress"), list(HEIGHTS))
-def test_slopes_have_the_height_they_say(name, progress):
+def test_slopes_integrate_to_their_stated_height(name, progress):
     u = torch.linspace(-12, 12, 800_001, dtype=torch.float64)  # a = sinh u: heavy tails too
     m = _slopes.rule(name, None, progress)(torch.sinh(u)) * torch.cosh(u)
     assert float(torch.trapezoid(m, u)) == pytest.approx(HEIGHTS[name, progress], abs=1e-3)
@@ -103,14 +103,14 @@ def test_slopes_have_the_height_they_say(name, progress):
 
 @pytest.mark.parametrize("name", ["steep", "tanh", "sigmoid", "poly", "swish", "dsq"])
 @pytest.mark.parametrize("scale", [0.3, 0.9])
-def test_height_2_at_every_scale(name, scale):
+def test_slopes_integrate_to_2_at_every_scale(name, scale):
     u = torch.linspace(-6, 6, 800_001, dtype=torch.float64)
     m = _slopes.rule(name, scale)(torch.sinh(u)) * torch.cosh(u)
     assert float(torch.trapezoid(m, u)) == pytest.approx(2, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["clipped", "steep", "poly", "dsq"])
-def test_slopes_within_the_half_step_give_a_rounding_its_height(name):
+def test_slopes_no_wider_than_a_step_give_rounding_the_mean_slope_1(name):
     x = torch.linspace(0, 7, 700_001, dtype=torch.float64)[:-1].requires_grad_()
     with surrogate.backward(_slopes.rule(name)):
         surrogate.rounded(x).sum().backward()
@@ -118,7 +118,7 @@ def test_slopes_within_the_half_step_give_a_rounding_its_height(name):
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
-def test_scales(scale):
+def test_scale_sets_the_width_of_clipped_and_the_steepness_of_tanh(scale):
     a = torch.tensor([0.3, 0.5, 0.6, 2.0, 2.1], dtype=torch.float64)
     assert _slopes.rule("clipped", scale)(a).tolist() == [float(abs(v) <= scale) for v in a]
     tanh = scale * (1 - torch.tanh(scale * a) ** 2)
@@ -127,7 +127,7 @@ def test_scales(scale):
 
 @pytest.mark.parametrize("name", list(_slopes.SURROGATES))
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
-def test_float32_is_finite_everywhere(name, progress):
+def test_slopes_of_float32_are_finite_everywhere(name, progress):
     a = torch.tensor([0, 1e-40, 1e-3, 1, 17, 1e4, 1e20, 3e38], dtype=torch.float32)
     m = _slopes.rule(name, None, progress)(torch.cat([-a, a]))
     assert m.dtype == torch.float32 and m.isfinite().all()
@@ -196,7 +196,7 @@ def cosine(grads, along):
 
 
 @pytest.mark.parametrize("theta", ANGLES)
-def test_t5_one_neuron_teacher(theta):
+def test_t5_cosine_of_ste_to_the_true_gradient_is_cos_half_theta(theta):
     w, truth, losses, grads = teacher(theta, ["identity", "clipped"])
     root = len(losses) ** 0.5
     assert abs(float(losses.mean()) - 4 * theta / math.pi) <= 4 * float(losses.std()) / root
@@ -218,13 +218,13 @@ def test_t5_one_neuron_teacher(theta):
     assert abs(other - math.cos(theta / 2)) > 4 * doubt  # by design: the law is the identity's
 
 
-def test_without_a_rule_the_truth_is_zero():
+def test_the_gradient_of_a_sign_is_0_unless_a_slope_is_set():
     f = from_function(lambda p: (surrogate.sign(p["w"]) * 3).sum())
     value, grad = f.value_and_grad({"w": torch.tensor([0.2, -0.7])})
     assert float(value) == 0.0 and not grad["w"].any()
 
 
-def test_a_rule_ends_with_its_block():
+def test_a_slope_is_in_force_only_inside_its_with_block():
     with surrogate.backward(_slopes.rule("identity")):
         pass
     x = torch.tensor([0.5], requires_grad=True)
@@ -232,7 +232,7 @@ def test_a_rule_ends_with_its_block():
     assert x.grad.item() == 0.0
 
 
-def test_rule_under_vmap_equals_the_loop():
+def test_a_slope_under_vmap_equals_a_loop_over_rows():
     x = torch.randn(5, 3, dtype=torch.float64)
 
     def loss(row):
@@ -244,5 +244,5 @@ def test_rule_under_vmap_equals_the_loop():
     torch.testing.assert_close(mapped, expected)
 
 
-def test_sign_of_zero_is_one():
+def test_sign_of_0_is_1():
     assert surrogate.sign(torch.tensor([0.0, -0.0])).tolist() == [1.0, 1.0]

@@ -27,7 +27,7 @@ def assert_mean(m, law):
     assert ((m.mean(0) - law).abs() <= 4 * error + 1e-12).all()
 
 
-def test_each_draw_is_a_slope_of_the_set_and_their_mean_the_mean():
+def test_ste_random_draws_slopes_of_its_set_with_equal_probability():
     names = ("clipped", "poly", "relu")
     m = draws(STERandom(names))
     slopes = torch.stack([_slopes.rule(n)(A) for n in names])
@@ -36,13 +36,13 @@ def test_each_draw_is_a_slope_of_the_set_and_their_mean_the_mean():
     assert_mean(m, slopes.mean(0))
 
 
-def test_random_windows_average_to_a_triangle():
+def test_random_clip_windows_average_to_a_triangle():
     m = draws(STERandom(("identity",), clip=2.0))
     assert set(m.unique().tolist()) == {0.0, 1.0}
     assert_mean(m, (1 - A.abs() / 2).clamp(min=0))
 
 
-def test_noise_has_mean_1_and_its_own_size_and_equal_a_have_equal_factors():
+def test_noise_has_mean_1_and_the_stated_spread_and_is_equal_for_equal_inputs():
     m = draws(STERandom(("identity",), noise=0.5))
     assert_mean(m, torch.ones_like(A))
     assert_mean((m - 1) ** 2, torch.full_like(A, 0.25))
@@ -50,7 +50,7 @@ def test_noise_has_mean_1_and_its_own_size_and_equal_a_have_equal_factors():
 
 
 @pytest.mark.parametrize("name", ["tanh", "ede"])
-def test_one_slope_and_nothing_random_is_ste(name):
+def test_ste_random_with_one_slope_and_no_noise_is_ste(name):
     p = problem()
     f, at = p.objective(p.batch(0)), share(0.7)
     one, two = (
@@ -59,7 +59,7 @@ def test_one_slope_and_nothing_random_is_ste(name):
     assert torch.equal(flatten(one), flatten(two))
 
 
-def test_samples_are_averaged():
+def test_several_samples_are_the_mean_of_single_ones():
     settings = {"surrogates": ("clipped", "poly"), "clip": 3.0, "noise": 0.3}
     g = torch.Generator().manual_seed(3)
     each = [STERandom(**settings)(LOSS, {"a": A}, {}, g).grad["a"] for _ in range(5)]
@@ -68,7 +68,7 @@ def test_samples_are_averaged():
     assert got.evals == 15 and not torch.equal(each[0], each[1])
 
 
-def test_chunks_change_nothing_however_random():
+def test_splitting_rows_into_chunks_does_not_change_the_random_slopes():
     grads = []
     for memory in (1 << 26, 20_000):
         p = problem(memory=memory)
@@ -77,7 +77,7 @@ def test_chunks_change_nothing_however_random():
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
 
 
-def test_an_empty_set_is_refused_with_what_to_type():
+def test_an_empty_set_of_slopes_is_refused_with_an_example():
     with pytest.raises(
         ValueError, match=r"estimator.surrogates=\[clipped,poly\].*there are: ident"
     ):

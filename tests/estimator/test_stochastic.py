@@ -32,7 +32,7 @@ STATES = torch.tensor(list(itertools.product((0.0, 1.0), repeat=10))).double()
 PHI = torch.randn(10, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
 
 
-def test_every_member_is_held_to_a_truth():
+def test_every_estimator_of_random_units_is_tested_for_its_bias():
     assert sorted(UNBIASED + BIASED) == sorted(RANDOM_UNITS)
 
 
@@ -71,7 +71,7 @@ def z_scores(got, truth):
 
 @pytest.mark.parametrize("f", [quadratic, cubic])
 @pytest.mark.parametrize("name", UNBIASED)
-def test_t7_unbiased_against_the_enumeration(name, f):
+def test_t7_unbiased_estimators_have_the_enumerated_gradient_as_mean(name, f):
     got, _ = draws(name, f, PHI)
     assert z_scores(got, exact(f, PHI)).max() < 4.5
     wrong = 2 if f is quadratic else 1.2
@@ -79,11 +79,11 @@ def test_t7_unbiased_against_the_enumeration(name, f):
 
 
 @pytest.mark.parametrize("name", ["gumbel", "sr_ste", "sr_ste_relaxed", "st", "st_gumbel"])
-def test_t7_the_negative_controls_fail(name):
+def test_t7_biased_estimators_miss_the_enumerated_gradient(name):
     assert z_scores(draws(name, quadratic, PHI)[0], exact(quadratic, PHI)).max() > 20
 
 
-def test_st_is_exact_where_the_loss_is_linear_or_the_logits_are_zero():
+def test_st_is_exact_for_linear_losses_and_for_logits_of_0():
     def linear(b):
         return b @ torch.arange(10.0, dtype=torch.float64)
 
@@ -92,7 +92,7 @@ def test_st_is_exact_where_the_loss_is_linear_or_the_logits_are_zero():
     assert z_scores(draws("st", quadratic, zero)[0], exact(quadratic, zero)).max() < 4.5
 
 
-def test_reinmax_is_of_second_order():
+def test_reinmax_is_exact_on_quadratics_and_not_on_cubics():
     # exact on quadratics at temperature 1, where ST is not; not on cubics
     assert z_scores(draws("reinmax", quadratic, PHI)[0], exact(quadratic, PHI)).max() < 4.5
     hot = draws("reinmax", quadratic, PHI, temperature=2.0)[0]
@@ -105,7 +105,7 @@ def test_reinmax_is_of_second_order():
         assert z_scores(got, law).max() < 4.5
 
 
-def test_t7_variances():
+def test_t7_variances_equal_those_of_the_enumeration():
     """Summed over coordinates, of one evaluation (a pair for rloo), standard normal logits."""
     p = torch.sigmoid(PHI)
     chance = (STATES * p + (1 - STATES) * (1 - p)).prod(1)
@@ -129,7 +129,7 @@ def test_t7_variances():
     assert got["disarm"] < got["arm"] < got["rebar"] < got["rloo"] < got["reinforce"]
 
 
-def test_relax_learns_a_lower_variance():
+def test_relax_learns_to_lower_its_variance():
     state = {}
     for seed in range(150):
         _, got = draws("relax", quadratic, PHI, 200, state, seed, lr=0.03)
@@ -150,12 +150,12 @@ def test_relax_learns_a_lower_variance():
         assert torch.equal(state["variate"][k], v)  # a call returns a state, it changes none
 
 
-def test_relax_starts_as_rebar():
+def test_relax_before_learning_is_rebar():
     rebar, relax = (draws(n, quadratic, PHI, 50)[0] for n in ("rebar", "relax"))
     torch.testing.assert_close(rebar, relax)
 
 
-def test_the_running_baseline_helps_and_stays_unbiased():
+def test_the_running_baseline_lowers_the_variance_and_adds_no_bias():
     state = {"loss": 3.0}
     got, after = draws("reinforce", quadratic, PHI, state=state, baseline="running")
     plain, first = draws("reinforce", quadratic, PHI, baseline="running")
@@ -217,7 +217,7 @@ def enumerated(point):
 
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("name", UNBIASED)
-def test_two_layers_unbiased_against_the_enumeration(name, samples):
+def test_unbiased_estimators_are_unbiased_for_two_layers_of_random_units(name, samples):
     f, point = tiny(100)
     samples = samples + (name == "rloo")
     estimator = component("estimator", name, samples=samples)
@@ -232,7 +232,7 @@ def test_two_layers_unbiased_against_the_enumeration(name, samples):
 
 
 @pytest.mark.parametrize("name", ["st", "reinmax", "gumbel", "st_gumbel"])
-def test_two_layers_the_last_map_is_unbiased_for_hard_states_only(name):
+def test_biased_estimators_with_hard_states_are_unbiased_in_the_last_layer(name):
     f, point = tiny(100)
     estimator = component("estimator", name)
     got = torch.stack([flatten(run(estimator, f, point, s).grad) for s in range(60)])
@@ -242,7 +242,7 @@ def test_two_layers_the_last_map_is_unbiased_for_hard_states_only(name):
 
 
 @pytest.mark.parametrize("name", UNBIASED)
-def test_coupled_rows_answer_for_each_other(name):
+def test_units_that_act_on_the_loss_of_other_rows_are_unbiased_too(name):
     """Batch statistics after the units: a unit of one row acts on the loss of the other."""
     g = torch.Generator().manual_seed(0)
     phi = torch.randn(2, 2, generator=g, dtype=torch.float64)
@@ -272,7 +272,7 @@ def test_coupled_rows_answer_for_each_other(name):
 
 
 @pytest.mark.parametrize("name", sorted(RANDOM_UNITS))
-def test_a_plain_function_of_random_units(name):
+def test_a_plain_function_of_random_units_is_estimated(name):
     f = from_function(lambda p: quadratic((1 + surrogate.bernoulli(p["w"])) / 2))
     estimator = component("estimator", name)
     got = torch.stack([run(estimator, f, {"w": PHI}, s).grad["w"] for s in range(300)])
@@ -283,7 +283,7 @@ def test_a_plain_function_of_random_units(name):
 
 
 @pytest.mark.parametrize("name", sorted(RANDOM_UNITS))
-def test_samples_are_averaged(name):
+def test_variance_falls_as_1_over_the_number_of_samples(name):
     few, many = (draws(name, quadratic, PHI, 4000, samples=m)[0].var(0).sum() for m in (2, 8))
     # a leave-one-out baseline of 7 samples is better than one of 1: a/K + c/(K (K - 1)), a = c
     law = 4 if name != "rloo" else 7
@@ -291,7 +291,7 @@ def test_samples_are_averaged(name):
 
 
 @pytest.mark.parametrize("name", sorted(RANDOM_UNITS))
-def test_evals_are_what_was_spent(name):
+def test_evals_of_random_units_are_the_evaluations_that_were_run(name):
     f, point = tiny(2)
     own, spent = f.rows, []
     settings = {"lr": 0.0} if name == "relax" else {}
@@ -307,7 +307,7 @@ def test_evals_are_what_was_spent(name):
 
 
 @pytest.mark.parametrize("name", UNBIASED)
-def test_homogeneous_and_blind_to_a_constant(name):
+def test_unbiased_estimators_scale_with_the_loss_and_ignore_a_constant_except_reinforce(name):
     f, point = tiny(4)
     own = f.rows
     estimator = component("estimator", name)
@@ -321,7 +321,7 @@ def test_homogeneous_and_blind_to_a_constant(name):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("width", [1, 5])
-def test_noise_does_not_know_the_chunks(width, dtype):
+def test_noise_of_a_row_does_not_depend_on_the_chunks(width, dtype):
     def drawn(*parts):
         noise, out = Noise(torch.Generator().manual_seed(0)), []
         for n in parts:
@@ -339,7 +339,7 @@ def test_noise_does_not_know_the_chunks(width, dtype):
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])
-def test_t9_frequency_is_p_at_every_temperature(temperature):
+def test_t9_a_unit_is_up_with_probability_p_at_every_temperature(temperature):
     a, count = torch.linspace(-2, 2, 9, dtype=torch.float64), 20_000
     p = (a / 2 + 1) / 2
     noise = Noise(torch.Generator().manual_seed(1))
@@ -357,7 +357,7 @@ def test_t9_frequency_is_p_at_every_temperature(temperature):
     assert noise.info["flip_rate"] == pytest.approx(float(flips), abs=0.005)
 
 
-def test_a_temperature_that_cannot_act_is_refused():
+def test_a_temperature_without_effect_is_refused():
     with pytest.raises(ValueError, match="for every temperature.*backward=relaxed"):
         SRSTE(temperature=0.5)
     with pytest.raises(ValueError, match="temperature=1"):
@@ -365,7 +365,7 @@ def test_a_temperature_that_cannot_act_is_refused():
 
 
 @pytest.mark.parametrize("name", ["identity", "clipped", "tanh"])
-def test_sr_ste_surrogate_is_a_slope_at_the_activation(name):
+def test_sr_ste_multiplies_by_the_slope_at_the_activation(name):
     a = torch.tensor([[-3.0, -0.5, 0.2, 1.5]], dtype=torch.float64)
     c = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     f = from_function(lambda p: (RelaxedBernoulli()(p["a"]) * c).sum())
@@ -391,7 +391,7 @@ def digits(activation, memory=1 << 26, **settings):
     return prepare(studied(model=model, dataset=Digits(), memory=memory, batch_size=60), 0)
 
 
-def test_a_scale_of_the_batch_keeps_rows_together():
+def test_a_scale_taken_from_the_batch_keeps_its_rows_in_one_chunk():
     grads = {}
     for kind, own in [
         ("max", RelaxedBernoulli()),
@@ -434,7 +434,7 @@ def test_units_without_rows_are_refused():
 
 
 @pytest.mark.parametrize("name", sorted(RANDOM_UNITS))
-def test_convolutions_and_float32(name):
+def test_gradients_of_a_float32_convolutional_network_are_finite(name):
     slots = Slots(Identity(), Bernoulli())
     model = CNN(quantizer=slots, channels=(2, 3), norm="none")
     p = prepare(studied(model=model, dataset=Digits(), dtype="float32", batch_size=20), 0)
@@ -442,5 +442,5 @@ def test_convolutions_and_float32(name):
     assert all(g.isfinite().all() and g.any() for g in got.grad.values())
 
 
-def test_presets_name_them():
+def test_presets_of_random_units_exist():
     assert "sr_act" in options("quantizer") and "sba" in options("quantizer")

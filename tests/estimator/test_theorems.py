@@ -16,7 +16,7 @@ SLOPES = [n for n in options("estimator") if n.startswith("ste") and n != "ste_r
 NES = [n for n in options("estimator") if n.startswith("nes")]
 
 
-def test_options_of_one_class_with_other_settings_have_other_theorems():
+def test_no_two_options_of_one_class_have_the_same_theorem():
     seen = {}
     for name in options("estimator"):
         target = yaml.safe_load((CONF / "estimator" / f"{name}.yaml").read_text())["_target_"]
@@ -45,7 +45,7 @@ def spoken(formula, a, progress):
 
 
 @pytest.mark.parametrize("name", SLOPES)
-def test_the_slope_in_the_catalogue_is_the_slope_in_force(name):
+def test_the_slope_printed_in_the_catalogue_is_the_slope_that_is_used(name):
     made = component("estimator", name)
     rule = _slopes.rule(made.surrogate, made.scale, 0.3)
     for a in (-2.0, -1.0, -0.7, -0.4, -0.05, 0.0, 0.05, 0.4, 0.5, 0.7, 1.0, 1.2, 2.0):
@@ -54,7 +54,7 @@ def test_the_slope_in_the_catalogue_is_the_slope_in_force(name):
 
 
 @pytest.mark.parametrize("name", NES)
-def test_the_formula_of_nes_says_its_settings(name):
+def test_the_formula_of_nes_matches_its_settings(name):
     made, theorem = component("estimator", name), CATALOGUE[name].theorem
     assert ("f(w - sigma e_n)" in theorem) == made.antithetic
     assert ("|e| = sqrt(D)" in theorem) == made.orthogonal
@@ -64,7 +64,7 @@ def test_the_formula_of_nes_says_its_settings(name):
     assert ("gap" in theorem) == (made.sigma == "auto")
 
 
-def test_the_backward_in_the_catalogue_is_the_backward_in_force():
+def test_the_backward_printed_in_the_catalogue_is_the_backward_that_is_used():
     for name in ("sr_ste", "sr_ste_relaxed", "gumbel", "st_gumbel"):
         made, theorem = component("estimator", name), CATALOGUE[name].theorem
         relaxed = getattr(made, "backward", "relaxed") == "relaxed"
@@ -73,7 +73,7 @@ def test_the_backward_in_the_catalogue_is_the_backward_in_force():
         assert ("sign(phi + logit u) forward" in theorem) == hard
 
 
-def test_the_searches_say_where_they_look():
+def test_the_theorems_of_best_of_state_the_set_that_is_searched():
     assert "uniform on the sphere" in CATALOGUE["best_of"].theorem
     assert "along v" in CATALOGUE["best_of_ste"].theorem
     assert "in the span" in CATALOGUE["best_of_span"].theorem

@@ -31,7 +31,7 @@ def valley(w, form, a, b):
 
 
 @pytest.mark.parametrize("form", ["pairs", "chain"])
-def test_rosenbrock_and_its_exact_differences(form):
+def test_rosenbrock_has_its_closed_form_value_gradient_and_differences(form):
     p, f, w = problem("rosenbrock", size=6, form=form, a=1.5, b=20.0)
     value, grad, x = valley(w, form, 1.5, 20.0)
     assert float(f.value(p.params)) == pytest.approx(float(value), rel=1e-12)
@@ -42,7 +42,7 @@ def test_rosenbrock_and_its_exact_differences(form):
         torch.testing.assert_close(got.grads[0]["point"], grad + 4 * 20 * eps**2 * x)
 
 
-def test_rosenbrock_at_rest():
+def test_rosenbrock_is_0_at_its_minimum_and_its_differences_are_0_at_the_stated_point():
     p, f, _ = problem("rosenbrock", size=4, form="chain")
     assert float(f.value({"point": torch.ones(4, dtype=torch.float64)})) == 0
     # where the differences of eps 0.1 vanish: x = a / (1 + 2 b eps^2), y = x^2
@@ -52,7 +52,7 @@ def test_rosenbrock_at_rest():
     assert float(f.differences(at, [0.1]).grads[0]["point"].abs().max()) < 1e-9
 
 
-def test_rosenbrock_smoothed_by_nes():
+def test_mean_of_nes_on_rosenbrock_is_its_smoothed_gradient():
     p, f, w = problem("rosenbrock")
     _, grad, x = valley(w, "pairs", 1.0, 100.0)
     sigma = 0.3
@@ -67,7 +67,7 @@ def test_rosenbrock_smoothed_by_nes():
     assert ((draws.mean(0) - expected).abs() < 4 * error).all()
 
 
-def test_quadratic_has_the_spectrum_it_says():
+def test_quadratic_has_its_stated_spectrum():
     p, f, w = problem("quadratic", size=6, condition=50.0, rank=4)
     a, c = p.buffers["matrix"], p.buffers["centre"]
     torch.testing.assert_close(f.value_and_grad(p.params)[1]["point"], a @ (w - c))
@@ -78,7 +78,7 @@ def test_quadratic_has_the_spectrum_it_says():
     torch.testing.assert_close(f.differences(p.params, [0.7]).grads[0]["point"], a @ (w - c))
 
 
-def test_linear_form_is_one():
+def test_linear_form_has_its_stated_slope_and_offset():
     p, f, w = problem("linear_form", size=5, norm=3.0, offset=2.0)
     g = p.buffers["slope"]
     assert float(f.value(p.params)) == 2.0 and not w.any()
@@ -86,7 +86,7 @@ def test_linear_form_is_one():
     torch.testing.assert_close(f.value_and_grad(p.params)[1]["point"], g)
 
 
-def test_values_of_many_points_and_both_precisions():
+def test_values_of_many_points_equal_a_loop_and_differences_are_computed_in_float64():
     model = component("model", "quadratic", size=5)
     p = prepare(studied(model=model, dataset=Point(), dtype="float32"), 0)
     f = p.objective(p.batch(0))
@@ -112,12 +112,14 @@ def test_values_of_many_points_and_both_precisions():
         ("mlp", Point(), "auto", r"\(0,\)"),
     ],
 )
-def test_refuses_what_makes_no_sense(model, data, criterion, told):
+def test_models_datasets_and_criteria_that_do_not_fit_together_are_refused(
+    model, data, criterion, told
+):
     task = Task(model=component("model", model), dataset=data, criterion=criterion)
     with pytest.raises(Mismatch, match=told):
         task.check()
 
 
-def test_a_formula_is_no_chain():
+def test_a_formula_is_reported_as_no_chain():
     p, _, _ = problem("quadratic")
     assert "formula" in p.structure.why_not_a_chain

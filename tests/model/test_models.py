@@ -9,7 +9,7 @@ from sa.params import stream
 
 
 @pytest.mark.parametrize("name", options("model"))
-def test_builds_from_its_stream_alone(name):
+def test_every_model_depends_on_its_random_stream_alone(name):
     spec = component("model", name)
     torch.manual_seed(1)
     one = spec.build(stream(0, "init"))
@@ -23,13 +23,13 @@ def test_builds_from_its_stream_alone(name):
 
 
 @pytest.mark.parametrize(("dim", "count"), [(8, 200), (16, 784), (32, 3104), (64, 12352)])
-def test_toy_parameters(dim, count):
+def test_toy_mlp_has_3_d_squared_plus_d_parameters(dim, count):
     network = component("model", "toy_mlp", dim=dim).build(stream(0))
     assert sum(p.numel() for p in network.parameters()) == count
     assert [tuple(p.shape) for p in network.parameters()] == [(dim, dim)] * 3 + [(1, dim)]
 
 
-def test_toy_is_the_formula():
+def test_toy_mlp_equals_its_formula():
     network = component("model", "toy_mlp", dim=4, hidden=2, out=4).build(stream(0))
     w1, w2, head = network.parameters()
     x = torch.randn(7, 4, dtype=torch.float64)
@@ -38,7 +38,7 @@ def test_toy_is_the_formula():
     torch.testing.assert_close(network(x), expected)
 
 
-def test_start_is_uniform_in_the_fan_in():
+def test_weights_start_uniform_within_1_over_sqrt_of_the_fan_in():
     w = component("model", "toy_mlp", dim=64).build(stream(0)).fc1.weight
     assert float(w.detach().abs().max()) <= 1 / 8
     assert abs(float(w.detach().std()) / (1 / 8 / 3**0.5) - 1) < 0.03
@@ -53,7 +53,7 @@ def quantizers(weight, activation):
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_first_and_last_layers_keep_full_precision(name):
+def test_mlp_and_cnn_quantize_all_layers_but_the_first_and_the_last(name):
     slots = quantizers("xnor.Xnor", "sign.Sign")
     network = component("model", name, quantizer=slots).build(stream(0))
     weighted = [m for m in network.modules() if hasattr(m, "quantize") and hasattr(m, "weight")]
@@ -62,7 +62,7 @@ def test_first_and_last_layers_keep_full_precision(name):
     ]
 
 
-def test_every_layer_quantizes_its_weights_where_it_shall_and_biases_spread():
+def test_mlp_with_every_and_spread_quantizes_all_weights_and_draws_distinct_biases():
     slots = quantizers("xnor.Xnor", "sign.Sign")
     for norm in ("none", "batch"):
         made = component("model", "mlp", quantizer=slots, every=True, spread=True, norm=norm)
@@ -76,7 +76,7 @@ def test_every_layer_quantizes_its_weights_where_it_shall_and_biases_spread():
 
 
 @pytest.mark.parametrize("name", ["mlp_line", "mlp_line_middle", "mlp_line_deep"])
-def test_sign_units_cut_a_line_into_one_piece_more_than_the_first_layer_has(name):
+def test_sign_units_cut_a_line_into_at_most_one_piece_more_than_the_first_layer_has_units(name):
     twin = component("model", name.replace("line", "relu")).build(stream(0))
     network = component("model", name).build(stream(0))
     assert [p.shape for p in network.parameters()] == [p.shape for p in twin.parameters()]
@@ -87,7 +87,7 @@ def test_sign_units_cut_a_line_into_one_piece_more_than_the_first_layer_has(name
     assert 2 <= pieces <= 1 + len(network.fc1.weight)
 
 
-def test_links_read_a_chain_and_name_what_is_none():
+def test_links_describe_a_chain_and_name_the_layer_that_is_none():
     mlp = component("model", "mlp").build(stream(0))
     assert [(x.weight, x.bias, x.step is not None) for x in mlp.links()] == [
         ("fc1.weight", "fc1.bias", True),
@@ -108,7 +108,7 @@ def test_links_read_a_chain_and_name_what_is_none():
         binary.build(stream(0)).links()
 
 
-def test_cnn_shapes():
+def test_cnn_has_its_stated_weight_shapes():
     network = component("model", "cnn").build(stream(0))
     assert [tuple(p.shape) for k, p in network.named_parameters() if "weight" in k] == [
         (16, 1, 3, 3), (16,), (32, 16, 3, 3), (32,), (10, 128),
@@ -123,7 +123,7 @@ def test_cnn_shapes():
         ("cnn", {"channels": [2, 2, 2, 2]}),
     ],
 )  # fmt: skip
-def test_refuses(name, wrong):
+def test_settings_out_of_range_are_refused(name, wrong):
     from hydra.errors import InstantiationException
 
     with pytest.raises(InstantiationException) as caught:

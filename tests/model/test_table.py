@@ -28,7 +28,7 @@ def images(*shape, n=3):
 
 
 @pytest.mark.parametrize("name", [m for m in options("model") if m.startswith("fc_")])
-def test_fc(name):
+def test_fc_networks_have_their_stated_shapes_and_equal_their_formula(name):
     network = build(name)
     expected = [(200, 3072), (200,), (200, 200), (200,), (10, 200), (10,)]
     assert shapes(network) == expected
@@ -40,7 +40,7 @@ def test_fc(name):
     torch.testing.assert_close(network(x), plain)
 
 
-def test_float_networks_start_as_torch_does():
+def test_float_networks_start_with_the_distribution_of_torch():
     w1, b1 = list(build("fc_relu").parameters())[:2]
     conv, bias = list(build("cnn_relu").parameters())[2:4]
     for p, fan_in in ((w1, 3072), (b1, 3072), (conv, 288), (bias, 288)):
@@ -57,7 +57,7 @@ FAMILY = {
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_cnn_family(name):
+def test_cnn_networks_have_their_stated_shapes_and_equal_their_formula(name):
     kind, act = FAMILY[name]
     network = build(name).eval()
     norm = [(32,), (32,)] if kind == "bn_" else []
@@ -75,7 +75,7 @@ def test_cnn_family(name):
     torch.testing.assert_close(network(x), f.linear(y.flatten(1), *list(rest.values())[-2:]))
 
 
-def test_resnet32():
+def test_resnet32_has_its_published_shapes_and_parameter_count():
     network = build("resnet32")
     got = shapes(network)
     assert len(got) == 99 and count(network) == 464_250
@@ -92,7 +92,7 @@ def test_resnet32():
     assert stages == [16] * 10 + [32] * 10 + [64] * 10
 
 
-def test_resnet32_starts_as_its_stem_and_subsampling():
+def test_resnet32_at_its_start_is_its_stem_and_subsampling():
     network = build("resnet32", shape=[1, 8, 8]).eval()
     x = images(1, 8, 8)
     y = network.act(network.norm(network.conv(x)))
@@ -102,7 +102,7 @@ def test_resnet32_starts_as_its_stem_and_subsampling():
 
 
 @pytest.mark.parametrize(("name", "expected"), [("vgg11", 9_750_922), ("vgg11_bn", 9_756_426)])
-def test_vgg11(name, expected):
+def test_vgg11_has_its_published_shapes_and_parameter_count(name, expected):
     network = build(name)
     assert count(network) == expected
     got = shapes(network)
@@ -122,7 +122,7 @@ QUANTIZED = {8: 176_418, 16: 701_498, 64: 11_174_090}
 
 @pytest.mark.parametrize("block", ["xnor", "bireal"])
 @pytest.mark.parametrize("c", QUANTIZED)
-def test_xnor_resnet18(c, block):
+def test_xnor_resnet18_has_its_published_parameter_count_and_16_quantized_layers(c, block):
     network = build("xnor_resnet18", init_channels=c, block=block)
     assert count(network) == QUANTIZED[c]
     layers = [m for m in network.modules() if getattr(m, "quantize", None) and hasattr(m, "weight")]
@@ -132,7 +132,7 @@ def test_xnor_resnet18(c, block):
 
 
 @pytest.mark.parametrize("c", [8, 16])
-def test_moving_selects_quantized_layers_of_the_xnor_resnet(c):
+def test_moving_by_number_selects_quantized_layers_of_the_xnor_resnet(c):
     model = component("model", "xnor_resnet18", init_channels=c, shape=[1, 8, 8])
     p = prepare(studied(model=model, dataset=Digits(), moving=(1, 8, -2), batch_size=10), 0)
     got = [tuple(v.shape) for v in p.params.values()]
@@ -142,7 +142,7 @@ def test_moving_selects_quantized_layers_of_the_xnor_resnet(c):
 
 
 @pytest.mark.parametrize("block", ["xnor", "bireal"])
-def test_xnor_blocks_are_norm_sign_conv_and_a_sum(block):
+def test_xnor_blocks_equal_norm_sign_convolution_and_shortcut(block):
     network = build("xnor_resnet18", shape=[1, 8, 8], block=block).eval()
     f, named = torch.nn.functional, dict(network.named_parameters())
     sign = lambda z: torch.where(z >= 0, 1.0, -1.0).double()  # noqa: E731
@@ -156,7 +156,7 @@ def test_xnor_blocks_are_norm_sign_conv_and_a_sum(block):
     torch.testing.assert_close(network.block3(x), second + (short if block == "xnor" else middle))
 
 
-def test_xnor_stems():
+def test_stems_of_the_xnor_resnet_have_their_kernel_and_map_size():
     small, large = (build("xnor_resnet18", stem=s) for s in ("cifar", "imagenet"))
     assert shapes(small)[0] == (8, 3, 3, 3) and shapes(large)[0] == (8, 3, 7, 7)
     x = images(3, 32, 32, n=1)
@@ -168,7 +168,7 @@ def test_xnor_stems():
 
 
 @pytest.mark.parametrize("name", ["resnet32", "xnor_resnet18"])
-def test_residual_networks_are_no_chains(name):
+def test_residual_networks_are_reported_as_no_chains(name):
     with pytest.raises(ValueError, match="block1.*no chain"):
         build(name).links()
     model = component("model", name, shape=[1, 8, 8])
@@ -186,7 +186,7 @@ MLP = {
 
 
 @pytest.mark.parametrize("name", MLP)
-def test_mlp_relu(name):
+def test_mlp_relu_networks_have_their_stated_widths_and_parameter_counts(name):
     widths, expected = MLP[name]
     network = build(name)
     assert count(network) == expected
@@ -196,7 +196,7 @@ def test_mlp_relu(name):
     assert len(acts) == len(widths) - 2
 
 
-def test_cnn_shallow_and_deep():
+def test_cnn_shallow_and_cnn_deep_have_their_stated_shapes_and_parameter_counts():
     shallow, deep = build("cnn_shallow"), build("cnn_deep")
     assert (count(shallow), count(deep)) == (34_634, 34_658)
     kernels = [s for s in shapes(shallow) if len(s) == 4]
@@ -218,7 +218,7 @@ TEN = {
 
 
 @pytest.mark.parametrize("channels", TEN)
-def test_cnn2(channels):
+def test_parameter_count_of_cnn2_is_its_formula(channels):
     a, b = channels
     network = build("cnn2", channels=list(channels))
     assert count(network) == TEN[channels] == 78 * a + 25 * a * b + 643 * b + 10
@@ -229,7 +229,7 @@ def test_cnn2(channels):
     "name", [m for m in options("model") if m.startswith(("fc", "cnn", "xnor", "res"))]
 )
 @pytest.mark.parametrize("side", [8, 16])
-def test_image_networks_fit_digits(name, side):
+def test_image_networks_run_on_digits(name, side):
     network = build(name, shape=[1, side, side], outputs=7).eval()
     assert network(images(1, side, side)).shape == (3, 7)
 
@@ -248,7 +248,7 @@ def test_image_networks_fit_digits(name, side):
         ("xnor_resnet18", {"stem": "other"}, "stem"),
     ],
 )
-def test_refuses(name, wrong, told):
+def test_settings_that_do_not_work_are_refused(name, wrong, told):
     with pytest.raises(InstantiationException) as caught:
         component("model", name, **wrong)
     assert told in str(caught.value.__cause__)
@@ -259,7 +259,7 @@ def test_a_shape_that_does_not_fit_says_what_to_type():
         Task(model=component("model", "resnet32"), dataset=Digits()).check()
 
 
-def test_a_network_is_checked_once(monkeypatch):
+def test_a_network_is_built_once_to_be_checked(monkeypatch):
     model = component("model", "fc_tanh", shape=[1, 8, 8])
     built = []
     kind = type(model)

@@ -65,7 +65,7 @@ STATES = {  # how many levels the settings in YAML declare
 
 
 @pytest.mark.parametrize(("slot", "name"), [m for m in MEMBERS if m[1] not in ("none", "gate")])
-def test_outputs_lie_on_the_declared_levels_and_reach_them(slot, name):
+def test_outputs_take_each_of_the_declared_levels(slot, name):
     x = torch.linspace(-8, 8 - 8 / 300, 20_001, dtype=F64).view(1, -1)  # two's complement's range
     q = built(slot, name, x)
     if name == "lsq":
@@ -94,7 +94,7 @@ CHECKED = [
 
 
 @pytest.mark.parametrize(("slot", "name"), CHECKED)
-def test_surroundings_are_smooth_and_differentiated_right(slot, name, w, monkeypatch):
+def test_the_formula_around_each_step_is_differentiated_correctly(slot, name, w, monkeypatch):
     q = fixed(built(slot, name, w), w)
     monkeypatch.setattr(surrogate, "sign", lambda x: x)
     monkeypatch.setattr(surrogate, "rounded", lambda x, stochastic=False: x)
@@ -106,7 +106,7 @@ def test_surroundings_are_smooth_and_differentiated_right(slot, name, w, monkeyp
 
 
 @pytest.mark.parametrize("rule", ["identity", "clipped"])
-def test_twn_levels_and_gradient(rule, w, g):
+def test_twn_has_its_published_levels_and_gradient(rule, w, g):
     m = _slopes.rule(rule)
     delta = 0.7 * w.abs().mean()
     alpha = w.abs()[w.abs() > delta].mean()
@@ -119,7 +119,7 @@ def test_twn_levels_and_gradient(rule, w, g):
     torch.testing.assert_close(leaf.grad, alpha * g * m((w.abs() - delta) / delta))
 
 
-def test_ttq_published_gradients(w, g):
+def test_ttq_has_its_published_gradients(w, g):
     q = TTQ(threshold=0.3).build(w)
     delta = 0.3 * w.abs().max()
     up, down = w > delta, w < -delta
@@ -138,7 +138,7 @@ def test_ttq_published_gradients(w, g):
 
 
 @pytest.mark.parametrize("rule", ["identity", "poly"])
-def test_pact_published_gradients(rule, w, g):
+def test_pact_has_its_published_gradients(rule, w, g):
     x, m = 3 * w, _slopes.rule(rule)
     q = Pact(bits=3, start_at=2.5).build(None)
     leaf = x.clone().requires_grad_()
@@ -154,7 +154,7 @@ def test_pact_published_gradients(rule, w, g):
 
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("slot", ["weight", "activation"])
-def test_lsq_published_gradients(slot, signed, w, g):
+def test_lsq_has_its_published_gradients(slot, signed, w, g):
     x = 3 * w
     q = built(slot, "lsq", x, bits=3, signed=signed)
     low, high = (4, 3) if signed else (0, 7)
@@ -173,7 +173,7 @@ def test_lsq_published_gradients(slot, signed, w, g):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_dorefa_formula_and_gradient(bits, w, g):
+def test_dorefa_has_its_published_formula_and_gradient(bits, w, g):
     leaf = w.clone().requires_grad_()
     with surrogate.backward(IDENTITY):
         out = Dorefa(bits)(leaf)
@@ -189,7 +189,7 @@ def test_dorefa_formula_and_gradient(bits, w, g):
 
 
 @pytest.mark.parametrize("bits", list(COEFFICIENTS))
-def test_sawb_is_near_the_best_range_of_a_gaussian(bits, generator):
+def test_sawb_has_less_error_on_a_gaussian_than_narrower_or_wider_ranges(bits, generator):
     w = torch.randn(100_000, generator=generator, dtype=F64)
     q = Sawb(bits)
     error = lambda scale: float((q(w, scale) - w).square().mean())  # noqa: E731
@@ -201,7 +201,7 @@ def test_sawb_is_near_the_best_range_of_a_gaussian(bits, generator):
     torch.testing.assert_close(leaf.grad, (w.abs() <= alpha).to(F64))
 
 
-def test_sawb_of_one_magnitude_falls_back_on_it():
+def test_sawb_keeps_weights_of_one_magnitude_unchanged():
     w = torch.tensor([-2.0, 2.0, 2.0], dtype=F64)  # c1 + c2 < 0 at 4 bits
     assert torch.equal(Sawb(4)(w), w)
 
@@ -212,7 +212,7 @@ def test_sawb_of_one_magnitude_falls_back_on_it():
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("scheme", ["symmetric", "affine"])
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
-def test_uniform_is_torch_fake_quantization(granularity, scheme, bits, generator):
+def test_uniform_equals_torch_fake_quantization(granularity, scheme, bits, generator):
     x = torch.randn(6, 50, generator=generator) * torch.arange(1, 7).view(-1, 1) + 0.5
     leaf, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     q = Uniform(bits, scheme, granularity, range="quantile", reach=0.9)
@@ -238,14 +238,14 @@ def test_uniform_is_torch_fake_quantization(granularity, scheme, bits, generator
     assert apart < 0.5 / 2**bits and 0.02 < (leaf.grad == 0).float().mean() < 0.25
 
 
-def test_uniform_takes_halves_up_where_torch_takes_them_to_even():
+def test_uniform_rounds_halves_up_and_torch_rounds_them_to_even():
     x = torch.tensor([-1.5, -0.5, 0.5, 1.5, 2.5, 7.0])
     ours = Uniform(bits=4)(x)
     torchs = torch.fake_quantize_per_tensor_affine(x, 1.0, 0, -7, 7)
     assert ours.tolist() == [-1, 0, 1, 2, 3, 7] and torchs.tolist() == [-2, 0, 0, 2, 2, 7]
 
 
-def test_groups_are_quantized_alone(w):
+def test_each_group_is_quantized_on_its_own(w):
     w = w[:, :8]
     out = Uniform(4, granularity="group:4")(w)
     for at in (slice(0, 4), slice(4, 8)):
@@ -261,7 +261,7 @@ def test_groups_are_quantized_alone(w):
 
 @pytest.mark.parametrize("cls", [Uniform, FixedPoint])
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
-def test_the_range_of_least_error_has_it(cls, granularity, w):
+def test_range_mse_has_the_least_error_of_all_ranges(cls, granularity, w):
     best = cls(3, granularity=granularity, range="mse")
     errors = []
     for q in (best, *(cls(3, granularity=granularity, range=r) for r in ("max", "k_sigma"))):
@@ -277,7 +277,7 @@ def test_the_range_of_least_error_has_it(cls, granularity, w):
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
 @pytest.mark.parametrize("how", ["max", "mse"])
-def test_fixed_point_is_twos_complement(bits, how, w, g):
+def test_fixed_point_numbers_are_those_of_twos_complement(bits, how, w, g):
     q = FixedPoint(bits, range=how)
     half = float(q.limits(w))
     assert math.log2(half) == round(math.log2(half))
@@ -295,7 +295,7 @@ def test_fixed_point_is_twos_complement(bits, how, w, g):
 
 
 @pytest.mark.parametrize("name", ["uniform", "fixed_point"])
-def test_a_stored_range_moves_only_when_it_observes(name, w):
+def test_a_stored_range_changes_only_while_it_observes(name, w):
     q = make("activation", name, ema=0.75, bits=4).build(None)
     spec = make("activation", name, ema=0.75, bits=4)
     q.observing = True
@@ -371,7 +371,9 @@ def mean(name, x):
 
 
 @pytest.mark.parametrize("name", list(RANDOM))
-def test_random_ones_are_unbiased_reproducible_and_nearest_elsewhere(name, w):
+def test_random_quantizers_are_unbiased_and_repeatable_and_round_to_nearest_outside_sampling(
+    name, w
+):
     q, x, n = RANDOM[name](), w[1:2] / 2, 2000
     with drawn(0):
         draws = torch.stack([q(x) for _ in range(n)])
@@ -388,7 +390,7 @@ def test_random_ones_are_unbiased_reproducible_and_nearest_elsewhere(name, w):
     assert torch.equal(nearest, q(x))
 
 
-def test_stochastic_rounding_has_the_stated_variance_and_the_slope_of_rounding():
+def test_stochastic_rounding_has_its_stated_variance_and_the_slope_of_rounding():
     x = torch.tensor([0.2, 1.5, -0.75, 3.0], dtype=F64, requires_grad=True)
     f = (x - x.floor()).detach()
     with drawn(0):
@@ -404,7 +406,7 @@ def test_stochastic_rounding_has_the_stated_variance_and_the_slope_of_rounding()
 # Facts.
 
 
-def test_fact_a_gaussian_in_four_bit_fixed_point(generator):
+def test_4_bit_fixed_point_of_a_gaussian_has_the_stated_errors(generator):
     """Error 0.021 with the range of least error, 0.083 with that of the maximum."""
     x = torch.randn(100_000, generator=generator, dtype=F64)
     found = [float((FixedPoint(4, range=r)(x) - x).square().mean()) for r in ("mse", "max")]
@@ -414,7 +416,7 @@ def test_fact_a_gaussian_in_four_bit_fixed_point(generator):
 @pytest.mark.parametrize(
     ("density", "best"), [("gaussian", 0.767), ("uniform", 2 / 3), ("laplace", 0.999)]
 )
-def test_fact_best_factor_of_twn(density, best):
+def test_the_threshold_of_twn_with_least_error_is_the_stated_factor_of_the_mean(density, best):
     u = (torch.arange(200_000, dtype=F64) + 0.5) / 200_000  # quantiles: no sampling error
     w = {
         "gaussian": math.sqrt(2) * torch.erfinv(2 * u - 1),
@@ -426,7 +428,7 @@ def test_fact_best_factor_of_twn(density, best):
     assert float(factors[errors.index(min(errors))]) == pytest.approx(best, abs=0.01)
 
 
-def test_fact_a_range_for_each_channel(generator):
+def test_a_range_for_each_channel_has_a_fortieth_of_the_error_of_one_range(generator):
     """4 bits, channel scales spread over 30x: median relative squared error 0.7 against 0.018."""
     spread = torch.logspace(0, math.log10(30), 256, dtype=F64).view(-1, 1)
     w = spread * torch.randn(256, 576, generator=generator, dtype=F64)
@@ -442,7 +444,7 @@ def test_fact_a_range_for_each_channel(generator):
 
 
 @pytest.mark.parametrize(("slot", "name"), MEMBERS)
-def test_zeros_are_finite(slot, name):
+def test_zeros_have_finite_outputs_and_gradients(slot, name):
     x = torch.zeros(3, 4, dtype=F64, requires_grad=True)
     q = built(slot, name, x.detach())
     for context in (drawn(0), surrogate.backward(IDENTITY)):
@@ -470,12 +472,12 @@ def test_impossible_bits_are_refused(cls, bits):
         (Uniform, {"granularity": "group:0"}, "granularity"),
     ],
 )  # fmt: skip
-def test_settings_that_mean_nothing_are_refused(cls, wrong, told):
+def test_settings_that_do_not_fit_together_are_refused(cls, wrong, told):
     with pytest.raises(ValidationError, match=told):
         cls(**wrong)
 
 
-def test_ranges_for_channels_of_activations_cannot_be_stored():
+def test_stored_ranges_for_channels_of_activations_are_refused():
     with pytest.raises(ValueError, match="one a tensor; set granularity=tensor"):
         make("activation", "uniform", granularity="channel").build(None)
     assert not isinstance(

@@ -135,7 +135,7 @@ def seen(p, inputs):
 
 
 @pytest.mark.parametrize(("weight", "activation"), PAIRS)
-def test_states_and_outputs_are_those_of_rational_arithmetic(weight, activation):
+def test_states_and_outputs_equal_rational_arithmetic(weight, activation):
     p = problem(weight, activation)
     batch = p.batch(0)
     states, outputs = exact(p.network, batch.inputs)
@@ -146,7 +146,7 @@ def test_states_and_outputs_are_those_of_rational_arithmetic(weight, activation)
 
 
 @pytest.mark.parametrize(("weight", "activation"), PAIRS)
-def test_the_loss_is_the_same_bits_for_any_order_and_chunks_of_rows(weight, activation):
+def test_the_loss_has_the_same_bits_for_any_order_and_chunks_of_rows(weight, activation):
     p = problem(weight, activation)
     batch, n = p.batch(0), 96
     f = p.objective(batch)
@@ -204,7 +204,7 @@ def test_the_loss_does_not_depend_on_the_kernels_that_mkl_chooses():
 
 @pytest.mark.parametrize("weight", ["xnor_full", "twn", "ttq", "sawb_3", "uniform_channel", "lsq"])
 @pytest.mark.parametrize("activation", ["sign", "bits2"])
-def test_convolutions_scale_after_the_product_too(weight, activation):
+def test_convolutions_scale_after_the_product(weight, activation):
     """Of a convolution's patches: the sums are those of a linear layer on them."""
     slots = Slots(WEIGHTS[weight](), ACTIVATIONS[activation]())
     model = CNN(quantizer=slots, shape=(1, 4, 4), channels=(4, 4), norm="none", pool="none")
@@ -241,7 +241,7 @@ def _through_decoded(layer, x):
 
 @pytest.mark.parametrize("conv", [False, True], ids=["linear", "conv"])
 @pytest.mark.parametrize("weight", list(WEIGHTS))
-def test_gradients_are_those_of_the_decoded_weights(weight, conv):
+def test_gradients_equal_those_of_the_decoded_weights(weight, conv):
     g = torch.Generator().manual_seed(0)
     q = WEIGHTS[weight]()
     layer = Conv(3, 4, 3, g, q, bias=True) if conv else Linear(6, 4, g, True, q)
@@ -260,7 +260,7 @@ def test_gradients_are_those_of_the_decoded_weights(weight, conv):
 
 
 @pytest.mark.parametrize("weight", ["ttq", "xnor_bireal"])
-def test_layers_of_zeros_keep_their_gradient(weight):
+def test_a_layer_of_zero_weights_has_a_gradient(weight):
     g = torch.Generator().manual_seed(0)
     layer = Linear(6, 4, g, False, WEIGHTS[weight]())
     layer.weight.data.zero_()
@@ -274,7 +274,7 @@ def test_layers_of_zeros_keep_their_gradient(weight):
 
 
 @pytest.mark.parametrize("activation", ["bits2", "pact", "lsq", "uniform"])
-def test_gradients_pass_a_step_size_that_comes_after_the_product(activation):
+def test_gradients_reach_a_step_size_that_multiplies_after_the_product(activation):
     p = problem("dorefa_2", activation, hidden=(12,))
     x = torch.randn(96, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     f = p.objective(Batch(x, p.batch(0).targets))  # real numbers: no sum is a tie
@@ -299,7 +299,7 @@ class Inside:
         return self.inner(w)
 
 
-def test_relaxed_states_pass_as_they_are():
+def test_relaxed_states_are_divided_and_not_rounded():
     """A state between two levels, of a relaxation, is divided and not rounded."""
     x = torch.tensor([1 / 3, 0.4, 2 / 3 + 1e-9, 1.0], dtype=torch.float64)
     got = codes.counts(x, 1 / 3)
@@ -330,7 +330,7 @@ def test_a_patched_network_scales_after_the_product(weight):
         assert torch.equal(patched(x[order]), patched(x)[order])
 
 
-def test_the_loss_of_the_quantized_weights_is_the_loss():
+def test_the_quantized_view_has_the_loss_of_the_network():
     for weight, activation in (("xnor_full", "sign"), ("sawb_3", "bits2"), ("lsq", "lsq")):
         p = problem(weight, activation)
         f = p.objective(p.batch(0))
@@ -339,7 +339,7 @@ def test_the_loss_of_the_quantized_weights_is_the_loss():
 
 
 @pytest.mark.parametrize("weight", ["xnor_full", "twn", "uniform", "sawb_3", "dorefa_1"])
-def test_a_larger_scale_of_the_weights_moves_no_state(weight):
+def test_scaling_all_weights_up_changes_no_state(weight):
     """Codes stay and scales grow: sums behind signs keep their sign, those that are 0 too."""
     p = problem(weight)
     batch = p.batch(0)
@@ -349,7 +349,7 @@ def test_a_larger_scale_of_the_weights_moves_no_state(weight):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_totals_do_not_depend_on_order_and_are_exact_of_whole_numbers():
+def test_totals_do_not_depend_on_order_and_are_exact_for_whole_numbers():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(3, 5000, generator=g, dtype=torch.float64).exp() * 10 ** torch.linspace(
         -8, 8, 5000, dtype=torch.float64
@@ -365,7 +365,7 @@ def test_totals_do_not_depend_on_order_and_are_exact_of_whole_numbers():
         torch.testing.assert_close(total(row), row.sum(), equal_nan=True)
 
 
-def test_scales_along_the_inputs_stay_inside():
+def test_a_scale_along_the_inputs_stays_inside_the_product():
     """Groups have no scale of an output: the codes are the quantized numbers (no exact zeros)."""
     w = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for q in (Uniform(3, granularity="group:3"), Uniform(3, granularity="channel", axis=1)):

@@ -32,7 +32,9 @@ def alpha(q, keep):
 @pytest.mark.parametrize("temperature", [0.01, 0.5, 100.0])
 @pytest.mark.parametrize("keep", [0.06, 0.3, 0.5, 0.95])
 @pytest.mark.parametrize("granularity", ["sample", "tensor"])
-def test_the_mean_chance_is_the_share_that_is_kept(temperature, keep, granularity, generator):
+def test_the_mean_probability_of_a_gate_is_its_kept_share(
+    temperature, keep, granularity, generator
+):
     x = torch.randn(5, 40, 2, 3, generator=generator, dtype=F64)
     q = Gate(temperature=temperature, granularity=granularity)
     phi = q.logits(x, alpha(q, keep))
@@ -42,7 +44,7 @@ def test_the_mean_chance_is_the_share_that_is_kept(temperature, keep, granularit
     assert same == (granularity == "tensor") == q.coupled
 
 
-def test_low_temperatures_keep_the_largest_and_high_ones_all_alike(generator):
+def test_low_temperatures_keep_the_largest_and_high_ones_treat_all_alike(generator):
     x = torch.rand(3, 10, generator=generator, dtype=F64)
     q = Gate(temperature=0.01)
     with torch.no_grad():
@@ -54,7 +56,7 @@ def test_low_temperatures_keep_the_largest_and_high_ones_all_alike(generator):
     torch.testing.assert_close(p, torch.full_like(p, 0.3), atol=1e-5, rtol=0)
 
 
-def test_the_shares_derivative_is_that_of_differences(generator):
+def test_the_derivative_of_the_kept_share_equals_differences(generator):
     x, q = torch.randn(2, 7, generator=generator, dtype=F64), Gate(temperature=0.7)
     at = alpha(q, 0.4).requires_grad_()
     assert torch.autograd.gradcheck(lambda a: q.logits(x, a), at)
@@ -63,7 +65,7 @@ def test_the_shares_derivative_is_that_of_differences(generator):
     torch.testing.assert_close(slope, torch.autograd.grad(q.keep(at).sum(), at)[0])
 
 
-def test_frequencies_are_the_chances(generator):
+def test_gates_open_with_their_stated_probability(generator):
     x, q = torch.rand(2, 6, generator=generator, dtype=F64) + 0.1, Gate()
     at, n, total = alpha(q, 0.4), 1000, torch.zeros(2, 6, dtype=F64)
     unit = lambda k, phi: surrogate.hard_sign(  # noqa: E731
@@ -99,7 +101,7 @@ def exact(p):
 
 
 @pytest.mark.parametrize("estimator", [Reinforce(), RLOO()], ids=["reinforce", "rloo"])
-def test_the_score_function_is_unbiased(estimator):
+def test_score_function_estimators_are_unbiased_for_gates(estimator):
     p, name = problem(), "act1.quantize.alpha"
     for k in ("fc1.weight", "head.weight"):
         p.params[k].mul_(4.0)  # so that gates matter
@@ -114,14 +116,14 @@ def test_the_score_function_is_unbiased(estimator):
 
 
 @pytest.mark.parametrize("estimator", [SRSTE(surrogate="identity"), Gumbel(temperature=1.0)])
-def test_stand_ins_reach_the_share(estimator):
+def test_surrogate_gradients_reach_the_kept_share(estimator):
     p = problem()
     f = p.objective(p.batch(0))
     got = estimator(f, p.params, {}, stream(0)).grad["act1.quantize.alpha"]
     assert got.isfinite().all() and got.any()
 
 
-def test_the_budget_is_owed_above_it_only():
+def test_the_budget_penalty_is_0_at_or_below_the_budget():
     p = problem(price=2.0, budget=0.5)
     plain, name = problem(), "act1.quantize.alpha"
     for keep, law in ((0.6, 0.2), (0.9, 0.8), (0.4, 0.0)):
@@ -144,7 +146,7 @@ def test_the_budget_is_owed_above_it_only():
         ({"temperature": 0.0}, "greater than 0"),
     ],
 )
-def test_refuses(wrong, told):
+def test_settings_that_do_not_work_are_refused(wrong, told):
     with pytest.raises(ValueError, match=told):
         Gate(**wrong)
     with pytest.raises(ValueError, match="quantizer/activation=gate"):

@@ -62,7 +62,7 @@ KEEPERS = {
 }  # fmt: skip
 
 
-def test_what_a_layer_keeps_has_a_recognisable_name():
+def test_parameters_and_ranges_of_a_quantizer_are_named_after_its_layer():
     names = list(KEEPERS["learned"]().params)
     assert "fc2.quantize.positive" in names and "act1.quantize.s" in names
     assert not any(n.startswith(("fc1.quantize", "head.quantize")) for n in names)
@@ -70,7 +70,7 @@ def test_what_a_layer_keeps_has_a_recognisable_name():
     assert {"act1.quantize.limits", "fc2.quantize.limits"} <= set(KEEPERS["stored"]().buffers)
 
 
-def test_activations_start_from_the_first_batch_of_the_layers_before():
+def test_step_sizes_of_activations_start_from_the_first_batch():
     p = problem(None, LSQ(bits=3, signed=False))
     x = p.batch(0).inputs
     for i in (1, 2, 3):
@@ -81,7 +81,7 @@ def test_activations_start_from_the_first_batch_of_the_layers_before():
 
 
 @pytest.mark.parametrize("name", list(KEEPERS))
-def test_a_probe_changes_nothing(name):
+def test_evaluating_and_differentiating_changes_no_parameter_and_no_range(name):
     p = KEEPERS[name]()
     before = {k: v.clone() for k, v in (p.params | p.buffers).items()}
     grad(p, STE())
@@ -90,7 +90,7 @@ def test_a_probe_changes_nothing(name):
     assert all(torch.equal(v, before[k]) for k, v in (p.params | p.buffers).items())
 
 
-def test_a_step_moves_what_is_learned_and_the_running_ranges_only():
+def test_a_training_step_updates_running_ranges_by_their_average():
     p = KEEPERS["stored"]()
     before = {k: v.clone() for k, v in p.buffers.items()}
     p.forward.track(p.params, p.batch(0).inputs)
@@ -106,7 +106,7 @@ def test_a_step_moves_what_is_learned_and_the_running_ranges_only():
 
 
 @pytest.mark.parametrize("name", list(KEEPERS))
-def test_going_on_from_a_checkpoint_is_exact(name):
+def test_a_training_resumed_from_a_checkpoint_repeats_every_row(name):
     def rows(progress=None):
         p = KEEPERS[name](batch_size=16)
         sgd = lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9)  # noqa: E731
@@ -121,7 +121,7 @@ def test_going_on_from_a_checkpoint_is_exact(name):
     assert len({r["loss"] for r in whole}) > 1
 
 
-def test_learned_levels_form_optimizer_groups_of_their_own():
+def test_learned_levels_have_their_own_rate_and_weight_decay():
     p = KEEPERS["learned"]()
     rest, *own = torch.optim.SGD(
         groups.groups(p.params, groups.own(p.network)), lr=0.1, weight_decay=0.01
@@ -151,7 +151,7 @@ def test_learned_levels_form_optimizer_groups_of_their_own():
     assert all(a is b for a, b in zip(alike, plain.params.values(), strict=True))
 
 
-def test_ranges_of_the_batch_couple_its_rows_and_stored_ones_do_not():
+def test_ranges_taken_from_the_batch_couple_its_rows_and_stored_ranges_do_not():
     auto = problem(None, affine(train="auto"))
     f = auto.objective(auto.batch(0))
     assert f.coupled and not problem(Uniform(3), affine()).objective(auto.batch(0)).coupled
@@ -161,7 +161,7 @@ def test_ranges_of_the_batch_couple_its_rows_and_stored_ones_do_not():
         problem(None, affine(train="auto"), memory=4000)
 
 
-def test_evaluation_has_settings_of_its_own():
+def test_evaluation_can_switch_a_quantizer_off():
     p = problem(None, affine(eval="none"))
     loss = float(p.objective(p.batch(0)).value(p.params))
     other = p.evaluation.evaluate(p.params)["train/loss"]
@@ -184,7 +184,7 @@ def test_evaluation_has_settings_of_its_own():
     ],
     ids=["binaryconnect", "weights", "activations"],
 )
-def test_noise_is_the_estimators(slots):
+def test_random_quantizers_draw_from_the_generator_of_the_estimator(slots):
     p, e = problem(**slots), SRSTE(surrogate="identity")
     one, same, other = grad(p, e), grad(p, e), grad(p, e, seed=1)
     assert all(torch.equal(one[k], same[k]) for k in one)
@@ -193,7 +193,7 @@ def test_noise_is_the_estimators(slots):
     assert all(torch.equal(still[0][k], still[1][k]) for k in one)
 
 
-def test_all_rows_share_random_weights_however_they_are_split():
+def test_all_rows_share_the_same_random_weights_in_any_chunks():
     make_ = lambda **k: problem(make("weight", "binaryconnect_sto"), **k)  # noqa: E731
     whole, split = make_(), make_(memory=10_000)
     calls = []
@@ -206,13 +206,13 @@ def test_all_rows_share_random_weights_however_they_are_split():
         torch.testing.assert_close(one[k], other[k])
 
 
-def test_estimators_by_rows_refuse_units_of_no_row():
+def test_estimators_of_units_of_rows_refuse_random_weights():
     p = problem(make("weight", "binaryconnect_sto"), make("activation", "bernoulli"))
     with pytest.raises(ValueError, match="each row samples units of its own; use estimator=sr_ste"):
         grad(p, RLOO())
 
 
-def test_what_is_quantized_is_told():
+def test_structure_lists_every_quantized_tensor_with_its_quantizer():
     told = problem(Uniform(4), Sign(), Uniform(8)).structure.quantized
     assert list(told) == [
         "act1.activation", "act1.gradient", "fc2.weight", "act2.activation", "act2.gradient",
@@ -222,7 +222,7 @@ def test_what_is_quantized_is_told():
     assert "LSQ(bits=4" in problem(LSQ()).structure.quantized["fc2.weight"]
 
 
-def test_a_stored_range_of_gradients_is_refused():
+def test_stored_ranges_of_gradients_are_refused():
     with pytest.raises(ValueError, match="quantizer.gradient.*train=auto"):
         problem(gradient=make("gradient", "uniform", train="fixed"))
 
@@ -255,7 +255,7 @@ def test_patched_layers_compute_with_quantized_weights_and_outputs(generator):
     assert not torch.allclose(functional_call(patched, moved, (x,)), patched(x))
 
 
-def test_patched_layers_learn_levels_of_their_own():
+def test_each_patched_layer_learns_its_own_step_size():
     patched = apply_quantizers(network(), [Rule(k, weight=LSQ(4)) for k in "35"])
     names = [k for k, _ in patched.named_parameters()]
     assert "3.parametrizations.weight.0.quantize.s" in names and len(names) == 8
@@ -279,7 +279,7 @@ def test_a_pattern_that_matches_nothing_is_refused():
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_first_and_last_layers_stay_full_precision(name):
+def test_presets_keep_the_first_and_last_layer_in_full_precision(name):
     slots = {
         "_target_": "sa.types.Slots",
         "weight": {"_target_": "sa.quantizer.fixed_point.FixedPoint"},
@@ -312,7 +312,7 @@ def folded(powers=False):
     return network, kernels
 
 
-def test_folding_batchnorm_into_the_convolution_changes_no_output():
+def test_folding_batchnorm_into_a_convolution_does_not_change_the_output():
     """Average pooling between the two is linear and keeps constants: the bias goes before it."""
     network, kernels = folded()
     x = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -323,7 +323,7 @@ def test_folding_batchnorm_into_the_convolution_changes_no_output():
     torch.testing.assert_close(out, network(x), rtol=1e-12, atol=1e-12)
 
 
-def test_quantizing_after_folding_needs_a_range_a_channel():
+def test_quantizing_after_folding_needs_a_range_for_each_channel():
     """Folding spreads the channels' scales, which one range for the tensor cannot hold."""
     network, kernels = folded()
     w = kernels[1][0]
@@ -338,7 +338,7 @@ def test_quantizing_after_folding_needs_a_range_a_channel():
     assert worst(w, "channel") < 0.25
 
 
-def test_folding_by_powers_of_two_commutes_with_fixed_point_a_channel():
+def test_folding_by_powers_of_2_commutes_with_fixed_point_of_each_channel():
     network, kernels = folded(powers=True)
     q = FixedPoint(bits=4, granularity="channel")
     factor = kernels[1][0].flatten(1)[:, 0] / network.conv2.weight.flatten(1)[:, 0]
@@ -360,7 +360,7 @@ STUCK = {
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", list(STUCK))
-def test_a_layer_that_starts_at_zero_learns_and_says_while_it_is_the_identity(
+def test_a_layer_that_starts_at_0_learns_and_notes_while_it_is_the_identity(
     name, dtype, monkeypatch
 ):
     build = ToyMLP.build
@@ -387,7 +387,7 @@ def test_a_layer_that_starts_at_zero_learns_and_says_while_it_is_the_identity(
     assert not p.forward.asleep() and not rows[-1].get("quantizer/note")
 
 
-def test_a_group_of_zeros_starts_with_the_widest_range():
+def test_a_group_of_zeros_starts_with_the_widest_range_of_the_others():
     w = torch.randn(3, 8, generator=stream(0), dtype=torch.float64)
     w[1] = 0
     for spec in (
@@ -404,7 +404,7 @@ def test_a_group_of_zeros_starts_with_the_widest_range():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("spec", [LSQ(), LSQ(8, signed=False), Pact(), Pact(32)], ids=repr)
 @pytest.mark.parametrize("at", [0.0, -0.0, 1e-40, -1e-30])
-def test_a_scale_at_its_floor_has_a_finite_slope_away_from_it(spec, at, dtype):
+def test_a_scale_at_its_smallest_value_has_a_finite_gradient_away_from_it(spec, at, dtype):
     q = spec.build(None).to(dtype)
     (scale,) = q.parameters()
     scale.data.fill_(at)

@@ -64,7 +64,7 @@ def states(generator):
 
 
 @pytest.mark.parametrize(("slot", "name"), MEMBERS)
-def test_a_nan_in_is_a_nan_out(slot, name, generator):
+def test_a_nan_input_gives_a_nan_output(slot, name, generator):
     x = torch.randn(4, 6, generator=generator, dtype=torch.float64)
     bad = x.clone()
     bad[1, 2] = math.nan
@@ -99,7 +99,7 @@ STEPS = [Step((0.0,), (-1.0, 1.0)), Step((0.5,), (0.0, 1.0)), Step((-0.5, 0.5), 
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_step_function_passes_a_nan_on_and_keeps_infinities(step, dtype):
+def test_every_step_function_returns_nan_for_nan_and_levels_for_infinities(step, dtype):
     z = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 0.5, -0.5, 1e-40], dtype=dtype)
     plain = torch.full_like(z, step.levels[0])
     for t, low, high in zip(step.thresholds, step.levels[:-1], step.levels[1:], strict=True):
@@ -109,7 +109,7 @@ def test_every_step_function_passes_a_nan_on_and_keeps_infinities(step, dtype):
         assert torch.equal(got.nan_to_num(7), plain.nan_to_num(7)) and got[0].isnan()
 
 
-def test_signs_ternaries_and_rounding_pass_a_nan_on():
+def test_sign_ternary_and_rounding_return_nan_for_nan():
     z = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 2.0, -2.0], dtype=torch.float64)
     wanted = [7.0, 1.0, -1.0, 1.0, 1.0, 1.0, -1.0]
     assert surrogate.sign(z).nan_to_num(7).tolist() == wanted
@@ -139,7 +139,7 @@ def test_the_loss_of_a_network_with_a_nan_weight_is_nan(slot, name, moving):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_fixed_point_range_holds_the_numbers_one_ulp_around_every_power_of_two(dtype):
+def test_power_of_two_rounds_up_to_the_next_power_of_2_to_the_last_bit(dtype):
     info = torch.finfo(dtype)
     least = round(math.log2(info.tiny))
     exact = torch.tensor([2.0**k for k in range(least, -least)], dtype=torch.float64).to(dtype)
@@ -152,12 +152,12 @@ def test_a_fixed_point_range_holds_the_numbers_one_ulp_around_every_power_of_two
     assert power_of_two(zero).nan_to_num(7, posinf=8).tolist() == [0.0, 7.0, 8.0]
 
 
-def test_fixed_point_does_not_clip_the_largest_number_it_was_given():
+def test_fixed_point_with_range_max_does_not_clip_the_largest_number():
     x = torch.tensor([-1 - 2.0**-52, 0.5], dtype=torch.float64)
     assert float(FixedPoint(bits=8, range="max").limits(x)) == 2.0
 
 
-def test_the_rank_of_a_quantile_is_the_least_with_that_share():
+def test_the_rank_of_a_quantile_is_the_smallest_rank_with_that_share():
     for n in (1, 7, 10, 30, 100, 1000):
         for k in range(1, n + 1):
             assert rank(k / n, n) == k

@@ -24,7 +24,7 @@ MEMBERS = [
 ]
 
 
-def test_a_grid_too_fine_to_list_is_clipping_and_no_step():
+def test_levels_too_many_to_list_clip_and_have_no_step():
     fine, x = Levels(2**32), torch.linspace(-1, 2, 301, dtype=torch.float64)
     torch.testing.assert_close(fine(x), x.clamp(0, 1), rtol=0, atol=2**-32)
     assert fine.step is None and Levels(2**16).step
@@ -56,7 +56,7 @@ def x(generator):
 
 
 @pytest.mark.parametrize(("slot", "name"), MEMBERS)
-def test_pure_and_the_same_forward_under_every_rule(slot, name, x):
+def test_the_forward_pass_is_the_same_under_every_slope_and_changes_no_state(slot, name, x):
     q, before = built(slot, name, x), x.clone()
     kept = copy.deepcopy(q.state_dict()) if isinstance(q, torch.nn.Module) else {}
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_pure_and_the_same_forward_under_every_rule(slot, name, x):
 
 
 @pytest.mark.parametrize(("slot", "name"), MEMBERS)
-def test_works_under_vmap(slot, name, x):
+def test_quantizers_under_vmap_equal_a_loop(slot, name, x):
     q = built(slot, name, x)
     many = torch.stack([x, 2 * x])
     torch.testing.assert_close(torch.vmap(q)(many), torch.stack([q(x), q(2 * x)]))
@@ -88,28 +88,28 @@ def fixed(q, x):
 
 
 @pytest.mark.parametrize(("slot", "name"), [m for m in MEMBERS if m != ("weight", "dorefa")])
-def test_idempotent_at_a_fixed_scale(slot, name, x):
+def test_quantizing_twice_at_a_fixed_scale_equals_quantizing_once(slot, name, x):
     """All but DoReFa-Net's weights, whose tanh moves every level."""
     q = fixed(built(slot, name, x), x)
     torch.testing.assert_close(q(q(x)), q(x))
 
 
-def test_sign_levels_and_zero(x):
+def test_sign_has_levels_minus_1_and_1_and_sign_of_0_is_1(x):
     out = make("activation", "sign")(x)
     assert set(out.unique().tolist()) == {-1.0, 1.0} and out[0, 0] == 1.0
 
 
-def test_sign_is_its_own_step(x):
+def test_sign_equals_the_step_it_declares(x):
     q = make("activation", "sign")
     assert torch.equal(stepped(x, q.step), q(x))
 
 
-def test_identity(x):
+def test_the_identity_returns_its_input(x):
     assert make("weight", "none")(x) is x
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (3, 2, 3, 3)])
-def test_xnor_levels_per_channel(shape, generator):
+def test_xnor_is_the_sign_times_the_mean_magnitude_of_each_channel(shape, generator):
     w = torch.randn(shape, generator=generator, dtype=torch.float64)
     out = make("weight", "xnor")(w)
     alpha = w.abs().flatten(1).mean(1)
@@ -118,7 +118,7 @@ def test_xnor_levels_per_channel(shape, generator):
         assert ((out[o] > 0) == (w[o] >= 0)).all()
 
 
-def test_xnor_scale_is_the_best_one(x):
+def test_the_scale_of_xnor_has_the_least_squared_error(x):
     q = make("weight", "xnor")
     best = ((q(x) - x) ** 2).sum(1)
     for factor in (0.95, 1.05):
@@ -126,7 +126,7 @@ def test_xnor_scale_is_the_best_one(x):
 
 
 @pytest.mark.parametrize("mode", ["full", "detach", "bireal"])
-def test_xnor_published_gradients(mode, x, generator):
+def test_xnor_has_its_published_gradients(mode, x, generator):
     q = make("weight", "xnor", scale_grad=mode)
     g = torch.randn(x.shape, generator=generator, dtype=torch.float64)
     rule = _slopes.rule("clipped")
@@ -145,7 +145,7 @@ def test_xnor_published_gradients(mode, x, generator):
 
 @pytest.mark.parametrize("scale", ["none", "tensor", "channel"])
 @pytest.mark.parametrize("centre", [False, True])
-def test_xnor_settings(scale, centre, x):
+def test_xnor_scale_and_centre_do_what_they_state(scale, centre, x):
     out = make("weight", "xnor", scale=scale, centre=centre)(x)
     dims = (1,) if scale == "channel" else (0, 1)
     v = x - x.mean(dims, keepdim=True) if centre else x
@@ -153,14 +153,14 @@ def test_xnor_settings(scale, centre, x):
     torch.testing.assert_close(out, alpha * torch.where(v >= 0, 1.0, -1.0).double())
 
 
-def test_xnor_of_zeros_is_finite():
+def test_xnor_of_zeros_is_0_with_finite_gradients():
     w = torch.zeros(2, 3, requires_grad=True)
     out = make("weight", "xnor")(w)
     out.sum().backward()
     assert not out.any() and w.grad.isfinite().all()
 
 
-def test_uniform_has_equal_steps_and_keeps_its_ends(x):
+def test_uniform_has_equal_steps_and_keeps_the_largest_magnitude(x):
     q = make("gradient", "uniform", bits=3)
     scale = float(x.abs().max()) / 3
     steps = q(x) / scale
@@ -180,7 +180,7 @@ def test_a_gradient_quantizer_acts_on_what_reaches_the_activation():
     assert x.grad.tolist() == [2.0, 0.0, -2.0]  # 2 times the gradient rounded to -1, 0, 1
 
 
-def test_levels_of_the_presets():
+def test_presets_ternary_and_bits2_have_the_stated_levels_and_thresholds():
     assert make("activation", "ternary").step == Step((0.25, 0.75), (0.0, 0.5, 1.0))
     bits2 = make("activation", "bits2").step
     assert bits2.levels == pytest.approx([0, 1 / 3, 2 / 3, 1])
@@ -190,7 +190,7 @@ def test_levels_of_the_presets():
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4, 5, 8, 16, 256])
-def test_levels_are_their_own_step_and_idempotent(levels, generator):
+def test_levels_equal_the_step_they_declare_and_keep_their_own_outputs(levels, generator):
     q = Levels(levels)
     x = 2 * torch.rand(20_000, generator=generator, dtype=torch.float64) - 0.5
     out = q(x)
@@ -200,7 +200,7 @@ def test_levels_are_their_own_step_and_idempotent(levels, generator):
     assert torch.equal(out, law) and torch.equal(stepped(x, q.step), out)
 
 
-def test_levels_clip_is_closed():
+def test_levels_pass_gradients_on_the_closed_interval_0_to_1():
     x = torch.tensor([-1e-12, 0.0, 0.3, 1.0, 1 + 1e-12], dtype=torch.float64, requires_grad=True)
     with surrogate.backward(_slopes.rule("identity")):
         Levels(3)(x).sum().backward()
@@ -208,7 +208,7 @@ def test_levels_clip_is_closed():
 
 
 @pytest.mark.parametrize("name", ["poly", "tanh", "relu"])
-def test_levels_slope_repeats_around_each_threshold(name):
+def test_the_slope_of_levels_repeats_around_each_threshold(name):
     x = torch.tensor([0.1, 0.25, 0.4, 0.6, 0.75, 0.9], dtype=torch.float64, requires_grad=True)
     rule = _slopes.rule(name)
     with surrogate.backward(rule):
@@ -217,7 +217,7 @@ def test_levels_slope_repeats_around_each_threshold(name):
     torch.testing.assert_close(x.grad, rule(halves))
 
 
-def test_t10_ternary_is_two_binary_units():
+def test_t10_a_ternary_unit_is_the_mean_of_two_binary_units():
     # round(2 clip(x, 0, 1)) / 2 = [b(x + 1/4) + b(x - 1/4)] / 2, b = 1[x > 1/2], off the thresholds
     x = torch.linspace(-1, 2, 30_000, dtype=torch.float64)
     assert not ((x == 0.25) | (x == 0.75)).any()
@@ -230,7 +230,7 @@ def test_t10_ternary_is_two_binary_units():
 
 @pytest.mark.parametrize("name", ["ternary", "bits2"])
 @pytest.mark.parametrize("out", [1, 3])
-def test_t8_fast_cdg_of_levels_is_the_brute_one(name, out):
+def test_t8_fast_cdg_of_levels_equals_brute_force(name, out):
     slots = Slots(Identity(), make("activation", name))
     p = prepare(
         Task(model=ToyMLP(quantizer=slots, dim=5, out=out), dataset=Gaussian(dim=5, n=200)), 0
@@ -273,7 +273,7 @@ SCALES = {  # |t| = |x| / scale of a (rows, channels) x along the dimensions dim
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "sample"])
 @pytest.mark.parametrize("normaliser", list(SCALES))
-def test_relaxed_bernoulli_is_the_normalised_activation_on_average(normaliser, granularity, x):
+def test_the_mean_of_relaxed_bernoulli_is_the_normalised_activation(normaliser, granularity, x):
     x = x[:, :5]
     scale = None if normaliser == "max" else 0.75
     q = make("activation", "relaxed_bernoulli", normaliser=normaliser, scale=scale,
@@ -287,7 +287,7 @@ def test_relaxed_bernoulli_is_the_normalised_activation_on_average(normaliser, g
     assert torch.allclose(alone, logits(q, x)) != q.coupled
 
 
-def test_relaxed_bernoulli_of_zeros_and_of_the_maximum_is_finite():
+def test_relaxed_bernoulli_is_finite_at_0_and_at_the_maximum():
     q = make("activation", "relaxed_bernoulli")
     for x in (torch.zeros(3, 2), torch.ones(3, 2), torch.tensor([[1e-30, -1e30]])):
         leaf = x.clone().requires_grad_()
@@ -296,7 +296,7 @@ def test_relaxed_bernoulli_of_zeros_and_of_the_maximum_is_finite():
         assert phi.isfinite().all() and leaf.grad.isfinite().all()
 
 
-def test_relaxed_bernoulli_scales_carry_no_gradient(x):
+def test_the_scale_of_relaxed_bernoulli_has_no_gradient(x):
     leaf = x.clone().requires_grad_()
     q = make("activation", "relaxed_bernoulli")
     (got,) = torch.autograd.grad(logits(q, leaf)[1, 1], leaf)
@@ -306,7 +306,7 @@ def test_relaxed_bernoulli_scales_carry_no_gradient(x):
     torch.testing.assert_close(got, law)
 
 
-def test_relaxed_bernoulli_flips_more_the_more_rows(generator):
+def test_relaxed_bernoulli_flips_more_signs_in_a_larger_batch(generator):
     """The maximum grows with the sample: about 39 % of signs at 256 rows, 43 % at 640,000."""
     q = make("activation", "relaxed_bernoulli")
     few, many = (torch.randn(n, 8, generator=generator) for n in (256, 640_000))
@@ -314,7 +314,7 @@ def test_relaxed_bernoulli_flips_more_the_more_rows(generator):
     assert rates[0] == pytest.approx(0.39, abs=0.01) and rates[1] == pytest.approx(0.43, abs=0.01)
 
 
-def test_relaxed_bernoulli_settings_that_mean_nothing_are_refused():
+def test_relaxed_bernoulli_settings_that_do_not_fit_together_are_refused():
     with pytest.raises(Exception, match="normaliser=max takes no scale"):
         make("activation", "relaxed_bernoulli", scale=2.0)
     with pytest.raises(Exception, match="at most 1"):
