@@ -1,4 +1,4 @@
-"""Curvature: closed forms, torch's own Hessian, scipy's eigsh, and the C-fold last layer."""
+"""Tests of curvature against closed forms, torch's Hessian, scipy's eigsh and curvlinops."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from sa.types import Slots
 
 
 def network(model=None, memory=1 << 28, dtype="float64", rows=200, criterion="mse", **task):
-    """A small tanh network on the first digits: its objective and its point."""
+    """Return the objective of a small tanh network on the first digits, and its point."""
     model = model or FC(shape=(1, 8, 8), hidden=(4,), outputs=10)
     p = prepare(
         studied(model, Digits(), criterion=criterion, memory=memory, dtype=dtype, **task), 0
@@ -31,13 +31,13 @@ def network(model=None, memory=1 << 28, dtype="float64", rows=200, criterion="ms
 
 
 def alone(objective):
-    """The objective without the rest of the data: its rows are all there are."""
+    """Return the objective with its own rows as all the data."""
     objective.whole = None
     return objective
 
 
 def hessian(f, params):
-    """By torch.autograd.functional, dense."""
+    """Return the dense Hessian by torch.autograd.functional."""
 
     def loss(w):
         return f.rows(unflatten(w, params), f.batch).mean()
@@ -46,7 +46,7 @@ def hessian(f, params):
 
 
 def known(values, seed=0):
-    """A quadratic of known spectrum as an objective, its point and its matrix."""
+    """Return a quadratic as an objective, its point, its eigenvalues and eigenvectors (columns)."""
     lam = torch.tensor(sorted(values, reverse=True), dtype=torch.float64)
     draw = torch.randn(len(lam), len(lam), generator=stream(seed, "basis"), dtype=torch.float64)
     q = torch.linalg.qr(draw).Q
@@ -71,7 +71,7 @@ def test_hessian_products_equal_those_of_the_dense_hessian(criterion):
 @pytest.mark.parametrize("model", [None, ConvNet(shape=(1, 8, 8), channels=(4, 4))])
 def test_products_with_stored_and_rebuilt_graphs_agree(model):
     got, engines = [], []
-    for share in (2.0, 0.6, 0.1):  # of what all rows' graph is counted as
+    for share in (2.0, 0.6, 0.1):  # memory as a share of what the graph of all rows needs
         f, params = network(model, dtype="float32")
         memory = int(share * 4 * f.forward.width * f.batch.rows)
         f.forward.numerics = replace(f.forward.numerics, memory=memory)
@@ -123,7 +123,7 @@ def test_products_and_evals_are_counted():
         c.within(["fc1.weight"]).product(torch.ones(2, 256, dtype=torch.float64))
         c.product(torch.ones(1, size(params), dtype=torch.float64))
         assert c.products == 3
-        # one that is rebuilt serves all vectors of a call
+        # a rebuilt graph serves all vectors of one call
         assert c.evals == pytest.approx(3.9 * built + 3.6 * 3)
 
 
@@ -131,10 +131,10 @@ def test_products_and_evals_are_counted():
 @pytest.mark.parametrize(
     "values",
     [
-        [9.0, 7, 5, 5, 5, 2, 1] + [0.0] * 53,  # rank 7, a threefold one
+        [9.0, 7, 5, 5, 5, 2, 1] + [0.0] * 53,  # rank 7 with one eigenvalue three times
         [3.0] * 10 + [1.0] * 50,
         [float(i) for i in range(-30, 30)],
-        [-100.0, 5, 4, 3] + [0.1] * 56,  # the largest in magnitude is the least
+        [-100.0, 5, 4, 3] + [0.1] * 56,  # the eigenvalue of largest magnitude is negative
         [0.0] * 12,
     ],
 )
@@ -149,7 +149,7 @@ def test_top_finds_the_largest_eigenvalues_of_a_known_spectrum(values, width):
     torch.testing.assert_close(got.values[:10], lam[:10], rtol=1e-8, atol=1e-8)
     eye = torch.eye(len(got.vectors), dtype=torch.float64)
     torch.testing.assert_close(got.vectors @ got.vectors.T, eye, rtol=0, atol=1e-12)
-    if lam[9] > lam[10]:  # the projector on the top 10 is unique
+    if lam[9] > lam[10]:  # only then the projector on the top 10 is unique
         mine, truth = got.vectors[:10], q[:, :10]
         torch.testing.assert_close(mine.T @ mine, truth @ truth.T, rtol=0, atol=1e-6)
 
@@ -182,7 +182,7 @@ def test_top_agrees_with_scipy_eigsh_and_is_repeatable():
 
 
 def last_layer(f, params):
-    """Eigenvalues of the last layer's block under MSE, in closed form: (2/C) (A'A/n) kron I_C."""
+    """Return the eigenvalues of the last layer's Hessian under MSE, (2/C) (A'A/n) kron I_C."""
     n = f.batch.rows
     x = f.batch.inputs.flatten(1)
     a = torch.tanh(x @ params["fc1.weight"].T + params["fc1.bias"])
@@ -203,11 +203,11 @@ def test_top_finds_each_eigenvalue_of_the_last_layer_once_for_each_class():
     c = f.curvature(params).within(names)
     got = c.top(25, stream(0, "start"), tol=1e-7)
     torch.testing.assert_close(got.values, truth[:25], rtol=1e-8, atol=1e-10)
-    draw = stream(0, "start")  # a single vector misses copies
+    draw = stream(0, "start")  # a search from a single vector misses copies
     single = torch.randn(1, len(truth), generator=draw, dtype=torch.float64)
     one = solve.top(c.product, 12, single, generator=draw, tol=1e-3)
     assert float(one.values[9]) < 0.9 * float(truth[9])
-    for dtype in ("float64", "float32"):  # not so loosely either
+    for dtype in ("float64", "float32"):  # a loose tolerance finds the copies too
         f, params = network(dtype=dtype)
         c = alone(f).curvature(params).within(names)
         for k in (5, 12):
@@ -217,7 +217,7 @@ def test_top_finds_each_eigenvalue_of_the_last_layer_once_for_each_class():
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_top_finds_all_ten_copies_of_the_eigenvalues_of_a_linear_classifier(dtype):
-    """A linear classifier under MSE is its last layer: every eigenvalue is there ten times."""
+    """A linear classifier under MSE has every eigenvalue ten times, once for each class."""
     f, params = network(FC((1, 8, 8), (), 10), dtype=dtype)
     truth = torch.linalg.eigvalsh(hessian_of(alone(f), params, params)).flip(0)
     for seed in range(5):
@@ -307,7 +307,7 @@ def test_density_has_the_moments_of_the_spectrum():
     assert float(weights.sum()) == pytest.approx(1)
     torch.testing.assert_close(nodes, torch.tensor([0.5, 5, 7, 9], dtype=torch.float64))
     nodes, weights = f.curvature(at).density(4, 200, stream(1, "draws"))
-    for power in (1, 2):  # each draw's are unbiased
+    for power in (1, 2):  # the first two moments are unbiased
         mine = (weights * nodes**power).view(-1).sum()
         truth = (lam**power).mean()
         assert float(mine) == pytest.approx(float(truth), rel=0.1)

@@ -1,4 +1,4 @@
-"""Exact differences against brute force: truth T8."""
+"""Tests of exact differences against brute force (T8 of docs/truths.md)."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def both(problem, epsilons, batch=None):
 
 
 def worst(fast, brute, eps):
-    """Largest difference by name, relative to what rounding leaves: the loss' scale over eps."""
+    """Return the largest difference of the two, relative to their size or to rounding over eps."""
     return max(
         float((a[k] - b[k]).abs().max()) / max(1e-3 / e, float(b[k].abs().max()))
         for a, b, e in zip(fast, brute, eps, strict=True)
@@ -52,7 +52,7 @@ def test_t8_fast_differences_of_biases_and_cross_entropy_equal_brute_force():
     p = prepare(Task(model=MLP(quantizer=FWBA, hidden=(6, 5)), dataset=Digits()), 0)
     batch = p.batch(0).part(0, 60)
     p.params["fc1.bias"] += 0.1 * torch.randn(6, dtype=torch.float64)
-    p.params["fc2.bias"] += 0.5  # on a half-integer lattice with +-1 inputs: many near ties
+    p.params["fc2.bias"] += 0.5  # with inputs of +-1 many sums are close to a threshold
     assert worst(*both(p, [0.05, 0.5], batch), [0.05, 0.5]) < 1e-12
 
 
@@ -75,7 +75,7 @@ def test_splitting_rows_into_blocks_does_not_change_the_differences():
 
 
 CNNS = [
-    # pool, norm, head, channels -> the ways its layers take
+    # pool, norm, head, channels -> the computation that each layer uses
     ("average", "none", "flatten", (3, 4), ["patterns", "patterns", "output"]),
     ("average", "batch", "average", (3, 4), ["patterns", "patterns", "output"]),
     ("none", "batch", "flatten", (2, 3), ["patterns", "patterns", "output"]),
@@ -89,7 +89,7 @@ CNNS = [
 def test_t8_fast_differences_of_convolutions_equal_brute_force(
     pool, norm, head, channels, ways, criterion
 ):
-    """Every path of a convolution, BatchNorm on running statistics with either sign of its gain."""
+    """Every computation for convolutions is used, and gains of BatchNorm have both signs."""
     model = CNN(quantizer=FWBA, channels=channels, pool=pool, norm=norm, head=head)
     p = prepare(studied(model=model, dataset=Digits(), criterion=criterion, batchnorm="running"), 0)
     g = torch.Generator().manual_seed(0)
@@ -108,7 +108,7 @@ def test_t8_fast_differences_with_batchnorm_between_layers_equal_brute_force():
     model = MLP(quantizer=FWBA, hidden=(6, 5), norm="batch")
     p = prepare(studied(model=model, dataset=Digits(), batchnorm="running"), 1)
     for m in p.forward.norms.values():
-        m.weight.data[::2] *= -0.7  # and no eps takes it to 0, where every row would tie
+        m.weight.data[::2] *= -0.7  # no eps moves a gain to 0, where every row would tie
         m.running_mean += 0.3
     assert worst(*both(p, [0.05, 0.5], p.batch(0).part(0, 60)), [0.05, 0.5]) < 1e-12
 
@@ -139,7 +139,7 @@ def test_differences_in_float32_agree_with_float64_to_a_thousandth_of_the_norm()
 @pytest.mark.parametrize("step", ["sign", "ternary"])
 @pytest.mark.parametrize("name", ["a", "b", "b.bias"])
 def test_the_profile_is_the_loss_along_a_coordinate(name, step):
-    """Between any two jumps the loss is the stated one, and at shift 0, on a tie, too."""
+    """The loss between two jumps is the stated one, also at shift 0, which is a tie."""
     g = torch.Generator().manual_seed(3)
     links = [Link("a", None, STEPS[step]), Link("b", "b.bias", STEPS[step]), Link("c")]
     params = {n: lattice((4, 4), g) for n in "abc"} | {"b.bias": lattice((4,), g)}
@@ -158,7 +158,7 @@ def test_the_profile_is_the_loss_along_a_coordinate(name, step):
     for k in range(len(losses)):
         if edges[k + 1] > edges[k]:
             torch.testing.assert_close(loss((edges[k] + edges[k + 1]) / 2), losses[k])
-    eps = 0.37  # not on a crossing: there the profile's ends give the difference
+    eps = 0.37  # no jump is at 0.37, so the profile gives the difference
     ends = [losses[int((where <= s * eps).sum())] for s in (1, -1)]
     got = flips.differences(links, params, [name], batch, mse, True, [eps], 40)[0][0]
     torch.testing.assert_close(got[name][at], (ends[0] - ends[1]) / (2 * eps))
@@ -179,7 +179,7 @@ STEPS = {
 
 
 def lattice(shape, generator, denominator=4):
-    """Small dyadic numbers, exact in floating point: ties at thresholds are real ties."""
+    """Return small dyadic numbers; they are exact in floating point, so ties are real ties."""
     return torch.randint(-4, 5, shape, generator=generator).double() / denominator
 
 
@@ -213,14 +213,14 @@ def test_t8_differences_of_exact_ties_equal_brute_force_bit_for_bit(step, criter
                     v.view(-1)[i] += s
                     moved.append(loss(params | {name: v}))
                 brute.view(-1)[i] = (moved[0] - moved[1]) / (2 * e * 64)
-            if criterion is mse and name != "c":  # dyadic all through: not one bit may differ
+            if criterion is mse and name != "c":  # all numbers are dyadic, so no bit may differ
                 assert torch.equal(grads[name], brute), (name, e)
             torch.testing.assert_close(grads[name], brute, rtol=1e-12, atol=1e-13)
         view = chain.run(links, params, Batch(x, targets), criterion, False)
         ties += sum(
             int((layer.pre == t).sum()) for layer in view.layers[:2] for t in STEPS[step].thresholds
         )
-    assert ties > 50  # the data does put units exactly on thresholds
+    assert ties > 50  # many units are exactly on a threshold
 
 
 @pytest.mark.parametrize("average", [True, False])

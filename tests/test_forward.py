@@ -1,4 +1,4 @@
-"""What a loss is computed with: plans of chunks, the rows of a step, the defaults of a function."""
+"""Tests of chunk sizes, the rows of a minibatch, and the defaults of a plain function."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Random gradient quantizers: drawn in every backward, from the estimator's generator alone."""
+"""Tests of random gradient quantizers, which draw from the estimator's generator alone."""
 
 import math
 from dataclasses import replace
@@ -54,7 +54,7 @@ BACK = [
 
 @pytest.mark.parametrize("name", BACK)
 def test_gradient_noise_is_drawn_under_every_estimator_that_back_propagates(name):
-    """One generator repeats it, its next state draws anew; the value knows nothing of it."""
+    """The same seed repeats the noise, another seed changes it; the loss never has noise."""
     estimator = component("estimator", name)
     units = Bernoulli() if estimator.target == "stochastic" else Sign()
     got = partial(estimate, estimator, activation=units)
@@ -64,7 +64,7 @@ def test_gradient_noise_is_drawn_under_every_estimator_that_back_propagates(name
     assert not torch.equal(flatten(one.grad), flatten(other.grad))
     assert not torch.equal(flatten(one.grad), flatten(plain.grad))
     assert float(one.value) == float(plain.value)
-    with surrogate.exact_gradients():  # the noise is all that is random beside the estimator's own
+    with surrogate.exact_gradients():  # without gradient noise nothing else differs
         bare = got()
     torch.testing.assert_close(flatten(bare.grad), flatten(plain.grad), rtol=1e-12, atol=1e-14)
 
@@ -164,11 +164,11 @@ def test_both_ends_of_a_difference_of_gradients_share_the_noise(monkeypatch):
     assert torch.equal(one, two)
 
 
-# Laws, exact in g: E q(g) and its variance, element by element.
+# The mean E q(g) and the variance of each element, for a given gradient g
 
 
 def quantized(q, g, seed):
-    """What q makes of the gradients g (rows, ...) in a backward."""
+    """Return q(g) for gradients g (rows, ...) as a backward pass computes it."""
     noise = GradientNoise(lambda: [seed])
     noise.begin(0, len(g))
     y = torch.zeros_like(g, requires_grad=True)
@@ -182,7 +182,7 @@ def normal(*shape):
 
 
 def law(q, g):
-    """The mean and the variance of q(g)."""
+    """Return the mean and the variance of q(g)."""
     if isinstance(q, TernGrad):
         most = g.abs().max()
         if q.clip is not None:
@@ -200,12 +200,12 @@ def law(q, g):
 
 @pytest.mark.parametrize("q", RANDOM, ids=repr)
 def test_mean_and_variance_of_each_element_are_their_formulas(q):
-    g, n = normal(4, 6), 4000  # as rows again and again: ranges stay, draws do not
+    g, n = normal(4, 6), 4000  # g is repeated n times: its ranges are equal, its draws are not
     draws = quantized(q, g.repeat(n, 1), 0).view(n, 4, 6)
     mean, variance = law(q, g)
     error = (variance / n).sqrt()
     assert ((draws.mean(0) - mean).abs() <= 5 * error + 1e-12).all()
-    # of a two-point law: the fourth moment is at most (largest square) times the variance
+    # the fourth central moment is at most the largest squared deviation times the variance
     spread = ((draws - mean).square().amax(0) * variance / n).sqrt()
     assert ((draws.var(0) - variance).abs() <= 6 * spread + 1e-12).all()
     assert (variance > 0).sum() > 12
@@ -233,7 +233,8 @@ def test_terngrad_has_its_stated_relative_variance_on_a_normal_gradient():
     assert float((mean - g).square().sum()) / square == pytest.approx(0.0023986, rel=0.05)
     drawn = quantized(TernGrad(), g, 0) - mean
     assert float(drawn.square().sum()) / square == pytest.approx(1.0071, rel=0.02)
-    for rows in (10, 1000):  # without clipping M E|g|/E g^2 - 1, which grows with the elements
+    # without clipping it is max|g| E|g|/E g^2 - 1, which grows with the number of elements
+    for rows in (10, 1000):
         some = normal(rows, 100)
         told = math.sqrt(2 / math.pi) * float(some.abs().max()) - 1
         drawn = quantized(TernGrad(None), some, 0) - some
@@ -242,7 +243,7 @@ def test_terngrad_has_its_stated_relative_variance_on_a_normal_gradient():
 
 
 def test_noisy_gradients_of_a_network_are_unbiased_with_variance_growing_towards_the_input():
-    """A backward is linear in g; `bias_variance` against the same estimator says so."""
+    """A backward pass is linear in g, so unbiased noise in one layer stays unbiased below it."""
     p = prepare(task(DOREFA, n=16), 0)
     f, n = p.objective(p.batch(0)), 200
     got = STE()(f, p.params, {}, stream(0))

@@ -1,4 +1,4 @@
-"""Every way of evaluating the loss gives the same loss."""
+"""Tests that every way of evaluating the loss gives the same loss, and of what it is made of."""
 
 import copy
 import io
@@ -30,7 +30,7 @@ HUGE = ("vgg11", "vgg11_bn")
 
 
 def problem(name="mlp", **settings):
-    """A small model of the name on data of its shape: digits, a function, or none."""
+    """Return a small model of this name on a dataset that fits its shape."""
     small = SMALL.get(name, {})
     model = component("model", name, **small)
     if len(model.shape) == 3:
@@ -173,9 +173,9 @@ def test_from_function_needs_no_vmap():
 def test_minibatches_cover_an_epoch_and_depend_on_seed_and_step_alone():
     p = problem(batch_size=100)
     epoch = torch.cat([p.batch(s).inputs for s in range(14)])
-    assert len(torch.unique(epoch.flatten(1), dim=0)) == 1400  # no row twice, of 1437 that differ
+    assert len(torch.unique(epoch.flatten(1), dim=0)) == 1400  # no row appears twice
     assert torch.equal(p.batch(3).inputs, problem(batch_size=100).batch(3).inputs)
-    assert not torch.equal(p.batch(3).inputs, p.batch(17).inputs)  # a fresh order every epoch
+    assert not torch.equal(p.batch(3).inputs, p.batch(17).inputs)  # every epoch has its own order
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_part_of_a_batch_has_its_rows_and_targets_keep_their_type():
 def test_long_computations_print_their_progress(capsys, monkeypatch):
     import time
 
-    clock = iter(range(0, 10_000, 20))  # every look at the clock is 20 s later
+    clock = iter(range(0, 10_000, 20))  # each reading of the clock is 20 s later
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     p = problem(progress=True, memory=200_000)
     p.objective(p.batch(0).part(0, 5)).differences(p.params, [0.1], "brute")
@@ -265,7 +265,7 @@ def test_a_reference_is_computed_again_after_the_point_was_changed_in_place():
 
 
 class Kept:
-    """A Partial in memory that keeps everything; ``until`` stops the work after so many times."""
+    """A store of partial results in memory that interrupts the work after ``until`` saves."""
 
     def __init__(self, parts=None, until=None):
         self.parts, self.until, self.number = parts or {}, until, -1
@@ -303,7 +303,7 @@ def test_interrupted_sums_over_directions_resume_from_what_was_saved(name):
 
 
 def test_interrupted_differences_resume_from_what_was_saved():
-    p = problem("cnn", memory=20_000_000)  # batch statistics: by brute force
+    p = problem("cnn", memory=20_000_000)  # batch statistics need brute force
     f = p.objective(p.batch(0).part(0, 20))
     whole = f.differences(p.params, [0.1, 0.01])
     assert whole.path == "brute"
@@ -327,7 +327,7 @@ def test_flip_rate_is_the_share_of_states_that_differ(name):
     f = p.objective(p.batch(0).part(0, 50))
     assert f.flip_rate(p.params, p.params) == 0.0
     first = next(iter(p.params))
-    turned = p.params | {first: -p.params[first]}  # signs of the first layer turn, biases are 0
+    turned = p.params | {first: -p.params[first]}  # biases are 0: all signs of layer 1 flip
     rate = f.flip_rate(p.params, turned)
     layers = f.forward.states(p.params, f.batch)
     assert rate >= layers[0].numel() / sum(a.numel() for a in layers) * 0.99

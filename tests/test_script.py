@@ -1,4 +1,4 @@
-"""What scripts call: losses of any network, comparisons, trainings, own loops, black boxes."""
+"""Tests of what scripts call: losses, comparisons, trainings, custom loops and black boxes."""
 
 import ast
 import copy
@@ -224,7 +224,7 @@ def test_a_training_of_a_step_network_lowers_its_loss(net, rows):
         lab.train(loss, lab.STE(), sgd, steps=0)
 
 
-# Own loops
+# Custom loops
 
 
 def noisy():
@@ -245,7 +245,7 @@ def test_ste_in_a_plain_loop_equals_autograd_with_dropout_and_batchnorm(rows):
         after = torch.rand(3)
         torch.set_rng_state(state)
         got = gradient(lambda: nn.functional.cross_entropy(mine(x), y))
-        got.backward()  # accumulates, as the plain one does
+        got.backward()  # gradients accumulate as in the plain loop
         assert torch.equal(torch.rand(3), after) and torch.equal(got, value)
     for p, q in zip(plain.parameters(), mine.parameters(), strict=True):
         assert torch.equal(p.grad, q.grad)
@@ -332,7 +332,7 @@ def test_a_closure_with_its_own_random_numbers_is_warned_of_once(net, rows):
 
 
 def outside(stack):
-    """A loss that torch cannot see: numpy."""
+    """Return losses computed by numpy, which torch cannot differentiate."""
     a, b = stack["a"].numpy(), stack["b"].numpy()
     return np.sin(a).sum((1, 2)) + (b**2).sum(1)
 

@@ -1,4 +1,4 @@
-"""The laws of the rooms, on classes from outside: `sa.testing`."""
+"""Tests of `sa.testing`, which checks the laws on classes from outside."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from sa.types import PROBE, Estimate
 
 @dataclass(frozen=True)
 class Probe:
-    """Two-sided differences along random signs, right or with one fault."""
+    """An estimator by two-sided differences along random signs, correct or with one fault."""
 
     fault: str = ""
     target = "gaussian"

@@ -1,4 +1,4 @@
-"""Networks of any making: what is read is exact, against brute force, or refused with a reason."""
+"""Tests that differences of any torch network equal brute force, or that the reason is given."""
 
 import re
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ sign = surrogate.sign
 
 
 def loss(network, x, classes=0, moving=None, vectorized=True):
-    """The loss of a network on random targets: mse, or ce of so many classes."""
+    """Return the loss of a network on random targets (mse, or ce if classes > 0) and its point."""
     network = network.double().eval()
     g = torch.Generator().manual_seed(1)
     outputs = network(x)
@@ -58,7 +58,7 @@ def rows(*shape, seed=0):
 
 
 def exact(network, x, eps=EPS, **settings):
-    """The fast differences, if they are brute force's."""
+    """Assert that the fast differences equal brute force; return the objective and differences."""
     f, params = loss(network, x, **settings)
     fast, brute = (f.differences(params, eps, path) for path in ("auto", "brute"))
     assert fast.path == "fast", f.structure.why_no_fast_path
@@ -77,12 +77,12 @@ def is_chain(network, x, **settings):
 
 
 def reason(network, x):
-    """Why a network is no chain."""
+    """Return why a network is no chain, or None."""
     return read(network.double().eval(), x, [k for k, _ in network.named_parameters()]).why
 
 
 def settled(network, seed=0):
-    """A network whose norms have seen something, with either sign of their gain."""
+    """Return the network with random BatchNorm statistics and gains of both signs."""
     g = torch.Generator().manual_seed(seed)
     for m in network.modules():
         if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -92,7 +92,7 @@ def settled(network, seed=0):
 
 
 class Made(nn.Module):
-    """A network of some layers, with a forward of the test's own: (network, x) -> outputs."""
+    """A network of given layers with a given forward function (network, x) -> outputs."""
 
     def __init__(self, forward, **layers):
         super().__init__()
@@ -124,7 +124,7 @@ def seeded():
 
 
 def own():
-    """Three layers, functional: no module of the project, one weight without its layer's call."""
+    """Return a network of three layers without modules of sa, one of them a plain parameter."""
 
     def forward(net, x):
         h = sign(net.a(x.view(x.size(0), -1)))
@@ -326,7 +326,7 @@ class TwoInputs(nn.Linear):
 
 
 class Wrong(nn.Module):
-    """Says that it is a sign with sign(0) = +1, but is 0 there."""
+    """A step that declares sign(0) = +1 but returns 0 at 0."""
 
     step = Step((0.0,), (-1.0, 1.0))
 
@@ -401,13 +401,13 @@ def test_an_error_inside_a_forward_is_given_as_the_reason():
 
 
 def untraced(net, x):
-    """Adds a number that operations on the inputs' data give, which no trace holds."""
+    """Add a shift that is computed from `.data`, which the trace records as a constant."""
     shift = net.b.bias.data.clamp(min=0)
     return net.b(sign(net.a(x))) + shift
 
 
 def test_a_computation_that_the_trace_missed_is_found_by_comparing_outputs():
-    """At the first point the shift is 0 and the trace is right; at another one it is not."""
+    """The shift is 0 at the first point, where the trace is right; it is wrong at other points."""
     net = made(untraced)
     net.b.bias.data.fill_(-1.0)
     assert reason(net, rows(16, 6)) is not None
@@ -460,7 +460,7 @@ def residual_conv():
 
 
 class Step2(nn.Module):
-    """A multiplication of two branches, a concatenation and a sum, written with operators."""
+    """A network with a product of two branches, a concatenation and a sum."""
 
     def __init__(self):
         super().__init__()
@@ -513,8 +513,8 @@ class Attending(nn.Module):
         return self.head(sign(self.up(h)).mean(1))
 
 
-SERIAL = ("lstm", "attention", "residual mlp")  # torch.vmap has no rule for what they do
-CUT = {  # network, shape of a row, the ways of its weights
+SERIAL = ("lstm", "attention", "residual mlp")  # torch.vmap cannot run these
+CUT = {  # network, shape of a row, the computation of each weight's differences
     "residual convolutions": (residual_conv, (1, 6, 6), {
         "stem.weight": "patterns", "block.one.weight": "patterns", "block.two.weight": "suffixes",
         "block.shortcut.weight": "suffixes", "head.weight": "suffixes",
@@ -548,7 +548,7 @@ def test_a_network_that_is_no_chain_has_exact_differences_at_its_affine_maps(nam
 
 
 def test_activation_quantizers_added_by_rules_are_read_as_steps():
-    """The hook that a rule registers is the project's own: affine map, then step."""
+    """A rule registers a hook of sa, which is read as a step after the affine map."""
     net = nn.Sequential(nn.Linear(6, 5), nn.Hardtanh(), nn.Linear(5, 5), nn.Linear(5, 2)).double()
     apply_quantizers(net, [Rule("1", activation=Sign()), Rule("2", activation=Levels(4))])
     is_chain(net, rows(30, 6))
@@ -566,7 +566,7 @@ def test_layers_with_quantized_weights_take_brute_force_and_the_others_do_not():
 
 
 class LayerOfSteps(nn.Module):
-    """One layer of a random network: an affine map, perhaps a norm, something after it."""
+    """One layer of a random network: an affine map, perhaps a norm, and a random operation."""
 
     def __init__(self, g, width, kinds):
         super().__init__()
@@ -619,7 +619,7 @@ def test_differences_of_random_networks_of_any_kind_are_exact(seed):
 
 
 def test_operations_in_place_do_not_spoil_the_differences():
-    """What the map was given is changed later by a branch that does not depend on the map."""
+    """Another branch changes the input of the affine map in place afterwards."""
 
     def forward(net, x):
         h = net.norm(x)
@@ -638,7 +638,7 @@ def test_rows_that_depend_on_each_other_are_given_as_the_reason():
 
 
 def test_operations_that_fail_on_some_rows_alone_are_left_to_brute_force():
-    """A sequence first, then rows: what is kept for later cannot be given to some rows alone."""
+    """Values with the sequence before the rows cannot be split into some rows alone."""
 
     def forward(net, x):
         h = x.transpose(0, 1)  # (6, rows, 6)
@@ -653,7 +653,7 @@ def test_operations_that_fail_on_some_rows_alone_are_left_to_brute_force():
 
 def test_killed_differences_resume_at_every_stage_with_the_same_result(tmp_path):
     class Kept:
-        """A Partial whose states are in memory; the process dies after so many of them."""
+        """A store of partial results in memory that kills the process after ``most`` saves."""
 
         def __init__(self, states, most):
             self.states, self.most, self.number = states, most, -1
@@ -682,7 +682,7 @@ def test_killed_differences_resume_at_every_stage_with_the_same_result(tmp_path)
 
 @dataclass(frozen=True)
 class Own:
-    """A model whose network is not the project's."""
+    """A model whose network has no modules of sa."""
 
     shape: tuple = (6,)
     outputs: int = 2

@@ -1,4 +1,4 @@
-"""Analyses against closed forms on losses whose answer is known."""
+"""Tests of alignment, descent and smoothing on losses whose answers are known exactly."""
 
 import math
 
@@ -26,7 +26,7 @@ def estimate(f, point, vector):
 
 @pytest.fixture
 def bowl():
-    """|w|^2 / 2 at a known point: gradient w, best decrease |w|^2/2 at eta = |w|."""
+    """Return the loss |w|^2/2 and a point: the gradient is w, the best step |w| gains |w|^2/2."""
     point = {"a": torch.tensor([3.0, 0.0]).double(), "b": torch.tensor([[4.0]]).double()}
     f = from_function(lambda p: (p["a"] ** 2).sum() / 2 + (p["b"] ** 2).sum() / 2, vectorized=True)
     return f, point
@@ -79,14 +79,14 @@ def test_cosine_with_a_zero_vector_is_nan():
 def test_descent_finds_the_minimum_of_a_bowl(bowl):
     f, point = bowl
     out = Descent(reference=CDG(0.1))(f, point, estimate(f, point, 7 * flatten(point)), gen())
-    # L(w) - L(w - eta d) = eta |w| - eta^2/2: 12.5 at eta = 5; the grid comes within 3 %
+    # L(w) - L(w - eta d) = eta |w| - eta^2/2 is 12.5 at eta = 5; the grid has a rate within 3 %
     assert out["descent/best"] == pytest.approx(12.5, rel=0.01)
     assert out["descent/best_lr"] == pytest.approx(5, rel=0.12)
     assert out["descent/ratio"] == pytest.approx(1.0)
     assert out["descent/edge"] == 0.0
     for lr, drop in zip(out["descent/lr"], out["descent/decrease"], strict=True):
         assert drop == pytest.approx(5 * lr - lr**2 / 2, abs=1e-9)
-    # half the best: eta in 5 (1 -+ sqrt(1/2))
+    # the gain is half of the best at eta = 5 (1 -+ sqrt(1/2))
     law = math.log10((1 + 0.5**0.5) / (1 - 0.5**0.5))
     assert out["descent/window"] == pytest.approx(law, abs=0.4)
 
@@ -94,7 +94,7 @@ def test_descent_finds_the_minimum_of_a_bowl(bowl):
 def test_descent_layerwise_normalises_each_layer(bowl):
     f, point = bowl
     out = Descent()(f, point, estimate(f, point, flatten(point)), gen())
-    # a and b normalised by themselves: d = (1, 0, 1)/sqrt 2, slope 7/sqrt 2, best slope^2/2
+    # a and b are normalised separately: d = (1, 0, 1)/sqrt 2, slope 7/sqrt 2, best gain slope^2/2
     assert out["descent/layerwise/best"] == pytest.approx(49 / 4, rel=0.01)
 
 
@@ -136,11 +136,11 @@ def test_descent_layerwise_skips_a_layer_whose_gradient_is_0(bowl):
     f, point = bowl
     point = {k: v.float() for k, v in point.items()}
     out = Descent()(f, point, estimate(f, point, torch.tensor([0.0, 0.0, 2.0])), gen())
-    assert out["descent/layerwise/best"] == pytest.approx(8, rel=0.01)  # all along b: 4^2/2
+    assert out["descent/layerwise/best"] == pytest.approx(8, rel=0.01)  # 4^2/2, along b alone
 
 
 def test_descent_window_surrounds_the_best_peak_and_area_covers_the_set_grid():
-    """Two peaks apart in log lr: the window is that of the higher, whatever lies beyond."""
+    """The gain has two peaks over log lr; the window is that of the higher peak alone."""
 
     def hill(at):
         return lambda p: -torch.exp(-0.5 * ((p["w"].abs().log10() - at) / 0.1) ** 2).sum()
@@ -148,7 +148,7 @@ def test_descent_window_surrounds_the_best_peak_and_area_covers_the_set_grid():
     f = from_function(lambda p: hill(-2.0)(p) + 0.9 * hill(0.0)(p), vectorized=True)
     point = {"w": torch.zeros(1).double()}
     out = Descent(points=401)(f, point, estimate(f, point, torch.ones(1).double()), gen())
-    # half of a gaussian of width 0.1 decades: 2 * 0.1 sqrt(2 ln 2) decades
+    # a gaussian of width 0.1 decades is above its half for 2 * 0.1 sqrt(2 ln 2) decades
     assert out["descent/window"] == pytest.approx(0.2 * math.sqrt(2 * math.log(2)), abs=0.03)
     area = 1.9 * 0.1 * math.sqrt(2 * math.pi) / 4  # both hills over four decades
     assert out["descent/area"] == pytest.approx(area, rel=0.01)
@@ -177,7 +177,7 @@ def test_smoothing_of_a_bowl_changes_no_gradient_and_adds_a_constant(bowl):
     assert out["smoothing/gaussian/norm"] == pytest.approx([5.0, 5.0], rel=0.05)
     for kind in ("box", "gaussian"):
         assert out[f"smoothing/{kind}/best"] == pytest.approx([12.5, 12.5], rel=0.01)
-        # along w/5 the held-out loss falls by 6/5 a unit of length; the best is at 5
+        # along w/5 the held-out loss falls by 6/5 per unit of length, and the best length is 5
         assert out[f"smoothing/{kind}/heldout"] == pytest.approx([6.0, 6.0], rel=0.1)
     assert len(out["smoothing/cosine"]) == 4 and min(out["smoothing/cosine"]) > 0.99
     # E f(w + s e) - f(w) = s^2 D/2, with a standard error of s |w| / sqrt(draws)

@@ -1,4 +1,4 @@
-"""Probed losses that are not finite: never the best, left out of means, and counted."""
+"""Tests that analyses count losses that are not finite and leave them out of means and bests."""
 
 import math
 
@@ -33,7 +33,7 @@ POINT = {"w": torch.tensor([0.5, -0.4, 0.3], dtype=torch.float64)}
 
 
 def walled(bad, far=2.0):
-    """A bowl of depth |w|^2 whose loss is ``bad`` beyond a distance from 0."""
+    """Return the loss |w|^2, replaced by ``bad`` where |w| is ``far`` or more."""
 
     def f(p):
         square = (p["w"] ** 2).sum()
@@ -43,7 +43,7 @@ def walled(bad, far=2.0):
 
 
 def only_here(bad):
-    """A loss that is a number at the point alone."""
+    """Return a loss that is finite at POINT and ``bad`` everywhere else."""
     return from_function(
         lambda p: torch.where((p["w"] == POINT["w"]).all(), (p["w"] ** 2).sum(), bad),
         vectorized=True,
@@ -180,7 +180,7 @@ def test_5_percent_of_unbiased_coordinates_are_outside_their_95_percent_interval
     draws = torch.randn(count, 40_000, generator=g, dtype=torch.float64)
     got = split(draws, torch.zeros(40_000, dtype=torch.float64) + 1e-9)
     assert got["z_outside"] == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 40_000) ** 0.5)
-    if count > 5:  # else z has no fourth moment, and its square's mean no error
+    if count > 5:  # with fewer draws z has no fourth moment, so its mean square has no error bar
         assert got["z_rms"] == pytest.approx(((count - 1) / (count - 3)) ** 0.5, rel=0.02)
 
 
@@ -195,7 +195,7 @@ def test_95_percent_intervals_of_replicates_contain_the_mean_95_percent_of_the_t
 
 @pytest.mark.parametrize("name", sorted(set(ANALYSES) - {"efficiency", "bias_variance"}))
 def test_no_number_of_a_float64_run_is_rounded_to_float32(name):
-    """Shares, norms and cosines too: 1/3 is not 0.33333334."""
+    """Shares, norms and cosines are float64 too: 1/3 is not 0.33333334."""
     f, mine = walled(math.inf, 1e9), NES(samples=4)
     at = {"w": torch.tensor([0.5, -0.4, 0.3, 0.7, -0.2, 0.1, 0.9], dtype=torch.float64)}
     estimate = mine(f, at, {}, torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Points of any shape, layout and dtype: every analysis of a plain function runs on them."""
+"""Tests that every analysis works at points of any shape, memory layout and dtype."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def probe(analysis, point):
     return analysis(f, point, estimate, torch.Generator().manual_seed(1))
 
 
-# where a point has too few numbers for what is measured, the error says so
+# these points have too few parameters for the analysis, and the error says so
 TOO_FEW = {
     ("a number", "surface"), ("a number", "eigenvectors"),
     ("float32 number", "surface"), ("float32 number", "eigenvectors"),
@@ -69,7 +69,7 @@ NOTHING = set(ANALYSES) - {
 
 @pytest.fixture(autouse=True)
 def every_warning():
-    """A warning of torch's that comes once a process is an error in every test."""
+    """Make torch repeat warnings that it gives only once, so that every test fails on them."""
     torch.set_warn_always(True)
     yield
     torch.set_warn_always(False)
@@ -94,7 +94,7 @@ def test_every_analysis_takes_a_point_of_any_shape_and_layout(name, room):
 
 
 class Recorded:
-    """A true gradient that keeps the moments it is called at; every copy keeps them together."""
+    """An estimator of the true gradient that records the moments at which it is called."""
 
     target = "true"
 
@@ -127,7 +127,8 @@ def test_analyses_pass_the_moment_to_the_estimators_they_call(name):
     estimate = mine(f, point, {}, torch.Generator(), AT)
     mine.moments.clear()
     CALLING[name](mine)(f, point, estimate, torch.Generator().manual_seed(1), AT)
-    first = 1 if name == "training" else len(mine.moments)  # its own steps have their own moments
+    # a short training passes its own moments from its second step on
+    first = 1 if name == "training" else len(mine.moments)
     assert mine.moments and mine.moments[:first] == [AT] * first
     own = [Moment(i, at.steps, at.lr) for i, at in enumerate(mine.moments[1:3])]
     assert name != "training" or mine.moments[1:3] == own

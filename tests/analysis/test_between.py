@@ -1,4 +1,4 @@
-"""Analyses of whole trainings: lines between two, and what a function's network has learnt."""
+"""Tests of analyses of trained networks: lines between two trainings, and function curves."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ def small(seed, norm="before", **settings):
 
 
 def trained(problem, steps=20):
-    """(params, buffers) after a few steps of Adam."""
+    """Return (params, buffers) after a few steps of Adam."""
     rows = loop.loop(
         problem, STE("clipped"), lambda p: torch.optim.Adam(p, 0.01), {}, steps=steps,
         progress=loop.start(problem),
@@ -57,7 +57,7 @@ def test_a_line_starts_and_ends_exactly_at_its_two_points_with_no_negative_varia
         got = mixed(a, b, alpha)
         assert (got["running_var"] >= 0).all() and got["n"] == 3
         torch.testing.assert_close(got["w"], torch.lerp(a["w"], b["w"], alpha))
-    assert (mixed(a, b, -1)["running_var"] == 0).any()  # what would have been negative
+    assert (mixed(a, b, -1)["running_var"] == 0).any()  # some would have been negative
 
 
 @pytest.mark.parametrize("recalibrate", [False, True])
@@ -71,7 +71,7 @@ def test_the_ends_of_a_line_have_the_losses_of_the_two_trainings(recalibrate):
         if recalibrate:
             fresh = problem.evaluation.recalibrate(end[0])
             assert out["train/loss"][at] == problem.evaluation.evaluate(end[0], fresh)["train/loss"]
-        else:  # bit for bit what the training itself reported
+        else:  # the same bits as the training itself reported
             assert out["train/loss"][at] == out[f"{name}/train/loss"]
     apart = math.sqrt(sum(float((ends[1][0][k] - v).square().sum()) for k, v in ends[0][0].items()))
     assert out["distance"] == pytest.approx(apart)
@@ -131,7 +131,7 @@ def test_a_network_and_its_permuted_copy_have_no_barrier_when_aligned(name, sett
     assert apart["barrier"] > 0.01 and apart["distance"] > 0.1 and "moved" not in apart
     aligned = line(problem, [first, second], **short, align=True)
     assert aligned["barrier"] == pytest.approx(0, abs=1e-12) and aligned["distance"] == 0
-    assert aligned["train/loss"][2] == aligned["train/loss"][0]  # a = 1 is the first again
+    assert aligned["train/loss"][2] == aligned["train/loss"][0]  # both ends are the same network
     assert 0.5 < aligned["moved"] <= 1
 
 
@@ -203,7 +203,7 @@ def test_function_curve_measures_error_and_spread_of_known_networks():
 
 @pytest.mark.parametrize(("pieces", "floor"), [(6, 0.1029), (11, 0.0552)])
 def test_the_least_error_of_a_step_function_on_a_sinc_is_the_stated_floor(pieces, floor):
-    """What `experiment=binary_depth` holds networks of sign units against: Bellman's recursion."""
+    """Bellman's recursion gives the least error, with which `experiment=binary_depth` compares."""
     y = Sinc().load(torch.Generator()).test.targets[:, 0]
     n = len(y)
     sums, squares = (torch.cat([y.new_zeros(1), v.cumsum(0)]) for v in (y, y.square()))
@@ -236,7 +236,7 @@ def test_the_fitted_share_counts_only_rows_with_changed_labels():
     apart = p.data.train.targets != clean.train.targets
     assert torch.equal(p.evaluation.spoilt(), apart) and 500 < apart.sum() < 800
     constant = {k: torch.zeros_like(v) for k, v in p.params.items()}
-    constant["head.bias"][4] = 1.0  # says four, always
+    constant["head.bias"][4] = 1.0  # this network always predicts the class 4
     got = p.evaluation.evaluate(constant)
     assert got["train/fitted"] == float((p.data.train.targets[apart] == 4).double().mean())
     assert "train/fitted" not in problem("none").evaluation.evaluate(constant)

@@ -1,4 +1,4 @@
-"""Critical points, sharpness, sensitivity and surfaces against closed forms."""
+"""Tests of critical points and sharpness against closed forms."""
 
 from itertools import combinations
 
@@ -28,7 +28,7 @@ def of(analysis, f, point, seed=0):
 
 
 def quadratic(values, seed=0):
-    """(w - c)'A(w - c)/2 with eigenvalues known, as an objective, with A and c."""
+    """Return the objective (w - c)'A(w - c)/2 with the given eigenvalues, A and c."""
     values = torch.tensor(values, dtype=torch.float64)
     basis = torch.linalg.qr(torch.randn(len(values), len(values), generator=gen(seed)).double()).Q
     a, c = basis * values @ basis.T, torch.randn(len(values), generator=gen(seed + 1)).double()
@@ -43,7 +43,7 @@ def test_signs_of_the_eigenvalues_of_a_known_spectrum_are_counted(solver):
     f, _, c = quadratic(SPECTRUM)
     point = {"w": c + torch.randn(10, generator=gen(5)).double()}
     out = of(CriticalPoints(solver=solver), f, point)
-    # of max|l| = 4: 1e-6 is above tau to 1e-7 and below from 1e-6, 1e-9 above at 1e-10 only
+    # tau is relative to max|l| = 4: 1e-6 counts as positive for tau <= 1e-7, and 1e-9 for 1e-10
     assert out["critical_points/taus"] == [1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4]
     assert out["critical_points/n_pos"] == [6, 5, 5, 5, 4, 4, 4]
     assert out["critical_points/n_neg"] == [2] * 7
@@ -102,13 +102,13 @@ def test_newton_finds_the_minimum_of_rosenbrock_within_its_budget_of_products():
     assert out["critical_points/norm"] < 1e-10 and out["critical_points/steps"] <= 200
     short = of(CriticalPoints(solver="newton", steps=9), f, at)
     assert short["critical_points/status"] == "unconverged"
-    bowl, _, c = quadratic([8.0, 4.0, 2.0, 1.0, 0.5])  # conjugate gradients would take five
+    bowl, _, c = quadratic([8.0, 4.0, 2.0, 1.0, 0.5])  # conjugate gradients would need 5 products
     cut = of(CriticalPoints(solver="newton", steps=3), bowl, {"w": c + 0.1})
     assert cut["critical_points/steps"] == 3
 
 
 def test_newton_takes_no_step_uphill():
-    # a narrow well: from 0.3, where it bends down, a step of 1 lands on the plain, without a slope
+    # in this narrow well the curvature at 0.3 is negative, and a step of 1 lands where it is flat
     f = from_function(lambda p: 1 - torch.exp(-50 * p["w"].square().sum()))
     out = of(CriticalPoints(solver="newton", steps=60), f, {"w": torch.tensor([0.3]).double()})
     assert out["critical_points/loss"] == pytest.approx(0, abs=1e-12)
@@ -117,11 +117,11 @@ def test_newton_takes_no_step_uphill():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_critical_points_of_a_linear_network_have_the_losses_of_baldi_and_hornik(seed):
-    """The loss is what a set of singular values leaves over (Baldi & Hornik 1989)."""
+    """The loss is the sum of the squared singular values left out (Baldi & Hornik 1989)."""
     model = FC(shape=(4,), hidden=(2,), outputs=4, activation="linear")
     made = prepare(Task(model, Linear(dim=4, n=12)), seed)
     f, train = made.objective(made.data.train), made.data.train
-    x, y = (z - z.mean(0) for z in train)  # the biases take the means away
+    x, y = (z - z.mean(0) for z in train)  # the biases fit the means
     values, basis = torch.linalg.eigh(x.T @ x)
     squares = torch.linalg.svdvals(y.T @ x @ basis / values.sqrt()).square() / (12 * 4)
     kept = [c for k in range(3) for c in combinations(range(4), k)]
@@ -131,7 +131,7 @@ def test_critical_points_of_a_linear_network_have_the_losses_of_baldi_and_hornik
     assert float((laws - out["critical_points/loss"]).abs().min()) < 1e-9 * float(laws.max())
     least = of(CriticalPoints(solver="newton", steps=2000), f, made.params)
     assert least["critical_points/loss"] == pytest.approx(float(squares[2:].sum()), rel=1e-9)
-    # flat: w1 -> A w1, w2 -> w2 A^-1, four ways, and the inner biases against the outer, two
+    # flat directions: w1 -> A w1 with w2 -> w2 A^-1 gives 4, inner against outer biases gives 2
     assert least["critical_points/index"] == 0 and least["critical_points/n_zero"][3] == 4 + 2
 
 
@@ -147,7 +147,7 @@ def test_levenberg_marquardt_finds_the_saddle_of_a_cubic():
 
 
 def test_the_bias_of_a_dead_unit_is_not_redundant():
-    """A larger bias wakes it; a bias that every output subtracts again moves nothing."""
+    """A larger bias activates a dead unit; the bias b is subtracted again and has no effect."""
     f = from_function(
         lambda p: ((p["a"] - 5).relu().sum() + (p["b"] - p["b"]).sum() - 1) ** 2, vectorized=False
     )
@@ -188,7 +188,7 @@ def test_sharpness_measures_of_a_quadratic_are_their_closed_forms():
     box = (a * (0.01 * (c.abs() + 1)) ** 2).sum() / 2
     assert out["sharpness/keskar"] == pytest.approx(float(100 * box), rel=1e-9)
     assert out["sharpness/sam"] == pytest.approx(3 * 0.2**2 / 2, rel=1e-6)  # lambda rho^2/2
-    # d = w u, |u| = rho: the largest of a_i w_i^2 is 4, of the second
+    # d = w u with |u| = rho: the largest a_i w_i^2 is 4, that of the second coordinate
     assert out["sharpness/asam"] == pytest.approx(4 * 0.1**2 / 2, rel=1e-6)
     assert out["sharpness/lambda_max"] == pytest.approx(3)
     assert out["sharpness/sam_step"] == 0.0

@@ -1,4 +1,4 @@
-"""Quantization error and cost against closed forms and the catalogue's counts."""
+"""Tests of quantization error and cost against closed forms and published counts."""
 
 import math
 from dataclasses import replace
@@ -70,7 +70,7 @@ def test_clipping_error_of_a_gaussian_is_the_integral_over_its_tails(generator):
 
 
 def test_mse_of_signs_of_a_gaussian_is_its_closed_form(generator):
-    """E (|x| - 1)^2 = 2 - 2 sqrt(2/pi); of the best scale 1 - 2/pi; overload beyond two scales."""
+    """E (|x| - 1)^2 = 2 - 2 sqrt(2/pi), and 1 - 2/pi at the best scale; |x| > 2 is clipped."""
     x = torch.randn(1, 400_000, generator=generator, dtype=F64)
     plain, scaled = measured(x, Sign()), measured(x, Xnor())
     assert plain["mse"] == pytest.approx(2 - 2 * math.sqrt(2 / math.pi), rel=0.01)
@@ -91,16 +91,16 @@ def test_levels_are_counted_within_each_group():
     assert measured(x, Uniform(3, granularity="channel"))["levels"] == 7.0
     assert measured(x, Uniform(3, granularity="group:32"))["levels"] == pytest.approx(4.0, abs=0.6)
     assert measured(x, Uniform(3))["levels"] == 7.0
-    assert measured(x, Xnor())["levels"] == 2.0  # +-alpha, another in each channel
+    assert measured(x, Xnor())["levels"] == 2.0  # +-alpha with one alpha for each channel
 
 
 def test_bits_needed_grow_by_1_for_6_decibels():
-    """Uniform data: SQNR 20 log10(2^b - 1) of an affine ruler; 30 dB is 5.0 bits, 31 dB is 6."""
+    """For uniform data b bits on an affine grid have an SQNR of 20 log10(2^b - 1) dB."""
     x = torch.linspace(-1, 1, 100_001, dtype=F64)[None] * torch.tensor([[1.0], [7.0]], dtype=F64)
     for sqnr in (15.0, 29.0, 31.0, 48.0):
         law = next(b for b in range(2, 17) if 20 * math.log10(2**b - 1) >= sqnr)
         assert QuantError(RULER, sqnr=sqnr)._needed(x) == [law, law], sqnr
-    assert QuantError(RULER, most=3)._needed(x) == [4.0, 4.0]  # none reaches it
+    assert QuantError(RULER, most=3)._needed(x) == [4.0, 4.0]  # 3 bits do not suffice
     assert QuantError(RULER)._needed(torch.zeros(1, 5, dtype=F64)) == [2.0]
 
 
@@ -131,7 +131,7 @@ def test_a_network_without_quantizers_is_refused():
         QuantError(RULER).requires(p.structure())
 
 
-# Cost.
+# Cost
 
 
 def slots(weight, activation):
@@ -176,7 +176,7 @@ def test_costs_do_not_depend_on_which_statistics_batchnorm_takes():
 def test_cost_of_two_convolutions_is_its_formula(channels):
     a, b = channels
     out = costs("cnn2", shape=[1, 32, 32], channels=[a, b])
-    # 5x5 kernels and biases, two BatchNorms, a head on 8x8 maps
+    # the network has 5x5 kernels with biases, two BatchNorms and a head on 8x8 maps
     assert out["cost/parameters"] == 26 * a + 2 * a + b * (25 * a + 1) + 2 * b + (64 * b + 1) * 10
     assert out["cost/conv1/macs"] == 25 * a * 32**2 and out["cost/conv2/macs"] == 25 * a * b * 16**2
     assert out["cost/macs"] == 25 * a * 32**2 + 25 * a * b * 16**2 + 640 * b
@@ -189,7 +189,7 @@ def test_cost_of_the_xnor_resnet_counts_its_16_binary_convolutions():
     assert out["cost/parameters"] == 176_418 - 2 * 8 * 9  # a grey stem
     inner = [k for k in out if k.endswith("weight_bits") and out[k] == 1]
     assert len(inner) == 16 and all(out[k.replace("weight", "input")] == 1 for k in inner)
-    # 4 stages of four 3x3 convolutions on 32, 16, 8, 4; the first of a stage halves
+    # 4 stages of four 3x3 convolutions on maps of 32, 16, 8 and 4; the first of a stage halves them
     law = 4 * 9 * 8 * 8 * 32**2
     for w, side in ((16, 16), (32, 8), (64, 4)):
         law += (9 * w * w // 2 + 3 * 9 * w * w) * side**2
@@ -197,7 +197,7 @@ def test_cost_of_the_xnor_resnet_counts_its_16_binary_convolutions():
 
 
 def test_a_layer_that_reads_averaged_signs_has_full_precision_inputs():
-    """Pooling signs by their mean leaves five values: the next layer reads full precision."""
+    """The mean of four signs has five values, so the next layer reads full precision."""
     signs = slots("none.Identity", "sign.Sign")
     for pool, bits in (("none", 1), ("average", 1)):
         out = costs("cnn", quantizer=signs, channels=[2, 3], pool=pool, head="flatten")

@@ -1,4 +1,4 @@
-"""Bias, variance, efficiency and short trainings against closed forms."""
+"""Tests of bias, variance, efficiency and short trainings against closed forms."""
 
 import math
 
@@ -23,7 +23,7 @@ def gen(seed=0):
 
 @pytest.fixture
 def slope():
-    """A linear loss of known gradient g at 0."""
+    """Return a linear loss, the point 0 and the known gradient g."""
     g = torch.randn(DIM, generator=gen(), dtype=torch.float64)
     f = from_function(lambda p: 5 + g @ p["w"], vectorized=True)
     return f, {"w": torch.zeros(DIM, dtype=torch.float64)}, g
@@ -47,7 +47,7 @@ def test_split_recovers_a_known_bias_and_variance():
     assert means["bias2"] == pytest.approx(24 / DIM, abs=4 * float(spread))
     assert means["variance"] == pytest.approx(0.25, rel=0.03)  # 0.25 D over |g|^2 = D
     assert means["snr"] == pytest.approx((DIM + 24 + 24) / (0.25 * DIM), rel=0.05)
-    # without bias every z is normal but for the 16 draws its error is read from
+    # without bias every z is about normal
     clean = split(g + 0.5 * torch.randn(400, DIM, generator=gen(), dtype=torch.float64), g)
     assert clean["z_rms"] == pytest.approx(1, abs=4 / math.sqrt(2 * DIM))
     assert abs(clean["bias2"]) < 4 * 0.25 / 400 / math.sqrt(DIM) * 2
@@ -98,7 +98,7 @@ def test_cosines_of_efficiency_are_the_expected_cosines_for_the_budget(slope):
     n_eff = sum(o["efficiency/at_evals/n_eff"] for o in outs) / len(outs)
     assert n_eff == pytest.approx(320, rel=0.15)
     assert outs[0]["efficiency/at_evals/calls"] == 32
-    assert outs[0]["efficiency/at_seconds/calls"] == 1  # nothing affordable: one call, the least
+    assert outs[0]["efficiency/at_seconds/calls"] == 1  # 1e-9 s pays for none: one is the least
 
 
 def test_efficiency_calls_a_deterministic_estimator_once(slope):

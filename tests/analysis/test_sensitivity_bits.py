@@ -1,4 +1,4 @@
-"""Sensitivity to bits and allocation: separable losses, where everything has a closed form."""
+"""Tests of sensitivity to bits and of bit allocation on separable losses with closed forms."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ WEIGHTS = {"a": 1.0, "b": 30.0, "c": 5.0}
 
 @pytest.fixture
 def bowl(generator):
-    """sum_l c_l |w_l - w*_l|^2 / 2 at its minimum w*, layers of 12, 30 and 8 weights."""
+    """Return sum_l c_l |w_l - w*_l|^2/2 and its minimum w*, with layers of 12, 30 and 8 weights."""
     draw = lambda *s: torch.randn(s, generator=generator, dtype=torch.float64)  # noqa: E731
     point = {"a": draw(3, 4), "b": draw(5, 6), "c": draw(2, 4)}
     least = {k: v.clone() for k, v in point.items()}
@@ -54,7 +54,7 @@ def test_the_loss_of_a_quantized_layer_is_half_its_curvature_times_its_error(bow
         errors = [float((Uniform(b)(point[name]) - point[name]).square().sum()) for b in BITS]
         assert out[f"{name}/loss"] == pytest.approx([c / 2 * e for e in errors])
         assert out[f"{name}/error"] == pytest.approx(errors)
-        # the Hessian is c times the identity: Hutchinson's draws agree, the proxy is exact
+        # the Hessian is c times the identity, so every draw of Hutchinson's estimate is exact
         assert out[f"{name}/trace"] == pytest.approx(c * point[name].numel(), rel=1e-4)
         assert out[f"{name}/curvature"] == pytest.approx(out[f"{name}/loss"], rel=1e-4)
     assert out["kendall/curvature"] == out["spearman/curvature"] == pytest.approx(1)
@@ -96,7 +96,8 @@ def test_no_point_is_evaluated_twice(bowl):
     calls = []
     counted = from_function(lambda p: calls.append(1) or f.value(p))
     out = run(counted, point, probes=0, anneal=100)
-    assert len(calls) == out["points"] + 1 < out["asked"]  # and the estimate's own value
+    # one more call is for the value in the estimate
+    assert len(calls) == out["points"] + 1 < out["asked"]
 
 
 def test_the_gradient_predicts_a_linear_loss_exactly(bowl):
@@ -112,7 +113,7 @@ def test_the_gradient_predicts_a_linear_loss_exactly(bowl):
 
 
 def test_annealing_finds_a_joint_change_that_greedy_steps_miss(generator):
-    """Two layers that must move together: singly each loses, jointly they win."""
+    """Changing the bits of one layer raises the loss, changing those of both lowers it."""
     table = np.outer([1.0, 1.0], [2.0, 4.0, 8.0])
     joint = {(1, 1): 1.0, (2, 0): 0.2, (0, 2): 0.9}
     losses = _allocation.Losses(lambda c: joint.get(c, 3.0 + (c == (0, 0))))
@@ -133,7 +134,7 @@ def test_the_parameters_of_a_formula_are_its_layers():
 
 
 def test_price_bops_counts_weight_bits_times_input_bits_of_each_layer(generator):
-    """fc1 reads 64 numbers in full, the sign layer's successor bits: cheap ones get more bits."""
+    """fc1 reads 64 inputs of 32 bits and later layers read single bits, so fc1 gets fewest bits."""
     slots = Slots(Identity(), Sign())
     rows = Batch(torch.randn(32, 1, 8, 8, generator=generator, dtype=torch.float64),
                  torch.randint(10, (32,), generator=generator))  # fmt: skip
@@ -148,7 +149,7 @@ def test_price_bops_counts_weight_bits_times_input_bits_of_each_layer(generator)
 
 
 def test_the_hessian_trace_of_a_sign_network_is_that_of_its_last_layer():
-    """Moving hidden weights flips states: their jumps are no curvature."""
+    """Moving hidden weights makes the loss jump, so their second derivatives are 0."""
     task = Task(model=MLP(quantizer=Slots(Identity(), Sign()), hidden=(6, 5)), dataset=Digits())
     p = prepare(task, 0)
     f = p.objective(p.batch(0))
@@ -160,7 +161,7 @@ def test_the_hessian_trace_of_a_sign_network_is_that_of_its_last_layer():
 
     head = p.params["head.weight"]
     hessian = torch.autograd.functional.hessian(loss, head).reshape(head.numel(), -1)
-    off = (hessian - hessian.diag().diag()).square().sum()  # variance of v.Hv is twice this
+    off = (hessian - hessian.diag().diag()).square().sum()  # the variance of v.Hv is twice this
     error = 4 * float((2 * off / 200).sqrt())
     assert got["head.weight"] == pytest.approx(float(hessian.trace()), abs=error)
     assert error < 0.5 * float(hessian.trace())

@@ -1,4 +1,4 @@
-"""A sketch is linear, keeps squared distances on average, and is the same in every run."""
+"""Tests that a sketch is linear, keeps squared distances on average and is repeatable."""
 
 import torch
 
@@ -24,8 +24,8 @@ def test_a_sketch_keeps_squared_distances_on_average():
     true, m, n = float((x - y).square().sum()), 25, 600
     seen = torch.stack([(sketched(x, m, s) - sketched(y, m, s)).square().sum() for s in range(n)])
     assert abs(float(seen.mean()) - true) < 4 * float(seen.std()) / n**0.5
-    assert float(seen.std()) < 1.2 * (2 / m) ** 0.5 * true  # 1.2: the spread of a spread
-    assert float(seen.std()) > 0.5 * (2 / m) ** 0.5 * true  # and it is no isometry
+    assert float(seen.std()) < 1.2 * (2 / m) ** 0.5 * true  # 1.2 allows for the error of the spread
+    assert float(seen.std()) > 0.5 * (2 / m) ** 0.5 * true  # a sketch is not an exact isometry
 
 
 def test_a_sketch_is_a_matrix_with_one_entry_of_plus_or_minus_1_in_each_column():

@@ -1,4 +1,4 @@
-"""The curvature and the blocks of quadratics whose spectrum is known, and what a run prints."""
+"""Tests of the analyses curvature and blocks on quadratics with a known spectrum."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ LAM = torch.tensor([9.0, 7, 0.5, 0.1, 8.0, 6, 0.4, 0.2], dtype=torch.float64)
 
 @pytest.fixture
 def bowl():
-    """Two blocks of known spectra, without coupling: the loss, a point, an estimate there."""
+    """Return a quadratic of two uncoupled blocks, a point, an estimate there, and eigenvectors."""
     draws = (torch.randn(4, 4, generator=stream(i, "q"), dtype=torch.float64) for i in (0, 1))
     turn = torch.block_diag(*(torch.linalg.qr(x).Q for x in draws))
     h = turn * LAM @ turn.T
@@ -66,7 +66,7 @@ def test_uncoupled_blocks_contain_the_whole_top_eigenspace(bowl):
 
 def test_coupled_blocks_contain_a_known_share_of_the_top_eigenspace():
     v = torch.ones(4, dtype=torch.float64) / 2
-    # one sharp direction of both blocks, and in each a sharper look at what it is not
+    # the sharpest direction spans both blocks and is no eigenvector of either block
     h = torch.outer(v, v) + torch.diag(torch.tensor([0.5, 0, 0, 0], dtype=torch.float64))
     f = from_function(lambda p: flatten(p) @ h @ flatten(p) / 2)
     at = {k: torch.ones(1, 2, dtype=torch.float64) for k in ("a", "b")}

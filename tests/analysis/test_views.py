@@ -1,4 +1,4 @@
-"""Analyses of networks: what each view is, what is refused, and closed forms of linear maps."""
+"""Tests of analyses of networks: what each view measures, and which views are refused."""
 
 from collections import OrderedDict
 
@@ -67,7 +67,7 @@ def test_input_sensitivity_of_a_linear_network_is_the_norm_of_its_matrix(batch_s
         assert "input_sensitivity/test/probabilities/mean" not in out  # no classes
 
 
-@pytest.mark.parametrize("rows", [3, 4])  # of an even number the median is between two
+@pytest.mark.parametrize("rows", [3, 4])  # the median of an even number is between two values
 def test_input_sensitivity_is_the_norm_of_the_jacobian_of_logits_and_of_probabilities(rows):
     made = problem()
     out = measure(InputSensitivity(rows=rows), made)
@@ -89,8 +89,8 @@ def test_the_quantized_view_has_quantized_weights_the_same_loss_and_a_gradient()
     assert set(point["fc2.weight"].unique().tolist()) == {-1.0, 1.0}
     assert g.structure.quantized == {} and f.structure.quantized
     assert float(g.value_and_grad(point)[1]["fc2.weight"].norm()) > 0
-    assert float(f.value_and_grad(made.params)[1]["fc2.weight"].norm()) == 0  # the truth
-    assert not set(made.params["fc2.weight"].unique().tolist()) & {-1.0, 1.0}  # and as it was
+    assert float(f.value_and_grad(made.params)[1]["fc2.weight"].norm()) == 0  # true gradient
+    assert not set(made.params["fc2.weight"].unique().tolist()) & {-1.0, 1.0}  # unchanged
 
 
 REFUSED = [
@@ -138,7 +138,7 @@ def test_a_view_that_makes_sense_runs_and_leaves_the_point_unchanged(analysis, q
     assert out and all(torch.equal(p, before[k]) for k, p in made.params.items())
     numbers = torch.tensor([v for v in out.values() if isinstance(v, float)])
     assert numbers.isfinite().all()
-    assert out == measure(analysis, made, made.batch(0))  # the same draws, the same numbers
+    assert out == measure(analysis, made, made.batch(0))  # a repetition gives the same numbers
 
 
 def test_the_discrete_view_measures_the_flip_of_each_binary_weight():
@@ -209,7 +209,7 @@ def test_principal_axes_of_a_path_are_its_leading_singular_vectors():
     assert course[-1].tolist() == [0, 0] and float(course[0, 0]) > 0
     theirs = torch.tensor((scores[:, :2] - scores[-1, :2]) / far)
     torch.testing.assert_close(course.abs(), theirs.abs())
-    left = way - course @ torch.stack([d1, d2])  # what the plane does not hold
+    left = way - course @ torch.stack([d1, d2])  # the part of the path outside the plane
     torch.testing.assert_close(left @ torch.stack([d1, d2]).T, torch.zeros(6, 2).double())
     with pytest.raises(ValueError, match="ended where it began"):
         principal(torch.zeros(4, 5))
@@ -218,7 +218,7 @@ def test_principal_axes_of_a_path_are_its_leading_singular_vectors():
 def test_a_straight_path_is_the_first_axis_and_its_losses_are_in_the_plane():
     made = problem(WEIGHTS)
     back = {k: torch.randn(p.shape, generator=gen(1)).double() for k, p in made.params.items()}
-    back["head.bias"] *= 0  # of no loss, say: kept points do not name it
+    back["head.bias"] *= 0  # stored points may lack a parameter that did not move
     point = lambda a: {k: p + a * back[k] for k, p in made.params.items()}  # noqa: E731
     kept = [{k: p for k, p in point(a).items() if k != "head.bias"} for a in (1.0, 0.75, 0.3)]
     made.evaluation.kept = lambda: kept
@@ -233,9 +233,9 @@ def test_a_straight_path_is_the_first_axis_and_its_losses_are_in_the_plane():
     far = [made.objective(made.data.train).opened(made.params | x)[1] for x in (kept[0], point(0))]
     apart = flatten(far[0]) - flatten(far[1])
     assert seen["surface/path/a"][0] ** 2 + seen["surface/path/b"][0] ** 2 <= 1 + 1e-12
-    assert set((apart / 2).tolist()) - {0.0}  # some sign differs, so there is a plane
+    assert set((apart / 2).tolist()) - {0.0}  # some sign differs, so the points span a plane
     made.evaluation.kept = lambda: kept[:1]
-    assert measure(Surface(axes="pca"), made) == {}  # two points have no plane
+    assert measure(Surface(axes="pca"), made) == {}  # two points do not span a plane
 
 
 @pytest.mark.parametrize("axes, few", [("pca", 2), ("random", 1), ("eigenvectors", 1)])
@@ -260,7 +260,7 @@ def test_gradient_norms_on_a_quadratic_are_those_computed_by_hand():
     out = GradientNorm(ste, lr=0.5)(f, point, ste(f, point, {}, gen()), gen())
     assert out["gradient_norm/full"] == pytest.approx(13**0.5) == out["gradient_norm/batch/w"]
     assert out["gradient_norm/update"] == pytest.approx(0.5 * 13**0.5 / 5**0.5)
-    # after the step w = (-0.5, 1), g = (-1.5, 1): its cosine with (3, 2)
+    # after the step w = (-0.5, 1) and g = (-1.5, 1); the cosine is that with (3, 2)
     assert out["gradient_norm/successive"] == pytest.approx(-2.5 / (13 * 3.25) ** 0.5)
     assert out["gradient_norm/lambda_max"] == pytest.approx(3) and out["gradient_norm/edge"] == 4
 

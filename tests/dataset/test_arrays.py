@@ -1,4 +1,4 @@
-"""Arrays of one's own: their content is a run's identity, and no bad row starts any work."""
+"""Tests of `dataset=arrays`: the content of the file names the run, and bad rows are refused."""
 
 import os
 import pickle
@@ -63,10 +63,11 @@ def test_a_run_whose_data_file_has_changed_is_refused(sa):
     saved("my.npz", **rows(seed=1))
     for again in (["--frozen", str(first)], [*words, f"dataset.sha={old}"]):
         code, _, err = sa(*again)
-        err = record.load_status(first)["error"] if code == 1 else err  # a worker writes no more
+        # a worker that fails writes its error into the run's folder
+        err = record.load_status(first)["error"] if code == 1 else err
         assert code in (1, 2) and f"its content is {new}, this run's was {old}" in err
         assert record.state(first) == "failed"
-    code, out, _ = sa(*words)  # as typed the first time: a run of the new content
+    code, out, _ = sa(*words)  # the first command now gives a run of the new content
     assert code == 0 and folder(out) != first
     saved("my.npz", **rows())
     assert sa("--frozen", str(first))[0] == 0 and record.state(first) == "done"
@@ -99,8 +100,8 @@ def test_the_split_keeps_the_share_of_every_class():
     train, test = _own.split(y, 160, 0.2)
     assert np.bincount(y[test]).tolist() == [20, 10, 2]
     assert sorted([*train, *test]) == list(range(160))
-    train, test = _own.split(np.array([0, 0, 0, 0, 1]), 5, 0.2)  # the only one of its class
-    assert 4 in train and len(test) == 1
+    train, test = _own.split(np.array([0, 0, 0, 0, 1]), 5, 0.2)
+    assert 4 in train and len(test) == 1  # the only row of its class is for training
 
 
 def test_a_test_split_in_the_file_is_used_as_it_is():
@@ -219,7 +220,7 @@ def test_a_pickle_is_never_loaded(sa, tmp_path):
     ):
         code, _, err = sa(*WORDS.split(), f"dataset.path={name}")
         assert code == 2 and told in err and not trap.exists(), err
-    np.load("objects.npz", allow_pickle=True)["targets"]  # the trap is one
+    np.load("objects.npz", allow_pickle=True)["targets"]  # unpickling does create the folder
     assert trap.exists()
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 from its files: which rows, normalised how, and what is refused of a bad file."""
+"""Tests of CIFAR-10 from its files: rows, normalisation, missing files and bad files."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ def load(folder, **settings):
 
 
 def raw(folder, names=_cifar.TRAIN):
-    """Images (n, 3, 32, 32) and labels, read without the code under test."""
+    """Return images (n, 3, 32, 32) and labels, read without the code under test."""
     parts = [pickle.loads((folder / n).read_bytes(), encoding="bytes") for n in names]
     images = np.concatenate([p[b"data"] for p in parts]).reshape(-1, 3, 32, 32)
     return images.astype(float), np.concatenate([p[b"labels"] for p in parts])
@@ -126,7 +126,7 @@ def test_a_malicious_pickle_runs_nothing(folder, tmp_path):
     with pytest.raises(_cifar.Damaged, match=r"data_batch_2 .*posix.mkdir, which is not allowed"):
         load(folder)
     assert not trap.exists()
-    pickle.loads(blob)  # the trap is one
+    pickle.loads(blob)  # unpickling does create the folder
     assert trap.exists()
 
 

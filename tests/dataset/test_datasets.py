@@ -1,4 +1,4 @@
-"""Every data set in the folder yields what it says, from its stream."""
+"""Tests that every dataset yields its declared rows and depends on its random stream alone."""
 
 import math
 import subprocess
@@ -23,7 +23,7 @@ from sa.types import Batch
 
 
 def own(name, folder):
-    """The settings of a dataset that reads files, and its files; {} for the others."""
+    """Write the files of a dataset that reads files and return its settings; {} for others."""
     x, y = np.random.default_rng(0).normal(size=(60, 5)), np.arange(60) % 3
     if name == "arrays":
         np.savez(folder / "my.npz", inputs=x, targets=y)
@@ -137,7 +137,7 @@ def test_linear_inputs_are_white_and_targets_linear():
     assert abs(float(a.std()) - 1) < 4 / 2500**0.5 / 2**0.5
 
 
-# Training sets spoilt on purpose
+# Training sets with corrupted rows
 
 
 def spoilt(**settings):

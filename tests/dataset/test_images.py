@@ -1,4 +1,4 @@
-"""Images of one's own in folders: names number the classes, bytes are the identity."""
+"""Tests of `dataset=images`: folder names are the classes, and the bytes name the run."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ WORDS = "dataset=images dataset.path=zoo model=mlp model.hidden=[8] estimator=st
 
 
 def painted(root="zoo", classes=("cat", "dog"), n=10, size=(6, 6), mode="RGB", seed=0):
-    """A folder a class, of noise that is brighter the later the class."""
+    """Write a folder of noise images for each class, brighter for later classes."""
     draw = np.random.default_rng(seed)
     channels = () if mode == "L" else (3,)
     for i, name in enumerate(classes):

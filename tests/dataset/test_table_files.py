@@ -1,4 +1,4 @@
-"""Tables of one's own: a file of text and a file of columns with the same numbers are one run."""
+"""Tests of `dataset=table`: CSV and parquet files, their columns, and bad rows."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_the_error_for_a_bad_table_names_the_column_and_the_row(kind, ending):
     table, settings, told = BAD[kind]
     path = written(f"bad{ending}", table)
     if kind == "no rows" and ending == ".csv":
-        told = "expected numbers|inputs has no rows"  # a text without rows says no kind
+        told = "expected numbers|inputs has no rows"  # a CSV file without rows has no types
     with pytest.raises(BadData, match=f"^bad{ending}: .*({told})"):
         Table(**{"path": path, "target": "kind"} | settings).check()
 

@@ -1,4 +1,4 @@
-"""CDG against its closed forms, and its two paths against each other: truths T2, T3, T8, T13."""
+"""Tests of CDG against its closed forms (truths T2, T3, T4 and T13 of docs/truths.md)."""
 
 import math
 
@@ -33,12 +33,13 @@ def test_cdg_of_one_sign_is_1_over_epsilon_within_epsilon_of_0():
     w = torch.tensor([0.05, -0.05, 0.0, 0.1, -0.1, 0.3], dtype=torch.float64)
     f = from_function(lambda p: surrogate.sign(p["w"]).sum())
     got = run(CDG(epsilon=0.1), f, {"w": w}).grad["w"]
-    # sign(0) = +1 makes the window half-open: w + eps crosses at w = -eps, w - eps not at w = eps
+    # sign(0) = +1 makes the window half-open: w + eps crosses 0 at w = -eps, and w - eps does not
+    # cross 0 at w = eps
     torch.testing.assert_close(got, torch.tensor([10.0, 10, 10, 0, 10, 0], dtype=torch.float64))
 
 
 def test_t4_cdg_is_the_derivative_of_the_box_smoothed_sign():
-    # d/dw E sign(w + U[-eps, eps]) = 1/eps inside: CDG is the box-smoothed loss' derivative
+    # d/dw E sign(w + U[-eps, eps]) = 1/eps for |w| < eps, and CDG is this derivative
     eps, w = 0.25, 0.1
     smoothed = lambda v: max(-1.0, min(1.0, v / eps))  # noqa: E731
     h = 1e-6
@@ -66,13 +67,13 @@ def test_t13_ste_is_the_true_gradient_in_the_last_linear_layer():
     other = torch.nn.functional.cosine_similarity(
         ste.grad["fc1.weight"].flatten(), cdg.grad["fc1.weight"].flatten(), dim=0
     )
-    assert float(other) < 0.999  # the canary would mean nothing if every layer passed
+    assert float(other) < 0.999  # STE is not exact in the first layer, so the test can fail
 
 
 def test_differences_of_a_float32_network_are_computed_in_float64():
     p32, p64 = problem(dtype="float32"), problem()
     got = run(CDG(1e-3), p32.objective(p32.batch(0)), p32.params)
-    # the same float32 numbers, evaluated in float64
+    # the same float32 numbers are evaluated in float64
     exact = {k: v.double() for k, v in p32.params.items()}
     f = p64.objective(p32.batch(0).to(torch.float64))
     truth = run(CDG(1e-3), f, exact)

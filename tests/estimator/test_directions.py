@@ -1,4 +1,4 @@
-"""Differences along random directions against their closed forms: truths T1, T3, T4, one step."""
+"""Tests of differences along random directions against closed forms (T1, T3, T4 of truths.md)."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ def draws(estimator, loss, point, count):
 
 
 def linear(dim):
-    # a seed that no draw has: with a shared one the first direction would be g itself
+    # no draw uses this seed: with a shared seed the first direction would be g itself
     g = torch.randn(dim, generator=torch.Generator().manual_seed(10**6), dtype=torch.float64)
     return g, lambda p: p["w"] @ g + 2.0
 
@@ -44,7 +44,7 @@ def at(*numbers):
 
 
 def near(samples, truth, slack=0.0):
-    """Whether the mean of many draws is within 4 standard errors of the truth."""
+    """Return whether the mean of many draws is within 4 standard errors of the truth."""
     return (
         abs(float(samples.mean()) - truth) <= 4 * float(samples.std()) / len(samples) ** 0.5 + slack
     )
@@ -70,7 +70,8 @@ def test_t1_variance_on_a_linear_loss_falls_as_1_over_samples(make, law):
         got = draws(estimator, loss, at(*[0.0] * DIM), 400)
         assert near(got @ g / (g @ g), 1)
         relative = ((got - g) ** 2).sum(1) / (g @ g)
-        assert near(relative * n, law)  # the laws differ by 1/5 to 2, several errors
+        # the laws of the estimators differ by 1/5 to 2, which is several standard errors
+        assert near(relative * n, law)
         logs.append(float(relative.mean().log()))
         info = estimator(from_function(loss), at(*[0.0] * DIM), {}, torch.Generator()).info
         assert info["cosine_expected"] == pytest.approx(math.sqrt(n / (n + law)))
@@ -79,7 +80,7 @@ def test_t1_variance_on_a_linear_loss_falls_as_1_over_samples(make, law):
 
 
 def test_t3_descent_on_rosenbrock_stops_where_the_smoothed_gradient_is_0():
-    """a/(1 + 4 b sigma^2) = 0.2 for NES, 0.333 and 0.980 for CDG; SPSA leaves x where it is."""
+    """NES stops at x = a/(1 + 4 b sigma^2) = 0.2, CDG at 0.333 and 0.980, SPSA at the minimum."""
     xs = {}
     for name in ("cdg, eps 0.1", "cdg, eps 0.01", "finite_difference, eps 0.01", "spsa, sigma 0.1"):
         estimator, law = RESTS[name]
@@ -97,7 +98,7 @@ def test_t3_descent_on_rosenbrock_stops_where_the_smoothed_gradient_is_0():
 
 @pytest.mark.parametrize("w", [0.1, -0.2, 0.45, 0.7])
 def test_gradients_of_one_sign_are_its_derivative_smoothed_by_each_kernel(w):
-    """d/dw of sign(w), smoothed by each estimator's own kernel along its one coordinate."""
+    """Each estimator smooths sign(w) by its own kernel: a box, a parabola or a normal density."""
     t, step = w / SIGMA, lambda p: surrogate.sign(p["w"]).sum()
     box = 1 / SIGMA if abs(t) < 1 else 0.0
     for exact in (SPSA(SIGMA), Sphere(SIGMA)):
@@ -111,7 +112,7 @@ def test_gradients_of_one_sign_are_its_derivative_smoothed_by_each_kernel(w):
 
 
 def test_mean_of_spsa_is_the_gradient_of_the_loss_smoothed_over_a_cube():
-    """Enumerated: a box along i, all other coordinates at the corners."""
+    """Coordinate i is averaged over [-sigma, sigma], the other coordinates over the corners."""
     f = lambda p: torch.sin(3 * p["w"][0] * p["w"][1]) + p["w"][2] ** 3 * p["w"][0]  # noqa: E731
     w = at(0.3, -0.5, 0.8)["w"]
     truth = torch.zeros(3, dtype=torch.float64)
@@ -158,7 +159,7 @@ def test_mezo_gives_the_estimate_of_the_same_directions_held_in_memory(quadratic
 
 
 def test_forward_gradient_uses_the_slope_that_is_set_for_steps():
-    """Zero behind a step; with a slope in force the mean is that STE's gradient."""
+    """The estimate is 0 behind a step; with a slope its mean is the STE gradient of that slope."""
     at_ = at(0.5, -3.0, 0.2)
     f = lambda p: surrogate.sign(p["w"]) @ torch.tensor([1.0, 2, 3], dtype=torch.float64)  # noqa: E731
     assert float(draws(ForwardGradient(4), f, at_, 1).abs().max()) == 0
@@ -185,7 +186,8 @@ def test_ars_has_the_same_expected_length_for_every_gradient_norm():
     for top, h in ((1.0, 1.0), (0.5, 1.857348)):
         estimator = ARS(SIGMA, 400, top)
         got = draws(estimator, loss, at(*[0.0] * 50), 40)
-        assert near(got @ g / g.norm(), 2 * h**0.5, 0.01)  # b = p N to order 1/N
+        # b is p N up to a relative error of 1/N
+        assert near(got @ g / g.norm(), 2 * h**0.5, 0.01)
         cosines = got @ g / (got.norm(dim=1) * g.norm())
         info = estimator(from_function(loss), at(*[0.0] * 50), {}, torch.Generator()).info
         assert near(cosines, info["cosine_expected"], 0.5 / 50)
@@ -196,7 +198,7 @@ def test_ars_has_the_same_expected_length_for_every_gradient_norm():
 
 @pytest.mark.parametrize("shaping", ["ranks", "utilities"])
 def test_equal_losses_give_a_gradient_of_0(shaping):
-    """Equal losses share their ranks: else the order of evaluation would walk at random."""
+    """Equal losses share a rank; otherwise their order of evaluation would give a random step."""
     flat = from_function(lambda p: p["w"].sum() * 0 + 1.0, vectorized=True)
     for estimator in (NES(shaping=shaping, samples=9), ARS(), SPSA(), NES(sigma="auto")):
         got = estimator(flat, at(1.0, 2.0), {}, torch.Generator().manual_seed(0))
@@ -205,10 +207,11 @@ def test_equal_losses_give_a_gradient_of_0(shaping):
 
 @pytest.mark.parametrize("make", [SPSA, Sphere, RDSA, MeZO, ARS, NES, FiniteDifference])
 def test_a_sigma_that_rounding_would_erase_is_refused(make):
-    point = {"w": torch.tensor([1.0, 300.0])}  # float32: 3.6e-5 apart
+    # float32 numbers near 300 are 3e-5 apart
+    point = {"w": torch.tensor([1.0, 300.0])}
     f = from_function(lambda p: p["w"].square().sum(), vectorized=True)
     with pytest.raises(ValueError, match=r"lost in rounding.*torch.float32.*300.*>= 0.004"):
         make(1e-6)(f, point, {}, torch.Generator())
-    # in the middle of a training the point has outgrown it: the loop records a divergence
+    # in the middle of a training no error is raised: the loop records a divergence
     make(1e-6)(f, point, {}, torch.Generator(), Moment(1, 2))
     make(0.01)(f, point, {}, torch.Generator())

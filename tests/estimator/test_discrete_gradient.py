@@ -1,4 +1,4 @@
-"""The discrete gradient against a naive search, one coordinate and one shift at a time."""
+"""Tests of the discrete gradient against a naive search over each coordinate and each shift."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ STEPS = {"sign": Step((0.0,), (-1.0, 1.0)), "ternary": Step((-0.5, 0.5), (-1.0, 
 
 
 def small(step, rows=6, scale=1.0):
-    """A chain with a bias and two step layers, its loss as plain code, and its point."""
+    """Return a chain with a bias and two step layers, its loss as plain code, and its point."""
     g = torch.Generator().manual_seed(4)
     x, y = (torch.randn(rows, 3, generator=g, dtype=torch.float64) for _ in range(2))
     names = ("a", "b", "c")
@@ -49,7 +49,10 @@ def small(step, rows=6, scale=1.0):
 
 
 def naive(loss, point, names, epsilon):
-    """Every coordinate's smallest lowering shift on a grid of halved steps, then the greedy."""
+    """Return the greedy move and the number of coordinates that can lower the loss.
+
+    The smallest shift that lowers the loss is found on a grid, then refined by bisection.
+    """
     base, flips = float(loss(point)), []
     grid = torch.linspace(0, epsilon, 2001, dtype=torch.float64)
     for name in names:
@@ -90,7 +93,7 @@ def test_discrete_gradient_equals_a_naive_search(step, epsilon):
     move, candidates = naive(loss, point, ("a", "b", "b.bias"), epsilon)
     assert got.info["candidates"] == candidates > 2
     assert 0 < got.info["flips"] == sum(int((m != 0).sum()) for m in move.values())
-    assert epsilon == 0.1 or got.info["flips"] < candidates  # the budget binds
+    assert epsilon == 0.1 or got.info["flips"] < candidates  # the budget excludes some candidates
     for k, m in move.items():
         torch.testing.assert_close(-got.grad[k], m, rtol=0, atol=3e-6 * epsilon)
     after = float(loss({k: v - got.grad[k] for k, v in point.items()}))
@@ -102,11 +105,11 @@ def test_discrete_gradient_equals_a_naive_search(step, epsilon):
 def test_discrete_gradient_draws_nothing_and_does_not_change_with_the_loss_scale():
     f, _, point = small(STEPS["sign"])
     one, again = (run(DiscreteGradient(0.6), f, point, seed) for seed in (0, 1))
-    assert torch.equal(flatten(one.grad), flatten(again.grad))  # draws nothing
+    assert torch.equal(flatten(one.grad), flatten(again.grad))  # the seed has no effect
     thrice = run(DiscreteGradient(0.6), small(STEPS["sign"], scale=3.0)[0], point)
     torch.testing.assert_close(flatten(thrice.grad), flatten(one.grad))
     assert thrice.info["decrease"] == pytest.approx(3 * one.info["decrease"])
-    assert not one.grad["c"].any()  # the last layer stays
+    assert not one.grad["c"].any()  # the last layer does not move
     assert DiscreteGradient().target == "none"
 
 
@@ -121,7 +124,7 @@ def test_every_profile_gives_the_loss_in_the_middle_of_each_piece():
         torch.testing.assert_close(here, f.value(p.params))
     for one in seen[::7]:  # the loss in the middle of every piece
         ends = torch.cat([one.shifts.new_tensor([-0.3]), one.shifts, one.shifts.new_tensor([0.3])])
-        wide = ends.diff() > 1e-9  # of the others the middle is a matter of rounding
+        wide = ends.diff() > 1e-9  # in narrower pieces rounding decides where the middle lies
         for middle, loss in zip(((ends[:-1] + ends[1:]) / 2)[wide], one.losses[wide], strict=True):
             moved = {k: v.clone() for k, v in p.params.items()}
             moved[one.name][one.at] += middle
@@ -131,14 +134,14 @@ def test_every_profile_gives_the_loss_in_the_middle_of_each_piece():
 
 def test_nearest_returns_the_shortest_shift_that_lowers_the_loss():
     shifts = torch.tensor([-0.3, -0.1, 0.2, 0.2 + 1e-9, 0.4], dtype=torch.float64)
-    # 0.2 to 0.2 + 1e-9 is lower but no wider than rounding; -0.1 to -0.3 is no lower
+    # the piece from 0.2 to 0.2 + 1e-9 is lower but too narrow; that from -0.3 to -0.1 is not lower
     losses = torch.tensor([0.5, 1.0, 1.0, 0.1, 1.2, 0.2], dtype=torch.float64)
     assert nearest(shifts, losses, 1.0) == pytest.approx((-0.3 - HAIR, 0.5))
     assert nearest(shifts, losses, 0.31) == pytest.approx((-0.3 - 0.31 * HAIR, 0.5))
     assert nearest(shifts[1:4], losses[1:5], 0.25) is None
     losses[0] = 1.0
     assert nearest(shifts, losses, 1.0) == pytest.approx((0.4 + HAIR, 0.8))
-    at_zero = torch.tensor([0.0, 5e-324], dtype=torch.float64)  # one happened at 0, one just after
+    at_zero = torch.tensor([0.0, 5e-324], dtype=torch.float64)  # one jump at 0 and one just after
     three = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
     assert nearest(at_zero, three, 1.0) == pytest.approx((HAIR, 1.0))
 

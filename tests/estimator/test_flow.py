@@ -1,4 +1,4 @@
-"""The flow of a quadratic is exp(-Ht); that of a quartic is known too."""
+"""Tests of flow on a quadratic, whose exact flow is exp(-Ht), and on a quartic loss."""
 
 import math
 
@@ -15,7 +15,7 @@ LAM = torch.tensor([8.0, 3.0, 1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
 
 
 def bowl():
-    """w'Hw/2 of known spectrum, a point, and exp(-Ht) w."""
+    """Return the loss w'Hw/2 with a known spectrum, a point w, and the function t -> exp(-Ht) w."""
     turn = torch.linalg.qr(torch.randn(6, 6, generator=stream(0, "q"), dtype=torch.float64)).Q
     h = turn * LAM @ turn.T
     f = from_function(lambda p: flatten(p) @ h @ flatten(p) / 2)
@@ -24,7 +24,7 @@ def bowl():
 
 
 def walk(flow, f, at, lr, steps):
-    """Where SGD of rate lr comes to, and the last estimate."""
+    """Return the point that SGD at rate lr reaches after the steps, and the last estimate."""
     state, point = flow.init(at), at
     for step in range(steps):
         got = flow(f, point, state, stream(0, "e", step), Moment(lr=lr))
@@ -68,7 +68,7 @@ def test_flow_counts_gradients_and_hessian_products_as_evals():
     moment = Moment(lr=0.6)
     one = flow(f, at, flow.init(at), stream(0, "e"), moment)
     assert len(calls) == 4 * one.info["inner"] == 12 and float(one.value) == float(f.value(at))
-    two = flow(f, at, one.state, stream(0, "e"), moment)  # no new sharpness
+    two = flow(f, at, one.state, stream(0, "e"), moment)  # this call does not refresh the sharpness
     assert two.evals == 36 and one.evals > 36
     three = flow(f, at, two.state, stream(0, "e"), moment)
     assert three.evals == pytest.approx(36 + 3.9 + 3 * 3.6)

@@ -1,4 +1,4 @@
-"""Estimators guided by surrogate gradients or past estimates, against their closed forms."""
+"""Tests of estimators guided by surrogate gradients or past estimates against closed forms."""
 
 import io
 
@@ -24,7 +24,7 @@ EYE = torch.eye(DIM, dtype=torch.float64)
 
 
 def misled(p):
-    """g.w + 1, whose backward says h."""
+    """Return g.w + 1, whose back-propagated gradient is h instead of g."""
     by = p["w"] @ H
     return p["w"].detach() @ G + 1 + by - by.detach()
 
@@ -74,7 +74,7 @@ def test_mean_of_guided_es_is_beta_times_its_covariance_times_the_gradient(alpha
     s = alpha / DIM * EYE + (1 - alpha) / 2 * projector(H, PAST)
     scale = 1 / (alpha / DIM + (1 - alpha) / 2) if beta is None else beta
     assert is_mean(got, scale * s @ G)
-    assert alpha == 1.0 or not is_mean(got, G)  # biased, and the test can tell
+    assert alpha == 1.0 or not is_mean(got, G)  # the bias is large enough to be measured
 
 
 def test_guided_es_is_unbiased_when_its_guide_is_the_gradient():
@@ -90,7 +90,7 @@ def test_guided_es_keeps_only_the_last_k_surrogate_gradients():
     assert torch.equal(state["recent"], H.expand(3, DIM))
     got = estimator(LOSS, POINT, {"recent": torch.stack([PAST, G, H])}, torch.Generator())
     assert torch.equal(got.state["recent"], torch.stack([G, H, H]))
-    assert got.info["subspace"] == 2  # h is there twice
+    assert got.info["subspace"] == 2  # two of the three stored vectors are h
 
 
 def test_a_subspace_is_reported_with_at_most_d_dimensions():
@@ -108,7 +108,7 @@ def test_squared_cosine_of_orthonormal_probe_follows_its_formula(k):
     law = c0 + (1 - c0) * k / (DIM - 1)
     assert abs(float(square.mean()) - law) < 4 * float(square.std()) / 20
     assert square.min() > c0 - 1e-12  # never worse than the surrogate
-    torch.testing.assert_close(got @ G / (G @ G), square)  # the scale: that of a projection
+    torch.testing.assert_close(got @ G / (G @ G), square)  # the length is that of a projection
 
 
 def test_orthonormal_probe_is_exact_at_full_rank_and_refuses_more_samples():
@@ -184,7 +184,7 @@ def test_estimates_are_the_same_after_the_state_was_saved_and_loaded(name, quadr
         return torch.load(file)
 
     assert torch.equal(chain(lambda state: state), chain(reload))
-    assert not torch.equal(chain(lambda state: {}), chain(reload))  # and it matters
+    assert not torch.equal(chain(lambda state: {}), chain(reload))  # without the state it differs
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Laws every estimator in the folder keeps: the list is the folder."""
+"""Tests of the laws that every option of `estimator=` keeps; new options are tested at once."""
 
 from dataclasses import replace
 
@@ -21,22 +21,22 @@ from sa.types import Moment, Slots
 ESTIMATORS = options("estimator")
 TARGETS = {"true", "box", "cube", "gaussian", "ball", "stochastic", "surrogate", "none"}
 NO_BASELINE = {"nes_vanilla"}  # the designed negative control
-BLIND = {"random"}  # ignores the loss
+BLIND = {"random"}  # its gradient does not depend on the loss
 BEST_OF = {"best_of", "best_of_ste", "best_of_span"}
 ORACLES = {"snes", "xnes", "cma"}
-# minus the displacement to the best point found: it has a length of its own, whatever the loss's
-# slope is, so there is no scale to be right and no mean to be a gradient's
+# These return minus the displacement to the best point they found. Its length does not depend on
+# the slope of the loss, so its scale and its mean cannot be compared with a gradient's.
 DISPLACEMENTS = BEST_OF | ORACLES | {"discrete_gradient"}
 STRUCTURED = {
     "local_nes",
     "discrete_gradient",
-}  # need the network itself; own tests hold them to the laws
+}  # need a network and not a plain function; their own files test the laws
 ONE_SIDED = {
     "finite_difference"
-}  # off by eps H_ii / 2 on a quadratic; its own test holds it to that
-SCALELESS = {"nes_ranks", "ars"}  # divide the loss' scale out: of degree 0, unbiased for nothing
+}  # has a bias of eps H_ii / 2 on a quadratic; test_directions.py tests it
+SCALELESS = {"nes_ranks", "ars"}  # do not change when the loss is multiplied: not unbiased
 RANDOM_UNITS = {e for e in ESTIMATORS if component("estimator", e).target == "stochastic"}
-# steps of a rate, by the curvature at hand: test_spectral.py and test_flow.py hold them to theirs
+# depend on the learning rate and the curvature; test_spectral.py and test_flow.py test them
 SPECTRAL = {"spectral", "spectral_ste", "flow"}
 FREE = sorted(set(ESTIMATORS) - STRUCTURED - RANDOM_UNITS - SPECTRAL)  # work on any function
 
@@ -83,9 +83,9 @@ def test_the_same_seed_gives_the_same_gradient_and_the_point_is_unchanged(name):
     assert one.value.dtype == torch.float64 and one.value.shape == ()
 
 
-# guided_es, orthonormal_probe and fogzo are biased in general (tests/estimator/test_guided.py has
-# their means); here there is no step, so their guide is the gradient itself and they must not be.
-# sges is in its warm-up.
+# guided_es, orthonormal_probe and fogzo are biased in general (test_guided.py tests their means).
+# The loss here has no step function, so their guide is the true gradient and they are unbiased.
+# sges is still in its warm-up here, where it is unbiased.
 @pytest.mark.parametrize("name", sorted(set(FREE) - BLIND - ONE_SIDED - SCALELESS - DISPLACEMENTS))
 def test_every_estimator_is_unbiased_on_a_quadratic_and_has_the_right_length(name, quadratic):
     # smoothing a quadratic adds a constant, so every mean is exactly Hw + b
@@ -107,7 +107,8 @@ def test_a_loss_multiplied_by_3_gives_3_times_the_gradient(name):
     scaled = p.objective(p.batch(0))
     rows = scaled.rows
     scaled.rows = lambda params, batch: 3.0 * rows(params, batch)
-    scaled.forward = replace(f.forward, structure=Structure())  # it knows its own criterion
+    # the structure of the network states the criterion without the factor 3
+    scaled.forward = replace(f.forward, structure=Structure())
     scaled.keep_outputs = False
     one, three = run(estimator, f, p.params), run(estimator, scaled, p.params)
     factor = 1.0 if name in BLIND | SCALELESS | DISPLACEMENTS else 3.0
@@ -130,10 +131,11 @@ def test_a_constant_added_to_the_loss_changes_only_the_negative_control(name, qu
 def test_splitting_rows_and_points_into_chunks_does_not_change_the_gradient(name):
     estimator = component("estimator", name)
     grads = []
-    for memory in (1 << 26, 40_000, 2016):  # all at once; some points; one point-row at a time
+    # everything at once; some points at a time; one row of one point at a time
+    for memory in (1 << 26, 40_000, 2016):
         p = problem(name, memory)
         if memory == 2016 and name not in ("ste", "cdg"):
-            continue  # a loop of one row each; two members show it
+            continue  # one row at a time is slow; two estimators suffice
         grads.append(flatten(run(estimator, p.objective(p.batch(0)), p.params).grad))
     for other in grads[1:]:
         torch.testing.assert_close(other, grads[0], rtol=1e-9, atol=1e-10)

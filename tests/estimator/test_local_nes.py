@@ -1,4 +1,4 @@
-"""local_nes against the exact enumeration of states, and NES and it against each other."""
+"""Tests of local_nes against the exact enumeration of all states of all units, and against NES."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ ZERO_ONE = Step((0.3,), (0.0, 1.0))
 
 
 def network(hidden, step, criterion, bias, dim=3, out=2, rows=4):
-    """A tiny chain as an objective, its point, and its data."""
+    """Return a tiny chain as an objective with its data, and its point."""
     g = torch.Generator().manual_seed(4)
     names = [f"l{i}" for i in range(hidden)]
     links = [Link(n, f"{n}.b" if bias else None, step) for n in names]
@@ -55,7 +55,7 @@ def network(hidden, step, criterion, bias, dim=3, out=2, rows=4):
 
 
 def smoothed(f, point, sigma):
-    """The exact smoothed loss by enumerating every state of every hidden unit, differentiable."""
+    """Return the exact smoothed loss, differentiable, summed over all states of hidden units."""
     x, y = f.batch
     links, total = f.structure.links, 0.0
     dim = point["head"].shape[1]
@@ -67,7 +67,7 @@ def smoothed(f, point, sigma):
             z, norm = a @ point[link.weight].T, a.square().sum(1, keepdim=True)
             if link.bias:
                 z, norm = z + point[link.bias], norm + 1
-            spread = sigma * norm.clamp(min=1e-30).sqrt()  # no input, no noise
+            spread = sigma * norm.clamp(min=1e-30).sqrt()  # a unit with zero inputs has no noise
             up = torch.special.ndtr((z - link.step.thresholds[0]) / spread)
             s = torch.tensor(state, dtype=torch.float64)
             chance = chance * (up * s + (1 - up) * (1 - s)).prod(1)
@@ -77,7 +77,7 @@ def smoothed(f, point, sigma):
         out = a @ point["head"].T
         if head.bias:
             out, norm = out + point[head.bias], norm + 1
-        # the noise of the last layer: its variance under the squared error
+        # the noise of the last layer adds its variance to the squared error
         total = total + (chance * (f.structure.criterion(out, y) + sigma**2 * norm)).mean()
     return total
 
@@ -100,9 +100,9 @@ def test_local_nes_is_unbiased_against_all_states_enumerated(hidden, form, step,
     )
     law, error = truth(f, point, sigma), got.std(0) / count**0.5
     assert ((got.mean(0) - law).abs() <= 4.5 * error + 1e-12).all()
-    if hidden == 1 and form == "exact_tail":  # nothing left to sample: exact
+    if hidden == 1 and form == "exact_tail":  # no unit is sampled, so the estimate is exact
         torch.testing.assert_close(got[0], law, rtol=1e-10, atol=1e-12)
-    # not for want of power: the wrong sigma is refused
+    # the test has enough draws: the gradient for another sigma is many errors away
     assert ((got.mean(0) - truth(f, point, 0.25)).abs() > 6 * error + 1e-6).any()
 
 
@@ -149,7 +149,7 @@ def test_local_nes_scales_with_the_loss_and_ignores_a_constant():
 
 @pytest.mark.parametrize("form", ["generic", "exact_tail"])
 def test_local_nes_of_zero_inputs_has_no_noise(form):
-    """No weight noise reaches a unit whose inputs are all 0: it is up, as sign(0) says."""
+    """Weight noise does not move a unit whose inputs are all 0: its state is sign(0) = +1."""
     f, point = network(1, SIGN, mse, False)
     f.batch = Batch(torch.zeros_like(f.batch.inputs), f.batch.targets)
     got = run(LocalNES(sigma=0.3, samples=4, form=form), f, point).grad
@@ -160,7 +160,7 @@ def test_local_nes_of_zero_inputs_has_no_noise(form):
 
 
 def enumerated(f, point, sigma):
-    """The smoothed loss of a bias-free sign chain with up to two hidden layers, all states."""
+    """Return the exact smoothed loss of a chain of signs without biases, one or two layers deep."""
     x, y = f.batch
     *hidden, last = (point[link.weight] for link in f.structure.links)
     width = last.shape[1]
@@ -174,14 +174,14 @@ def enumerated(f, point, sigma):
     weight = chances(x @ hidden[0].T, sigma * x.norm(dim=1, keepdim=True))  # (rows, states)
     if len(hidden) == 2:
         weight = weight @ chances(states @ hidden[1].T, sigma * width**0.5)
-    losses = (states @ last.T - y[:, None]).square().mean(2)  # the last layer's noise: a constant
+    losses = (states @ last.T - y[:, None]).square().mean(2)  # without the last layer's noise
     return (weight * losses).sum(1).mean()
 
 
 @pytest.mark.parametrize("form", ["generic", "exact_tail"])
 @pytest.mark.parametrize("sigma", [0.05, 0.2, 1.0])
 def test_local_nes_is_unbiased_in_every_layer_at_width_8(sigma, form):
-    """z-scores of the mean of many draws against the gradient by enumerating 2^8 states a layer."""
+    """The z-scores of the mean of many draws are normal; the truth sums over 2^8 states a layer."""
     f, point = network(2, SIGN, mse, False, dim=8, rows=16)
     leaves = {k: v.clone().requires_grad_() for k, v in point.items()}
     truth = torch.autograd.grad(enumerated(f, leaves, sigma), list(leaves.values()))

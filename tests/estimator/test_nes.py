@@ -1,4 +1,4 @@
-"""NES against its closed forms: truths T1 to T4."""
+"""Tests of NES against its closed forms (T1 to T4 of docs/truths.md)."""
 
 import math
 
@@ -122,7 +122,7 @@ def test_t3_mean_of_nes_is_the_smoothed_gradient_of_rosenbrock():
     law = torch.tensor([plain[0] + 12 * b * sigma**2 * x, plain[1] - 2 * b * sigma**2])
     error = got.std(0) / 60**0.5
     assert ((got.mean(0) - law).abs() <= 4 * error).all()
-    # and the shift is many errors wide: the plain gradient would fail here
+    # the plain gradient is many standard errors away, so the test can tell the two apart
     assert ((got.mean(0) - torch.tensor(plain)).abs() > 8 * error).all()
 
 
@@ -151,7 +151,7 @@ def test_settings_that_do_not_fit_together_are_refused(wrong):
 
 
 def test_orthogonal_nes_smooths_over_a_ball():
-    """In one dimension they are +-1: CDG of step sigma, not the gaussian's 2 phi(w/s)/s."""
+    """In one dimension the directions are +-1, so the estimate is CDG with epsilon = sigma."""
     f = from_function(lambda p: surrogate.hard_sign(p["w"]).sum())
     nes = NES(sigma=0.5, samples=8, orthogonal=True)
     for w, slope in [(0.2, 2.0), (0.7, 0.0)]:
@@ -193,9 +193,9 @@ def test_equal_losses_share_a_rank():
 
 
 def test_auto_takes_the_largest_sigma_within_the_smoothing_gap():
-    """f_sigma - f = sigma^2 tr(A)/2 = sigma^2 D on f = |w|^2 + c: the largest below 2 % of f."""
+    """On f = |w|^2 + 1 smoothing adds sigma^2 D, which may be at most the share gap of f."""
     f = from_function(lambda p: p["w"].square().sum() + 1.0, vectorized=True)
-    # 4 sigma^2 < 0.02: sigma < 0.0707, of the grid 0.05; with a gap of 0.2, 0.2
+    # D = 4: 4 sigma^2 < 0.02 gives 0.05 on the grid, and a gap of 0.2 gives 0.2
     for gap, sigma in ((0.02, 0.05), (0.2, 0.2)):
         got = NES("auto", gap=gap)(f, zeros(4), {}, torch.Generator().manual_seed(0))
         assert got.state == {"sigma": sigma} and got.info["sigma"] == sigma

@@ -1,4 +1,4 @@
-"""Losses that are not finite are left out and counted; where all are, the estimate is NaN."""
+"""Tests that estimators leave out and count losses that are not finite; NaN if all are."""
 
 import math
 
@@ -32,7 +32,10 @@ PROBES = sorted(
 
 
 def cliff(quadratic, bad, height):
-    """The quadratic up to a height, mostly of the last coordinate, above its own; else ``bad``."""
+    """Return the quadratic below a height, and ``bad`` above it.
+
+    The height depends mostly on the last coordinate and is counted from the quadratic's point.
+    """
 
     def place(p):
         return p["v"][-1] + 0.3 * (p["m"].sum() + p["v"][0])
@@ -50,7 +53,7 @@ def run(estimator, f, point, seed=0):
 
 
 def few(name):
-    """A member with few draws: the laws hold for any number."""
+    """Return the estimator with few draws; the laws hold for any number of draws."""
     made = component("estimator", name)
     if name in ("snes", "xnes", "cma"):
         return component("estimator", name, generations=10)
@@ -71,7 +74,7 @@ def test_losses_that_are_not_finite_are_left_out_and_counted(name, quadratic):
                 there = {k: p - got.grad[k] for k, p in quadratic.point.items()}
                 gained = float(got.value - cliff(quadratic, bad, height).value(there))
                 assert got.info["decrease"] == pytest.approx(gained, abs=1e-12)
-    assert some or name in ("fogzo", "mezo")  # one direction: all of it or nothing
+    assert some or name in ("fogzo", "mezo")  # these have one direction: nothing or all is left out
     whole = run(estimator, from_function(quadratic, vectorized=True), quadratic.point)
     assert whole.info["nonfinite"] == 0
 
@@ -165,7 +168,11 @@ RANDOM_UNITS = [n for n in options("estimator") if component("estimator", n).tar
 
 
 def units(sometimes):
-    """A loss of four random units; not finite where all are up, with or without their noise."""
+    """Return a loss of four random units that is infinite: if all are up, or always.
+
+    Args:
+        sometimes: whether the loss is infinite only where all units are up.
+    """
 
     def f(p):
         s = surrogate.bernoulli(p["w"].view(1, -1))

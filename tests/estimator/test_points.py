@@ -1,4 +1,4 @@
-"""Points of any shape, layout and dtype: every estimator gives each its gradient."""
+"""Tests that every estimator works at points of any shape, memory layout and dtype."""
 
 import pytest
 import torch
@@ -9,7 +9,8 @@ from sa.estimator.nes import NES
 from sa.objective.function import from_function
 from sa.types import Moment
 
-ESTIMATORS = sorted(set(options("estimator")) - {"local_nes", "discrete_gradient"})  # of networks
+# local_nes and discrete_gradient need a network
+ESTIMATORS = sorted(set(options("estimator")) - {"local_nes", "discrete_gradient"})
 FEW = {
     "orthonormal_probe": {"samples": 0},
     "spectral": {"n_filter": 1},
@@ -18,7 +19,7 @@ FEW = {
     "xnes": {"generations": 3},
     "cma": {"generations": 3},
 }
-SMALLEST = {"orthonormal_probe": 1, "spectral": 2, "spectral_ste": 2}  # D, else a clear refusal
+SMALLEST = {"orthonormal_probe": 1, "spectral": 2, "spectral_ste": 2}  # smallest D; less is refused
 
 
 def few(name):
@@ -32,7 +33,7 @@ def bowl(p):
 
 
 def units(p):
-    """A loss of random units, one for each number, and of the numbers."""
+    """Return a loss of the parameters and of one random unit for each parameter."""
     total = bowl(p)
     for q in p.values():
         s = surrogate.bernoulli(q.reshape(1, -1))
@@ -42,7 +43,7 @@ def units(p):
 
 @pytest.fixture(autouse=True)
 def every_warning():
-    """A warning of torch's that comes once a process is an error in every test."""
+    """Make torch repeat warnings that it gives only once, so that every test fails on them."""
     torch.set_warn_always(True)
     yield
     torch.set_warn_always(False)

@@ -1,4 +1,4 @@
-"""The null: truth T14."""
+"""Tests of random directions, the null hypothesis of every comparison (T14 of docs/truths.md)."""
 
 import torch
 

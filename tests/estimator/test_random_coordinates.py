@@ -1,4 +1,4 @@
-"""Random coordinates against the CDG they sample."""
+"""Tests of random coordinates against CDG, of which they are a random part."""
 
 import torch
 from test_laws import run

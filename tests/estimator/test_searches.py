@@ -1,4 +1,4 @@
-"""Estimators that return a displacement: the best of many points, and the evolution oracles."""
+"""Tests of estimators that return a displacement: best of many points, and evolution strategies."""
 
 import math
 
@@ -16,12 +16,15 @@ from sa.params import flatten, unflatten
 
 
 def moved(point, estimate):
-    """Where a step of learning rate 1 lands."""
+    """Return the point after a step of learning rate 1."""
     return {k: v - estimate.grad[k] for k, v in point.items()}
 
 
 def lowest(h, b, radius):
-    """min d'Hd/2 + b'd over |d| <= radius, from (H + t I) d = -b with t >= 0 and H + t I >= 0."""
+    """Return the minimum of d'Hd/2 + b'd over |d| <= radius.
+
+    The minimum solves (H + t I) d = -b with t >= 0 and H + t I >= 0; t is found by bisection.
+    """
     values, vectors = torch.linalg.eigh(h)
     g = vectors.T @ b
     low = max(0.0, -float(values[0])) + 1e-12
@@ -82,7 +85,7 @@ def test_best_of_stays_in_the_span_of_its_surrogate_gradients(quadratic):
 
 
 def test_cosine_of_best_of_on_a_linear_loss_is_the_largest_of_n_normal_draws():
-    # on a linear loss the best of N: the largest of N cosines, each about N(0, 1/D)
+    # on a linear loss the best of N has the largest of N cosines, each about N(0, 1/D)
     dim, n = 400, 1000
     g = torch.randn(dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     f = from_function(lambda p: p["w"] @ g, vectorized=True)
@@ -137,7 +140,7 @@ def test_an_oracle_does_not_move_from_a_minimum():
 
 
 def test_xnes_updates_its_covariance_root_by_the_matrix_exponential():
-    # two generations by hand, the root updated by torch.matrix_exp on the full exponent
+    # two generations are computed here; torch.matrix_exp of the full exponent updates the root
     dim, n, rho = 4, 6, 1.0
     h = torch.diag(torch.arange(1.0, dim + 1, dtype=torch.float64))
     b = torch.ones(dim, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Spectral acceleration: its algebra, its safeguard, what it says, and that it resumes exactly."""
+"""Tests of spectral acceleration: its formulas, its safeguard, its report and exact resuming."""
 
 import io
 import math
@@ -28,7 +28,7 @@ PLAIN = {"safeguard": None, "n_filter": 3, "refresh": 20, "lr": 0.1}
 
 
 def quadratic(values=VALUES):
-    """f(w) = w'Hw/2 of known spectrum: the objective, a point, eigenvalues, eigenvectors (rows)."""
+    """Return f(w) = w'Hw/2 as an objective, a point, the eigenvalues and eigenvectors (rows)."""
     lam = torch.tensor(values, dtype=torch.float64)
     draw = torch.randn(len(lam), len(lam), generator=stream(0, "basis"), dtype=torch.float64)
     q = torch.linalg.qr(draw).Q.T
@@ -39,7 +39,7 @@ def quadratic(values=VALUES):
 
 
 def descend(estimator, f, at, steps, **told):
-    """w -= lr d, from at: points, estimates."""
+    """Return the points and the estimates of gradient descent that starts at ``at``."""
     state, points, got = estimator.init(at), [at], []
     for _ in range(steps):
         got.append(estimator(f, points[-1], state | told, stream(0, "steps")))
@@ -57,7 +57,7 @@ def digits(**settings):
     return prepare(task, 0)
 
 
-# The algebra
+# Formulas
 
 
 @pytest.mark.parametrize("mode", ["flat_v1", "flat_v2", "filter", "dynamic", "global"])
@@ -69,7 +69,7 @@ def test_each_mode_multiplies_the_gradient_as_its_formula_says(mode):
         "flat_v1": [0.0] * 3 + [gamma] * 5,
         "flat_v2": [1.0] * 3 + [gamma] * 5,
         "filter": [*reach[:3].tolist()] + [gamma] * 5,
-        "dynamic": [*reach[:3].tolist()] + [gamma] * 5,  # those above 2/(2 gamma lr) = 5
+        "dynamic": [*reach[:3].tolist()] + [gamma] * 5,  # three are above 2/(2 gamma lr) = 5
         "global": [gamma] * 8,
     }
     got = q @ flatten(once(f, at, mode=mode).grad)
@@ -105,7 +105,7 @@ def test_eigenvectors_stay_orthonormal_when_they_are_refreshed():
     u = got[-1].state["spaces"]["network"]["vectors"]
     eye = torch.eye(len(u), dtype=torch.float64)
     torch.testing.assert_close(u @ u.T, eye, rtol=0, atol=1e-12)
-    assert [e.info["products"] for e in got[2:]] == [9, 0, 9, 0]  # k + 4 a renewal
+    assert [e.info["products"] for e in got[2:]] == [9, 0, 9, 0]  # k + 4 for each refresh
 
 
 def test_flat_v1_does_not_move_along_the_top_eigenvectors():
@@ -167,7 +167,7 @@ def test_a_block_finds_every_copy_of_a_repeated_eigenvalue():
     p = prepare(task, 0)
     info = once(p.objective(p.batch(0)), p.params, n_filter=12, blocks="module").info
     values = torch.tensor([info[f"head/lambda_{i}"] for i in range(1, 14)], dtype=torch.float64)
-    # under MSE the last layer has each once for each of ten classes
+    # under MSE each eigenvalue of the last layer appears once for each of the ten classes
     torch.testing.assert_close(values[:10], values[:1].expand(10), rtol=1e-4, atol=0)
     assert values[10] < 0.9 * values[9]
 
@@ -223,14 +223,14 @@ def test_a_rising_loss_halves_the_scale_and_refreshes_the_eigenvectors_once():
     f, at, _, _ = quadratic()
     estimator = Spectral(**PLAIN | {"safeguard": 0.7, "refresh": 500})
     first = estimator(f, at, estimator.init(at), stream(0, "a"))
-    near = {k: math.sqrt(1.09) * v for k, v in at.items()}  # 9 % above is not yet a rise
+    near = {k: math.sqrt(1.09) * v for k, v in at.items()}  # a loss 9 % higher is not yet a rise
     quiet = estimator(f, near, first.state, stream(0, "b"))
     assert quiet.info["gamma"] == 1.01 * first.info["gamma"] and quiet.info["refreshed"] == 0
     far = {k: 3 * v for k, v in at.items()}
     risen = estimator(f, far, first.state, stream(0, "b"))
     assert risen.info["gamma"] == 0.5 * first.info["gamma"] and risen.info["refreshed"] == 1
     assert risen.info["products"] == 2 * 7  # two rounds of k + 4 columns
-    again = estimator(f, far, risen.state, stream(0, "c"))  # 3 times as far is the measure now
+    again = estimator(f, far, risen.state, stream(0, "c"))  # compared with the higher loss
     assert again.info["gamma"] == 1.01 * risen.info["gamma"] and again.info["refreshed"] == 0
 
 
@@ -247,16 +247,16 @@ def test_spectral_with_safeguard_beats_descent_and_reports_its_higher_cost():
     assert sum(e.evals for e in fast) > sum(e.evals for e in slow) == 450
 
 
-# What it says
+# Its report
 
 
 def test_dynamic_mode_takes_more_directions_at_a_larger_scale():
     values = [10.0 - 0.2 * i for i in range(30)] + [0.1] * 10
     f, at, _, _ = quadratic(values)
     got = once(f, at, mode="dynamic", n_filter=4, scale=2.5)
-    # above 2/(2 gamma lr) = 4 are all thirty; 4, 8, 16, 32
+    # thirty eigenvalues are above 2/(2 gamma lr) = 4; the number doubles: 4, 8, 16, 32
     assert got.state["spaces"]["network"]["k"] == 32
-    few = once(f, at, mode="dynamic", n_filter=4, scale=1.03)  # above 9.709: two
+    few = once(f, at, mode="dynamic", n_filter=4, scale=1.03)  # two eigenvalues are above 9.709
     assert few.state["spaces"]["network"]["k"] == 4
 
 
@@ -270,7 +270,7 @@ def test_info_has_eigenvalues_gap_edge_norms_and_note():
     assert info["top_share"] == pytest.approx(top, rel=1e-5)
     assert info["norm_before"] == pytest.approx(float(grad.norm()))
     assert info["norm_after"] == pytest.approx(2 * float(grad[3:].norm()), rel=1e-5)
-    assert info["note"] == ""  # a later renewal takes back what an earlier one said
+    assert info["note"] == ""  # an empty note replaces the note of an earlier refresh
     note = once(f, at, scale=40.0).info["note"]
     assert note.startswith("no gap for scale 40: the headroom is 20; a larger n_filter")
     note = once(f, at, scale=40.0, mode="global", safeguard=0.7).info["note"]
@@ -310,10 +310,11 @@ def test_overlap_is_1_on_a_quadratic():
 def test_the_overlap_of_many_blocks_is_summed_in_a_fixed_order():
     draw = torch.randn(2, 300, 2, 5, generator=stream(0, "spaces"), dtype=torch.float64)
     rows = torch.linalg.qr(draw.mT).Q.mT
-    last = range(299, -1, -1)  # a set has such numbers the other way round
+    last = range(299, -1, -1)  # a set would iterate over these numbers in another order
     old, new = ({i: {"vectors": us[i], "k": 2} for i in last} for us in rows)
     each = [_spectrum.overlap({b: old[b]}, {b: new[b]}) for b in old]
-    assert _spectrum.overlap(old, new) == sum(each) / 300  # else a resumed run's last digit differs
+    # another order would change the last digit of a resumed run
+    assert _spectrum.overlap(old, new) == sum(each) / 300
 
 
 # Straight-through
@@ -346,7 +347,7 @@ def test_differences_of_gradients_find_the_top_eigenvectors_of_the_hessian():
     assert got.info["lambda_1"] == pytest.approx(float(lam[0]), rel=1e-3)
 
 
-# What it refuses, and that it goes on
+# Refusals and resuming
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Slopes against their table (T11), a teacher that knows their bias (T5), the seam's true zero."""
+"""Tests of slopes against a table (T11) and of their bias on a known teacher (T5)."""
 
 import math
 from typing import get_args
@@ -27,7 +27,7 @@ def swish(a):
 DSQ, DSPIKE = math.log(4) / 1.2, 3 / (2 * math.tanh(1.5))  # at a = 0; alpha 0.4, b 3
 CHORD = 0.1 ** (-2 / 3)
 
-TABLE = {  # (name, progress) -> m at a = 0, on its borders and just outside; default scales
+TABLE = {  # (name, progress) -> {a: m(a)} at 0, on the borders and just outside; default scales
     ("identity", 0): {0: 1, -7: 1, 1e9: 1},
     ("clipped", 0): {0: 1, 1: 1, -1: 1, 1 + TINY: 0, -1 - TINY: 0},
     ("steep", 0): {0: 2, 0.5: 2, -0.5: 2, 0.5 + TINY: 0, -0.5 - TINY: 0},
@@ -78,9 +78,9 @@ def test_table_settings_and_options_name_the_same_slopes():
         assert component("estimator", f"ste_{name}" if name != "identity" else "ste") == STE(name)
 
 
-HEIGHTS = {  # (name, progress) -> integral of m over the line: 2 for a surrogate of the sign
+HEIGHTS = {  # (name, progress) -> integral of m over all a; 2 is the height of the sign
     **{(n, 0): 2 for n in ("clipped", "steep", "tanh", "sigmoid", "poly", "swish", "dsq")},
-    ("ede", 0): 20,  # k = 1/t before t = 1: nearly the identity, to keep its slope at 0
+    ("ede", 0): 20,  # k = 1/t while t < 1 keeps the slope at 0 equal to 1
     ("ede", 0.5): 2,
     ("ede", 1): 2,
     ("reste", 0): 3,  # a window of half-width 1.5
@@ -88,14 +88,14 @@ HEIGHTS = {  # (name, progress) -> integral of m over the line: 2 for a surrogat
     ("clipped_relu", 0): 1,  # states 0 and 1
     ("dspike", 0): 1,  # spikes 0 and 1
     ("atan", 0): 1,
-    ("fast_sigmoid", 0): 0.08,  # 1 at its peak, whatever its width
+    ("fast_sigmoid", 0): 0.08,  # its peak is 1 for every width
 }
 ENDLESS = {"identity", "relu"}
 
 
 @pytest.mark.parametrize(("name", "progress"), list(HEIGHTS))
 def test_slopes_integrate_to_their_stated_height(name, progress):
-    u = torch.linspace(-12, 12, 800_001, dtype=torch.float64)  # a = sinh u: heavy tails too
+    u = torch.linspace(-12, 12, 800_001, dtype=torch.float64)  # a = sinh u reaches heavy tails
     m = _slopes.rule(name, None, progress)(torch.sinh(u)) * torch.cosh(u)
     assert float(torch.trapezoid(m, u)) == pytest.approx(HEIGHTS[name, progress], abs=1e-3)
     assert {n for n, _ in HEIGHTS} | ENDLESS == set(_slopes.SURROGATES)
@@ -164,9 +164,9 @@ ANGLES = [0.3, 0.8, 1.4, 2.0, 2.7]
 
 
 def teacher(theta, surrogates, dim=6, batches=150, rows=4000):
-    """Losses (k,) and gradients (name, k, dim) at w of the one-neuron teacher, k batches of rows.
+    """Return w, the teacher's weights, losses (k,) and gradients {name: (k, dim)} of k batches.
 
-    w has length 1.7, at an angle theta to the teacher's weights of length 0.6.
+    w has length 1.7 and the angle theta to the teacher's weights, which have length 0.6.
     """
     g = torch.Generator().manual_seed(5)
     frame = torch.linalg.qr(torch.randn(dim, 2, generator=g, dtype=torch.float64)).Q.T
@@ -187,7 +187,7 @@ def teacher(theta, surrogates, dim=6, batches=150, rows=4000):
 
 
 def cosine(grads, along):
-    """Cosine of the mean gradient (of rows, k) with a unit vector, and its standard error."""
+    """Return the cosine of the mean of k gradients with a unit vector, and its standard error."""
     mean = grads.mean(0)
     size = mean.norm()
     value = float(mean @ along / size)
@@ -200,10 +200,10 @@ def test_t5_cosine_of_ste_to_the_true_gradient_is_cos_half_theta(theta):
     w, truth, losses, grads = teacher(theta, ["identity", "clipped"])
     root = len(losses) ** 0.5
     assert abs(float(losses.mean()) - 4 * theta / math.pi) <= 4 * float(losses.std()) / root
-    # the true gradient of 4 theta/pi: -4/(pi |w|) u, u the unit part of the teacher orthogonal to w
+    # the gradient of 4 theta/pi is -4/(pi |w|) u; u is the unit part of the teacher orthogonal to w
     u = truth - (truth @ w) / (w @ w) * w
     u /= u.norm()
-    # the identity's mean, direction and size
+    # the mean of the identity STE has this direction and length
     law = 2 * math.sqrt(2 / math.pi) * (w / w.norm() - truth / truth.norm())
     ste = grads["identity"]
     assert ((ste.mean(0) - law).abs() <= 4 * ste.std(0) / root).all()
@@ -215,7 +215,7 @@ def test_t5_cosine_of_ste_to_the_true_gradient_is_cos_half_theta(theta):
     )
     assert error < 3e-3
     assert abs(value - math.cos(theta / 2)) <= 4 * error
-    assert abs(other - math.cos(theta / 2)) > 4 * doubt  # by design: the law is the identity's
+    assert abs(other - math.cos(theta / 2)) > 4 * doubt  # the law holds for the identity alone
 
 
 def test_the_gradient_of_a_sign_is_0_unless_a_slope_is_set():

@@ -1,4 +1,4 @@
-"""The random proxy: what it averages to, and that nothing but the generator moves it."""
+"""Tests of ste_random: the mean of its random slopes, and that only its generator changes them."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ LOSS = from_function(lambda p: surrogate.sign(p["a"]).sum())
 
 
 def draws(estimator, count=3000, seed=0):
-    """Slopes m(A), (count, 7), of as many calls."""
+    """Return the slopes m(A) of count calls, (count, 7)."""
     g = torch.Generator().manual_seed(seed)
     return torch.stack([estimator(LOSS, {"a": A}, {}, g).grad["a"] for _ in range(count)])
 

@@ -1,4 +1,4 @@
-"""Estimators of stochastic networks against the enumeration of every unit's states (T7, T9)."""
+"""Tests of estimators for random units against the enumeration of all states (T7, T9)."""
 
 import io
 import itertools
@@ -51,7 +51,10 @@ def exact(f, phi):
 
 
 def draws(name, f, phi, count=20_000, state=None, seed=5, **settings):
-    """(count, d) independent single estimates: as many rows, each with logits of its own."""
+    """Return count independent estimates (count, d), and the whole estimate.
+
+    One call gives them all: it has count rows, each with its own logits.
+    """
 
     def rows(params, part):
         at = part.inputs[:, 0].long()
@@ -75,7 +78,7 @@ def test_t7_unbiased_estimators_have_the_enumerated_gradient_as_mean(name, f):
     got, _ = draws(name, f, PHI)
     assert z_scores(got, exact(f, PHI)).max() < 4.5
     wrong = 2 if f is quadratic else 1.2
-    assert z_scores(got, wrong * exact(f, PHI)).max() > 5  # not for want of power
+    assert z_scores(got, wrong * exact(f, PHI)).max() > 5  # the test has enough draws
 
 
 @pytest.mark.parametrize("name", ["gumbel", "sr_ste", "sr_ste_relaxed", "st", "st_gumbel"])
@@ -93,7 +96,7 @@ def test_st_is_exact_for_linear_losses_and_for_logits_of_0():
 
 
 def test_reinmax_is_exact_on_quadratics_and_not_on_cubics():
-    # exact on quadratics at temperature 1, where ST is not; not on cubics
+    # ReinMax is exact on quadratics at temperature 1, where ST is biased, and biased on cubics
     assert z_scores(draws("reinmax", quadratic, PHI)[0], exact(quadratic, PHI)).max() < 4.5
     hot = draws("reinmax", quadratic, PHI, temperature=2.0)[0]
     assert z_scores(hot, exact(quadratic, PHI)).max() > 5
@@ -106,18 +109,18 @@ def test_reinmax_is_exact_on_quadratics_and_not_on_cubics():
 
 
 def test_t7_variances_equal_those_of_the_enumeration():
-    """Summed over coordinates, of one evaluation (a pair for rloo), standard normal logits."""
+    """Variances are summed over coordinates, for one evaluation (a pair for rloo)."""
     p = torch.sigmoid(PHI)
     chance = (STATES * p + (1 - STATES) * (1 - p)).prod(1)
     f, g = quadratic(STATES), exact(quadratic, PHI)
     score = (chance[:, None] * (f[:, None] * (STATES - p) - g).square()).sum()
     pair = (f[:, None, None] - f[None, :, None]) * (STATES[:, None] - STATES[None]) / 2
     two = ((chance[:, None] * chance)[..., None] * (pair - g).square()).sum()
-    # DisARM by enumerating the pairs of every unit: equal states, or different ones in two orders
+    # for DisARM, enumerate the pairs of every unit: equal states, or different ones in two orders
     apart = torch.minimum(p, 1 - p)
     pairs = torch.tensor(list(itertools.product((0, 1, -1), repeat=10)))  # b1 - b2
     odds = torch.where(pairs == 0, (2 * p - 1).abs(), apart).prod(1)
-    common = (p > 0.5).double().expand(len(pairs), -1)  # what equal states are
+    common = (p > 0.5).double().expand(len(pairs), -1)  # the state of both if they are equal
     up, down = (torch.where(pairs == 0, common, (1 + s * pairs) / 2) for s in (1, -1))
     gain = (quadratic(up) - quadratic(down))[:, None] / 2 * pairs * torch.sigmoid(PHI.abs())
     disarm = (odds[:, None] * (gain - g).square()).sum()
@@ -140,14 +143,14 @@ def test_relax_learns_to_lower_its_variance():
     assert after.var(0).sum() < 0.87 * before.var(0).sum()  # 12.5 of 15.3
     assert z_scores(after, exact(quadratic, PHI)).max() < 4.5
     saved = io.BytesIO()
-    torch.save(state, saved)  # tensors and numbers in dicts: a checkpoint holds it
+    torch.save(state, saved)  # a checkpoint can hold it: dicts of tensors and numbers
     saved.seek(0)
     again, _ = draws("relax", quadratic, PHI, state=torch.load(saved, weights_only=True))
     assert torch.equal(again, after)
     known = {k: v.clone() for k, v in state["variate"].items()}
     draws("relax", quadratic, PHI, 10, state)
     for k, v in known.items():
-        assert torch.equal(state["variate"][k], v)  # a call returns a state, it changes none
+        assert torch.equal(state["variate"][k], v)  # a call returns a new state
 
 
 def test_relax_before_learning_is_rebar():
@@ -168,8 +171,8 @@ def test_the_running_baseline_lowers_the_variance_and_adds_no_bias():
     assert mean == pytest.approx(truth, rel=0.05)
 
 
-# A network of two layers of random units: 3 units, then 2; the second sees the input too, and the
-# first map is used a second time, after the last unit, so that every path of a gradient is there.
+# A network of two layers of random units, 3 units and then 2. The second layer reads the input too,
+# and the first map is used again after the last unit, so every kind of gradient path occurs.
 
 SHAPES = {"a": (3, 2), "b": (2, 5), "c": (3, 2), "bias": (3,)}
 
@@ -182,7 +185,7 @@ def forward(params, x, unit):
 
 
 def tiny(copies=1):
-    """The objective with every row repeated, and its point."""
+    """Return the objective of the network with every row repeated, and its point."""
     g = torch.Generator().manual_seed(2)
     point = {k: torch.randn(s, generator=g, dtype=torch.float64) for k, s in SHAPES.items()}
     x = torch.randn(3, 2, generator=g, dtype=torch.float64).repeat(copies, 1)
@@ -196,7 +199,7 @@ def tiny(copies=1):
 
 
 def enumerated(point):
-    """The gradient of the expected loss, over all states of both layers for every row."""
+    """Return the gradient of the expected loss, by all states of both layers for every row."""
     f, _ = tiny()
     leaves = {k: v.clone().requires_grad_() for k, v in point.items()}
     total = 0.0
@@ -227,7 +230,7 @@ def test_unbiased_estimators_are_unbiased_for_two_layers_of_random_units(name, s
     assert z_scores(got, truth).max() < 4.5
     assert z_scores(got, 1.2 * truth).max() > 5
     layer = flatten({k: torch.full(s, float(k == "a")) for k, s in SHAPES.items()}) > 0
-    without = torch.where(layer, 0.0, truth)  # the first layer's part is seen too
+    without = torch.where(layer, 0.0, truth)  # the first layer's gradient is not lost in noise
     assert z_scores(got, without).max() > 5
 
 
@@ -243,7 +246,7 @@ def test_biased_estimators_with_hard_states_are_unbiased_in_the_last_layer(name)
 
 @pytest.mark.parametrize("name", UNBIASED)
 def test_units_that_act_on_the_loss_of_other_rows_are_unbiased_too(name):
-    """Batch statistics after the units: a unit of one row acts on the loss of the other."""
+    """A batch mean after the units makes each row's units act on the loss of the other row."""
     g = torch.Generator().manual_seed(0)
     phi = torch.randn(2, 2, generator=g, dtype=torch.float64)
 
@@ -267,7 +270,7 @@ def test_units_that_act_on_the_loss_of_other_rows_are_unbiased_too(name):
         return torch.stack([run(e, f, {"phi": phi}, s).grad["phi"].flatten() for s in range(160)])
 
     assert z_scores(drawn(True), truth).max() < 4.5
-    if name in ("reinforce", "disarm"):  # told otherwise, they are wrong
+    if name in ("reinforce", "disarm"):  # with coupled=False they are wrong
         assert z_scores(drawn(False), truth).max() > 6
 
 
@@ -285,7 +288,7 @@ def test_a_plain_function_of_random_units_is_estimated(name):
 @pytest.mark.parametrize("name", sorted(RANDOM_UNITS))
 def test_variance_falls_as_1_over_the_number_of_samples(name):
     few, many = (draws(name, quadratic, PHI, 4000, samples=m)[0].var(0).sum() for m in (2, 8))
-    # a leave-one-out baseline of 7 samples is better than one of 1: a/K + c/(K (K - 1)), a = c
+    # the variance of rloo is a/K + c/(K (K - 1)) with a = c: its baseline improves with K
     law = 4 if name != "rloo" else 7
     assert float(few / many) == pytest.approx(law, rel=0.2)
 
@@ -421,7 +424,7 @@ def test_networks_without_random_units_are_refused(name, quadratic):
         run(estimator, p.objective(p.batch(0)), p.params)
     estimator.requires(problem(name).structure)
     plain = from_function(quadratic)
-    estimator.requires(plain.structure)  # nobody knows before the call
+    estimator.requires(plain.structure)  # whether a function has random units is unknown here
     with pytest.raises(ValueError, match="surrogate.bernoulli"):
         run(estimator, plain, quadratic.point)
 

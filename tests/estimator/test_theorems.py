@@ -1,4 +1,4 @@
-"""The theorem column of the catalogue is of the settings that each option sets."""
+"""Tests that the theorem of each option in the catalogue matches the option's settings."""
 
 import math
 import re
@@ -26,7 +26,7 @@ def test_no_two_options_of_one_class_have_the_same_theorem():
 
 
 def spoken(formula, a, progress):
-    """The number that a slope's formula, as the catalogue prints it, gives at a."""
+    """Return the value at a of a slope's formula as the catalogue prints it."""
     text = formula.split("m(a) = ")[1].removesuffix(", p the share of the training done")
     text = text.removesuffix(", F logistic").replace("|a|", "abs(a)").replace("^", "**")
     text = re.sub(r"1\[(.+?)\]", r"float(\1)", text)
@@ -36,7 +36,7 @@ def spoken(formula, a, progress):
     for one in given:
         letter, value = one.split(" = ")
         known[letter] = eval(value, known)
-    for piece, where in re.findall(r"(\S[^,]*?) for ([^,]+), ", first):  # ReSTE's three
+    for piece, where in re.findall(r"(\S[^,]*?) for ([^,]+), ", first):  # ReSTE has three pieces
         other = first.rpartition(", ")[2].removesuffix(" below")
         if eval(where, known):
             return eval(piece, known)

@@ -1,4 +1,4 @@
-"""Losses that are formulas: values, gradients and differences against the closed forms."""
+"""Tests of losses that are formulas: values, gradients and differences against closed forms."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def problem(name, **settings):
 
 
 def valley(w, form, a, b):
-    """The value of Rosenbrock's function, its gradient, and the x of every pair (0 elsewhere)."""
+    """Return Rosenbrock's value, its gradient, and the x of every pair (0 elsewhere)."""
     first = range(0, len(w) - 1, 2 if form == "pairs" else 1)
     value, grad, x = 0.0, torch.zeros_like(w), torch.zeros_like(w)
     for i in first:
@@ -45,7 +45,7 @@ def test_rosenbrock_has_its_closed_form_value_gradient_and_differences(form):
 def test_rosenbrock_is_0_at_its_minimum_and_its_differences_are_0_at_the_stated_point():
     p, f, _ = problem("rosenbrock", size=4, form="chain")
     assert float(f.value({"point": torch.ones(4, dtype=torch.float64)})) == 0
-    # where the differences of eps 0.1 vanish: x = a / (1 + 2 b eps^2), y = x^2
+    # the differences with eps 0.1 are 0 at x = a / (1 + 2 b eps^2), y = x^2
     p, f, _ = problem("rosenbrock")
     x = 1 / 3
     at = {"point": torch.tensor([x, x * x], dtype=torch.float64)}
@@ -93,7 +93,8 @@ def test_values_of_many_points_equal_a_loop_and_differences_are_computed_in_floa
     stack = torch.randn(4, 5, generator=stream(3))
     looped = torch.stack([f.value({"point": w}) for w in stack])
     torch.testing.assert_close(f.values({"point": stack}), looped)
-    exact = f.differences(p.params, [1e-6]).grads[0]["point"]  # in float64: no cancellation
+    # in float64 so small an eps causes no cancellation
+    exact = f.differences(p.params, [1e-6]).grads[0]["point"]
     torch.testing.assert_close(f.value_and_grad(p.params)[1]["point"], exact, rtol=1e-5, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Every model in the folder builds, is a function of its stream, and has the stated shapes."""
+"""Tests that every model builds, depends on its random stream alone and has its stated shapes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Counts and shapes of the published networks, number by number, and what they compute."""
+"""Tests of the published networks: parameter counts, shapes and outputs."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_float_networks_start_with_the_distribution_of_torch():
         bound = fan_in**-0.5
         assert float(p.detach().abs().max()) <= bound
         spread = float(p.detach().std()) / (bound / 3**0.5)
-        assert abs(spread - 1) < 3 / p.numel() ** 0.5  # 4 standard errors of a uniform's
+        assert abs(spread - 1) < 3 / p.numel() ** 0.5  # over 4 standard errors for a uniform
 
 
 CNN = [(32, 3, 3, 3), (32,), (32, 32, 3, 3), (32,), (10, 2048), (10,)]
@@ -69,7 +69,7 @@ def test_cnn_networks_have_their_stated_shapes_and_equal_their_formula(name):
     for i in (1, 2):
         y = f.conv2d(y, rest[f"conv{i}.weight"], rest[f"conv{i}.bias"], padding=1)
         y = torch.tanh(y) if act == "tanh" else getattr(f, act)(y)
-        # BatchNorm after the activation; its running statistics start at mean 0, variance 1
+        # BatchNorm follows the activation; its running statistics start at mean 0 and variance 1
         y = y / (1 + 1e-5) ** 0.5 if norm else y
         y = pool(y, 2)
     torch.testing.assert_close(network(x), f.linear(y.flatten(1), *list(rest.values())[-2:]))
@@ -96,7 +96,8 @@ def test_resnet32_at_its_start_is_its_stem_and_subsampling():
     network = build("resnet32", shape=[1, 8, 8]).eval()
     x = images(1, 8, 8)
     y = network.act(network.norm(network.conv(x)))
-    y = y[:, :, ::2, ::2][:, :, ::2, ::2].mean((2, 3)) / (1 + 1e-5)  # two shortcuts' BatchNorms
+    # the BatchNorms of two shortcuts divide by sqrt(1 + 1e-5) each
+    y = y[:, :, ::2, ::2][:, :, ::2, ::2].mean((2, 3)) / (1 + 1e-5)
     expected = y @ network.head.weight[:, :16].T + network.head.bias  # the new channels are 0
     torch.testing.assert_close(network(x), expected)
 
@@ -138,7 +139,7 @@ def test_moving_by_number_selects_quantized_layers_of_the_xnor_resnet(c):
     got = [tuple(v.shape) for v in p.params.values()]
     assert got == [(c, c, 3, 3), (2 * c, 2 * c, 3, 3), (8 * c, 8 * c, 3, 3)]
     forwards = {8: [1_152, 4_608, 73_728], 16: [4_608, 18_432, 294_912]}[c]
-    assert [2 * v.numel() for v in p.params.values()] == forwards  # what CDG takes, a layer
+    assert [2 * v.numel() for v in p.params.values()] == forwards  # forwards of CDG for each layer
 
 
 @pytest.mark.parametrize("block", ["xnor", "bireal"])
@@ -148,7 +149,7 @@ def test_xnor_blocks_equal_norm_sign_convolution_and_shortcut(block):
     sign = lambda z: torch.where(z >= 0, 1.0, -1.0).double()  # noqa: E731
     a, b = ("body", "body") if block == "xnor" else ("0.body", "1.body")
     down = "shortcut" if block == "xnor" else "0.shortcut"
-    x = images(8, 8, 8)  # of the third block, whose BatchNorms divide by sqrt(1 + 1e-5)
+    x = images(8, 8, 8)  # inputs of the third block, whose BatchNorms divide by sqrt(1 + 1e-5)
     first = f.conv2d(sign(x), named[f"block3.{a}.conv1.weight"], stride=2, padding=1)
     short = f.conv2d(x, named[f"block3.{down}.conv.weight"], stride=2) / (1 + 1e-5) ** 0.5
     middle = first if block == "xnor" else first + short
@@ -206,7 +207,7 @@ def test_cnn_shallow_and_cnn_deep_have_their_stated_shapes_and_parameter_counts(
     for network, pools in ((shallow, ["pool1", "pool2"]), (deep, ["pool2"])):
         names = [k for k, _ in network.named_children()]
         assert [k for k in names if "pool" in k] == pools
-        assert names[:3] == ["conv1", "norm1", "act1"]  # BatchNorm before the activation
+        assert names[:3] == ["conv1", "norm1", "act1"]  # BatchNorm comes before the activation
         assert network.head.weight.shape == (10, 2048)
 
 

@@ -1,4 +1,4 @@
-"""Levels, published gradients, randomness and stated facts of the catalogue's quantizers."""
+"""Tests of levels, published gradients, random rounding and stated errors of the quantizers."""
 
 import math
 
@@ -38,7 +38,7 @@ def g(generator):
 
 
 def drawn(seed):
-    """Random units of every kind, from one seed."""
+    """Return a context in which random units of every kind are drawn from one seed."""
     generator = torch.Generator().manual_seed(seed)
 
     def unit(k, phi):
@@ -48,9 +48,9 @@ def drawn(seed):
     return surrogate.sampling(unit)
 
 
-# Levels: of 20,001 evenly spaced numbers.
+# Levels of 20,001 evenly spaced numbers
 
-STATES = {  # how many levels the settings in YAML declare
+STATES = {  # the number of levels that the settings in YAML declare
     ("weight", "sign"): 2, ("weight", "xnor"): 2, ("weight", "twn"): 3, ("weight", "ttq"): 3,
     ("weight", "dorefa"): 4, ("weight", "sawb"): 4, ("weight", "lsq"): 16,
     ("weight", "binaryconnect_sto"): 2, ("weight", "uniform"): 255, ("weight", "fixed_point"): 256,
@@ -66,21 +66,22 @@ STATES = {  # how many levels the settings in YAML declare
 
 @pytest.mark.parametrize(("slot", "name"), [m for m in MEMBERS if m[1] not in ("none", "gate")])
 def test_outputs_take_each_of_the_declared_levels(slot, name):
-    x = torch.linspace(-8, 8 - 8 / 300, 20_001, dtype=F64).view(1, -1)  # two's complement's range
+    # the range of two's complement ends one step earlier above than below
+    x = torch.linspace(-8, 8 - 8 / 300, 20_001, dtype=F64).view(1, -1)
     q = built(slot, name, x)
     if name == "lsq":
         q.s.data.fill_(0.5)
     out = q(x).unique()
     gaps = out.diff()
-    distinct = 1 + int((gaps > 1e-9).sum())  # one level may be two neighbouring numbers
+    distinct = 1 + int((gaps > 1e-9).sum())  # rounding may split a level into two close numbers
     assert distinct == STATES[slot, name]
-    bits = getattr(q, "spec", q).bits  # that hold as many, and no bit more
+    bits = getattr(q, "spec", q).bits  # the fewest bits for this number of levels
     assert 2 ** (bits - 1) < distinct <= 2**bits
-    even = gaps[gaps > 1e-9][: 1 if name == "ttq" else None]  # its levels are learned
+    even = gaps[gaps > 1e-9][: 1 if name == "ttq" else None]  # ttq learns its levels
     torch.testing.assert_close(even, even[:1].expand(len(even)))
 
 
-# With every primitive the identity, the derivative of what surrounds it is that of a formula.
+# If every step function is replaced by the identity, the rest of each formula is smooth.
 
 CHECKED = [
     ("weight", "sign"), ("weight", "xnor"), ("weight", "dorefa"), ("weight", "sawb"),
@@ -102,7 +103,7 @@ def test_the_formula_around_each_step_is_differentiated_correctly(slot, name, w,
     assert torch.autograd.gradcheck(q, 0.9 * w.requires_grad_())
 
 
-# Published gradients.
+# Published gradients
 
 
 @pytest.mark.parametrize("rule", ["identity", "clipped"])
@@ -149,7 +150,7 @@ def test_pact_has_its_published_gradients(rule, w, g):
     torch.testing.assert_close(out, torch.floor(u + 0.5) * 2.5 / 7)
     local = m(2 * (u - u.floor()) - 1)
     torch.testing.assert_close(leaf.grad, g * local * ((x > 0) & (x < 2.5)))
-    torch.testing.assert_close(q.alpha.grad, g[x >= 2.5].sum().view(1))  # whatever the slope
+    torch.testing.assert_close(q.alpha.grad, g[x >= 2.5].sum().view(1))  # for every slope
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -206,7 +207,7 @@ def test_sawb_keeps_weights_of_one_magnitude_unchanged():
     assert torch.equal(Sawb(4)(w), w)
 
 
-# Uniform: torch's fake quantization is the oracle. It rounds halves to even, we take them up.
+# Uniform is compared with torch's fake quantization, which rounds halves to even and not up.
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -234,7 +235,8 @@ def test_uniform_equals_torch_fake_quantization(granularity, scheme, bits, gener
         law = torch.fake_quantize_per_channel_affine(other, scale, zero.int(), 0, least, most)
     law.sum().backward()
     torch.testing.assert_close(out, law)
-    apart = (leaf.grad != other.grad).float().mean()  # between the last level and the range's end
+    # the two gradients differ between the last level and the end of the range
+    apart = (leaf.grad != other.grad).float().mean()
     assert apart < 0.5 / 2**bits and 0.02 < (leaf.grad == 0).float().mean() < 0.25
 
 
@@ -251,7 +253,7 @@ def test_each_group_is_quantized_on_its_own(w):
     for at in (slice(0, 4), slice(4, 8)):
         for row in range(4):
             torch.testing.assert_close(out[row, at], Uniform(4)(w[row, at]))
-    x = w.reshape(2, 4, 4)  # channels of activations: dimension 1
+    x = w.reshape(2, 4, 4)  # dimension 1 has the channels of activations
     out = Uniform(4, granularity="channel", axis=1)(x)
     for c in range(4):
         torch.testing.assert_close(out[:, c], Uniform(4)(x[:, c]))
@@ -267,7 +269,7 @@ def test_range_mse_has_the_least_error_of_all_ranges(cls, granularity, w):
     for q in (best, *(cls(3, granularity=granularity, range=r) for r in ("max", "k_sigma"))):
         errors.append((q(w) - w).square().sum(1 if granularity == "channel" else (0, 1)))
     assert (errors[0] <= errors[1]).all() and (errors[0] < errors[1]).any()
-    if cls is Uniform:  # no range in between would do
+    if cls is Uniform:  # no range between 0 and the maximum has less error
         factor = torch.linspace(0.02, 1, 300, dtype=F64)
         full = cls(3, granularity=granularity).limits(w)
         dims = 1 if granularity == "channel" else (0, 1)
@@ -291,7 +293,7 @@ def test_fixed_point_numbers_are_those_of_twos_complement(bits, how, w, g):
     assert torch.equal(leaf.grad, g * ((w >= -half) & (w <= half - d)))
 
 
-# What is stored.
+# Stored ranges
 
 
 @pytest.mark.parametrize("name", ["uniform", "fixed_point"])
@@ -300,7 +302,7 @@ def test_a_stored_range_changes_only_while_it_observes(name, w):
     spec = make("activation", name, ema=0.75, bits=4)
     q.observing = True
     q(w)
-    torch.testing.assert_close(q.limits, spec.limits(w))  # of the first tensor
+    torch.testing.assert_close(q.limits, spec.limits(w))  # the range of the first tensor
     q(8 * w)
     law = 0.75 * spec.limits(w) + 0.25 * spec.limits(8 * w)
     torch.testing.assert_close(q.limits, law)
@@ -322,7 +324,7 @@ def test_training_and_evaluation_have_settings_of_their_own(w):
     assert not frozen.observes
 
 
-# Randomness.
+# Random rounding
 
 RANDOM = {
     "weight/uniform": lambda: Uniform(3, rounding="stochastic"),
@@ -340,7 +342,7 @@ RANDOM = {
 
 
 def mean(name, x):
-    """E q(x), from the formula."""
+    """Return the mean E q(x) by the formula of the quantizer."""
     match name:
         case "activation/levels":
             return x.clamp(0, 1)
@@ -379,7 +381,7 @@ def test_random_quantizers_are_unbiased_and_repeatable_and_round_to_nearest_outs
         draws = torch.stack([q(x) for _ in range(n)])
     error = draws.std(0) / math.sqrt(n)
     assert ((draws.mean(0) - mean(name, x)).abs() <= 5 * error + 1e-9).all()
-    assert draws.std(0).amax() > 0.05  # and random they are
+    assert draws.std(0).amax() > 0.05  # the draws do differ
     with drawn(0):
         assert torch.equal(q(x), draws[0])
     with drawn(1):
@@ -396,18 +398,18 @@ def test_stochastic_rounding_has_its_stated_variance_and_the_slope_of_rounding()
     with drawn(0):
         draws = torch.stack([surrogate.rounded(x.detach(), True) for _ in range(8_000)])
     torch.testing.assert_close(draws.var(0), f * (1 - f), atol=0.02, rtol=0)
-    assert torch.equal(draws[:, 3], torch.full_like(draws[:, 3], 3.0))  # levels stay
+    assert torch.equal(draws[:, 3], torch.full_like(draws[:, 3], 3.0))  # a level is kept
     rule = _slopes.rule("poly")
     with surrogate.backward(rule), drawn(0):
         surrogate.rounded(x, True).sum().backward()
     torch.testing.assert_close(x.grad, rule(2 * f - 1))
 
 
-# Facts.
+# Stated errors
 
 
 def test_4_bit_fixed_point_of_a_gaussian_has_the_stated_errors(generator):
-    """Error 0.021 with the range of least error, 0.083 with that of the maximum."""
+    """The mean squared error is 0.021 with range=mse and 0.083 with range=max."""
     x = torch.randn(100_000, generator=generator, dtype=F64)
     found = [float((FixedPoint(4, range=r)(x) - x).square().mean()) for r in ("mse", "max")]
     assert found == pytest.approx([0.021, 0.083], rel=0.03)
@@ -417,7 +419,7 @@ def test_4_bit_fixed_point_of_a_gaussian_has_the_stated_errors(generator):
     ("density", "best"), [("gaussian", 0.767), ("uniform", 2 / 3), ("laplace", 0.999)]
 )
 def test_the_threshold_of_twn_with_least_error_is_the_stated_factor_of_the_mean(density, best):
-    u = (torch.arange(200_000, dtype=F64) + 0.5) / 200_000  # quantiles: no sampling error
+    u = (torch.arange(200_000, dtype=F64) + 0.5) / 200_000  # quantiles have no sampling error
     w = {
         "gaussian": math.sqrt(2) * torch.erfinv(2 * u - 1),
         "uniform": 2 * u - 1,
@@ -429,7 +431,7 @@ def test_the_threshold_of_twn_with_least_error_is_the_stated_factor_of_the_mean(
 
 
 def test_a_range_for_each_channel_has_a_fortieth_of_the_error_of_one_range(generator):
-    """4 bits, channel scales spread over 30x: median relative squared error 0.7 against 0.018."""
+    """With 4 bits and channel scales spread over a factor of 30 the errors are 0.7 and 0.018."""
     spread = torch.logspace(0, math.log10(30), 256, dtype=F64).view(-1, 1)
     w = spread * torch.randn(256, 576, generator=generator, dtype=F64)
     found = {}
@@ -437,10 +439,10 @@ def test_a_range_for_each_channel_has_a_fortieth_of_the_error_of_one_range(gener
         error = (Uniform(4, granularity=granularity)(w) - w).square().sum(1) / w.square().sum(1)
         found[granularity] = float(error.median())
     assert found["channel"] == pytest.approx(0.018, rel=0.1)
-    assert 0.5 < found["tensor"] < 0.85  # one maximum of all decides it
+    assert 0.5 < found["tensor"] < 0.85  # it depends on a single maximum, so it varies more
 
 
-# Zeros, and settings that mean nothing.
+# Zeros, and settings that are refused
 
 
 @pytest.mark.parametrize(("slot", "name"), MEMBERS)

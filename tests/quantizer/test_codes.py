@@ -1,6 +1,6 @@
-"""Scales come after the product: whole numbers sum exactly, so no sign is decided by rounding.
+"""Tests that layers sum codes and multiply by the scale afterwards, so sums have no rounding error.
 
-The oracle is rational arithmetic (`fractions`) on the codes and scales that a quantizer gives.
+Results are compared with rational arithmetic (`fractions`) on the codes and scales of a quantizer.
 """
 
 import json
@@ -73,7 +73,7 @@ PAIRS += [("ttq", "bits2"), ("lsq", "lsq"), ("xnor_full", "pact")]
 
 @dataclass(frozen=True)
 class Whole:
-    """Rows of whole numbers, with whole targets; a constant column makes biases of the weights."""
+    """A dataset of rows of whole numbers with whole targets."""
 
     shape: tuple[int, ...] = (8,)
     classes: None = None
@@ -88,7 +88,7 @@ class Whole:
 
 
 def problem(weight, activation="sign", hidden=(12, 12), **settings):
-    """Every layer has quantized weights and zero biases: sums of 0 are common."""
+    """Return a network whose layers all have quantized weights and zero biases: many sums are 0."""
     slots = Slots(WEIGHTS[weight](), ACTIVATIONS[activation]())
     model = MLP(quantizer=slots, shape=(8,), hidden=hidden, outputs=2, every=True)
     return prepare(studied(model=model, dataset=Whole(), **settings), 3)
@@ -100,7 +100,7 @@ def rational(x):
 
 @torch.no_grad()
 def exact(network, inputs):
-    """(states of each activation, outputs) in rational arithmetic, rounded once at each step."""
+    """Return (states of each activation, outputs) by rational arithmetic, rounded once a layer."""
     a, size, states = rational(inputs), Fraction(1), []
     for layer in network:
         if isinstance(layer, Linear):
@@ -130,7 +130,7 @@ def exact(network, inputs):
 
 
 def seen(p, inputs):
-    """What the activations of the network itself put out."""
+    """Return the outputs of the activations of the network."""
     return [s.detach() for s in p.forward.states(p.params, Batch(inputs, inputs))]
 
 
@@ -205,7 +205,7 @@ def test_the_loss_does_not_depend_on_the_kernels_that_mkl_chooses():
 @pytest.mark.parametrize("weight", ["xnor_full", "twn", "ttq", "sawb_3", "uniform_channel", "lsq"])
 @pytest.mark.parametrize("activation", ["sign", "bits2"])
 def test_convolutions_scale_after_the_product(weight, activation):
-    """Of a convolution's patches: the sums are those of a linear layer on them."""
+    """The sums of a convolution are those of a linear layer on its patches."""
     slots = Slots(WEIGHTS[weight](), ACTIVATIONS[activation]())
     model = CNN(quantizer=slots, shape=(1, 4, 4), channels=(4, 4), norm="none", pool="none")
     network = model.build(torch.Generator().manual_seed(0)).eval()
@@ -232,7 +232,7 @@ def test_convolutions_scale_after_the_product(weight, activation):
 
 
 def _through_decoded(layer, x):
-    """The same layer with the scale inside the product, whose gradients are the published ones."""
+    """Return the layer's output with the scale inside the product, as the papers define it."""
     w = layer.quantize(layer.weight)
     if isinstance(layer, Conv):
         return nn.functional.conv2d(x, w, layer.bias, layer.stride, layer.padding)
@@ -246,7 +246,7 @@ def test_gradients_equal_those_of_the_decoded_weights(weight, conv):
     q = WEIGHTS[weight]()
     layer = Conv(3, 4, 3, g, q, bias=True) if conv else Linear(6, 4, g, True, q)
     with torch.no_grad():
-        layer.weight[0] = 0.0  # of a channel of zeros too
+        layer.weight[0] = 0.0  # one channel is all zeros
     x = torch.randn((5, 3, 4, 4) if conv else (5, 6), generator=g, dtype=torch.float64)
     x.requires_grad_()
     wanted = [x, *layer.parameters()]
@@ -277,7 +277,7 @@ def test_a_layer_of_zero_weights_has_a_gradient(weight):
 def test_gradients_reach_a_step_size_that_multiplies_after_the_product(activation):
     p = problem("dorefa_2", activation, hidden=(12,))
     x = torch.randn(96, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    f = p.objective(Batch(x, p.batch(0).targets))  # real numbers: no sum is a tie
+    f = p.objective(Batch(x, p.batch(0).targets))  # sums of real numbers are not on a threshold
     with surrogate.backward(_slopes.rule("identity")):
         mine = f.value_and_grad(p.params)[1]
         for m in p.network.modules():
@@ -290,7 +290,7 @@ def test_gradients_reach_a_step_size_that_multiplies_after_the_product(activatio
 
 
 class Inside:
-    """A quantizer that tells no codes."""
+    """A quantizer without codes, so its scale stays inside the product."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -300,7 +300,7 @@ class Inside:
 
 
 def test_relaxed_states_are_divided_and_not_rounded():
-    """A state between two levels, of a relaxation, is divided and not rounded."""
+    """A relaxed state may lie between two levels; it is divided by the step and not rounded."""
     x = torch.tensor([1 / 3, 0.4, 2 / 3 + 1e-9, 1.0], dtype=torch.float64)
     got = codes.counts(x, 1 / 3)
     assert got[0] == 1 and got[3] == 3
@@ -340,7 +340,7 @@ def test_the_quantized_view_has_the_loss_of_the_network():
 
 @pytest.mark.parametrize("weight", ["xnor_full", "twn", "uniform", "sawb_3", "dorefa_1"])
 def test_scaling_all_weights_up_changes_no_state(weight):
-    """Codes stay and scales grow: sums behind signs keep their sign, those that are 0 too."""
+    """Scaling the weights changes their scale and not their codes, so sums of 0 stay 0."""
     p = problem(weight)
     batch = p.batch(0)
     before = seen(p, batch.inputs)
@@ -366,7 +366,7 @@ def test_totals_do_not_depend_on_order_and_are_exact_for_whole_numbers():
 
 
 def test_a_scale_along_the_inputs_stays_inside_the_product():
-    """Groups have no scale of an output: the codes are the quantized numbers (no exact zeros)."""
+    """Such scales do not belong to an output, so the codes are the quantized weights themselves."""
     w = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for q in (Uniform(3, granularity="group:3"), Uniform(3, granularity="channel", axis=1)):
         (term,) = q.coded(w)

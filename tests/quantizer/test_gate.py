@@ -1,4 +1,4 @@
-"""Gates: the share they keep, its derivative, and estimates of it against all states."""
+"""Tests of gates: the share they keep, its derivative, and gradients against all states."""
 
 import itertools
 import math
@@ -87,7 +87,7 @@ def problem(**settings):
 
 
 def exact(p):
-    """The gradient of the expected loss: over all states of a row's four gates."""
+    """Return the gradient of the expected loss, by all states of a row's four gates."""
     f = p.objective(p.batch(0))
     leaves = {k: v.clone().requires_grad_() for k, v in p.params.items()}
     total = torch.zeros((), dtype=F64)
@@ -104,14 +104,14 @@ def exact(p):
 def test_score_function_estimators_are_unbiased_for_gates(estimator):
     p, name = problem(), "act1.quantize.alpha"
     for k in ("fc1.weight", "head.weight"):
-        p.params[k].mul_(4.0)  # so that gates matter
+        p.params[k].mul_(4.0)  # larger weights make the loss depend more on the gates
     law, f, n = exact(p), p.objective(p.batch(0)), 500
     draws = [estimator(f, p.params, {}, stream(i)).grad for i in range(n)]
     for key in (name, "head.bias"):
         some = torch.stack([d[key] for d in draws])
         error = some.std(0) / math.sqrt(n)
         assert ((some.mean(0) - law[key]).abs() < 4.5 * error).all(), key
-        if isinstance(estimator, RLOO):  # with its baseline, no longer just noise
+        if isinstance(estimator, RLOO):  # its baseline lowers the noise below the gradient
             assert (law[key].abs() > 4.5 * error).any(), key
 
 

@@ -1,4 +1,4 @@
-"""Quantizers in networks: what layers keep of their own, what moves, what is random, patching."""
+"""Tests of quantizers in networks: parameters and ranges of layers, random rounding, patching."""
 
 import copy
 import math
@@ -95,7 +95,7 @@ def test_a_training_step_updates_running_ranges_by_their_average():
     before = {k: v.clone() for k, v in p.buffers.items()}
     p.forward.track(p.params, p.batch(0).inputs)
     same = {k: torch.allclose(v, before[k]) for k, v in p.buffers.items()}
-    assert all(same.values())  # the average of a range with itself
+    assert all(same.values())  # the average of a range with itself is the same range
     moved = {k: 2 * v for k, v in p.params.items()}
     p.forward.track(moved, p.batch(0).inputs)
     now = p.buffers
@@ -172,7 +172,7 @@ def test_evaluation_can_switch_a_quantizer_off():
     assert other == pytest.approx(law) and loss != pytest.approx(law)
 
 
-# Randomness: in force while an estimator samples, from its generator.
+# Random quantizers draw from the generator of the estimator while it samples.
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_random_quantizers_draw_from_the_generator_of_the_estimator(slots):
     one, same, other = grad(p, e), grad(p, e), grad(p, e, seed=1)
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert any(not torch.equal(one[k], other[k]) for k in one)
-    still = [grad(p, STE(), seed=s) for s in (0, 1)]  # an estimator that does not sample
+    still = [grad(p, STE(), seed=s) for s in (0, 1)]  # this estimator does not sample
     assert all(torch.equal(still[0][k], still[1][k]) for k in one)
 
 
@@ -227,7 +227,7 @@ def test_stored_ranges_of_gradients_are_refused():
         problem(gradient=make("gradient", "uniform", train="fixed"))
 
 
-# Patching.
+# Patching
 
 
 def network():
@@ -291,9 +291,10 @@ def test_presets_keep_the_first_and_last_layer_in_full_precision(name):
 
 
 def folded(powers=False):
-    """A network of two convolutions with BatchNorm, each with kernel and bias that fold the two.
+    """Return a network of two convolutions with BatchNorm, and the folded kernels and biases.
 
-    powers: what BatchNorm multiplies a channel by is a power of two.
+    Args:
+        powers: whether the factors of BatchNorm are powers of two.
     """
     g = torch.Generator().manual_seed(0)
     slots = Slots(Identity(), Levels(4))
@@ -313,7 +314,7 @@ def folded(powers=False):
 
 
 def test_folding_batchnorm_into_a_convolution_does_not_change_the_output():
-    """Average pooling between the two is linear and keeps constants: the bias goes before it."""
+    """Average pooling is linear and keeps constants, so the folded bias can come before it."""
     network, kernels = folded()
     x = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     y = x
@@ -324,18 +325,19 @@ def test_folding_batchnorm_into_a_convolution_does_not_change_the_output():
 
 
 def test_quantizing_after_folding_needs_a_range_for_each_channel():
-    """Folding spreads the channels' scales, which one range for the tensor cannot hold."""
+    """Folding spreads the scales of the channels too far for one range of the tensor."""
     network, kernels = folded()
     w = kernels[1][0]
 
-    def worst(x, granularity):  # median relative error of a channel
+    def median_error(x, granularity):
+        """Return the median over channels of the relative error."""
         q = FixedPoint(bits=4, granularity=granularity)(x)
         return ((q - x).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)).median()
 
     plain = network.conv2.weight
-    assert worst(plain, "tensor") < 1.5 * worst(plain, "channel") < 0.25
-    assert worst(w, "tensor") > 3 * worst(w, "channel")
-    assert worst(w, "channel") < 0.25
+    assert median_error(plain, "tensor") < 1.5 * median_error(plain, "channel") < 0.25
+    assert median_error(w, "tensor") > 3 * median_error(w, "channel")
+    assert median_error(w, "channel") < 0.25
 
 
 def test_folding_by_powers_of_2_commutes_with_fixed_point_of_each_channel():
@@ -346,7 +348,7 @@ def test_folding_by_powers_of_2_commutes_with_fixed_point_of_each_channel():
     torch.testing.assert_close(q(kernels[1][0]), before, rtol=1e-9, atol=1e-12)
 
 
-# What starts at zero: a start, and a floor, from which a scale can move.
+# A layer that starts at 0 can still learn.
 
 
 STUCK = {
@@ -354,7 +356,9 @@ STUCK = {
     "lsq activations": {"activation": LSQ(signed=False)},
     "ttq": {"weight": TTQ()},
     "xnor": {"weight": make("weight", "xnor")},
-    "one range for ever": {"activation": make("activation", "uniform", train="fixed", ema=1.0)},
+    "a range that never changes": {
+        "activation": make("activation", "uniform", train="fixed", ema=1.0)
+    },
 }
 
 
@@ -382,7 +386,7 @@ def test_a_layer_that_starts_at_0_learns_and_notes_while_it_is_the_identity(
     losses = [r["loss"] for r in rows]
     assert all(math.isfinite(x) for x in losses)
     assert losses[-1] < 0.998 * losses[0] and len(set(losses[-5:])) > 1
-    if name not in ("ttq", "xnor"):  # whose levels move from 0
+    if name not in ("ttq", "xnor"):  # the levels of these two can leave 0 by themselves
         assert "identity" in rows[0]["quantizer/note"]
     assert not p.forward.asleep() and not rows[-1].get("quantizer/note")
 

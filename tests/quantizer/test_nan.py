@@ -1,4 +1,4 @@
-"""A NaN that enters a quantizer or a step comes out as a NaN: no probe of it has a finite loss."""
+"""Tests that quantizers and steps return NaN for NaN, so a NaN weight never has a finite loss."""
 
 import math
 
@@ -26,7 +26,7 @@ RANGES = ("max", "k_sigma", "quantile", "mse")
 
 
 def variants(slot, name):
-    """The quantizer with its own settings, and with every value of those that choose a range."""
+    """Yield the quantizer with its default settings and with every choice of its range."""
     group = f"quantizer/{slot}"
     yield component(group, name)
     if name in ("uniform", "fixed_point"):
@@ -59,7 +59,7 @@ def of_a_layer(q, slot, x):
 
 
 def states(generator):
-    """A unit as an estimator of random units draws it."""
+    """Return a random unit like that of an estimator which samples."""
     return lambda k, phi: surrogate.hard_sign(phi + torch.randn(phi.shape, generator=generator))
 
 

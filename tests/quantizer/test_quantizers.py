@@ -1,4 +1,4 @@
-"""Every quantizer in the folder: its levels, its purity, and the published gradients."""
+"""Tests of the levels, the forward pass and the published gradients of every quantizer."""
 
 import copy
 
@@ -35,7 +35,7 @@ def make(slot, name, **settings):
 
 
 def built(slot, name, x, **settings):
-    """As a layer has it: with parameters and ranges that started from x."""
+    """Return the quantizer as a layer holds it, with parameters and ranges that start from x."""
     q = make(slot, name, **settings)
     if slot == "gradient" or not hasattr(q, "build"):
         return q
@@ -79,7 +79,7 @@ def test_quantizers_under_vmap_equal_a_loop(slot, name, x):
 
 
 def fixed(q, x):
-    """The quantizer with the scale it reads from x, whatever it is given."""
+    """Return the quantizer with its scale fixed at the one it reads from x."""
     read = getattr(q, "limits" if hasattr(q, "limits") else "scale", None)
     if isinstance(q, torch.nn.Module) or not callable(read):
         return q
@@ -89,7 +89,7 @@ def fixed(q, x):
 
 @pytest.mark.parametrize(("slot", "name"), [m for m in MEMBERS if m != ("weight", "dorefa")])
 def test_quantizing_twice_at_a_fixed_scale_equals_quantizing_once(slot, name, x):
-    """All but DoReFa-Net's weights, whose tanh moves every level."""
+    """DoReFa-Net's weights are left out: their tanh moves every level."""
     q = fixed(built(slot, name, x), x)
     torch.testing.assert_close(q(q(x)), q(x))
 
@@ -194,7 +194,8 @@ def test_levels_equal_the_step_they_declare_and_keep_their_own_outputs(levels, g
     q = Levels(levels)
     x = 2 * torch.rand(20_000, generator=generator, dtype=torch.float64) - 0.5
     out = q(x)
-    assert out.unique().tolist() == list(q.step.levels)  # exactly: the fast differences compare
+    # exact equality matters: fast differences compare outputs with these levels
+    assert out.unique().tolist() == list(q.step.levels)
     assert torch.equal(q(out), out)
     law = torch.floor((levels - 1) * x.clamp(0, 1) + 0.5) / (levels - 1)
     assert torch.equal(out, law) and torch.equal(stepped(x, q.step), out)
@@ -218,14 +219,14 @@ def test_the_slope_of_levels_repeats_around_each_threshold(name):
 
 
 def test_t10_a_ternary_unit_is_the_mean_of_two_binary_units():
-    # round(2 clip(x, 0, 1)) / 2 = [b(x + 1/4) + b(x - 1/4)] / 2, b = 1[x > 1/2], off the thresholds
+    # round(2 clip(x, 0, 1))/2 = [b(x + 1/4) + b(x - 1/4)]/2 with b = 1[x > 1/2], off the thresholds
     x = torch.linspace(-1, 2, 30_000, dtype=torch.float64)
     assert not ((x == 0.25) | (x == 0.75)).any()
     pair = ((x + 0.25 > 0.5).double() + (x - 0.25 > 0.5).double()) / 2
     assert torch.equal(Levels(3)(x), pair)
-    b = Levels(2)  # and the binary units are two levels
+    b = Levels(2)  # a binary unit has two levels
     assert torch.equal(pair, (b(x + 0.25) + b(x - 0.25)) / 2)
-    assert not torch.equal(pair, (b(x + 0.3) + b(x - 0.3)) / 2)  # another shift would not do
+    assert not torch.equal(pair, (b(x + 0.3) + b(x - 0.3)) / 2)  # another shift is wrong
 
 
 @pytest.mark.parametrize("name", ["ternary", "bits2"])
@@ -236,7 +237,7 @@ def test_t8_fast_cdg_of_levels_equals_brute_force(name, out):
         Task(model=ToyMLP(quantizer=slots, dim=5, out=out), dataset=Gaussian(dim=5, n=200)), 0
     )
     f = p.objective(p.batch(0))
-    point = {k: 2 * v for k, v in p.params.items()}  # so that the third layer is not silent
+    point = {k: 2 * v for k, v in p.params.items()}  # larger weights make the third layer active
     for epsilon in (0.01, 0.1, 1.0):
         fast, brute = (
             CDG(epsilon, path)(f, point, {}, torch.Generator()) for path in ("fast", "brute")
@@ -249,7 +250,7 @@ def test_t8_fast_cdg_of_levels_equals_brute_force(name, out):
 
 
 def logits(q, x):
-    """What a random unit is asked with."""
+    """Return the logits with which the quantizer calls a random unit."""
     seen = []
     with surrogate.sampling(lambda k, phi: seen.append(phi) or surrogate.hard_sign(phi)):
         q(x)
@@ -257,13 +258,13 @@ def logits(q, x):
 
 
 def smallest(x, share, dims):
-    """The smallest entry that at least this share of all do not exceed, by counting."""
+    """Return the smallest entry that at least this share of all entries do not exceed."""
     rows = x.reshape(1, -1) if len(dims) == 2 else x.movedim(1 - dims[0], 0)
     found = [min(v for v in row if (row <= v).double().mean() >= share) for row in rows]
     return torch.stack(found).view([1 if d in dims else -1 for d in (0, 1)])
 
 
-SCALES = {  # |t| = |x| / scale of a (rows, channels) x along the dimensions dims
+SCALES = {  # the scale that divides x (rows, channels), taken over the dimensions dims
     "max": lambda x, dims: torch.where(x > 0, x.amax(dims, True), -x.amin(dims, True)),
     "quantile": lambda x, dims: smallest(x.abs(), 0.75, dims),
     "k_sigma": lambda x, dims: 0.75 * x.square().mean(dims, True).sqrt(),
@@ -281,7 +282,7 @@ def test_the_mean_of_relaxed_bernoulli_is_the_normalised_activation(normaliser, 
     dims = {"tensor": (0, 1), "channel": (0,), "sample": (1,)}[granularity]
     t = (x / SCALES[normaliser](x, dims)).clamp(-1, 1)
     torch.testing.assert_close(torch.tanh(logits(q, x) / 2), t, atol=3e-6, rtol=0)  # 2 p - 1
-    assert torch.equal(q(x), surrogate.hard_sign(x))  # its most probable state
+    assert torch.equal(q(x), surrogate.hard_sign(x))  # outside sampling: the most probable state
     assert q.coupled == (normaliser != "fixed" and granularity != "sample")
     alone = torch.cat([logits(q, row) for row in x.split(1)])
     assert torch.allclose(alone, logits(q, x)) != q.coupled
@@ -307,7 +308,7 @@ def test_the_scale_of_relaxed_bernoulli_has_no_gradient(x):
 
 
 def test_relaxed_bernoulli_flips_more_signs_in_a_larger_batch(generator):
-    """The maximum grows with the sample: about 39 % of signs at 256 rows, 43 % at 640,000."""
+    """The maximum grows with the batch: 39 % of the signs flip at 256 rows, 43 % at 640,000."""
     q = make("activation", "relaxed_bernoulli")
     few, many = (torch.randn(n, 8, generator=generator) for n in (256, 640_000))
     rates = [float(torch.sigmoid(-logits(q, a).abs()).mean()) for a in (few, many)]
