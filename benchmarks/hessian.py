@@ -22,7 +22,7 @@ from sa.estimator.spectral import Spectral
 from sa.model.convnet import ConvNet
 from sa.model.fc import FC
 from sa.objective.criterion import mse
-from sa.objective.forward import RowFunction
+from sa.objective.function import RowFunction
 from sa.objective.numerics import Numerics
 from sa.objective.objective import Objective
 from sa.params import flatten, grouped, size, stream, unflatten

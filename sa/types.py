@@ -280,7 +280,7 @@ class Hooks:
         return None
 
     def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Return rows (label, text) for a terminal about the analysis' numbers in a run's result."""
+        """Return rows (label, text) for a terminal about the numbers of an analysis in a result."""
         return []
 
 
@@ -296,12 +296,10 @@ def called(component: object, hook: str, *args: Any) -> Any:
 
 
 def label(component: object) -> str:
-    """Return what a component is called: its option, or its class in small letters.
+    """Return the name of a component: its option, or its class in small letters.
 
-    >>> class Halves:
-    ...     "A class of a person's own."
-    >>> label(Slots(abs, abs)), label(Halves())
-    ('slots', 'halves')
+    >>> label(Slots(abs, abs))
+    'slots'
     """
     name, option = type(component).__name__.lower(), type(component).__module__.rpartition(".")[2]
     return option if option.replace("_", "") == name else name

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from sa.objective.batches import Batches
-from sa.objective.forward import RowFunction
-from sa.objective.function import from_function
+from sa.objective.function import RowFunction, from_function
 from sa.objective.numerics import Numerics
 from sa.objective.objective import Objective
 from sa.types import Batch

@@ -1,116 +1,130 @@
-"""Quantizes a network that was built without quantizers, by rules for the names of its layers."""
+"""Quantize a network that was built without quantizers, by the names of its layers."""
 
 import copy
 import fnmatch
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
-from sa import surrogate
 from sa.network import codes
-from sa.network.layers import Activation, QuantizedLayer, step_size
-from sa.network.traits import for_layer, traits
+from sa.network.layers import Activation, Affine, Conv, Linear
+from sa.network.patch import (
+    PatchedWeight,
+    connect_patched,
+    patch_outputs,
+    patch_weight,
+    patched_weight,
+    uses,
+)
+from sa.network.traits import LayerQuantizer, for_layer, traits
 from sa.types import Quantizer
 
-_AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_GAINS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Layers whose parameters are gains and shifts, not weights."""
+
+_CONVS = (_ConvNd, Conv)
+_LINEAR = (nn.Linear, Linear)
+
+_ALREADY = (
+    "layer '{}' is quantized already; take its quantizer away (quantizer=fp), or leave it out of "
+    "the rule"
+)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The quantizers of the layers with a name that matches a pattern.
+    """What the layers whose name matches quantize with; None leaves a slot as it is.
 
     Args:
-        pattern: a pattern for names of layers, as in `fnmatch`.
-        weight: quantizer of their weights; None changes nothing.
-        activation: quantizer of their outputs; None changes nothing.
-        gradient: quantizer of the gradients of their outputs; None changes nothing.
+        pattern: a name pattern (``conv*``) or several, of layers or of single weights
+            (``lstm.weight_hh_l0``).
+        weight: quantizer of the weights.
+        activation: quantizer of what the layers put out.
+        gradient: quantizer of what is back-propagated to that.
 
     """
 
-    pattern: str
+    pattern: str | tuple[str, ...]
     weight: Quantizer | None = None
     activation: Quantizer | None = None
     gradient: Quantizer | None = None
 
-
-class _Weight(QuantizedLayer):
-    """The parametrization that quantizes a layer's weights."""
-
-    slot = "weight"
-
-    def __init__(self, quantize: Quantizer, like: Tensor):
-        super().__init__()
-        self.quantize: Quantizer = for_layer(quantize, like)
-        self.source: tuple[Activation, ...] = ()  # inside a tuple, torch does not register it
-
-    def forward(self, w: Tensor) -> Tensor:
-        return surrogate.weights(self.quantize, w)
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The name patterns."""
+        return (self.pattern,) if isinstance(self.pattern, str) else tuple(self.pattern)
 
 
-def apply_quantizers(network: nn.Module, rules: Iterable[Rule]) -> nn.Module:
-    """Add quantizers to a network in place, and return it.
+class _Site(NamedTuple):
+    """A weight: the name and module of its layer, and its name in the layer."""
 
-    If several rules set one slot of a layer, the last one is used. So ``Rule("*", Uniform(4))`` and
-    then ``Rule("conv1", Uniform(8))`` set the bits of each layer, and a rule with the identity
-    keeps full precision. The weights of the first convolution, of the last linear layer and of 1x1
-    convolutions stay in full precision, as is usual, unless a rule has the full name of the layer.
+    layer: str
+    module: nn.Module
+    attribute: str
 
-    The parameter ``fc.weight`` becomes ``fc.parametrizations.weight.original``, so load weights
-    before. Call this once for a network.
+    @property
+    def weight(self) -> str:
+        """The name of the weight in the network."""
+        return f"{self.layer}.{self.attribute}" if self.layer else self.attribute
 
-    Args:
-        network: any network.
-        rules: the rules, in order.
 
-    Raises:
-        ValueError: a pattern matches no layer. The message lists the layers.
+def apply_quantizers(
+    network: nn.Module, rules: Iterable[Rule], example: Tensor | None = None
+) -> nn.Module:
+    """Quantize a network in place by rules, and return it; see `quantize`.
 
+    A parameter ``fc.weight`` of a torch layer becomes ``fc.parametrizations.weight.original``; load
+    weights before. Layers of this project keep their names.
     """
-    leaves = {k: m for k, m in network.named_modules() if k and not list(m.children())}
-    weighted = {k: m for k, m in leaves.items() if _weights(m).dim() > 1}
-    weights: dict[str, Quantizer] = {}
-    outputs: dict[str, dict[str, Quantizer]] = {}
-    kept = _kept(weighted)
-    for rule in rules:
-        if rule.weight is not None:
-            hits = _matching(rule.pattern, weighted, "weights")
-            reached = [k for k in hits if k == rule.pattern or k not in kept]
-            weights |= dict.fromkeys(reached, rule.weight)
-        slots = {"activation": rule.activation, "gradient": rule.gradient}
-        for slot, quantize in slots.items():
-            if quantize is not None:
-                for name in _matching(rule.pattern, leaves, "outputs"):
-                    outputs.setdefault(name, {})[slot] = quantize
-    for name, quantize in weights.items():
-        if not traits(quantize).identity:
-            layer = leaves[name]
-            mine = _Weight(quantize, layer.weight)
-            affine = any(type(layer).forward is base.forward for base in _AFFINE)
-            parametrize.register_parametrization(layer, "weight", mine)
-            if affine:
-                layer.forward = MethodType(_product, layer)
-    for name, own in outputs.items():
-        layer = leaves[name]
-        layer.quantize = Activation(own.get("activation", codes.Same()), own.get("gradient"))
-        layer.register_forward_hook(_after)
+    rules = list(rules)
+    order = _order(network, example)
+    weights = _chosen_weights(network, rules, order)
+    outputs = _chosen_outputs(network, rules)
+    made: dict[int, PatchedWeight] = {}
+    for site, quantizer in weights:
+        if isinstance(site.module, Affine):
+            site.module.quantize = for_layer(quantizer, site.module.weight)
+            site.module.to(site.module.weight.dtype)
+        else:
+            weight = dict(site.module.named_parameters(recurse=False))[site.attribute]
+            mine = made.get(id(weight)) or patched_weight(site.module, site.attribute, quantizer)
+            made[id(weight)] = mine
+            patch_weight(site.module, site.attribute, mine)
+    like = next((p for p in network.parameters() if p.is_floating_point()), None)
+    named = dict(network.named_modules())
+    for name, slots in outputs.items():
+        made_of = Activation(slots.get("activation", codes.Same()), slots.get("gradient"))
+        activation = made_of if like is None else made_of.to(like.device, like.dtype)
+        if isinstance(own := named[name], Activation):
+            own.quantize, own.gradient = activation.quantize, activation.gradient
+        else:
+            patch_outputs(own, activation)
     for name, row in network.named_modules():
         if isinstance(row, nn.Sequential):
-            _connect(row, f"{name}." if name else "", set(outputs))
+            connect_patched(row, f"{name}." if name else "", set(outputs))
+    if example is not None:
+        check_uses(network, example)
     return network
 
 
 def quantize(
     network: nn.Module,
-    rules: Mapping[str, Quantizer | Mapping[str, Quantizer]],
+    rules: Mapping[str | tuple[str, ...], Quantizer | Mapping[str, Quantizer]],
     inplace: bool = False,
+    example: Tensor | None = None,
 ) -> nn.Module:
-    """Return the network with quantized layers. The last rule for a layer is used.
+    """Return the network with layers that are quantized by rules.
+
+    A rule that names a layer in full goes before one with a pattern. A rule for a layer is for all
+    its weights of two dimensions and more, e.g. an LSTM's ``weight_ih_l0``; a weight can be named
+    too. Weights that are shared by layers are quantized once. The first convolution, the last
+    linear layer and 1x1 convolutions stay in full precision unless a rule names them in full; a
+    warning says which.
 
     >>> from sa.quantizer.uniform import Uniform
     >>> net = quantize(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)), {"0": Uniform(4)})
@@ -119,13 +133,15 @@ def quantize(
 
     Args:
         network: any network; load its weights before.
-        rules: name pattern of layers -> the quantizer of their weights, or ``{"weight": ...,
-            "activation": ..., "gradient": ...}``. The first convolution, the last linear layer and
-            1x1 convolutions stay in full precision unless a rule names them in full.
-        inplace: true changes the network itself; false changes and returns a copy.
+        rules: name pattern of layers, or several -> the quantizer of their weights, or
+            ``{"weight": ..., "activation": ..., "gradient": ...}``.
+        inplace: whether the network itself is changed; else a copy is.
+        example: a few inputs. With them the first and last layer go by the forward even if it
+            cannot be traced, and what the forward never uses is refused.
 
     Raises:
-        ValueError: a pattern matches no layer, or a slot has another name.
+        ValueError: a pattern matches no layer, a slot is unknown, two rules are for one slot of one
+            layer, a layer is quantized already, or a slot is never used.
 
     """
     made = []
@@ -136,71 +152,198 @@ def quantize(
                 f"{pattern}: there is no slot '{unknown[0]}'; expected weight, activation, gradient"
             )
         made.append(Rule(pattern, **slots))
-    return apply_quantizers(network if inplace else copy.deepcopy(network), made)
+    return apply_quantizers(network if inplace else copy.deepcopy(network), made, example)
 
 
-def _connect(row: nn.Sequential, name: str, quantized: set[str]) -> None:
-    """Set the ``source`` of quantized layers in a row that get a quantized output.
+def check_uses(network: nn.Module, example: Tensor) -> None:
+    """Raise ValueError if a quantizer is never used in a forward, or stands at several places.
 
     Args:
-        row: the layers.
-        name: the name of the row with a dot, or ''.
-        quantized: full names of the layers with quantized outputs.
+        network: with quantized layers.
+        example: a few inputs.
 
     """
-    source: tuple[Activation, ...] = ()
-    layers: Iterable[tuple[str, Any]] = row.named_children()
-    for key, layer in layers:
-        if (mine := _patched(layer)) is not None:
-            mine.source = source
-        if f"{name}{key}" in quantized:
-            source = (layer.quantize,)
-        elif not isinstance(layer, nn.Flatten | nn.MaxPool2d):
-            source = ()
+    if not any(isinstance(m, Activation | PatchedWeight) for m in network.modules()):
+        return
+    counts = uses(network, example)
+    named = dict(network.named_modules())
+    for name, m in named.items():
+        if isinstance(m, Activation):
+            where = name.removesuffix(".quantize")
+            times = counts.get(m, 0)
+            if not times:
+                raise ValueError(
+                    f"the outputs of '{where}' are quantized, and no forward calls that layer; "
+                    "leave it out of the rule"
+                )
+            if times > 1 and isinstance(m.quantize, LayerQuantizer):
+                raise ValueError(
+                    f"layer '{where}' is called at {times} places, and its quantizer keeps one "
+                    "range; give every place a layer of its own, or take a quantizer that reads "
+                    "its range from the tensor"
+                )
+        elif isinstance(m, PatchedWeight):
+            owner, _, rest = name.partition("parametrizations.")
+            layer = named[owner.removesuffix(".")]
+            if not (counts.get(m) or counts.get(layer)):
+                where = f"{owner}{rest.partition('.')[0]}"
+                raise ValueError(
+                    f"'{where}' is quantized, and no forward uses it; leave it out of the rule"
+                )
 
 
-def _patched(layer: Any) -> _Weight | None:
-    """Return the quantizer of a layer's weights, if it is their only parametrization."""
-    if not parametrize.is_parametrized(layer, "weight"):
+def _sites(network: nn.Module) -> list[_Site]:
+    """Return the weights of all layers: parameters of two dimensions and more, but no gains."""
+    found = []
+    for name, m in network.named_modules():
+        whole = isinstance(m, nn.MultiheadAttention) or not list(m.children())
+        mine = isinstance(m, Affine)
+        if (whole or mine) and not isinstance(m, (*_GAINS, LayerQuantizer)):
+            found += [
+                _Site(name, m, k)
+                for k, p in m.named_parameters(recurse=False)
+                if p.dim() > 1 and p.is_floating_point()
+            ]
+    return found
+
+
+def _chosen_weights(
+    network: nn.Module, rules: Sequence[Rule], order: list[str] | None
+) -> list[tuple[_Site, Quantizer]]:
+    """Return the weights that rules quantize, each with its quantizer."""
+    sites = _sites(network)
+    names = {s.layer: None for s in sites} | {s.weight: None for s in sites}
+    kept, left = _kept(sites, order), set()
+    chosen: dict[_Site, tuple[int, Rule]] = {}
+    for rule in (r for r in rules if r.weight is not None):
+        for pattern in rule.patterns:
+            hits = set(_matching(pattern, names, "weights"))
+            for site in sites:
+                if not hits & {site.layer, site.weight}:
+                    continue
+                rank = 2 if pattern == site.weight else int(pattern == site.layer)
+                if not rank and site.layer in kept:
+                    left.add(site.layer)
+                else:
+                    _add(chosen, site, rank, rule, "weights")
+    left -= {s.layer for s in chosen}
+    if left and order is None and _several(sites):
+        raise ValueError(
+            "which layers come first and last cannot be seen, since the forward cannot be traced; "
+            "give example=inputs, a few rows"
+        )
+    if left:
+        warnings.warn(
+            f"in full precision: {', '.join(f'{k} ({kept[k]})' for k in kept if k in left)}; a "
+            "rule that names such a layer in full quantizes it",
+            stacklevel=4,
+        )
+    found = {site: rule.weight for site, (_, rule) in chosen.items()}
+    for site in found:
+        if isinstance(site.module, Affine) and not traits(site.module.quantize).identity:
+            raise ValueError(_ALREADY.format(site.layer))
+    return [(s, q) for s, q in _tied(sites, found).items() if not traits(q).identity]
+
+
+def _tied(sites: list[_Site], chosen: dict[_Site, Quantizer | None]) -> dict[_Site, Quantizer]:
+    """Return the quantizer of every place of a weight; ValueError if two places differ."""
+    whose: dict[int, tuple[_Site, Quantizer]] = {}
+    weights = {s: dict(s.module.named_parameters(recurse=False))[s.attribute] for s in sites}
+    for site, quantizer in chosen.items():
+        first, other = whose.setdefault(id(weights[site]), (site, quantizer))  # type: ignore
+        if other is not quantizer and other != quantizer:
+            raise ValueError(
+                f"'{first.weight}' and '{site.weight}' are one weight, and two rules quantize it "
+                "differently; name one of them"
+            )
+    return {s: whose[id(w)][1] for s, w in weights.items() if id(w) in whose}
+
+
+def _chosen_outputs(network: nn.Module, rules: Sequence[Rule]) -> dict[str, dict[str, Quantizer]]:
+    """Return the layers whose outputs rules quantize, with the quantizers of their slots."""
+    layers = {k: m for k, m in network.named_modules() if k and not list(m.children())}
+    layers = {k: m for k, m in layers.items() if not isinstance(m, LayerQuantizer)}
+    chosen: dict[tuple[str, str], tuple[int, Rule]] = {}
+    for rule in rules:
+        slots = {"activation": rule.activation, "gradient": rule.gradient}
+        for slot in (k for k, q in slots.items() if q is not None):
+            for pattern in rule.patterns:
+                for name in _matching(pattern, layers, "outputs"):
+                    _add(chosen, (name, slot), int(name == pattern), rule, f"{slot}s")
+    found: dict[str, dict[str, Quantizer]] = {}
+    for (name, slot), (_, rule) in chosen.items():
+        m = layers[name]
+        if isinstance(m, Activation) and not traits(m.quantize).identity:
+            raise ValueError(_ALREADY.format(name))
+        quantizer = rule.activation if slot == "activation" else rule.gradient
+        assert quantizer is not None
+        found.setdefault(name, {})[slot] = quantizer
+    return found
+
+
+def _add(chosen: dict[Any, tuple[int, Rule]], what: Any, rank: int, rule: Rule, slot: str) -> None:
+    """Note a rule for a slot, if none of a higher rank is there; ValueError for two of one rank.
+
+    rank: 0 of a pattern, 1 of a layer's full name, 2 of a weight's.
+    """
+    before, other = chosen.get(what, (0, rule))
+    if other is not rule and before == rank:
+        name = what.weight if isinstance(what, _Site) else what[0]
+        raise ValueError(
+            f"rules '{_text(other)}' and '{_text(rule)}' are both for the {slot} of '{name}'; name "
+            "the layer in full in one rule, or let the patterns exclude each other"
+        )
+    if rank >= before:
+        chosen[what] = rank, rule
+
+
+def _text(rule: Rule) -> str:
+    return ", ".join(rule.patterns)
+
+
+def _order(network: nn.Module, example: Tensor | None) -> list[str] | None:
+    """Return the names of layers in the order of the forward; None if nobody can say."""
+    if example is not None:
+        names = {m: k for k, m in network.named_modules()}
+        return [names[m] for m in uses(network, example)]
+
+    class Layers(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return not list(m.children()) or super().is_leaf_module(m, module_qualified_name)
+
+    try:
+        graph = Layers(param_shapes_constant=True).trace(network)
+    except Exception:  # a person's forward may raise anything while it is traced
         return None
-    mine = layer.parametrizations.weight
-    return mine[0] if len(mine) == 1 and isinstance(mine[0], _Weight) else None
+    return [str(node.target) for node in graph.nodes if node.op == "call_module"]
 
 
-def _product(layer: Any, x: Tensor) -> Tensor:
-    """Return the outputs of a quantized affine layer; scales are applied after the product."""
-    mine = _patched(layer)
-    if mine is None or not isinstance(mine.quantize, codes.Coder):
-        return type(layer).forward(layer, x)
-    weight = layer.parametrizations.weight.original
-    terms = surrogate.weights(mine.quantize.coded, weight)
-    size = step_size(mine.source)
-    if isinstance(layer, nn.Linear):
-        return codes.linear(x, terms, layer.bias, size)
-    product = partial(layer._conv_forward, bias=None)
-    return codes.products(product, x, terms, layer.bias, size, weight.dim() - 2)
+def _kinds(sites: list[_Site]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the convolutions and the linear layers, by name."""
+    convs: dict[str, Any] = {s.layer: s.module for s in sites if isinstance(s.module, _CONVS)}
+    linear: dict[str, Any] = {s.layer: s.module for s in sites if isinstance(s.module, _LINEAR)}
+    return convs, linear
 
 
-def _weights(layer: nn.Module) -> Tensor:
-    """Return a layer's own parameter ``weight``; an empty vector if it has none."""
-    return dict(layer.named_parameters(recurse=False)).get("weight", torch.empty(0))
+def _several(sites: list[_Site]) -> bool:
+    return any(len(layers) > 1 for layers in _kinds(sites))
 
 
-def _kept(layers: dict[str, nn.Module]) -> set[str]:
-    """Return the layers that stay in full precision unless a rule has their full name."""
-    convs = [k for k, m in layers.items() if isinstance(m, nn.modules.conv._ConvNd)]
-    linear = [k for k, m in layers.items() if isinstance(m, nn.Linear)]
-    single = [k for k in convs if layers[k].weight[0, 0].numel() == 1]  # type: ignore[index]
-    return {*convs[:1], *linear[-1:], *single}
-
-
-def _after(layer: nn.Module, args: object, out: Tensor) -> Tensor:
-    """Return a layer's outputs, quantized: a forward hook."""
-    return layer.quantize(out)  # type: ignore[operator]
+def _kept(sites: list[_Site], order: list[str] | None) -> dict[str, str]:
+    """Return the layers that stay in full precision unless they are named, and why."""
+    convs, linear = _kinds(sites)
+    place = {name: i for i, name in enumerate(order or [])}
+    at = lambda name: place.get(name, len(place))  # noqa: E731
+    single = [k for k, m in convs.items() if m.weight[0, 0].numel() == 1]
+    kept = dict.fromkeys(single, "1x1 convolution")
+    if used := [k for k in linear if order is None or k in place]:
+        kept |= {max(used, key=at) if order else used[-1]: "last linear layer"}
+    if convs:
+        kept |= {min(convs, key=at): "first convolution"}
+    return kept
 
 
 def _matching(pattern: str, layers: Iterable[str], what: str) -> list[str]:
-    """Return the layers that a pattern matches; raise ValueError if there are none."""
     hits = fnmatch.filter(layers, pattern)
     if not hits:
         raise ValueError(

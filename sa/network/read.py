@@ -14,7 +14,8 @@ from sa.flips import chain
 from sa.network import reading
 from sa.network.layers import Activation, Affine, QuantizedLayer
 from sa.network.network import Network
-from sa.network.structure import Cut, Structure
+from sa.network.patch import PatchedWeight, patched
+from sa.network.structure import Cut, LayerTrace, Structure
 from sa.network.traits import component, traits
 from sa.types import Params, Quantizer
 
@@ -56,7 +57,7 @@ def describe(
         statistics=dict(network.named_buffers()),
         quadratic=quadratic,
     )
-    if not isinstance(network, Network):
+    if not isinstance(network, Network) or any(map(patched, network.modules())):
         return _traced(network, base, whole, coupled, rows)
     try:
         whole = replace(whole, units=network.units(), why_not_permutable=None)
@@ -137,6 +138,14 @@ def coupling(network: nn.Module, batchnorm: str) -> tuple[str, str]:
     return "", ""
 
 
+def one_row(network: nn.Module, batchnorm: str, rows: int) -> str:
+    """Return why BatchNorm cannot normalise steps of so many rows; '' if it can."""
+    norms = [k for k, m in network.named_modules() if isinstance(m, _BatchNorm)]
+    if rows > 1 or batchnorm != "batch" or not norms:
+        return ""
+    return f"one row a step has no spread that layer '{norms[0]}' (BatchNorm) could normalise by"
+
+
 def _kind(quantize: Quantizer) -> str:
     """Return the name of a quantizer's class."""
     return type(component(quantize)).__name__
@@ -158,8 +167,14 @@ def quantized(network: nn.Module) -> dict[str, str]:
 
 def latent_weights(network: nn.Module) -> list[str]:
     """Return the names of the weights that are quantized before they are used."""
-    layers = [(k, m.quantize) for k, m in network.named_modules() if isinstance(m, Affine)]
-    return [f"{k}.weight" for k, q in layers if not traits(q).identity]
+    found = []
+    for name, m in network.named_modules():
+        if isinstance(m, Affine) and not traits(m.quantize).identity:
+            found.append(f"{name}.weight")
+        elif isinstance(m, PatchedWeight):  # NAME.parametrizations.WEIGHT.0
+            found.append(f"{name.rpartition('.')[0]}.original")
+    every = dict(network.named_parameters())
+    return [name for name in found if name in every]  # a shared weight has one name
 
 
 def weights(layer: nn.Module) -> Tensor | None:
@@ -192,3 +207,13 @@ def row_width(network: nn.Module, row: Tensor) -> int:
     for h in hooks:
         h.remove()
     return sum(total)
+
+
+def layer_trace(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> LayerTrace:
+    """Return what a layer did in one forward."""
+    own = layer if isinstance(layer, QuantizedLayer) else None
+    q = None if own is None or traits(own.quantize).identity else own.quantize
+    weight = weights(layer)
+    count = sum(p.numel() for p in layer.parameters(recurse=own is not None))
+    used = q(weight) if q and weight is not None else weight
+    return LayerTrace(name, inputs[0], out, q, weight, used, count)

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from sa.network import quantize
+from sa.network import patch
 from sa.network.layers import Activation, Conv, Linear
 from sa.network.structure import Step
 from sa.network.traits import LayerQuantizer
@@ -274,7 +274,7 @@ def step_of(m: nn.Module) -> Step | None:
 def _refuse_layer(name: str, m: nn.Module) -> None:
     """Raise Unreadable for hooks, quantizers that store numbers, and norms without statistics."""
     where = f"layer '{name}' ({type(m).__name__})" if name else "the network"
-    foreign = [h for h in m._forward_hooks.values() if h is not quantize._after]
+    foreign = [h for h in m._forward_hooks.values() if h is not patch.quantized_output]
     if foreign or m._forward_pre_hooks:
         kind = "forward hook" if foreign else "forward pre-hook"
         raise Unreadable(f"{where} has a {kind}, and what a hook does cannot be read; remove it")

@@ -1,13 +1,13 @@
 """Forwards: they compute the outputs and the row losses of a network, or of any function of rows.
 
 `Forward` is the interface that the loss, its evaluation and a training use; its defaults are those
-of a plain function of rows. The final classes are `RowFunction`, `NetworkForward` and, for many
-networks at once, `sa.training.replicas.StackedForward`.
+of a plain function of rows. The final classes are `NetworkForward`, `RowFunction` in
+`sa.objective.function` and, for many networks, `StackedForward` in `sa.training.replicas`.
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, Self
@@ -16,18 +16,28 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
 
 from sa import surrogate
 from sa.network import codes
 from sa.network.layers import Activation, Affine, QuantizedLayer
-from sa.network.read import describe, latent_weights, weights
+from sa.network.read import describe, latent_weights, layer_trace
 from sa.network.structure import LayerTrace, Structure
-from sa.network.traits import Gating, LayerQuantizer, component, traits
+from sa.network.traits import Gating, LayerQuantizer, component
 from sa.objective.criterion import CRITERIA
 from sa.objective.gradient_noise import seed
-from sa.objective.modes import keepers, observing, settings, statistics
+from sa.objective.modes import (
+    drawing,
+    keepers,
+    norms_use,
+    observing,
+    settings,
+    statistics,
+    watched,
+)
 from sa.objective.numerics import Numerics
-from sa.types import Batch, Params, RowLoss
+from sa.params import stream
+from sa.types import Batch, Params
 
 
 @dataclass(kw_only=True, eq=False)
@@ -102,8 +112,17 @@ class Forward:
 
         """
         room = max(1, self.numerics.memory // (8 * max(1, width)))  # point-rows in the budget
-        together = rows if self.coupled else min(rows, room)
+        together = min(rows, room) if self.splits else rows
         return max(1, min(points, room // together)), together
+
+    @property
+    def splits(self) -> bool:
+        """True if the rows of a batch may be evaluated in parts."""
+        return not self.coupled
+
+    def at(self, seed: int, step: int) -> "Forward":
+        """Return the same with the random numbers that layers draw in a step of a training."""
+        return self
 
     @property
     def replicas(self) -> int | None:
@@ -188,27 +207,22 @@ class Forward:
         return bad[0] if bad else "the gradient"
 
 
-@dataclass(eq=False)
-class RowFunction(Forward):
-    """A forward that calls a plain function, (params, batch) -> row losses (n,)."""
-
-    function: RowLoss
-
-    def rows(self, params: Params, batch: Batch) -> Tensor:
-        """Return the row losses (n,) of a batch at a point."""
-        return self.function(params, batch)
-
-
 @dataclass(kw_only=True, eq=False)
 class NetworkForward(Forward):
     """The forward of one network with a criterion.
 
     Args:
         example: a few inputs. `describe` needs them to read a network that is not a `Network`.
+        training: True if layers are in training mode in the loss that is studied, and draw or
+            normalise differently there. Rows are then never split, so that draws do not depend on
+            memory.
+        draws: the key of their random numbers; all points of a step share them.
 
     """
 
     example: Tensor | None = None
+    training: bool = False
+    draws: int = 0
 
     @cached_property
     def gates(self) -> dict[str, Gating]:
@@ -223,8 +237,17 @@ class NetworkForward(Forward):
     def steady(self) -> bool:
         """True if the outputs are the same in training and in evaluation."""
         norms = self.norms and self.numerics.batchnorm == "batch"
-        other = self.structure.stochastic or self.gates or self.numerics.autocast
+        other = self.structure.stochastic or self.gates or self.numerics.autocast or self.training
         return not (norms or keepers(self.network) or other)
+
+    @property
+    def splits(self) -> bool:
+        """True if the rows of a batch may be evaluated in parts."""
+        return not (self.coupled or self.training)
+
+    def at(self, seed: int, step: int) -> Forward:
+        """Return the same with the random numbers that layers draw in a step of a training."""
+        return replace(self, draws=key(seed, step)) if self.training else self
 
     def rows(self, params: Params, batch: Batch) -> Tensor:
         """Return the row losses (n,) of a batch at a point, with the penalty of gates."""
@@ -234,9 +257,21 @@ class NetworkForward(Forward):
     def _call(
         self, params: Params, inputs: Tensor, use: str, call: Callable[..., Tensor]
     ) -> Tensor:
-        norms = norms_use(self.numerics, use)
-        with statistics([*self.norms.values()], norms), settings(self.network, use == "train"):
-            return call(self.network, self.frozen | params, (inputs,))
+        with self._modes(use) as kept:
+            return call(self.network, self.frozen | kept | params, (inputs,))
+
+    @contextmanager
+    def _modes(self, use: str, norms: str | None = None) -> Iterator[Params]:
+        """Put the layers into a mode inside; yield copies of buffers that a forward may change."""
+        with ExitStack() as stack:
+            norms = norms or norms_use(self.numerics, use)
+            stack.enter_context(statistics([*self.norms.values()], norms))
+            stack.enter_context(settings(self.network, use == "train"))
+            if not self.training or use == "eval":
+                yield {}
+                return
+            stack.enter_context(drawing(self.network, self.draws, self.numerics.device))
+            yield {} if use == "track" else {k: b.clone() for k, b in self.buffers.items()}
 
     def _penalty(self, params: Params) -> Tensor:
         """Return the penalty, 0-dim, for channels that gates keep above their budget."""
@@ -292,16 +327,9 @@ class NetworkForward(Forward):
     def states(self, params: Params, batch: Batch) -> list[Tensor]:
         """Return the output of every activation quantizer, in the order of the forward."""
         found: list[Tensor] = []
-        hooks = [
-            m.register_forward_hook(lambda module, args, out: found.append(out))
-            for m in self.network.modules()
-            if isinstance(m, Activation)
-        ]
-        try:
+        layers = {k: m for k, m in self.network.named_modules() if isinstance(m, Activation)}
+        with watched(layers, lambda name, layer, inputs, out: found.append(out)):
             self.run(params, batch.inputs, self.numerics.batchnorm)
-        finally:
-            for h in hooks:
-                h.remove()
         return found
 
     def trace(self, params: Params, batch: Batch) -> list[LayerTrace]:
@@ -312,20 +340,17 @@ class NetworkForward(Forward):
         """
         found: list[LayerTrace] = []
         named = dict(self.network.named_modules())
-        hooks = [
-            m.register_forward_hook(_look(k, found))
+        layers = {
+            k: m
             for k, m in named.items()
             if isinstance(m, QuantizedLayer) or any(True for _ in m.parameters(recurse=False))
             # a module inside a quantized layer is its quantizer, not a layer
             if not (k and isinstance(named[k.rpartition(".")[0]], QuantizedLayer))
-        ]
+        }
         norms = "running" if batch.rows == 1 else self.numerics.batchnorm
-        try:
-            with statistics([*self.norms.values()], norms), settings(self.network, True):
-                functional_call(self.network, self.frozen | params, (batch.inputs,))
-        finally:
-            for h in hooks:
-                h.remove()
+        look = lambda *of: found.append(layer_trace(*of))  # noqa: E731
+        with self._modes("train", norms) as kept, watched(layers, look):
+            functional_call(self.network, self.frozen | kept | params, (batch.inputs,))
         return found
 
     @torch.no_grad()
@@ -343,7 +368,7 @@ class NetworkForward(Forward):
         batch are not sums over its parts.
         """
         with observing(self.network) as observers:
-            if self.norms or observers:
+            if self.norms or observers or self.training:
                 self.run(params, inputs, "track")
 
     @torch.no_grad()
@@ -354,40 +379,21 @@ class NetworkForward(Forward):
                 return name
         found: list[str] = []
 
-        def hook(name: str) -> Callable[..., None]:
-            def look(module: nn.Module, args: object, output: Tensor) -> None:
-                if not output.isfinite().all():
-                    found.append(name)
+        def look(name: str, layer: nn.Module, inputs: Any, out: Any) -> None:
+            if not all(x.isfinite().all() for x in tree_leaves(out) if isinstance(x, Tensor)):
+                found.append(name)
 
-            return look
-
-        hooks = [m.register_forward_hook(hook(k)) for k, m in self.network.named_modules() if k]
-        self.run(params, batch.inputs, "train")
-        for h in hooks:
-            h.remove()
+        with watched({k: m for k, m in self.network.named_modules() if k}, look):
+            self.run(params, batch.inputs, "train")
         return found[0] if found else "the gradient"
 
 
-def norms_use(numerics: Numerics, use: str) -> str:
-    """Return the statistics that BatchNorm takes in a mode: ``batch``, ``running`` or ``track``."""
-    return {"train": numerics.batchnorm, "eval": "running"}.get(use, use)
+def key(seed: int, step: int) -> int:
+    """Return the number that keys what layers draw in a step of a training."""
+    return stream(seed, "draws", step).initial_seed()
 
 
 @lru_cache(maxsize=1)
 def compiled() -> Callable[..., Tensor]:
     """Return a compiled ``functional_call``; it compiles at the first call with a new shape."""
     return torch.compile(functional_call)
-
-
-def _look(name: str, found: list[LayerTrace]) -> Callable[..., None]:
-    """Return a forward hook that appends a layer's inputs, output and weights to ``found``."""
-
-    def hook(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
-        own = module if isinstance(module, QuantizedLayer) else None
-        q = None if own is None or traits(own.quantize).identity else own.quantize
-        weight = weights(module)
-        count = sum(p.numel() for p in module.parameters(recurse=own is not None))
-        used = q(weight) if q and weight is not None else weight
-        found.append(LayerTrace(name, args[0], out, q, weight, used, count))
-
-    return hook

@@ -1,13 +1,25 @@
-"""`from_function`: makes an objective of a plain function of the parameters."""
+"""Objectives of plain functions of the parameters, or of rows."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sa.objective.forward import RowFunction
+from sa.objective.forward import Forward
 from sa.objective.objective import Objective
-from sa.types import Batch, Params
+from sa.types import Batch, Params, RowLoss
+
+
+@dataclass(eq=False)
+class RowFunction(Forward):
+    """A forward that calls a plain function, (params, batch) -> row losses (n,)."""
+
+    function: RowLoss
+
+    def rows(self, params: Params, batch: Batch) -> Tensor:
+        """Return the row losses (n,) of a batch at a point."""
+        return self.function(params, batch)
 
 
 def from_function(loss: Callable[[Params], Tensor], *, vectorized: bool = False) -> Objective:

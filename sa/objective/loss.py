@@ -8,10 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sa.network.read import coupling, describe, row_width
+from sa.network.read import coupling, describe, one_row, row_width
 from sa.objective.criterion import CRITERIA
 from sa.objective.evaluate import SPLITS, Evaluation
-from sa.objective.forward import NetworkForward, RowFunction
+from sa.objective.forward import NetworkForward
+from sa.objective.function import RowFunction
+from sa.objective.mode import in_mode
 from sa.objective.numerics import DTYPES, Numerics
 from sa.objective.objective import Objective
 from sa.objective.task import moving_names
@@ -97,10 +99,11 @@ def loss(
     criterion: Literal["auto", "mse", "ce"] | Criterion = "auto",
     *,
     heldout: Data | None = None,
-    batchnorm: Literal["batch", "running"] = "running",
+    batchnorm: Literal["batch", "running"] | None = None,
     moving: Literal["all"] | Sequence[str | int] = "all",
     dtype: torch.dtype = torch.float64,
     device: str = "cpu",
+    mode: Literal["eval", "train"] = "eval",
     vectorized: bool | None = None,
     memory: int = 128 << 20,
     params: Params | None = None,
@@ -117,19 +120,20 @@ def loss(
 
     Args:
         network: the network, or a function of the parameters that returns a 0-dim tensor.
-        data: the rows: (inputs, targets), a dataset of `sa`, or a loader of (inputs, targets). A
-            loader is read once; later steps do not shuffle its rows again. None for a function.
+        data: (inputs, targets), a dataset of `sa`, or a loader of (inputs, targets), which is read
+            once and not shuffled again. None for a function.
         criterion: ``ce`` (cross entropy, targets are class numbers), ``mse`` (squared error,
             averaged over outputs), ``auto`` (ce for integer targets, else mse) or a function
             (outputs, targets) -> (n,).
         heldout: held-out rows, in the same forms as ``data``.
-        batchnorm: the statistics that BatchNorm normalises with: ``running`` or ``batch``.
+        batchnorm: statistics of BatchNorm, ``running`` or ``batch``; None chooses by ``mode``.
         moving: which parameters move: ``all``, or name patterns and 1-based numbers of quantized
             layers; negative numbers count from the end.
         dtype: torch.float64 or torch.float32. Differences are always computed in float64.
         device: ``cpu``, ``cuda`` or ``cuda:0``.
-        vectorized: True if ``torch.func.vmap`` may run the network at many points at once; None
-            finds out.
+        mode: ``eval``, or ``train``: dropout and its like draw. All points share the draws;
+            `sa.train` draws anew in every step, and takes scores in evaluation mode.
+        vectorized: True if ``torch.func.vmap`` may run the network at many points; None tries it.
         memory: bytes that one evaluation may use for intermediate results, above 0.
         params: the point of a plain function: its parameters by name.
 
@@ -141,16 +145,14 @@ def loss(
         return _of_function(network, data, params, vectorized)
     batch = _moved(_batch(data, "data"), dtype, device)
     kept = None if heldout is None else _moved(_batch(heldout, "heldout"), dtype, device)
-    forward, point = _forward(
-        network, batch, criterion, moving, Numerics(
-            dtype="float64" if dtype == torch.float64 else "float32",
-            device=device, memory=memory, batchnorm=batchnorm,
-        ),
-    )  # fmt: skip
+    norms = batchnorm or ("batch" if mode == "train" else "running")
+    name: Any = "float64" if dtype == torch.float64 else "float32"
+    numerics = Numerics(dtype=name, device=device, memory=memory, batchnorm=norms, mode=mode)
+    forward, point = _forward(network, batch, criterion, moving, numerics)
     forward.vectorized = _can_vmap(forward, point, batch) if vectorized is None else vectorized
     evaluation = _Scores(forward, Splits(batch, kept or batch.part(0, 0)), _classes(batch))
     away = kept and Loss(forward, kept, evaluation=evaluation, point=point)
-    return Loss(forward, batch, heldout=away, evaluation=evaluation, point=point)
+    return Loss(forward, batch, away, evaluation=evaluation, point=point)
 
 
 def _forward(
@@ -159,6 +161,8 @@ def _forward(
     """Return a copy of the network with its criterion, and the parameters that move."""
     kind = _kind(criterion, batch)
     network = copy.deepcopy(given).to(numerics.device, DTYPES[numerics.dtype]).eval()
+    if lonely := one_row(network, numerics.batchnorm, batch.rows):
+        raise ValueError(f"data: {lonely}; give more rows, or set batchnorm='running'")
     named = {k: p.detach() for k, p in network.named_parameters()}
     if not named:
         raise ValueError(
@@ -186,7 +190,7 @@ def _forward(
         forward = _OwnCriterionForward(**every, criterion=criterion)
     _check_outputs(forward, point, batch, "own" if callable(criterion) else kind)
     forward.observe(point, batch.inputs)
-    return forward, point
+    return in_mode(forward, point, example), point
 
 
 def _of_function(
@@ -308,7 +312,7 @@ def _can_vmap(forward: NetworkForward | RowFunction, point: Params, batch: Batch
     two = {k: torch.stack([p, p]) for k, p in point.items()}
     some = batch.part(0, min(2, batch.rows))
     try:
-        torch.vmap(lambda one: forward.rows(one, some))(two)
+        torch.vmap(lambda one: forward.rows(one, some), randomness="same")(two)
     except RuntimeError:  # no batching rule, or a branch on values
         return False
     return True

@@ -1,12 +1,14 @@
-"""Context managers that set how a forward treats BatchNorm and the quantizers of layers."""
+"""Context managers for the modes of a forward: BatchNorm, quantizers of layers, training mode."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sa.network.traits import LayerQuantizer
+from sa.objective.numerics import Numerics
 
 
 @contextmanager
@@ -60,6 +62,51 @@ def observing(network: nn.Module) -> Iterator[list[LayerQuantizer]]:
     finally:
         for m in observers:
             m.observing = False
+
+
+@contextmanager
+def drawing(network: nn.Module, draws: int, device: str) -> Iterator[None]:
+    """Put layers into training mode inside, with the random numbers of one key.
+
+    Dropout and its like draw from torch's global generator, whose state is put back afterwards.
+    BatchNorm and the quantizers of layers have modes of their own, above.
+
+    Args:
+        network: the network, in evaluation mode.
+        draws: the key: the same one gives the same random numbers, at every point.
+        device: where the network is.
+
+    """
+    layers = [m for m in network.modules() if not isinstance(m, _BatchNorm | LayerQuantizer)]
+    with torch.random.fork_rng([device] if device.startswith("cuda") else []):
+        torch.manual_seed(draws)
+        for m in layers:
+            m.training = True
+        try:
+            yield
+        finally:
+            for m in layers:
+                m.training = False
+
+
+@contextmanager
+def watched(layers: Mapping[str, nn.Module], look: Callable[..., None]) -> Iterator[None]:
+    """Call ``look(name, layer, inputs, outputs)`` after every forward of a layer inside."""
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda layer, inputs, outputs: look(name, layer, inputs, outputs)
+
+    hooks = [m.register_forward_hook(hook(k)) for k, m in layers.items()]
+    try:
+        yield
+    finally:
+        for h in hooks:
+            h.remove()
+
+
+def norms_use(numerics: Numerics, use: str) -> str:
+    """Return the statistics that BatchNorm takes in a mode: ``batch``, ``running`` or ``track``."""
+    return {"train": numerics.batchnorm, "eval": "running"}.get(use, use)
 
 
 def keepers(network: nn.Module) -> list[LayerQuantizer]:

@@ -27,6 +27,8 @@ class Numerics:
             Weights and evaluations keep ``dtype``.
         compile: True to compile the loss that is back-propagated with torch.compile.
         progress: True to show the progress of long computations on stderr.
+        mode: mode of layers such as dropout in the loss that is studied: ``eval`` or ``train``.
+            Evaluations of a training are in evaluation mode in any case.
 
     """
 
@@ -38,3 +40,4 @@ class Numerics:
     autocast: Literal["bfloat16"] | None = None
     compile: bool = False
     progress: bool = False
+    mode: Literal["eval", "train"] = "eval"

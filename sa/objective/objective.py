@@ -145,10 +145,11 @@ class Objective:
                 self.structure, stack, shared, self.batch, self.forward.numerics.memory
             )
         if not self.forward.vectorized:
-            each = ({k: v[i] for k, v in stack.items()} for i in range(points))
-            return torch.stack([self.value(shared | one) for one in each])
+            single = ({k: v[i] for k, v in stack.items()} for i in range(points))
+            return torch.stack([self.value(shared | one) for one in single])
         chunk, rows = self._chunk_sizes(points, self.forward.width)
-        run = torch.vmap(lambda one, part: self.rows(shared | one, part), in_dims=(0, None))
+        at = lambda one, part: self.rows(shared | one, part)  # noqa: E731
+        run = torch.vmap(at, in_dims=(0, None), randomness="same")
         out = torch.zeros(points, dtype=torch.float64, device=self.batch.inputs.device)
         for start, stop in ranges(points, chunk):
             some = {k: v[start:stop] for k, v in stack.items()}
@@ -234,8 +235,7 @@ class Objective:
 
         None if that gradient was at another point, or if ``keep_outputs`` is False.
         """
-        found: list[Tensor] | None = self._outputs.get(params)
-        return found
+        return self._outputs.get(params)
 
     def directional(self, params: Params, stack: Params) -> Tensor:
         """Return the derivatives along K directions, (K,) float64, with the surrogate in force.
@@ -256,13 +256,14 @@ class Objective:
             summed = lambda at: self.rows(at, part).double().sum()  # noqa: E731
             return torch.func.jvp(summed, (params,), (one,))[1]
 
+        run = torch.vmap(along, in_dims=(0, None), randomness="same")
         with torch.enable_grad():  # a step uses its surrogate only if gradients are enabled
             for p in ranges(self.batch.rows, rows):
                 part = self.batch.part(*p)
                 for start, stop in ranges(points, chunk if self.forward.vectorized else 1):
                     some = {k: v[start:stop] for k, v in stack.items()}
                     if self.forward.vectorized:
-                        out[start:stop] += torch.vmap(along, in_dims=(0, None))(some, part)
+                        out[start:stop] += run(some, part)
                     else:
                         out[start] += along({k: v[0] for k, v in some.items()}, part)
         return out / self.batch.rows
@@ -310,7 +311,7 @@ class Objective:
         n = min(rows or loss.batch.rows, loss.batch.rows)
         each = loss.forward.width * next(iter(params.values())).element_size()
         memory = loss.forward.numerics.memory
-        part = n if loss.coupled else max(1, min(n, PART // each, memory // (4 * each)))
+        part = n if not loss.forward.splits else max(1, min(n, PART // each, memory // (4 * each)))
 
         def rows_(at: Params, some: Batch) -> Tensor:
             with surrogate.exact_gradients():  # a Hessian never quantizes gradients
@@ -389,8 +390,7 @@ class Objective:
         Gradient quantizers are off, so the reference has neither their noise nor their bias. ``at``
         says where in a training the gradient is wanted.
         """
-        known: Params | None = self._references.get(params, (estimator, at))
-        if known is not None:
+        if (known := self._references.get(params, (estimator, at))) is not None:
             return known
         generator = stream(0, "reference", device=str(self.batch.inputs.device))
         with surrogate.exact_gradients():

@@ -11,6 +11,7 @@ from sa.objective.batches import Batches
 from sa.objective.criterion import CRITERIA
 from sa.objective.evaluate import Evaluation
 from sa.objective.forward import NetworkForward
+from sa.objective.mode import in_mode
 from sa.objective.modes import observing
 from sa.objective.numerics import DTYPES
 from sa.objective.problem import Problem
@@ -74,6 +75,7 @@ def prepare(
     batches = Batches(data.train, numerics.batch_size, (seed,))
     params = {k: named[k] for k in moving}
     forward.observe(params, batches(0).inputs)
+    forward = in_mode(forward, params, data.train.inputs[:16])
     return Problem(forward, evaluation, batches, params, seed)
 
 

@@ -75,15 +75,17 @@ class Problem:
 
         Args:
             batch: the rows, as `batch` returns them.
-            step: their step, >= 0. For replicas, it chooses the noise of gradient quantizers.
+            step: their step, >= 0. It chooses the draws of layers in training mode and, for
+                replicas, the noise of gradient quantizers.
 
         """
         every, (start, stop) = batch is self.data.train, self.ranks.part(batch.rows)
+        forward = self.forward.at(self.seed, step)
         return Objective(
-            self.forward,
+            forward,
             batch if stop - start == batch.rows else batch.part(start, stop),
-            heldout=self._loss(self.data.test),
-            whole=None if every else self._loss(self.data.train),
+            heldout=self._loss(forward, self.data.test),
+            whole=None if every else self._loss(forward, self.data.train),
             evaluation=self.evaluation,
             partial=self.partial,
             keep_outputs=every and self.forward.steady,
@@ -93,6 +95,6 @@ class Problem:
             total=batch.rows,
         )
 
-    def _loss(self, batch: Batch) -> Objective:
+    def _loss(self, forward: Forward, batch: Batch) -> Objective:
         """Return the loss on other rows, without a held-out twin."""
-        return Objective(self.forward, batch, evaluation=self.evaluation, partial=self.partial)
+        return Objective(forward, batch, evaluation=self.evaluation, partial=self.partial)

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from sa.network.layers import Affine
-from sa.network.read import coupling, describe, latent_weights, row_width
+from sa.network.read import coupling, describe, latent_weights, one_row, row_width
 from sa.network.structure import Structure
 from sa.objective.criterion import CRITERIA
 from sa.objective.modes import keepers
@@ -98,9 +98,17 @@ class Task:
         network, width = _sample(model)  # type: ignore[arg-type]
         moving_names(self.moving, network, [k for k, _ in network.named_parameters()])
         self._check_memory(network, width)
-        if self.numerics.autocast and self.numerics.dtype == "float64":
-            kind = self.numerics.autocast
-            raise Mismatch("autocast", f"{kind} does not work with dtype=float64; set dtype=float32")
+        own = self.numerics
+        if why_not := one_row(network, own.batchnorm, min(own.batch_size or data.rows, data.rows)):
+            raise Mismatch(
+                "batch_size", f"{why_not}; set batch_size=2 or more, or batchnorm=running"
+            )
+        if own.autocast and own.dtype == "float64":
+            raise Mismatch(
+                "autocast", f"{own.autocast} does not work with dtype=float64; set dtype=float32"
+            )
+        if own.mode == "train" and own.compile:
+            raise Mismatch("mode", "mode=train does not work with compile=true; set compile=false")
 
     def check_machine(self, here: bool = True) -> None:
         """Raise an error if this machine lacks something that the task needs.

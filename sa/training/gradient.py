@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sa.objective.forward import RowFunction
+from sa.objective.function import RowFunction
 from sa.objective.objective import Objective
 from sa.params import stream
 from sa.types import PROBE, Batch, Estimate, Estimator, Moment, Params, State

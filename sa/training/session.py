@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor
 
-from sa.objective.forward import RowFunction
+from sa.objective.function import RowFunction
 from sa.objective.objective import Objective
 from sa.params import stream
 from sa.types import Batch, Estimate, Estimator, Moment, Params, State

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from sa.network.read import one_row
 from sa.objective.batches import Batches
 from sa.objective.evaluate import Evaluation
 from sa.objective.loss import Loss
@@ -63,6 +64,13 @@ def train(
         raise ValueError(f"steps={steps}: expected at least 1")
     if batch_size is not None and not 1 <= batch_size <= loss.batch.rows:
         raise ValueError(f"batch_size={batch_size}: expected 1 to {loss.batch.rows}, or None")
+    forward = loss.forward
+    rows = batch_size or loss.batch.rows
+    if lonely := one_row(forward.network, forward.numerics.batchnorm, rows):
+        raise ValueError(
+            f"batch_size=1: {lonely}; take 2 rows or more, or make the loss with "
+            "batchnorm='running'"
+        )
     recipe = recipe or Recipe()
     recipe.check(steps)
     called(estimator, "requires", loss.structure)

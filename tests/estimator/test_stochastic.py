@@ -16,8 +16,7 @@ from sa.estimator._noise import Noise
 from sa.estimator.sr_ste import SRSTE
 from sa.model.cnn import CNN
 from sa.model.mlp import MLP
-from sa.objective.forward import RowFunction
-from sa.objective.function import from_function
+from sa.objective.function import RowFunction, from_function
 from sa.objective.objective import Objective
 from sa.objective.prepare import prepare
 from sa.params import flatten

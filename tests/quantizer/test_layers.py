@@ -244,7 +244,8 @@ def test_patched_layers_compute_with_quantized_weights_and_outputs(generator):
         Rule("*", weight=Uniform(4)), Rule("0", weight=Uniform(8)),
         Rule("4", activation=Levels(4), gradient=Uniform(2)),
     ]  # fmt: skip
-    patched = apply_quantizers(network(), rules)
+    with pytest.warns(UserWarning, match=r"in full precision: 5 \(last linear layer\)"):
+        patched = apply_quantizers(network(), rules)
     h = torch.relu(torch.conv2d(x, Uniform(8)(plain[0].weight), plain[0].bias)).flatten(1)
     h = Levels(4)(torch.relu(h @ Uniform(4)(plain[3].weight).T + plain[3].bias))
     torch.testing.assert_close(patched(x), plain[5](h))
@@ -265,7 +266,9 @@ def test_patterns_leave_first_last_and_1x1_layers_in_full_precision():
     convs = [nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Conv2d(2, 3, 1), nn.Conv1d(3, 3, 1)]
     layers = [*convs, nn.Linear(3, 4), nn.Linear(4, 2)]
     rules = [Rule("*", weight=Uniform(4)), Rule("2", weight=Uniform(8))]
-    patched = apply_quantizers(nn.Sequential(*layers), rules)
+    said = r"3 \(1x1 convolution\), 5 \(last linear layer\), 0 \(first convolution\)"
+    with pytest.warns(UserWarning, match=said):
+        patched = apply_quantizers(nn.Sequential(*layers), rules)
     bits = [m.parametrizations.weight[0].quantize.bits if parametrize.is_parametrized(m) else None
             for m in patched]  # fmt: skip
     assert bits == [None, 4, 8, None, 4, None]
