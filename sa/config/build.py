@@ -17,6 +17,7 @@ from sa.config.fit import (
     check_snapshots,
 )
 from sa.config.parents import Config, parent
+from sa.config.rules import ruled
 from sa.config.settings import Settings, read
 from sa.record.identity import DEFAULTS, LATER, current
 
@@ -95,6 +96,7 @@ def validate(config: Config) -> Components:
         dataset.shape  # noqa: B018
     needed = ("model", "estimator", "optimizer", "tracker")
     model, estimator, optimizer, tracker = (make(k, config[k]) for k in needed)
+    model = ruled(model, config.get("rules"))
     extras = {k: make(k, config[k]) for k in ("schedule", "average", "stored") if config.get(k)}
     analyses = {k: make(f"analysis.{k}", v) for k, v in (config.get("analysis") or {}).items()}
     task = _task(settings, model, dataset)

@@ -7,6 +7,7 @@ from typing import Any
 
 from sa.config.component import make
 from sa.config.error import NoData, UsageError
+from sa.config.rules import resolved
 
 
 @contextlib.contextmanager
@@ -31,9 +32,10 @@ def reading() -> Iterator[None]:
 def filled(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration with what it leaves to its data.
 
-    These are ``dataset.sha`` and ``dataset.classes`` of files, and ``model.shape`` if it is null. A
-    path becomes absolute, for workers that start in another folder. If the data cannot be read,
-    they stay as they are: `sa.config.build.validate` then says why.
+    These are ``dataset.sha`` and ``dataset.classes`` of files, ``model.shape`` if it is null, and
+    the layers that ``rules`` reach. A path becomes absolute, for workers that start in another
+    folder. If the data cannot be read, they stay as they are: `sa.config.build.validate` then says
+    why.
     """
     data, model = config.get("dataset"), config.get("model")
     if not (isinstance(data, Mapping) and isinstance(model, Mapping)):
@@ -42,7 +44,8 @@ def filled(config: dict[str, Any]) -> dict[str, Any]:
     if hashed and isinstance(data.get("path"), str) and data["path"]:
         data = {**data, "path": str(Path(data["path"]).expanduser().absolute())}
     shapeless = model.get("shape", ()) is None
-    if not (hashed or shapeless):
+    rules = config.get("rules")
+    if not (hashed or shapeless or rules):
         return config
     config = {**config, "dataset": data}
     with contextlib.suppress(UsageError), reading():
@@ -51,6 +54,8 @@ def filled(config: dict[str, Any]) -> dict[str, Any]:
             config["dataset"] = {**data, **_content(dataset, data)}
         if shapeless:
             config["model"] = {**model, "shape": list(dataset.shape)}
+        if rules:
+            config["rules"] = resolved(rules, make("model", config["model"]))
     return config
 
 

@@ -63,6 +63,8 @@ def check_replicas(components: Components, start: Components | None) -> None:
         if value:
             key = instead.partition("=")[0]
             raise UsageError(f"replicas: {key} works with one network; set {instead}")
+    if settings.mode == "train":
+        raise UsageError("replicas: layers draw for one network at a time; set mode=eval")
     if settings.init_seed is not None:
         raise UsageError("replicas: each network starts from its own seed; set init_seed=null")
     if not settings.steps:
@@ -105,6 +107,8 @@ def check_processes(settings: Settings, task: Any) -> None:
     world, (coupling, instead) = settings.processes or 1, task.coupling()
     if coupling:
         raise UsageError(f"processes: {coupling} normalises rows together; set {instead}")
+    if settings.mode == "train":
+        raise UsageError("processes: layers draw for all rows of a step at once; set mode=eval")
     rows = settings.batch_size or task.dataset.rows
     if rows < world:
         raise UsageError(f"processes={world}: a step has {rows} rows; set processes={rows} or less")

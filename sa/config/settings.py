@@ -42,6 +42,10 @@ Goals = Annotated[
 Stored = Annotated[
     Mapping[str, Any] | None, doc("a quantizer; type +quantizer/weight@stored=fixed_point")
 ]
+Rules = Annotated[
+    Mapping[str, Any],
+    doc("a mapping; type +rules.a.match='conv*' +quantizer/weight@rules.a.weight=uniform"),
+]
 Ends = Annotated[Any, doc("two runs, a sweep of two runs, or null")]
 Figures = Annotated[
     list[str | dict[str, Any]] | None,
@@ -130,9 +134,17 @@ class Settings(BaseModel):
         "all",
         description="parameters that move: all, or a list of name patterns and layer numbers",
     )
+    rules: Rules = Field(
+        default_factory=dict,
+        description="quantizers by layer: +rules.a.match='conv*' "
+        "+quantizer/weight@rules.a.weight=uniform",
+    )
     batch_size: Count | None = Field(None, description="rows a step; null = the full batch")
     batchnorm: Literal["batch", "running"] = Field(
         "batch", description="statistics that a loss is evaluated with: batch | running"
+    )
+    mode: Literal["eval", "train"] = Field(
+        "eval", description="mode of dropout and its like in the loss that is studied: eval | train"
     )
     diverge: Annotated[float, Gt(1)] | None = Field(
         1000,

@@ -119,10 +119,10 @@ def connect_patched(row: nn.Sequential, name: str, quantized: set[str]) -> None:
         mine = layer if isinstance(layer, Affine) else own_quantizer(layer)
         if mine is not None:
             mine.source = source
-        if f"{name}{key}" in quantized:
-            source = (layer.quantize,)
-        elif isinstance(layer, Activation):
+        if isinstance(layer, Activation):
             source = (layer,)
+        elif f"{name}{key}" in quantized:
+            source = (layer.quantize,)
         elif not isinstance(layer, nn.Flatten | nn.MaxPool2d):
             source = ()
 

@@ -83,7 +83,14 @@ def apply_quantizers(
     """
     rules = list(rules)
     order = _order(network, example)
-    weights = _chosen_weights(network, rules, order)
+    chosen, left = _chosen_weights(network, rules, order)
+    if left:
+        warnings.warn(
+            f"in full precision: {', '.join(f'{k} ({why})' for k, why in left.items())}; a rule "
+            "that names such a layer in full quantizes it",
+            stacklevel=3,
+        )
+    weights = [(s, q) for s, r in chosen.items() if not traits(q := _weight_of(r)).identity]
     outputs = _chosen_outputs(network, rules)
     made: dict[int, PatchedWeight] = {}
     for site, quantizer in weights:
@@ -98,18 +105,48 @@ def apply_quantizers(
     like = next((p for p in network.parameters() if p.is_floating_point()), None)
     named = dict(network.named_modules())
     for name, slots in outputs.items():
-        made_of = Activation(slots.get("activation", codes.Same()), slots.get("gradient"))
-        activation = made_of if like is None else made_of.to(like.device, like.dtype)
+        none = Rule(name)
+        activation = slots.get("activation", none).activation or codes.Same()
+        layer = Activation(activation, slots.get("gradient", none).gradient)
+        layer = layer if like is None else layer.to(like.device, like.dtype)
         if isinstance(own := named[name], Activation):
-            own.quantize, own.gradient = activation.quantize, activation.gradient
+            own.quantize, own.gradient = layer.quantize, layer.gradient
         else:
-            patch_outputs(own, activation)
+            patch_outputs(own, layer)
     for name, row in network.named_modules():
         if isinstance(row, nn.Sequential):
             connect_patched(row, f"{name}." if name else "", set(outputs))
     if example is not None:
         check_uses(network, example)
     return network
+
+
+def assigned(
+    network: nn.Module, rules: Sequence[Rule], example: Tensor | None = None
+) -> tuple[dict[tuple[str, str], Rule], dict[str, str]]:
+    """Return what `apply_quantizers` would do, and do nothing.
+
+    Args:
+        network: without quantizers where rules reach.
+        rules: the rules.
+        example: a few inputs.
+
+    Returns:
+        The rule of every (layer or weight, slot) that rules quantize; and the layers that stay in
+        full precision though a pattern matches them, with the reason.
+
+    Raises:
+        ValueError: as `quantize`.
+
+    """
+    weights, left = _chosen_weights(network, rules, _order(network, example))
+    found = {
+        (s.layer if s.attribute == "weight" else s.weight, "weight"): rule
+        for s, rule in weights.items()
+    }
+    for name, slots in _chosen_outputs(network, rules).items():
+        found |= {(name, slot): rule for slot, rule in slots.items()}
+    return found, left
 
 
 def quantize(
@@ -207,10 +244,16 @@ def _sites(network: nn.Module) -> list[_Site]:
     return found
 
 
+def _weight_of(rule: Rule) -> Quantizer:
+    """Return the weight quantizer of a rule that has one."""
+    assert rule.weight is not None
+    return rule.weight
+
+
 def _chosen_weights(
     network: nn.Module, rules: Sequence[Rule], order: list[str] | None
-) -> list[tuple[_Site, Quantizer]]:
-    """Return the weights that rules quantize, each with its quantizer."""
+) -> tuple[dict[_Site, Rule], dict[str, str]]:
+    """Return the rule of each weight, and layers that stay in full precision with the reason."""
     sites = _sites(network)
     names = {s.layer: None for s in sites} | {s.weight: None for s in sites}
     kept, left = _kept(sites, order), set()
@@ -232,26 +275,20 @@ def _chosen_weights(
             "which layers come first and last cannot be seen, since the forward cannot be traced; "
             "give example=inputs, a few rows"
         )
-    if left:
-        warnings.warn(
-            f"in full precision: {', '.join(f'{k} ({kept[k]})' for k in kept if k in left)}; a "
-            "rule that names such a layer in full quantizes it",
-            stacklevel=4,
-        )
-    found = {site: rule.weight for site, (_, rule) in chosen.items()}
-    for site in found:
+    for site in chosen:
         if isinstance(site.module, Affine) and not traits(site.module.quantize).identity:
             raise ValueError(_ALREADY.format(site.layer))
-    return [(s, q) for s, q in _tied(sites, found).items() if not traits(q).identity]
+    found = _tied(sites, {site: rule for site, (_, rule) in chosen.items()})
+    return found, {k: why for k, why in kept.items() if k in left}
 
 
-def _tied(sites: list[_Site], chosen: dict[_Site, Quantizer | None]) -> dict[_Site, Quantizer]:
-    """Return the quantizer of every place of a weight; ValueError if two places differ."""
-    whose: dict[int, tuple[_Site, Quantizer]] = {}
+def _tied(sites: list[_Site], chosen: dict[_Site, Rule]) -> dict[_Site, Rule]:
+    """Return the rule of every place of a weight; ValueError if two places differ."""
+    whose: dict[int, tuple[_Site, Rule]] = {}
     weights = {s: dict(s.module.named_parameters(recurse=False))[s.attribute] for s in sites}
-    for site, quantizer in chosen.items():
-        first, other = whose.setdefault(id(weights[site]), (site, quantizer))  # type: ignore
-        if other is not quantizer and other != quantizer:
+    for site, rule in chosen.items():
+        first, other = whose.setdefault(id(weights[site]), (site, rule))
+        if other is not rule and other.weight != rule.weight:
             raise ValueError(
                 f"'{first.weight}' and '{site.weight}' are one weight, and two rules quantize it "
                 "differently; name one of them"
@@ -259,8 +296,8 @@ def _tied(sites: list[_Site], chosen: dict[_Site, Quantizer | None]) -> dict[_Si
     return {s: whose[id(w)][1] for s, w in weights.items() if id(w) in whose}
 
 
-def _chosen_outputs(network: nn.Module, rules: Sequence[Rule]) -> dict[str, dict[str, Quantizer]]:
-    """Return the layers whose outputs rules quantize, with the quantizers of their slots."""
+def _chosen_outputs(network: nn.Module, rules: Sequence[Rule]) -> dict[str, dict[str, Rule]]:
+    """Return the layers whose outputs rules quantize, with the rule of each slot."""
     layers = {k: m for k, m in network.named_modules() if k and not list(m.children())}
     layers = {k: m for k, m in layers.items() if not isinstance(m, LayerQuantizer)}
     chosen: dict[tuple[str, str], tuple[int, Rule]] = {}
@@ -270,14 +307,12 @@ def _chosen_outputs(network: nn.Module, rules: Sequence[Rule]) -> dict[str, dict
             for pattern in rule.patterns:
                 for name in _matching(pattern, layers, "outputs"):
                     _add(chosen, (name, slot), int(name == pattern), rule, f"{slot}s")
-    found: dict[str, dict[str, Quantizer]] = {}
+    found: dict[str, dict[str, Rule]] = {}
     for (name, slot), (_, rule) in chosen.items():
         m = layers[name]
         if isinstance(m, Activation) and not traits(m.quantize).identity:
             raise ValueError(_ALREADY.format(name))
-        quantizer = rule.activation if slot == "activation" else rule.gradient
-        assert quantizer is not None
-        found.setdefault(name, {})[slot] = quantizer
+        found.setdefault(name, {})[slot] = rule
     return found
 
 

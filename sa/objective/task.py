@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from sa.network.layers import Affine
+from sa.network.network import Network
 from sa.network.read import coupling, describe, latent_weights, one_row, row_width
 from sa.network.structure import Structure
 from sa.objective.criterion import CRITERIA
@@ -106,6 +107,10 @@ class Task:
         if own.autocast and own.dtype == "float64":
             raise Mismatch(
                 "autocast", f"{own.autocast} does not work with dtype=float64; set dtype=float32"
+            )
+        if own.mode == "train" and isinstance(network, Network):
+            raise Mismatch(
+                "mode", "no layer of this model works differently in training mode; set mode=eval"
             )
         if own.mode == "train" and own.compile:
             raise Mismatch("mode", "mode=train does not work with compile=true; set compile=false")

@@ -22,12 +22,12 @@ called ``objective`` before: both names are here, so that the renaming changes n
 
 LATER = frozenset(
     "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas autocast "
-    "compile stored snapshot_every ends init_seed".split()
+    "compile stored snapshot_every ends init_seed rules".split()
 )
 """Settings that the first runs did not have; null, false and {} are no part of an id."""
 
 
-DEFAULTS = {"diverge": 1000}
+DEFAULTS = {"diverge": 1000, "mode": "eval"}
 """Settings that the first runs did not have, with defaults that are no part of an id."""
 
 
@@ -68,9 +68,25 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     keeps its id.
     """
     config = placeless(config)
+    config = {**config, "rules": _by_layer(config.get("rules"))}
     unset = BOOKKEEPING | {k for k in LATER if is_off(config.get(k))}
     unset |= {k for k, v in DEFAULTS.items() if config.get(k, v) == v}
     return {str(k): _canonical(v, str(k)) for k, v in config.items() if k not in unset}
+
+
+def _by_layer(rules: Any) -> Any:
+    """Return the quantizer of each layer and slot, if the layers that rules reach are known.
+
+    Neither the names of rules nor the way their patterns are written changes a number.
+    """
+    if not isinstance(rules, dict) or not all("layers" in rule for rule in rules.values()):
+        return rules
+    return {
+        f"{layer}.{slot}": rule[slot]
+        for rule in rules.values()
+        for slot, layers in rule["layers"].items()
+        for layer in layers
+    }
 
 
 def placeless(config: Config) -> Config:
