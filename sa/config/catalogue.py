@@ -129,11 +129,14 @@ def _sentence(node: Any) -> str:
     return re.split(r"(?<=\.)\s+(?=[A-Z])|; (?=draws)", first)[0].rstrip(".")
 
 
-def figures() -> list[str]:
+@cache
+def figures() -> tuple[str, ...]:
     """Return the figure kinds: the files of sa/figure, without importing them."""
-    return sorted({p.stem for p in (_SA / "figure").glob("[a-z]*.py")} - {"draw", "lines"})
+    found = {p.stem for p in (_SA / "figure").glob("[a-z]*.py")}
+    return tuple(sorted(found - {"draw", "lines"}))
 
 
+@cache
 def drawn_as_lines(name: str) -> str:
     """Return the experiment that has a figure of lines of that name; '' if none has."""
     for study in options("experiment"):
