@@ -174,6 +174,13 @@ def nothing_global_changes():
     assert dict(matplotlib.rcParams) == before
 
 
+def drawn(kind, given, folder, end="svg"):
+    """Draw a kind in one format of three: that all are written is a law of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draw, "FORMATS", (end,))
+        return draw.draw(kind, given, folder)
+
+
 @pytest.mark.parametrize("kind", draw.kinds())
 def test_draw_writes_the_pictures_and_a_csv_of_their_numbers(kind, tmp_path):
     made = draw.draw(kind, trained() if kind in TRAININGS else FEW, tmp_path)
@@ -185,9 +192,9 @@ def test_draw_writes_the_pictures_and_a_csv_of_their_numbers(kind, tmp_path):
 
 
 def test_minimal_ratio_distinguishes_the_l1_route_from_each_status(tmp_path):
-    given = table()
+    given = table(dims=(8,))
     given.loc[given.index[:4], "critical_points/solver"] = "l1"
-    tidy = pd.read_csv(draw.draw("minimal_ratio", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("minimal_ratio", given, tmp_path)[1])
     assert set(tidy["status"]) == {"l1 route", "critical", "stalled", "unconverged"}
     assert (tidy["status"] == "l1 route").sum() == 4
 
@@ -196,14 +203,14 @@ def test_random_labels_show_steps_to_the_goal_and_mark_missed_goals(tmp_path):
     given = table()
     given["step"] = range(10, 10 + len(given))
     given["stopped"] = ["steps", "train/accuracy >= 0.95"] * (len(given) // 2)
-    tidy = pd.read_csv(draw.draw("random_labels", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("random_labels", given, tmp_path)[1])
     assert tidy["steps"].tolist() == given["step"].tolist()
     assert tidy["reached"].tolist() == [False, True] * (len(given) // 2)
 
 
 def test_best_decrease_is_relative_to_the_loss(tmp_path):
     given = table()
-    tidy = pd.read_csv(draw.draw("best_decrease", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("best_decrease", given, tmp_path)[1])
     np.testing.assert_allclose(tidy["best"], given["descent/best"] / 2)
     np.testing.assert_allclose(tidy["best_heldout"], 0.9 * given["descent/best"] / 2)
     assert set(tidy["label"]) == {"STE clipped", "CDG", "NES", "random"}
@@ -211,7 +218,7 @@ def test_best_decrease_is_relative_to_the_loss(tmp_path):
 
 def test_lr_decrease_table_has_every_step_length(tmp_path):
     given = table()
-    tidy = pd.read_csv(draw.draw("lr_decrease", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("lr_decrease", given, tmp_path)[1])
     assert len(tidy) == len(given) * len(LRS)
     one = tidy[(tidy["label"] == "CDG") & (tidy["dim"] == 16) & (tidy["seed"] == 1)]
     g = 0.5 + 0.16 + 0.1
@@ -230,7 +237,7 @@ def test_lr_decrease_has_a_panel_for_each_layer(tmp_path):
         ],
         ignore_index=True,
     )
-    tidy = pd.read_csv(draw.draw("lr_decrease", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("lr_decrease", given, tmp_path)[1])
     assert list(tidy["facet"].unique()) == [
         f"layer {layer}, {kind} weights"
         for kind in ("full-precision", "Xnor")
@@ -244,32 +251,32 @@ def test_error_bars_of_equal_seeds_are_not_negative(tmp_path):
         given[column] = 0.1  # in floating point the mean of three is above 0.1
     lines = {"kind": "lines", "x": "dim", "y": "alignment/cosine"}
     for kind in ("alignment", "best_decrease", lines):
-        assert draw.draw(kind, given, tmp_path)
+        assert drawn(kind, given, tmp_path)
 
 
 def test_caption_explains_triangles(tmp_path):
     given = table(dims=(8,))  # decreases of g eta - eta^2 fall far below 0
     assert draw.BELOW.startswith("triangles:")
-    assert "triangles:" in draw.draw("lr_decrease", given, tmp_path)[1].read_text()
-    assert "triangles:" not in draw.draw("alignment", given, tmp_path)[1].read_text()
+    assert "triangles:" in drawn("lr_decrease", given, tmp_path)[0].read_text()
+    assert "triangles:" not in drawn("alignment", given, tmp_path)[0].read_text()
 
 
 def test_a_narrow_logarithmic_axis_labels_few_ticks(tmp_path):
     given = table(dims=(16,), names=("STE", "CDG")).assign(parameters=np.linspace(1600, 2500, 4))
-    words = draw.draw("parameters", given, tmp_path)[1].read_text()
+    words = drawn("parameters", given, tmp_path)[0].read_text()
     assert "times10^{3}" not in words
     assert 2 <= sum(f">{x}<" in words for x in range(1500, 2600, 100)) <= 5
 
 
 def test_alignment_table_has_the_expected_cosine(tmp_path):
-    tidy = pd.read_csv(draw.draw("alignment", table(), tmp_path)[3])
+    tidy = pd.read_csv(drawn("alignment", table(), tmp_path)[1])
     assert tidy.loc[tidy["label"] == "NES", "expected"].eq(0.5).all()
     assert tidy.loc[tidy["label"] == "CDG", "expected"].isna().all()
 
 
 def test_calibration_table_has_both_kernels_relative_to_the_loss(tmp_path):
     given = table(dims=(8,), names=("STE",))
-    tidy = pd.read_csv(draw.draw("calibration", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("calibration", given, tmp_path)[1])
     last = tidy[(tidy["kind"] == "gaussian") & (tidy["scale"] == 1.0)]
     np.testing.assert_allclose(sorted(last["best"]), [0.2, 0.7])
     assert (tidy["kind"] == "box").sum() == 4
@@ -292,10 +299,10 @@ def test_bands_are_quantiles_over_seeds_and_need_several(tmp_path):
     np.testing.assert_allclose(one["low"], one["median"] - 0.09)
     np.testing.assert_allclose(one["high"], one["median"] + 0.09)
     with pytest.raises(ValueError, match="'shallow' has one seed.*seed=range"):
-        draw.draw("bands", evaluated(seeds=1), tmp_path)
+        drawn("bands", evaluated(seeds=1), tmp_path)
     over = evaluated().assign(epoch=lambda rows: rows["step"] / 2)
     over.attrs["over"] = "epoch"
-    tidy = pd.read_csv(draw.draw("bands", over, tmp_path)[3])
+    tidy = pd.read_csv(drawn("bands", over, tmp_path)[1])
     assert list(tidy["epoch"].unique()) == [0, 0.5, 1, 1.5]
 
 
@@ -316,13 +323,13 @@ def test_bands_of_a_single_step_are_points_side_by_side():
 def test_band_ends_when_only_one_seed_is_left(tmp_path):
     given = evaluated(seeds=2)  # one of two ends after step 1, as its goal is reached
     given = given[(given["seed"] == 0) | (given["step"] < 2)]
-    tidy = pd.read_csv(draw.draw("bands", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("bands", given, tmp_path)[1])
     assert set(tidy["step"]) == {0, 1}
 
 
 def test_parameters_mark_the_interpolation_threshold(tmp_path):
     given = table(dims=(8,), seeds=(0, 1, 2))
-    tidy = pd.read_csv(draw.draw("parameters", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("parameters", given, tmp_path)[1])
     np.testing.assert_allclose(tidy["gap/loss"], tidy["test/loss"] - tidy["train/loss"])
     assert "interpolates from 3,200 parameters" in (tmp_path / "parameters.svg").read_text()
 
@@ -331,7 +338,7 @@ def test_parameters_shows_macs_and_bits_if_they_were_measured(tmp_path):
     given = table(dims=(8,), seeds=(0, 1, 2))
     given = given.assign(**{"cost/macs": 7 * given["parameters"], "cost/bits": 32.0})
     given.loc[given.index[0], "cost/macs"] = np.nan  # without a cost it is not drawn
-    tidy = pd.read_csv(draw.draw("parameters", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("parameters", given, tmp_path)[1])
     assert len(tidy) == len(given) - 1 and set(tidy["cost/macs"]) <= {5600.0, 11200, 16800, 22400}
     text = (tmp_path / "parameters.svg").read_text()
     assert text.count("multiply-accumulates per row") == 3  # two axes and the legend
@@ -340,7 +347,7 @@ def test_parameters_shows_macs_and_bits_if_they_were_measured(tmp_path):
 
 def test_sharpness_gap_gives_kendalls_tau_within_each_seed(tmp_path):
     given = table(dims=(8,), seeds=(0, 1))  # pooled seeds would give less
-    draw.draw("sharpness_gap", given, tmp_path)
+    drawn("sharpness_gap", given, tmp_path)
     text = (tmp_path / "sharpness_gap.svg").read_text()
     assert "τ = 1.00 [1.00, 1.00], 2 seeds" in text and "8 trainings" in text
 
@@ -348,21 +355,21 @@ def test_sharpness_gap_gives_kendalls_tau_within_each_seed(tmp_path):
 def test_function_curve_counts_collapsed_networks(tmp_path):
     given = table(dims=(8,), seeds=(0, 1, 2, 3), names=("CDG",))
     given.loc[0, "function_curve/collapsed"] = 1.0
-    tidy = pd.read_csv(draw.draw("function_curve", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("function_curve", given, tmp_path)[1])
     assert "1 of 4 collapsed" in (tmp_path / "function_curve.svg").read_text()
     assert len(tidy) == 4 * 3 and set(tidy["kind"]) == {"CDG"}
 
 
 def test_interpolation_and_random_labels_tables_have_every_run(tmp_path):
-    tidy = pd.read_csv(draw.draw("interpolation", table(), tmp_path)[3])
+    tidy = pd.read_csv(drawn("interpolation", table(), tmp_path)[1])
     assert len(tidy) == 4 * 3 * len(table())
-    tidy = pd.read_csv(draw.draw("random_labels", table(), tmp_path)[3])
+    tidy = pd.read_csv(drawn("random_labels", table(), tmp_path)[1])
     assert len(tidy) == len(table()) and (tidy["train/fitted"] == 0.7).all()
 
 
 def test_surfaces_share_one_colour_scale_and_name_their_plane(tmp_path):
     given = table(dims=(8,), names=("STE", "CDG")).assign(quantized="fc1.weight: Sign()")
-    tidy = pd.read_csv(draw.draw("surface", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("surface", given, tmp_path)[1])
     assert len(tidy) == 9 * len(given) and tidy["loss"].max() == 2 + 8 * 64
     assert tidy["run"].str.contains("view=latent").all() and set(tidy["axes"]) == {"random", "pca"}
     text = (tmp_path / "surface.svg").read_text()
@@ -393,28 +400,28 @@ def test_pairs_of_trainings_are_named_by_estimators_and_starts(tmp_path):
     assert _label.paired(wide).tolist() == [
         f"{pair}, hidden={n}" for pair, n in zip(told, (8, 8, 16, 16), strict=True)
     ]
-    tidy = pd.read_csv(draw.draw("barriers", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("barriers", given, tmp_path)[1])
     assert sorted(tidy["pair"]) == sorted(told) and tidy["interpolation/barrier"].max() == 1.25
 
 
 def test_aligned_flips_leaves_out_trainings_that_missed_the_goal(tmp_path):
     given = table(dims=(8,))
     given.loc[given["run_id"] == "800", "stopped"] = "steps"
-    tidy = pd.read_csv(draw.draw("aligned_flips", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("aligned_flips", given, tmp_path)[1])
     assert len(tidy) == len(given) - 1
     np.testing.assert_allclose(tidy["mean"], 0.3 * tidy["end"])
     text = (tmp_path / "aligned_flips.svg").read_text()
     assert "τ = 1.00 [1.00, 1.00], 2 seeds" in text and "1 of 8 trainings missed" in text
-    draw.draw("aligned_flips", given[given["seed"] == 0].head(2), tmp_path)
+    drawn("aligned_flips", given[given["seed"] == 0].head(2), tmp_path)
     assert "no seed has three trainings" in (tmp_path / "aligned_flips.svg").read_text()
     with pytest.raises(ValueError, match="no training reached the goal"):
-        draw.draw("aligned_flips", given.assign(stopped="steps"), tmp_path)
+        drawn("aligned_flips", given.assign(stopped="steps"), tmp_path)
 
 
 def test_memorised_gives_the_size_that_fits_all_labels(tmp_path):
     given = table(dims=(8, 32)).assign(**{"quantizer.weight.bits": 2.0})
     given["train/accuracy"] = np.where(given["dim"] == 8, 0.49, 1.49)  # crosses half-way
-    tidy = pd.read_csv(draw.draw("memorised", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("memorised", given, tmp_path)[1])
     assert set(tidy["parameters/row"]) == {4.0, 16.0}
     assert "weights of 2 bits: 8 parameters" in (tmp_path / "memorised.svg").read_text()
     never = memorised.needed(pd.Series([0.5, 1.0, 0.9], index=[1.0, 2.0, 4.0]))
@@ -422,7 +429,7 @@ def test_memorised_gives_the_size_that_fits_all_labels(tmp_path):
 
 
 def test_cosine_layers_shows_expected_values_in_brackets(tmp_path):
-    tidy = pd.read_csv(draw.draw("cosine_layers", table(dims=(8,), names=("STE",)), tmp_path)[3])
+    tidy = pd.read_csv(drawn("cosine_layers", table(dims=(8,), names=("STE",)), tmp_path)[1])
     assert set(tidy["layer"]) == {"all", "fc1"} and set(tidy["activation"]) == {"ternary", "2-bit"}
     mine = tidy[(tidy["layer"] == "fc1") & (tidy["activation"] == "ternary")]
     assert mine["cosine"].tolist() == [pytest.approx(0.8)]
@@ -432,18 +439,18 @@ def test_cosine_layers_shows_expected_values_in_brackets(tmp_path):
 
 def test_underflow_reads_the_steps_of_its_runs(tmp_path):
     given = table(dims=(8,))
-    tidy = pd.read_csv(draw.draw("underflow", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("underflow", given, tmp_path)[1])
     assert len(tidy) == 5 * len(given)
     np.testing.assert_allclose(tidy["distance"], np.sqrt(2 * tidy["loss"] / 8))
     given.attrs = {}
     with pytest.raises(ValueError, match="over steps, and the table has one row a run"):
-        draw.draw("underflow", given, tmp_path)
+        drawn("underflow", given, tmp_path)
 
 
 def test_rounding_distinguishes_normalisers_from_estimators_without_sampling(tmp_path):
-    given = table()
+    given = table(seeds=(0,))
     given.loc[given["estimator._target_"].str.endswith("CDG"), "flip_rate"] = np.nan
-    tidy = pd.read_csv(draw.draw("rounding", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("rounding", given, tmp_path)[1])
     assert set(tidy["line"]) == {"max", "CDG"}
     assert tidy.loc[tidy["line"] == "CDG", "samples"].isna().all()
     assert set(tidy["rows"]) == {128, 256}
@@ -451,7 +458,7 @@ def test_rounding_distinguishes_normalisers_from_estimators_without_sampling(tmp
 
 def test_sensitivity_bits_table_has_every_layer_and_width(tmp_path):
     given = table(dims=(8,), names=("STE",))
-    tidy = pd.read_csv(draw.draw("sensitivity_bits", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("sensitivity_bits", given, tmp_path)[1])
     assert len(tidy) == 2 * 2 * len(given)
     mine = tidy[(tidy["layer"] == "fc1.weight") & (tidy["seed"] == 1)]
     np.testing.assert_allclose(mine["rise"], [0.2, 0.11])
@@ -462,21 +469,21 @@ def test_quant_error_names_the_quantizer(tmp_path):
     given = table(dims=(8,), seeds=(0,), names=("STE",))
     given["quantizer.weight._target_"] = "sa.quantizer.uniform.Uniform"
     given["quantizer.weight.bits"] = 4
-    tidy = pd.read_csv(draw.draw("quant_error", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("quant_error", given, tmp_path)[1])
     assert tidy["quantizer"].tolist() == ["W uniform 4, A levels"]
     assert tidy["sqnr"].tolist() == [9.0] and tidy["tensor"].tolist() == ["fc2.weight"]
 
 
 def test_blocks_table_has_every_block_in_network_order(tmp_path):
     given = table(dims=(8,), names=("STE",))
-    tidy = pd.read_csv(draw.draw("blocks", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("blocks", given, tmp_path)[1])
     assert tidy["block"].tolist() == ["head", "fc1"] * 2 and (tidy["size"] == 0.5).all()
     assert tidy["share"].dropna().tolist() == [0.25, 0.5]
     assert set(tidy["shapes"]) == {"2x3, 2"} and set(tidy["held"]) == {0.9, 0.91}
 
 
 def test_sharpness_table_has_every_step_and_eigenvalue(tmp_path):
-    tidy = pd.read_csv(draw.draw("sharpness", trained(), tmp_path)[3])
+    tidy = pd.read_csv(drawn("sharpness", trained(), tmp_path)[1])
     assert len(tidy) == 4 * 21 and {"lambda_1", "lambda_2", "edge", "lr"} <= set(tidy)
     assert tidy["lambda_1"].notna().sum() == 4 * 5
     at = tidy[(tidy["lr"] == 0.25) & (tidy["step"] == 5)]
@@ -484,16 +491,16 @@ def test_sharpness_table_has_every_step_and_eigenvalue(tmp_path):
 
 
 def test_flow_table_has_the_distance_of_descent_from_the_flow(tmp_path):
-    tidy = pd.read_csv(draw.draw("flow", trained(), tmp_path)[3])
+    tidy = pd.read_csv(drawn("flow", trained(), tmp_path)[1])
     got = tidy[(tidy["what"] == "descent") & (tidy["lr"] == 0.5)].set_index("time")["distance"]
     assert got.dropna().to_dict() == {2.5: 0.5, 5.0: 0.5, 7.5: 0.5, 10.0: 0.5}
     with pytest.raises(ValueError, match="needs two runs, one with estimator=flow"):
-        draw.draw("flow", trained().iloc[:1], tmp_path)
+        drawn("flow", trained().iloc[:1], tmp_path)
 
 
 def test_branches_counts_steps_cost_and_failures(tmp_path):
     given = trained()
-    tidy = pd.read_csv(draw.draw("branches", given, tmp_path)[3])
+    tidy = pd.read_csv(drawn("branches", given, tmp_path)[1])
     assert tidy["estimator._target_"].nunique() == 2  # distinguished although they have one name
     tidy = tidy.set_index("run_id").loc[given["run_id"]]
     assert tidy["branch"].tolist() == ["GD 0.5", "GD 0.5", "GD 0.25", "GD 0.25"]
@@ -540,17 +547,18 @@ def test_common_estimators_have_fixed_colours():
     ids=["one run", "optional columns missing", "failed runs"],
 )  # fmt: skip
 def test_tables_without_optional_columns_are_drawn(kind, given, tmp_path):
-    assert draw.draw(kind, given.reset_index(drop=True).copy(), tmp_path)[0].stat().st_size > 10_000
+    made = drawn(kind, given.reset_index(drop=True).copy(), tmp_path, "png")
+    assert made[0].stat().st_size > 10_000
 
 
 def test_unknown_kinds_and_missing_columns_are_refused(tmp_path):
     with pytest.raises(ValueError, match="aligned_flips, alignment, bands, barriers, best_"):
-        draw.draw("pie", table(), tmp_path)
+        drawn("pie", table(), tmp_path)
     with pytest.raises(ValueError, match=r"no column descent/lr.*analysis=\[descent\]"):
-        draw.draw("lr_decrease", table().drop(columns="descent/lr"), tmp_path)
+        drawn("lr_decrease", table().drop(columns="descent/lr"), tmp_path)
     empty = table().assign(value=np.nan)
     with pytest.raises(ValueError, match="no run has a value of"):
-        draw.draw("best_decrease", empty, tmp_path)
+        drawn("best_decrease", empty, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -580,7 +588,7 @@ def test_a_probe_has_no_curves(tmp_path):
 
 
 def test_variants_are_ranked_within_an_activation(tmp_path):
-    tidy = pd.read_csv(draw.draw("variants", table(dims=(8,)), tmp_path)[3])
+    tidy = pd.read_csv(drawn("variants", table(dims=(8,)), tmp_path)[1])
     assert set(tidy["activation"]) == {"ternary", "2-bit"}
     mine = tidy[tidy["activation"] == "ternary"]
     assert mine["label"].tolist() == ["random", "NES", "CDG", "STE clipped"]
@@ -588,5 +596,5 @@ def test_variants_are_ranked_within_an_activation(tmp_path):
 
 
 def test_prediction_table_has_tau_of_each_result(tmp_path):
-    tidy = pd.read_csv(draw.draw("prediction", table(dims=(8,)), tmp_path)[3])
+    tidy = pd.read_csv(drawn("prediction", table(dims=(8,)), tmp_path)[1])
     assert set(tidy["activation"]) == {"ternary", "2-bit"} and (tidy["tau"] == 1).all()

@@ -125,7 +125,9 @@ def test_the_pca_plane_of_a_training_is_drawn_during_it_or_from_its_end_point(sa
 
 
 def test_an_interpolation_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
-    code, out, err = sa("-m", *NET, "steps=9", "analysis=[]", "seed=0,1", "sweep.name=two")
+    code, out, err = sa(
+        "-m", *NET, *"steps=9 analysis=[] seed=0,1 sweep.name=two figure=[]".split()
+    )
     assert code == 0, err
     about, points = sweep.read_manifest(Path("."), "two")
     names = ",".join(p["run_id"] for p in points)
@@ -159,7 +161,7 @@ def test_an_interpolation_between_runs_of_a_sweep_is_a_run_of_its_own(sa):
 def test_trainings_described_in_ends_are_computed_once(sa):
     words = [*NET, "analysis=interpolation", "analysis.interpolation.points=2"]
     words.append("ends=[{batch_size: 100, steps: 5},{batch_size: 200, steps: 3}]")
-    code, out, err = sa("-m", *words, "analysis.interpolation.recalibrate=true,false")
+    code, out, err = sa("-m", *words, "figure=[]", "analysis.interpolation.recalibrate=true,false")
     assert code == 0, err
     assert len(list(Path("runs").iterdir())) == 4  # two interpolations, two trainings
 

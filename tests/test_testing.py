@@ -106,6 +106,6 @@ def test_the_command_reports_each_law_and_fails_for_a_wrong_class(tmp_path):
     assert (
         "along that gradient its length is 2" in broken.stdout and "holds    evals" in broken.stdout
     )
-    assert typed("sa.estimator.nes:NES").returncode == 0
+    assert typed("sa.estimator.cdg:CDG").returncode == 0
     absent = typed("mine:Short")
     assert absent.returncode == 2 and "there is no such class" in absent.stderr

@@ -56,6 +56,9 @@ LINES_NOW = {
 }  # fmt: skip
 """Kinds that sweeps of before name -> the experiment that draws the same as lines."""
 
+FORMATS = "png", "svg", "pdf"
+"""The endings of the files that every picture is written to."""
+
 PANELS = 12
 """The most panels of a picture of several parts; one part may have more. The layout needs memory
 by the square of their number: 0.7 GB for 12, 7 GB for 40."""
@@ -294,7 +297,7 @@ def _save(figure: Canvas, tidy: pd.DataFrame | None, path: Path) -> list[Path]:
     thin_log_ticks(figure)
     figure.draw_without_rendering()  # lays it out, once for all formats
     figure.set_layout_engine("none")
-    for end in ("png", "svg", "pdf") if tidy is None else ("png", "svg", "pdf", "csv"):
+    for end in FORMATS if tidy is None else (*FORMATS, "csv"):
         temp = path.with_name(f".tmp-{os.getpid()}-{path.name}.{end}")
         try:
             if end == "csv" and tidy is not None:
