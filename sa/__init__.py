@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from sa.quantizer.twn import TWN as TWN
     from sa.quantizer.uniform import Uniform as Uniform
     from sa.quantizer.xnor import Xnor as Xnor
+    from sa.run import multirun as multirun
     from sa.surrogate import Rule as Rule
     from sa.surrogate import sign as sign
     from sa.surrogate import step as step
@@ -139,6 +140,7 @@ _MODULES = {
     "training.gradient": "Gradient",
     "objective.loss": "Loss loss",
     "network.quantize": "quantize",
+    "run": "multirun",
     "sweep.table": "read",
     "training.session": "Session",
     "training.train": "train",

@@ -3,8 +3,10 @@
 import os
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sa.config.argv import CommandLine, read, settings_first
 from sa.config.catalogue import CONF
@@ -13,6 +15,9 @@ from sa.config.error import UsageError
 from sa.config.flags import check_words, help_words
 from sa.config.handbook import catalogue_page, help_page
 from sa.record import telling
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main() -> None:
@@ -53,9 +58,7 @@ def _run(argv: list[str]) -> None:
     from sa.launch.plan import LaunchError
     from sa.record import files
 
-    # By default Hydra prints an error and ends. With this it raises, and we write the message.
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         if argv[:1] == ["--frozen"]:
             if not argv[1:]:
@@ -65,7 +68,8 @@ def _run(argv: list[str]) -> None:
             rank(Path(argv[1]), *map(int, argv[2:]))
         else:
             argv = check_words(argv)
-            _compose(read(argv))
+            with _errors_raised():
+                _compose(read(argv))
     except KeyboardInterrupt:
         _exit(130, "interrupted; repeat the command to go on from the last checkpoint")
     except (UsageError, files.Unwritable, LaunchError) as error:
@@ -79,8 +83,6 @@ def _run(argv: list[str]) -> None:
             _exit(1, "an unexpected error, shown above")
         _exit(2, message)
     finally:
-        if not full:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
         if telling.output_lost():
             lost = f"standard output could not be written ({telling.output_lost()})"
             telling.note(f"{lost}; what was computed is in its record")
@@ -104,11 +106,16 @@ class Command:
     Args:
         command_line: the words of the command line; the sweeper reads them too.
 
+    Attributes:
+        failed: the error of a single run.
+        swept: the folder of the sweep that ran, set by the sweeper.
+
     """
 
     def __init__(self, command_line: CommandLine):
         self.command_line = command_line
         self.failed: list[Exception] = []
+        self.swept: Path | None = None
 
     def __call__(self, config: Any) -> float:
         """Run one configuration and return its metric; keep the error of a single run."""
@@ -133,8 +140,22 @@ class Command:
             return float("nan")
 
 
-def _compose(command_line: CommandLine) -> None:
-    """Compose the configurations with Hydra, and run them."""
+@contextmanager
+def _errors_raised() -> Iterator[None]:
+    """Let Hydra raise its errors, inside a ``with``; by default it prints them and ends."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _compose(command_line: CommandLine) -> Command:
+    """Compose the configurations with Hydra, and run them; return the command that ran."""
     import hydra
 
     command = Command(command_line)
@@ -143,6 +164,70 @@ def _compose(command_line: CommandLine) -> None:
     hydra.main(config_path=str(CONF), config_name="config", **base)(command)()
     if command.failed:
         raise command.failed[0]
+    return command
+
+
+def multirun(words: Sequence[str], root: str | Path | None = None) -> "pd.DataFrame":
+    """Run a sweep in this process, as ``python -m sa.run -m WORDS`` does, and return its table.
+
+    A row is a run, as in `sa.read`. Runs that are done are not computed again. The plan and the
+    progress are printed.
+
+    >>> import contextlib, io, tempfile
+    >>> words = "estimator=cdg,nes dim=4 dataset.n=64 tracker=none analysis=[] figure=[]".split()
+    >>> with contextlib.redirect_stdout(io.StringIO()):
+    ...     table = multirun(words, root=tempfile.mkdtemp())
+    >>> list(table["target"]), set(table["status"])
+    (['box', 'gaussian'], {'done'})
+
+    Args:
+        words: what is typed behind ``-m``, a word each; values of a sweep stand between commas.
+        root: the folder of ``runs/`` and ``sweeps/``; None for SA_ROOT, else the current folder.
+
+    Raises:
+        RunFailed: a run failed; the others are done, and `sa.read` gives the table of all.
+        UsageError: the words do not make a sweep.
+
+    """
+    if isinstance(words, str):
+        raise UsageError(f"words={words!r}: expected a list of words; add .split()")
+    if root is not None and any(w.startswith("root=") for w in words):
+        raise UsageError("root: it is given twice, as an argument and as a word; give it once")
+    argv = ["-m", *(w for w in words if w not in ("-m", "--multirun"))]
+    if root is not None:
+        argv.append(f"root='{root}'")
+    command = _inside(argv)
+    if command.swept is None:
+        raise UsageError(
+            f"{' '.join(argv)}: no sweep ran, so there is no table; leave out sweep.dry_run, "
+            "hydra/sweeper and options such as --cfg"
+        )
+    from sa.sweep.table import read as table
+
+    return table(command.swept.name, command.swept.parents[1])
+
+
+def _inside(argv: list[str]) -> Command:
+    """Run a command line inside another program, which keeps its own words and its own Hydra."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from sa.config.explain import explain
+
+    hydra, before = GlobalHydra.instance(), sys.argv
+    outer, hydra.hydra = hydra.hydra, None
+    sys.argv = [before[0]]
+    try:
+        with _errors_raised():
+            return _compose(read(check_words(argv)))
+    except UsageError:
+        raise
+    except Exception as error:
+        message = explain(error, argv)
+        if message is None:
+            raise
+        raise UsageError(message) from error
+    finally:
+        hydra.hydra, sys.argv = outer, before
 
 
 if __name__ == "__main__":

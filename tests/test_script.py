@@ -3,6 +3,7 @@
 import ast
 import copy
 import doctest
+import os
 import subprocess
 import sys
 import threading
@@ -397,3 +398,47 @@ def test_exact_differences_of_a_custom_network_cost_fewer_than_10_evaluations(ne
         assert torch.allclose(fast.grads[0][name], exact, atol=1e-12)
     smooth = lab.loss(nn.Sequential(nn.Linear(8, 4), nn.GELU(), nn.Linear(4, 3)), rows)
     assert smooth.structure.why_not_a_chain == "layer '1' (GELU) is not a step"
+
+
+# Sweeps
+
+SWEEP = "dim=4 dataset.n=64 tracker=none analysis=[] figure=[]".split()
+
+
+def test_a_sweep_from_a_script_is_the_typed_one_and_runs_once(sa, capfd):
+    words = ["estimator=cdg,nes", *SWEEP, "sweep.name=mine"]
+    before, dry = list(sys.argv), [*words, "sweep.dry_run=true"]
+    table = lab.multirun(words, root="here")
+    assert "2 points, 2 of 2 to do" in capfd.readouterr().out
+    assert list(table["target"]) == ["box", "gaussian"] and set(table["status"]) == {"done"}
+    assert list(lab.read("mine", root="here")["value"]) == list(table["value"])
+    assert sys.argv == before and "HYDRA_FULL_ERROR" not in os.environ
+    lab.multirun(["-m", *words, "root=here"])
+    assert "2 points, 0 of 2 to do" in capfd.readouterr().out
+    with pytest.raises(lab.UsageError, match="no sweep ran, so there is no table"):
+        lab.multirun(dry, root="here")
+
+
+def test_a_sweep_from_a_script_raises_what_a_command_would_print(sa):
+    for words, why in (
+        (["estimatr=cdg", *SWEEP], "estimatr"),
+        (["estimator=nope", *SWEEP], "there is no such estimator"),
+        (["dim=0", *SWEEP[1:]], "dim"),
+        ("estimator=cdg", "expected a list of words"),
+        (["root=x", *SWEEP], "given twice"),
+    ):
+        with pytest.raises(lab.UsageError, match=why):
+            lab.multirun(words, root="here")
+    assert not Path("here").exists()
+
+
+def test_a_failed_run_of_a_sweep_from_a_script_is_raised_and_the_others_are_kept(sa, monkeypatch):
+    from sa.estimator.cdg import CDG
+
+    def fails(*_):
+        raise ArithmeticError("for a test")
+
+    monkeypatch.setattr(CDG, "__call__", fails)
+    with pytest.raises(lab.RunFailed, match="1 of 2 points failed"):
+        lab.multirun(["estimator=cdg,nes", *SWEEP, "sweep.name=mine"], root="here")
+    assert list(lab.read("mine", root="here")["status"]) == ["failed", "done"]

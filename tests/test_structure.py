@@ -46,7 +46,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
     "data": {"dataset", "record"},
     "testing": {"objective", "params", "types"},
     "job": set("analysis config job objective params record table tracking training types".split()),
-    "run": {"config", "job", "launch", "record", "run", "table"},
+    "run": {"config", "job", "launch", "record", "run", "sweep", "table"},
 }
 HYDRA = {"config", "run"}  # the only modules that may import Hydra
 NO_TORCH = set("dashboard data figure launch record sweep table tracking".split())

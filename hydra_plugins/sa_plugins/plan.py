@@ -37,7 +37,7 @@ class Plan(Sweeper):
 
         if not isinstance(task_function, Command):
             raise HydraException("hydra/sweeper=plan works in python -m sa.run only; type that")
-        self.command_line = task_function.command_line
+        self.command = task_function
         self.loader, self.master = hydra_context.config_loader, config
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -46,14 +46,14 @@ class Plan(Sweeper):
         unchosen = type(launcher) is basic_launcher.BasicLauncher
         self.launcher = Inline() if unchosen else launcher
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> None:
         """Compose all points and hand them to `sa.launch.driver.multirun`."""
         from sa.config import argv
         from sa.config.error import UsageError
         from sa.launch import driver, plan
         from sa.record import telling
 
-        typed = self.command_line.typed
+        typed = self.command.command_line.typed
         sys.argv[1:] = typed  # the command that the sweep records
         if self.params:
             raise UsageError(
@@ -61,7 +61,7 @@ class Plan(Sweeper):
                 "KEY=VALUE,VALUE, and in an experiment write sizes: {quick: {KEY: [VALUE, VALUE]}}"
             )
         sizes: Any = OmegaConf.to_container(self.master.sizes)
-        words = arguments + self.command_line.for_points
+        words = arguments + self.command.command_line.for_points
         swept, shape = self._axes(argv.with_quick_size(words, sizes.get("quick") or {}))
         points = plan.shape(swept, **shape)
         for note in plan.overruled(typed, shape["points"]):
@@ -81,7 +81,7 @@ class Plan(Sweeper):
         )
         fixed = {v[0][0] for v in swept.values() if len(v) == 1 and len(v[0]) == 1}
         varied = [[w for w in p if w in one.words and w not in fixed] for one, p in once]
-        return driver.multirun(
+        self.command.swept = driver.multirun(
             [one.config for one, _ in once],
             varied,
             [one.words for one, _ in once],

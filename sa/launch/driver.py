@@ -49,8 +49,10 @@ def multirun(
     words: list[list[str]],
     launcher: Any,
     typed: Sequence[str] = (),
-) -> None:
+) -> Path | None:
     """Plan a sweep, validate every point, then run the missing points, or print the plan.
+
+    Return the folder of the sweep; None if only the plan is printed.
 
     Args:
         configs: the configuration of each point, as Hydra composed it.
@@ -83,8 +85,9 @@ def multirun(
         for point in plan:
             state = run.state(folder_of(point.config))
             print(f"{point.index:>4}  {point.run_id}  {state:<8} {point.label}")
-    else:
-        _run(root, name, plan, left, place, launcher, settings.sweep)
+        return None
+    _run(root, name, plan, left, place, launcher, settings.sweep)
+    return root / "sweeps" / name
 
 
 def _run(
