@@ -2,6 +2,50 @@
 
 `sa.loss` makes a loss of any network and any rows; estimators turn it into gradients. Names are
 imported when they are first used: ``import sa`` costs milliseconds and no torch.
+
+A network of your own, and its loss on rows:
+
+>>> import sa, torch
+>>> from torch import nn
+>>> class Net(nn.Module):
+...     def __init__(self):
+...         super().__init__()
+...         self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+...     def forward(self, x):
+...         return self.c(sa.sign(self.b(sa.sign(self.a(x)))))
+>>> _ = torch.manual_seed(0)
+>>> net, x, y = Net(), torch.randn(200, 8), torch.randint(0, 3, (200,))
+>>> loss = sa.loss(net, (x, y), heldout=(x[:50], y[:50]))
+>>> round(float(loss.value()), 3)
+1.22
+
+Estimates of its gradient, the exact differences, and a comparison:
+
+>>> sa.NES(sigma=0.1, samples=500)(loss, seed=0).evals
+1001.0
+>>> d = loss.differences(epsilons=[0.1])  # brute force takes 934 evaluations
+>>> d.path, d.evals < 10
+('fast', True)
+>>> len(sa.compare(loss, ["ste_clipped", sa.NES(sigma=0.1, samples=100)], seeds=3))
+6
+>>> smooth = nn.Sequential(nn.Linear(8, 4), nn.GELU(), nn.Linear(4, 3))
+>>> sa.loss(smooth, (x, y)).structure.why_not_a_chain
+"layer '1' (GELU) is not a step"
+
+Quantized layers, a training, and a loss that is measured elsewhere:
+
+>>> q = sa.quantize(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)), {"0": sa.Uniform(4)})
+>>> len(q[0].weight.unique()) <= 16
+True
+>>> sgd = lambda parameters: torch.optim.SGD(parameters, lr=0.1)
+>>> rows = list(sa.train(loss, sa.STE("clipped"), sgd, steps=100))
+>>> rows[0]["loss"] > rows[-1]["loss"]
+True
+>>> s = sa.Session(sa.SPSA(samples=8), {"w": torch.ones(4, dtype=torch.float64)})
+>>> while not s.done:
+...     s.tell((s.ask()["w"].numpy() ** 2).sum(-1))
+>>> s.estimate.evals
+17.0
 """
 
 from typing import TYPE_CHECKING, Any

@@ -75,6 +75,9 @@ class _Step(torch.autograd.Function):
 def step(x: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
     """Return fn(x), whose derivative is the backward rule that is set now; zero without a rule.
 
+    >>> step(torch.tensor([-0.2, 0.7, 1.6]), torch.floor)
+    tensor([-1.,  0.,  1.])
+
     Args:
         x: any shape.
         fn: an elementwise, piecewise constant function.
@@ -94,7 +97,11 @@ def hard_sign(x: Tensor) -> Tensor:
 
 
 def sign(x: Tensor) -> Tensor:
-    """Return the sign of x, +1 at 0, as a `step`; for losses that you write by hand."""
+    """Return the sign of x, +1 at 0, as a `step`; for losses that you write by hand.
+
+    >>> sign(torch.tensor([-2.0, 0.0, 0.5]))
+    tensor([-1.,  1.,  1.])
+    """
     if has_torch_function_unary(x):
         return handle_torch_function(sign, (x,), x)
     return step(x, hard_sign)

@@ -56,6 +56,10 @@ class Slots:
 class Batch(NamedTuple):
     """Rows of data.
 
+    >>> rows = Batch(inputs=torch.ones(4, 2), targets=torch.zeros(4))
+    >>> rows.rows, rows.part(1, 3).rows
+    (4, 2)
+
     Args:
         inputs: (n, ...).
         targets: (n, ...), or class indices (n,).
@@ -91,6 +95,10 @@ class Estimate:
         state: the state for the next call.
         info: further numbers for the record.
 
+
+    >>> got = Estimate(value=torch.tensor(2.0), grad={"w": torch.ones(3)}, evals=3.0)
+    >>> got.evals, got.state, got.info
+    (3.0, {}, {})
     """
 
     value: Tensor
@@ -103,6 +111,9 @@ class Estimate:
 @dataclass(frozen=True)
 class Moment:
     """The moment of a training at which a component is called.
+
+    >>> Moment(step=5, steps=20, lr=0.1).progress
+    0.25
 
     Args:
         step: number of optimizer steps taken so far, from 0.

@@ -17,11 +17,23 @@ TEMPERATURE = (
 
 
 class UsageError(Exception):
-    """A command that cannot run. The message says why, and what to type instead."""
+    """A command that cannot run. The message says why, and what to type instead.
+
+    >>> import sa
+    >>> try:
+    ...     sa.multirun(["dim=four"])
+    ... except sa.UsageError as error:
+    ...     print(error)
+    point 0 (the defaults): dim=four: expected a whole number >= 1
+    """
 
 
 class NoData(UsageError):
-    """The files of the dataset are not on this machine."""
+    """The files of the dataset are not on this machine.
+
+    >>> issubclass(NoData, UsageError)
+    True
+    """
 
 
 def typed(value: Any) -> str:

@@ -25,6 +25,14 @@ class ARM(Method):
 
     Paper: Yin & Zhou, "ARM: Augment-REINFORCE-Merge Gradient", ICLR 2019.
 
+    >>> import sa, torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+    >>> net = sa.quantize(net, {"0": {"activation": sa.Bernoulli()}})
+    >>> loss = sa.loss(net, (torch.randn(8, 2), torch.zeros(8)))
+    >>> sa.ARM(samples=4)(loss, seed=0).evals
+    17.0
+
     Args:
         samples: draws of the random units that a call averages over.
 

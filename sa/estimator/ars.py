@@ -29,6 +29,11 @@ class ARS(Method):
 
     Paper: Mania, Guy & Recht, "Simple random search of static linear policies", NeurIPS 2018.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> sa.ARS(samples=4)(bowl, seed=0).evals
+    9.0
+
     Args:
         sigma: standard deviation of a step's coordinates, in the units of the weights; nu in Mania
             et al. 2018.

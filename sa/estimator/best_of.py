@@ -34,6 +34,12 @@ class BestOf(Method):
     point is better than w. A point whose loss is not finite is never the best; ``nonfinite`` counts
     them.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> got = sa.BestOf(rho=0.1, samples=20)(bowl, seed=0)
+    >>> round(float(got.grad["w"].norm()), 4), got.info["decrease"] > 0
+    (0.1, True)
+
     Args:
         rho: distance of every tried point from w, in the units of the weights.
         samples: N, points tried in a call; at least as many as there are surrogates.

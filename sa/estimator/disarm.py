@@ -27,6 +27,14 @@ class DisARM(Method):
     Paper: Dong, Mnih & Tucker, "DisARM", NeurIPS 2020; independently U2G, Yin, Ho, Yan, Qian &
     Zhou, 2020.
 
+    >>> import sa, torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+    >>> net = sa.quantize(net, {"0": {"activation": sa.Bernoulli()}})
+    >>> loss = sa.loss(net, (torch.randn(8, 2), torch.zeros(8)))
+    >>> sa.DisARM(samples=4)(loss, seed=0).evals
+    17.0
+
     Args:
         samples: draws of the random units that a call averages over.
 

@@ -34,6 +34,15 @@ class DiscreteGradient(Method):
     nearer and lowers the loss less, so this is a quantity for small batches. It does not scale with
     the loss (target ``none``).
 
+    >>> import sa, torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+    >>> net = sa.quantize(net, {"0": {"activation": sa.Sign()}})
+    >>> loss = sa.loss(net, (torch.randn(8, 2), torch.zeros(8)))
+    >>> got = sa.DiscreteGradient(epsilon=0.5)(loss)
+    >>> got.info["decrease"] > 0, got.info["length"] <= 0.5
+    (True, True)
+
     Args:
         epsilon: largest length of the step d, and of the shift of one coordinate, in the units of
             the weights.

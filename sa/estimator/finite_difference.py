@@ -31,6 +31,11 @@ class FiniteDifference(Method):
     Paper: Blum, "Multidimensional stochastic approximation methods", Annals of Mathematical
     Statistics, 1954.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> sa.FiniteDifference(epsilon=0.5)(bowl).grad["w"]  # 2 w + epsilon
+    tensor([2.5000, 2.5000, 2.5000])
+
     Args:
         epsilon: size of the difference, in the units of the weights.
         side: ``forward`` uses f(w + eps e_i), ``backward`` uses f(w - eps e_i).

@@ -36,6 +36,12 @@ class Flow(Method):
     This is a baseline for gradient descent at the edge of stability, where descent leaves the flow
     (Cohen et al., ICLR 2021). It is no estimate of the gradient at w (target ``none``).
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> flow = sa.Flow()(bowl, at=sa.Moment(step=0, steps=10, lr=0.5))
+    >>> [round(x, 2) for x in flow.grad["w"].tolist()]  # (w - w exp(-2 lr)) / lr
+    [1.25, 1.25, 1.25]
+
     Args:
         reach: length of a Runge-Kutta step times the sharpness, in (0, 2.5]; steps are stable below
             2.78.

@@ -33,6 +33,11 @@ class FOGZO(Method):
     Paper: Yang & Aamodt, "Improving the Straight-Through Estimator with Zeroth-Order Information",
     NeurIPS 2025, arXiv 2510.23926.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> sa.FOGZO(samples=1)(bowl, seed=0).evals
+    5.0
+
     Args:
         surrogate: slope used in place of the derivative of a step, one of the names of `ste`.
         sigma: length of a step, in the units of the weights; for u the size of one coordinate.

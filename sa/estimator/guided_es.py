@@ -28,6 +28,12 @@ class GuidedES(Method):
     Paper: Maheswaranathan, Metz, Tucker, Choi & Sohl-Dickstein, "Guided evolutionary strategies",
     ICML 2019.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> got = sa.GuidedES(samples=5)(bowl, seed=0)
+    >>> got.evals, got.info["subspace"]
+    (13.0, 1.0)
+
     Args:
         surrogate: slope of the surrogate gradients that guide the search, one of the names of
             `ste`.

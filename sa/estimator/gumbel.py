@@ -24,6 +24,14 @@ class Gumbel(Method):
     Papers: Jang, Gu & Poole, "Categorical reparameterization with Gumbel-softmax", ICLR 2017;
     Maddison, Mnih & Teh, "The Concrete distribution", ICLR 2017.
 
+    >>> import sa, torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+    >>> net = sa.quantize(net, {"0": {"activation": sa.Bernoulli()}})
+    >>> loss = sa.loss(net, (torch.randn(8, 2), torch.zeros(8)))
+    >>> sa.Gumbel(samples=4)(loss, seed=0).evals
+    13.0
+
     Args:
         samples: draws of the random units that a call averages over.
         temperature: temperature of the relaxed states; a small one is close to hard states and has

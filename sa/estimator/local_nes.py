@@ -41,6 +41,14 @@ class LocalNES(Method):
     Paper: the local reparametrisation of Kingma, Salimans & Welling, "Variational dropout and the
     local reparameterization trick", NeurIPS 2015, applied to the target of NES.
 
+    >>> import sa, torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+    >>> net = sa.quantize(net, {"0": {"activation": sa.Sign()}})
+    >>> loss = sa.loss(net, (torch.randn(8, 2), torch.zeros(8)))
+    >>> sa.LocalNES(sigma=0.1, samples=4)(loss, seed=0).evals
+    4.0
+
     Args:
         sigma: standard deviation of the weight noise, in the units of the weights.
         samples: draws of the states of every row, 2 or more.

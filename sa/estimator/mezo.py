@@ -33,6 +33,11 @@ class MeZO(Method):
 
     Paper: Malladi et al., "Fine-tuning language models with just forward passes", NeurIPS 2023.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> sa.MeZO(samples=1)(bowl, seed=0).evals
+    3.0
+
     Args:
         sigma: standard deviation of a step's coordinates, in the units of the weights; eps in
             Malladi et al. 2023.

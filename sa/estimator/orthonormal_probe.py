@@ -30,6 +30,12 @@ class OrthonormalProbe(Method):
     with past descent directions", arXiv 1910.05268, 2019. They take the last estimate where this
     takes the surrogate gradient.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> got = sa.OrthonormalProbe(samples=2)(bowl, seed=0)  # three directions, of three
+    >>> [round(x, 3) for x in got.grad["w"].tolist()]
+    [2.0, 2.0, 2.0]
+
     Args:
         surrogate: slope of the surrogate gradient that is the first direction, one of the names of
             `ste`.

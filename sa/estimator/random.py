@@ -16,6 +16,12 @@ class Random(Method):
     """A standard normal direction that ignores the loss; it estimates nothing (target ``none``).
 
     Its cosine with any fixed direction has mean 0 and standard deviation 1/sqrt(D).
+
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> got = sa.Random()(bowl, seed=0)
+    >>> got.evals, sa.Random().target
+    (1.0, 'none')
     """
 
     target: ClassVar[str] = "none"

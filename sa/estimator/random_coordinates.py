@@ -26,6 +26,12 @@ class RandomCoordinates(Method):
     Paper: Nesterov, "Efficiency of coordinate descent methods on huge-scale optimization problems",
     SIAM Journal on Optimization, 2012.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> got = sa.RandomCoordinates(samples=1)(bowl, seed=0)
+    >>> got.evals, got.grad["w"].count_nonzero().item()
+    (3.0, 1)
+
     Args:
         epsilon: half-width of the difference, in the units of the weights.
         samples: k, coordinates a call; all D if there are fewer (``coordinates`` in the row).

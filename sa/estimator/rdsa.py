@@ -26,6 +26,11 @@ class RDSA(Method):
     Paper: Prashanth, Bhatnagar, Fu & Marcus, "Adaptive system optimization using random directions
     stochastic approximation", IEEE Transactions on Automatic Control, 2017.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> sa.RDSA(samples=10)(bowl, seed=0).evals
+    21.0
+
     Args:
         sigma: standard deviation of a step's coordinates, in the units of the weights.
         samples: N, antithetic pairs a call.

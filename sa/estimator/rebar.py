@@ -26,6 +26,14 @@ class Rebar(Method):
 
     Paper: Tucker, Mnih, Maddison, Lawson & Sohl-Dickstein, "REBAR", NeurIPS 2017.
 
+    >>> import sa, torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+    >>> net = sa.quantize(net, {"0": {"activation": sa.Bernoulli()}})
+    >>> loss = sa.loss(net, (torch.randn(8, 2), torch.zeros(8)))
+    >>> sa.Rebar(samples=4)(loss, seed=0).evals
+    37.0
+
     Args:
         samples: draws of the random units that a call averages over.
         temperature: temperature of the relaxed sample y.

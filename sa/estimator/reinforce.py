@@ -25,6 +25,14 @@ class Reinforce(Method):
     Paper: Williams, "Simple statistical gradient-following algorithms for connectionist
     reinforcement learning", Machine Learning, 1992.
 
+    >>> import sa, torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+    >>> net = sa.quantize(net, {"0": {"activation": sa.Bernoulli()}})
+    >>> loss = sa.loss(net, (torch.randn(8, 2), torch.zeros(8)))
+    >>> sa.Reinforce(samples=4)(loss, seed=0).evals
+    13.0
+
     Args:
         samples: draws of the random units that a call averages over.
         baseline: c: ``none`` for 0, or ``running``, the mean loss of earlier calls (0 in the first

@@ -29,6 +29,14 @@ class ReinMax(Method):
     Paper: Liu, Dong, Liu, Yu & Gao, "Bridging discrete and backpropagation: straight-through and
     beyond", NeurIPS 2023.
 
+    >>> import sa, torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+    >>> net = sa.quantize(net, {"0": {"activation": sa.Bernoulli()}})
+    >>> loss = sa.loss(net, (torch.randn(8, 2), torch.zeros(8)))
+    >>> sa.ReinMax(samples=4)(loss, seed=0).evals
+    13.0
+
     Args:
         samples: draws of the random units that a call averages over.
         temperature: temperature of p_tau, 1 or more; above 1 it trades bias for variance.

@@ -28,6 +28,14 @@ class RLOO(Method):
     Papers: Kool, van Hoof & Welling, "Buy 4 REINFORCE samples, get a baseline for free!", ICLR
     workshop, 2019; earlier Salimans & Knowles 2014 and Mnih & Rezende, ICML 2016.
 
+    >>> import sa, torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+    >>> net = sa.quantize(net, {"0": {"activation": sa.Bernoulli()}})
+    >>> loss = sa.loss(net, (torch.randn(8, 2), torch.zeros(8)))
+    >>> sa.RLOO(samples=4)(loss, seed=0).evals
+    13.0
+
     Args:
         samples: K, draws of the random units a call, 2 or more.
 

@@ -35,6 +35,11 @@ class SGES(Method):
     defaults are those of its control tasks. Two parts of its optimiser are left out: the division
     of the losses by their standard deviation, and the selection of the best pairs.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> sa.SGES(samples=5)(bowl, seed=0).evals
+    11.0
+
     Args:
         sigma: root mean square length of a displacement, in the units of the weights; not the size
             of one coordinate.

@@ -10,25 +10,14 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sa import types
 from sa.curvature.view import Curvature
 from sa.estimator import _spectrum
 from sa.estimator._base import Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import Blocks, finite, flatten, grouped, size, unflatten
-from sa.types import (
-    PROBE,
-    STRICT,
-    Diverged,
-    Estimate,
-    Estimator,
-    Moment,
-    Numbers,
-    Params,
-    State,
-    called,
-    trait,
-)
+from sa.types import PROBE, STRICT, Diverged, Estimate, Estimator, Moment, Numbers, Params, State
 
 Mode = Literal["global", "flat_v1", "flat_v2", "filter", "dynamic"]
 
@@ -73,6 +62,14 @@ class Spectral(Method):
 
     Sources: the notes in docs/claims.md; close to BSFA (Zhou, Wang, Chen & Cheng, EMNLP 2025). For
     the edge of stability see Cohen et al., ICLR 2021.
+
+    >>> import sa, torch
+    >>> h = torch.tensor([10.0, 1.0, 1.0, 1.0])
+    >>> bowl = sa.loss(lambda p: (h * p["w"] ** 2).sum() / 2, params={"w": torch.ones(4)})
+    >>> spectral = sa.Spectral(n_filter=1, scale=3.0, safeguard=None)
+    >>> got = spectral(bowl, at=sa.Moment(steps=9, lr=0.1), seed=0)
+    >>> [round(x, 3) for x in got.grad["w"].tolist()]
+    [10.0, 3.0, 3.0, 3.0]
 
     Args:
         base: estimator whose gradient u is sped up; null for the true gradient of the loss.
@@ -131,7 +128,7 @@ class Spectral(Method):
             )
         if self.curvature == "differences" and (self.abridged or self.decompose):
             raise ValueError("abridged and decompose need the Hessian; set curvature=hessian")
-        if trait(self.base, "own_step"):
+        if types.trait(self.base, "own_step"):
             raise ValueError(
                 f"base: {type(self.base).__name__} makes the step itself, and spectral would scale "
                 "it again; take an estimator of a gradient, e.g. ste"
@@ -151,7 +148,7 @@ class Spectral(Method):
                 "gradient), the network in full precision (quantizer=fp), or for its smoothed "
                 "losses estimator=cdg or analysis=smoothing"
             )
-        called(self.base, "requires", structure)
+        types.called(self.base, "requires", structure)
 
     def fits(self, params: Params) -> None:
         """Raise ValueError if a block has fewer than n_filter + 1 parameters."""

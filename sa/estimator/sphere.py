@@ -25,6 +25,11 @@ class Sphere(Method):
     McMahan, SODA 2005; its two-point form of Duchi et al., IEEE Transactions on Information Theory,
     2015, and Shamir, JMLR 2017.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> sa.Sphere(samples=10)(bowl, seed=0).evals
+    21.0
+
     Args:
         sigma: length of a step divided by sqrt(D), in the units of the weights; the same scale as
             for gaussian directions.

@@ -25,6 +25,11 @@ class SPSA(Method):
     Paper: Spall, "Multivariate stochastic approximation using a simultaneous perturbation gradient
     approximation", IEEE Transactions on Automatic Control, 1992.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> sa.SPSA(samples=10)(bowl, seed=0).evals
+    21.0
+
     Args:
         sigma: size of a step along every coordinate, in the units of the weights; c in
             Spall 1992.

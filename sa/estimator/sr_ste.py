@@ -26,6 +26,14 @@ class SRSTE(Method):
     Paper: Bengio, Leonard & Courville, "Estimating or propagating gradients through stochastic
     neurons", arXiv 1308.3432, 2013.
 
+    >>> import sa, torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+    >>> net = sa.quantize(net, {"0": {"activation": sa.RelaxedBernoulli()}})
+    >>> loss = sa.loss(net, (torch.randn(8, 2), torch.zeros(8)))
+    >>> sa.SRSTE(samples=4)(loss, seed=0).evals
+    13.0
+
     Args:
         samples: draws of the random units that a call averages over.
         backward: ``surrogate`` multiplies by the slope m(A) at the pre-activation A, as `ste` does.

@@ -32,6 +32,11 @@ class STERandom(Method):
     >>> STERandom(("clipped",))(f, at, {}, torch.Generator()).grad["w"]
     tensor([1., 0.])
 
+    >>> import sa, torch
+    >>> loss = sa.loss(lambda p: sa.sign(p["w"]).sum(), params={"w": torch.tensor([0.5, -3.0])})
+    >>> sa.STERandom(surrogates=("clipped", "tanh"), samples=4)(loss, seed=0).evals
+    12.0
+
     Args:
         surrogates: slopes of `ste` with their usual scales, at least one. Each backward pass takes
             one of them, all equally likely; a name given twice is twice as likely.

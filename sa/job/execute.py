@@ -23,7 +23,12 @@ from sa.record.identity import Config
 
 
 class RunFailed(Exception):
-    """A run or a sweep that did not end well; everything that did end is kept."""
+    """A run or a sweep that did not end well; everything that did end is kept.
+
+    >>> from sa.config.error import UsageError
+    >>> issubclass(RunFailed, UsageError)  # the words were right
+    False
+    """
 
 
 def root_of(config: Config) -> Path:

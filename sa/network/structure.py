@@ -13,6 +13,10 @@ from sa.types import Params, Quantizer, WeightMoves
 class Step:
     """A piecewise constant function: ``levels[k]`` if thresholds[k-1] <= z < thresholds[k].
 
+
+    >>> Step(thresholds=(0.0,), levels=(-1.0, 1.0))  # a sign
+    Step(thresholds=(0.0,), levels=(-1.0, 1.0))
+
     Args:
         thresholds: ascending.
         levels: one more than thresholds.

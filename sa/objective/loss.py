@@ -31,6 +31,12 @@ Data = tuple[Tensor, Tensor] | Batch | Dataset | Iterable[tuple[Tensor, Tensor]]
 class Loss(Objective):
     """An objective with a point of its own: its methods use this point if none is given.
 
+    >>> bowl = loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> float(bowl.value()), bowl.value_and_grad()[1]["w"].tolist()
+    (3.0, [2.0, 2.0, 2.0])
+    >>> float(bowl.value({"w": torch.zeros(3)}))
+    0.0
+
     Args:
         point: the parameters that move, by name. `sa.train` sets it to the last point of a
             training.

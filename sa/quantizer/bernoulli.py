@@ -15,6 +15,11 @@ class Bernoulli:
 
     In evaluation, and with estimators that do not sample, q(a) is the most probable output: +1
     where a >= 0, else -1. E q(a) = tanh(a / 2).
+
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> Bernoulli()(x)  # where no estimator samples
+    tensor([-1., -1.,  1.,  1.])
     """
 
     bits: ClassVar[int] = 1

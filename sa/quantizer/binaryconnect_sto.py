@@ -18,6 +18,11 @@ class BinaryConnectSto:
 
     In evaluation, and with estimators that do not sample, q(x) = +1 where x >= 0, else -1. The
     paper's backward is the surrogate 1[|x| <= 1].
+
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> BinaryConnectSto()(x)  # where no estimator samples
+    tensor([-1., -1.,  1.,  1.])
     """
 
     bits: ClassVar[int] = 1

@@ -19,6 +19,11 @@ class Dorefa:
     q(w) = mean |w| sign(w), the mean over the layer. M and the mean count as constants: dq/dw =
     m (1 - tanh(w)^2)/M, or mean |w| m(w) with one bit, where m is the surrogate in force.
 
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> Dorefa(bits=1)(x)  # mean |x| sign(x)
+    tensor([-0.9250, -0.9250,  0.9250,  0.9250])
+
     Args:
         bits: k; a weight has 2^k levels.
         rounding: ``nearest`` rounds to the nearest level, halves up. ``stochastic`` rounds up or

@@ -16,6 +16,11 @@ class DorefaGradient:
     uniform in [0, 1), E q(g) = g. The variance is f (1 - f) (2 M/n)^2, where f in [0, 1) is the
     distance to the level below, in steps. N is drawn at every backward. A row of zeros stays 0.
 
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> DorefaGradient(bits=2, rounding="nearest")(x[None])
+    tensor([[-2.0000, -0.6667,  0.6667,  0.6667]])
+
     Args:
         bits: k; a gradient has 2^k levels.
         rounding: ``stochastic`` draws N. ``nearest`` sets N = 0 and is biased, for comparison; a

@@ -23,6 +23,11 @@ class FixedPoint:
     -S <= x <= S - d, and 0 where x is clipped. As a gradient quantizer, x is the back-propagated
     gradient, and stochastic rounding draws at every backward. A tensor of zeros stays 0.
 
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> FixedPoint(bits=3)(x)  # multiples of 2 / 4
+    tensor([-2.0000, -0.5000,  0.0000,  1.0000])
+
     Args:
         bits: bits of a code, sign included; n = 2^(bits - 1).
         granularity: which elements share one range: those of the whole ``tensor``, of each

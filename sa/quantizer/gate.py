@@ -26,6 +26,12 @@ class Gate:
     The estimator defines the backward: a straight-through (sr_ste, st), a relaxation (gumbel) or
     the score function (reinforce, rloo).
 
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> gate = Gate(start_at=0.5)
+    >>> gate.build(None)(x[None]).detach().float()
+    tensor([[0.0000, 0.0000, 0.2000, 1.0000]])
+
     Args:
         floor: smallest share of the channels that a layer can keep.
         temperature: a low one keeps the r C largest channels; a high one keeps all channels with

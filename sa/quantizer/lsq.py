@@ -28,6 +28,11 @@ class LSQ:
     dL/ds = sum of g r / sqrt(N Qp), where r is -Qn, round(v) - m v or Qp for v below, inside or
     above the range, and N is the number of weights, or of activations of one row.
 
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> LSQ(bits=2)(x, torch.tensor(0.5))
+    tensor([-1.0000, -0.5000,  0.0000,  0.5000])
+
     Args:
         bits: bits of a code.
         signed: true for levels on both sides of 0; false for levels from 0 upwards.

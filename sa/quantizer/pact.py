@@ -21,6 +21,11 @@ class Pact:
     surrogate in force: dL/dx = m g where 0 < x < alpha, else 0. dL/dalpha = sum of g where x >=
     alpha; the step alpha/n counts as a constant.
 
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> Pact(bits=2)(x, torch.tensor(0.6))
+    tensor([0.0000, 0.0000, 0.2000, 0.6000])
+
     Args:
         bits: an activation has 2^bits levels.
         start_at: initial alpha; the paper takes 10, and 6 to 10 work.

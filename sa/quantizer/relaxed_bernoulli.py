@@ -28,6 +28,11 @@ class RelaxedBernoulli:
     -1. ``normaliser`` sets the scale. No gradient passes through the scale. With normaliser=max the
     scale grows with the number of rows, and so does the share of flipped signs.
 
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> RelaxedBernoulli()(x)  # where no estimator samples
+    tensor([-1., -1.,  1.,  1.])
+
     Args:
         normaliser: what A is divided by: ``max``, max A where A > 0 and |min A| where A < 0;
             ``quantile``, a quantile of |A|; ``k_sigma``, a multiple of the root mean square of A;

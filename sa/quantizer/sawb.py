@@ -26,6 +26,11 @@ class Sawb:
     alpha = c1 sqrt(mean w^2) + c2 mean |w| if that is positive, else max |w|. With m the surrogate
     in force, dq/dw = m where |w| <= alpha, else 0; alpha counts as a constant.
 
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> Sawb(bits=2)(x)
+    tensor([-1.6788, -0.5596,  0.5596,  0.5596])
+
     Args:
         bits: a weight has 2^bits levels.
         rounding: ``nearest`` rounds to the nearest level, halves up. ``stochastic`` rounds up or

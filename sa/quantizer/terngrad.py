@@ -21,6 +21,11 @@ class TernGrad:
     gradients that workers send each other; here they are the gradients that are back-propagated to
     activations.
 
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
+    >>> TernGrad()(torch.tensor([-1.0, 0.0, 1.0]))
+    tensor([-1.,  0.,  1.])
+
     Args:
         clip: g is first clipped at this many standard deviations; null for no clipping.
 

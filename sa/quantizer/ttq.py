@@ -23,6 +23,11 @@ class TTQ:
     a = (w -+ Delta)/Delta: dL/dw = m g times Wp, 1 or Wn where q is Wp, 0 or -Wn. dL/dWp is the sum
     of g where q = Wp, and dL/dWn is minus the sum of g where q = -Wn.
 
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> TTQ(threshold=0.2)(x, torch.tensor(1.5), torch.tensor(0.8))
+    tensor([-0.8000, -0.8000,  0.0000,  1.5000])
+
     Args:
         threshold: Delta, as a share of the largest |w| of the layer.
         lr: learning rate of Wp and Wn; null for the rate of the other parameters.

@@ -21,6 +21,11 @@ class TWN:
     Delta count as constants. The best factor is 0.767 for Gaussian, 0.667 for uniform and 0.999
     for Laplacian weights; the paper takes 0.7 for all.
 
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> TWN(factor=0.7)(x)
+    tensor([-1.5000,  0.0000,  0.0000,  1.5000])
+
     Args:
         factor: Delta, as a multiple of the mean |w| of the layer.
 

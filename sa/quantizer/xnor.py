@@ -23,6 +23,12 @@ class Xnor:
     - detach: alpha g_i m(w_i), alpha counts as a constant;
     - bireal: g_i m(w_i) (Liu et al. 2018).
 
+    >>> import torch
+    >>> x = torch.tensor([-2.0, -0.5, 0.2, 1.0])
+    >>> Xnor()(torch.stack([x, -2 * x]))
+    tensor([[-0.9250, -0.9250,  0.9250,  0.9250],
+            [ 1.8500,  1.8500, -1.8500, -1.8500]])
+
     Args:
         scale: alpha for each ``channel`` (first dimension), for the whole ``tensor``, or ``none``:
             alpha = 1.

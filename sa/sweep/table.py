@@ -158,6 +158,14 @@ def read(name: str, root: str | Path | None = None) -> "pd.DataFrame":
 
     Nothing is written. ``attrs["settings"]`` and ``attrs["results"]`` name the columns of a kind.
 
+    >>> import tempfile
+    >>> from sa.record.sweep import write_manifest
+    >>> root = tempfile.mkdtemp()
+    >>> points = [{"index": 0, "run_id": "0123456789", "overrides": ["dim=4"]}]
+    >>> write_manifest(root, "mine", points, {})
+    >>> list(read("mine", root)["status"])
+    ['pending']
+
     Args:
         name: of the sweep, as in ``sweeps/NAME``.
         root: the folder of ``runs/`` and ``sweeps/``; None for SA_ROOT, else the current folder.

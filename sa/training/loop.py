@@ -40,6 +40,14 @@ from sa.types import (
 class Recipe:
     """What a training has beside its optimizer; the defaults add nothing.
 
+    >>> import sa, torch
+    >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
+    >>> sgd = lambda ps: torch.optim.SGD(ps, lr=0.1)
+    >>> goal = Recipe(until={"train/loss": 0.5})
+    >>> rows = sa.train(bowl, sa.STE(), sgd, steps=50, evaluate_every=1, recipe=goal)
+    >>> [row["step"] for row in rows][-1]
+    5
+
     Args:
         until: goals that end a training, whichever is reached first: a loss at or below its
             number, an accuracy at or above; checked when both splits are evaluated.
