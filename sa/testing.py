@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sa.network.hooks import trait
 from sa.objective.function import from_function
 from sa.objective.objective import Objective
 from sa.params import flatten
-from sa.types import Estimate, Estimator, Moment, Params, trait
+from sa.types import Estimate, Estimator, Moment, Params
 
 TARGETS = ("true", "box", "cube", "gaussian", "ball", "stochastic", "surrogate", "none")
 """The values that ``target`` of an estimator may have: what its gradient is an estimate of."""

@@ -1,8 +1,8 @@
 """Types that every package of sa shares: parameters, batches, estimates and protocols."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pydantic import ConfigDict
@@ -99,6 +99,7 @@ class Estimate:
     >>> got = Estimate(value=torch.tensor(2.0), grad={"w": torch.ones(3)}, evals=3.0)
     >>> got.evals, got.state, got.info
     (3.0, {}, {})
+
     """
 
     value: Tensor
@@ -231,91 +232,6 @@ class Analysis(Protocol):
         ...
 
 
-class Hooks:
-    """Optional methods and attributes of components, with defaults that do nothing.
-
-    A class defines those that it needs. `called` and `trait` return them, or the default.
-    `sa.network.traits.Traits` lists the attributes of quantizers.
-
-    Attributes:
-        own_step: (estimators) whether the gradient is a step that the estimator has scaled itself.
-        one_backward: (estimators) whether the gradient is one back-propagation and nothing else.
-        surrogate: (estimators) name of the slope that replaces the derivative of a step; or None.
-        surrogates: (estimators) names of such slopes, if there are several.
-        lr: (analyses) learning rate of the optimizer that the analysis assumes. A training replaces
-            it by the rate of the step. None if the analysis assumes no rate.
-        between: (analyses) whether the analysis compares two finished trainings.
-        follows: (analyses) whether the analysis needs the points that a training has stored.
-        laws: (estimators) law that the estimator breaks on purpose -> the reason (`sa.testing`).
-        outputs: (datasets) how many numbers a target has; None if it does not matter.
-        criterion: (models) the only criterion that fits the model; None if several fit.
-
-    """
-
-    own_step: ClassVar[bool] = False
-    one_backward: ClassVar[bool] = False
-    surrogate: str | None = None
-    surrogates: Sequence[str] = ()
-    lr: float | None = None
-    between: ClassVar[bool] = False
-    follows: ClassVar[bool] = False
-    laws: ClassVar[Mapping[str, str]] = {}
-    outputs: int | None = None
-    criterion: str | None = None
-
-    def requires(self, structure: Any) -> None:
-        """Raise ValueError if the component does not work with this structure of a network."""
-
-    def fits(self, params: Params, memory: int = 0) -> None:
-        """Raise ValueError if the component does not work at points like this.
-
-        memory: bytes that one evaluation may use; 0 for estimators.
-        """
-
-    def trains(
-        self, steps: int, optimizer: str, settings: Mapping[str, Any], batch_size: int | None
-    ) -> None:
-        """Raise ValueError if an estimator does not work in this training.
-
-        settings: those of the optimizer. batch_size: rows of a minibatch; None for all rows.
-        """
-
-    def takes(self, dataset: "Dataset") -> None:
-        """Raise ValueError if an analysis does not work with this dataset."""
-
-    def check(self) -> None:
-        """Raise MissingData if the files of a dataset are not on this machine."""
-
-    def clean(self) -> "Dataset | None":
-        """Return the dataset with correct labels, if this one spoils labels; else None."""
-        return None
-
-    def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Return rows (label, text) for a terminal about the numbers of an analysis in a result."""
-        return []
-
-
-def trait(component: object, name: str) -> Any:
-    """Return a component's value of an attribute of `Hooks`; the default if it defines none."""
-    # looked up by name, because a class does not have to inherit from Hooks
-    return getattr(component, name, getattr(Hooks(), name))
-
-
-def called(component: object, hook: str, *args: Any) -> Any:
-    """Call a hook of `Hooks` on a component and return its result; a default does nothing."""
-    return trait(component, hook)(*args)
-
-
-def label(component: object) -> str:
-    """Return the name of a component: its option, or its class in small letters.
-
-    >>> label(Slots(abs, abs))
-    'slots'
-    """
-    name, option = type(component).__name__.lower(), type(component).__module__.rpartition(".")[2]
-    return option if option.replace("_", "") == name else name
-
-
 class Diverged(ArithmeticError):
     """A measured number is not finite at this point. The message says which."""
 
@@ -347,8 +263,14 @@ class Splits(NamedTuple):
 class Dataset(Protocol):
     """A source of rows to train and to test with.
 
+    <<<<<<< HEAD
     Some datasets also have hooks (`Hooks`): ``check`` if it reads files, ``outputs`` if its targets
     are numbers, ``clean`` if it spoils labels.
+    =======
+    One that reads files also has ``check``, one whose targets are numbers of its own ``outputs``,
+    one that spoils labels ``clean``, and one with new rows at every step ``fresh`` and ``draw``:
+    see `Hooks`.
+    >>>>>>> d265eba (Draw new training rows at every step: dataset=gaussian dataset.fresh=true)
     """
 
     @property

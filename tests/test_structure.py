@@ -44,8 +44,10 @@ MAY = {  # module or room of sa -> the modules of sa it may import
         "types",
     },
     "data": {"dataset", "record"},
-    "testing": {"objective", "params", "types"},
-    "job": set("analysis config job objective params record table tracking training types".split()),
+    "testing": {"network", "objective", "params", "types"},
+    "job": set(
+        "analysis config job network objective params record table tracking training types".split()
+    ),
     "run": {"config", "job", "launch", "record", "run", "sweep", "table"},
 }
 HYDRA = {"config", "run"}  # the only modules that may import Hydra

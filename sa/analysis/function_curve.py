@@ -8,9 +8,10 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
 from sa.analysis import _finite
+from sa.network.hooks import trait
 from sa.objective.objective import Objective
 from sa.table.names import number
-from sa.types import PROBE, STRICT, Dataset, Estimate, Moment, Numbers, Params, trait
+from sa.types import PROBE, STRICT, Dataset, Estimate, Moment, Numbers, Params
 
 
 @dataclass(frozen=True, config=STRICT)

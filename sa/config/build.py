@@ -89,7 +89,7 @@ def validate(config: Config) -> Components:
     for key, value in leaves(config):
         if key.rsplit(".", 1)[-1] == "_target_":
             allowed(key, value)
-    from sa.types import called
+    from sa.network.hooks import called
 
     dataset = make("dataset", config["dataset"])
     with reading():  # a model may have taken its shape from the data: their errors come first
@@ -148,7 +148,7 @@ def _task(settings: Settings, model: Any, dataset: Any) -> Any:
 
 def _structure(settings: Settings, task: Any, estimator: Any, optimizer: Any) -> Any:
     """Return the structure of the network; UsageError if the estimator does not fit."""
-    from sa.types import called
+    from sa.network.hooks import called, trait
 
     try:
         structure = task.structure()
@@ -162,6 +162,14 @@ def _structure(settings: Settings, task: Any, estimator: Any, optimizer: Any) ->
         called(estimator, "fits", task.point())
         name, rates = optimizer.func.__name__, optimizer.keywords
         called(estimator, "trains", settings.steps, name, rates, settings.batch_size)
+        if trait(task.dataset, "fresh"):  # other rows at every step, as minibatches
+            try:
+                called(estimator, "trains", settings.steps, name, rates, task.dataset.rows)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; dataset.fresh=true also takes other rows at every step: set it to "
+                    "false"
+                ) from error
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error
     return structure
@@ -203,7 +211,7 @@ def _recipe(settings: Settings, task: Any, extras: Mapping[str, Any]) -> Any:
 
 
 def _backpropagates(estimator: Any) -> bool:
-    from sa.types import trait
+    from sa.network.hooks import trait
 
     slopes = trait(estimator, "surrogate") or trait(estimator, "surrogates")
     return estimator.target in ("surrogate", "stochastic") or bool(slopes)
@@ -211,7 +219,7 @@ def _backpropagates(estimator: Any) -> bool:
 
 def _check_ends(config: Config, settings: Settings, analyses: Mapping[str, Any]) -> None:
     """Raise UsageError if the two trainings of ``ends`` and the analyses of the run do not fit."""
-    from sa.types import trait
+    from sa.network.hooks import trait
 
     wanted = [k for k, a in analyses.items() if trait(a, "between")]
     if not settings.ends:

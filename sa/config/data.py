@@ -1,4 +1,4 @@
-"""What a configuration takes from its data: the hash of their content, the shape of a row."""
+"""What a configuration takes from its data: the hash of their content, shapes, steps of epochs."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sa.config.component import make
-from sa.config.error import NoData, UsageError
+from sa.config.error import NoData, UsageError, typed
 from sa.config.rules import resolved
 
 
@@ -57,6 +57,38 @@ def filled(config: dict[str, Any]) -> dict[str, Any]:
         if rules:
             config["rules"] = resolved(rules, make("model", config["model"]))
     return config
+
+
+def in_steps(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with ``epochs`` in ``steps``.
+
+    Raises:
+        UsageError: ``epochs`` is no number of epochs, is another budget than ``steps``, or the data
+            have no epochs.
+        NoData: the files of the dataset are not on this machine.
+
+    """
+    from sa.network.hooks import trait
+
+    epochs, rows = config.get("epochs"), config.get("batch_size")
+    if epochs is None:
+        return config
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise UsageError(f"epochs={typed(epochs)}: expected a whole number >= 1")
+    with reading():
+        dataset = make("dataset", config["dataset"])
+        steps = epochs * max(1, dataset.rows // rows if rows else 1)
+    if trait(dataset, "fresh"):
+        raise UsageError(
+            f"epochs={epochs}: with dataset.fresh=true no row comes twice, so there are no epochs; "
+            "set steps"
+        )
+    if config["steps"] not in (0, steps):
+        raise UsageError(
+            f"epochs={epochs} is {steps} steps and steps={config['steps']} is another budget; "
+            f"type one of them: epochs={epochs}, or steps={config['steps']}"
+        )
+    return {**config, "steps": steps}
 
 
 def _content(dataset: Any, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def check_analysis(analysis: Any, structure: Any, point: Any, memory: int) -> No
         memory: bytes that one evaluation may use.
 
     """
-    from sa.types import Estimator, called
+    from sa.network.hooks import called
+    from sa.types import Estimator
 
     called(analysis, "requires", structure)
     called(analysis, "fits", point, memory)
@@ -47,7 +48,7 @@ def check_replicas(components: Components, start: Components | None) -> None:
         start: those of its parent, if it has one.
 
     """
-    from sa.types import trait
+    from sa.network.hooks import trait
 
     settings, estimator, recipe = components.settings, components.estimator, components.recipe
     if not trait(estimator, "one_backward"):
@@ -127,7 +128,7 @@ def check_snapshots(
         analyses: the analyses of the run, by their names.
 
     """
-    from sa.types import trait
+    from sa.network.hooks import trait
 
     wanted = [k for k, a in analyses.items() if trait(a, "follows")]
     if not wanted:

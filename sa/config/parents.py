@@ -7,8 +7,7 @@ from typing import Any
 
 from sa.config.argv import sets
 from sa.config.catalogue import CONF, commented, leaves, options, top
-from sa.config.component import make
-from sa.config.data import filled, reading
+from sa.config.data import filled, in_steps
 from sa.config.error import HELP, UsageError, renamed, typed
 from sa.config.explain import no_option
 from sa.record.config import read_config
@@ -62,19 +61,7 @@ def resolve(config: Config, words: Sequence[str] = ()) -> Config:
     config = filled(_with_ends(config, words))
     if isinstance(config.get("init"), Mapping):
         config = {**config, "init": _by_name(config["init"], "init")}
-    epochs, rows = config.get("epochs"), config.get("batch_size")
-    if epochs is None:
-        return config
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise UsageError(f"epochs={typed(epochs)}: expected a whole number >= 1")
-    with reading():
-        steps = epochs * max(1, make("dataset", config["dataset"]).rows // rows if rows else 1)
-    if config["steps"] not in (0, steps):
-        raise UsageError(
-            f"epochs={epochs} is {steps} steps and steps={config['steps']} is another budget; "
-            f"type one of them: epochs={epochs}, or steps={config['steps']}"
-        )
-    return {**config, "steps": steps}
+    return in_steps(config)
 
 
 def parent(config: dict[str, Any]) -> dict[str, Any] | None:

@@ -19,11 +19,15 @@ class Gaussian:
     Args:
         dim: how many numbers a row has.
         n: number of training rows, and of held-out rows.
+        fresh: true draws new training rows at every step, ``batch_size`` or n of them, from the
+            seed and the number of the step. Evaluations use the same n training rows and the same n
+            held-out rows as without it.
 
     """
 
     dim: Annotated[int, Gt(0)] = 3
     n: Annotated[int, Gt(0)] = 16384
+    fresh: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,9 +46,9 @@ class Gaussian:
 
     def load(self, generator: torch.Generator) -> Splits:
         """Return both splits, drawn from the generator: inputs (n, dim) float64, no targets."""
-        train, test = (
-            torch.randn(self.n, self.dim, generator=generator, dtype=torch.float64)
-            for _ in range(2)
-        )
-        empty = torch.empty(self.n, 0, dtype=torch.float64)
-        return Splits(Batch(train, empty), Batch(test, empty))
+        return Splits(*(self.draw(self.n, generator) for _ in range(2)))
+
+    def draw(self, rows: int, generator: torch.Generator) -> Batch:
+        """Return so many rows, (rows, dim) float64, with targets of no columns."""
+        inputs = torch.randn(rows, self.dim, generator=generator, dtype=torch.float64)
+        return Batch(inputs, torch.empty(rows, 0, dtype=torch.float64))

@@ -10,10 +10,10 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa import types
 from sa.curvature.view import Curvature
 from sa.estimator import _spectrum
 from sa.estimator._base import Method
+from sa.network.hooks import called, trait
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import Blocks, finite, flatten, grouped, size, unflatten
@@ -128,7 +128,7 @@ class Spectral(Method):
             )
         if self.curvature == "differences" and (self.abridged or self.decompose):
             raise ValueError("abridged and decompose need the Hessian; set curvature=hessian")
-        if types.trait(self.base, "own_step"):
+        if trait(self.base, "own_step"):
             raise ValueError(
                 f"base: {type(self.base).__name__} makes the step itself, and spectral would scale "
                 "it again; take an estimator of a gradient, e.g. ste"
@@ -148,7 +148,7 @@ class Spectral(Method):
                 "gradient), the network in full precision (quantizer=fp), or for its smoothed "
                 "losses estimator=cdg or analysis=smoothing"
             )
-        types.called(self.base, "requires", structure)
+        called(self.base, "requires", structure)
 
     def fits(self, params: Params) -> None:
         """Raise ValueError if a block has fewer than n_filter + 1 parameters."""

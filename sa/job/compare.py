@@ -8,9 +8,10 @@ from sa.analysis.alignment import Alignment
 from sa.config.catalogue import options, plain
 from sa.config.component import make
 from sa.config.error import UsageError, nearest
+from sa.network.hooks import called, label
 from sa.objective.loss import Loss
 from sa.params import stream
-from sa.types import Estimator, called, label
+from sa.types import Estimator
 
 if TYPE_CHECKING:
     import pandas as pd

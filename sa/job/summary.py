@@ -14,7 +14,7 @@ def tell(
     estimator: "Estimator", result: dict[str, Any], analyses: Mapping[str, "Analysis"]
 ) -> None:
     """Print the result in words: what every run has, and what each analysis tells of its own."""
-    from sa.types import label
+    from sa.network.hooks import label
 
     own = {k: v for k, v in vars(estimator).items() if v is not None}
     words = [f"{k}={label(v) if is_dataclass(v) else v}" for k, v in own.items()]
@@ -37,7 +37,7 @@ def quantized(layers: Mapping[str, str]) -> str:
 
 
 def _told(result: dict[str, Any], analyses: Mapping[str, "Analysis"]) -> list[tuple[str, str]]:
-    from sa.types import called
+    from sa.network.hooks import called
 
     out = []
     if result["status"] == "diverged":

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sa.network.hooks import trait
 from sa.network.quantize import Rule, apply_quantizers
-from sa.types import Model, trait
+from sa.types import Model
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,9 @@
-"""Minibatches: a fresh permutation of the rows every epoch, drawn from the seed."""
+"""Minibatches: a fresh permutation of the rows every epoch, drawn from the seed.
 
+A dataset that is ``fresh`` has new rows at every step instead.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -54,3 +58,21 @@ class Batches:
         if self.stacked:
             at = *at, torch.arange(index.shape[1], device=at[0].device)
         return Batch(self.train.inputs[at], self.train.targets[at])
+
+
+def drawn(draw: Callable[[torch.Generator], Batch], seed: int, step: int) -> Batch:
+    """Return new rows, which depend on the seed and the step alone.
+
+    Args:
+        draw: draws the rows of one step from a generator.
+        seed: of all steps.
+        step: number of the step, >= 0.
+
+    """
+    return draw(stream(seed, "rows", step))
+
+
+def side_by_side(each: Sequence[Callable[[int], Batch]], step: int) -> Batch:
+    """Return the rows of a step of several networks, (n, networks, ...), each as it sees alone."""
+    rows = [batches(step) for batches in each]
+    return Batch(*(torch.stack(parts, 1) for parts in zip(*rows, strict=True)))

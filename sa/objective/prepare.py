@@ -1,23 +1,25 @@
 """`prepare`: builds the network of a task, loads its data, and returns them as a problem."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sa.network.hooks import called, trait
 from sa.network.read import coupling, describe, row_width
-from sa.objective.batches import Batches
+from sa.objective.batches import Batches, drawn
 from sa.objective.criterion import CRITERIA
 from sa.objective.evaluate import Evaluation
 from sa.objective.forward import NetworkForward
 from sa.objective.mode import in_mode
 from sa.objective.modes import observing
-from sa.objective.numerics import DTYPES
+from sa.objective.numerics import DTYPES, Numerics
 from sa.objective.problem import Problem
 from sa.objective.task import Task, moving_names
 from sa.params import ranges, stream
-from sa.types import Batch, Splits, called
+from sa.types import Batch, Splits
 
 
 def prepare(
@@ -41,17 +43,11 @@ def prepare(
     start = seed if init_seed is None else init_seed
     network = task.model.build(stream(start, "init")).eval()
     kind = task.kind
-    unlabelled = kind != "value" and data.train.targets.shape[1:] == (0,)
-    if unlabelled:  # a second network sets the targets
-        teacher = task.model.build(stream(seed, "target")).eval()
-        with observing(teacher):  # its quantizers start from the first inputs
-            _outputs(teacher, data.train.inputs[: 1 << 16])
-        data = Splits(*(Batch(b.inputs, _outputs(teacher, b.inputs)) for b in data))
     hot = kind == "mse" and bool(task.dataset.classes)
-    if hot:
-        ones = torch.eye(task.model.outputs, dtype=torch.float64)
-        data = Splits(*(Batch(b.inputs, ones[b.targets]) for b in data))
-    data = Splits(*(_place(b.to(dtype), numerics.device) for b in data))
+    unlabelled = kind != "value" and data.train.targets.shape[1:] == (0,)
+    teacher = _teacher(task, seed, data.train.inputs) if unlabelled else None
+    labelled = partial(_labelled, teacher, task.model.outputs if hot else None, numerics)
+    data = Splits(*map(labelled, data))
     network = network.to(numerics.device, dtype)
     named = {k: p.detach() for k, p in network.named_parameters()}
     moving = moving_names(task.moving, network, list(named))
@@ -72,7 +68,10 @@ def prepare(
     given = data.train.targets
     wrong = partial(spoilt, task.dataset, seed, given.argmax(-1) if hot else given)
     evaluation = Evaluation(forward, data, task.dataset.classes or 0, wrong)
-    batches = Batches(data.train, numerics.batch_size, (seed,))
+    batches: Callable[[int], Batch] = Batches(data.train, numerics.batch_size, (seed,))
+    if trait(task.dataset, "fresh"):
+        size = numerics.batch_size or data.train.rows
+        batches = partial(drawn, lambda g: labelled(called(task.dataset, "draw", size, g)), seed)
     params = {k: named[k] for k in moving}
     forward.observe(params, batches(0).inputs)
     forward = in_mode(forward, params, data.train.inputs[:16])
@@ -94,6 +93,34 @@ def spoilt(dataset: Any, seed: int, given: Tensor) -> Tensor | None:
         return None
     own = clean.load(stream(seed, "data")).train.targets.to(given.device)
     return own.view(-1, *[1] * (given.dim() - 1)) != given
+
+
+def _teacher(task: Task, seed: int, inputs: Tensor) -> nn.Module:
+    """Return a second network of the model, which sets the targets of rows that have none."""
+    teacher = task.model.build(stream(seed, "target")).eval()
+    with observing(teacher):  # its quantizers start from the first inputs
+        _outputs(teacher, inputs[: 1 << 16])
+    return teacher
+
+
+def _labelled(
+    teacher: nn.Module | None, classes: int | None, numerics: Numerics, batch: Batch
+) -> Batch:
+    """Return rows with their targets, in the dtype and on the device of the loss.
+
+    Args:
+        teacher: sets the targets; None if the rows have them.
+        classes: class numbers become rows of so many zeros and a one; None leaves targets.
+        numerics: how the loss is computed.
+        batch: the rows, in float64 on the CPU.
+
+    """
+    inputs, targets = batch
+    if teacher is not None:
+        targets = _outputs(teacher, inputs)
+    if classes is not None:
+        targets = torch.eye(classes, dtype=torch.float64)[targets]
+    return _place(Batch(inputs, targets).to(DTYPES[numerics.dtype]), numerics.device)
 
 
 def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:

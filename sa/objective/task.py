@@ -11,6 +11,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from sa.network.hooks import called, trait
 from sa.network.layers import Affine
 from sa.network.network import Network
 from sa.network.read import coupling, describe, latent_weights, one_row, row_width
@@ -19,7 +20,7 @@ from sa.objective.criterion import CRITERIA
 from sa.objective.modes import keepers
 from sa.objective.numerics import Numerics
 from sa.params import stream
-from sa.types import STRICT, Dataset, Model, Params, called, trait
+from sa.types import STRICT, Dataset, Model, Params
 
 
 def compiler() -> str | None:

@@ -27,6 +27,10 @@ LATER = frozenset(
 """Settings that the first runs did not have; null, false and {} are no part of an id."""
 
 
+LATER_OF_COMPONENTS = frozenset({"dataset.fresh"})
+"""Settings of components that the first runs did not have; at false they are no part of an id."""
+
+
 DEFAULTS = {"diverge": 1000, "mode": "eval"}
 """Settings that the first runs did not have, with defaults that are no part of an id."""
 
@@ -110,8 +114,9 @@ def run_id(config: dict[str, Any]) -> str:
 
 def _canonical(value: Any, key: str) -> Any:
     if isinstance(value, dict):
-        named = ((str(k), f"{key}.{k}", v) for k, v in value.items())
-        return {k: _canonical(v, path) for k, path, v in named if path not in BOOKKEEPING}
+        named = [(str(k), f"{key}.{k}", v) for k, v in value.items()]
+        unset = BOOKKEEPING | {p for _, p, v in named if p in LATER_OF_COMPONENTS and is_off(v)}
+        return {k: _canonical(v, path) for k, path, v in named if path not in unset}
     if isinstance(value, list | tuple):
         return [_canonical(v, key) for v in value]
     if isinstance(value, float) and value.is_integer():

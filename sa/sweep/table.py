@@ -78,6 +78,13 @@ def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]
     for name, value in identity.DEFAULTS.items():
         for config in configs if any(name in c for c in configs) else []:
             config.setdefault(name, value)
+    for path in identity.LATER_OF_COMPONENTS:
+        group, _, name = path.partition(".")
+        nodes = [c[group] for c in configs if isinstance(c.get(group), dict)]
+        having = {n.get("_target_") for n in nodes if name in n}
+        for node in nodes:
+            if node.get("_target_") in having:
+                node.setdefault(name, False)
     return configs
 
 

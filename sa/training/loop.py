@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
+from sa.network.hooks import trait
 from sa.network.traits import traits
 from sa.objective import divergence
 from sa.objective.problem import Problem
@@ -32,7 +33,6 @@ from sa.types import (
     Params,
     Quantizer,
     State,
-    trait,
 )
 
 

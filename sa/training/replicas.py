@@ -11,8 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sa.network.hooks import trait
 from sa.network.structure import Structure
-from sa.objective.batches import Batches
+from sa.objective.batches import Batches, side_by_side
 from sa.objective.evaluate import Evaluation
 from sa.objective.forward import Forward, norms_use
 from sa.objective.gradient_noise import seed
@@ -158,6 +159,10 @@ def stack(task: Task, seed: int, replicas: int) -> Problem:
     labels = given.argmax(-1) if classes and first.kind == "mse" else given
     wrong = partial(spoilt, task.dataset, seed, labels)
     seeds = tuple(range(seed, seed + replicas))
-    batches = Batches(data.train, first.numerics.batch_size, seeds, stacked=True)
+    batches: Callable[[int], Batch] = Batches(
+        data.train, first.numerics.batch_size, seeds, stacked=True
+    )
+    if trait(task.dataset, "fresh"):
+        batches = partial(side_by_side, [p.batches for p in each])
     evaluation = Evaluation(forward, data, classes, wrong)
     return Problem(forward, evaluation, batches, stacked([p.params for p in each]), seed)

@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
+from sa.network.hooks import called
 from sa.network.read import one_row
 from sa.objective.batches import Batches
 from sa.objective.evaluate import Evaluation
 from sa.objective.loss import Loss
 from sa.objective.problem import Problem
 from sa.training.loop import Recipe, loop, start
-from sa.types import Estimator, Numbers, Params, Splits, called
+from sa.types import Estimator, Numbers, Params, Splits
 
 
 class _Values(Evaluation):

@@ -21,9 +21,10 @@ from sa.analysis.surface import Surface
 from sa.analysis.training import Training
 from sa.estimator.cdg import CDG
 from sa.estimator.nes import NES
+from sa.network.hooks import called
 from sa.objective.function import from_function
 from sa.quantizer.uniform import Uniform
-from sa.types import Estimate, Moment, called
+from sa.types import Estimate, Moment
 
 MINE = NES(samples=4)
 ANALYSES = {
