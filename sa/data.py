@@ -1,6 +1,7 @@
-"""The command ``python -m sa.data fetch cifar10``: downloads a dataset, checks and unpacks it.
+"""Data that are fetched before they are used, ``python -m sa.data fetch NAME``: checked whole.
 
-Nothing else in the project downloads data.
+NAME is cifar10, torchvision:CLASS or huggingface:OWNER/NAME. Nothing else in the project downloads
+data.
 """
 
 import argparse
@@ -9,12 +10,13 @@ import shutil
 import sys
 import tarfile
 import tempfile
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
 from sa.dataset import _cifar
-from sa.record import telling
+from sa.record import files, telling
 
 LARGEST = 64 << 20
 """The largest size, in bytes, of a file in the archive; CIFAR-10's files have half of it."""
@@ -154,6 +156,89 @@ class _Bar:
         self._bar.close()
 
 
+def from_library(
+    library: str,
+    name: str,
+    root: Path,
+    size: int | None = None,
+    inputs: str | None = None,
+    targets: str | None = None,
+) -> Path:
+    """Return the file of a dataset of a library: the one that is there, if whole, else a new one.
+
+    Args:
+        library: ``torchvision`` or ``huggingface``.
+        name: of the dataset in the library.
+        root: the folder it goes below.
+        size: height and width to resize every image to; None expects images of one size.
+        inputs: of the hub, the column of the inputs; None for the only column of images.
+        targets: of the hub, the column of the targets; None for the only column of classes.
+
+    Raises:
+        Unfetched: the library is not installed, or its data cannot be used.
+
+    """
+    import numpy as np
+
+    from sa.dataset import _fetched, _libraries
+    from sa.types import BadData
+
+    try:
+        file = _fetched.place(library, name, root)
+        if _whole(file):
+            return file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if library == "torchvision":
+            with tempfile.TemporaryDirectory(dir=file.parent, prefix=".fetching-") as scratch:
+                arrays = _libraries.torchvision(name, Path(scratch), size)
+        else:
+            arrays = _libraries.huggingface(name, inputs, targets, size)
+
+        def write(path: Path) -> None:
+            with path.open("wb") as opened:
+                np.savez_compressed(opened, allow_pickle=False, **arrays)
+
+        files.write_atomic(file, write)
+    except (_libraries.Unusable, BadData) as error:
+        raise Unfetched(str(error)) from error
+    except OSError as error:
+        raise Unfetched(
+            f"{root}: {error.strerror or error}; another place: --root DIR, or SA_DATA=DIR in the "
+            "environment"
+        ) from error
+    return file
+
+
+def _whole(file: Path) -> bool:
+    """Return whether a file is there and its checksums are right."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def _use(library: str, name: str, root: Path) -> str:
+    """Return what to type to use fetched data, with the hash of their content."""
+    from sa.dataset import _fetched
+    from sa.dataset.huggingface import HuggingFace
+    from sa.dataset.torchvision import Torchvision
+    from sa.types import BadData
+
+    kind = Torchvision if library == "torchvision" else HuggingFace
+    try:
+        splits = _fetched.splits(_fetched.place(library, name, root))
+        train = "train" if "train" in splits else splits[0]
+        test = "test" if "test" in splits else None
+        sha = kind(name=name, root=str(root), train=train, test=test).digest()
+    except BadData as error:
+        raise Unfetched(str(error)) from error
+    words = [f"dataset={library}", f"dataset.name={name}"]
+    words += [] if train == "train" else [f"dataset.train={train}"]
+    words += [] if test else ["dataset.test=null"]
+    return f"splits: {', '.join(splits)}; to use them: {' '.join(words)} (sha {sha})"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return 0 if the data are there and complete, 1 if they are not."""
     telling.patient()
@@ -162,7 +247,15 @@ def main(argv: list[str] | None = None) -> int:
         description="Fetch the files of a dataset. Datasets that are not listed need no files.",
     )
     parser.add_argument("command", choices=["fetch"], help="download, check and unpack")
-    parser.add_argument("name", choices=["cifar10"])
+    parser.add_argument(
+        "name", type=_name,
+        help="cifar10, torchvision:CLASS such as torchvision:CIFAR100, or "
+        "huggingface:OWNER/NAME[:CONFIG]; the last two need pip install 'sa-lab[torchvision]' or "
+        "'sa-lab[huggingface]'",
+    )  # fmt: skip
+    parser.add_argument("--size", type=int, help="resize every image of a library to SIZE x SIZE")
+    parser.add_argument("--inputs", help="huggingface: the column of the inputs")
+    parser.add_argument("--targets", help="huggingface: the column of the targets")
     parser.add_argument(
         "--root", type=Path, default=Path(os.environ.get("SA_DATA", "data")),
         help="the folder to save the data in (default: $SA_DATA, or ./data)",
@@ -170,13 +263,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--url", default=_cifar.URL, help=argparse.SUPPRESS)
     parser.add_argument("--md5", default=_cifar.MD5, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
+    root = given.root.expanduser()
+    library, _, name = given.name.partition(":")
     try:
-        folder = fetch(given.root.expanduser(), given.url, given.md5)
+        if library == "cifar10":
+            print(f"data: {fetch(root, given.url, given.md5)}")
+        else:
+            file = from_library(library, name, root, given.size, given.inputs, given.targets)
+            print(f"data: {file}")
+            print(_use(library, name, root))
     except Unfetched as error:
         print(f"sa: {error}", file=sys.stderr)
         return 1
-    print(f"data: {folder}")
     return 0
+
+
+def _name(given: str) -> str:
+    """Return the name of data to fetch; ArgumentTypeError for one that is none."""
+    library, _, name = given.partition(":")
+    if given == "cifar10" or (library in ("torchvision", "huggingface") and name):
+        return given
+    raise argparse.ArgumentTypeError(
+        f"{given}: expected cifar10, torchvision:CLASS or huggingface:OWNER/NAME"
+    )
 
 
 if __name__ == "__main__":

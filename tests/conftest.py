@@ -27,7 +27,7 @@ def options(group: str) -> list[str]:
     return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
 
 
-def component(group: str, name: str, **overrides):
+def component(group: str, name: str, /, **overrides):
     """Return a member of a room with its YAML defaults, at dim 3 and quantizer fwba.
 
     A shape that a configuration takes from its data is the default of the class here.

@@ -43,7 +43,7 @@ MAY = {  # module or room of sa -> the modules of sa it may import
         "training",
         "types",
     },
-    "data": {"dataset", "record"},
+    "data": {"dataset", "record", "types"},
     "testing": {"network", "objective", "params", "types"},
     "job": set(
         "analysis config job network objective params record table tracking training types".split()

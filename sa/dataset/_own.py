@@ -231,6 +231,14 @@ def split(labels: Array | None, n: int, test: float) -> tuple[Array, Array]:
     return np.sort(order[:-few]), np.sort(order[-few:])
 
 
+def standardised(splits: Splits) -> Splits:
+    """Return both splits with channels of mean 0 and deviation 1 over the training images."""
+    train = splits.train.inputs
+    mean, std = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True)
+    std[std == 0] = 1
+    return Splits(*(Batch((b.inputs - mean) / std, b.targets) for b in splits))
+
+
 def _numbers(file: str, name: str, array: Array) -> None:
     """Raise BadData if an array holds something else than finite numbers."""
     if array.dtype.kind not in "fiub":

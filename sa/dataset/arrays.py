@@ -1,17 +1,14 @@
 """Your own rows, from arrays in a NumPy file (.npz)."""
 
-import zipfile
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from annotated_types import Gt
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from sa.dataset import _own
+from sa.dataset import _npz, _own
 from sa.types import STRICT, BadData
 
 NEEDS = ("inputs", "targets")
@@ -72,22 +69,11 @@ def read(file: Path, name: str) -> dict[str, _own.Array]:
         BadData: the file is not a .npz file, or does not hold the arrays.
 
     """
-    try:
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise BadData(f"{name}: it holds one array; expected several by name: {_HOW}")
-            _named(name, archive.files)
-            return {key: _array(archive, key, name) for key in archive.files}
-    except BadData:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadData(
-            f"{name}: it is damaged, or no .npz file without Python objects; make one with: {_HOW}"
-        ) from error
+    return _npz.read(file, name, lambda names: _named(name, names), _HOW)
 
 
-def _named(file: str, names: list[str]) -> None:
-    """Raise BadData if the file lacks an array, or has an array with an unknown name."""
+def _named(file: str, names: list[str]) -> dict[str, str]:
+    """Return the names, each with itself; refuse a file that lacks an array, or has another."""
     lacks = [x for x in NEEDS if x not in names]
     lacks += [x for x in MAY if x not in names and set(MAY) & set(names)]
     if lacks:
@@ -98,16 +84,5 @@ def _named(file: str, names: list[str]) -> None:
     more = [x for x in names if x not in (*NEEDS, *MAY)]
     if more:
         expected = ", ".join((*NEEDS, *MAY))
-        raise BadData(f"{file}: '{more[0]}' is not used; expected the arrays {expected}")
-
-
-def _array(archive: "np.lib.npyio.NpzFile", key: str, file: str) -> _own.Array:
-    """Return one array; raise BadData if it holds Python objects."""
-    try:
-        return archive[key]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        raise BadData(
-            f"{file}: {key} holds Python objects, which are never loaded; save an array of numbers"
-        ) from error
+        raise BadData(f"{file}: '{more[0]}' has no use; expected the arrays {expected}")
+    return dict(zip(names, names, strict=True))

@@ -11,7 +11,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.dataset import _own
-from sa.types import STRICT, BadData, Batch, Splits
+from sa.types import STRICT, BadData
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,7 +83,8 @@ def _read(
         arrays[f"{prefix}inputs"] = np.stack([images[f] for f in half])
         arrays[f"{prefix}targets"] = np.array([classes.index(f.parent.name) for f in half])
     content = _own.content(path, arrays, test, _sha(folder, files))
-    return _own.Content(_standardised(content.splits), len(classes), content.sha, content.largest)
+    splits = _own.standardised(content.splits)
+    return _own.Content(splits, len(classes), content.sha, content.largest)
 
 
 def _halves(path: str, folder: Path, files: Sequence[Path]) -> list[list[Path]]:
@@ -170,14 +171,3 @@ def _sha(folder: Path, files: Sequence[Path]) -> str:
         total.update(f"{file.relative_to(folder).as_posix()} {len(content)}\n".encode())
         total.update(content)
     return total.hexdigest()[:16]
-
-
-def _standardised(splits: Splits) -> Splits:
-    """Return both splits, scaled so that each channel has mean 0 and standard deviation 1.
-
-    The mean and the standard deviation are over the training images.
-    """
-    train = splits.train.inputs
-    mean, std = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True)
-    std[std == 0] = 1
-    return Splits(*(Batch((b.inputs - mean) / std, b.targets) for b in splits))
