@@ -84,5 +84,5 @@ def _named(file: str, names: list[str]) -> dict[str, str]:
     more = [x for x in names if x not in (*NEEDS, *MAY)]
     if more:
         expected = ", ".join((*NEEDS, *MAY))
-        raise BadData(f"{file}: '{more[0]}' has no use; expected the arrays {expected}")
+        raise BadData(f"{file}: '{more[0]}' is not used; expected the arrays {expected}")
     return dict(zip(names, names, strict=True))
