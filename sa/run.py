@@ -195,7 +195,8 @@ def multirun(words: Sequence[str], root: str | Path | None = None) -> "pd.DataFr
         raise UsageError("root: it is given twice, as an argument and as a word; give it once")
     argv = ["-m", *(w for w in words if w not in ("-m", "--multirun"))]
     if root is not None:
-        argv.append(f"root='{root}'")
+        quoted = str(root).replace("'", r"\'")
+        argv.append(f"root='{quoted}'")
     command = _inside(argv)
     if command.swept is None:
         raise UsageError(

@@ -441,5 +441,5 @@ def test_a_failed_run_of_a_sweep_from_a_script_is_raised_and_the_others_are_kept
 
     monkeypatch.setattr(CDG, "__call__", fails)
     with pytest.raises(lab.RunFailed, match="1 of 2 points failed"):
-        lab.multirun(["estimator=cdg,nes", *SWEEP, "sweep.name=mine"], root="here")
-    assert list(lab.read("mine", root="here")["status"]) == ["failed", "done"]
+        lab.multirun(["estimator=cdg,nes", *SWEEP, "sweep.name=mine"], root="it's here")
+    assert list(lab.read("mine", root="it's here")["status"]) == ["failed", "done"]
