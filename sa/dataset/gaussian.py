@@ -21,7 +21,8 @@ class Gaussian:
         n: number of training rows, and of held-out rows.
         fresh: true draws new training rows at every step, ``batch_size`` or n of them, from the
             seed and the number of the step. Evaluations use the same n training rows and the same n
-            held-out rows as without it.
+            held-out rows as without it. A step then also takes the time of the drawing and of one
+            forward of the target network.
 
     """
 
