@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sa.config import trust
 from sa.config.argv import CommandLine, read, settings_first
 from sa.config.catalogue import CONF
 from sa.config.completion import BASH, candidates
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 def main() -> None:
     """Print help or run, and exit with 0 (done), 1 (a run failed) or 2 (nothing was started)."""
     telling.patient(hangup=True)
-    argv = sys.argv[1:]
     try:
+        argv = trust.from_words(sys.argv[1:])
         text = _text_to_print(argv)
     except UsageError as error:
         _exit(2, str(error))
@@ -158,10 +159,13 @@ def _compose(command_line: CommandLine) -> Command:
     """Compose the configurations with Hydra, and run them; return the command that ran."""
     import hydra
 
+    from sa.config.guard import guarded
+
     command = Command(command_line)
     sys.argv[1:] = settings_first(command_line.for_hydra)
     base = {"version_base": "1.3"} if hydra.__version__ < "1.4" else {}
-    hydra.main(config_path=str(CONF), config_name="config", **base)(command)()
+    with guarded():
+        hydra.main(config_path=str(CONF), config_name="config", **base)(command)()
     if command.failed:
         raise command.failed[0]
     return command

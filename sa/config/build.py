@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sa.config.catalogue import leaves
-from sa.config.component import Components, allowed, make
+from sa.config.component import Components, make
 from sa.config.data import reading
 from sa.config.error import UsageError, invalid, typed
 from sa.config.fit import (
@@ -19,6 +18,7 @@ from sa.config.fit import (
 from sa.config.parents import Config, parent
 from sa.config.rules import ruled
 from sa.config.settings import Settings, read
+from sa.config.trust import allowed, targets
 from sa.record.identity import DEFAULTS, LATER, current
 
 _OF_RECIPE = set("until recalibrate clip decay_all quantizer_lr diverge".split())
@@ -86,9 +86,8 @@ def validate(config: Config) -> Components:
     """
     config = current(config)
     settings = read(config)
-    for key, value in leaves(config):
-        if key.rsplit(".", 1)[-1] == "_target_":
-            allowed(key, value)
+    for key, target in targets(config):
+        allowed(key, target)
     from sa.network.hooks import called
 
     dataset = make("dataset", config["dataset"])

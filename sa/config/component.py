@@ -1,26 +1,14 @@
-"""Components: built from their settings, of classes that a configuration may name."""
+"""Components: built from their settings, of the classes that `sa.config.trust` allows."""
 
-import importlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from sa.config.error import UsageError, invalid, typed
 from sa.config.settings import Settings
-
-ROOMS = ("dataset", "model", "quantizer", "estimator", "analysis")
-_COMPONENT = re.compile(rf"sa\.(?:{'|'.join(ROOMS)})\.[a-z][a-z0-9_]*\.[A-Z]\w*")
-_OTHERS = (
-    "sa.types.Slots",
-    "sa.tracking.wandb.Wandb",
-    "sa.training.schedule.Annealed",
-    "sa.training.schedule.StepDecay",
-    "sa.training.average.Average",
-    "sa.training.muon.Muon",
-)
+from sa.config.trust import allowed, targets
 
 _NO_STEP = {
     "torch.optim.LBFGS": "it evaluates the loss several times a step; a step here has one gradient",
@@ -71,9 +59,6 @@ def make(key: str, node: Any) -> Any:
 
 def _instantiate(key: str, node: Any) -> Any:
     """Return a new component; UsageError if its settings are wrong, with their dotted names."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UsageError(
             f"{key}={typed(node)}: expected the name of an option; --help {key} lists them"
@@ -81,19 +66,17 @@ def _instantiate(key: str, node: Any) -> Any:
     if why := _NO_STEP.get(str(node["_target_"])):
         name = str(node["_target_"]).rpartition(".")[2]
         raise UsageError(f"{key}={name}: {why}; take another, e.g. optimizer=adam")
-    try:
-        made = instantiate(dict(node), _convert_="all")
-        if key == "optimizer":
-            import torch
+    for path, target in targets(node, key):
+        allowed(path, target)
+    made = _construct(key, node)
+    _check_kind(key, node["_target_"], made)
+    if key == "optimizer":
+        import torch
 
+        try:
             made([torch.zeros(1, requires_grad=True)])  # torch checks ranges at construction
-    except InstantiationException as error:
-        inner = error.__cause__ or error
-        at = re.search(r"full_key: ?(\S+)", str(error))
-        path = f"{key}.{at.group(1)}" if at else key
-        raise UsageError(invalid(path, node, inner)) from error
-    except (ValueError, TypeError) as error:
-        raise UsageError(invalid(key, node, error)) from error
+        except (ValueError, TypeError) as error:
+            raise UsageError(invalid(key, node, error)) from error
     for name, value in node.items():  # pydantic takes true for 1
         got = getattr(made, name, value)  # a setting is known by its name alone
         if isinstance(value, bool) and not isinstance(got, bool):
@@ -101,36 +84,45 @@ def _instantiate(key: str, node: Any) -> Any:
     return made
 
 
-def allowed(key: str, target: Any) -> type:
-    """Return the class that a ``_target_`` names.
+def _construct(key: str, node: Any) -> Any:
+    """Return a node with an object in place of every mapping that has a ``_target_``.
 
-    Raises:
-        UsageError: it is neither a component of sa nor an optimizer of torch.
-
+    Hydra's own `instantiate` would also read texts as interpolations, which can hold a class that
+    nobody has checked.
     """
-    if isinstance(target, str):
-        if _COMPONENT.fullmatch(target) or target in _OTHERS:
-            module, _, name = target.rpartition(".")
-            return _load(key, module, name)
-        if re.fullmatch(r"torch\.optim\.[A-Z]\w*", target):
-            found = _load(key, "torch.optim", target.rpartition(".")[2])
-            if issubclass(found, importlib.import_module("torch").optim.Optimizer):
-                return found
-    raise UsageError(
-        f"{key}={target}: refused; a configuration may only name components of sa, as "
-        f"sa.{{{','.join(ROOMS)}}}.FILE.CLASS, and optimizers, as torch.optim.CLASS"
-    )
-
-
-@cache
-def _load(key: str, module: str, name: str) -> type:
-    """Return a class of a module; UsageError if the module does not define such a class."""
+    if isinstance(node, list | tuple):
+        return [_construct(f"{key}.{at}", x) for at, x in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    settings = {
+        str(k): _construct(f"{key}.{k}", v)
+        for k, v in node.items()
+        if k not in ("_target_", "_partial_")
+    }
+    if "_target_" not in node:
+        return settings
+    cls = allowed(f"{key}._target_", node["_target_"])
     try:
-        found = getattr(importlib.import_module(module), name)  # a class by its name in a file
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"{key}={module}.{name}: there is no such class ({error})") from error
-    if not isinstance(found, type) or (module.startswith("sa.") and found.__module__ != module):
+        return partial(cls, **settings) if node.get("_partial_") else cls(**settings)
+    except Exception as error:  # a class of others may raise anything
+        raise UsageError(invalid(key, node, error)) from error
+
+
+_NEEDS = {
+    "estimator": {"target", "init", "__call__"},
+    "model": {"shape", "outputs", "build"},
+    "dataset": {"shape", "classes", "rows", "load"},
+    "analysis": {"__call__"},
+}
+"""Room -> the attributes of its members."""
+
+
+def _check_kind(key: str, target: str, made: Any) -> None:
+    """Raise UsageError for a class of another room."""
+    room = key.partition(".")[0]
+    lacks = sorted(_NEEDS.get(room, set()) - set(dir(made)))
+    if lacks:
         raise UsageError(
-            f"{key}={module}.{name}: refused; name a class by the file that defines it"
+            f"{key}={target}: this class is not of the kind {room}, it has no {', '.join(lacks)}; "
+            f"--help {room} lists the options"
         )
-    return found

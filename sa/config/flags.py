@@ -11,7 +11,7 @@ from sa.config.explain import no_choice
 FLAGS = (
     "--help", "--catalogue", "--multirun", "--cfg", "--resolve", "--package", "--info", "--version",
     "--hydra-help", "--run", "--completion", "--shell-completion", "--config-path", "--config-name",
-    "--config-dir",
+    "--config-dir", "--trust",
 )  # fmt: skip
 """The options of the command line: those of sa, and those of Hydra."""
 

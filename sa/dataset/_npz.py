@@ -36,7 +36,7 @@ def read(
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadData(
-            f"{name}: it is damaged, or no .npz file without Python objects; to make one: {remedy}"
+            f"{name}: it is damaged, or no .npz file without Python objects; make one with: {remedy}"
         ) from error
 
 

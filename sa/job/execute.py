@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sa.config import parents
+from sa.config import parents, trust
 from sa.config.build import build
 from sa.config.component import Components
 from sa.config.data import reading
@@ -59,7 +59,7 @@ def execute(
         skipped = isinstance(error, NoData)
         run.mark(root, key, str(error), "skipped" if skipped else "failed", **lock.me())
         raise
-    meta = provenance.meta(config)
+    meta = provenance.meta(config) | _packages(config)
     with Signals() as asked, run.Record.open(root, config, meta) as kept:
         try:
             made = components or build(config)
@@ -79,6 +79,12 @@ def execute(
         except Exception as error:
             kept.fail(traceback.format_exc())
             raise RunFailed(f"run {key}: {type(error).__name__}: {error}") from error
+
+
+def _packages(config: Config) -> dict[str, Any]:
+    """Return the entry ``packages`` of a record: the foreign packages; {} if there are none."""
+    found = trust.packages(config)
+    return {"packages": found} if found else {}
 
 
 def _ranks(settings: Settings, folder: Path) -> contextlib.AbstractContextManager:

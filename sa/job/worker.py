@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sa.config import trust
 from sa.config.build import build
 from sa.config.error import UsageError
 from sa.job.execute import RunFailed, execute
 from sa.record import files, telling
 from sa.record.config import read_config
+from sa.record.identity import Config
 
 POLL = 1.0
 """Seconds between two looks at a run that another process computes."""
@@ -29,6 +31,7 @@ def frozen(folders: list[Path]) -> None:
         config["root"] = str(folder.resolve().parent.parent)
         with _logged(folder / "log.txt"):
             try:
+                _note_other_packages(folder, config)
                 execute(config, tell=True)
                 print(f"run: {folder}", flush=True)
             except files.Busy:  # another process computes it: it, or we after it
@@ -39,6 +42,15 @@ def frozen(folders: list[Path]) -> None:
                 print(f"sa: {folder.name}: {error}", file=sys.stderr)
     if failed:
         raise RunFailed(f"{len(failed)} of {len(folders)} runs failed: {', '.join(failed)}")
+
+
+def _note_other_packages(folder: Path, config: Config) -> None:
+    """Print a note for each foreign package that is another one here than where it was planned."""
+    here = trust.packages(config)
+    for name, planned in (files.read_json(folder / trust.NOTE) or {}).items():
+        if name in here and here[name] != planned:
+            was, now = (f"{x['version']} in {x['path']}" for x in (planned, here[name]))
+            telling.note(f"{name}: the sweep was planned with {was}; this process has {now}")
 
 
 def rank(folder: Path, number: int, world: int, port: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from sa.config import trust
 from sa.config.build import check_machine, validate
 from sa.config.catalogue import CONF
 from sa.config.component import Components
@@ -106,6 +107,8 @@ def _run(
         if sweep.snapshot:
             package = Path(__file__).resolve().parents[1]
             packages = [package, CONF, package.parent / "hydra_plugins"]
+            foreign = {name for point in plan for name in trust.packages(point.config)}
+            packages += [f for name in sorted(foreign) if (f := trust.place(name)) and f.is_dir()]
             planned.copy_code(folder, packages, provenance.NOTE, provenance.commit())
     if sweep.canary and len(left) > 1:
         print(f"the canary comes first: {left[0].label}", flush=True)

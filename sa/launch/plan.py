@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sa.config import study
+from sa.config import study, trust
 from sa.record import files, identity, lock, run, sweep
 from sa.record.config import write_config
 
@@ -226,7 +226,9 @@ def dropped(root: Path, name: str, plan: Sequence[Point]) -> int:
 def write_plan(root: Path, name: str, plan: Sequence[Point]) -> None:
     """Write the manifest, and config.yaml of every point that is still to run."""
     for point in todo(root, plan):
-        write_config(root, point.config)
+        folder = write_config(root, point.config)
+        if packages := trust.packages(point.config):
+            files.write_json(folder / trust.NOTE, packages)
     entries = [{"index": p.index, "run_id": p.run_id, "overrides": p.overrides} for p in plan]
     first = plan[0].config
     about = {

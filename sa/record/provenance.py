@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,17 +51,29 @@ def commit() -> dict[str, Any]:
     if not _COMMIT and (code / NOTE).exists():
         _COMMIT.update(json.loads((code / NOTE).read_text()))
     if not _COMMIT:
-
-        def git(*words: str) -> str | None:
-            try:
-                done = subprocess.run(
-                    ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10
-                )
-            except (OSError, subprocess.SubprocessError):
-                return None
-            return done.stdout.strip() if done.returncode == 0 else None
-
-        tracked = git("ls-files", Path(__file__).name)  # "": in a repository of something else
-        _COMMIT["commit"] = git("rev-parse", "HEAD") if tracked else None
-        _COMMIT["dirty"] = bool(tracked and git("status", "--porcelain", "--untracked-files=no"))
+        _COMMIT.update(commit_of(Path(__file__)))
     return _COMMIT
+
+
+@cache
+def commit_of(path: Path) -> dict[str, Any]:
+    """Return the commit of a file or folder, and whether its repository is changed (``dirty``).
+
+    The commit is None if git does not know the file.
+    """
+    where, name = (path, ".") if path.is_dir() else (path.parent, path.name)
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(where), *words], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    tracked = git("ls-files", name)  # "": in a repository of something else
+    return {
+        "commit": git("rev-parse", "HEAD") if tracked else None,
+        "dirty": bool(tracked and git("status", "--porcelain", "--untracked-files=no")),
+    }

@@ -1,0 +1,187 @@
+"""Whom a configuration may name: packages that the person trusts, and nothing that a file says."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import ROOT, SMALL, folder, python
+
+from sa.config import trust
+from sa.config.error import UsageError
+
+PACKAGE = {
+    "__init__.py": "",
+    "mine.py": """
+        import torch
+        from dataclasses import dataclass
+        from sa.estimator.nes import NES
+        from sa.types import Estimate
+
+        @dataclass(frozen=True)
+        class Mine:
+            factor: float = 1.0
+            target = "none"
+
+            def init(self, params):
+                return {}
+
+            def __call__(self, objective, params, state, generator, at=None):
+                value, grad = objective.value_and_grad(params)
+                return Estimate(value, {k: self.factor * g for k, g in grad.items()}, 3.0)
+
+        def function():
+            raise RuntimeError("it ran")
+
+        class Other:
+            pass
+        """,
+}
+
+
+@pytest.fixture
+def mylab(tmp_path):
+    """The folder that a package mylab lies in; importing it makes the file 'imported'."""
+    (tmp_path / "mylab").mkdir()
+    for name, text in PACKAGE.items():
+        lines = [x.removeprefix(" " * 8) for x in text.splitlines()]
+        (tmp_path / "mylab" / name).write_text("\n".join(lines))
+    (tmp_path / "mylab" / "__init__.py").write_text("open('imported', 'w').close()\n")
+    return tmp_path
+
+
+def typed(where, *words, **env):
+    env = {k: v for k, v in os.environ.items() if k != "SA_TRUST"} | env
+    done = python("-m", "sa.run", *words, cwd=where, env=env | {"PYTHONPATH": str(ROOT)})
+    return done.returncode, done.stdout, done.stderr
+
+
+MINE = ["estimator=random", "analysis=[]", "estimator._target_=mylab.mine.Mine", *SMALL]
+
+
+def test_a_package_runs_only_if_the_person_trusts_it(mylab):
+    code, _, err = typed(mylab, *MINE)
+    assert code == 2 and "'mylab' is not trusted. A configuration never says" in err
+    assert "SA_TRUST=mylab, --trust mylab, or by installing" in err
+    assert not (mylab / "imported").exists() and not (mylab / "runs").exists()
+    code, out, err = typed(mylab, *MINE, "--trust", "mylab")
+    assert code == 0 and err.count(f"SA_TRUST: 'mylab' is {mylab / 'mylab'}") == 1, err
+    run = mylab / folder(out)
+    package = json.loads((run / "meta.json").read_text())["packages"]["mylab"]
+    assert package["version"] == "SA_TRUST" and package["path"] == str(mylab / "mylab")
+    code, again, _ = typed(mylab, *MINE, SA_TRUST="mylab,other")  # one id, whoever trusted it
+    assert code == 0 and folder(again) == folder(out)
+
+
+def test_workers_get_the_trust_of_the_command_and_no_file_gives_it(mylab):
+    words = ["-m", *MINE, "seed=0,1", "hydra/launcher=local", "sweep.name=one"]
+    code, out, err = typed(mylab, *words, "--trust=mylab")
+    assert code == 0, err
+    runs = list((mylab / "runs").iterdir())
+    assert len(runs) == 2 and all((r / "result.json").exists() for r in runs)
+    note = json.loads((runs[0] / "packages.json").read_text())
+    assert note["mylab"]["version"] == "SA_TRUST"
+    (runs[0] / "result.json").unlink()
+    code, _, _ = typed(mylab, "--frozen", str(runs[0]))  # the records hold no trust
+    assert code == 1 and "'mylab' is not trusted" in (runs[0] / "log.txt").read_text()
+    (mylab / "mylab").rename(mylab / "gone")
+    code, _, _ = typed(mylab, "--frozen", str(runs[0]), SA_TRUST="mylab")
+    assert code == 1 and "Python does not find it here" in (runs[0] / "log.txt").read_text()
+
+
+@pytest.fixture
+def here(mylab, monkeypatch):
+    monkeypatch.syspath_prepend(mylab)
+    monkeypatch.chdir(mylab)
+    monkeypatch.setenv("SA_TRUST", "mylab")
+    for cached in (trust._load, trust.installed):
+        cached.cache_clear()
+    yield mylab
+    import sys
+
+    for name in [x for x in sys.modules if x.partition(".")[0] == "mylab"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("mylab.mine.NES", "name a class by the file that defines it"),  # a re-export
+        ("mylab.mine.torch.nn.Linear", "there is no such class"),
+        ("mylab.mine.function", "name a class by the file that defines it"),
+        ("mylab.mine.torch", "name a class by the file that defines it"),
+        ("mylab.mine.Absent", "there is no such class in mylab.mine"),
+        ("other.mine.Mine", "'other' is not trusted"),
+        ("mylabor.mine.Mine", "'mylabor' is not trusted"),
+        ("os.system", "refused"), ("subprocess.Popen", "refused"), ("torch.nn.Linear", "refused"),
+        ("builtins.eval", "refused"), ("sa.run.Command", "refused"), ("mylab", "refused"),
+        ("mylab.mine.Mine()", "refused"), (["mylab.mine.Mine"], "refused"),
+    ],
+)  # fmt: skip
+def test_only_classes_that_a_trusted_package_defines_are_allowed(here, target, why):
+    assert trust.allowed("estimator", "mylab.mine.Mine").__name__ == "Mine"
+    with pytest.raises(UsageError) as caught:
+        trust.allowed("estimator", target)
+    assert why in str(caught.value)
+
+
+def test_a_class_of_another_room_is_refused(here, sa):
+    code, _, err = sa(*SMALL, "estimator=random", "estimator._target_=mylab.mine.Other")
+    assert code == 2 and "this class is not of the kind estimator" in err
+
+
+@pytest.mark.parametrize("words", ["a-b", "mylab other", "os", "torch", "sa"])
+def test_sa_trust_names_packages_and_no_libraries(monkeypatch, words):
+    monkeypatch.setenv("SA_TRUST", words)
+    with pytest.raises(UsageError, match="SA_TRUST="):
+        trust.from_words([])
+
+
+@pytest.mark.parametrize("words", [["--trust"], ["--trust", ""], ["--trust="]])
+def test_trust_needs_a_name(words):
+    with pytest.raises(UsageError, match="expected the name of a package"):
+        trust.from_words(words)
+
+
+MADE = '${oc.create:"{_target_: os.mkdir, path: hit}"}'
+HIDDEN = {  # an experiment's own lines: each would make the folder 'hit'
+    "target": "estimator: {_target_: os.mkdir, path: hit}",
+    "nested": "estimator: {surrogate: {_target_: os.mkdir, path: hit}}",
+    "in a list": "estimator: {surrogate: [{_target_: os.mkdir, path: hit}]}",
+    "computed twice": f"estimator: {{surrogate: '\\{MADE}'}}",
+    "of the data": "dataset: {_target_: os.mkdir, path: hit, sha: ''}",
+    "callback": "hydra: {callbacks: {a: {_target_: os.mkdir, path: hit}}}",
+    "logger": "hydra: {job_logging: {version: 1, root: {level: INFO}, "
+    "formatters: {a: {'()': os.mkdir, path: hit}}}}",
+    "other logger": "hydra: {hydra_logging: {version: 1, root: {level: INFO}, "
+    "formatters: {a: {'()': os.mkdir, path: hit}}}}",
+    "environment": "hydra: {job: {env_set: {SA_TRUST: mylab}}}",
+    "sweeper": "hydra: {sweeper: {params: {a: {_target_: os.mkdir, path: hit}}}}",
+    "launcher": "hydra: {launcher: {setup: [{_target_: os.mkdir, path: hit}]}}",
+    "launcher, computed": f"hydra: {{launcher: {{setup: '{MADE}'}}}}",
+    "launcher, computed twice": f"hydra: {{launcher: {{setup: '\\{MADE}'}}}}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", HIDDEN)
+def test_nothing_that_a_file_says_runs(sa, tmp_path, where):
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    text = f"# @package _global_\ndescription: a stranger's\n{HIDDEN[where]}\n"
+    (tmp_path / "own" / "experiment" / "x.yaml").write_text(text)
+    sweeps = ["-m", "seed=0,1"] if where.startswith(("sweeper", "launcher")) else []
+    sweeps += ["hydra/launcher=slurm"] if where.startswith("launcher") else []
+    code, out, err = sa(*sweeps, *SMALL, "--config-dir", "own", "experiment=x")
+    assert code == 2, (out, err)
+    assert not Path("hit").exists() and "SA_TRUST" not in os.environ
+
+
+def test_a_pickle_in_an_npz_does_not_run(sa, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, ("hit",))
+
+    whole = np.array([Evil()] * 4, dtype=object)
+    np.savez(tmp_path / "my.npz", inputs=whole, targets=np.zeros(4))
+    code, _, err = sa("dataset=arrays", f"dataset.path={tmp_path / 'my.npz'}", "model=mlp", *SMALL)
+    assert code == 2 and not Path("hit").exists(), err
