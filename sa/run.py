@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sa.config import trust
+from sa.config import search, trust
 from sa.config.argv import CommandLine, read, settings_first
-from sa.config.catalogue import CONF
 from sa.config.completion import BASH, candidates
 from sa.config.error import UsageError
 from sa.config.flags import check_words, help_words
 from sa.config.handbook import catalogue_page, help_page
+from sa.config.search import CONF
 from sa.record import telling
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def main() -> None:
     telling.patient(hangup=True)
     try:
         argv = trust.from_words(sys.argv[1:])
+        search.use(argv)
         text = _text_to_print(argv)
     except UsageError as error:
         _exit(2, str(error))
@@ -45,7 +46,7 @@ def _text_to_print(argv: list[str]) -> str | None:
                 '--completion: expected bash and nothing else; type eval "$(sa --completion bash)"'
             )
         return BASH
-    if argv == ["--catalogue"]:
+    if search.others(argv) == ["--catalogue"]:
         return catalogue_page()
     words = help_words(argv)
     return None if words is None else help_page(words)

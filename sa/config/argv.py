@@ -119,7 +119,7 @@ def with_size(argv: list[str]) -> list[str]:
     rest = [x for x in argv if not re.match(r"\+*size=", x)]
     size_word = next((x.lstrip("+") for x in reversed(argv) if x not in rest), "size=quick")
     study = experiment(rest)
-    sizes = studies.sizes(study, rest)
+    sizes = studies.sizes(study)
     size = size_word.removeprefix("size=")
     if size not in {"quick", *sizes} or (len(rest) < len(argv) and not study):
         there = ", ".join(x for x in options("experiment") if "full" in studies.sizes(x))
@@ -135,7 +135,7 @@ def with_size(argv: list[str]) -> list[str]:
         )
     preset: list[str] = []
     if size == "full":
-        name = (studies.read(study, rest).get("sweep") or {}).get("name") or study
+        name = (studies.read(study).get("sweep") or {}).get("name") or study
         preset = [*studies.words(sizes["full"]), f"sweep.name={name}-full"]
     if sweeps:
         preset = _replaced(studies.words(sizes.get("quick", {})), preset)
@@ -152,7 +152,7 @@ def with_quick_size(words: Sequence[str], quick: Mapping[str, Any]) -> list[str]
     """Return the words of a sweep with those of ``sizes.quick`` that are not among them yet.
 
     `with_size` reads the file of an experiment by its name. Hydra also finds sizes that a file
-    takes over from another, or that ``hydra.searchpath`` leads to.
+    takes over from another.
     """
     keys = {_key(w) for w in words}
     if all(k.lstrip("~") in keys for k in quick):

@@ -1,5 +1,6 @@
-"""Groups, options and settings, as the files of conf/ list them; imports nothing heavy."""
+"""Groups, options and settings, as the files of conf/ and your own list them, without imports."""
 
+import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,9 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sa.config.error import UsageError
+from sa.config.search import CONF, find, folders
+from sa.config.trust import place
+
 _SA = Path(__file__).resolve().parents[1]
-CONF = next(p for p in (_SA / "conf", _SA.parent / "conf") if (p / "config.yaml").is_file())
-"""The folder of all settings: inside the package in a wheel, beside it in a checkout."""
 
 GROUPS = (
     "experiment",
@@ -31,23 +34,46 @@ GROUPS = (
 
 
 def options(group: str) -> dict[str, str]:
-    """Return the options of a group: name -> description in one line."""
-    found = {}
-    for file in sorted((CONF / group).glob("*.yaml")):
-        lines = [x[1:].strip() for x in file.read_text().splitlines() if x.startswith("#")]
-        about = next((x for x in lines if not x.startswith("@package")), "")
-        if group == "experiment":
-            about = re.search(r"^description: *(.*)$", file.read_text(), re.M).group(1)  # type: ignore[union-attr]
-        found[file.stem] = about
+    """Return the options of a group: name -> description in one line.
+
+    Behind the description of one that is not sa's own stands its package or folder, in brackets.
+    """
+    found: dict[str, str] = {}
+    for folder in folders():
+        for file in sorted((folder.path / group).glob("*.yaml")):
+            owner = f" [{folder.owner}]" if folder.owner else ""
+            found.setdefault(file.stem, _about(file, group) + owner)
     return found
 
 
-@cache
+def _about(file: Path, group: str) -> str:
+    """Return the description in an option's file; '' if it has none."""
+    text = file.read_text()
+    if group == "experiment":
+        described = re.search(r"^description: *(.*)$", text, re.M)
+        return described.group(1) if described else ""
+    lines = [x[1:].strip() for x in text.splitlines() if x.startswith("#")]
+    return next((x for x in lines if not x.startswith("@package")), "")
+
+
 def plain(group: str, name: str) -> dict[str, Any]:
     """Return the content of an option's YAML file, unresolved; {} if it holds only comments."""
+    path = find(group, name)
+    assert path is not None, f"{group}={name}"
+    return _content(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _content(path: Path, changed: int) -> dict[str, Any]:
     import yaml
 
-    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
+    try:
+        node = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {error}") from error
+    if not isinstance(node, dict):
+        raise UsageError(f"{path}: expected lines KEY: VALUE")
+    return node
 
 
 @cache
@@ -96,35 +122,49 @@ class Member:
 
 def estimators() -> dict[str, Member]:
     """Return every option of ``estimator=`` by its name; imports none of them."""
-    import ast
-
     found = {}
     for name, about in options("estimator").items():
-        text = (CONF / "estimator" / f"{name}.yaml").read_text()
-        _, _, file, cls = re.search(r"^_target_: (\S+)$", text, re.M).group(1).split(".")  # type: ignore[union-attr]
-        body = ast.parse((_SA / "estimator" / f"{file}.py").read_text()).body
-        (node,) = (x for x in body if isinstance(x, ast.ClassDef) and x.name == cls)
+        file = find("estimator", name)
+        text = file.read_text() if file else ""
+        node = _source(str(plain("estimator", name).get("_target_", "")))
         docs = {x.name: _sentence(x) for x in node.body if isinstance(x, ast.FunctionDef)}
         fixed = [
             x.value.value
             for x in node.body
-            if isinstance(x, ast.AnnAssign)
-            and isinstance(x.target, ast.Name)
-            and x.target.id == "target"
+            if isinstance(x, ast.AnnAssign | ast.Assign)
             and isinstance(x.value, ast.Constant)
+            and "target" in (ast.unparse(t) for t in _assigned(x))
         ]
-        target = str(fixed[0]) if fixed else docs["target"].removeprefix("Return the target: ")
+        own_target = docs.get("target", "not known").removeprefix("Return the target: ")
+        target = str(fixed[0]) if fixed else own_target
         own = re.search(r"^# theorem: *(.+)$", text, re.M)
         theorem = own.group(1) if own else _sentence(node)
-        evals = docs["estimate"].removeprefix("Return the estimate, in ")
+        body = docs.get("estimate") or docs.get("__call__", "")
+        evals = body.removeprefix("Return the estimate, in ")
         found[name] = Member(about, target, evals, theorem)
     return found
 
 
+def _assigned(node: Any) -> list[Any]:
+    """Return what an assignment assigns to, with or without an annotation."""
+    return node.targets if isinstance(node, ast.Assign) else [node.target]
+
+
+def _source(target: str) -> ast.ClassDef:
+    """Return the class of a dotted name, read from its file; an empty one if it is not found."""
+    module, _, cls = target.rpartition(".")
+    root, *inside = module.split(".")
+    folder = _SA if root == "sa" else place(root) if root else None
+    file = folder.joinpath(*inside).with_suffix(".py") if folder and inside else folder
+    if file and not file.is_file():
+        file = folder.joinpath(*inside, "__init__.py") if folder else None
+    body = ast.parse(file.read_text()).body if file and file.is_file() else []
+    found = (x for x in body if isinstance(x, ast.ClassDef) and x.name == cls)
+    return next(found, ast.ClassDef(cls, [], [], [], []))
+
+
 def _sentence(node: Any) -> str:
     """Return the first sentence of a docstring."""
-    import ast
-
     first = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
     return re.split(r"(?<=\.)\s+(?=[A-Z])|; (?=draws)", first)[0].rstrip(".")
 

@@ -15,6 +15,7 @@ from sa.config.catalogue import estimators, options, plain
 from sa.config.error import UsageError, typed
 from sa.config.explain import no_option
 from sa.config.fields import Field, fields, prose
+from sa.config.trust import allowed
 
 _LAUNCHERS = {"Inline": "here.Inline", "Local": "here.Local", "Slurm": "slurm.Slurm"}
 """Launcher -> the class of `sa.launch` that documents its settings."""
@@ -57,7 +58,9 @@ def option_page(group: str, name: str) -> str:
     lines = [_setting_lines(x) for x in shown_settings]
     out.append("settings:\n" + "\n".join(lines) if lines else "It has no settings.")
     target = _target(_node(group, name))
-    if target.startswith("torch."):  # torch's text is long, and few change its other settings
+    if why := _why_unknown(target):
+        out.append(why)
+    elif target.startswith("torch."):  # torch's text is long, and few change its other settings
         more = [f for f in _fields(target) if f not in {x.name for x in shown_settings}]
         out.append(f"more settings, typed +{group}.NAME=VALUE: {', '.join(more)}")
     elif target:
@@ -110,8 +113,8 @@ def _setting_lines(one: Setting) -> str:
     from sa.config.settings import explained
 
     kind, meaning = explained().get(one.name, ("", ""))
-    if one.target:
-        found = _fields(one.target)[one.name]
+    if one.target and not _why_unknown(one.target):
+        found = _fields(one.target).get(one.name, Field(one.name, "", ""))
         kind, meaning = found.kind, found.meaning
         if one.target.startswith("torch."):  # its first sentence; the others are for programmers
             meaning = re.split(r"\. | \(", meaning)[0]
@@ -147,8 +150,18 @@ def _target(node: Mapping[str, Any]) -> str:
 
 
 def _class(target: str) -> type:
+    if target.partition(".")[0] not in ("sa", "torch"):
+        return allowed("_target_", target)
     module, _, name = target.rpartition(".")
     return vars(importlib.import_module(module))[name]
+
+
+def _why_unknown(target: str) -> str:
+    """Return why the class of an option says nothing here: you do not trust it; '' if it does."""
+    try:
+        return "" if not target or _class(target) else ""
+    except UsageError as error:
+        return str(error)
 
 
 def _fields(target: str) -> dict[str, Field]:
@@ -159,7 +172,7 @@ def _fields(target: str) -> dict[str, Field]:
 def _study_page(name: str) -> str:
     """Return the page of an experiment: its sweep, its time, its expectations, its figures."""
     node = plain("experiment", name)
-    out = [f"experiment={name}: {node['description']}"]
+    out = [f"experiment={name}: {options('experiment')[name]}"]
     how = node.get("sweep") or {}
     axes = list(_axis_lines(study.sizes(name).get("quick", {}), how))
     out.append("it sweeps:\n" + "\n".join(axes) if axes else "It is one run; it sweeps nothing.")

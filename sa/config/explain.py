@@ -5,10 +5,12 @@ import fnmatch
 import itertools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from sa.config.catalogue import CONF, GROUPS, leaves, options
+from sa.config.catalogue import GROUPS, leaves, options
 from sa.config.error import HELP, TEMPERATURE, nearest, renamed, typed
+from sa.config.search import CONF, find
 
 
 def explain(error: Exception, argv: list[str]) -> str | None:
@@ -109,13 +111,12 @@ def _no_key(key: str, argv: list[str]) -> str:
         return message
     group, _, name = key.partition(".")
     for chosen in _choices(argv):  # of a sweep, the first point that lacks the key
-        known: list[str] = list(_settings("config", ""))
+        known: list[str] = _settings(CONF / "config.yaml", "")
         for other in chosen:
-            if (CONF / other / f"{chosen[other]}.yaml").is_file():
-                known += _settings(f"{other}/{chosen[other]}", f"{other.replace('/', '.')}.")
+            known += _settings(find(other, chosen[other]), f"{other.replace('/', '.')}.")
         if key not in known:
             break
-    elsewhere = {o: _settings(f"{group}/{o}", "") for o in options(group)} if name else {}
+    elsewhere = {o: _settings(find(group, o), "") for o in options(group)} if name else {}
     every = {x for names in elsewhere.values() for x in names}
     meant = difflib.get_close_matches(name, every, 1)
     owners = [o for o, names in elsewhere.items() if meant and meant[0] in names]
@@ -150,25 +151,25 @@ def _choices(argv: list[str]) -> Iterator[dict[str, str]]:
     words = dict(x.lstrip("+").split("=", 1) for x in argv if "=" in x)
     listed: dict[str, list[str]] = {}
     for group, value in words.items():
-        if (CONF / group).is_dir():
+        if options(group):
             inside = re.sub(r"^(choice|glob)\((.*)\)$", r"\2", value)
             names = [n for part in inside.split(",") for n in fnmatch.filter(options(group), part)]
             listed[group] = names or [value]
     for some in itertools.islice(itertools.product(*listed.values()), 1000):
         typed_options = dict(zip(listed, some, strict=True))
-        path = CONF / "experiment" / f"{typed_options.get('experiment')}.yaml"
-        text = path.read_text() if path.is_file() else ""
+        path = find("experiment", str(typed_options.get("experiment")))
+        text = path.read_text() if path else ""
         yield defaults | dict(re.findall(r"override /(\w+): (\w+)", text)) | typed_options
 
 
-def _settings(file: str, prefix: str) -> list[str]:
-    """Return the names of the settings in a file of conf/, each with a prefix."""
+def _settings(file: Path | None, prefix: str) -> list[str]:
+    """Return the names of the settings in an option's file, each with a prefix; [] for None."""
     import yaml
 
-    content = yaml.safe_load((CONF / f"{file}.yaml").read_text()) or {}
+    content = yaml.safe_load(file.read_text()) if file else {}
     skip = ("defaults", "hydra", "_target_", "_partial_")
     return [
         f"{prefix}{k}"
-        for k, _ in leaves({k: v for k, v in content.items() if k not in skip})
+        for k, _ in leaves({k: v for k, v in (content or {}).items() if k not in skip})
         if not k.endswith(("_target_", "_partial_"))
     ]

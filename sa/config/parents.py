@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sa.config.argv import sets
-from sa.config.catalogue import CONF, commented, leaves, options, top
+from sa.config.catalogue import commented, leaves, options, plain, top
 from sa.config.data import filled, in_steps
 from sa.config.error import HELP, UsageError, renamed, typed
 from sa.config.explain import no_option
@@ -158,8 +158,6 @@ def _by_name(training: Mapping[str, Any], key: str) -> Config:
 
     Likewise its optimizer, schedule and average.
     """
-    import yaml
-
     found = dict(training)
     for group in ("estimator", "optimizer", "schedule", "average"):
         name = found.get(group)
@@ -167,5 +165,5 @@ def _by_name(training: Mapping[str, Any], key: str) -> Config:
             continue
         if name not in options(group):
             raise UsageError(f"{key}: {no_option(group, name)}")
-        found[group] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+        found[group] = dict(plain(group, name))
     return found

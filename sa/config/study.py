@@ -1,26 +1,24 @@
 """Reads the file of an experiment before Hydra does: its sizes, as words to type."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from sa.config.catalogue import CONF
 from sa.config.error import UsageError, typed
+from sa.config.search import find
 
 
-def sizes(experiment: str | None, typed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def sizes(experiment: str | None) -> dict[str, dict[str, Any]]:
     """Return the sizes of an experiment: quick, which -m sweeps, and full, by their names.
 
     Args:
         experiment: its name; None for no experiment.
-        typed: the words of the command line; the folders of ``--config-dir`` are searched, too.
 
     Raises:
         UsageError: ``sizes`` is not a mapping of quick and full.
 
     """
-    found = read(experiment, typed).get("sizes") or {}
+    found = read(experiment).get("sizes") or {}
     known = isinstance(found, Mapping) and all(isinstance(v, Mapping) for v in found.values())
     if not known or set(found) - {"quick", "full"}:
         form = "sizes: {quick: {seed: [0, 1]}, full: {seed: range(5), steps: 1000}}"
@@ -28,7 +26,7 @@ def sizes(experiment: str | None, typed: Sequence[str] = ()) -> dict[str, dict[s
     return {str(k): dict(v) for k, v in found.items()}
 
 
-def read(experiment: str | None, typed: Sequence[str] = ()) -> dict[str, Any]:
+def read(experiment: str | None) -> dict[str, Any]:
     """Return the content of an experiment's file; {} if there is no file.
 
     Raises:
@@ -37,9 +35,7 @@ def read(experiment: str | None, typed: Sequence[str] = ()) -> dict[str, Any]:
     """
     import yaml
 
-    folders = [CONF, *_folders(typed)]
-    paths = [folder / "experiment" / f"{experiment}.yaml" for folder in folders]
-    path = next((p for p in paths if p.is_file()), None)
+    path = find("experiment", experiment) if experiment else None
     try:
         node = (yaml.safe_load(path.read_text()) or {}) if path else {}
     except yaml.YAMLError as error:
@@ -97,11 +93,3 @@ def _inside(value: Any) -> Any:
 
 def _typed(value: Any) -> str:
     return typed(value).replace("\\${", "${")
-
-
-def _folders(typed: Sequence[str]) -> Iterator[Path]:
-    """Yield the folders that ``--config-dir`` names on the command line."""
-    for at, one in enumerate(typed):
-        flag, given, value = one.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            yield Path(value if given else "".join(typed[at + 1 : at + 2]))

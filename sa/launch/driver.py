@@ -10,11 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from sa.config import trust
 from sa.config.build import check_machine, validate
-from sa.config.catalogue import CONF
 from sa.config.component import Components
 from sa.config.error import UsageError, invalid
 from sa.config.fit import quantizer_notes
 from sa.config.parents import resolve
+from sa.config.search import CONF
 from sa.config.settings import Settings, Sweep
 from sa.job.execute import RunFailed, execute, folder_of, root_of
 from sa.job.signals import Signals
