@@ -25,6 +25,10 @@ def main() -> None:
     """Print help or run, and exit with 0 (done), 1 (a run failed) or 2 (nothing was started)."""
     telling.patient(hangup=True)
     try:
+        if sys.argv[1:2] == ["check"]:
+            from sa.testing.command import check  # torch
+
+            sys.exit(check(sys.argv[2:]))
         argv = trust.from_words(sys.argv[1:])
         search.use(argv)
         text = _text_to_print(argv)

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from sa.objective.numerics import Numerics
 from sa.objective.task import Task
 from sa.record import telling
+from sa.testing.plugin import keeps_laws  # noqa: F401
 from sa.types import Moment
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -44,11 +44,11 @@ MAY = {  # module or room of sa -> the modules of sa it may import
         "types",
     },
     "data": {"dataset", "record", "types"},
-    "testing": {"network", "objective", "params", "types"},
+    "testing": {"network", "objective", "params", "surrogate", "testing", "types"},
     "job": set(
         "analysis config job network objective params record table tracking training types".split()
     ),
-    "run": {"config", "job", "launch", "record", "run", "sweep", "table"},
+    "run": {"config", "job", "launch", "record", "run", "sweep", "table", "testing"},
 }
 HYDRA = {"config", "run"}  # the only modules that may import Hydra
 NO_TORCH = set("dashboard data figure launch record sweep table tracking".split())
@@ -139,6 +139,8 @@ def test_every_module_has_a_docstring(path):
 
 def test_init_files_hold_only_a_docstring():
     for path in (ROOT / "sa").glob("*/__init__.py"):  # sa/__init__.py holds the public names
+        if path.parent.name == "testing":  # a public module, too
+            continue
         assert len(ast.parse(path.read_text()).body) == 1, path
 
 

@@ -6,12 +6,18 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from conftest import CONF, component, options
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from sa import testing
 from sa.estimator.best_of import BestOf
 from sa.estimator.cdg import CDG
 from sa.estimator.nes import NES
-from sa.types import PROBE, Estimate
+from sa.surrogate import sign
+from sa.testing import estimator
+from sa.testing.broken import report
+from sa.types import PROBE, Batch, Estimate, Splits
 
 
 @dataclass(frozen=True)
@@ -77,13 +83,54 @@ def test_a_law_that_a_class_breaks_on_purpose_is_excused_with_its_reason():
 
     assert "unbiased" in testing.check_estimator(BestOf)
     assert "unbiased" not in testing.check_estimator(Displaced)
-    lines = list(testing.report({}, Displaced.laws))
+    lines = list(report(estimator.LAWS, {}, Displaced.laws))
     assert "excused  unbiased: it is a displacement" in lines
 
 
-@pytest.mark.parametrize("estimator", [NES, CDG])
-def test_nes_and_cdg_pass_every_law(estimator):
-    assert testing.check_estimator(estimator) == {}
+@pytest.mark.parametrize("cls", [NES, CDG])
+def test_the_projects_own_estimators_keep_the_laws_that_it_ships(cls):
+    assert testing.check_estimator(cls) == {}
+
+
+def members(*groups, without=()):
+    return [(g, n) for g in groups for n in options(g) if n not in without]
+
+
+@pytest.mark.parametrize(("group", "name"), members("quantizer/weight", "quantizer/activation"))
+def test_the_projects_own_quantizers_keep_the_laws(group, name):
+    assert testing.check_quantizer(lambda: component(group, name)) == {}
+
+
+LARGE = ("resnet32", "vgg11", "vgg11_bn", "xnor_resnet18", "cnn_deep")
+
+
+@pytest.mark.parametrize("name", [n for _, n in members("model", without=LARGE)])
+def test_the_projects_own_models_keep_the_laws(name):
+    assert testing.check_model(lambda: component("model", name)) == {}
+
+
+# for random units, for one input, for two trainings, and with a budget of seconds
+SPECIAL = ("bias_variance_stochastic", "function_curve", "interpolation", "efficiency")
+SLOW = ("critical_points", "sensitivity_bits", "training")
+
+
+@pytest.mark.parametrize("name", [n for _, n in members("analysis", without=SPECIAL + SLOW)])
+def test_the_projects_own_analyses_keep_the_laws(name):
+    node = OmegaConf.load(CONF / "analysis" / f"{name}.yaml")
+    estimator = OmegaConf.load(CONF / "estimator" / "nes.yaml")
+    estimator.samples = 20
+    root = OmegaConf.create({"estimator": estimator, "optimizer": {"lr": 0.1}, "it": node})
+    (made,) = OmegaConf.to_container(root, resolve=True)["it"].values()
+    assert testing.check_analysis(lambda: instantiate(made, _convert_="all")) == {}
+
+
+FILES = [n for n in options("dataset") if n.startswith("cifar10")] + ["arrays", "images", "table"]
+
+
+@pytest.mark.parametrize("name", [n for _, n in members("dataset", without=FILES)])
+def test_the_projects_own_datasets_keep_the_laws(name):
+    small = {"n": 60} if name == "gaussian" else {}
+    assert testing.check_dataset(lambda: component("dataset", name, **small)) == {}
 
 
 def test_the_command_reports_each_law_and_fails_for_a_wrong_class(tmp_path):
@@ -98,7 +145,7 @@ def test_the_command_reports_each_law_and_fails_for_a_wrong_class(tmp_path):
     )
 
     def typed(word):
-        command = [sys.executable, "-m", "sa.testing", word]
+        command = [sys.executable, "-m", "sa.run", "check", word]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
 
     broken = typed("mine:Long")
@@ -109,3 +156,135 @@ def test_the_command_reports_each_law_and_fails_for_a_wrong_class(tmp_path):
     assert typed("sa.estimator.cdg:CDG").returncode == 0
     absent = typed("mine:Short")
     assert absent.returncode == 2 and "there is no such class" in absent.stderr
+
+
+def wrong_quantizer(fault):
+    def q(x):
+        if fault == "shapes":
+            return sign(x).double().flatten()
+        if fault == "repeats":
+            return sign(x + torch.randn_like(x))
+        if fault == "rules":
+            return torch.where(x >= 0, 1.0, -1.0).to(x.dtype) + 0 * x
+        if fault == "finite":
+            return sign(x) * x / x.abs()
+        return x * 1.0
+
+    return q
+
+
+@pytest.mark.parametrize("fault", ["shapes", "repeats", "rules", "finite", "levels"])
+def test_each_fault_of_a_quantizer_is_named_by_its_law(fault):
+    assert fault in testing.check_quantizer(lambda: wrong_quantizer(fault))
+    assert testing.check_quantizer(lambda: sign) == {}
+
+
+@dataclass(frozen=True)
+class Net:
+    fault: str = ""
+    shape = (3,)
+    outputs = 2
+
+    def build(self, generator):
+        made = torch.nn.Linear(3, 3 if self.fault == "outputs" else 2)
+        for p in made.parameters():
+            drawn = torch.randn(p.shape, generator=None if self.fault == "repeats" else generator)
+            p.data = drawn
+        extra = [torch.nn.BatchNorm1d(2)] if self.fault == "stacks" else []
+        if self.fault == "independent":
+            made = Centred(made)
+        if self.fault == "trains":
+            extra = [Plain()]
+        return torch.nn.Sequential(made, *extra)
+
+
+class Plain(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.idle = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x
+
+
+class Centred(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        out = self.inner(x)
+        return out - out.mean(0)
+
+
+@pytest.mark.parametrize("fault", ["outputs", "repeats", "independent", "trains"])
+def test_each_fault_of_a_model_is_named_by_its_law(fault):
+    assert fault in testing.check_model(lambda: Net(fault))
+    assert testing.check_model(Net) == {}
+
+
+@dataclass(frozen=True)
+class Rows:
+    fault: str = ""
+    shape = (3,)
+    classes = 2
+    rows = 10
+
+    def load(self, generator):
+        x = torch.randn(10, 3, generator=None if self.fault == "repeats" else generator).double()
+        y = torch.arange(10) % (3 if self.fault == "targets" else 2)
+        x = x[:, :2] if self.fault == "shapes" else x
+        x = x / 0 if self.fault == "finite" else x
+        return Splits(Batch(x, y), Batch(x.clone(), y.clone()))
+
+
+@pytest.mark.parametrize("fault", ["repeats", "targets", "shapes", "finite"])
+def test_each_fault_of_a_dataset_is_named_by_its_law(fault):
+    assert list(testing.check_dataset(lambda: Rows(fault))) == [fault]
+    assert testing.check_dataset(Rows) == {}
+
+
+@dataclass(frozen=True)
+class Length:
+    fault: str = ""
+
+    def __call__(self, objective, params, estimate, generator, at=PROBE):
+        if self.fault == "untouched":
+            estimate.grad["first.weight"].mul_(2)
+        draws = None if self.fault == "repeats" else generator
+        drawn = float(torch.rand((), generator=draws))
+        return {"length/drawn": params if self.fault == "numbers" else drawn}
+
+
+@pytest.mark.parametrize("fault", ["repeats", "untouched", "numbers"])
+def test_each_fault_of_an_analysis_is_named_by_its_law(fault):
+    assert fault in testing.check_analysis(lambda: Length(fault))
+    assert testing.check_analysis(Length) == {}
+
+
+def test_the_fixture_of_pytest_is_light_and_names_what_fails(keeps_laws):
+    keeps_laws(Net)
+    keeps_laws(Length, fault="")
+    with pytest.raises(AssertionError, match="Rows breaks targets\n(?s:.*)BROKEN   targets"):
+        keeps_laws(Rows, fault="targets")
+    code = "import sys, sa.testing.plugin, sa.testing; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["sa.estimator.nes:NES", "sigma=0.05"], 0, "NES, estimator:"),
+        (["sa.quantizer.xnor:Xnor"], 0, "Xnor, quantizer:"),
+        (["sa.model.toy_mlp:ToyMLP"], 0, "ToyMLP, model:"),
+        (["sa.dataset.sinc:Sinc"], 0, "Sinc, dataset:"),
+        (["sa.estimator.nes:NES", "sgima=1"], 2, "it cannot be made"),
+        (["sa.types:Batch"], 2, "it cannot be made"),
+        (["sa.types:Moment"], 2, "expected a class of a room"),
+        ([], 2, "type sa check MODULE:CLASS"),
+    ],
+)
+def test_sa_check(sa, words, code, said):
+    got, out, err = sa("check", *words)
+    assert got == code and said in out + err

@@ -42,6 +42,7 @@ more:
   --help KEY               one setting, e.g. --help batch_size
   --catalogue              a table of all estimators, with their theorems
   --config-dir DIR         options of a folder of yours; all pages list them
+  check MODULE:CLASS       whether a class of yours keeps the laws of its room
   --trust PACKAGE          a configuration may name classes of this package of yours"""
 
 

@@ -36,7 +36,8 @@ def read(
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadData(
-            f"{name}: it is damaged, or no .npz file without Python objects; make one with: {remedy}"
+            f"{name}: it is damaged, or no .npz file without Python objects; make one with: "
+            f"{remedy}"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Random gates on channels, whose sparsity is learned (DSA; Ning et al., ECCV 2020)."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -48,6 +49,7 @@ class Gate:
 
     needs_layer: ClassVar[bool] = True
     stochastic: ClassVar[bool] = True
+    laws: ClassVar[Mapping[str, str]] = {"levels": "it switches channels off, and rounds none"}
     floor: Annotated[float, Ge(0), Lt(1)] = 0.05
     temperature: Annotated[float, Gt(0)] = 0.5
     start_at: Annotated[float, Gt(0), Lt(1)] = 0.9

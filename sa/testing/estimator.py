@@ -1,20 +1,15 @@
-"""Laws that every estimator must keep, for a class of your own.
+"""The laws of estimators, on a quadratic whose gradient is known."""
 
-From the command line: `python -m sa.testing MODULE:CLASS`.
-"""
-
-import importlib
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sa.network.hooks import trait
 from sa.objective.function import from_function
 from sa.objective.objective import Objective
 from sa.params import flatten
+from sa.testing.broken import Broken
 from sa.types import Estimate, Estimator, Moment, Params
 
 TARGETS = ("true", "box", "cube", "gaussian", "ball", "stochastic", "surrogate", "none")
@@ -22,10 +17,6 @@ TARGETS = ("true", "box", "cube", "gaussian", "ball", "stochastic", "surrogate",
 
 _DRAWS = 150
 """Number of estimates in the test of unbiasedness."""
-
-
-class Broken(AssertionError):
-    """Raised if a law does not hold; the message says by how much."""
 
 
 class _Counting(Objective):
@@ -65,45 +56,6 @@ class _Bowl:
     def __call__(self, params: Params) -> Tensor:
         w = torch.cat([params["m"].flatten(), params["v"]])
         return w @ self.h @ w / 2 + self.b @ w + self.constant
-
-
-def check_estimator(make: Callable[[], Estimator]) -> dict[str, str]:
-    """Return the laws that an estimator breaks: {law: its fault}; {} if it breaks none.
-
-    - ``target``: the estimator declares what its gradient is an estimate of.
-    - ``shapes``: the gradient has the names, shapes and dtypes of the point, also in float32.
-    - ``repeats``: two calls with generators in the same state return the same gradient, and no
-      random number comes from elsewhere.
-    - ``untouched``: the point does not change.
-    - ``evals``: the estimator reports the evals that it spends.
-    - ``unbiased``: on a quadratic, the mean of 150 estimates is within 4 standard errors of the
-      gradient.
-    - ``constant``: a constant added to the loss does not change the gradient.
-    - ``points``: the point may have 0-dim and transposed tensors.
-
-    A class that breaks a law on purpose declares it, with the reason:
-    ``laws = {"unbiased": "it is a displacement"}``. Such laws are not checked.
-
-    >>> from sa.estimator.nes import NES
-    >>> check_estimator(NES)
-    {}
-
-    Args:
-        make: the class of the estimator, or a function without arguments that returns one.
-
-    """
-    broken = {}
-    excused: Mapping[str, str] = trait(make(), "laws")
-    for name, law in _LAWS.items():
-        if name in excused:
-            continue
-        try:
-            law(make())
-        except Broken as error:
-            broken[name] = str(error)
-        except Exception as error:  # the class is not ours: report any error as a broken law
-            broken[name] = f"{type(error).__name__}: {error}"
-    return broken
 
 
 def _run(estimator: Estimator, objective: Objective, point: Params, seed: int = 0) -> Estimate:
@@ -222,7 +174,7 @@ def _points(estimator: Estimator) -> None:
                 raise Broken(f"at a {name} point '{k}' has shape {shape}, not {tuple(p.shape)}")
 
 
-_LAWS: dict[str, Callable[[Estimator], None]] = {
+LAWS: dict[str, Callable[[Estimator], None]] = {
     "target": _target,
     "shapes": _shapes,
     "repeats": _repeats,
@@ -232,51 +184,3 @@ _LAWS: dict[str, Callable[[Estimator], None]] = {
     "constant": _constant,
     "points": _points,
 }
-
-
-def report(broken: Mapping[str, str], excused: Mapping[str, str]) -> Iterator[str]:
-    """Yield one line for each law: BROKEN, excused or holds, and the reason.
-
-    Args:
-        broken: the laws that do not hold, as `check_estimator` returns them.
-        excused: the laws that the estimator breaks on purpose.
-
-    """
-    for name in _LAWS:
-        if name in broken:
-            yield f"BROKEN   {name}: {broken[name]}"
-        elif name in excused:
-            yield f"excused  {name}: {excused[name]}"
-        else:
-            yield f"holds    {name}"
-
-
-def main() -> None:
-    """Check the class on the command line; exit with 1 if it breaks a law, 2 if it is not found."""
-    words = sys.argv[1:]
-    module, _, name = words[0].partition(":") if len(words) == 1 else ("", "", "")
-    if not name:
-        sys.exit("usage: python -m sa.testing MODULE:CLASS, e.g. sa.estimator.nes:NES")
-    sys.path.insert(0, "")
-    try:
-        made = vars(importlib.import_module(module))[name]
-    except (ImportError, KeyError) as error:
-        print(
-            f"sa: {words[0]}: there is no such class ({error}); type MODULE:CLASS, e.g. "
-            "sa.estimator.nes:NES",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    if not isinstance(made, type) or not isinstance(made(), Estimator):
-        print(
-            f"sa: {words[0]}: expected the class of an estimator, e.g. sa.estimator.nes:NES",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    broken = check_estimator(made)
-    print("\n".join(report(broken, trait(made(), "laws"))))
-    sys.exit(1 if broken else 0)
-
-
-if __name__ == "__main__":
-    main()
