@@ -1,6 +1,7 @@
 """Type commands in an empty folder, and read what they wrote."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from sa import run
+from sa.config import search, trust
 from sa.tracking import wandb
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +25,9 @@ def sa(monkeypatch, capfd, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SA_ROOT", raising=False)
     monkeypatch.setattr(wandb, "_BROKEN", [])
+    monkeypatch.setattr(search, "_TYPED", [])
+    if "SA_TRUST" not in os.environ:
+        monkeypatch.setenv("SA_TRUST", "")  # what --trust adds goes with the test
 
     def typed(*words):
         GlobalHydra.instance().clear()
@@ -36,6 +41,21 @@ def sa(monkeypatch, capfd, tmp_path):
         return code, out, err
 
     return typed
+
+
+@pytest.fixture
+def forget():
+    """Forget the packages called mylab that were imported: before the test, and after it."""
+
+    def clear():
+        trust._load.cache_clear()
+        trust.installed.cache_clear()
+        for name in [x for x in sys.modules if x.partition(".")[0] == "mylab"]:
+            del sys.modules[name]
+
+    clear()
+    yield
+    clear()
 
 
 def folder(out, word="run"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import sa  # noqa: F401
+from commands import forget, sa  # noqa: F401
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 

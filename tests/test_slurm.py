@@ -235,3 +235,12 @@ def test_a_wrong_partition_is_reported_in_slurms_words_and_no_job_is_submitted(s
     code, _, err = ended(sa(*words))
     assert code == 2 and "invalid partition specified: nope" in err and "Traceback" not in err
     assert not launched.jobs(Path("sweeps/wrong"))
+
+
+def test_workers_get_the_trust_that_was_typed_and_a_package_of_ones_own(sa, tmp_path):
+    shutil.copytree(ROOT / "examples" / "mylab" / "mylab", tmp_path / "mylab")
+    words = ["experiment=rings_half", "steps=2", "tracker=none", "figure=[]", "sweep.name=own"]
+    done = sa("--trust=mylab", "--config-dir=mylab/conf", *slurm(*words))
+    code, out, err = ended(done)
+    assert code == 0, out + err
+    assert all(run.state(f) == "done" for f in (tmp_path / "runs").iterdir())

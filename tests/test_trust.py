@@ -91,17 +91,11 @@ def test_workers_get_the_trust_of_the_command_and_no_file_gives_it(mylab):
 
 
 @pytest.fixture
-def here(mylab, monkeypatch):
+def here(mylab, monkeypatch, forget):
     monkeypatch.syspath_prepend(mylab)
     monkeypatch.chdir(mylab)
     monkeypatch.setenv("SA_TRUST", "mylab")
-    for cached in (trust._load, trust.installed):
-        cached.cache_clear()
-    yield mylab
-    import sys
-
-    for name in [x for x in sys.modules if x.partition(".")[0] == "mylab"]:
-        del sys.modules[name]
+    return mylab
 
 
 @pytest.mark.parametrize(
@@ -173,7 +167,7 @@ def test_nothing_that_a_file_says_runs(sa, tmp_path, where):
     sweeps += ["hydra/launcher=slurm"] if where.startswith("launcher") else []
     code, out, err = sa(*sweeps, *SMALL, "--config-dir", "own", "experiment=x")
     assert code == 2, (out, err)
-    assert not Path("hit").exists() and "SA_TRUST" not in os.environ
+    assert not Path("hit").exists() and not os.environ.get("SA_TRUST")
 
 
 def test_a_pickle_in_an_npz_does_not_run(sa, tmp_path):

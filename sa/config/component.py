@@ -91,7 +91,7 @@ def _construct(key: str, node: Any) -> Any:
     nobody has checked.
     """
     if isinstance(node, list | tuple):
-        return [_construct(f"{key}.{at}", x) for at, x in enumerate(node)]
+        return tuple(_construct(f"{key}.{at}", x) for at, x in enumerate(node))  # can be hashed
     if not isinstance(node, Mapping):
         return node
     settings = {
