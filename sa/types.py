@@ -263,14 +263,9 @@ class Splits(NamedTuple):
 class Dataset(Protocol):
     """A source of rows to train and to test with.
 
-    <<<<<<< HEAD
-    Some datasets also have hooks (`Hooks`): ``check`` if it reads files, ``outputs`` if its targets
-    are numbers, ``clean`` if it spoils labels.
-    =======
-    One that reads files also has ``check``, one whose targets are numbers of its own ``outputs``,
-    one that spoils labels ``clean``, and one with new rows at every step ``fresh`` and ``draw``:
-    see `Hooks`.
-    >>>>>>> d265eba (Draw new training rows at every step: dataset=gaussian dataset.fresh=true)
+    Some datasets also have hooks (`sa.network.hooks.Hooks`): ``check`` if it reads files,
+    ``outputs`` if its targets are numbers, ``clean`` if it spoils labels, ``fresh`` and ``draw`` if
+    every step has new rows.
     """
 
     @property

@@ -124,7 +124,8 @@ def test_the_projects_own_analyses_keep_the_laws(name):
     assert testing.check_analysis(lambda: instantiate(made, _convert_="all")) == {}
 
 
-FILES = [n for n in options("dataset") if n.startswith("cifar10")] + ["arrays", "images", "table"]
+FILES = [n for n in options("dataset") if n.startswith("cifar10")]
+FILES += ["arrays", "images", "table", "torchvision", "huggingface"]
 
 
 @pytest.mark.parametrize("name", [n for _, n in members("dataset", without=FILES)])

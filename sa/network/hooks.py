@@ -1,12 +1,11 @@
 """Optional methods and attributes of components, their defaults, and the names of components."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-if TYPE_CHECKING:
-    from sa.types import Batch, Dataset, Params
+from sa.types import Batch, Dataset, Params
 
 
 class Hooks:

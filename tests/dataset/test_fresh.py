@@ -6,10 +6,9 @@ import pytest
 import torch
 import yaml
 from commands import SMALL, folder
-from conftest import component
+from conftest import component, studied
 
 from sa.objective.prepare import prepare
-from sa.objective.task import Task
 from sa.params import stream
 from sa.record import identity
 from sa.record import run as record
@@ -21,7 +20,7 @@ WORDS = [*SMALL, "analysis=[]", "steps=8", "evaluate_every=4", "dataset.fresh=tr
 
 def task(fresh=True, **settings):
     data = component("dataset", "gaussian", dim=3, n=64, fresh=fresh)
-    return Task(model=component("model", "toy_mlp"), dataset=data, **settings)
+    return studied(model=component("model", "toy_mlp"), dataset=data, **settings)
 
 
 def test_the_rows_of_a_step_are_drawn_from_its_number_and_evaluation_rows_stay():
@@ -109,7 +108,7 @@ def test_a_table_shows_one_value_for_runs_older_than_the_setting(tmp_path):
             ["steps=2", "estimator=flow", "quantizer=fp", "optimizer.momentum=0"],
             "dataset.fresh=true also takes other rows at every step",
         ),
-        (["steps=2", "batch_size=200"], "200 rows a step, and Gaussian has 128"),
+        (["steps=2", "batch_size=200"], "a step takes 200 rows, and the dataset has only 128"),
     ],
 )
 def test_what_needs_the_same_rows_again_is_refused(sa, words, why):
