@@ -8,7 +8,7 @@ from typing import Any
 
 from sa.config.error import UsageError, invalid, typed
 from sa.config.settings import Settings
-from sa.config.trust import allowed, targets
+from sa.config.trust import MODULE, allowed, targets
 
 _NO_STEP = {
     "torch.optim.LBFGS": "it evaluates the loss several times a step; a step here has one gradient",
@@ -102,6 +102,8 @@ def _construct(key: str, node: Any) -> Any:
     if "_target_" not in node:
         return settings
     cls = allowed(f"{key}._target_", node["_target_"])
+    if node["_target_"] == MODULE and node.get("target"):
+        settings["target"] = allowed(f"{key}.target", node["target"])
     try:
         return partial(cls, **settings) if node.get("_partial_") else cls(**settings)
     except Exception as error:  # a class of others may raise anything

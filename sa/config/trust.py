@@ -24,6 +24,9 @@ VARIABLE = "SA_TRUST"
 NOTE = "packages.json"
 """The file beside a planned run's config.yaml: its foreign packages. It grants no trust."""
 
+MODULE = "sa.model.module.Module"
+"""The model whose setting ``target`` names a class, too."""
+
 _COMPONENT = re.compile(rf"sa\.(?:{'|'.join(ROOMS)})\.[a-z][a-z0-9_]*\.[A-Z]\w*")
 _OTHERS = (
     "sa.types.Slots",
@@ -121,7 +124,8 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     items = enumerate(node) if isinstance(node, list | tuple) else items
     for key, value in items:
         inside = f"{path}.{key}" if path else str(key)
-        if key == "_target_":
+        own = key == "target" and value and node.get("_target_") == MODULE
+        if key == "_target_" or own:
             yield inside, value
         yield from targets(value, inside)
 
