@@ -247,7 +247,7 @@ class BadData(ValueError):
 class Splits(NamedTuple):
     """The rows of a dataset.
 
-    Targets may have 0 columns. Then the task (`sa.objective.task`) computes them.
+    Targets may have 0 columns. Then `sa.objective.prepare` computes them with a second network.
 
     Args:
         train: rows to learn from.

@@ -31,7 +31,10 @@ _REPLACES = {
     "batch_size", "batchnorm", "criterion", "estimator", "evaluate_every", "moving", "optimizer",
     "seed", "steps",
 } | LATER - {"init_average", "replicas", "ends"} | set(DEFAULTS)  # fmt: skip
-"""Settings that ``init`` may set for the parent: none that other settings are made of, like dim."""
+"""Settings that ``init`` may change for the parent.
+
+A setting that others are computed from, such as dim, is not allowed.
+"""
 
 
 def build(config: dict[str, Any]) -> Components:
@@ -128,7 +131,7 @@ def validate(config: Config) -> Components:
 
 
 def _task(settings: Settings, model: Any, dataset: Any) -> Any:
-    """Return the loss that is studied; UsageError if model, data and settings do not fit."""
+    """Return the task, which describes the loss; UsageError if model, data and settings clash."""
     from sa.objective.numerics import Numerics
     from sa.objective.task import Mismatch, Task
 

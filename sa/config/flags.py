@@ -35,7 +35,9 @@ _OF_SWEEPS = re.compile(
 
 
 def check_words(argv: Sequence[str]) -> list[str]:
-    """Return the words, without -m if an option only shows something.
+    """Refuse options and words that cannot work or change nothing; return the others.
+
+    -m is left out if an option only shows something.
 
     Raises:
         UsageError: an option that does not exist or lacks its value, two that exclude each other,

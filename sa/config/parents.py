@@ -22,7 +22,7 @@ _OF_ENDS = "dim model dataset quantizer criterion dtype batchnorm seed device au
 
 
 def resolve(config: Config, words: Sequence[str] = ()) -> Config:
-    """Return the configuration with ``epochs`` in ``steps``, ``ends`` looked up, data read.
+    """Return the configuration with every setting that depends on others or on data filled in.
 
     What it takes from the data: `sa.config.data.filled`.
 

@@ -148,7 +148,8 @@ class Settings(BaseModel):
     )
     diverge: Annotated[float, Gt(1)] | None = Field(
         1000,
-        description="3 steps above so many times the reference loss end a training; null = never",
+        description="a loss above so many times its reference for 3 steps ends a training; "
+        "null = never",
     )
     recalibrate: Switch = Field(
         False,
@@ -219,7 +220,7 @@ class Settings(BaseModel):
         134217728, description="bytes that one evaluation may use for intermediate results"
     )
     checkpoint_seconds: Annotated[float, Ge(0)] = Field(
-        5, description="seconds between two times that a training saves where it is"
+        5, description="seconds between checkpoints of a training"
     )
     progress: bool = Field(True, description="true = progress bars on a terminal")
     experiment: str | None = Field(None, description="study that the run belongs to")

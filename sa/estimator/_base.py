@@ -44,7 +44,7 @@ class Method:
         """Return the estimate of a loss' gradient.
 
         Args:
-            objective: the loss, as `sa.loss` returns it.
+            objective: the loss: a `Loss` of `sa.loss`, or the `Objective` of a step of a training.
             params: the point; None for the loss' own.
             state: what the estimate of the step before returned; None at the first step.
             generator: of all random numbers; None for one made from ``seed``.

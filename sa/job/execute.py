@@ -1,4 +1,4 @@
-"""One configuration computed into its folder: begun, gone on with, or found done."""
+"""Runs one configuration: starts it, resumes it from its checkpoint, or returns its result."""
 
 import contextlib
 import sys
@@ -88,7 +88,7 @@ def _packages(config: Config) -> dict[str, Any]:
 
 
 def _ranks(settings: Settings, folder: Path) -> contextlib.AbstractContextManager:
-    """The other processes of a run, while it computes; None where it is one."""
+    """Start the other processes of a run inside the context; None if it has only one."""
     world = settings.processes or 1
     if world == 1:
         return contextlib.nullcontext()
@@ -245,8 +245,10 @@ class _Saving:
 
 
 _HELD_BACK = 1000
-"""Rows before a checkpoint that a resumed run mirrors again: W&B writes its file in blocks of 32
-KiB, so a kill loses up to as many rows of 33 bytes, and they are never computed again."""
+"""How many rows before its checkpoint a resumed run sends to W&B again.
+
+W&B writes its file in blocks of 32 KiB, so a kill loses up to so many rows of 33 bytes.
+"""
 
 _CHECKPOINT = {"step", "params", "buffers", "optimizer", "estimator"}
 

@@ -41,7 +41,7 @@ def _told(result: dict[str, Any], analyses: Mapping[str, "Analysis"]) -> list[tu
 
     out = []
     if result["status"] == "diverged":
-        out.append(("DIVERGED", f"at step {result['step']}; first bad: {result['diverged']}"))
+        out.append(("DIVERGED", f"at step {result['step']}: {result['diverged']}"))
     if lost := [
         k.removesuffix("/diverged") for k in result if k.endswith("/diverged") and result[k]
     ]:

@@ -64,9 +64,9 @@ class Recipe:
         stored: quantizer of all that moves, applied after every step: what the optimizer keeps is
             of few bits, and there is no finer latent weight. Rounding is at random where the
             quantizer's is stochastic (Gupta et al. 2015). null for none.
-        diverge: a training has diverged where its loss is above so many times its reference for
-            three steps in a row (`sa.objective.divergence`); null: only where a number is not
-            finite. At the default criterion=value, whose loss may begin at 0, is left out.
+        diverge: a training has diverged if its loss is above so many times its reference for
+            three steps in a row (`sa.objective.divergence`); null: only if a number is not finite.
+            With criterion=value the loss may start at 0, so the default is not applied there.
 
     """
 
@@ -197,11 +197,11 @@ def loop(
 
     A row holds step, loss, grad_norm, evals, the estimator's info and, of a training, lr; analyses
     run where analyse_every divides the step and at the last one, evaluation of both splits likewise
-    (None: at the last step only; a probe, steps = 0, is not evaluated). Where a step's gradient is
-    of all training rows, as they are evaluated, every row has their scores. The row of the last
-    step is at the final point, takes no step after it, and says why it is the last (``stopped``).
-    Randomness is keyed by (seed, use, step), so going on from a yielded progress gives the same
-    rows, and an analysis changes no other number.
+    (None: at the last step only; a probe, steps = 0, is not evaluated). If the batch of a step is
+    the whole training split, and training and evaluation compute the same, every record row has the
+    training scores at no cost. The row of the last step is at the final point, takes no step after
+    it, and says why it is the last (``stopped``). Randomness is keyed by (seed, use, step), so
+    going on from a yielded progress gives the same rows, and an analysis changes no other number.
 
     An analysis that finds nothing finite gives ``<analysis>/diverged`` 1, and the others run.
     A point, loss or gradient that is not finite ends the loop with ``diverged`` in the row, naming
@@ -300,7 +300,11 @@ def loop(
 
 
 def _limit(recipe: Recipe, problem: Problem) -> tuple[float | None, torch.Tensor]:
-    """By what factor, and over the losses (networks,) of which constants, losses diverge."""
+    """Return (factor, constants): what a loss is compared with to say that it diverges.
+
+    A network diverges above factor times the larger of its first loss and its constant, the loss of
+    the best output that is the same for all rows, (networks,).
+    """
     constant = problem.evaluation.constant() if recipe.diverge else None
     if constant is not None:
         return recipe.diverge, constant
