@@ -4,6 +4,7 @@ import ast
 import copy
 import doctest
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -443,3 +444,15 @@ def test_a_failed_run_of_a_sweep_from_a_script_is_raised_and_the_others_are_kept
     with pytest.raises(lab.RunFailed, match="1 of 2 points failed"):
         lab.multirun(["estimator=cdg,nes", *SWEEP, "sweep.name=mine"], root="it's here")
     assert list(lab.read("mine", root="it's here")["status"]) == ["failed", "done"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"memory": 0}, "memory=0: "), ({"batchnorm": "none"}, "batchnorm='none': "),
+     ({"mode": "test"}, "mode='test': ")],
+)  # fmt: skip
+def test_a_setting_of_a_loss_out_of_its_range_is_refused_by_name(wrong, said):
+    rows = torch.randn(4, 2), torch.zeros(4)
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        lab.loss(torch.nn.Linear(2, 1), rows, **wrong)
+    assert len(str(error.value).splitlines()) == 1

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from sa.network.read import coupling, describe, one_row, row_width
@@ -152,13 +153,23 @@ def loss(
     batch = _moved(_batch(data, "data"), dtype, device)
     kept = None if heldout is None else _moved(_batch(heldout, "heldout"), dtype, device)
     norms = batchnorm or ("batch" if mode == "train" else "running")
-    name: Any = "float64" if dtype == torch.float64 else "float32"
-    numerics = Numerics(dtype=name, device=device, memory=memory, batchnorm=norms, mode=mode)
+    numerics = _numerics(dtype, device=device, memory=memory, batchnorm=norms, mode=mode)
     forward, point = _forward(network, batch, criterion, moving, numerics)
     forward.vectorized = _can_vmap(forward, point, batch) if vectorized is None else vectorized
     evaluation = _Scores(forward, Splits(batch, kept or batch.part(0, 0)), _classes(batch))
     away = kept and Loss(forward, kept, evaluation=evaluation, point=point)
     return Loss(forward, batch, away, evaluation=evaluation, point=point)
+
+
+def _numerics(dtype: torch.dtype, **settings: Any) -> Numerics:
+    """Return the settings of how a loss is computed; ValueError for one out of its range."""
+    name: Any = "float64" if dtype == torch.float64 else "float32"
+    try:
+        return Numerics(dtype=name, **settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, expected = str(first["loc"][-1]), first["msg"].lower()
+        raise ValueError(f"{key}={settings[key]!r}: {expected}") from error
 
 
 def _forward(
