@@ -25,7 +25,9 @@ torch.set_num_threads(1)
 
 
 def options(group: str) -> list[str]:
-    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+    """Return the options of a group, without models of libraries that are not installed."""
+    found = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+    return [x for x in found if (group, x) != ("model", "library")]
 
 
 def component(group: str, name: str, /, **overrides):

@@ -32,31 +32,40 @@ def reading() -> Iterator[None]:
 def filled(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration with what it leaves to its data.
 
-    These are ``dataset.sha`` and ``dataset.classes`` of files, ``model.shape`` if it is null, and
-    the layers that ``rules`` reach. A path becomes absolute, for workers that start in another
-    folder. If the data cannot be read, they stay as they are: `sa.config.build.validate` then says
-    why.
+    These are ``dataset.sha`` and ``dataset.classes`` of files, ``model.shape`` if it is null,
+    ``model.sha`` of a file of weights, and the layers that ``rules`` reach. A path becomes
+    absolute, for workers that start in another folder. If the data cannot be read, they stay as
+    they are: `sa.config.build.validate` then says why.
     """
     data, model = config.get("dataset"), config.get("model")
     if not (isinstance(data, Mapping) and isinstance(model, Mapping)):
         return config
     hashed = "sha" in data
-    if hashed and isinstance(data.get("path"), str) and data["path"]:
-        data = {**data, "path": str(Path(data["path"]).expanduser().absolute())}
+    data, model = _placed(data), _placed(model)
     shapeless = model.get("shape", ()) is None
-    rules = config.get("rules")
-    if not (hashed or shapeless or rules):
+    rules, weights = config.get("rules"), "sha" in model and model["path"]
+    if not (hashed or shapeless or rules or weights):
         return config
-    config = {**config, "dataset": data}
+    config = {**config, "dataset": data, "model": model}
     with contextlib.suppress(UsageError), reading():
         dataset = make("dataset", data)
         if hashed:
             config["dataset"] = {**data, **_content(dataset, data)}
         if shapeless:
-            config["model"] = {**model, "shape": list(dataset.shape)}
+            config["model"] = model = {**model, "shape": list(dataset.shape)}
+        if weights:
+            config["model"] = {**model, **_content(make("model", model), model)}
         if rules:
             config["rules"] = resolved(rules, make("model", config["model"]))
     return config
+
+
+def _placed(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a component with an absolute path, if a file with a hash is named."""
+    path = node.get("path")
+    if "sha" not in node or not isinstance(path, str) or not path:
+        return dict(node)
+    return {**node, "path": str(Path(path).expanduser().absolute())}
 
 
 def in_steps(config: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +101,7 @@ def in_steps(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _content(dataset: Any, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a dataset of files that describe their content."""
+    """Return the settings that describe the content of the files of a dataset or a model."""
     from sa.types import Hashed
 
     if not isinstance(dataset, Hashed) or data["sha"]:

@@ -94,11 +94,13 @@ def _by_layer(rules: Any) -> Any:
 
 
 def placeless(config: Config) -> Config:
-    """Return the configuration without ``dataset.path`` if ``dataset.sha`` says what lies there."""
-    data = config.get("dataset")
-    if not (isinstance(data, dict) and data.get("sha")):
-        return config
-    return {**config, "dataset": {k: v for k, v in data.items() if k != "path"}}
+    """Return the configuration without the ``path`` of data or weights whose ``sha`` is known."""
+    found = dict(config)
+    for group in ("dataset", "model"):
+        own = config.get(group)
+        if isinstance(own, dict) and own.get("sha"):
+            found[group] = {k: v for k, v in own.items() if k != "path"}
+    return found
 
 
 def is_off(value: Any) -> bool:
