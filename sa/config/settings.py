@@ -43,7 +43,7 @@ Stored = Annotated[
     Mapping[str, Any] | None, doc("a quantizer; type +quantizer/weight@stored=fixed_point")
 ]
 Rules = Annotated[
-    Mapping[str, Any],
+    Mapping[str, Any] | None,
     doc("a mapping; type +rules.a.match='conv*' +quantizer/weight@rules.a.weight=uniform"),
 ]
 Ends = Annotated[Any, doc("two runs, a sweep of two runs, or null")]
