@@ -17,10 +17,10 @@ from hydra_plugins.sa_plugins._compose import Composer, lacking
 
 
 class Plan(Sweeper):
-    """The sweeper of sa: every combination of the swept values.
+    """The sweeper of sa, which runs every combination of the swept values.
 
     Args:
-        params: refused; other sweepers of Hydra have it.
+        params: a setting of other sweepers of Hydra; this sweeper refuses it.
 
     """
 

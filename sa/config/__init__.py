@@ -1,1 +1,1 @@
-"""What can be typed: the catalogue read from conf/, and every check made before any work."""
+"""The command line: the catalogue of conf/, and every check that is made before any work."""

@@ -19,7 +19,7 @@ NO_EXPERIMENT = re.compile(r"\+*experiment=null", re.I)
 """The word for no experiment. Hydra would look for an option called null."""
 
 _BUDGETS = {"steps": "0", "epochs": "null"}
-"""The two settings of a training's budget, and the value with which each leaves it to the other."""
+"""The two settings of a training's budget -> the value that leaves the budget to the other."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def validate(config: Config) -> Components:
     from sa.network.hooks import called
 
     dataset = make("dataset", config["dataset"])
-    with reading():  # a model may have taken its shape from the data: their errors come first
+    with reading():  # report errors of the data first: a model may take its shape from them
         dataset.shape  # noqa: B018
     needed = ("model", "estimator", "optimizer", "tracker")
     model, estimator, optimizer, tracker = (make(k, config[k]) for k in needed)
@@ -144,7 +144,7 @@ def _task(settings: Settings, model: Any, dataset: Any) -> Any:
     except Mismatch as error:
         raise UsageError(f"{error.key}: {error}") from error
     except ValueError as error:
-        raise UsageError(f"model: {error}") from error  # of the layers it is built of
+        raise UsageError(f"model: {error}") from error  # an error of its layers
     return task
 
 
@@ -164,7 +164,7 @@ def _structure(settings: Settings, task: Any, estimator: Any, optimizer: Any) ->
         called(estimator, "fits", task.point())
         name, rates = optimizer.func.__name__, optimizer.keywords
         called(estimator, "trains", settings.steps, name, rates, settings.batch_size)
-        if trait(task.dataset, "fresh"):  # other rows at every step, as minibatches
+        if trait(task.dataset, "fresh"):  # every step has other rows, as with minibatches
             try:
                 called(estimator, "trains", settings.steps, name, rates, task.dataset.rows)
             except ValueError as error:
@@ -178,7 +178,7 @@ def _structure(settings: Settings, task: Any, estimator: Any, optimizer: Any) ->
 
 
 def _recipe(settings: Settings, task: Any, extras: Mapping[str, Any]) -> Any:
-    """Return what a training does beside its steps; UsageError if the network cannot do it.
+    """Return the recipe of a training; UsageError if the network cannot be trained with it.
 
     Args:
         settings: the settings of the run.

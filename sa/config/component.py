@@ -28,7 +28,7 @@ class Components:
         task: the loss: network, data, and how they are evaluated.
         estimator: the gradient estimator.
         optimizer: the class of the optimizer with its settings; call it with the parameters.
-        recipe: what else a training does: schedule, average, clipping, goals.
+        recipe: the other parts of a training: schedule, average, clipping, goals.
         analyses: the analyses, by their names.
         tracker: the mirror of the record, such as W&B.
 
@@ -77,7 +77,7 @@ def _instantiate(key: str, node: Any) -> Any:
             made([torch.zeros(1, requires_grad=True)])  # torch checks ranges at construction
         except (ValueError, TypeError) as error:
             raise UsageError(invalid(key, node, error)) from error
-    for name, value in node.items():  # pydantic takes true for 1
+    for name, value in node.items():  # pydantic accepts true as 1
         got = getattr(made, name, value)  # a setting is known by its name alone
         if isinstance(value, bool) and not isinstance(got, bool):
             raise UsageError(f"{key}.{name}={typed(value)}: expected a number")

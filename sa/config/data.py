@@ -1,4 +1,4 @@
-"""What a configuration takes from its data: the hash of their content, shapes, steps of epochs."""
+"""Settings that come from the data: the hash of their content, shapes, and steps of epochs."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ def reading() -> Iterator[None]:
 
 
 def filled(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration with what it leaves to its data.
+    """Return the configuration with the settings that come from its data filled in.
 
     These are ``dataset.sha`` and ``dataset.classes`` of files, ``model.shape`` if it is null,
     ``model.sha`` of a file of weights, and the layers that ``rules`` reach. A path becomes

@@ -73,7 +73,7 @@ def settings(group: str, name: str) -> Iterator[Setting]:
     if group == "experiment":
         return
     node = _node(group, name)
-    for entry in node.get("defaults", []):  # of a quantizer: the options of its slots
+    for entry in node.get("defaults", []):  # the options of a quantizer's slots
         slots = entry.items() if isinstance(entry, Mapping) else ()
         for slot, option in slots:
             yield Setting(f"{group}/{slot}", option, _target(node), slot)
@@ -116,7 +116,7 @@ def _setting_lines(one: Setting) -> str:
     if one.target and not _why_unknown(one.target):
         found = _fields(one.target).get(one.name, Field(one.name, "", ""))
         kind, meaning = found.kind, found.meaning
-        if one.target.startswith("torch."):  # its first sentence; the others are for programmers
+        if one.target.startswith("torch."):  # its first sentence is enough here
             meaning = re.split(r"\. | \(", meaning)[0]
     if "/" in one.key:
         kind = f"--help {one.key} lists the options"

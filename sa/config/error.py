@@ -13,7 +13,7 @@ TEMPERATURE = (
     "a temperature does not change hard states: P(y > 1/2) = p at every temperature. It acts in a "
     "relaxed backward pass only; type estimator=gumbel, st_gumbel, rebar or sr_ste_relaxed"
 )
-"""What to say if a temperature is set for an estimator that has none."""
+"""The message if a temperature is set for an estimator that has none."""
 
 
 class UsageError(Exception):
@@ -79,7 +79,7 @@ def invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
     paths = [[str(x) for x in one["loc"] if "[" not in str(x)] for one in error.errors()]
     for one, names in zip(error.errors(), paths, strict=True):
         if any(names == more[: len(names)] and len(more) > len(names) for more in paths):
-            continue  # the error of another type says more: it lies deeper
+            continue  # another type has an error at a deeper key, which says more
         path = ".".join([key, *names]).strip(".")
         reason = one["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, [A,B]")
         if one["type"] == "unexpected_keyword_argument":
@@ -87,7 +87,7 @@ def invalid(key: str, node: Mapping[str, Any], error: BaseException) -> str:
             lines.append(f"{path}: no such setting; there are: {', '.join(known) or 'none'}")
             if path == "estimator.temperature":
                 lines.append(TEMPERATURE)
-        elif one["type"] == "missing" and names and names[-1].isdigit():  # of a list
+        elif one["type"] == "missing" and names and names[-1].isdigit():  # an item of a list
             path = path.rpartition(".")[0]
             few = f"{path}={typed(one['input'])}: too few numbers"
             few += "; model=mlp takes rows of any shape" if path == "model.shape" else ""

@@ -110,7 +110,7 @@ def _no_key(key: str, argv: list[str]) -> str:
     if message := renamed(key):
         return message
     group, _, name = key.partition(".")
-    for chosen in _choices(argv):  # of a sweep, the first point that lacks the key
+    for chosen in _choices(argv):  # in a sweep: the first point that lacks the key
         known: list[str] = _settings(CONF / "config.yaml", "")
         for other in chosen:
             known += _settings(find(other, chosen[other]), f"{other.replace('/', '.')}.")

@@ -73,7 +73,7 @@ def help_words(argv: Sequence[str]) -> list[str] | None:
         return None
     check_words([w for w in argv if not w.startswith("--help=")])
     words = (w.removeprefix("--help=") for w in argv)
-    beside = zip(words, ["", *argv], strict=False)  # with the word before
+    beside = zip(words, ["", *argv], strict=False)  # each with the word before it
     return [w for w, before in beside if not w.startswith("-") and before not in VALUED]
 
 
@@ -130,7 +130,7 @@ def _check_setting(word: str, other_sweeper: bool) -> None:
         raise UsageError(
             f"{word}: there is no such setting; type KEY=VALUE,VALUE to sweep, e.g. -m seed=0,1"
         )
-    bare = "=" not in word and not word.startswith(("+", "~"))  # beside --help
+    bare = "=" not in word and not word.startswith(("+", "~"))  # such as a word beside --help
     if re.fullmatch(r"[+~]*(sweep|hydra)", key) and not value.startswith("{") and not bare:
         one = "sweep.name=NAME" if "sweep" in key else "hydra.launcher.workers=2"
         raise UsageError(

@@ -15,20 +15,23 @@ from sa.record.identity import DEFAULTS, LATER, RENAMED, Config, identity
 from sa.record.sweep import read_manifest, sweeps
 
 _MAY_LACK = ("analysis", "schedule", "average", "init", "experiment")
-"""Groups of which a run may have nothing."""
+"""Groups that a configuration may leave out."""
 
 _OF_ENDS = "dim model dataset quantizer criterion dtype batchnorm seed device autocast".split()
-"""What a run that looks at two finished trainings takes over from the first of them."""
+"""Settings that a run with ``ends`` takes from the first of two finished trainings."""
 
 
 def resolve(config: Config, words: Sequence[str] = ()) -> Config:
     """Return the configuration with every setting that depends on others or on data filled in.
 
-    What it takes from the data: `sa.config.data.filled`.
+    `sa.config.data.filled` lists the settings that come from the data.
 
     Args:
-        config: as Hydra composed it.
-        words: the words that were typed; one that sets what ``ends`` sets differently is refused.
+        config: the configuration as Hydra composed it.
+        words: the words that were typed.
+
+    Raises:
+        UsageError: a setting cannot be used, or a word contradicts a training of ``ends``.
 
     """
     for old in RENAMED.keys() & config.keys():
@@ -65,10 +68,10 @@ def resolve(config: Config, words: Sequence[str] = ()) -> Config:
 
 
 def parent(config: dict[str, Any]) -> dict[str, Any] | None:
-    """The configuration of the run this one starts from, or None.
+    """Return the configuration of the parent, the run that this one starts from; None without one.
 
-    ``init`` replaces top-level entries of this configuration; analyses are left out, so that
-    every study starting the same way shares one parent.
+    ``init`` replaces top-level entries of this configuration. The parent has no analyses, so that
+    all studies with the same start share one parent.
     """
     init = config.get("init")
     if not init:
@@ -79,10 +82,13 @@ def parent(config: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def ends(config: Config) -> list[Config]:
-    """The configurations of the trainings whose end points this run looks at; each as `parent`."""
+    """Return the configurations of the two trainings of ``ends``, whose end points are compared.
+
+    A training is the id of a finished run, or is described as ``init`` describes a parent.
+    """
     made = []
     for end in config.get("ends") or []:
-        if isinstance(end, str):  # a run that is there
+        if isinstance(end, str):  # the id of a finished run
             made.append(_recorded(config, end))
         else:
             one = parent({**config, "init": end})
@@ -92,10 +98,11 @@ def ends(config: Config) -> list[Config]:
 
 
 def _with_ends(config: Config, words: Sequence[str]) -> Config:
-    """The configuration with what ``ends`` names looked up: a sweep as its runs, a run's settings.
+    """Return the configuration with ``ends`` as two trainings; each is a run id or settings.
 
-    Trainings that this run describes itself stay as they are; two may be named ``first`` and
-    ``second``, so that a word can set one of them.
+    The name of a sweep is replaced by the ids of its two runs. If both trainings are finished runs,
+    the configuration takes the settings of `_OF_ENDS` from the first of them. Two trainings that
+    are described may be called ``first`` and ``second``, so that a word can set one of them.
     """
     given = config.get("ends")
     if not given:
@@ -140,7 +147,7 @@ def _with_ends(config: Config, words: Sequence[str]) -> Config:
 
 
 def _recorded(config: Config, run: str) -> Config:
-    """The configuration of a finished run; UsageError where there is none."""
+    """Return the configuration of a finished run; UsageError if there is no such run."""
     root = Path(config["root"]).expanduser()
     path = root / "runs" / run / "config.yaml"
     if not re.fullmatch(r"\w+", run) or not (path.parent / "result.json").is_file():
@@ -154,9 +161,10 @@ def _recorded(config: Config, run: str) -> Config:
 
 
 def _by_name(training: Mapping[str, Any], key: str) -> Config:
-    """Return a training of ``init`` or ``ends`` with ``estimator: NAME`` as NAME's settings.
+    """Return a training of ``init`` or ``ends`` with settings in place of names of options.
 
-    Likewise its optimizer, schedule and average.
+    This holds for its estimator, optimizer, schedule and average: ``estimator: NAME`` becomes the
+    settings of NAME.
     """
     found = dict(training)
     for group in ("estimator", "optimizer", "schedule", "average"):

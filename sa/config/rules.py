@@ -10,7 +10,7 @@ from sa.config.component import make
 from sa.config.error import UsageError, typed
 
 SLOTS = ("weight", "activation", "gradient")
-"""What a rule may quantize."""
+"""The slots of a layer that a rule may quantize."""
 
 _HOW = (
     "type e.g. +rules.a.match='conv*' +quantizer/weight@rules.a.weight=uniform "

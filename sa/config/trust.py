@@ -1,4 +1,4 @@
-"""Which classes a configuration may name: those of sa, optimizers, and packages that you trust.
+"""Decides which classes a configuration may name: those of sa, torch.optim and trusted packages.
 
 A configuration may be a stranger's, so nothing in a file grants trust. Trusted packages come from
 the installed distributions, from the variable SA_TRUST, and from ``--trust`` on the command line.
@@ -37,7 +37,7 @@ _OTHERS = (
     "sa.training.muon.Muon",
 )
 _NEVER = sys.stdlib_module_names | {"sa", "hydra_plugins", "hydra", "torch", "numpy"}
-"""Packages of which nobody grants everything: their classes can do far more than compute."""
+"""Packages that nobody can trust as a whole: their classes can do far more than compute."""
 
 
 def from_words(argv: Sequence[str]) -> list[str]:
@@ -119,7 +119,7 @@ def place(package: str) -> Path | None:
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, class) for every ``_target_``, inside of lists too."""
+    """Yield (dotted name, class) for every ``_target_``, also inside lists."""
     items: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, Mapping) else []
     items = enumerate(node) if isinstance(node, list | tuple) else items
     for key, value in items:

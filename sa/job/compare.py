@@ -1,4 +1,4 @@
-"""Estimators side by side at one point: direction, length and price of each."""
+"""Compares estimators at one point: the direction, length and price of each."""
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -30,7 +30,7 @@ def named(estimator: str | Estimator) -> tuple[str, Estimator]:
 
 
 def _label(estimator: Any) -> str:
-    """Return what an estimator is called, with the settings that are not its defaults."""
+    """Return the name of an estimator, with the settings that differ from their defaults."""
     known = fields(estimator) if is_dataclass(estimator) else ()
     own = {f.name: vars(estimator)[f.name] for f in known if vars(estimator)[f.name] != f.default}
     settings = (f"{k}={v}" for k, v in own.items())
@@ -45,10 +45,10 @@ def compare(
 ) -> "pd.DataFrame":
     """Return a table of estimators against a true gradient at `loss.point`: a row for each seed.
 
-    The columns are: ``estimator``; ``seed``; ``target``, what it is an estimate of; ``cosine`` to
-    the truth; ``scale``, its length along the truth (1 is right); ``evals``, its price in
-    evaluations of the loss; ``loss`` at the point; ``caution``, why a cosine below 1 may be no
-    defect, else ''.
+    The columns are: ``estimator``; ``seed``; ``target``, the gradient that it estimates;
+    ``cosine`` to the truth; ``scale``, its length along the truth (1 is right); ``evals``, its
+    price in evaluations of the loss; ``loss`` at the point; ``caution``, the reason if a cosine
+    below 1 may be no defect, else ''.
 
     >>> import torch
     >>> from sa.objective.loss import loss as of
@@ -58,13 +58,13 @@ def compare(
     (1.0, ['surrogate', 'none'])
 
     Args:
-        loss: as `sa.loss` returns it.
-        estimators: names of options, as ``"ste_clipped"``, or estimators.
+        loss: the loss, as `sa.loss` returns it.
+        estimators: names of options, such as ``"ste_clipped"``, or estimators.
         truth: the reference; cdg is the exact gradient of the loss smoothed over a box.
-        seeds: how many seeds from 0, or a list of seeds.
+        seeds: how many seeds, which count from 0, or a list of seeds.
 
     Raises:
-        UsageError: there is no estimator of a name.
+        UsageError: a name is no option of ``estimator``.
         ValueError: an estimator does not work with this loss.
 
     """
@@ -84,7 +84,7 @@ def compare(
 def _row(
     loss: Loss, name: str, estimator: Estimator, seed: int, alignment: Alignment, truth: Estimator
 ) -> dict[str, Any]:
-    """Return the row of an estimator and a seed."""
+    """Return the row of the table for an estimator and a seed."""
     generator = stream(seed, "estimator", 0, device=str(loss.batch.inputs.device))
     estimate = estimator(loss, loss.point, estimator.init(loss.point), generator)
     numbers = alignment(loss, loss.point, estimate, generator)

@@ -23,30 +23,41 @@ from sa.record.identity import Config
 
 
 class RunFailed(Exception):
-    """A run or a sweep that did not end well; everything that did end is kept.
+    """A run or a sweep failed; the results of finished runs are kept.
 
     >>> from sa.config.error import UsageError
-    >>> issubclass(RunFailed, UsageError)  # the words were right
+    >>> issubclass(RunFailed, UsageError)  # the command itself was right
     False
     """
 
 
 def root_of(config: Config) -> Path:
-    """Where a configuration's runs and sweeps lie."""
+    """Return the folder of all runs and sweeps, which a configuration names."""
     return Path(config["root"]).expanduser()
 
 
 def folder_of(config: Config) -> Path:
-    """Where a configuration's run lies."""
+    """Return the folder of a configuration's run."""
     return root_of(config) / "runs" / identity.run_id(config)
 
 
 def execute(
     config: Config, tell: bool = False, components: Components | None = None
 ) -> dict[str, Any]:
-    """Compute one run, or go on with it, or return what it already gave.
+    """Compute one run, or continue it from its checkpoint; return its result.
 
-    Raises Busy while another process computes it, RunFailed where it fails (the record says why).
+    A run that is finished is not computed again.
+
+    Args:
+        config: the resolved configuration.
+        tell: true shows the progress on the terminal.
+        components: the components of the configuration, if they are built already.
+
+    Raises:
+        Busy: another process computes the run.
+        RunFailed: the run failed, or a run that it starts from; the record says why.
+        UsageError: the configuration cannot run on this machine.
+
     """
     root, key = root_of(config), identity.run_id(config)
     done = run.read_result(root, key)
@@ -119,7 +130,7 @@ def _compute(
         problem.ranks = ring
         ranks.begin(problem)
     problem.partial = partial = _Partial(kept, settings.checkpoint_seconds, progress.step)
-    if start and not steps:  # a probe of a finished training looks at the way its parent took
+    if start and not steps:  # a probe of a finished training sees the snapshots of its parent
         problem.evaluation.kept = lambda: _path(start.parent)
     else:
         problem.evaluation.kept = lambda: _path(kept.folder, partial.step)
@@ -141,7 +152,7 @@ def _compute(
             kept.append(row)
             partial.begin(progress.step + 1)
             mirror.log(row)
-            # what was measured before a divergence is no result of it
+            # after a divergence only the numbers of its own row are the result
             latest = dict(row) if "diverged" in row else latest | row
             watch.row(row)
             save.after(row, progress, asked)
@@ -159,7 +170,7 @@ def _compute(
 
 
 def _problem(made: Components, ends: list[Path]) -> Any:
-    """Return the problem of a run; ends: checkpoints of the trainings that it compares."""
+    """Return the problem of a run; ``ends`` are checkpoints of trainings that it compares."""
     import torch
 
     from sa.objective.prepare import prepare
@@ -180,7 +191,7 @@ def _problem(made: Components, ends: list[Path]) -> Any:
 def _progress(
     problem: Any, settings: Settings, kept: run.Record, start: Path | None
 ) -> tuple[Any, float]:
-    """Return where a run starts or goes on, and the seconds that it has computed so far."""
+    """Return the state from which a run starts or continues, and the seconds computed so far."""
     from sa.training import loop
 
     try:
@@ -214,7 +225,7 @@ def _result(latest: dict[str, Any], made: Components, problem: Any) -> dict[str,
 
 
 class _Saving:
-    """What a run saves on its way: checkpoints now and then, and snapshots of some steps."""
+    """Saves checkpoints and snapshots while a run computes."""
 
     def __init__(self, kept: run.Record, problem: Any, settings: Settings, seconds: float):
         self._kept, self._settings, self._before = kept, settings, seconds
@@ -224,11 +235,11 @@ class _Saving:
 
     @property
     def seconds(self) -> float:
-        """The seconds that the run has computed so far, in all its parts."""
+        """The seconds that the run has computed so far, also before it was resumed."""
         return self._before + time.perf_counter() - self._began
 
     def after(self, row: dict[str, Any], progress: Any, asked: "Signals") -> None:
-        """Save what is due after a row."""
+        """Save the snapshot and the checkpoint that are due after a row."""
         if self._every and (row["step"] % self._every == 0 or "stopped" in row):
             _snapshot(self._kept, progress, self._redundant)
         due = time.perf_counter() - self._saved >= self._settings.checkpoint_seconds
@@ -245,16 +256,16 @@ class _Saving:
 
 
 _HELD_BACK = 1000
-"""How many rows before its checkpoint a resumed run sends to W&B again.
+"""The number of rows before its checkpoint that a resumed run sends to W&B again.
 
-W&B writes its file in blocks of 32 KiB, so a kill loses up to so many rows of 33 bytes.
+W&B writes its file in blocks of 32 KiB, so a kill loses up to 1000 rows of 33 bytes.
 """
 
 _CHECKPOINT = {"step", "params", "buffers", "optimizer", "estimator"}
 
 
 def _snapshot(kept: run.Record, progress: Any, redundant: list[str]) -> None:
-    """Keep the point of a step, as `record.snapshots` finds it: readable without torch."""
+    """Save parameters and buffers as the snapshot of a step (see `sa.record.snapshots`)."""
     import numpy as np
 
     arrays: dict[str, Any] = {"redundant": np.array(redundant, dtype=str)}
@@ -265,7 +276,7 @@ def _snapshot(kept: run.Record, progress: Any, redundant: list[str]) -> None:
 
 
 def _path(folder: Path, before: int | None = None) -> list[dict[str, Any]]:
-    """The points that a training kept before a step, or before its last."""
+    """Return the snapshots of a training: those before a step, or all but the last."""
     import numpy as np
     import torch
 
@@ -280,10 +291,16 @@ def _path(folder: Path, before: int | None = None) -> list[dict[str, Any]]:
 
 
 class _Partial:
-    """The computations of one row in ``partial.pt``: kept when so many seconds have passed.
+    """Keeps unfinished computations of one row in the file ``partial.pt``.
 
-    A training goes on from its checkpoint, one row before the last it wrote: what is kept of a
-    later step waits until that step comes, and goes when its row is written.
+    A training resumes from its checkpoint, which may be older than this file. So the file is kept
+    until the training comes to its step again, and is deleted when the row of that step is written.
+
+    Args:
+        kept: the record of the run.
+        seconds: least time between two writes.
+        step: the step that is computed next.
+
     """
 
     def __init__(self, kept: run.Record, seconds: float, step: int):
@@ -292,7 +309,7 @@ class _Partial:
         self.begin(step)
 
     def begin(self, step: int) -> None:
-        """The rows before ``step`` are written: what is kept of them is of no use."""
+        """Drop what is kept of steps before ``step``, because their rows are written."""
         if self.saved and self.saved["step"] < step:
             self.path.unlink(missing_ok=True)
             self.saved = {}
@@ -301,10 +318,12 @@ class _Partial:
         self.step, self.number, self.saved_at = step, -1, time.monotonic()
 
     def take(self) -> tuple[int, dict[str, Any]]:
+        """Return the number of the next computation, and its state; {} if none is kept."""
         self.number += 1
         return self.number, self.parts.get(self.number, {})
 
     def keep(self, number: int, state: Config) -> None:
+        """Write the state of a computation if the last write is ``seconds`` ago."""
         if time.monotonic() - self.saved_at >= self.seconds:
             import torch
 
@@ -315,13 +334,14 @@ class _Partial:
 
 
 def _load(path: Path, needs: set[str]) -> dict[str, Any]:
+    """Return a checkpoint; RecordError if it cannot be read, or lacks an entry of ``needs``."""
     import torch
 
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         assert needs <= set(saved)
         return saved
-    except Exception as error:  # torch raises a dozen kinds for a damaged file
+    except Exception as error:  # torch raises many kinds of errors for a damaged file
         raise files_.RecordError(
             f"the checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or of "
             "another version. Restore it from a copy, or delete it to start this run from step 0"
@@ -329,7 +349,7 @@ def _load(path: Path, needs: set[str]) -> dict[str, Any]:
 
 
 def _parents(config: Config, tell: bool) -> tuple[Path | None, list[Path]]:
-    """The checkpoints a run starts from and looks at."""
+    """Return the checkpoint of the parent, None without one, and those of ``ends``."""
     made = parents.parent(config)
     start = _ended(config, made, "the parent run", tell) if made else None
     ends = [_ended(config, end, "a training of ends", tell) for end in parents.ends(config)]
@@ -337,7 +357,10 @@ def _parents(config: Config, tell: bool) -> tuple[Path | None, list[Path]]:
 
 
 def _ended(config: Config, made: Config, what: str, tell: bool) -> Path:
-    """The checkpoint of another run, computed first if nobody has; waits where somebody does."""
+    """Return the checkpoint of another run, which is computed first if it is not finished.
+
+    If another process computes that run, this waits for it.
+    """
     folder = root_of(config) / "runs" / identity.run_id(made)
     while True:
         try:
@@ -357,6 +380,7 @@ def _ended(config: Config, made: Config, what: str, tell: bool) -> Path:
 
 
 def _mirror(config: Config, made: Components, kept: run.Record) -> Any:
+    """Return the mirror of a run, opened."""
     from sa.tracking import wandb
 
     told = wandb.describe(config, kept.meta)

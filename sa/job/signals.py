@@ -13,12 +13,15 @@ class Stopped(KeyboardInterrupt):
 
 
 class Signals:
-    """SIGTERM, SIGUSR1 and SIGUSR2 while a run computes.
+    """Handles SIGTERM, SIGUSR1 and SIGUSR2 while a run computes; use it as a context manager.
 
-    USR1, of `sa.sweep cancel`, ends the run as interrupted. In a SLURM job that our launcher
-    started the others mean: save at the next step. The scheduler kills what it wants to be gone, so
-    the run goes on until then; on USR2, sent before the time limit, it also asks to be requeued.
-    Elsewhere, in an allocation of the user's own too, they end the run.
+    `sa.sweep cancel` sends SIGUSR1, which ends the run as interrupted.
+
+    In a SLURM job that our launcher started, the other two set ``to_save``: the run saves at the
+    next step and goes on, because SLURM itself kills a job that has to end. SLURM sends SIGUSR2
+    before the time limit, so this signal also requeues the job, if the launcher allows that.
+
+    Anywhere else, also in a SLURM job that the user started, the other two end the run.
     """
 
     def __init__(self) -> None:

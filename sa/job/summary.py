@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def tell(
     estimator: "Estimator", result: dict[str, Any], analyses: Mapping[str, "Analysis"]
 ) -> None:
-    """Print the result in words: what every run has, and what each analysis tells of its own."""
+    """Print the result in words: the lines that every run has, and those of each analysis."""
     from sa.network.hooks import label
 
     own = {k: v for k, v in vars(estimator).items() if v is not None}
@@ -29,7 +29,7 @@ def tell(
 
 
 def quantized(layers: Mapping[str, str]) -> str:
-    """Which layers are quantized and how, those of one kind together."""
+    """Return a text that says how each layer is quantized; equal layers are listed together."""
     kinds: dict[str, list[str]] = {}
     for name, how in layers.items():
         kinds.setdefault(how, []).append(name)
@@ -37,6 +37,7 @@ def quantized(layers: Mapping[str, str]) -> str:
 
 
 def _told(result: dict[str, Any], analyses: Mapping[str, "Analysis"]) -> list[tuple[str, str]]:
+    """Return (heading, text) for each line about a result."""
     from sa.network.hooks import called
 
     out = []
@@ -54,7 +55,7 @@ def _told(result: dict[str, Any], analyses: Mapping[str, "Analysis"]) -> list[tu
     for name, analysis in analyses.items():
         try:
             out += called(analysis, "tell", result)
-        except (KeyError, TypeError, ValueError, IndexError):  # telling never ends a run
+        except (KeyError, TypeError, ValueError, IndexError):  # a summary must not end a run
             out.append((name, "has numbers that cannot be told in words; see result.json"))
     if result.get("stopped", "steps") != "steps":
         out.append(("stopped", f"at step {result['step']}: {result['stopped']}"))
@@ -65,7 +66,7 @@ def _told(result: dict[str, Any], analyses: Mapping[str, "Analysis"]) -> list[tu
             told += f", accuracy {hits:.2%}" if hits is not None else ""
             wrong = result.get(f"{split}/fitted")
             told += f", {wrong:.2%} of the wrong labels fitted" if wrong is not None else ""
-            if f"{split}/accuracy/low" in result:  # of replicas
+            if f"{split}/accuracy/low" in result:  # the run has replicas
                 ends = [f"{result[f'{split}/accuracy/{x}']:.2%}" for x in ("low", "high")]
                 told += f" on average, {' to '.join(ends)} of nine in ten"
             out.append((split, told))

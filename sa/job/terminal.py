@@ -1,4 +1,4 @@
-"""What one training shows on a terminal, or in a log, while it runs."""
+"""The display of one training on a terminal, or in a log, while it runs."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from sa.record import telling
 
 
 class Watch:
-    """A bar on a terminal; elsewhere a line for each evaluation.
+    """Shows a bar on a terminal; elsewhere it prints a line for each evaluation.
 
     Args:
-        steps: of the training.
+        steps: how many steps the training has.
         shown: false shows nothing.
 
     """

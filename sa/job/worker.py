@@ -21,7 +21,7 @@ POLL = 1.0
 
 
 def frozen(folders: list[Path]) -> None:
-    """The worker: run the configurations frozen in run folders, one after another."""
+    """Run the configurations in some run folders, one after another, as a worker process."""
     failed, queue = [], list(folders)
     while queue:
         folder = queue.pop(0)
@@ -34,7 +34,7 @@ def frozen(folders: list[Path]) -> None:
                 _note_other_packages(folder, config)
                 execute(config, tell=True)
                 print(f"run: {folder}", flush=True)
-            except files.Busy:  # another process computes it: it, or we after it
+            except files.Busy:  # another process computes it: look again later
                 queue.append(folder)
                 time.sleep(POLL)
             except Exception as error:
@@ -45,7 +45,7 @@ def frozen(folders: list[Path]) -> None:
 
 
 def _note_other_packages(folder: Path, config: Config) -> None:
-    """Print a note for each foreign package that is another one here than where it was planned."""
+    """Print a note for each foreign package that is not the one that the sweep was planned with."""
     here = trust.packages(config)
     for name, planned in (files.read_json(folder / trust.NOTE) or {}).items():
         if name in here and here[name] != planned:
@@ -73,19 +73,19 @@ def rank(folder: Path, number: int, world: int, port: int) -> None:
     problem = prepare(task, settings.seed, init_seed=settings.init_seed)
     try:
         ranks.serve(problem, made.estimator, settings.steps, ranks.Ring(number, world, port))
-    except RuntimeError as error:  # rank 0 is gone, or says why itself
+    except RuntimeError as error:  # rank 0 has ended, or reports the reason itself
         raise RunFailed(f"rank {number}: {error}") from error
 
 
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """What the process prints, libraries and all, goes nowhere but to this file's end.
+    """Append everything that this process prints inside the ``with`` to a file, and only there.
 
-    Where it cannot be written, the run goes on without it.
+    This includes the output of libraries. If the file cannot be written, the run goes on.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    for lost in ("standard output", "standard error", "log.txt"):  # by the run before
+    for lost in ("standard output", "standard error", "log.txt"):  # lost by the run before
         telling.LOST.pop(lost, None)
     kept = [os.dup(1), os.dup(2)]
     try:

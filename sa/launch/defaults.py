@@ -1,7 +1,7 @@
-"""Which of the user's defaults for sbatch, e.g. SBATCH_PARTITION, hold for our jobs.
+"""Selects the user's defaults for sbatch, e.g. SBATCH_PARTITION, that apply to our jobs.
 
 For sbatch, the environment overrules the script, and the launcher's settings are in the script. So
-a default is taken away if the user types the same setting; the other defaults hold.
+a default is removed if the user types the same setting; the other defaults apply.
 """
 
 import math
@@ -23,11 +23,11 @@ _OWN = (
     "ARRAY_INX", "BATCH", "ERROR", "EXPORT", "INPUT", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE",
     "OUTPUT", "REQUEUE", "SIGNAL", "WAIT",
 )  # fmt: skip
-"""Defaults that never hold: the launcher sets these options itself."""
+"""Defaults that never apply, because the launcher sets these options itself."""
 
 
 def defaults(env: Mapping[str, str], typed: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """Return the defaults of sbatch that hold, and notes about those that hold and do not hold.
+    """Return the defaults of sbatch that apply, and notes about those that do or do not apply.
 
     Args:
         env: the environment.

@@ -36,7 +36,7 @@ class OurLauncher(Protocol):
 
     Args:
         kind: a name in `_PLACES`.
-        settings: of that place.
+        settings: the settings of that place.
 
     """
 
@@ -245,12 +245,12 @@ def _launch(
     Return None if the points were submitted and nobody waits for them.
 
     Args:
-        root: of the records.
+        root: the folder of all runs and sweeps.
         plan: the points.
         place: where they run.
-        launcher: one of Hydra's own, if place is None.
-        folder: of the sweep.
-        sweep: its settings; None for the canary, which is waited for.
+        launcher: a launcher of Hydra's own, which runs the points if place is None.
+        folder: the folder of the sweep.
+        sweep: the settings of the sweep; None for its canary, for which this waits.
 
     """
     max_failures = sweep.max_failures if sweep else None
@@ -265,7 +265,7 @@ def _launch(
                 live = slurm.live_runs(folder)
                 left = [p for p in planned.todo(root, plan) if p.run_id not in live]
                 if left:
-                    probes = all(p.config["steps"] == 0 for p in left)  # seconds each
+                    probes = all(p.config["steps"] == 0 for p in left)  # each takes seconds
                     jobs = 16 if probes else len(left)
                     work = planned.chunks(root, plan, left, place.points_per_job, jobs)
                     slurm.submit(folder, root, place, work)
@@ -292,6 +292,6 @@ def report(root: Path, name: str) -> int:
     words = [sys.executable, "-m", "sa.sweep", "report", name, "--root", str(root)]
     try:
         return subprocess.run(words, env=os.environ | {"MPLBACKEND": "Agg"}).returncode
-    except OSError as error:  # no memory for another process
+    except OSError as error:  # there is no memory for another process
         telling.note(f"the report could not be started: {error}")
         return 1

@@ -53,10 +53,10 @@ def inline(
     A point that another process is computing comes last, and this waits for it.
 
     Args:
-        root: of the records.
+        root: the folder of all runs and sweeps.
         plan: all points.
         execute: computes the run of a configuration and returns its result.
-        folder: of the sweep.
+        folder: the folder of the sweep.
         max_failures: how many points may fail before no more are started; null for no limit.
 
     """
@@ -84,10 +84,10 @@ def local(
     """Run the missing points in a pool of processes; return run id -> error of those that failed.
 
     Args:
-        root: of the records.
+        root: the folder of all runs and sweeps.
         plan: all points.
         place: the settings of the pool.
-        folder: of the sweep.
+        folder: the folder of the sweep.
         max_failures: how many points may fail before no more are started; null for no limit.
 
     """

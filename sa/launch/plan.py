@@ -63,8 +63,8 @@ def shape(
         zip: keys that vary together; they have equally many values.
         points: listed points, each a mapping or the words in one string. Every listed point is
             combined with the values of the other keys.
-        exclude: points to leave out, written likewise: those that have all of the words. A * in a
-            word stands for anything.
+        exclude: points to leave out, written in the same way. An entry leaves out the points that
+            have all of its words. A * in a word stands for anything.
 
     Raises:
         LaunchError: the settings do not fit together.
@@ -149,7 +149,7 @@ def listed(point: Any) -> list[str]:
 
 
 def refuse_texts(name: str, points: Sequence[Any]) -> None:
-    """Raise LaunchError if a file lists points as texts; only a command line may."""
+    """Raise LaunchError if a file lists points as texts, which only a command line may do."""
     for point in (p for p in points if isinstance(p, str)):
         pairs = ", ".join(w.replace("=", ": ", 1) for w in _split(point))
         raise LaunchError(
@@ -267,9 +267,9 @@ def chunks(
     over ``jobs`` jobs.
 
     Args:
-        root: of the records.
+        root: the folder of all runs and sweeps.
         plan: all points.
-        left: those to be computed.
+        left: the points to compute.
         size: how many points a job computes; None chooses as above.
         jobs: how many jobs there are if the cost of a point is not known.
 
@@ -324,7 +324,7 @@ def copy_code(folder: Path, packages: Sequence[Path], note: str, about: dict[str
     """Copy the code that the points run, so that later edits do not change the sweep.
 
     Args:
-        folder: of the sweep; the copy is its folder ``code``.
+        folder: the folder of the sweep; the copy is its folder ``code``.
         packages: the folders to copy.
         note: the name of a JSON file beside the copy.
         about: what this file says of the code.

@@ -1,4 +1,4 @@
-"""What the driver of a sweep shows while points run, and when it stops."""
+"""The display of a sweep while its points run, and the conditions that stop its driver."""
 
 import contextlib
 import os
@@ -20,12 +20,12 @@ CANCELLED = "cancelled"
 
 
 class Outcomes:
-    """How the points of a sweep ended: a line for each, and a bar on a terminal.
+    """Shows how the points of a sweep ended: a line for each, and a bar on a terminal.
 
     Use it as a context manager.
 
     Args:
-        total: how many points are to be computed.
+        total: how many points there are to compute.
         max_failures: how many may fail before the driver starts no more; null for no limit.
 
     """
@@ -43,7 +43,7 @@ class Outcomes:
 
     @property
     def too_many_failed(self) -> bool:
-        """Whether the driver should start no more points."""
+        """True if so many points failed that the driver should start no more."""
         return self._max_failures is not None and len(self.failed) >= self._max_failures
 
     def ended(self, point: Point, result: dict[str, Any] | None, error: str | None = None) -> None:
@@ -79,7 +79,7 @@ def _value(config: dict[str, Any], result: dict[str, Any]) -> str:
 
 
 class Cancelled:
-    """Whether somebody has cancelled a sweep since this was made.
+    """Tells if somebody has cancelled a sweep since this object was made.
 
     It compares contents of a file, not times, because clocks of two machines differ.
     """

@@ -65,7 +65,7 @@ def _mistakes(settings: Settings, typed: Sequence[str]) -> Iterator[str]:
     elif settings.figure and not settings.steps:
         yield "figure: a single probe has none; set steps to train, or write -m to sweep"
     idle = without_effect(typed)
-    if idle and not {"-m", "--multirun"} & set(typed):  # with -m: one point of another sweeper
+    if idle and not {"-m", "--multirun"} & set(typed):  # -m: one point of another sweeper
         yield f"{' '.join(idle)}: has no effect on one run; write -m to sweep"
 
 

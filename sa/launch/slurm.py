@@ -124,8 +124,8 @@ def submit(folder: Path, root: Path, place: Slurm, work: Sequence[Sequence[Point
     """Submit arrays of jobs, and write the jobs to jobs.jsonl. All are submitted, or none.
 
     Args:
-        folder: of the sweep.
-        root: of the records.
+        folder: the folder of the sweep.
+        root: the folder of all runs and sweeps.
         place: the settings of the jobs.
         work: the points of each job.
 
@@ -202,7 +202,7 @@ def _parameters(place: Slurm, name: str, world: int, limit: int) -> dict[str, An
 
     Args:
         place: the settings as the user typed them.
-        name: of the jobs.
+        name: the name of the jobs.
         world: processes of a run.
         limit: time limit in minutes.
 
@@ -236,7 +236,7 @@ def _array_limit() -> int:
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Cancel those of the jobs that are not over."""
+    """Cancel the jobs that are not over."""
     if ids:
         _ask("scancel", *ids)
 
@@ -253,9 +253,9 @@ def follow(
     """Wait until every submitted point has ended; return run id -> error of those that failed.
 
     Args:
-        root: of the records.
+        root: the folder of all runs and sweeps.
         plan: all points.
-        folder: of the sweep.
+        folder: the folder of the sweep.
         max_failures: how many points may fail before the jobs of the others are cancelled; null
             for no limit.
 
@@ -269,7 +269,7 @@ def follow(
             if time.monotonic() - asked > max(2 * POLL, 0.002 * len(left)):
                 try:
                     known, asked = queue([job_of[k]["job"] for k in left]), time.monotonic()
-                except (LaunchError, subprocess.TimeoutExpired):  # the scheduler restarts
+                except (LaunchError, subprocess.TimeoutExpired):  # the scheduler may be restarting
                     time.sleep(POLL)
                     continue
             for key, point in list(left.items()):
@@ -308,7 +308,7 @@ def _lost(root: Path, key: str, job: dict[str, Any], state: str, reason: str, fo
     began = number in (status.get("array"), status.get("job"))
     why = f"SLURM: {state}" + (f" ({reason})" if reason not in ("", "None") else "")
     why += f", job {number}"
-    for path in (folder / "slurm").glob(f"{number}_*_log.err"):  # before the worker began
+    for path in (folder / "slurm").glob(f"{number}_*_log.err"):  # before the worker started
         lines = [x for x in path.read_text(errors="replace").splitlines() if x.strip()]
         if lines and not began:
             why += f"; {path}: {lines[-1]}"

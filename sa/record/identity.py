@@ -46,7 +46,7 @@ MOVED = {
 """Classes that have moved: name in older records -> name of today. The first name comes first."""
 
 RENAMED = {"objective": "metric"}
-"""Settings that have a new name: the name that records of before have -> the name of today."""
+"""Settings that were renamed: name in older records -> name of today."""
 
 _FIRST = {new: old for old, new in reversed(MOVED.items())}
 """Name of today -> the first name of the class, which ids are hashed from."""

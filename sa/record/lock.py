@@ -22,7 +22,7 @@ from sa.record import telling
 STALE = 120.0  # seconds without a sign of life after which an unknown process counts as dead
 BEAT = 5.0  # seconds between two signs of life
 TEMP = ".tmp-"
-"""How names of temporary files begin; `Record` deletes those that a kill left in its folder."""
+"""The start of names of temporary files. `Record` deletes those that a kill left behind."""
 
 OURS = "SA_JOB"
 """Environment variable with the number of a SLURM job, if our launcher started the job."""
@@ -100,7 +100,7 @@ def there(owner: Mapping[str, Any]) -> bool | None:
     own = me()
     if owner.get("job") and all(owner.get(k) == own.get(k) for k in ("job", "cluster")):
         if int(owner.get("restart") or 0) < own["restart"]:
-            return False  # this job before it was requeued
+            return False  # an earlier start of this job, which was requeued
     if not here(owner):
         return None
     try:
@@ -140,9 +140,9 @@ def age(*signs: Path) -> float:
 
 
 def now(folder: Path) -> float:
-    """Return the time of the clock that dates the files of a folder; it touches a file to know.
+    """Return the time of the clock that dates the files of a folder, found by touching a file.
 
-    Where nothing can be written, nothing can be taken over either: it is this machine's clock.
+    If nothing can be written there, return this machine's time. No lock can then be taken over.
     """
     device = folder.stat().st_dev
     known = _CLOCKS.get(device)
@@ -173,7 +173,7 @@ def read(path: Path) -> bytes | None:
 
 
 def owner(content: bytes) -> dict[str, Any]:
-    """Return the identity in a lock; {} if none is written, or not yet."""
+    """Return the identity in a lock; {} if it holds none yet."""
     try:
         found = json.loads(content)
     except ValueError:
@@ -216,7 +216,7 @@ def take(path: Path, *signs: Path) -> bytes:
 
 
 def release(path: Path, content: bytes) -> None:
-    """Delete a lock if it still has this content, so that it is ours."""
+    """Delete a lock if it is still ours, which means that it has this content."""
     with contextlib.suppress(OSError):
         if read(path) == content:
             path.unlink()

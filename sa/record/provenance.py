@@ -1,4 +1,4 @@
-"""Which code and which machine computed a run."""
+"""Describes the code and the machine that compute a run."""
 
 import json
 import os
@@ -43,8 +43,8 @@ _COMMIT: dict[str, Any] = {}
 def commit() -> dict[str, Any]:
     """Return the commit of the code that runs, and whether files differ from it (``dirty``).
 
-    For a sweep's copy of the code they are those of the original. The commit is None if git does
-    not know the code. git runs once a process.
+    A sweep's copy of the code has the commit of the original. The commit is None if git does not
+    know the code. git runs once in each process.
     """
     here = Path(__file__).resolve().parent
     code = here.parents[1]
@@ -72,7 +72,7 @@ def commit_of(path: Path) -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    tracked = git("ls-files", name)  # "": in a repository of something else
+    tracked = git("ls-files", name)  # "" if the repository does not hold the file
     return {
         "commit": git("rev-parse", "HEAD") if tracked else None,
         "dirty": bool(tracked and git("status", "--porcelain", "--untracked-files=no")),

@@ -158,7 +158,7 @@ class Record:
 
         Args:
             write: writes the file, to the path that it gets.
-            name: of the file in the run's folder; the checkpoint by default.
+            name: the name of the file in the run's folder; the checkpoint by default.
 
         """
         self._check()
@@ -205,7 +205,7 @@ class Record:
         self.status |= {**past, "state": state, "error": error.strip()[-4000:]}
         try:
             self._write_status()
-        except RecordError:  # a full disk: an old file at least does not look alive
+        except RecordError:  # on a full disk, make the old file at least look dead
             with contextlib.suppress(OSError):
                 os.utime(self.folder / "status.json", (0, 0))
 
@@ -235,7 +235,7 @@ class Record:
 
     @property
     def cancelled(self) -> bool:
-        """Whether `ask_to_end` was called for this process."""
+        """True if `ask_to_end` was called for this process."""
         return lock.read(self.folder / _CANCEL) == self._lock
 
     def _owned(self) -> bool:
@@ -309,7 +309,7 @@ def state(folder: Path) -> str:
         return str(status["state"])
     if status.get("state") != "running" or not lock.alive(status, *signs(folder)):
         return "lost"
-    # The process may have gone on to another run, without space to write how this one ended.
+    # The process may compute another run now, after a full disk kept it from recording this end.
     held = (folder / "lock").exists() or lock.age(folder / "status.json") <= STALE
     return "running" if held else "lost"
 
@@ -332,8 +332,8 @@ def mark(root: Path | str, run: str, reason: str, state: str = "failed", **who: 
     An older reason stays in the list ``past``.
 
     Args:
-        root: of the records.
-        run: its id.
+        root: the folder of all runs and sweeps.
+        run: the id of the run.
         reason: why it ended.
         state: failed, skipped or interrupted.
         who: identity of the process or job that computed it.
@@ -358,7 +358,7 @@ def _past(status: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_lost_output(path: Path) -> None:
-    """Add `telling.LOST`, what this process could not tell, to a JSON file; never raise."""
+    """Add `telling.LOST`, the output that this process lost, to a JSON file; never raise."""
     if telling.LOST:
         with contextlib.suppress(RecordError):
             write_json(path, (read_json(path) or {}) | {"untold": dict(telling.LOST)})

@@ -22,9 +22,9 @@ def snapshots(folder: Path, before: int | None = None) -> dict[int, Path]:
     """Return the files of a run's snapshots by step; {} if it saves none.
 
     Args:
-        folder: of the run.
-        before: return only the snapshots of earlier steps, of a run that is not done; null for all
-            snapshots of a finished run.
+        folder: the folder of the run.
+        before: return only the snapshots of earlier steps; the run may be unfinished. None returns
+            all snapshots of a finished run.
 
     Raises:
         RecordError: the run is not done, or a file is missing.

@@ -44,8 +44,8 @@ def write_manifest(
     """Write the manifest of a sweep.
 
     Args:
-        root: of the records.
-        name: of the sweep.
+        root: the folder of all runs and sweeps.
+        name: the name of the sweep.
         points: ``{"index", "run_id", "overrides"}`` for each point.
         about: facts about the whole sweep.
 

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, TextIO
 
 LOST: dict[str, str] = {}
-"""Where output of this process was lost, e.g. "standard output" -> the reason."""
+"""Place where output of this process was lost, e.g. "standard output" -> the reason."""
 
 _STREAMS = {"stdout": "standard output", "stderr": "standard error"}
 
@@ -67,7 +67,7 @@ def patient(hangup: bool = False) -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     for name, place in _STREAMS.items():
         stream: Any = vars(sys)[name]
         if stream is None:
@@ -87,7 +87,7 @@ class Patient:
         self._stream, self._place = stream, place
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)  # what else a stream has is passed on by its name
+        return getattr(self._stream, name)  # everything else comes from the stream
 
     def isatty(self) -> bool:
         """Return whether the stream is an open terminal."""
@@ -181,7 +181,7 @@ class Bar:
 
     @property
     def drawn(self) -> bool:
-        """Whether there is a bar to see."""
+        """True if a bar is drawn."""
         return self._bar is not None
 
     def update(self, done: float, description: str | None = None) -> None:

@@ -1,11 +1,12 @@
-"""The W&B mirror of a run: a copy of what its folder holds, never read back.
+"""The W&B mirror of a run: a copy of what its folder holds. It is never read back.
 
-Offline, each process that works on a run leaves one ``<run>/wandb/offline-run-<time>-<id>``. A
-resumed run therefore has several: the later ones start some rows before the checkpoint, as a kill
-takes the last that W&B had not written, and carry the same id and ``resume=allow``, so that
-``wandb sync <run>/wandb/offline-run-*`` uploads them in order of start as one run. Steps are always
-explicit, so where two overlap they agree. With ``live=False`` the last folder alone holds the whole
-run.
+Offline, each process that works on a run leaves a folder ``<run>/wandb/offline-run-<time>-<id>``,
+so a resumed run has several. All have the same id and ``resume=allow``. The command
+``wandb sync <run>/wandb/offline-run-*`` therefore uploads them as one run, the oldest first.
+
+A kill loses the last rows that W&B had not written yet, so a resumed run sends some rows before its
+checkpoint again. Every row names its step, so the folders agree where they overlap. With
+``live=False`` the last folder holds the whole run.
 """
 
 import contextlib
@@ -25,10 +26,13 @@ _BROKEN: list[str] = []  # why wandb failed in this process: it warns once and i
 
 
 class Mirror:
-    """One run's copy in W&B; whatever breaks in it never reaches the run.
+    """The copy of one run in W&B. An error of W&B never reaches the run.
 
-    begin: opens the W&B run; None mirrors nothing. rows: the file of rows to export at the end,
-    as JSON lines; None mirrors each row when it is logged.
+    Args:
+        begin: opens the W&B run; None mirrors nothing.
+        rows: the file of rows, JSON lines, that are exported at the end; None mirrors each row when
+            it is logged.
+
     """
 
     def __init__(self, begin: Callable[[], Any] | None = None, rows: Path | None = None):
@@ -40,19 +44,19 @@ class Mirror:
             self._guard(self._start)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Mirror one flat row at its own step; of a list, which has no curve, the last is kept."""
+        """Mirror one flat row at its own step; the last value of a list goes into the summary."""
         if self._run is not None:
             self._guard(lambda: self._log(row))
 
     def finish(self, result: Mapping[str, Any], figures: Iterable[Path] = ()) -> bool:
-        """Export the rows if that was left for now, set the summary, add the figures, close.
+        """Send the rows that are left, the summary and the figures, and close the W&B run.
 
-        False where that broke.
+        Return False if W&B failed.
         """
         return self._guard(lambda: self._finish(result, figures))
 
     def abort(self) -> None:
-        """Close a run that failed; W&B shows it as such."""
+        """Close a run that failed; W&B shows it as failed."""
         if self._run is not None:
             self._guard(lambda: self._run.finish(exit_code=1))
         self._begin = self._run = None
@@ -61,7 +65,7 @@ class Mirror:
         if self._begin is not None:
             self._run = self._begin()
             self._run.define_metric("step")
-            self._run.define_metric("evals")  # the other x axis: pick it in the workspace
+            self._run.define_metric("evals")  # a second x axis to choose in W&B
             self._run.define_metric("*", step_metric="step")
 
     def _log(self, row: Mapping[str, Any]) -> None:
@@ -81,7 +85,7 @@ class Mirror:
                     self._log(json.loads(line))
         images = {f"figure/{path.stem}": _image(path) for path in figures}
         if images or self._step is not None:
-            self._run.log(images, step=self._step, commit=True)  # joins the last row, closes it
+            self._run.log(images, step=self._step, commit=True)  # add to the last row and close it
         self._run.summary.update(self._lists | dict(result))
         self._run.finish()
         self._begin = self._run = None
@@ -90,7 +94,7 @@ class Mirror:
         try:
             act()
             return True
-        except (Exception, SystemExit) as error:  # wandb raises anything: usage, network, pipes
+        except (Exception, SystemExit) as error:  # W&B may raise any error
             run, self._begin, self._run = self._run, None, None
             with contextlib.suppress(Exception):
                 run.finish(exit_code=1)
@@ -108,7 +112,7 @@ class Mirror:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Wandb:
-    """Where the mirror goes; mode "disabled" has none and never imports wandb.
+    """Copies runs to W&B: offline, online or not at all.
 
     Args:
         mode: ``offline`` writes files that `wandb sync` uploads, ``online`` uploads at once,
@@ -137,13 +141,15 @@ class Wandb:
         name: str,
         tags: list[str],
     ) -> Mirror:
-        """Begin (or, by the same id, continue) the mirror of the run kept in ``folder``.
+        """Begin the mirror of a run, or continue the mirror that has the same id.
 
-        config: the resolved config; ``meta`` joins it under ``meta.*``.
+        ``config`` is the resolved configuration; W&B shows ``meta`` as ``meta.*``. The last four
+        are W&B's own settings of a run.
         """
 
         def begin() -> Any:
-            if "wandb" not in sys.modules:  # another process's service, perhaps of another machine
+            # The variable names the service of another process, perhaps on another machine.
+            if "wandb" not in sys.modules:
                 os.environ.pop("WANDB_SERVICE", None)
             import wandb
 
@@ -152,7 +158,7 @@ class Wandb:
                 raise RuntimeError("no API key: type `wandb login`")
             return wandb.init(
                 id=run_id,
-                dir=folder.resolve(),  # its service keeps the folder it was started in
+                dir=folder.resolve(),  # W&B's service may have another working folder
                 mode=self.mode,
                 project=self.project,
                 entity=self.entity,
@@ -162,7 +168,7 @@ class Wandb:
                 tags=tags,
                 config={**config, "meta": meta},
                 resume="allow",
-                reinit="create_new",  # several runs in a process, none of them global
+                reinit="create_new",  # a process may have several W&B runs
                 settings=wandb.Settings(
                     silent=True,
                     console="off",
@@ -171,7 +177,7 @@ class Wandb:
                     save_code=False,
                     init_timeout=60,
                     finish_timeout=60,
-                    x_disable_stats=True,  # no helper that samples the machine
+                    x_disable_stats=True,  # do not sample the machine
                     x_disable_meta=True,  # the folder's meta.json has host and versions
                     x_save_requirements=False,
                 ),
@@ -185,7 +191,7 @@ class Wandb:
 
 
 def describe(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Name, tags and job type of a run, as keywords of ``Wandb.open``.
+    """Return name, tags and job type of a run, as keywords of ``Wandb.open``.
 
     >>> nes = {"_target_": "sa.estimator.nes.NES", "samples": 5000, "sigma": 0.01}
     >>> describe({"estimator": nes, "dataset": {"dim": 32}, "seed": 0, "steps": 0}, {})
@@ -215,7 +221,7 @@ def describe(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, An
 
 
 def _kind(node: Mapping[str, Any] | None) -> str:
-    """The file a component lives in: nes, of sa.estimator.nes.NES."""
+    """Return the name of the file of a component: nes for sa.estimator.nes.NES."""
     return "".join(str((node or {}).get("_target_", "")).split(".")[-2:-1])
 
 

@@ -1,4 +1,4 @@
-"""A mean of the points a training passes, beside the training itself, which it does not change."""
+"""A running mean of the points of a training, which does not change the training."""
 
 from typing import Annotated, Any
 
@@ -13,12 +13,12 @@ from sa.types import STRICT, Params, State
 
 @dataclass(frozen=True, config=STRICT)
 class Average:
-    """m_n = sum_i a_i w_i / sum_i a_i over the points w_1..w_n looked at, buffers included.
+    """The mean sum_i a_i w_i / sum_i a_i of points w_1, ..., w_n of a training, with buffers.
 
-    a_i = decay^(n - i): the exponential moving average, bias-corrected as Adam's (Kingma & Ba
-    2015), so that the start leaves no trace. Without a decay a_i = 1. BatchNorm's running
-    statistics are averaged as they are; those of the mean itself are what ``recalibrate``
-    estimates.
+    With a decay, a_i = decay^(n - i). This is the exponential moving average with Adam's bias
+    correction (Kingma & Ba 2015), so that the initial value has no influence. Without a decay,
+    a_i = 1. BatchNorm's running statistics are averaged too; set ``recalibrate`` to estimate the
+    statistics of the mean itself.
 
     Args:
         decay: share of the average that stays at each point, for an exponential moving average;
@@ -35,7 +35,7 @@ class Average:
 
     @property
     def name(self) -> str:
-        """The prefix of its results."""
+        """The prefix of the scores of the mean: ema or swa."""
         return "swa" if self.decay is None else "ema"
 
     def look(self, mean: State, params: Params, buffers: Params, step: int, steps: int) -> State:
@@ -58,5 +58,6 @@ class Average:
 
 @torch.no_grad()
 def _lerp(a: Tensor, b: Tensor, share: float) -> Tensor:
-    a = a.to(b.device)  # a checkpoint's is on the CPU
+    """Return a + share (b - a); b itself if its numbers are whole."""
+    a = a.to(b.device)  # tensors of a checkpoint are on the CPU
     return a + share * (b - a) if b.is_floating_point() else b.clone()

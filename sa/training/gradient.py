@@ -1,4 +1,4 @@
-"""An estimated gradient in a training loop of one's own: ``loss.backward()`` hands it out."""
+"""An estimated gradient in a training loop of your own, which calls ``loss.backward()``."""
 
 import warnings
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from sa.params import stream
 from sa.types import PROBE, Batch, Estimate, Estimator, Moment, Params, State
 
 _SHARES = 10**6
-"""Into how many steps a training is split where only its progress is known."""
+"""The number of steps of a training of which only the progress is known."""
 
 
 class Gradient:
@@ -25,9 +25,9 @@ class Gradient:
     go on as before.
 
     All evaluations of one call see the same random numbers (dropout) and the same buffers
-    (BatchNorm). One evaluation at the point itself leaves its buffers and its random state behind,
-    as a forward of a plain loop does. If the estimator evaluates no loss there, it costs one
-    evaluation more. The first call also looks whether two evaluations agree, which costs two.
+    (BatchNorm). Afterwards the buffers and the random state are those that one forward pass at the
+    point leaves, as in a plain loop. If the estimator evaluates no loss there, this costs one
+    evaluation more. The first call also checks that two evaluations agree, which costs two.
 
     >>> from sa.estimator.ste import STE
     >>> model = nn.Linear(2, 1)
@@ -37,10 +37,9 @@ class Gradient:
     tensor([[1., 1.]])
 
     Args:
-        estimator: any estimator; those that need the structure of a network take the loss for a
-            plain function.
+        estimator: any estimator; one that needs the structure of a network sees a plain function.
         model: the network that the closure calls; its parameters that require a gradient move.
-        seed: of the estimator's random numbers.
+        seed: the seed of the estimator's random numbers.
 
     """
 
@@ -52,11 +51,11 @@ class Gradient:
         self._at: Moment = PROBE
 
     def moment(self, progress: float, lr: float | None = None) -> None:
-        """Say where in the training the next calls are, for estimators with a schedule.
+        """Set the progress of the training at the next calls, for estimators with a schedule.
 
         Args:
             progress: the share of the training that is done, in [0, 1].
-            lr: the rate of the step, >= 0.
+            lr: the learning rate of the step, >= 0.
 
         """
         if not 0 <= progress <= 1:
@@ -68,11 +67,11 @@ class Gradient:
         return {"calls": self.calls, "state": self.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         self.calls, self.state = state["calls"], state["state"]
 
     def __call__(self, closure: Callable[[], Tensor]) -> Tensor:
-        """Return the loss of this step, 0-dim; its backward hands out the estimate.
+        """Return the loss of this step, 0-dim; its backward adds the estimate to ``.grad``.
 
         Args:
             closure: computes the loss with the model and returns it, 0-dim; it calls no backward.
@@ -152,7 +151,7 @@ class _Step:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Leave the buffers and the random state behind that one forward at the point leaves."""
+        """Set buffers and random state to what one forward pass at the point leaves."""
         if self.after is None:
             empty = torch.zeros(1, 0)
             self.rows(self.point, Batch(empty, empty))

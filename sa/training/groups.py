@@ -1,4 +1,4 @@
-"""Which optimizer group a parameter is in: its rate, and whether its weights decay."""
+"""Puts parameters into groups of an optimizer, by their rate and weight decay."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,11 +50,11 @@ def stepper(
     vectors such as biases, get no weight decay unless ``decay_all``.
 
     Args:
-        optimizer: makes one from parameters or groups of them.
-        params: what moves, by name.
+        optimizer: makes an optimizer from parameters or from groups of them.
+        params: the parameters that are trained, by name.
         own: optimizer settings of quantizers' own parameters, as `own` returns them.
-        stacked: whether every tensor has the networks first.
-        decay_all: weight decay also for biases, norms and quantizers.
+        stacked: true if the first axis of every tensor counts networks.
+        decay_all: true applies weight decay to biases, norms and quantizers too.
         quantizer_lr: the rate of quantizers' own parameters, as a factor.
 
     """
@@ -66,7 +66,7 @@ def stepper(
         for p in group["params"]:
             name = names[id(p)]
             quantizes = ".quantize." in f".{name}"
-            vector = p.dim() <= 1 + stacked  # as biases and norms are
+            vector = p.dim() <= 1 + stacked  # such as a bias
             decays = decay_all or name in own or not (vector or quantizes)
             factor = quantizer_lr if quantizes and "lr" not in own.get(name, {}) else None
             mine = rate * (factor or 1), decay if decays else 0

@@ -38,7 +38,7 @@ from sa.types import (
 
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """What a training has beside its optimizer; the defaults add nothing.
+    """The parts of a training beside its optimizer; the defaults add nothing.
 
     >>> import sa, torch
     >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})
@@ -49,24 +49,25 @@ class Recipe:
     5
 
     Args:
-        until: goals that end a training, whichever is reached first: a loss at or below its
-            number, an accuracy at or above; checked when both splits are evaluated.
-        plateau: a goal that ends a training where a score stops improving; null for none.
-        schedule: of the rate; null keeps the optimizer's.
-        average: of the points, evaluated beside them; null for none.
-        recalibrate: whether evaluations re-estimate BatchNorm's statistics over the training rows.
-        clip: latent weights of quantized layers stay in [-clip, clip] (Courbariaux et al. 2015);
-            null for no limit.
-        decay_all: whether weight decay is also for biases, norms and quantizers, not for weights
-            alone.
+        until: goals that end a training when the first of them is reached: a loss at or below its
+            number, an accuracy at or above it. They are checked when both splits are evaluated.
+        plateau: a goal that ends a training when a score stops improving; null for none.
+        schedule: the schedule of the rate; null keeps the optimizer's rate.
+        average: a running mean of the points, which is evaluated too; null for none.
+        recalibrate: true estimates BatchNorm's statistics anew over the training rows, for every
+            evaluation.
+        clip: limit of the latent weights of quantized layers, which stay in [-clip, clip]
+            (Courbariaux et al. 2015); null for no limit.
+        decay_all: true applies weight decay to biases, norms and quantizers too, not only to
+            weights.
         quantizer_lr: rate of the quantizers' own parameters, as a factor of the optimizer's; null
             for 1.
-        stored: quantizer of all that moves, applied after every step: what the optimizer keeps is
-            of few bits, and there is no finer latent weight. Rounding is at random where the
-            quantizer's is stochastic (Gupta et al. 2015). null for none.
-        diverge: a training has diverged if its loss is above so many times its reference for
+        stored: quantizer of all trained parameters, applied after every step, so that the optimizer
+            keeps no finer latent weights. Rounding is random if the quantizer is stochastic (Gupta
+            et al. 2015). null for none.
+        diverge: a training has diverged if its loss is more than this many times its reference for
             three steps in a row (`sa.objective.divergence`); null: only if a number is not finite.
-            With criterion=value the loss may start at 0, so the default is not applied there.
+            With criterion=value the loss may start at 0, so the default does not apply there.
 
     """
 
@@ -96,7 +97,7 @@ class Recipe:
         return self
 
     def check(self, steps: int) -> None:
-        """Refuse what cannot happen in so many steps: ValueError."""
+        """Raise ValueError if the parts do not fit each other, or a training of so many steps."""
         warmup = self.schedule.warmup if self.schedule else 0
         if steps and warmup > steps:
             raise ValueError(
@@ -113,7 +114,7 @@ class Recipe:
         return [*(self.until or {}), *([self.plateau.of] if self.plateau else [])]
 
     def reached(self, row: Mapping[str, Any]) -> str | None:
-        """The goal a row has reached, in words."""
+        """Return the goal that a row has reached, in words; None if it has reached none."""
         for key, goal in (self.until or {}).items():
             got = row.get(key)
             if got is not None and (got <= goal if key.endswith("loss") else got >= goal):
@@ -123,10 +124,19 @@ class Recipe:
 
 @plain
 class Progress:
-    """Everything a checkpoint holds: tensors, numbers and dicts of them, nothing else.
+    """The state of a training as a checkpoint holds it: tensors, numbers and dicts of them.
 
-    step: optimizer steps taken. evals: forward-equivalents spent so far. average: the mean of the
-    points so far. divergence, plateau: what these rules carry from one step to the next.
+    Args:
+        step: optimizer steps so far.
+        params: the trained parameters, by name.
+        buffers: the buffers of the network, by name.
+        optimizer: the state of the optimizer; {} at the start.
+        estimator: the state of the estimator; {} at the start.
+        evals: forward-equivalents so far.
+        average: the state of the running mean.
+        divergence: the state of the check for divergence.
+        plateau: the state of the goal ``plateau``.
+
     """
 
     step: int
@@ -140,17 +150,25 @@ class Progress:
     plateau: State = field(default_factory=dict)
 
     def pack(self) -> dict[str, Any]:
-        """As a plain dict, for torch.save."""
+        """Return the state as a plain dict, for torch.save."""
         return dict(vars(self))
 
 
 def start(
     problem: Problem, parent: Mapping[str, Any] | None = None, averaged: bool = False
 ) -> Progress:
-    """The beginning of a run: the problem's own point, or where a parent's checkpoint ended.
+    """Return the state in which a run begins: at the problem's own point, or where a parent ended.
 
-    What does not move is the parent's too. averaged: the mean of its points instead. Raises
-    ValueError where the parent is another network, or has averaged nothing.
+    The frozen parameters of the problem are set to the parent's too.
+
+    Args:
+        problem: the problem of the run.
+        parent: the checkpoint of the parent; None without one.
+        averaged: true begins at the mean of the parent's points.
+
+    Raises:
+        ValueError: the parent is another network, or has no mean of its points.
+
     """
     if parent is None:
         return Progress(0, problem.params, problem.buffers, {}, {})
@@ -195,18 +213,22 @@ def loop(
 ) -> Iterator[tuple[Numbers, Progress]]:
     """Yield (row, progress) for each step from ``progress.step`` to ``steps``, inclusive.
 
-    A row holds step, loss, grad_norm, evals, the estimator's info and, of a training, lr; analyses
-    run where analyse_every divides the step and at the last one, evaluation of both splits likewise
-    (None: at the last step only; a probe, steps = 0, is not evaluated). If the batch of a step is
-    the whole training split, and training and evaluation compute the same, every record row has the
-    training scores at no cost. The row of the last step is at the final point, takes no step after
-    it, and says why it is the last (``stopped``). Randomness is keyed by (seed, use, step), so
-    going on from a yielded progress gives the same rows, and an analysis changes no other number.
+    A row holds step, loss, grad_norm, evals and the estimator's info; a row of a training also
+    holds lr. The last row is of the final point, which no step leaves. In a training it says why
+    the training ends (``stopped``).
 
-    An analysis that finds nothing finite gives ``<analysis>/diverged`` 1, and the others run.
-    A point, loss or gradient that is not finite ends the loop with ``diverged`` in the row, naming
-    the first bad parameter or layer; so does a loss that stays far above its reference
-    (`Recipe.diverge`), with how far. No analysis runs there.
+    Analyses run at every ``analyse_every``-th step, and both splits are evaluated at every
+    ``evaluate_every``-th step (None: never). Both happen at the last step too, but a probe, which
+    has no steps, is not evaluated. If the batch of a step is the whole training split, and training
+    and evaluation compute the same, then every row has the training scores at no cost.
+
+    Random numbers depend on (seed, use, step) alone. So the loop yields the same rows if it
+    continues from a yielded progress, and an analysis changes no other number.
+
+    If an analysis finds nothing finite, it gives ``<analysis>/diverged`` 1, and the others run.
+    The loop ends with ``diverged`` in the row if a point, loss or gradient is not finite, or if the
+    loss stays far above its reference (`Recipe.diverge`). The text names the first bad parameter or
+    layer, or says how far above the loss is. No analysis runs at that step.
     """
     seed, device = problem.seed, problem.forward.numerics.device
     params = {k: v.to(device, copy=True) for k, v in progress.params.items()}
@@ -237,14 +259,14 @@ def loop(
         state, evals = estimate.state, evals + estimate.evals
         norm = float(flatten(estimate.grad).double().norm())
         row: Numbers = {"step": step, "loss": float(estimate.value) / (many or 1)}
-        row["grad_norm"] = norm / math.sqrt(many or 1)  # of replicas: means
+        row["grad_norm"] = norm / math.sqrt(many or 1)  # with replicas: the root mean square
         row |= {"evals": evals} | estimate.info
         if steps:
             row["lr"] = factor * rates[0]
-        if asleep:  # told until none is: the last row says how it is now
+        if asleep:  # a note in each row until none is left; the last one is empty
             asleep = forward.asleep()
             row["quantizer/note"] = _identities(asleep)
-        # the point too: a step function of nan is a finite number
+        # Check the point too: a step function of NaN is a finite number.
         if not (finite(params) and math.isfinite(float(estimate.value)) and math.isfinite(norm)):
             row["diverged"] = forward.first_bad(params, batch)
             yield row, before
@@ -276,11 +298,11 @@ def loop(
             for name, analysis in analyses.items():
                 generator = stream(seed, "analysis", name, step, device=device)
                 rate: Any = trait(analysis, "lr")
-                if factor != 1 and rate:  # the rate of this step
+                if factor != 1 and rate:  # an analysis that steps uses the rate of this step
                     analysis = replace(cast(Any, analysis), lr=max(factor * rate, 1e-30))
                 try:
                     row |= analysis(objective, params, estimate, generator, at)
-                except Diverged:  # of this analysis; the others and the training go on
+                except Diverged:  # only this analysis: the others and the training go on
                     row[f"{name}/diverged"] = 1.0
         yield row | scores, before
         if last:
@@ -300,10 +322,10 @@ def loop(
 
 
 def _limit(recipe: Recipe, problem: Problem) -> tuple[float | None, torch.Tensor]:
-    """Return (factor, constants): what a loss is compared with to say that it diverges.
+    """Return (factor, constants), which say when a loss diverges; factor None for never.
 
-    A network diverges above factor times the larger of its first loss and its constant, the loss of
-    the best output that is the same for all rows, (networks,).
+    A network diverges if its loss is above factor times the larger of its first loss and its
+    constant. The constant, (networks,), is the loss of the best output that is equal for all rows.
     """
     constant = problem.evaluation.constant() if recipe.diverge else None
     if constant is not None:
@@ -315,7 +337,7 @@ def _limit(recipe: Recipe, problem: Problem) -> tuple[float | None, torch.Tensor
 def _above(
     problem: Problem, factor: float | None, reference: Tensor, losses: Tensor, at: int
 ) -> str:
-    """The reason of a divergence that is still finite: by how much network ``at`` is above."""
+    """Return how far the loss of network ``at``, which is finite, is above its reference."""
     whose = f" of seed {problem.seed + at}" if problem.forward.replicas else ""
     times, start = float(losses[at]) / float(reference[at]), float(reference[at])
     return (
@@ -325,13 +347,13 @@ def _above(
 
 
 def _identities(asleep: list[str]) -> str:
-    """What to say of quantizers that have seen only zeros; nothing where there are none."""
+    """Return a note on quantizers that have seen only zeros; '' if there are none."""
     return f"{', '.join(asleep)}: the identity so far, having seen only zeros" if asleep else ""
 
 
 @torch.no_grad()
 def _store(params: Params, quantize: Quantizer, generator: torch.Generator) -> None:
-    """Round a point in place, at random by the generator where the quantizer does."""
+    """Round a point in place; if the quantizer is stochastic, the generator draws for it."""
 
     def unit(_: int, logits: torch.Tensor) -> torch.Tensor:
         like: Any = {"dtype": logits.dtype, "device": logits.device}
@@ -346,9 +368,9 @@ def _store(params: Params, quantize: Quantizer, generator: torch.Generator) -> N
 def _evaluate(
     problem: Problem, params: Params, mean: State, recipe: Recipe, known: Numbers | None = None
 ) -> Numbers:
-    """Both splits at the point, and at the mean of the points where there is one.
+    """Return the scores of both splits at the point, and at the mean of the points if there is one.
 
-    known: what is known of the training rows at the point already.
+    ``known`` holds the scores of the training split at the point, if they are known already.
     """
     points: dict[str, tuple[Params, Params]] = {"": (params, {})}
     if recipe.average and mean:

@@ -1,4 +1,4 @@
-"""Optimizers that torch.optim has none of for every parameter of a network."""
+"""Muon for every parameter of a network; torch.optim has it for matrices only."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,22 +7,24 @@ import torch
 from torch import Tensor
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Of the iteration's polynomial: takes singular values in (0, 1] to about 0.7 ... 1.2."""
+"""Coefficients of a polynomial. Iterated, it takes values in (0, 1] to about 0.7 ... 1.2."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, then the nearest orthogonal matrix to it: w <- w - lr sqrt(max(1, n/m)) O.
+    """Steps along the orthogonal matrix nearest to the momentum: w <- w - lr sqrt(max(1, n/m)) O.
 
-    b <- momentum b + g; O is the orthogonal polar factor of g + momentum b (n, m), nearly, by
-    ``iterations`` of Newton-Schulz (Jordan et al. 2024; Bernstein & Newhouse 2024: the steepest
-    descent of unit spectral norm). Kernels are matrices (out, rest); a vector is a matrix of one
-    column, so its O is the unit vector, of one number its sign. torch.optim.Muon takes matrices
-    alone. Raises ValueError for settings out of their range.
+    b <- momentum b + g. O is the orthogonal polar factor of g + momentum b, which is (n, m);
+    ``iterations`` of Newton-Schulz compute it nearly (Jordan et al. 2024). It is the direction of
+    steepest descent in the spectral norm (Bernstein & Newhouse 2024).
+
+    A kernel is a matrix (out, rest). A vector is a matrix of one column, so O is its unit vector;
+    for a single number O is the sign. torch.optim.Muon takes matrices only. Settings out of their
+    range raise ValueError.
 
     Args:
         lr: learning rate, >= 0.
         momentum: share of the buffer b that stays at every step, >= 0 and < 1.
-        iterations: of Newton-Schulz, >= 1; more make O more nearly orthogonal.
+        iterations: steps of Newton-Schulz, >= 1; with more of them O is more nearly orthogonal.
 
     """
 
@@ -35,7 +37,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step along the gradients that the parameters hold; no closure."""
+        """Take one step along the gradients that the parameters hold; ``closure`` is not called."""
         for group in self.param_groups:
             for p in group["params"]:
                 buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
@@ -48,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor, iterations: int) -> Tensor:
-    """The polar factor U V' of matrix = U S V', nearly: S to about 1, but 0 stays 0."""
+    """Return nearly the polar factor U V' of matrix = U S V': S becomes about 1, but 0 stays 0."""
     a, b, c = _QUINTIC
     x = matrix.T if len(matrix) > matrix.shape[1] else matrix
     x = x / x.norm().clamp(min=1e-30)

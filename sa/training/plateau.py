@@ -1,4 +1,4 @@
-"""A goal that ends a training where a score stops improving."""
+"""A goal that ends a training when a score stops improving."""
 
 import re
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
 """Data-parallel training on one node: each step's rows are split over processes, the ranks.
 
-Rank 0 is the run: it alone steps, evaluates and writes. The others have the same network and data;
-at each step they are told its number and the point, give the gradient of their rows, and wait.
+Rank 0 is the run: it alone steps, evaluates and writes. The other ranks have the same network and
+data. At each step rank 0 sends them the number of the step and the point. They compute the gradient
+of their rows, and wait for the next step.
 """
 
 import os
@@ -33,18 +34,18 @@ class Lost(Exception):
 class Ring(Ranks):
     """The ranks of one run, which sum and share tensors; rank 0 holds the port they meet at.
 
-    Rank 0 tells the step, and each `Problem.batch` of it is followed by one estimate, which the
-    other ranks make too.
+    At each `Problem.batch` rank 0 tells the other ranks the step. One estimate must follow, which
+    all ranks compute together.
     """
 
     def __init__(self, rank: int, world: int, port: int = 0):
-        if Path("/sys/class/net/lo").exists():  # one node: never through a name that may not lead
+        if Path("/sys/class/net/lo").exists():  # the name of a host may not lead to it
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self.rank, self.world = rank, world
         self.store = dist.TCPStore("127.0.0.1", port, None, rank == 0, wait_for_workers=False)
 
     def join(self, device: str) -> None:
-        """Wait for the others; all of them are known to have started."""
+        """Wait for the other ranks, which must have started."""
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         ring = dist.PrefixStore("ring", self.store)
         dist.init_process_group(
@@ -52,30 +53,30 @@ class Ring(Ranks):
         )
 
     def tell(self, step: int) -> None:
-        """Tell the other ranks which step comes next; negative: none. Of rank 0."""
+        """Tell the other ranks the next step; a negative one ends them. Rank 0 calls this."""
         dist.broadcast(torch.tensor([step]), 0)
 
     def hear(self) -> int:
-        """Return the step that rank 0 says comes next; negative: none. Of the other ranks."""
+        """Return the next step that rank 0 tells; negative at the end. Other ranks call this."""
         number = torch.tensor([_OVER])
         dist.broadcast(number, 0)
         return int(number)
 
     def share(self, tensors: Sequence[Tensor]) -> None:
-        """Give all ranks the tensors of rank 0, in place."""
+        """Copy the tensors of rank 0 into those of all ranks."""
         _together(tensors, lambda flat: dist.broadcast(flat, 0))
 
     def add(self, tensors: Sequence[Tensor]) -> None:
-        """Give all ranks the sums of their tensors, in place."""
+        """Replace the tensors of all ranks by their sums over the ranks."""
         _together(tensors, dist.all_reduce)
 
     def part(self, rows: int) -> tuple[int, int]:
-        """Return start and stop of this rank's rows: equal parts, to one row."""
+        """Return start and stop of this rank's rows; parts differ by at most one row."""
         return rows * self.rank // self.world, rows * (self.rank + 1) // self.world
 
 
 def _together(tensors: Sequence[Tensor], act: Callable[[Tensor], object]) -> None:
-    """Act on all tensors of a dtype as one vector."""
+    """Call ``act`` with one vector of all tensors of a dtype, and copy it back into them."""
     for dtype in dict.fromkeys(t.dtype for t in tensors):
         some = [t for t in tensors if t.dtype == dtype]
         flat = torch.cat([t.flatten() for t in some])
@@ -86,9 +87,16 @@ def _together(tensors: Sequence[Tensor], act: Callable[[Tensor], object]) -> Non
 
 @contextmanager
 def lead(world: int, command: Sequence[str], device: str) -> Iterator[Ring]:
-    """Start the other ranks, each by the command and its rank, their number and the port.
+    """Start the other ranks, and end them when the ``with`` ends.
 
-    They end with this. Raises Lost where one ends sooner.
+    Args:
+        world: how many ranks there are, with rank 0.
+        command: the command of a rank; its rank, ``world`` and the port are added behind it.
+        device: where the tensors are.
+
+    Raises:
+        Lost: a rank has ended before the run.
+
     """
     ring = Ring(0, world)
     words = [[*command, str(r), str(world), str(ring.store.port)] for r in range(1, world)]
@@ -103,7 +111,7 @@ def lead(world: int, command: Sequence[str], device: str) -> Iterator[Ring]:
         for process in others:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-    except RuntimeError:  # of gloo or nccl, if a rank is gone
+    except RuntimeError:  # gloo and nccl raise it if a rank is gone
         _lost(others, patience=2.0)
         raise
     finally:
@@ -115,6 +123,7 @@ def lead(world: int, command: Sequence[str], device: str) -> Iterator[Ring]:
 
 
 def _lost(others: Sequence[subprocess.Popen], patience: float = 0.0) -> None:
+    """Raise Lost if a rank has ended, or ends within ``patience`` seconds."""
     end = time.monotonic() + patience
     while True:
         for rank, process in enumerate(others, 1):
@@ -131,7 +140,7 @@ def _lost(others: Sequence[subprocess.Popen], patience: float = 0.0) -> None:
 
 
 def serve(problem: Problem, estimator: Estimator, steps: int, ring: Ring) -> None:
-    """A rank that is not 0: until rank 0 ends, the gradient of its rows of each step."""
+    """Compute the gradient of this rank's rows of each step, until rank 0 ends; not for rank 0."""
     device = problem.forward.numerics.device
     problem.ranks = ring
     ring.store.set(f"rank {ring.rank}", "here")
@@ -148,5 +157,5 @@ def serve(problem: Problem, estimator: Estimator, steps: int, ring: Ring) -> Non
 
 
 def begin(problem: Problem) -> None:
-    """Give all ranks what does not move: it may be a parent's."""
+    """Copy the frozen parameters of rank 0, which may be a parent's, to all ranks."""
     problem.ranks.share(list(problem.frozen.values()))

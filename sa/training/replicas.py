@@ -1,7 +1,8 @@
 """Many small networks trained at once: their parameters stacked, their losses summed.
 
-The sum's gradient has every replica's own in its part of the stack, and optimizers that work
-element by element (SGD, Adam) then step each as if it were alone: the loop is the same.
+In the gradient of the sum, the part of each replica is the gradient of that replica's own loss. An
+optimizer that works element by element (SGD, Adam) then steps each replica as if it was trained
+alone, so that the loop is the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,15 +28,15 @@ from sa.types import Batch, Params, Splits
 
 @dataclass(kw_only=True, eq=False)
 class StackedForward(Forward):
-    """The networks of seeds seed, seed + 1, ... as one, whose loss is the sum of theirs.
+    """The networks of seeds seed, seed + 1, ... as one network; its loss is the sum of theirs.
 
-    Every parameter and buffer has the replicas first, (R, ...), every row of a batch second,
-    (n, R, ...).
+    Replicas are the first axis of every parameter and buffer, (R, ...), and the second axis of
+    every batch, (n, R, ...).
 
     Args:
-        first_seed: of the first network.
+        first_seed: the seed of the first network.
         many: how many networks there are, R.
-        running: what the networks keep beside parameters.
+        running: the buffers of the networks, such as running statistics.
 
     """
 
@@ -45,12 +46,12 @@ class StackedForward(Forward):
 
     @property
     def replicas(self) -> int:
-        """How many networks every tensor is a stack of."""
+        """The number of networks, R."""
         return self.many
 
     @property
     def buffers(self) -> Params:
-        """What the networks keep beside parameters, (R, ...)."""
+        """The buffers of the networks, (R, ...)."""
         return self.running
 
     def rows(self, params: Params, batch: Batch) -> Tensor:
@@ -69,7 +70,7 @@ class StackedForward(Forward):
         def one(point: Params, x: Tensor) -> Tensor:
             return call(self.network, point, (x,))
 
-        same = inputs.stride(1) == 0  # one matrix product serves all
+        same = inputs.stride(1) == 0  # equal rows: one matrix product serves all networks
         dims = (0, None) if same else (0, 1)
         x = inputs[:, 0] if same else inputs
         with statistics([*self.norms.values()], norms_use(self.numerics, use)):
@@ -103,13 +104,13 @@ class StackedForward(Forward):
 
     @torch.no_grad()
     def track(self, params: Params, inputs: Tensor) -> None:
-        """Let running statistics see inputs: one forward, only if there are any."""
+        """Update the running statistics, if there are any, by one forward pass over the inputs."""
         if self.norms:
             self.run(params, inputs, "track")
 
     @torch.no_grad()
     def first_bad(self, params: Params, batch: Batch) -> str:
-        """Return the first parameter that is not finite, or loss or gradient, and whose it is."""
+        """Return the first parameter that is not finite, else loss or gradient, and the seed."""
         for name, p in params.items():
             bad = (~p.isfinite()).flatten(1).any(1)
             if bad.any():
@@ -122,7 +123,7 @@ class StackedForward(Forward):
 
 
 def stack(task: Task, seed: int, replicas: int) -> Problem:
-    """Return the problems of so many seeds as one; data that no seed draws are held once."""
+    """Return the problems of so many seeds as one; data that no seed changes are held once."""
     drawn = stream(seed, "data")
     before = drawn.get_state()
     data = task.dataset.load(drawn)

@@ -1,7 +1,7 @@
-"""The learning rate over a training, as a factor of the optimizer's own: a function of the step.
+"""Schedules of the learning rate: functions of the step that multiply the optimizer's rate.
 
-A schedule has no state, so that going on from a checkpoint needs nothing of it. A warm-up of n
-steps multiplies what follows by (step + 1)/n; the schedule's own course starts after it.
+A schedule has no state, so a checkpoint holds nothing of it. During a warm-up of n steps the factor
+rises as (step + 1)/n.
 """
 
 import math
@@ -31,16 +31,17 @@ def first_step(share: float, steps: int) -> int:
 
 @dataclass(frozen=True, config=STRICT)
 class Annealed:
-    """From 1 to ``end`` over the steps after the warm-up: in a line, or along half a cosine.
+    """A factor that falls from 1 to ``end`` after the warm-up, linearly or along half a cosine.
 
-    The cosine is SGDR's without restarts (Loshchilov & Hutter, ICLR 2017). end = 1 stays constant.
+    The cosine is that of SGDR without restarts (Loshchilov & Hutter, ICLR 2017). With end = 1 the
+    rate stays constant.
 
     >>> [Annealed("cosine")(step, 4) for step in (0, 2, 4)]
     [1.0, 0.5, 0.0]
 
     Args:
-        shape: of the fall: in a line, or along half a cosine.
-        end: rate at the end, as a share of the optimizer's.
+        shape: how the rate falls: linearly, or along half a cosine.
+        end: the rate at the end, as a share of the optimizer's rate.
         warmup: steps over which the rate rises from 0 to the optimizer's.
 
     """
@@ -50,7 +51,7 @@ class Annealed:
     warmup: Annotated[int, Ge(0)] = 0
 
     def __call__(self, step: int, steps: int) -> float:
-        """The factor of one step of a training of so many."""
+        """Return the factor of the rate at a step of a training of so many steps."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         x = (step - self.warmup) / max(1, steps - self.warmup)
@@ -60,7 +61,7 @@ class Annealed:
 
 @dataclass(frozen=True, config=STRICT)
 class StepDecay:
-    """Times ``gamma`` at each of ``at``, shares of the training: the classical step schedule.
+    """The step schedule: multiplies the rate by ``gamma`` at each of ``at``, shares of a training.
 
     >>> [StepDecay(at=(0.5,), gamma=0.1)(step, 4) for step in (1, 2)]
     [1.0, 0.1]
@@ -83,7 +84,7 @@ class StepDecay:
         return self
 
     def __call__(self, step: int, steps: int) -> float:
-        """The factor of one step of a training of so many."""
+        """Return the factor of the rate at a step of a training of so many steps."""
         warm = (step + 1) / self.warmup if step < self.warmup else 1.0
         return warm * self.gamma ** sum(step >= first_step(share, steps) for share in self.at)
 

@@ -81,14 +81,14 @@ class Session:
     17.0
 
     Args:
-        estimator: one that uses only values of the loss, as NES, SPSA, CDG or CMA.
-        params: the point, by name.
-        seed: of the estimator's random numbers.
+        estimator: an estimator that uses only values of the loss, such as NES, SPSA, CDG or CMA.
+        params: the tensors of the point, by name.
+        seed: the seed of the estimator's random numbers.
         step: which step of a training this is, >= 0; another step draws other numbers.
-        state: what the estimate of the step before returned; None for the first step.
+        state: ``estimate.state`` of the step before; None for the first step.
 
     Raises:
-        ValueError: the estimator needs more than values, as a backward pass.
+        ValueError: the estimator needs more than values, such as a backward pass.
 
     """
 
@@ -138,12 +138,12 @@ class Session:
 
     @property
     def done(self) -> bool:
-        """Whether the estimate is there."""
+        """True if the estimate is there."""
         return self._estimate is not None
 
     @property
     def estimate(self) -> Estimate:
-        """The estimate; ValueError while losses are still wanted."""
+        """The estimate; raises ValueError while losses are missing."""
         if self._estimate is None:
             raise ValueError("estimate: losses are still wanted; ask() and tell() until done")
         return self._estimate

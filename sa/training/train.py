@@ -48,13 +48,13 @@ def train(
     ([2.0, 0.5, 0.125], [0.25, 0.25])
 
     Args:
-        loss: of a network or a function, as `sa.loss` returns it.
-        estimator: gives the gradient of every step.
+        loss: the loss of a network or a function, as `sa.loss` returns it.
+        estimator: estimates the gradient of every step.
         optimizer: makes a torch optimizer from parameters.
-        steps: how many steps are taken, >= 1.
-        batch_size: rows of one step, >= 1; None for all. The order is drawn anew every epoch.
-        evaluate_every: steps between evaluations, >= 1; None evaluates at the end alone.
-        seed: of the estimator's random numbers and of the rows' order.
+        steps: how many steps to take, >= 1.
+        batch_size: rows of one step, >= 1; None for all. Every epoch draws a new order.
+        evaluate_every: steps between evaluations, >= 1; None evaluates at the end only.
+        seed: the seed of the estimator's random numbers and of the order of the rows.
         recipe: schedule, average, goals and more; None adds nothing.
 
     Raises:
