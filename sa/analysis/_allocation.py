@@ -41,7 +41,7 @@ def fits(choice: Choice, prices: np.ndarray, budget: float) -> bool:
 
 
 def even(prices: np.ndarray, budget: float) -> Choice:
-    """Return the choice of the most bits that is the same for all layers."""
+    """Return the choice with the most bits among those with the same bits for all layers."""
     alike = [(k,) * len(prices) for k in range(prices.shape[1])]
     return [c for c in alike if fits(c, prices, budget)][-1]
 
@@ -49,8 +49,8 @@ def even(prices: np.ndarray, budget: float) -> Choice:
 def ilp(curves: np.ndarray, prices: np.ndarray, budget: float) -> Choice:
     """Return the choice with the least sum of curves (layers, widths).
 
-    Solves exactly min sum_lk c_lk x_lk with one width a layer, sum_lk p_lk x_lk <= budget and x
-    binary: an integer linear program.
+    It solves an integer linear program exactly: min sum_lk c_lk x_lk with one width a layer,
+    sum_lk p_lk x_lk <= budget and x binary.
     """
     layers, widths = curves.shape
     sound = np.where(np.isfinite(curves), curves, np.nan)

@@ -26,8 +26,9 @@ class Price(NamedTuple):
 def prices(layers: list[LayerTrace], full: int) -> dict[str, Price]:
     """Return the price of every affine map in the forward of one row, by the name of its layer.
 
-    Inputs have the bits of the last quantized activation if all of them are values of it. Padding,
-    flattening and maxima keep that; an average does not. Otherwise they have ``full`` bits.
+    Inputs have the bits of the last quantized activation if all of them are values of it, else
+    ``full`` bits. After padding, flattening and maxima they still are; after an average they are
+    not.
     """
     found, last = {}, None
     for layer in layers:

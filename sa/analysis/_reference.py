@@ -1,4 +1,4 @@
-"""What a reference gradient is called, in the words that an analysis tells."""
+"""The short name of a reference gradient, for the words that an analysis prints."""
 
 from sa.table import names
 from sa.types import Estimator

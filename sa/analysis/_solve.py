@@ -15,7 +15,7 @@ def dense(objective: Objective, params: Params) -> Tensor:
     """Return the Hessian (D, D) of the loss, by its products with every coordinate.
 
     Raises:
-        Diverged: it is not finite.
+        Diverged: the Hessian is not finite.
 
     """
     w = flatten(params)
@@ -86,7 +86,11 @@ def newton(objective: Objective, params: Params, products: int) -> tuple[Tensor,
     Each step minimises the quadratic model by conjugate gradients, and goes to the edge of the
     region if the model has negative curvature (Steihaug 1983). So it ends at a minimum.
 
-    products: largest number of products with H; a step takes at most 100, and 2 D.
+    Args:
+        objective: the loss L.
+        params: the start.
+        products: largest number of products with H; a step takes at most 100, and at most 2 D.
+
     """
     w, radius, spent = flatten(params).clone(), 1.0, 0
     loss, grad = objective.value_and_grad(params)
@@ -97,11 +101,11 @@ def newton(objective: Objective, params: Params, products: int) -> tuple[Tensor,
         most = min(100, 2 * len(w), products - spent)
         step, curved, used, edge = _within(hessian.product, g, radius, most)
         spent += used
-        gain = -float(g @ step + step @ curved / 2)  # by the model
+        gain = -float(g @ step + step @ curved / 2)  # as the model predicts
         value, grad = objective.value_and_grad(unflatten(w + step, params))
         new = flatten(grad)
         share = float(loss - value) / gain if gain > 0 else 0.0
-        # if the losses differ by rounding alone, compare gradients
+        # If the losses differ by rounding alone, compare gradients.
         if share > 0.1 or (gain < 1e-13 * abs(float(loss)) and float(new.norm()) < float(g.norm())):
             w, g, loss = w + step, new, value
             radius *= 2 if share > 0.75 and edge else 0.5 if share < 0.25 else 1
@@ -115,7 +119,10 @@ def newton(objective: Objective, params: Params, products: int) -> tuple[Tensor,
 def _within(
     product: Callable[[Tensor], Tensor], g: Tensor, radius: float, most: int
 ) -> tuple[Tensor, Tensor, int, bool]:
-    """Minimise g.z + z.Hz/2 over |z| <= radius, roughly; return z, Hz, products, z on the edge?"""
+    """Minimise g.z + z.Hz/2 over |z| <= radius, roughly; return z, Hz, products and edge.
+
+    ``edge`` is True if z lies on the edge of the region.
+    """
     z, hz, r = torch.zeros_like(g), torch.zeros_like(g), g.clone()
     d, goal = -r, min(0.5, float(g.norm()) ** 0.5) * float(g.norm())
     for used in range(1, most + 1):

@@ -1,4 +1,4 @@
-"""Views of a quantized network: which numbers an analysis takes the loss to be a function of."""
+"""Views of a quantized network: the numbers that an analysis takes as inputs of the loss."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ MEANS = {
 """View -> the numbers that the loss is a function of."""
 
 DERIVATIVES, VALUES = True, False
-"""What an analysis needs of the loss in a view: derivatives, or values alone."""
+"""An analysis needs derivatives of the loss in a view, or its values alone."""
 
 
 def check(structure: Structure, view: str, needs: Mapping[str, bool], what: str) -> None:

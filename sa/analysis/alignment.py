@@ -88,7 +88,7 @@ class Alignment:
 
 
 def _details(grad: Params, truth: Params) -> Numbers:
-    """Return all numbers of the first reference but those of coordinates that are not finite."""
+    """Return the numbers of the first reference, except counts of values that are not finite."""
     g, t = flatten(grad).double(), flatten(truth).double()
     alive = t != 0
     same = (g.sign() == t.sign()) & alive

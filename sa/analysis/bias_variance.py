@@ -31,13 +31,13 @@ class BiasVariance:
       ``z_outside`` is the share beyond its two-sided 5 % quantile, so 5 % then, and ``z_rms`` is
       about sqrt((R - 1)/(R - 3))
     - ``reliability`` r, the cosine of the means of two halves, and ``reliability_mean`` sqrt(2 r/(1
-      + r)), the cosine of the whole mean with its limit. A high one without descent shows a wrong
-      target, a low one shows noise
+      + r)), the cosine of the whole mean with its limit. A high value without descent shows a wrong
+      target; a low value shows noise
     - ``cosine`` and ``scale`` of one replicate, as means; ``_ci95`` is the half-width of their 95 %
       interval by Student's t distribution
     - ``evals`` and ``seconds`` of one replicate
 
-    A replicate that is not finite is left out: ``nonfinite`` counts them, and R counts the others.
+    Replicates that are not finite are left out: ``nonfinite`` counts them, and R counts the others.
     ``diverged`` is 1 if fewer than two are left.
 
     Args:
@@ -99,7 +99,7 @@ def split(draws: Tensor, truth: Tensor) -> Numbers:
     halves = draws[0::2].mean(0), draws[1::2].mean(0)
     r = cosine(*halves)
     error = draws.std(0) / math.sqrt(count)
-    # a coordinate that varies by rounding alone has no z
+    # A coordinate that varies by rounding alone has no z.
     tiny = 1e-12 * float(draws.abs().max())
     z = ((mean - truth) / error)[error > tiny]
     cosines = (unit(truth) * draws / draws.norm(dim=1, keepdim=True).clamp(min=1e-300)).sum(1)

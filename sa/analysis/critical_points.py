@@ -34,7 +34,7 @@ class CriticalPoints:
     - ``minimal_ratio`` n_pos/P and ``index`` n_neg/P, for ``tau``
     - ``norm`` |g|, ``norm_start`` and their ratio ``norm_ratio``
     - ``flat`` |Hg|/(max|l| |g|), and ``kernel``, the share of |g|^2 in eigenvectors of eigenvalue 0
-    - ``status``: ``critical`` if |g| is at the level of rounding or at most ``far`` times that of
+    - ``status``: ``critical`` if |g| is at the level of rounding or at most ``far`` times |g| at
       the start; ``stalled`` if half of |g|^2 is in the kernel, where no step lowers it; else
       ``unconverged``. ``critical`` is 1 or 0
     - ``redundant``, how many biases do not change the loss, such as those before BatchNorm, and
@@ -72,7 +72,7 @@ class CriticalPoints:
     def fits(self, point: Params, memory: int) -> None:
         """Raise ValueError if the Hessian does not fit into memory (bytes)."""
         p = size(point)
-        need = 4 * 8 * p**2  # itself, its vectors, and their workspace
+        need = 4 * 8 * p**2  # the Hessian, its vectors, and their workspace
         if need > memory:
             raise ValueError(
                 f"the Hessian of {p} parameters is {p} x {p}, {8 * p**2 / 2**20:.0f} MiB, and its "

@@ -26,11 +26,11 @@ class Efficiency:
 
     Numbers at the budget of evals: ``at_evals/calls``, ``/cosine``, ``/decrease``, ``/heldout``
     and ``/n_eff`` D c^2/(1 - c^2), the number of random directions that give the cosine c on a
-    linear loss. The same under ``at_seconds/`` for the budget of seconds. ``over`` is 1 if one call
-    costs more than the budget of evals.
+    linear loss. The same numbers for the budget of seconds stand under ``at_seconds/``. ``over`` is
+    1 if one call costs more than the budget of evals.
 
-    An estimate that is not finite costs its evals and is left out of the mean. ``nonfinite`` counts
-    them; ``diverged`` is 1 if all are.
+    Estimates that are not finite cost their evals and are left out of the mean. ``nonfinite``
+    counts them; ``diverged`` is 1 if no estimate is finite.
 
     Args:
         estimator: estimator that the run studies.

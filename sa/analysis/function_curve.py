@@ -21,7 +21,7 @@ class FunctionCurve:
     Curves: ``x``, ``truth`` and ``value``. Numbers over all held-out rows: ``rmse`` and ``worst``,
     the root mean square and the largest absolute error; ``spread``, the standard deviation of the
     outputs divided by that of the targets; ``collapsed``, 1 if ``spread`` is below the setting of
-    that name. Rows whose output is not finite are left out and counted in ``nonfinite``.
+    that name. ``nonfinite`` counts the rows whose output is not finite; they are left out.
 
     Args:
         points: held-out rows of the curves, evenly chosen, 2 or more.

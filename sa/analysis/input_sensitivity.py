@@ -21,9 +21,9 @@ from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Numbers, Params
 class InputSensitivity:
     """|d output / d input|_F of each row (Novak et al. 2018), in evaluation mode: mean and median.
 
-    Measured for ``logits`` (the outputs) and, with classes, for ``probabilities`` (their softmax),
-    on ``train`` and ``test``. ``<split>/<reading>/mean`` and ``/median`` are over the rows whose
-    norm is finite; ``/nonfinite`` counts the other rows.
+    It is measured for ``logits`` (the outputs) and, with classes, for ``probabilities`` (their
+    softmax), on ``train`` and ``test``. ``<split>/<reading>/mean`` and ``/median`` are over the
+    rows whose norm is finite; ``/nonfinite`` counts the other rows.
 
     Paper: Novak et al., "Sensitivity and generalization in neural networks", ICLR 2018.
 

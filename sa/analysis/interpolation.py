@@ -141,7 +141,7 @@ class Interpolation:
 def mixed(start: Params, end: Params, alpha: float) -> Params:
     """Return (1 - alpha) start + alpha end: exactly start at 0 and end at 1.
 
-    Variances stay >= 0. Tensors of whole numbers, which are counts, are taken from start.
+    Variances stay >= 0. Tensors of whole numbers are counts, which are taken from start.
     """
     if alpha in (0, 1):
         return end if alpha else start

@@ -31,8 +31,8 @@ class QuantError:
     - ``levels``: how many values are used, the mean over groups with levels of their own
     - ``bits``: declared bits
     - ``needed``: for each channel (first dimension of weights, second of activations), the fewest
-      bits, 2 or more, with which the ruler reaches ``sqnr``; most + 1 if none does. Also their
-      ``needed_mean`` and ``needed_most``
+      bits, 2 or more, with which the ruler reaches ``sqnr``; most + 1 if no bits do
+    - ``needed_mean`` and ``needed_most``: the mean and the largest of ``needed``
 
     ``worst`` is the tensor with the lowest SQNR, and ``least`` that SQNR.
 
@@ -109,7 +109,7 @@ class QuantError:
 
 
 def split(x: Tensor, y: Tensor, granularity: str, axis: int) -> Numbers:
-    """Return the numbers of `QuantError` of x and its quantized y, without those of bits."""
+    """Return the numbers of `QuantError` of x and its quantized y, except those about bits."""
     x, y = x.double(), y.double()
     error = (y - x).square()
     over = over_error = 0.0

@@ -47,14 +47,15 @@ class SensitivityBits:
 
     ``pairs`` (layers x layers, row by row) holds the rise of both layers of a pair less the sum of
     their single rises, at ``pair_bits``. ``interaction`` is the sum of the absolute values of these
-    numbers over pairs, divided by that of the sums.
+    numbers over pairs, divided by the sum of the absolute sums of single rises.
 
-    Then bits of all layers under a budget: ``even`` is the most bits that are the same for all
-    layers; ``greedy`` descends on the measured loss; ``ilp`` is an integer linear program, exact if
-    the rises of layers add up; ``anneal`` starts from the best of these. Each has ``bits`` for each
-    layer, ``loss``, ``heldout``, and ``spent``, mean bits. ``gain`` is the loss of ``even`` less
-    the lowest of the other losses. ``points`` is how many losses were computed, no point twice;
-    ``asked`` how many were used; ``nonfinite`` how many are not finite, which count as the worst.
+    Four methods then choose the bits of all layers under a budget: ``even`` takes the most bits
+    that are the same for all layers; ``greedy`` descends on the measured loss; ``ilp`` solves an
+    integer linear program, which is exact if the rises of layers add up; ``anneal`` starts from the
+    best of these. Each has ``bits`` for each layer, ``loss``, ``heldout``, and ``spent``, the mean
+    bits. ``gain`` is the loss of ``even`` less the lowest of the other losses. ``points`` is how
+    many losses were computed, no point twice; ``asked`` is how many were used; ``nonfinite`` is how
+    many are not finite. Those count as the worst.
 
     Args:
         quantizer: Q_b, any quantizer with ``bits``, which are replaced.

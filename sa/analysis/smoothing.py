@@ -117,8 +117,8 @@ class Smoothing:
     ) -> tuple[list[float], list[float], list[float], torch.Tensor]:
         """Return the best decreases along gradients, and at the same lrs three more results.
 
-        These are the held-out decreases, the shares of flipped states, and the decreases of each
-        row (rows, gradients), of held-out rows if there are any.
+        The three are the held-out decreases, the shares of flipped states, and the decreases of
+        each row (rows, gradients). The rows are the held-out ones if there are any.
         """
         low, high = math.log10(self.lr_min), math.log10(self.lr_max)
         lrs = torch.logspace(low, high, self.points, dtype=torch.float64)

@@ -159,8 +159,12 @@ class Surface:
 def principal(way: Tensor) -> tuple[Tensor, Tensor, Numbers]:
     """Return two principal components (D,) of a way (t, D) that ends at 0, and its path on them.
 
-    Each is as long as the first point is far from the last. Its sign makes the coordinate of
-    largest size on the path positive. Raises ValueError if nothing moved.
+    The length of each is the distance from the first point to the last. Its sign makes the
+    coordinate of largest size on the path positive.
+
+    Raises:
+        ValueError: nothing moved.
+
     """
     far = way[0].norm()
     if not far > 0:

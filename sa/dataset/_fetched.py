@@ -38,11 +38,11 @@ class Fetched(_own.Own):
 
     @property
     def classes(self) -> int | None:  # type: ignore[override]
-        """Number of classes; None if the targets are numbers."""
+        """The number of classes; None if the targets are numbers."""
         return self.found().classes
 
     def found(self) -> _own.Content:
-        """Return what the file holds; raise MissingData or BadData."""
+        """Return the content of the file; raise MissingData or BadData."""
         if not self.name:
             raise BadData(
                 f"type which, dataset.name=NAME, after python -m sa.data fetch {self.library}:NAME"
@@ -59,7 +59,7 @@ class Fetched(_own.Own):
 
 
 def place(library: str, name: str, root: str | Path) -> Path:
-    """Return the file of a dataset of a library; raise BadData for a name that is none."""
+    """Return the file of a dataset of a library; raise BadData if no dataset can have this name."""
     if not re.fullmatch(r"[\w.-]+([/:][\w.-]+)*", name):
         raise BadData(f"name={name!r}: expected letters, digits and . - _ / :")
     file = name.replace("/", "--").replace(":", "---")

@@ -39,7 +39,7 @@ def torchvision(name: str, folder: Path, size: int | None = None) -> dict[str, A
         raise Unusable(f"torchvision:{name}: there is no such dataset; there are: {names}")
     takes = inspect.signature(kind).parameters
     settings = {k: v for k, v in {"root": str(folder), "download": True}.items() if k in takes}
-    splits: dict[str, dict[str, Any]] = {"train": {}}  # one that has no splits is all training rows
+    splits: dict[str, dict[str, Any]] = {"train": {}}  # without splits, all are for training
     if "train" in takes:
         splits = {"train": {"train": True}, "test": {"train": False}}
     elif "split" in takes:
@@ -90,7 +90,7 @@ def _library(module: str, extra: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise Unusable(f"fetching needs {module}: pip install 'sa-lab[{extra}]'") from error
-    except Exception as error:  # torchvision raises a RuntimeError beside a torch of another build
+    except Exception as error:  # torchvision raises a RuntimeError if torch has another build
         raise Unusable(
             f"{module} is installed, but cannot be imported ({error}); install the one that fits "
             "your torch"
@@ -98,7 +98,7 @@ def _library(module: str, extra: str) -> Any:
 
 
 def _made(what: str, make: Callable[[], Any]) -> Any:
-    """Return what a library makes; raise Unusable with its error."""
+    """Return the object that a library makes; raise Unusable with the error of the library."""
     try:
         return make()
     except Exception as error:  # the libraries and their servers raise errors of many kinds
@@ -124,7 +124,7 @@ def _arrays(
     what: str, split: str, inputs: Sequence[Any], targets: Iterable[Any], size: int | None
 ) -> dict[str, Array]:
     """Return the arrays of a split: images as (rows, channels, height, width) uint8."""
-    pillow = sys.modules.get("PIL.Image")  # who makes images has imported it
+    pillow = sys.modules.get("PIL.Image")  # a library that makes images has imported it
     if pillow is not None and all(isinstance(x, pillow.Image) for x in inputs):
         mode = "L" if all(x.mode in ("1", "L") for x in inputs) else "RGB"
         rows = [_pixels(x.convert(mode), size) for x in inputs]

@@ -14,13 +14,13 @@ from sa.types import BadData
 def read(
     file: Path, name: str, wanted: Callable[[list[str]], dict[str, str]], remedy: str
 ) -> dict[str, Array]:
-    """Return the arrays that are wanted of a file.
+    """Return the wanted arrays of a file.
 
     Args:
         file: the file.
-        name: how errors name it.
-        wanted: from the names in the file, those wanted -> how they are called here.
-        remedy: how to make such a file.
+        name: its name in error messages.
+        wanted: returns, from all names in the file, the wanted ones, each -> its name here.
+        remedy: a command that makes such a file, for error messages.
 
     Raises:
         BadData: it is no .npz file, or an array holds Python objects.

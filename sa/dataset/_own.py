@@ -41,7 +41,7 @@ class Content:
 
 
 class Own:
-    """Base class of datasets that read the rows, their shape and their classes from user's files.
+    """Base class of datasets that read rows, their shape and their classes from a user's files.
 
     A subclass is a dataclass with the settings ``path``, ``sha`` and ``classes``.
     """
@@ -108,7 +108,7 @@ class Own:
 
     @property
     def outputs(self) -> int | None:
-        """How many numbers a target has; None if the targets are classes."""
+        """The number of numbers in a target; None if the targets are classes."""
         targets = self.content().splits.train.targets
         return None if targets.dim() == 1 else targets.shape[1]
 
@@ -240,7 +240,7 @@ def standardised(splits: Splits) -> Splits:
 
 
 def _numbers(file: str, name: str, array: Array) -> None:
-    """Raise BadData if an array holds something else than finite numbers."""
+    """Raise BadData if an array does not hold finite numbers alone."""
     if array.dtype.kind not in "fiub":
         what = {"U": "text", "S": "text", "c": "complex numbers"}.get(array.dtype.kind)
         raise BadData(f"{file}: {name} holds {what or array.dtype}; expected numbers")

@@ -1,4 +1,4 @@
-"""What every estimator is: a method with settings, called with a loss."""
+"""The base class of estimators, which are methods with settings, called with a loss."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from sa.types import PROBE, Estimate, Moment, Params, State
 
 
 class Method:
-    """The base of estimators; a class of one's own need not inherit from it.
+    """The base class of estimators. Your own estimator does not have to inherit from it.
 
     A subclass defines ``target`` and `estimate`, and `init` if it carries anything from one call to
     the next.
     """
 
     def init(self, params: Params) -> State:
-        """Return the state before the first call: none."""
+        """Return the state before the first call, by default an empty one."""
         return {}
 
     def estimate(
@@ -46,10 +46,10 @@ class Method:
         Args:
             objective: the loss: a `Loss` of `sa.loss`, or the `Objective` of a step of a training.
             params: the point; None for the loss' own.
-            state: what the estimate of the step before returned; None at the first step.
-            generator: of all random numbers; None for one made from ``seed``.
+            state: the state that the estimate of the previous step returned; None at the first.
+            generator: source of all random numbers; None makes one from ``seed``.
             at: where in a training the call is made.
-            seed: of the generator, if there is none.
+            seed: seed of the generator that is made if none is given.
 
         Raises:
             ValueError: there is no point, or the estimator does not work with this loss.

@@ -80,7 +80,14 @@ def resumable(
 ) -> Iterator[Tensor]:  # fmt: skip
     """Yield the chunks of a draw; a killed run goes on after its last saved chunk.
 
-    sums: totals that the caller adds each chunk to, in place.
+    Args:
+        draw: draws the directions.
+        count: number of directions.
+        w: the point (D,), for its size, dtype and device.
+        generator: source of the random numbers.
+        objective: keeps the saved chunks in ``partial``.
+        sums: totals to which the caller adds each chunk, in place; they are saved too.
+
     """
     number, saved = objective.partial.take()
     done = saved.get("done", 0)
@@ -106,11 +113,22 @@ def pairs(
 ) -> Estimate:  # fmt: skip
     """Return (1/(2 N sigma)) sum (f(w + sigma e) - f(w - sigma e)) e over N pairs, in 2N + 1 evals.
 
-    kurtosis: E e_i^4 of independent entries (gaussian 3, Rademacher 1; directions on the sphere
-    obey the law of 1). On a linear loss E (g.e)^2 |e|^2 = |g|^2 (D + kurtosis - 1). So the relative
-    variance is (D + kurtosis - 2)/N, and the expected cosine |E g^|/sqrt(E |g^|^2) is
+    On a linear loss E (g.e)^2 |e|^2 = |g|^2 (D + kurtosis - 1). So the relative variance is
+    (D + kurtosis - 2)/N, and the expected cosine |E g^|/sqrt(E |g^|^2) is
     sqrt(N/(N + D + kurtosis - 2)). ``flat`` is the share of pairs whose two losses are equal. A
     pair with a loss that is not finite is left out: N counts the other pairs.
+
+    Args:
+        objective: the loss f.
+        params: the point w.
+        generator: source of the directions.
+        at: where in a training the call is made.
+        draw: draws the directions e.
+        samples: N.
+        sigma: length of a step, in the units of the weights.
+        kurtosis: E e_i^4 of independent entries: 3 for gaussian ones, 1 for Rademacher ones.
+            Directions on the sphere obey the law of 1. None for no expected cosine.
+
     """
     _scale.require("sigma", sigma, params, at)
     dim, w = size(params), flatten(params)
@@ -137,8 +155,16 @@ def weighed(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return sum_n u_n e_n (D,) for weights u that depend on all the losses, and those losses.
 
-    measure: directions (k, D) -> their losses (..., k). weigh: all losses (..., N) -> weights u
-    (N,). The directions are not stored: they are drawn twice, from the same generator state.
+    The directions are not stored: they are drawn twice, from the same generator state.
+
+    Args:
+        draw: draws the directions e_n.
+        count: N.
+        w: the point (D,), for its size, dtype and device.
+        generator: source of the directions.
+        measure: directions (k, D) -> their losses (..., k).
+        weigh: all losses (..., N) -> weights u (N,).
+
     """
     again = torch.Generator(generator.device)
     again.set_state(generator.get_state())

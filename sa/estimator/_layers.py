@@ -1,6 +1,6 @@
 """Gradients of random units, one layer at a time.
 
-The states of earlier layers are held; deeper layers are sampled again on the same noise.
+The states of earlier layers stay as they are; deeper layers are sampled again on the same noise.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,11 @@ class SampledLayer:
     def again(self, states: Tensor, deeper: surrogate.Unit | None = None) -> Tensor:
         """Return the losses (rows,) with other states in this layer and the same ones before it.
 
-        deeper: (layer, logits) -> states of the deeper layers; None samples them on the same noise.
+        Args:
+            states: the states of this layer.
+            deeper: (layer, logits) -> states of the deeper layers; None samples them on the same
+                noise.
+
         """
         rest = deeper or self.noise.states
 

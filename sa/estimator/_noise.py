@@ -52,9 +52,9 @@ class Noise:
                     f"random units need logits of shape (rows, ...), but those of layer {k} have "
                     f"shape {tuple(phi.shape)} for {self._rows} rows"
                 )
-            if k < 0 or key not in self._streams:  # no rows: every part draws the same
+            if k < 0 or key not in self._streams:  # k < 0 has no rows: every part draws the same
                 self._streams[key] = stream(self.seed, *key)
-            # on the CPU, where numbers come in order; on a GPU they depend on the shape asked for
+            # The CPU draws numbers in order; on a GPU they depend on the shape of the tensor.
             u = torch.rand(phi.shape, generator=self._streams[key], dtype=phi.dtype)
             self._drawn[key] = torch.logit(u, torch.finfo(u.dtype).eps).to(phi.device)
         return self._drawn[key]
@@ -64,7 +64,7 @@ class Noise:
         states = surrogate.hard_sign(phi.detach() + self.draw(k, phi))
         if (self.sample, k) not in self._counted:
             self._counted.add((self.sample, k))
-            self.layers = max(self.layers, k + 1)  # of rows
+            self.layers = max(self.layers, k + 1)  # counts only layers with units of each row
             self._units += phi.numel()
             self._flipped += float((states != surrogate.hard_sign(phi)).sum())
         return states
@@ -200,7 +200,7 @@ def scored(
 
 
 def credited(losses: Tensor, coupled: bool) -> Tensor:
-    """Return the loss (rows,) that the units of each row act on: that of their own row.
+    """Return the loss (rows,) that the units of each row act on: the loss of their own row.
 
     If rows are coupled (BatchNorm with batch statistics), units act on the losses of all rows.
     """

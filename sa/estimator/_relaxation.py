@@ -24,8 +24,9 @@ def relaxed_losses(layer: SampledLayer, z: Tensor, temperature: float | Tensor) 
 def conditional(phi: Tensor, states: Tensor, e: Tensor) -> Tensor:
     """Return a draw of z = phi + noise given its sign, from fresh logistic noise e.
 
-    Given z >= 0, z = log(1 + (v/(1 - v)) / (1 - sig(phi))) with logit v = e; given z < 0, the same
-    for -z and -phi (Tucker et al., NeurIPS 2017). Differentiable in phi at fixed states.
+    Given z >= 0, z = log(1 + (v/(1 - v)) / (1 - sig(phi))) with logit v = e. Given z < 0, the same
+    holds for -z and -phi (Tucker et al., NeurIPS 2017). The draw is differentiable in phi at fixed
+    states.
     """
     return states * F.softplus(e + F.softplus(states * phi))
 
@@ -35,8 +36,8 @@ def gain(
 ) -> Tensor:
     """Return [f(b) - c(z~)] d log p(b) + dc(z) - dc(z~), the gradient by the layer's logits.
 
-    Unbiased for any differentiable c. z = phi + e is the layer's own pre-state; z~ is drawn anew
-    given the sign of z.
+    It is unbiased for any differentiable c. z = phi + e is the layer's own pre-state; z~ is drawn
+    anew given the sign of z.
 
     Args:
         layer: the layer.

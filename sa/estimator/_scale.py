@@ -42,13 +42,16 @@ Sigma = Annotated[
 def _spacing(params: Params, dtype: torch.dtype | None) -> tuple[float, float, torch.dtype]:
     """Return the largest |w|, the spacing of numbers near it, and the dtype of that spacing.
 
-    dtype: None takes the dtype of each tensor.
+    Args:
+        params: the tensors w.
+        dtype: dtype of the numbers; None takes the dtype of each tensor.
+
     """
     at, largest, kind = 0.0, 0.0, torch.float64
     for p in params.values():
         top = float(p.detach().abs().max()) if p.numel() else 0.0
         space = torch.finfo(dtype or p.dtype).eps * top
-        if space > at:  # never true of nan
+        if space > at:  # false if space is NaN
             at, largest, kind = space, top, dtype or p.dtype
     return largest, at, kind
 
@@ -58,8 +61,16 @@ def require(
 ) -> None:
     """Raise ValueError if w + sigma rounds to w for the largest weight: differences are then 0.
 
-    Checked only before training starts. A point that outgrows sigma later has diverged, and the
-    loop records that. dtype: that of the loss evaluation; None for that of the weights.
+    It checks only before training starts. A point that outgrows sigma later has diverged, and the
+    loop records that.
+
+    Args:
+        name: name of the setting, for the error message.
+        sigma: its value.
+        params: the point w.
+        at: where in a training the call is made.
+        dtype: dtype of the loss evaluation; None for the dtype of the weights.
+
     """
     largest, space, kind = _spacing(params, dtype)
     if at.step == 0 and sigma < space < math.inf:

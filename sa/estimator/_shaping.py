@@ -15,8 +15,8 @@ def ranks(losses: Tensor) -> Tensor:
 def utilities(losses: Tensor) -> Tensor:
     """Return the utilities of Wierstra et al. (CEC 2008, JMLR 2014), negated because losses fall.
 
-    The k-th smallest of n losses has the utility n max(0, log(n/2 + 1) - log k)/sum - 1, which
-    tells apart the better half only.
+    The k-th smallest of n losses has the utility n max(0, log(n/2 + 1) - log k)/sum - 1. So only
+    losses of the better half have different utilities.
     """
     n = len(losses)
     k = torch.arange(1, n + 1, dtype=losses.dtype, device=losses.device)
@@ -31,8 +31,8 @@ SHAPINGS: dict[str, Callable[[Tensor], Tensor]] = {"ranks": ranks, "utilities": 
 def _by_order(losses: Tensor, table: Tensor) -> Tensor:
     """Return table[k] for the k-th smallest loss; equal losses share the mean of their entries.
 
-    Otherwise the order of evaluation would decide between equal losses, which are frequent with
-    step functions, and a flat loss would give a random walk.
+    Without the mean, the order of evaluation would decide between equal losses, which are frequent
+    with step functions, and a flat loss would give a random walk.
     """
     values, group, count = torch.unique(losses, return_inverse=True, return_counts=True)
     placed = torch.empty_like(table)

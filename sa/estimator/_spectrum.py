@@ -19,7 +19,13 @@ Spaces = Mapping[str, Mapping[str, Any]]
 def headroom(spaces: Spaces, edge: float, whole: bool) -> float:
     """Return the largest stable scale, edge/lambda_{k+1}, the least of all blocks.
 
-    whole: scale all directions, so edge/lambda_1. Infinity if no such eigenvalue is above 0.
+    It is infinity if no such eigenvalue is above 0.
+
+    Args:
+        spaces: the space of each block.
+        edge: largest stable sharpness.
+        whole: True if all directions are scaled; the scale is then edge/lambda_1.
+
     """
     sharpest = max((float(s["values"][0 if whole else s["k"]]) for s in spaces.values()), default=0)
     return edge / sharpest if sharpest > 0 else math.inf
@@ -54,8 +60,8 @@ def projected(spaces: Spaces, grad: Params) -> Tensor:
 def overlap(old: Spaces, new: Spaces) -> float:
     """Return |U V'|_F^2/k of the old and new top spaces, the mean over blocks.
 
-    This is the mean squared cosine: 1 if the spaces are the same, 0 if they are orthogonal. 1 minus
-    it is the squared chordal distance over k.
+    This is the mean squared cosine: 1 if the spaces are the same, 0 if they are orthogonal. The
+    squared chordal distance, divided by k, is 1 minus this number.
     """
     each = []
     for block in [b for b in old if b in new]:  # a set has no fixed order

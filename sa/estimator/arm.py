@@ -19,9 +19,9 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class ARM(Method):
     """(f(b1) - f(b2)) (u - 1/2), b1 = 1[u > sig(-phi)], b2 = 1[u < sig(phi)] (Yin & Zhou 2019).
 
-    Augment-REINFORCE-merge. Unbiased for the gradient of the expected loss E f; adding a constant
-    to f changes nothing. Works layer by layer: both passes hold the states of earlier layers and
-    sample deeper layers on the same noise.
+    The name is short for augment-REINFORCE-merge. The estimate is unbiased for the gradient of the
+    expected loss E f. Adding a constant to f changes nothing. It works layer by layer: both passes
+    hold the states of earlier layers and sample deeper layers on the same noise.
 
     Paper: Yin & Zhou, "ARM: Augment-REINFORCE-Merge Gradient", ICLR 2019.
 

@@ -28,11 +28,11 @@ class BestOf(Method):
       never worse than the surrogate's step of length rho
     - several slopes: the descent direction of each, then uniform on the unit sphere of their span
 
-    A displacement, not a gradient (target ``none``): a step of learning rate 1 against it lands on
-    the best point. It does not scale with the loss. On a linear loss the expected cosine of N
-    uniform draws is about sqrt(2 log(N)/D). ``decrease``, in units of the loss, is below 0 if no
-    point is better than w. A point whose loss is not finite is never the best; ``nonfinite`` counts
-    them.
+    The estimate is a displacement, not a gradient (target ``none``): a step of learning rate 1
+    against it lands on the best point. It does not scale with the loss. On a linear loss the
+    expected cosine of N uniform draws is about sqrt(2 log(N)/D). ``decrease``, in units of the
+    loss, is below 0 if no point is better than w. A point whose loss is not finite is never the
+    best; ``nonfinite`` counts such points.
 
     >>> import sa, torch
     >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})

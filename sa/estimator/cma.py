@@ -23,8 +23,8 @@ class CMA(Method):
     rates of the full matrix). Points outside the ball are projected onto it, and the search learns
     from the projected points: it stalls otherwise, unlike ``snes`` and ``xnes``.
 
-    An optimiser used as a yardstick, like ``snes`` (target ``none``), and the most reliable of the
-    three in many dimensions.
+    It is an optimiser used as a yardstick, like ``snes`` (target ``none``). Of ``snes``, ``xnes``
+    and ``cma`` it is the most reliable in many dimensions.
 
     Paper: Ros & Hansen, "A simple modification in CMA-ES", PPSN 2008; constants of Hansen, "The CMA
     evolution strategy: a tutorial", arXiv 1604.00772, 2016.

@@ -19,13 +19,13 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class DisARM(Method):
     """(1/2) (f(b1) - f(b2)) 1[b1 != b2] (-1)^b2 sig(|phi|) (Dong, Mnih & Tucker 2020).
 
-    The mean of ARM over u given the pair b1 = 1[u > sig(-phi)], b2 = 1[u < sig(phi)], so its
-    variance is never larger than that of ARM. Unbiased for the gradient of the expected loss E f;
-    adding a constant to f changes nothing. Works layer by layer: both passes hold the states of
-    earlier layers and sample deeper layers on the same noise.
+    This is the mean of ARM over u given the pair b1 = 1[u > sig(-phi)], b2 = 1[u < sig(phi)], so
+    its variance is never larger than that of ARM. It is unbiased for the gradient of the expected
+    loss E f. Adding a constant to f changes nothing. It works layer by layer: both passes hold the
+    states of earlier layers and sample deeper layers on the same noise.
 
-    Paper: Dong, Mnih & Tucker, "DisARM", NeurIPS 2020; independently U2G, Yin, Ho, Yan, Qian &
-    Zhou, 2020.
+    Paper: Dong, Mnih & Tucker, "DisARM", NeurIPS 2020. Yin, Ho, Yan, Qian & Zhou, 2020, found the
+    same estimator independently and call it U2G.
 
     >>> import sa, torch
     >>> _ = torch.manual_seed(0)

@@ -28,11 +28,11 @@ class DiscreteGradient(Method):
     is the fall of the loss measured at w + d, where a step of learning rate 1 lands. ``flips`` of
     the ``candidates`` were taken; ``length`` is |d|.
 
-    Exact, from the loss profile of every coordinate (`sa.flips`); draws nothing. Coordinates
-    without a profile do not move: those of the last layer, on which the loss is smooth, and those
-    of convolutions. A network without a fast path is refused. With more rows the nearest flip is
-    nearer and lowers the loss less, so this is a quantity for small batches. It does not scale with
-    the loss (target ``none``).
+    It is exact, because it uses the loss profile of every coordinate (`sa.flips`), and it draws
+    nothing. Coordinates without a profile do not move: those of the last layer, on which the loss
+    is smooth, and those of convolutions. A network without a fast path is refused. With more rows
+    the nearest flip is nearer and lowers the loss less, so use it with small batches. It does not
+    scale with the loss (target ``none``).
 
     >>> import sa, torch
     >>> _ = torch.manual_seed(0)
@@ -85,7 +85,7 @@ class DiscreteGradient(Method):
                 shift, decrease = flip
                 found.append((decrease / shift**2, shift, one.name, one.at))
         spent, flips = 0.0, 0
-        # with +-1 inputs the coordinates of a unit tie: rounding must not decide their order
+        # With +-1 inputs the coordinates of a unit tie. Rounding must not decide their order.
         for _, shift, name, place in sorted(found, key=lambda x: -float(f"{x[0]:.6g}")):
             spent += shift**2
             if spent > self.epsilon**2:
@@ -103,7 +103,13 @@ class DiscreteGradient(Method):
 def nearest(shifts: Tensor, losses: Tensor, epsilon: float) -> tuple[float, float] | None:
     """Return the smallest shift within epsilon that lowers the loss, and the decrease, or None.
 
-    shifts (c,) and losses (c + 1,): a profile. Pieces whose loss is not finite are ignored.
+    Pieces of the profile whose loss is not finite are ignored.
+
+    Args:
+        shifts: the jumps of the profile (c,).
+        losses: the losses of its pieces (c + 1,).
+        epsilon: largest size of the shift.
+
     """
     edge = shifts.new_full((1,), epsilon)
     left, right = torch.cat([-edge, shifts]), torch.cat([shifts, edge])
@@ -112,7 +118,7 @@ def nearest(shifts: Tensor, losses: Tensor, epsilon: float) -> tuple[float, floa
     near, far = torch.where(ahead, left, -right), torch.where(ahead, right, -left)
     drop, hair = losses[here] - losses, HAIR * epsilon
     drop[here] = 0
-    # rounding makes pieces this narrow, and decreases this small
+    # Rounding makes pieces this narrow, and decreases this small.
     ok = losses.isfinite()
     least = 1e-10 * losses[ok].abs().max() if ok.any() else math.inf
     lower = ok & (drop > least) & (far - near > 2 * hair) & (near + hair <= epsilon)

@@ -22,9 +22,9 @@ class FiniteDifference(Method):
 
     Component i is exactly the derivative of the loss smoothed over a one-sided box, w_i + [0, eps]
     or w_i + [-eps, 0] (target ``box``). This is CDG with half-width eps/2 around w_i +- eps/2. So
-    the bias for the loss at w is +-(eps/2) d^2f/dw_i^2 + O(eps^2), on a quadratic exactly +-eps
-    H_ii/2, where central differences have none. It needs D + 1 losses instead of 2D. There is no
-    sampling variance. Losses are computed in the dtype of the point.
+    the bias for the loss at w is +-(eps/2) d^2f/dw_i^2 + O(eps^2). On a quadratic it is exactly
+    +-eps H_ii/2, and central differences have no bias. It needs D + 1 losses instead of 2D. There
+    is no sampling variance. Losses are computed in the dtype of the point.
 
     A coordinate whose difference is not finite is 0 and counted in ``nonfinite``.
 
@@ -63,7 +63,7 @@ class FiniteDifference(Method):
             for start, stop in ranges(p.numel(), CHUNK):
                 index = torch.arange(start, stop, device=p.device)
                 moved = p.flatten().repeat(stop - start, 1)
-                # set, never add and subtract in place: (w + eps) - eps is not w
+                # set the value: (w + eps) - eps is not exactly w
                 moved[index - start, index] = p.flatten()[index] + move
                 losses = objective.values({name: moved.view(-1, *p.shape)}, params)
                 out[start:stop] = (losses - value) / move

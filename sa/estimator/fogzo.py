@@ -18,17 +18,19 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class FOGZO(Method):
     """1/(2 n sigma) sum (f(w + sigma v) - f(w - sigma v)) v, v = sqrt(beta) g^ + sqrt(1 - beta) u.
 
-    First-order-guided zeroth-order gradient descent. g^ is the surrogate gradient scaled to length
-    1; the coordinates of u are independent, with mean 0 and variance 1. On a locally linear loss
-    with gradient g the mean is beta g^ g^'g + (1 - beta) g: the surrogate's part vanishes if it is
-    orthogonal to g. The projection of the mean on g is 1 - beta (1 - c0^2), c0 the surrogate's
-    cosine. With beta > 0 no smoothed loss has this gradient (target ``none``). At beta = 0 the
-    target is ``cube`` with uniform noise and ``gaussian`` with gaussian noise.
+    The name is short for first-order-guided zeroth-order gradient descent. g^ is the surrogate
+    gradient scaled to length 1; the coordinates of u are independent, with mean 0 and variance 1.
+    On a locally linear loss with gradient g the mean is beta g^ g^'g + (1 - beta) g: the
+    surrogate's part vanishes if it is orthogonal to g. The projection of the mean on g is
+    1 - beta (1 - c0^2), c0 the surrogate's cosine. With beta > 0 no smoothed loss has this gradient
+    (target ``none``). At beta = 0 the target is ``cube`` with uniform noise and ``gaussian`` with
+    gaussian noise.
 
-    Implemented from the abstract and published notes, without the authors' code: the formulas
-    above, n = 1, beta = 0.999 and its schedule. The paper's random sign of g^ is left out, because
-    the product is even in v and u is symmetric, so nothing depends on it. The paper's noises for
-    other slopes are not implemented. If the surrogate gradient is 0, beta is 0; that is our choice.
+    It is implemented from the abstract and published notes, without the authors' code. From there
+    are the formulas above, n = 1, beta = 0.999 and its schedule. The paper's random sign of g^ is
+    left out, because the product is even in v and u is symmetric, so nothing depends on it. The
+    paper's noises for other slopes are not implemented. If the surrogate gradient is 0, beta is 0;
+    that is our choice.
 
     Paper: Yang & Aamodt, "Improving the Straight-Through Estimator with Zeroth-Order Information",
     NeurIPS 2025, arXiv 2510.23926.

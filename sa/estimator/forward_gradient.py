@@ -21,11 +21,12 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class ForwardGradient(Method):
     """(1/N) sum_n (grad f . v_n) v_n, v ~ N(0, I), slopes by jvp (Baydin et al. 2022).
 
-    Unbiased for grad f (target ``true``), which is zero for the parameters before the last step of
-    a sign network. It needs no smoothing, no backward pass and no stored activations. With a
-    ``surrogate`` slope it is unbiased for the gradient of that straight-through estimator (target
-    ``surrogate``). It has no step size, so the law of a linear loss holds on every loss: relative
-    variance (D + 1)/N, and expected cosine sqrt(N/(N + D + 1)) with the gradient it estimates.
+    It is unbiased for grad f (target ``true``), which is zero for the parameters before the last
+    step of a sign network. It needs no smoothing, no backward pass and no stored activations. With
+    a ``surrogate`` slope it is unbiased for the gradient of that straight-through estimator (target
+    ``surrogate``). It has no step size, so the law of a linear loss holds on every loss: the
+    relative variance is (D + 1)/N, and the expected cosine with the gradient that it estimates is
+    sqrt(N/(N + D + 1)).
 
     Paper: Baydin et al., "Gradients without backpropagation", arXiv 2202.08587, 2022.
 

@@ -18,8 +18,8 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class Gumbel(Method):
     """y = sigmoid((phi + logit u)/temperature), states 2 y - 1 (Jang 2017; Maddison 2017).
 
-    Unbiased for the gradient of the relaxed network, but biased for the network of hard states. A
-    smaller temperature has less bias, and its variance grows like 1/temperature.
+    It is unbiased for the gradient of the relaxed network, but biased for the network of hard
+    states. A smaller temperature has less bias, and its variance grows like 1/temperature.
 
     Papers: Jang, Gu & Poole, "Categorical reparameterization with Gumbel-softmax", ICLR 2017;
     Maddison, Mnih & Teh, "The Concrete distribution", ICLR 2017.

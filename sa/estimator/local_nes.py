@@ -35,11 +35,11 @@ class LocalNES(Method):
     enters the squared error by its variance, sigma^2 |a|^2 for each output, which is constant if
     the states are +-1. Under another loss this noise is sampled.
 
-    Unbiased for chains of fully connected layers and two-level steps, with all parameters moving.
-    Other networks are refused; ``nes`` has the same target.
+    It is unbiased for chains of fully connected layers and two-level steps, with all parameters
+    moving. Other networks are refused; ``nes`` has the same target.
 
-    Paper: the local reparametrisation of Kingma, Salimans & Welling, "Variational dropout and the
-    local reparameterization trick", NeurIPS 2015, applied to the target of NES.
+    Paper: Kingma, Salimans & Welling, "Variational dropout and the local reparameterization trick",
+    NeurIPS 2015. This applies their local reparametrisation to the target of NES.
 
     >>> import sa, torch
     >>> _ = torch.manual_seed(0)
@@ -156,7 +156,7 @@ class LocalNES(Method):
 
     def _unit(self, link: Link, params: Params, a: Tensor) -> tuple[Tensor, Tensor]:
         """Return distances to the threshold (draws or 1, rows, out) and their std (.., rows, 1)."""
-        one = a[:1] if a.stride(0) == 0 else a  # the first layer's inputs do not differ by draw
+        one = a[:1] if a.stride(0) == 0 else a  # all draws share the inputs of the first layer
         z = one @ params[link.weight].T
         norm = one.square().sum(-1, keepdim=True)
         if link.bias:

@@ -23,8 +23,9 @@ CHUNK = 1 << 16
 class MeZO(Method):
     """(f(w + sigma e) - f(w - sigma e)) / (2 sigma) e, e ~ N(0, I) (Malladi et al. 2023).
 
-    The mean of N = ``samples`` such terms. Unbiased for the gradient of f_sigma(w) = E f(w + sigma
-    e), like ``nes``, with the same relative variance (D + 1)/N on a linear loss.
+    The estimate is the mean of N = ``samples`` such terms. It is unbiased for the gradient of
+    f_sigma(w) = E f(w + sigma e), like ``nes``, with the same relative variance (D + 1)/N on a
+    linear loss.
 
     A direction is stored as a seed. Each of its three uses (w + sigma e, w - sigma e, the gradient)
     draws it again, tensor by tensor, in chunks of 2^16 numbers. Beside the gradient, memory holds

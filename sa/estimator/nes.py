@@ -21,11 +21,12 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
 class NES(Method):
     """(1/(N sigma)) sum_n f(w + sigma e_n) e_n, e ~ N(0, I) (Wierstra 2008; Salimans et al. 2017).
 
-    Unbiased for the gradient of the gaussian-smoothed loss f_sigma(w) = E f(w + sigma e) (target
-    ``gaussian``). Variants:
+    It is unbiased for the gradient of the gaussian-smoothed loss f_sigma(w) = E f(w + sigma e)
+    (target ``gaussian``). It has these variants:
 
-    Antithetic (default): (1/(2 N sigma)) sum (f(w + sigma e) - f(w - sigma e)) e over N pairs. On
-    a linear loss the relative variance is (D + 1)/N, and the expected cosine sqrt(N/(N + D + 1)).
+    Antithetic pairs (default) give (1/(2 N sigma)) sum (f(w + sigma e) - f(w - sigma e)) e over N
+    pairs. On a linear loss the relative variance is (D + 1)/N, and the expected cosine is
+    sqrt(N/(N + D + 1)).
 
     Orthogonal directions have another target: the gradient of f smoothed over the ball of radius
     sigma sqrt(D) (target ``ball``), which tends to the gaussian one as D grows. On a linear loss

@@ -27,8 +27,8 @@ class OrthonormalProbe(Method):
     A direction whose difference is not finite is left out of the span and counted in ``nonfinite``.
 
     Paper: Meier, Mujika, Gauy & Steger, "Improving gradient estimation in evolutionary strategies
-    with past descent directions", arXiv 1910.05268, 2019. They take the last estimate where this
-    takes the surrogate gradient.
+    with past descent directions", arXiv 1910.05268, 2019. Their first direction is that of the last
+    estimate, not that of the surrogate gradient.
 
     >>> import sa, torch
     >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})

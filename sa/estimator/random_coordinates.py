@@ -17,9 +17,9 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class RandomCoordinates(Method):
     """(D/k) sum_{i in S} [f(w + eps e_i) - f(w - eps e_i)]/(2 eps) e_i (Nesterov 2012).
 
-    S is a set of k of the D coordinates, drawn anew without replacement. Unbiased for the CDG
-    (target ``box``), and equal to it at k = D. The relative variance is D/k - 1 and the expected
-    cosine sqrt(k/D), whatever the loss.
+    S is a set of k of the D coordinates, drawn anew without replacement. The estimate is unbiased
+    for the CDG (target ``box``), and equal to it at k = D. The relative variance is D/k - 1 and the
+    expected cosine is sqrt(k/D), for every loss.
 
     A coordinate whose difference is not finite is 0 and counted in ``nonfinite``.
 

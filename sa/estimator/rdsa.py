@@ -17,7 +17,7 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class RDSA(Method):
     """(1/(2 N sigma)) sum_n (f(w + sigma e_n) - f(w - sigma e_n)) e_n (Prashanth et al. 2017).
 
-    Component i has as its mean the derivative of f smoothed along i, while every other coordinate
+    The mean of component i is the derivative of f smoothed along i, while every other coordinate
     is at w_j + sigma e_j (target ``cube``). The kernel is (3 - t^2)/(4 sqrt(3)) on the support of
     uniform entries, and a box for two-point entries. On a linear loss the relative variance is (D +
     k - 2)/N with k = E e_i^4: k = 9/5 for uniform entries and 1 + skew^2/(1 + skew) for asymmetric

@@ -19,10 +19,10 @@ class Rebar(Method):
     """[f(b) - eta f(y~)] d log p(b) + eta df(y) - eta df(y~) (Tucker et al. 2017).
 
     y = sigmoid(z/temperature) is the relaxed sample and b = 1[z > 0]; y~ is y for a z drawn anew
-    given b. Unbiased for the gradient of the expected loss E f at any temperature and eta. Adding a
-    constant to f changes nothing at eta = 1 only. Temperature and eta are fixed here; `relax`
-    learns them. Works layer by layer: the states of earlier layers are held, and deeper layers are
-    sampled for f(b) and relaxed on the same noise for f(y) and f(y~).
+    given b. It is unbiased for the gradient of the expected loss E f at any temperature and eta.
+    Adding a constant to f changes nothing at eta = 1 only. Temperature and eta are fixed here;
+    `relax` learns them. It works layer by layer: the states of earlier layers are held, and deeper
+    layers are sampled for f(b) and relaxed on the same noise for f(y) and f(y~).
 
     Paper: Tucker, Mnih, Maddison, Lawson & Sohl-Dickstein, "REBAR", NeurIPS 2017.
 

@@ -19,8 +19,8 @@ from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Params, State
 class Reinforce(Method):
     """(f(b) - c) d log p(b) + df/dw, b - sigmoid(phi) at each unit (Williams 1992).
 
-    Unbiased for the gradient of the expected loss E f. If rows are independent, the units of a row
-    are weighted with the loss of that row alone.
+    It is unbiased for the gradient of the expected loss E f. If rows are independent, the units of
+    a row are weighted with the loss of that row alone.
 
     Paper: Williams, "Simple statistical gradient-following algorithms for connectionist
     reinforcement learning", Machine Learning, 1992.
@@ -61,7 +61,7 @@ class Reinforce(Method):
         """Return the estimate, in 3 evals a sample, and 1 more."""
         known = state.get("loss")
         n = objective.batch.rows
-        # units that act on the losses of all rows are compared with n mean losses
+        # Units that act on the losses of all rows are compared with n mean losses.
         base = (known or 0.0) * (n if objective.coupled else 1)
         now = 0.0
 
@@ -74,7 +74,7 @@ class Reinforce(Method):
         grad, noise = _noise.average(objective, params, generator, self.samples, rows)
         if self.baseline == "running":
             mean = now if known is None else self.decay * known + (1 - self.decay) * now
-            # a loss that is not finite would stay in the mean for ever
+            # a loss that is not finite would stay in the running mean
             state = {"loss": mean} if math.isfinite(mean) else {"loss": known} if known else {}
         else:
             state = {}

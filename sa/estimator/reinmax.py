@@ -18,7 +18,7 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class ReinMax(Method):
     """2 J(q) g - J(p) g / 2, q = (p_tau + b)/2, J(p) = p (1 - p) (Liu et al., NeurIPS 2023).
 
-    g is the derivative of the loss by the sampled state b in {0, 1}, p = sigmoid(phi), p_tau =
+    g is the derivative of the loss by the sampled state b in {0, 1}, p = sigmoid(phi), and p_tau =
     sigmoid(phi / temperature). For s = 2 b - 1 the slope is m = 4 q (1 - q) - p (1 - p).
 
     At temperature 1 the mean over one unit is p (1 - p) (f'(0) + f'(1))/2, Heun's trapezium rule

@@ -23,8 +23,8 @@ class Relax(Method):
     c(z) = eta f(sigmoid(z/T)) + v' tanh(U z + t), one c for each layer of random units. It starts
     as the control variate of REBAR with eta = 1 and T = ``temperature``. After each call it takes
     one Adam step of rate ``lr`` along an unbiased gradient of the estimate's variance, row by row.
-    Unbiased for the gradient of the expected loss E f, whatever c is. ``state`` holds c and the
-    moments of Adam. Works layer by layer, as REBAR.
+    The estimate is unbiased for the gradient of the expected loss E f, for any c. ``state`` holds c
+    and the moments of Adam. It works layer by layer, as REBAR does.
 
     Paper: Grathwohl, Choi, Wu, Roeder & Duvenaud, "Backpropagation through the void", ICLR 2018.
 
@@ -89,7 +89,7 @@ class Relax(Method):
 
         alive = 9 if self.lr > 0 else 3
         grad, noise = _layers.layerwise(objective, params, generator, self.samples, gain, alive)
-        learns = self.lr > 0 and finite(slopes)  # else c would stay not finite
+        learns = self.lr > 0 and finite(slopes)  # a step that is not finite would spoil c for ever
         after = _adam(state, learned, slopes, self.lr) if learns else state | {"variate": learned}
         evals = (3.0 + (18 if self.lr > 0 else 6) * noise.layers) * self.samples + 1
         info = noise.info

@@ -20,10 +20,10 @@ class RLOO(Method):
     """(1/(K - 1)) sum_k (f(b_k) - mean f) d log p(b_k) + mean df/dw (Kool et al. 2019).
 
     The baseline of each of the K = ``samples`` samples is the mean of the others, row by row.
-    Unbiased for the gradient of the expected loss E f; adding a constant to f changes nothing. For
-    K = 2 a unit gets (f(b_1) - f(b_2)) (b_1 - b_2) / 2. A sample with a loss that is not finite is
-    left out and counted in ``nonfinite``; K is then the number of the other samples. With fewer
-    than two of them the gradient is NaN.
+    It is unbiased for the gradient of the expected loss E f. Adding a constant to f changes
+    nothing. For K = 2 a unit gets (f(b_1) - f(b_2)) (b_1 - b_2) / 2. A sample with a loss that is
+    not finite is left out and counted in ``nonfinite``; K is then the number of the other samples.
+    With fewer than two of them the gradient is NaN.
 
     Papers: Kool, van Hoof & Welling, "Buy 4 REINFORCE samples, get a baseline for free!", ICLR
     workshop, 2019; earlier Salimans & Knowles 2014 and Mnih & Rezende, ICML 2016.

@@ -22,16 +22,16 @@ class SGES(Method):
     A pair is drawn with probability alpha from the span of the last k *estimates*, e ~ N(0,
     (sigma^2/k) U U'), else from the whole space, e ~ N(0, (sigma^2/D) I). Both have root mean
     square length sigma. On a locally linear loss with gradient g the mean is beta S g, S =
-    (alpha/k) U U' + ((1 - alpha)/D) I: biased, as for guided ES (target ``none``). beta =
+    (alpha/k) U U' + ((1 - alpha)/D) I. So it is biased, as for guided ES (target ``none``). beta =
     1/(alpha/k + (1 - alpha)/D) makes it g within the subspace. The first k calls are plain
-    evolution strategies, unbiased. ``subspace`` is how many of the k estimates are independent, at
-    most D.
+    evolution strategies, which are unbiased. ``subspace`` is how many of the k estimates are
+    independent, at most D.
 
     After each call alpha is multiplied by ``rate`` if the better points of the pairs from the
     subspace have the lower mean loss, else divided by it, and clamped to [``low``, ``high``].
 
     This follows the authors' code (github.com/IJCAI2020-SGES/SGES): its exploring pairs are drawn
-    from the whole space, where summaries of the paper name the complement of the subspace. The
+    from the whole space, but summaries of the paper name the complement of the subspace. The
     defaults are those of its control tasks. Two parts of its optimiser are left out: the division
     of the losses by their standard deviation, and the selection of the best pairs.
 

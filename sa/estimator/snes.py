@@ -21,8 +21,8 @@ class SNES(Method):
     utilities u of their ranks, m += s sum u z and s *= exp(eta/2 sum u (z^2 - 1)), eta = (3 + log
     D)/(5 sqrt D). Points and means outside the ball are projected onto it.
 
-    An optimiser used as a yardstick (target ``none``): it measures how far the loss can fall in the
-    ball. A step of learning rate 1 lands on the point; it does not scale with the loss.
+    It is an optimiser used as a yardstick (target ``none``): it measures how far the loss can fall
+    in the ball. A step of learning rate 1 lands on the point; it does not scale with the loss.
 
     Paper: Schaul, Glasmachers & Schmidhuber, "High dimensions and heavy tails for natural evolution
     strategies", GECCO 2011.

@@ -16,14 +16,14 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class Sphere(Method):
     """(1/(2 N sigma)) sum_n (f(w + sigma e_n) - f(w - sigma e_n)) e_n, e uniform, |e| = sqrt(D).
 
-    Unbiased for the gradient of E f(w + R v), v uniform in the unit ball, R = sigma sqrt(D) (target
-    ``ball``). The length sqrt(D) gives E e e' = I, so sigma means the same as for gaussian
-    directions. On a linear loss the relative variance is (D - 1)/N and the expected cosine
-    sqrt(N/(N + D - 1)).
+    It is unbiased for the gradient of E f(w + R v), with v uniform in the unit ball and R = sigma
+    sqrt(D) (target ``ball``). The length sqrt(D) gives E e e' = I, so sigma means the same as for
+    gaussian directions. On a linear loss the relative variance is (D - 1)/N and the expected cosine
+    is sqrt(N/(N + D - 1)).
 
-    Papers: the one-point estimate (D/R) f(w + R u) u, u on the unit sphere, is of Flaxman, Kalai &
-    McMahan, SODA 2005; its two-point form of Duchi et al., IEEE Transactions on Information Theory,
-    2015, and Shamir, JMLR 2017.
+    Papers: Flaxman, Kalai & McMahan, SODA 2005, for the one-point estimate (D/R) f(w + R u) u, u on
+    the unit sphere; Duchi et al., IEEE Transactions on Information Theory, 2015, and Shamir, JMLR
+    2017, for its two-point form.
 
     >>> import sa, torch
     >>> bowl = sa.loss(lambda p: (p["w"] ** 2).sum(), params={"w": torch.ones(3)})

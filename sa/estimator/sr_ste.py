@@ -20,8 +20,8 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class SRSTE(Method):
     """Sampled states forward, a straight-through backward, mean over ``samples`` (Bengio 2013).
 
-    Biased for the gradient of the expected loss (target ``stochastic``). Made for the activation
-    `relaxed_bernoulli`, and works with any random unit.
+    It is biased for the gradient of the expected loss (target ``stochastic``). It is made for the
+    activation `relaxed_bernoulli`, and works with any random unit.
 
     Paper: Bengio, Leonard & Courville, "Estimating or propagating gradients through stochastic
     neurons", arXiv 1308.3432, 2013.

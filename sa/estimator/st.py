@@ -18,10 +18,10 @@ from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 class ST(Method):
     """Sampled states s forward, m = dE[s]/da = 2 F'(a) backward (Shekhovtsov & Yanush, GCPR 2021).
 
-    s = +1 with probability F(a), F logistic, so the slope is derived, not chosen. Exact if the loss
-    is linear in each unit's state. On a quadratic it takes E f' for the secant, so it is exact at a
-    = 0 only. Biased for the gradient of the expected loss otherwise, and through more than one
-    layer.
+    s = +1 with probability F(a), F logistic, so the slope is derived, not chosen. The estimate is
+    exact if the loss is linear in each unit's state. On a quadratic it uses E f' in place of the
+    secant, so it is exact at a = 0 only. Otherwise, and through more than one layer, it is biased
+    for the gradient of the expected loss.
 
     Paper: Shekhovtsov & Yanush, "Reintroducing straight-through estimators as principled methods
     for stochastic binary networks", GCPR 2021.

@@ -29,8 +29,8 @@ class STE(Method):
 
     A schedule follows the share of the training that is done.
 
-    One forward and one backward pass, no variance, unknown bias. No loss has this gradient (target
-    ``surrogate``). For the layers after the last step it is exact.
+    It takes one forward and one backward pass. It has no variance, and its bias is unknown: no loss
+    has this gradient (target ``surrogate``). For the layers after the last step it is exact.
 
     Papers: Hinton, lectures, 2012; Bengio, Leonard & Courville, "Estimating or propagating
     gradients through stochastic neurons", arXiv 1308.3432, 2013. Each slope names its own paper
@@ -68,7 +68,7 @@ class STE(Method):
     ) -> Estimate:
         """Return the estimate, in 1F + 1B: 3 evals.
 
-        Draws nothing but the noise of random gradient quantizers.
+        It draws nothing but the noise of random gradient quantizers.
         """
         rule = _slopes.rule(self.surrogate, self.scale, at.progress)
         with surrogate.backward(rule):

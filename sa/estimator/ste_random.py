@@ -24,7 +24,7 @@ class STERandom(Method):
 
     No loss has this gradient (target ``surrogate``). Its mean is not the gradient of the mean slope
     either, because every step multiplies by the same m. With one slope, no clip and no noise it is
-    `ste`. A control of this project, not a published method.
+    `ste`. It is a control of this project, not a published method.
 
     >>> from sa.objective.function import from_function
     >>> f = from_function(lambda p: surrogate.sign(p["w"]).sum())

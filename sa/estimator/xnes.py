@@ -25,8 +25,8 @@ class XNES(Method):
     log D)/(5 D sqrt D). The utilities sum to 0, so the rank of the exponent is at most the size of
     the population. Points and means outside the ball are projected onto it.
 
-    An optimiser used as a yardstick, like ``snes`` (target ``none``). It also learns the
-    correlations between coordinates, in about D^1.5 generations. At most 4,096 parameters.
+    It is an optimiser used as a yardstick, like ``snes`` (target ``none``). It also learns the
+    correlations between coordinates, in about D^1.5 generations. It takes at most 4,096 parameters.
 
     Paper: Glasmachers, Schaul, Sun, Wierstra & Schmidhuber, "Exponential natural evolution
     strategies", GECCO 2010.

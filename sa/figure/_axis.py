@@ -41,9 +41,9 @@ def band(axis: Axes, groups: Any, style: str = "-", middle: str = "mean", **more
     Args:
         axis: the panel.
         groups: the values, grouped by x: ``values.groupby(x)``.
-        style: of the line.
+        style: style of the line.
         middle: ``mean`` or ``median``.
-        more: colour, label, width of the line.
+        more: colour, label and width of the line.
 
     """
     found = groups.agg([middle, "min", "max"])
@@ -62,7 +62,7 @@ def dodge(table: pd.DataFrame, count: int) -> list[float]:
 def error_bars(found: pd.DataFrame) -> list[pd.Series]:
     """Return the lengths of error bars from the column ``mean`` down to ``min`` and up to ``max``.
 
-    Not below 0: the mean of equal values can differ from them by rounding.
+    No length is below 0, although the mean of equal values can differ from them by rounding.
     """
     low, high = found["mean"] - found["min"], found["max"] - found["mean"]
     return [low.clip(lower=0), high.clip(lower=0)]

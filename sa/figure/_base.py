@@ -33,7 +33,7 @@ ORDER = ("ste", "cdg", "nes", "random")
 
 Canvas = Figure | SubFigure
 Sheet = Callable[[float, float], Canvas]
-"""Returns the canvas that a kind draws on, given a width and a height in inches."""
+"""A function that returns the canvas of a kind, given a width and a height in inches."""
 
 Shown = str | Callable[[pd.DataFrame], pd.Series]
 """A column of the table, or a function that computes one from the table."""
@@ -113,13 +113,15 @@ def need(table: pd.DataFrame, *columns: str) -> None:
 
 
 MISSED = "steps$|plateau"
-"""What ``stopped`` begins with, as a pattern, if a training ended without reaching its goal."""
+"""A pattern that matches the start of ``stopped`` if a training did not reach its goal."""
 
 
 def rows_of(table: pd.DataFrame) -> Callable[[pd.Series], pd.DataFrame]:
     """Return a function from a run (a row of the table) to the table of its steps.
 
-    Raises ValueError if ``table.attrs["rows"]``, which reads them, is missing.
+    Raises:
+        ValueError: ``table.attrs["rows"]``, which reads the steps, is missing.
+
     """
     rows = table.attrs.get("rows")
     if rows is None:
@@ -133,12 +135,13 @@ def rows_of(table: pd.DataFrame) -> Callable[[pd.Series], pd.DataFrame]:
 def history(table: pd.DataFrame, settings: Sequence[str], *results: str) -> pd.DataFrame:
     """Return the steps of all runs in one table, without rows that lack a result.
 
-    Raises ValueError as `rows_of` does.
-
     Args:
         table: the runs.
         settings: columns of the table to repeat in every step of a run.
         results: columns of the steps.
+
+    Raises:
+        ValueError: the steps cannot be read, as in `rows_of`.
 
     """
     rows, found = rows_of(table), []

@@ -152,7 +152,7 @@ def paired(table: pd.DataFrame) -> pd.Series:
 
 
 def activations(table: pd.DataFrame) -> list[str]:
-    """Return the activations of a table, those of few levels first."""
+    """Return the activations of a table; activations with few levels come first."""
     order = ["sign", "ternary", "2-bit", "3-bit", "4-bit"]
     found = set(table["activation"])
     return [a for a in order if a in found] + sorted(found - set(order))

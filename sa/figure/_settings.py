@@ -1,4 +1,4 @@
-"""Which settings vary in a table, and which of them a figure does not show.
+"""The settings that vary in a table, and the varying settings that a figure does not show.
 
 A kind names the columns that its axes, colours and panels show. `unshown` finds the settings that
 vary beside them; `sa.figure.draw` draws a row of panels for each of their values, and adds every
@@ -46,7 +46,7 @@ def replicates(table: pd.DataFrame) -> str:
 
 
 def unshown(table: pd.DataFrame, shown: Sequence[pd.Series] = ()) -> pd.Series:
-    """Return, for each run, a text of the settings that vary and that ``shown`` leaves open.
+    """Return a text for each run: its settings that vary and that ``shown`` does not determine.
 
     Runs with equal texts and equal shown values differ in the seed alone. Words that were typed
     (column ``typed``, a mapping a run) come first, then further settings by their own names.
@@ -66,7 +66,7 @@ def unshown(table: pd.DataFrame, shown: Sequence[pd.Series] = ()) -> pd.Series:
     texts = pd.Series("", table.index)
     for name, values in parts.items():
         words = [_assignment("" if bare else names[name], v) for v in values]
-        if len(set(words)) < values.map(key).nunique():  # rounded alike
+        if len(set(words)) < values.map(key).nunique():  # rounding made texts equal
             words = [f"{names[name]}={key(v)}" for v in values]
         texts = texts + pd.Series([f"{w} " if w else "" for w in words], table.index)
     return texts.str.strip()

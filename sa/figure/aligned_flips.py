@@ -16,7 +16,7 @@ FLIPS = {"mean": "mean change of the loss by a flip", "most": "largest change of
 
 @kind("label", spread="a dot: a training; τ: mean over seeds [least, most]")
 def aligned_flips(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Draw the mean and the largest cost of a flip against the cosine; a colour an estimator.
+    """Draw the mean and the largest cost of a flip against the cosine; colours are estimators.
 
     Titles give Kendall's tau over the estimators of each seed: mean, least and most over seeds.
     Trainings that missed the goal of ``until`` are left out, and the legend counts them.

@@ -12,7 +12,7 @@ from sa.table.results import numbers
 def best_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Draw the best relative decrease against x, on held-out rows hollow and dashed.
 
-    Grey: the least to the most of the best decrease along one random direction.
+    The grey band is the range of the best decrease along one random direction.
     """
     need(table, "value", "descent/best")
     value = numbers(table, "value")
@@ -29,7 +29,7 @@ def best_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
             found = groups[column].agg(["mean", "min", "max"]).dropna()
             if found.empty:
                 continue
-            x, mean = found.index * shift, found["mean"]  # side by side
+            x, mean = found.index * shift, found["mean"]  # points lie side by side
             name = label if line == "-" else None
             axis.plot(x, mean, line, marker="o", ms=3.5, mfc=face, color=colour, label=name)
             if line == "-":

@@ -21,8 +21,9 @@ def _branches(table: pd.DataFrame) -> pd.Series:
 def branches(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Draw the loss against gradient-equivalents, and steps and cost to the goal of each branch.
 
-    Lines show the first seed, dots runs, bars their means. Runs that diverged or missed the goal
-    are counted beside the bar. The goal is that of ``until``; without one each run's end counts.
+    Lines show the first seed, dots show runs, and bars show their means. Runs that diverged or
+    missed the goal are counted beside the bar. The goal is that of ``until``. Without a goal, each
+    run's end counts.
     """
     need(table, "step", "evals", "stopped", "optimizer.lr")
     tidy = table[["seed", "status", "run_id"]].assign(

@@ -17,7 +17,7 @@ _LAYER = re.compile(r"alignment/(\w[\w.]*)/cosine(?:/(\S+))?")
 def cosine_layers(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Draw a heat map of the cosine by activation and layer, with a panel for each reference.
 
-    The layer ``all`` is the whole gradient. In brackets: the expected value, the middle of the
+    The layer ``all`` is the whole gradient. Brackets show the expected value: the middle of the
     expectation ``<activation>_<reference>_<layer>``.
     """
     columns = {c: m.groups() for c in map(str, table) if (m := _LAYER.fullmatch(c))}

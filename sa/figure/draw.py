@@ -23,7 +23,7 @@ from sa.figure._settings import replicates, settings, unshown, varying_settings
 from sa.table.grouping import configurations, key
 
 OTHERS = {"bands": "evaluated steps", "trajectories": "points of trainings"}
-"""Kinds that need another table than that of runs, and what its rows are."""
+"""Kinds that are not drawn from a table of runs -> the rows of the table that they need."""
 
 NORMS = "full", "batch", "lambda_max", "of_edge", "successive"
 """The results of `analysis=gradient_norm` along a training."""
@@ -64,7 +64,7 @@ PANELS = 12
 by the square of their number: 0.7 GB for 12, 7 GB for 40."""
 
 BELOW = "triangles: the line continues below the panel"
-"""What the caption says if `mark_below` has drawn a triangle."""
+"""The sentence of the caption if `mark_below` has drawn a triangle."""
 
 
 def kinds() -> list[str]:
@@ -102,7 +102,7 @@ def draw(kind: str | Mapping[str, Any], table: pd.DataFrame, folder: Path) -> li
 
     Args:
         kind: a file of this room, or the mapping of `sa.figure.lines.Lines` with ``kind: lines``.
-        table: a row a run. ``attrs["settings"]`` names the columns that are settings;
+        table: one row for each run. ``attrs["settings"]`` names the columns that are settings;
             ``attrs["missing"]`` says how many runs are not done, for the caption.
         folder: where the files go.
 
@@ -135,7 +135,7 @@ def draw(kind: str | Mapping[str, Any], table: pd.DataFrame, folder: Path) -> li
             name = file if number == 1 else f"{file}-{number}"
             paths += _save(figure, tidy if number == 1 else None, folder / name)
             del figure
-            gc.collect()  # a laid-out figure is a circle of references
+            gc.collect()  # a figure has circular references
         _delete_stale(folder, file, len(pictures))
         return paths
 
@@ -178,12 +178,12 @@ def _with_parts(kind: Kind, table: pd.DataFrame, other: bool) -> pd.DataFrame:
         other: the kind is one of `OTHERS`.
 
     """
-    runs = table.reset_index(drop=True).copy()  # of one piece: columns follow
+    runs = table.reset_index(drop=True).copy()  # a table in one piece takes columns faster
     if not other:
         runs = prepared(runs)
         if "run_id" not in runs:
             runs["run_id"] = runs.index.astype(str)
-        if "label" in kind.shows and runs["label"].nunique() == 1:  # then hues are free
+        if "label" in kind.shows and runs["label"].nunique() == 1:  # hues can show another setting
             shown = [c for c in kind.columns(runs) if c.name != "label"]
             labels = unshown(runs, shown)
             runs["label"] = labels.where(labels != "", runs["label"])
@@ -193,9 +193,10 @@ def _with_parts(kind: Kind, table: pd.DataFrame, other: bool) -> pd.DataFrame:
 def _pictures(
     kind: Kind, runs: pd.DataFrame
 ) -> tuple[list[Callable[[], Figure]], pd.DataFrame, str]:
-    """Return painters of the pictures, a row of panels a part; the tidy table; what is left out.
+    """Return the painters of the pictures, the tidy table, and a text about parts left out.
 
-    A part that lacks a column of the kind is left out. If all do, the ValueError is raised.
+    Each part has a row of panels. A part that lacks a column of the kind is left out. If all parts
+    lack one, the ValueError is raised.
     """
     parts, lacking, tables, sizes, panels, whole = {}, {}, [], [], [], None
     for name, part in runs.groupby("part", sort=False):
@@ -279,7 +280,7 @@ def targets(table: pd.DataFrame) -> str:
     if "target" not in table or table["target"].nunique() < 2:
         return ""
     who = table["label"].str.split().str[0]
-    if table.groupby(who)["target"].nunique().max() > 1:  # one name does not tell the target
+    if table.groupby(who)["target"].nunique().max() > 1:  # the name alone leaves the target open
         who = table["label"]
     pairs = who.groupby(table["target"]).agg(lambda s: ", ".join(sorted(set(s))))
     if who.nunique() > 12:
@@ -295,7 +296,7 @@ def _save(figure: Canvas, tidy: pd.DataFrame | None, path: Path) -> list[Path]:
     saved = []
     assert isinstance(figure, Figure)
     thin_log_ticks(figure)
-    figure.draw_without_rendering()  # lays it out, once for all formats
+    figure.draw_without_rendering()  # computes the layout, once for all formats
     figure.set_layout_engine("none")
     for end in FORMATS if tidy is None else (*FORMATS, "csv"):
         temp = path.with_name(f".tmp-{os.getpid()}-{path.name}.{end}")

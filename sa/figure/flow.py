@@ -43,7 +43,7 @@ def flow(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
         for axis, column in zip(axes, SHOWN, strict=True):
             points = run[["time", column]].dropna()
             axis.plot(points["time"], points[column], **style)
-    for name, tone in zip(("flow", "descent"), tones, strict=False):  # a line each, of many runs
+    for name, tone in zip(("flow", "descent"), tones, strict=False):  # an entry for many lines
         axes[0].plot([], [], color=tone, label=name)
     for rate in tidy["lr"].unique():
         axes[1].axhline(2 / rate, color="0.3", ls="--", lw=0.8)

@@ -12,7 +12,7 @@ from sa.table.results import numbers
 
 @kind("configuration", spread="thin: every seed; thick: median over seeds")
 def function_curve(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Draw the target and the networks' outputs, with a panel a configuration; residuals below."""
+    """Draw the target, the networks' outputs and residuals, with a panel for each configuration."""
     need(table, "function_curve/x", "function_curve/value")
     table = table[table["function_curve/value"].notna()]
     table = table.assign(dead=numbers(table, "function_curve/collapsed"))

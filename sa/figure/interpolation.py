@@ -10,7 +10,7 @@ from sa.figure._label import paired
 
 @kind(paired, spread="thin: every seed; thick: median over seeds")
 def interpolation(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Draw loss and accuracy along the line, test dashed; dotted: the trainings at 0 and 1."""
+    """Draw loss and accuracy along the line, test dashed; dotted lines mark the trainings."""
     need(table, "interpolation/alpha", "interpolation/train/loss")
     table = table[table["interpolation/alpha"].notna()]
     table = table.assign(configuration=paired(table))

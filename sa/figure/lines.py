@@ -61,7 +61,7 @@ class Lines:
         """The figure kind that draws it."""
         shows: list[Callable[[pd.DataFrame], pd.Series]] = [self._panel, self._hue]
         shows += [] if self.x == STEP else [self._x]
-        single = {"seed", "run_id"} & {self.hue, *_listed(self.panels)}  # then no line is a mean
+        single = {"seed", "run_id"} & {self.hue, *_listed(self.panels)}  # a line is one run
         return Kind(self._paint, tuple(shows), "" if single else MEANS)
 
     def _x(self, table: pd.DataFrame) -> pd.Series:
@@ -94,7 +94,7 @@ class Lines:
         across = _ordered(tidy["panel"])
         ys = [y for y in self.ys if (tidy["number"] == y).any()]
         places = [(p, y) for y in ys for p in across]
-        columns = len(across) if len(ys) > 1 and 1 < len(across) <= 4 else 0  # a row a result
+        columns = len(across) if len(ys) > 1 and 1 < len(across) <= 4 else 0  # rows are results
         figure, axes = panels(sheet, len(places), len(ys) == 1, columns)
         hues = _ordered(tidy["hue"])
         tones = _tones(hues)
@@ -120,7 +120,7 @@ class Lines:
         return figure, tidy
 
     def _points(self, table: pd.DataFrame, y: str) -> pd.DataFrame:
-        """Return a row a run (or run and step) of one result: x, hue, panel, number, value."""
+        """Return x, hue, panel, number and value of one result, a row for each run (and step)."""
         about = pd.DataFrame(
             {"hue": self._hue(table), "panel": self._panel(table), "number": y}
             | {c: table[c] for c in ("seed", "run_id")}
@@ -140,7 +140,9 @@ class Lines:
 def from_mapping(given: Mapping[str, Any]) -> Lines:
     """Return the line plot that ``{kind: lines, x: COLUMN, y: COLUMN, ...}`` describes.
 
-    Raises ValueError for an unknown key, or if x or y is missing.
+    Raises:
+        ValueError: a key is unknown, or x or y is missing.
+
     """
     known = {f.name for f in fields(Lines)}
     columns = {k: v for k, v in given.items() if k != "kind"}

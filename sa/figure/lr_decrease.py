@@ -29,7 +29,7 @@ def lr_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
     """Draw the relative decrease against step length, with a panel for each dim or layer.
 
     Held-out rows are dashed. A line ends where a seed was not measured further; a triangle marks
-    a line that continues below the panel. Grey: the least to the most of random directions.
+    a line that continues below the panel. The grey band is the range of random directions.
     """
     need(table, "value", "descent/lr", "descent/decrease")
     runs = table[table["descent/lr"].notna()]
@@ -82,7 +82,7 @@ def _limits(tidy: pd.DataFrame) -> tuple[float, float]:
 
 
 def _null(axis: Axes, runs: Sequence[pd.DataFrame]) -> None:
-    """Shade the least to the most of random directions, over the runs that measured them."""
+    """Shade the range of random directions, over the runs that measured them."""
     runs = [r for r in runs if r[["null_least", "null_most"]].notna().all(axis=None)]
     if runs:
         grid = common_grid(runs)

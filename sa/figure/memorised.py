@@ -20,10 +20,10 @@ GOAL = 0.99
     spread="dots: every seed; lines: medians over seeds",
 )  # fmt: skip
 def memorised(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Draw the share fitted against parameters and bits per training row; a line a weight width.
+    """Draw the share fitted against parameters and bits per training row, by bits of the weights.
 
-    The legend says where the median reaches `GOAL`, linear in the logarithm of the size between
-    two sizes; ``> largest size`` if it does not.
+    The legend says where the median reaches `GOAL`, interpolated between two sizes in the
+    logarithm of the size; or ``> largest size`` if the median does not reach it.
     """
     need(table, "quantizer.weight.bits", "cost/parameters", "cost/bits", "rows", "train/accuracy")
     rows = numbers(table, "rows")
@@ -71,7 +71,8 @@ def memorised(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
 def needed(fitted: pd.Series, goal: float = GOAL) -> float:
     """Return the size (the rising index) from which ``fitted`` is at the goal; NaN if it never is.
 
-    Linear in the logarithm of the size between the last size below the goal and the next.
+    Between the last size below the goal and the next one, ``fitted`` is taken as linear in the
+    logarithm of the size.
 
     >>> round(needed(pd.Series([0.49, 0.89, 1.09], index=[1.0, 10.0, 100.0])), 3)
     31.623

@@ -18,7 +18,7 @@ def _activation(table: pd.DataFrame) -> pd.Series:
 
 @kind(_activation, spread="a point: a run")
 def minimal_ratio(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Draw minimal ratio and index against the loss, and |g| after the search against before.
+    """Draw minimal ratio and index against the loss, and |g| after the search against |g| before.
 
     Colours are activations, markers the status of the search; the legend counts the runs.
     """

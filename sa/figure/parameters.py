@@ -23,7 +23,7 @@ SIZES = {
 
 @kind("parameters", spread="dots: every seed; lines: medians over seeds")
 def parameters(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Draw loss and accuracy of both splits and their gap against size, a panel a measure of size.
+    """Draw loss and accuracy of both splits and their gap, against each measure of size.
 
     A vertical line marks the smallest size whose median training accuracy is at least `FITTED`.
     """

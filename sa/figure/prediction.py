@@ -10,7 +10,7 @@ from sa.table.results import reference
 
 
 def _label(table: pd.DataFrame) -> pd.Series:
-    """Return the estimators: each is a dot, without a colour of its own."""
+    """Return the label of each run. The figure shows it as a dot, without a colour of its own."""
     return table["label"]
 
 
@@ -42,7 +42,7 @@ def prediction(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]
 
 
 def _points(rows: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
-    """Return a row an estimator, activation and result of one step, with its scores in `judged`."""
+    """Return a row for each estimator, activation and result of one step, with its scores."""
     keys, truth = rows[["activation", "label", "runs"]], rows[ranking.TRUTH]
     found = [
         keys.assign(figure=names.bare(column), value=rows[column], truth=truth)

@@ -21,7 +21,7 @@ SHOWN = {
 def random_labels(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Draw training accuracy, corrupted labels fitted, test accuracy and steps, by corruption.
 
-    Dotted: chance, for ten classes. An open dot is a training that ended before its goal.
+    The dotted line is chance, for ten classes. An open dot is a training that missed its goal.
     """
     need(table, "train/accuracy", "test/accuracy")
     tidy = table[["configuration", "seed", "run_id"]].rename(columns={"configuration": "kind"})

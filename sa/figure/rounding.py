@@ -73,7 +73,7 @@ def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
         curve.set(xscale="log", ylim=(-0.5 * top, 1.15 * top), title=f"{size:g} rows")
         curve.set(xlabel=r"step length $\eta$ (direction of unit norm)")
         curve.set_ylabel(names.DECREASE)
-        if here["samples"].isna().all():  # lines across all the axis, which scale nothing
+        if here["samples"].isna().all():  # lines across the whole axis do not scale it
             best.set_xticks([])
             best.set_ylim(min(0.0, float(bests.min())), 1.15 * top)
         best.set(xlabel="samples averaged", ylabel=names.bare("descent/best"))
@@ -88,7 +88,7 @@ def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
 
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a run and step length, relative to the loss of the run."""
+    """Return a row for each run and step length, relative to the loss of the run."""
     lines, samples, rows = _line(table), _samples(table), _rows(table)
     flips, value = numbers(table, "flip_rate"), numbers(table, "value")
     ends = ("least", "most")

@@ -18,10 +18,10 @@ CONTROLS = {"joint": "walk", "centred": "walk centred", "own": "walk own"}
 
 @kind(spread="")
 def trajectories(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
-    """Draw the paths, with a row for the whole model and one for a layer, and a column a view.
+    """Draw the paths, with rows for the whole model and for a layer, and a column for each view.
 
-    The bars of the inset are the explained shares of the components, the dots those of random
-    walks.
+    The bars of the inset are the explained shares of the components. The dots are the shares of
+    random walks.
     """
     need(table, "what", "scope", "view")
     scopes = list(dict.fromkeys(table["scope"]))

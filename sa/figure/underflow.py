@@ -12,8 +12,8 @@ from sa.figure._base import MEANS, Canvas, Sheet, expected_values, history, kind
 def underflow(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     """Draw the root mean square distance over steps, by bits and rounding.
 
-    The runs have ``dim`` coordinates and the loss (x - x')^2/2. Dotted: the distance at rest by
-    the closed form, the middle of the expectation ``<rounding>_<bits>_...``.
+    The runs have ``dim`` coordinates and the loss (x - x')^2/2. The dotted line is the distance at
+    rest by the closed form: the middle of the expectation ``<rounding>_<bits>_...``.
     """
     need(table, "dim", "stored.bits", "stored.rounding")
     columns = ["stored.bits", "stored.rounding", "dim", "seed", "run_id"]

@@ -75,17 +75,17 @@ class Module:
                 module, _, name = made.rpartition(".")
                 made = vars(importlib.import_module(module))[name]
             return made(**self.args)  # type: ignore[misc]
-        except Exception as error:  # a class of others may raise anything
+        except Exception as error:  # a user's class may raise any error
             why = f"{type(error).__name__}: {error}"
             raise ValueError(f"target: the network cannot be made with args: {why}") from error
 
     @torch.no_grad()
     def _outputs(self, network: nn.Module) -> int:
-        """Return how many outputs a row has; ValueError if rows do not have numbers in a line."""
+        """Return how many outputs a row has; raise ValueError if they are not one line a row."""
         assert self.shape is not None
         try:
             out = network(torch.zeros(2, *self.shape, dtype=torch.float64))
-        except Exception as error:  # the forward of others may raise anything
+        except Exception as error:  # a user's forward may raise any error
             why = str(error).partition("\n")[0]
             raise ValueError(
                 f"shape={list(self.shape)}: the network fails on inputs of this shape: {why}"

@@ -48,7 +48,10 @@ class Hooks:
     def fits(self, params: Params, memory: int = 0) -> None:
         """Raise ValueError if the component does not work at points like this.
 
-        memory: bytes that one evaluation may use; 0 for estimators.
+        Args:
+            params: the point.
+            memory: bytes that one evaluation may use; 0 for estimators.
+
         """
 
     def trains(
@@ -56,14 +59,19 @@ class Hooks:
     ) -> None:
         """Raise ValueError if an estimator does not work in this training.
 
-        settings: those of the optimizer. batch_size: rows of a minibatch; None for all rows.
+        Args:
+            steps: number of steps.
+            optimizer: name of the optimizer's class.
+            settings: settings of the optimizer.
+            batch_size: rows of a minibatch; None for all rows.
+
         """
 
     def takes(self, dataset: "Dataset") -> None:
         """Raise ValueError if an analysis does not work with this dataset."""
 
     def draw(self, rows: int, generator: torch.Generator) -> "Batch":
-        """Return so many new training rows of a dataset that is ``fresh``."""
+        """Return new training rows of a dataset that is ``fresh``, as many as ``rows``."""
         raise NotImplementedError
 
     def check(self) -> None:
@@ -80,7 +88,7 @@ class Hooks:
 
 def trait(component: object, name: str) -> Any:
     """Return a component's value of an attribute of `Hooks`; the default if it defines none."""
-    # looked up by name, because a class does not have to inherit from Hooks
+    # getattr, because a class does not have to inherit from Hooks
     return getattr(component, name, getattr(Hooks(), name))
 
 

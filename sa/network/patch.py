@@ -1,4 +1,4 @@
-"""How a layer that was built without quantizers gets them: its weights, and its outputs."""
+"""Quantizers for layers that were built without any: for their weights and their outputs."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -25,7 +25,8 @@ class PatchedWeight(QuantizedLayer):
     Args:
         quantize: the quantizer.
         like: the weight, (out, ...).
-        groups: of a transposed convolution, whose weight is (in, out / groups, ...); 0 for others.
+        groups: groups of a transposed convolution, whose weight is (in, out / groups, ...); 0 for
+            other layers.
 
     """
 
@@ -35,7 +36,7 @@ class PatchedWeight(QuantizedLayer):
         super().__init__()
         self.groups = groups
         self.quantize: Quantizer = for_layer(quantize, self._turned(like))
-        self.source: tuple[Activation, ...] = ()  # in a tuple: it is no part of this
+        self.source: tuple[Activation, ...] = ()  # a tuple hides it: it is no submodule
         self.to(like.device, like.dtype)
 
     def forward(self, w: Tensor) -> Tensor:
@@ -75,13 +76,13 @@ def patched_weight(layer: nn.Module, name: str, quantize: Quantizer) -> PatchedW
 
 
 def patch_outputs(layer: nn.Module, quantize: Activation) -> None:
-    """Let a layer quantize what it puts out."""
+    """Let a layer quantize its outputs."""
     layer.quantize = quantize
     layer.register_forward_hook(quantized_output)
 
 
 def quantized_output(layer: nn.Module, inputs: object, out: Any) -> Tensor:
-    """Return the quantized output of a layer; the hook that `patch_outputs` registers."""
+    """Return the quantized output of a layer. `patch_outputs` registers this hook."""
     if isinstance(out, tuple | list | dict):
         raise ValueError(
             f"a layer ({type(layer).__name__}) returns a {type(out).__name__}, which no activation "
@@ -105,12 +106,12 @@ def own_quantizer(layer: nn.Module) -> PatchedWeight | None:
 
 
 def connect_patched(row: nn.Sequential, name: str, quantized: set[str]) -> None:
-    """Tell the affine layers in a row which quantized output they come behind.
+    """Give each affine layer in a row the quantizer of its inputs, as ``source``.
 
     Args:
         row: the layers.
-        name: of the row in the network, with a dot; '' for the network itself.
-        quantized: the names of all layers whose outputs are quantized by a rule.
+        name: name of the row in the network, with a dot; '' for the network itself.
+        quantized: the names of all layers whose outputs a rule quantizes.
 
     """
     source: tuple[Activation, ...] = ()
@@ -142,12 +143,12 @@ def _product(layer: Any, x: Tensor) -> Tensor:
 
 
 def _recurrent(layer: Any, *args: Any, **kwargs: Any) -> Any:
-    """Apply a recurrent layer to the weights as they are now, which it wants as a list."""
+    """Apply a recurrent layer with its current weights, which it needs as a list."""
     layer._flat_weights_names = layer.weight_names
     layer._init_flat_weights()
     try:
         return type(layer).forward(layer, *args, **kwargs)
-    finally:  # quantized weights cannot be copied with the layer
+    finally:  # a layer that holds quantized weights cannot be copied
         layer._flat_weights_names, layer._flat_weights = [], []
 
 
@@ -157,7 +158,7 @@ def _unflattened(layer: Any) -> None:
 
 @torch.no_grad()
 def uses(network: nn.Module, example: Tensor) -> dict[nn.Module, int]:
-    """Return how often one forward calls each layer; it is run in evaluation mode."""
+    """Run one forward in evaluation mode, and return how often it calls each layer."""
     counts: dict[nn.Module, int] = {}
 
     def count(layer: nn.Module, *_: object) -> None:

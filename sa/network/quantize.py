@@ -38,14 +38,14 @@ _ALREADY = (
 
 @dataclass(frozen=True)
 class Rule:
-    """What the layers whose name matches quantize with; None leaves a slot as it is.
+    """The quantizers of the layers whose name matches; None leaves a slot as it is.
 
     Args:
         pattern: a name pattern (``conv*``) or several, of layers or of single weights
             (``lstm.weight_hh_l0``).
         weight: quantizer of the weights.
-        activation: quantizer of what the layers put out.
-        gradient: quantizer of what is back-propagated to that.
+        activation: quantizer of the layers' outputs.
+        gradient: quantizer of the gradients that are back-propagated to these outputs.
 
     """
 
@@ -124,10 +124,10 @@ def apply_quantizers(
 def assigned(
     network: nn.Module, rules: Sequence[Rule], example: Tensor | None = None
 ) -> tuple[dict[tuple[str, str], Rule], dict[str, str]]:
-    """Return what `apply_quantizers` would do, and do nothing.
+    """Return the rules that `apply_quantizers` would apply, without applying them.
 
     Args:
-        network: without quantizers where rules reach.
+        network: a network without quantizers in the layers that rules match.
         rules: the rules.
         example: a few inputs.
 
@@ -136,7 +136,7 @@ def assigned(
         full precision though a pattern matches them, with the reason.
 
     Raises:
-        ValueError: as `quantize`.
+        ValueError: the rules do not fit, as in `quantize`.
 
     """
     weights, left = _chosen_weights(network, rules, _order(network, example))
@@ -172,9 +172,9 @@ def quantize(
         network: any network; load its weights before.
         rules: name pattern of layers, or several -> the quantizer of their weights, or
             ``{"weight": ..., "activation": ..., "gradient": ...}``.
-        inplace: whether the network itself is changed; else a copy is.
-        example: a few inputs. With them the first and last layer go by the forward even if it
-            cannot be traced, and what the forward never uses is refused.
+        inplace: True changes the network itself, False a copy of it.
+        example: a few inputs. One forward of them finds the first and the last layer even if it
+            cannot be traced, and a quantizer that it never uses is an error.
 
     Raises:
         ValueError: a pattern matches no layer, a slot is unknown, two rules are for one slot of one
@@ -196,7 +196,7 @@ def check_uses(network: nn.Module, example: Tensor) -> None:
     """Raise ValueError if a quantizer is never used in a forward, or stands at several places.
 
     Args:
-        network: with quantized layers.
+        network: a network with quantized layers.
         example: a few inputs.
 
     """
@@ -317,9 +317,18 @@ def _chosen_outputs(network: nn.Module, rules: Sequence[Rule]) -> dict[str, dict
 
 
 def _add(chosen: dict[Any, tuple[int, Rule]], what: Any, rank: int, rule: Rule, slot: str) -> None:
-    """Note a rule for a slot, if none of a higher rank is there; ValueError for two of one rank.
+    """Note a rule for a slot, if none of a higher rank is there.
 
-    rank: 0 of a pattern, 1 of a layer's full name, 2 of a weight's.
+    Args:
+        chosen: the rules so far, with their ranks.
+        what: the weight, or the layer and slot.
+        rank: 0 for a pattern, 1 for a layer's full name, 2 for a weight's full name.
+        rule: the rule.
+        slot: name of the slot, for the error message.
+
+    Raises:
+        ValueError: two rules have the same rank.
+
     """
     before, other = chosen.get(what, (0, rule))
     if other is not rule and before == rank:
@@ -337,7 +346,7 @@ def _text(rule: Rule) -> str:
 
 
 def _order(network: nn.Module, example: Tensor | None) -> list[str] | None:
-    """Return the names of layers in the order of the forward; None if nobody can say."""
+    """Return the names of layers in the order of the forward; None if it cannot be traced."""
     if example is not None:
         names = {m: k for k, m in network.named_modules()}
         return [names[m] for m in uses(network, example)]
@@ -348,7 +357,7 @@ def _order(network: nn.Module, example: Tensor | None) -> list[str] | None:
 
     try:
         graph = Layers(param_shapes_constant=True).trace(network)
-    except Exception:  # a person's forward may raise anything while it is traced
+    except Exception:  # a user's forward may raise any error while it is traced
         return None
     return [str(node.target) for node in graph.nodes if node.op == "call_module"]
 

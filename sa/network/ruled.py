@@ -38,7 +38,7 @@ class Ruled:
 
     @property
     def criterion(self) -> str | None:
-        """The criterion that the model demands; None if it has no such wish."""
+        """The criterion that the model demands; None if it demands none."""
         wanted: str | None = trait(self.model, "criterion")
         return wanted
 
@@ -48,7 +48,7 @@ class Ruled:
     def build(self, generator: torch.Generator) -> nn.Module:
         """Return the network with its quantizers. Its start depends on the generator alone."""
         network = self.model.build(generator)
-        with warnings.catch_warnings():  # a run tells which layers are quantized
+        with warnings.catch_warnings():  # runs print the quantized layers
             warnings.simplefilter("ignore", UserWarning)
             return apply_quantizers(network, self.rules, example(self.model, network))
 

@@ -65,7 +65,7 @@ def drawn(draw: Callable[[torch.Generator], Batch], seed: int, step: int) -> Bat
 
     Args:
         draw: draws the rows of one step from a generator.
-        seed: of all steps.
+        seed: seed of the rows, the same for all steps.
         step: number of the step, >= 0.
 
     """
@@ -73,6 +73,6 @@ def drawn(draw: Callable[[torch.Generator], Batch], seed: int, step: int) -> Bat
 
 
 def side_by_side(each: Sequence[Callable[[int], Batch]], step: int) -> Batch:
-    """Return the rows of a step of several networks, (n, networks, ...), each as it sees alone."""
+    """Return the rows of a step of several networks, (n, networks, ...), as each sees alone."""
     rows = [batches(step) for batches in each]
     return Batch(*(torch.stack(parts, 1) for parts in zip(*rows, strict=True)))

@@ -22,7 +22,7 @@ def in_mode(forward: NetworkForward, point: Params, rows: Tensor) -> NetworkForw
     exact differences. BatchNorm and quantizers have modes of their own and do not count.
 
     Args:
-        forward: of a network, in evaluation mode.
+        forward: forward of a network in evaluation mode.
         point: the parameters that move.
         rows: a few inputs.
 
@@ -32,7 +32,7 @@ def in_mode(forward: NetworkForward, point: Params, rows: Tensor) -> NetworkForw
             or keeps one range for several places.
 
     """
-    if isinstance(forward.network, Network):  # of layers that know no training mode
+    if isinstance(forward.network, Network):  # its layers have no training mode
         return forward
     check_uses(forward.network, rows)
     if drawn := _first_apart(forward, forward, point, rows, "eval"):

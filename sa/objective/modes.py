@@ -66,15 +66,15 @@ def observing(network: nn.Module) -> Iterator[list[LayerQuantizer]]:
 
 @contextmanager
 def drawing(network: nn.Module, draws: int, device: str) -> Iterator[None]:
-    """Put layers into training mode inside, with the random numbers of one key.
+    """Put layers into training mode inside the context, with the random numbers of one key.
 
-    Dropout and its like draw from torch's global generator, whose state is put back afterwards.
+    Layers like Dropout draw from torch's global generator, whose state is put back afterwards.
     BatchNorm and the quantizers of layers have modes of their own, above.
 
     Args:
         network: the network, in evaluation mode.
-        draws: the key: the same one gives the same random numbers, at every point.
-        device: where the network is.
+        draws: the key. The same key gives the same random numbers at every point.
+        device: device of the network.
 
     """
     layers = [m for m in network.modules() if not isinstance(m, _BatchNorm | LayerQuantizer)]
@@ -91,7 +91,7 @@ def drawing(network: nn.Module, draws: int, device: str) -> Iterator[None]:
 
 @contextmanager
 def watched(layers: Mapping[str, nn.Module], look: Callable[..., None]) -> Iterator[None]:
-    """Call ``look(name, layer, inputs, outputs)`` after every forward of a layer inside."""
+    """Call ``look(name, layer, inputs, outputs)`` after each forward of a layer in the context."""
 
     def hook(name: str) -> Callable[..., None]:
         return lambda layer, inputs, outputs: look(name, layer, inputs, outputs)

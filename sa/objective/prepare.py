@@ -1,4 +1,4 @@
-"""`prepare`: builds the network of a task, loads its data, and returns them as a problem."""
+"""The function `prepare`, which builds a task's network, loads its data, and returns a problem."""
 
 from collections.abc import Callable
 from functools import partial
@@ -83,8 +83,8 @@ def spoilt(dataset: Any, seed: int, given: Tensor) -> Tensor | None:
 
     Args:
         dataset: the dataset of the rows.
-        seed: seed of the data. For replicas, that of the first network: the rows are in the same
-            order for all.
+        seed: seed of the data. For replicas, the seed of the first network: all have the rows in
+            the same order.
         given: the labels that the network sees, (rows,); (rows, networks) for replicas.
 
     """
@@ -109,8 +109,8 @@ def _labelled(
     """Return rows with their targets, in the dtype and on the device of the loss.
 
     Args:
-        teacher: sets the targets; None if the rows have them.
-        classes: class numbers become rows of so many zeros and a one; None leaves targets.
+        teacher: network that sets the targets; None if the rows have targets.
+        classes: length of the one-hot rows that replace class numbers; None leaves targets.
         numerics: how the loss is computed.
         batch: the rows, in float64 on the CPU.
 

@@ -1,4 +1,4 @@
 """Commands that follow and read sweeps, ``python -m sa.sweep COMMAND NAME``.
 
-They read the folders of the runs and compute none; `status` answers for a thousand runs at once.
+They read the folders of the runs and compute no run; `status` reads a thousand runs at once.
 """

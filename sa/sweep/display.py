@@ -21,7 +21,7 @@ CHOICES = frozenset(
         "descent/best_lr": ("",), "descent/layerwise/best_lr": ("",), "training/lr": ("",),
     }.items() for end in ends
 )  # fmt: skip
-"""Results that are the best of a grid. Tables show their median, because their mean is no best."""
+"""Choices from a grid. Tables show their median, because the mean of good choices can be bad."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def displayed(table: "pd.DataFrame", column: str, every: bool = False) -> Displa
     A decrease stays absolute, under the column's own name, if the table has no ``value``.
 
     Args:
-        table: a row a run.
+        table: one row for each run.
         column: the result.
         every: show all runs; by default runs that are not done are NaN.
 
@@ -79,12 +79,12 @@ class Cell:
     """A number over seeds.
 
     Args:
-        n: the runs that have it.
+        n: how many runs have it.
         mean: their mean, or their median for one of `CHOICES`.
         half: the half-width of the 95 % interval of the mean; NaN for one run and for a choice.
         low: the least value.
         high: the largest value.
-        reference: it belongs to the reference itself.
+        reference: True if it belongs to the reference itself.
 
     """
 
@@ -120,7 +120,7 @@ def over_seeds(
     """Return the names of the columns, and a row for each configuration.
 
     Args:
-        table: a row a run.
+        table: one row for each run.
         labels: the label of each run, as `label.full_labels` returns them. Without
             ``attrs["settings"]`` runs with one label are one configuration.
         columns: the results.

@@ -107,7 +107,7 @@ def judge(
 
     - ``observed`` and ``interval``: the mean over seeds and its 95 % interval by Student's t. With
       one seed the interval is over its settings; with one run it is its value.
-    - ``n`` and ``of``: how many seeds or runs, and which were left out.
+    - ``n`` and ``of``: the number of seeds or runs, and those that were left out.
     - ``verdict``: pass if the whole interval agrees and no run is missing; fail if no part of it
       agrees; else inconclusive.
     - ``missing``: of ``runs``, how many have no number, by reason: diverged, failed, lost, ..., or
@@ -117,8 +117,8 @@ def judge(
 
     Args:
         expected: the expectations.
-        table: a row a run, with ``status`` (without it all are done); ``attrs["results"]`` names
-            the results.
+        table: one row for each run, with ``status`` (without it all are done);
+            ``attrs["results"]`` names the results.
         words: the overrides of each run.
 
     """
@@ -147,7 +147,7 @@ def line(judged: dict[str, Any]) -> str:
 
 
 def _typed(words: Sequence[Sequence[str]]) -> pd.DataFrame:
-    """Return a column ``:KEY`` for every key that was typed, a row a run."""
+    """Return a table with a column ``:KEY`` for each typed key and a row for each run."""
     typed = [dict(w.lstrip("+").split("=", 1) for w in some if "=" in w) for some in words]
     keys = dict.fromkeys(k for one in typed for k in one)
     columns = {f":{k}": [one.get(k) for one in typed] for k in keys}
@@ -159,9 +159,9 @@ class _Side:
     """The runs of an expectation, or those that it compares with.
 
     Args:
-        runs: a row a run.
-        number: the statistic of each run, NaN if it has none that counts.
-        missing: the reason, for each run without a number.
+        runs: one row for each run.
+        number: the statistic of each run; NaN if it has none that counts.
+        missing: the reason for each run without a number.
         unmatched: how many done runs have the settings of ``where`` but not its results.
 
     """
@@ -239,10 +239,10 @@ def _side(
 
 
 def _pooled(runs: pd.DataFrame, settings: list[str], order: str | None) -> list[str]:
-    """Return the settings that vary among runs; of settings that vary together the shortest name.
+    """Return the settings that vary among runs. If settings vary together, the shortest name stays.
 
     Args:
-        runs: a row a run.
+        runs: one row for each run.
         settings: their names.
         order: a column; settings that it determines are left out.
 
@@ -283,7 +283,7 @@ def _undefined(e: Expectation, sides: Sequence[_Side], every: pd.Series) -> int:
 
 
 def _of(e: Expectation, sides: Sequence[_Side], every: pd.Series, undefined: int) -> str:
-    """Return what the numbers are of, and what is left out: ``seeds (1 without a pair)``."""
+    """Return the unit that was counted, and the units left out: ``seeds (1 without a pair)``."""
     n, notes = len(every.dropna()), []
     seeds = every.index.name == "seed"
     of = f"{'seed' if seeds else 'run'}{'s' if n > 1 else ''}{'' if seeds else ' of one seed'}"

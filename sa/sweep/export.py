@@ -30,8 +30,8 @@ def export(
     """Write results.csv and results_over_seeds.parquet, .csv and .tex; return their paths.
 
     Args:
-        folder: of the sweep.
-        table: a row a run.
+        folder: folder of the sweep.
+        table: one row for each run.
         over: the table over seeds, as `table.aggregate` returns it.
         labels: the label of each run, for the rows of the LaTeX table.
         columns: the results that the LaTeX table shows.

@@ -62,7 +62,7 @@ def _distinct(labels: list[str], table: "pd.DataFrame") -> list[str]:
 
     Args:
         labels: a label for each run.
-        table: a row a run; without ``attrs["settings"]`` the labels stay as they are.
+        table: one row for each run; without ``attrs["settings"]`` the labels stay as they are.
 
     """
     names = table.attrs.get("settings")

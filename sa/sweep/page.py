@@ -31,7 +31,7 @@ def report(root: Path, name: str, over: str = "step") -> None:
 
     Args:
         root: the folder above runs/ and sweeps/.
-        name: of the sweep, or the id of a run.
+        name: name of the sweep, or the id of a run.
         over: the horizontal axis of curves and bands, one of `series.OVER`.
 
     """

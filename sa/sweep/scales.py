@@ -1,4 +1,4 @@
-"""Which eps and sigma to smooth with: the range within noise of the best, as a sentence."""
+"""Advice on the eps and sigma to smooth with: the range within noise of the best, in a sentence."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ def answers(table: "pd.DataFrame", labels: Sequence[str]) -> list[str]:
     Decreases are relative to the loss, on held-out rows if there are any.
 
     Args:
-        table: a row a run.
+        table: one row for each run.
         labels: the label of each run.
 
     """
@@ -50,7 +50,7 @@ def _answer(runs: "pd.DataFrame", scale: str, kind: str, short: str) -> str:
     grid = list(done[tried].iloc[0])
     gains = np.array([_gains(row, kind) for _, row in done.iterrows()])
     found: list[int] | tuple[int, int, int] | None
-    if len(done) == 1:  # its noise is over rows: the run has measured it
+    if len(done) == 1:  # one run measures noise over rows
         one = done.iloc[0]
         ends = [one.get(f"smoothing/{scale}{end}") for end in ("", "_low", "_high")]
         found = None if any(x not in grid for x in ends) else [grid.index(x) for x in ends]

@@ -66,7 +66,7 @@ def along(folder: Path, over: str) -> Callable[[Mapping[str, Any]], float]:
     far, including the row's own gradient.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         over: one of `OVER`.
 
     Raises:
@@ -100,7 +100,7 @@ def evaluated(
 
     Args:
         root: the folder above runs/.
-        points: of the sweep.
+        points: points of the sweep.
         labels: a label for each point.
         over: one of `OVER`; the table has a column of that name, and names it in
             ``attrs["over"]``.

@@ -52,7 +52,7 @@ def watch(root: Path, name: str) -> None:
         while True:
             found = _progress(root, name)
             live.update(_frame(found, console.width, console.height), refresh=True)
-            if found.over or telling.LOST:  # nobody can see it any more
+            if found.over or telling.LOST:  # the terminal is closed
                 return
             time.sleep(2)
 
@@ -93,11 +93,11 @@ class _Progress:
     """The status of a sweep, ready to be printed.
 
     Args:
-        states: of all points.
+        states: state of every point.
         head: counts and the time left.
         table: a heading, and a line for each point that has not ended.
         hint: the command that repeats what failed, or ''.
-        over: no point is running or queued.
+        over: True if no point is running or queued.
 
     """
 
@@ -170,7 +170,7 @@ def cancel(root: Path, name: str) -> None:
     known = slurm.queue([j["job"] for j in jobs])
     alive = {j["job"]: j["runs"] for j in jobs if _live(known, j["job"])}
     mark = sweep.sweep_folder(root, name) / CANCELLED
-    files.write_text(mark, os.urandom(8).hex())  # drivers start nothing more
+    files.write_text(mark, os.urandom(8).hex())  # drivers that see it start no more runs
     jobs_of = {run: job for job, runs in alive.items() for run in runs}
     slurm.ask(sorted(alive))
     processes = [p["run_id"] for p in points if p["run_id"] not in jobs_of]
@@ -241,7 +241,7 @@ def _remaining(root: Path, points: list[dict[str, Any]], states: list[str]) -> s
 
 
 def _time(seconds: float) -> str:
-    """Return a duration in the largest unit of which it has two."""
+    """Return a duration in the largest unit in which it is 2 or more."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -20,7 +20,7 @@ Columns = dict[str, list[Any]]
 
 
 def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of every leaf. A list of mappings is no leaf: ``ends.0.seed``."""
+    """Yield (dotted name, value) of every leaf. A list of mappings is not one: ``ends.0.seed``."""
     for name, value in config.items():
         inside = isinstance(value, list) and any(isinstance(v, dict) for v in value)
         node = {str(i): v for i, v in enumerate(value)} if inside else value
@@ -31,7 +31,7 @@ def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, Columns]:
-    """Return settings, results and provenance of the points: columns with a value a point."""
+    """Return settings, results and provenance: columns with one value for each point."""
     results = []
     provenance: Columns = {"run_id": [], "status": [], "commit": []}
     for point in points:
@@ -45,9 +45,9 @@ def gather(root: Path, points: list[dict[str, Any]]) -> tuple[Columns, Columns, 
             commits.append(f"schema {meta['schema']}")
         provenance["run_id"].append(folder.name)
         provenance["status"].append(run.state(folder))
-        provenance["commit"].append("+".join(commits) or None)  # resumed on another: both
+        provenance["commit"].append("+".join(commits) or None)  # a resumed run may have several
     configs = configured(root, points)
-    if any(config.get("ends") for config in configs):  # as written; the settings have it resolved
+    if any(config.get("ends") for config in configs):  # as typed; the settings hold them resolved
         provenance["ends"] = [json.dumps(c["ends"]) if c.get("ends") else None for c in configs]
     flat = [dict(leaves(_with_ends(root, config))) for config in configs]
     outcomes = _transposed(results, _uniform, skip=provenance)
@@ -61,7 +61,8 @@ def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]
     """Return the configuration of every point, without bookkeeping.
 
     A point without a readable folder gets the configuration of a point with the same overrides but
-    the seed. A run older than a setting gets the value of it that leaves the run's id as it is.
+    the seed. A run that is older than a setting gets that value of the setting which leaves the
+    run's id as it is.
     """
     configs = [read_config(root / "runs" / p["run_id"]) for p in points]
     configs = [_without_bookkeeping(c) for c in configs]
@@ -89,7 +90,7 @@ def configured(root: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]
 
 
 def _with_ends(root: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with those of the trainings that ``ends`` names by their ids."""
+    """Return a configuration with the configurations of the trainings whose ids ``ends`` lists."""
     ends = config.get("ends")
     if not isinstance(ends, list):
         return config
@@ -107,7 +108,7 @@ def _without_bookkeeping(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def framed(root: Path, points: list[dict[str, Any]]) -> "pd.DataFrame":
-    """Return the table of a sweep, a run a row.
+    """Return the table of a sweep, with one row for each run.
 
     ``attrs["settings"]`` and ``attrs["results"]`` name the columns of each kind; parquet keeps
     them.
@@ -161,9 +162,9 @@ def _plain_text(value: Any) -> bool:
 
 
 def read(name: str, root: str | Path | None = None) -> "pd.DataFrame":
-    """Return the table of a sweep, one run a row: its settings, its results, its state.
+    """Return the table of a sweep: one row for each run, with its settings, results and state.
 
-    Nothing is written. ``attrs["settings"]`` and ``attrs["results"]`` name the columns of a kind.
+    It writes nothing. ``attrs["settings"]`` and ``attrs["results"]`` name the columns of a kind.
 
     >>> import tempfile
     >>> from sa.record.sweep import write_manifest
@@ -174,8 +175,8 @@ def read(name: str, root: str | Path | None = None) -> "pd.DataFrame":
     ['pending']
 
     Args:
-        name: of the sweep, as in ``sweeps/NAME``.
-        root: the folder of ``runs/`` and ``sweeps/``; None for SA_ROOT, else the current folder.
+        name: name of the sweep, as in ``sweeps/NAME``.
+        root: the folder above runs/ and sweeps/; None for SA_ROOT, else the current folder.
 
     Raises:
         RecordError: there is no sweep of this name, or its manifest is damaged.

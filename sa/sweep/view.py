@@ -62,8 +62,8 @@ def page(
 
     Args:
         about: the manifest of the sweep.
-        points: of the sweep.
-        table: a row a run.
+        points: points of the sweep.
+        table: one row for each run.
         labels: the label of each run.
 
     """
@@ -74,7 +74,7 @@ def page(
     lists = {k for k in results if any(isinstance(v, list) for v in table[k])}
     differ = [k for k in settings if k == "seed" or k in varying(table[settings])]
     first = {k: _column(k, k, v) for k, v in swept.items()}
-    if not swept:  # a plan without overrides: take the settings that vary
+    if not swept:  # without overrides, the settings that vary stand first
         first = {k: _column(k, k, table[k]) for k in settings if table[k].nunique() > 1}
     keys = [k for k in key_numbers(table, about.get("metric")) if k in results]
     keys = keys or [k for k in results if k not in lists][:12]

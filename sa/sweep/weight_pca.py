@@ -21,9 +21,9 @@ class Trajectory(NamedTuple):
     """The snapshots of one training.
 
     Args:
-        name: of the run.
-        steps: (t,), when they were taken.
-        weights: (t, d) for each parameter tensor.
+        name: id of the run.
+        steps: steps at which the snapshots were taken (t,).
+        weights: the values (t, d) of each parameter tensor.
 
     """
 
@@ -33,10 +33,14 @@ class Trajectory(NamedTuple):
 
 
 def trajectories(root: Path, points: Sequence[dict[str, Any]]) -> list[Trajectory]:
-    """Return the snapshots of the runs of a sweep, those of each replica apart.
+    """Return the snapshots of each training of a sweep; each replica counts as a training.
 
-    BatchNorm's statistics are left out, as are biases before BatchNorm, on which no loss depends.
-    Raises RecordError if a run has no snapshots, or if the networks differ.
+    BatchNorm's statistics are left out. So are biases before BatchNorm, because no loss depends on
+    them.
+
+    Raises:
+        RecordError: a run has no snapshots, or the networks differ.
+
     """
     found = []
     for point in points:
@@ -73,10 +77,16 @@ def trajectories(root: Path, points: Sequence[dict[str, Any]]) -> list[Trajector
 
 
 def points_of(found: Sequence[Trajectory], layer: str | None) -> list[np.ndarray]:
-    """Return the points (t, D) of each training, of the whole model or of a layer (a pattern).
+    """Return the points (t, D) of each training, of the whole model or of one layer.
 
-    Raises RecordError, which names the layers, if there is no such layer, or if it has fewer than
-    three parameters.
+    Args:
+        found: the snapshots of each training.
+        layer: a pattern of parameter names; None for the whole model.
+
+    Raises:
+        RecordError: there is no such layer, or it has fewer than three parameters. The message
+            names the layers.
+
     """
     names = list(found[0].weights)
     chosen = [n for n in names if layer is None or _matches(n, layer)]
@@ -141,7 +151,7 @@ def table(root: Path, points: Sequence[dict[str, Any]], layer: str | None = None
 
     Args:
         root: the folder above runs/.
-        points: of the sweep.
+        points: points of the sweep.
         layer: a pattern of parameter names; by default the largest tensor.
 
     """

@@ -1,4 +1,4 @@
-"""Which settings vary in a sweep, and which runs differ in the seed alone.
+"""The settings that vary in a sweep, and the runs that differ in the seed alone.
 
 Every table, figure and ranking over seeds groups its runs by these functions.
 """
@@ -20,8 +20,8 @@ def varying(settings: "pd.DataFrame") -> list[str]:
     """Return the names of the settings that differ between configurations, in column order.
 
     Args:
-        settings: a row a run, a column a setting: ``table[table.attrs["settings"]]``. A setting
-            that a run lacks is None or NaN, which counts as a value of its own.
+        settings: ``table[table.attrs["settings"]]``, with one row for each run and one column for
+            each setting. A setting that a run lacks is None or NaN, which counts as a value.
 
     """
     plain = _plain(settings)
@@ -34,7 +34,7 @@ def configurations(settings: "pd.DataFrame") -> "pd.Series":
     Runs have the same number exactly if they differ in the seed alone.
 
     Args:
-        settings: as in `varying`.
+        settings: one row for each run, as in `varying`.
 
     """
     import pandas as pd
@@ -62,7 +62,7 @@ def _canonical(value: Any) -> Any:
 
     if isinstance(value, dict):
         return {str(k): _canonical(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray | np.generic):  # parquet returns lists and numbers so
+    if isinstance(value, np.ndarray | np.generic):  # parquet returns these types
         value = value.tolist()
     if isinstance(value, list | tuple):
         return [_canonical(v) for v in value]
@@ -108,6 +108,6 @@ def _following(values: "pd.Series", seed: "pd.Series", alike: "pd.Series") -> "p
         own = group[seeds.groupby(group).transform("nunique") < 2]
         if own.groupby(seeds.loc[own.index]).nunique().max() == 1:
             out.loc[own.index] = FOLLOWS
-    if (out == FOLLOWS).any():  # a single run cannot decide this: treat it as the others
+    if (out == FOLLOWS).any():  # a single run shows no difference: it goes with the others
         out.loc[single] = FOLLOWS
     return out

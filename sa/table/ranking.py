@@ -69,8 +69,8 @@ def within_noise(gains: np.ndarray, paired: bool = True) -> tuple[int, int, int]
 
     An option equals the best if its mean is lower by at most the 95 % half-width (Student's t) of
     their paired differences, or of the best's own mean if not ``paired``. With one observation the
-    gains must be equal. The range grows from the best to both sides while options equal it. None
-    if nothing was measured.
+    gains must be equal. The range grows from the best to both sides while options equal it. The
+    result is None if nothing was measured.
 
     Args:
         gains: (n, k), higher is better: n observations (seeds or rows) of k options in order; NaN
@@ -100,8 +100,8 @@ def within_noise(gains: np.ndarray, paired: bool = True) -> tuple[int, int, int]
 def kendall(predicted: pd.Series, truth: pd.Series) -> float:
     """Return Kendall's tau-b (Kendall 1945) of two orders, ties counted.
 
-    NaN for fewer than three pairs, or if one order is constant. Pairs with a NaN are left out; an
-    infinity is the largest or smallest of its column, and two infinities are a tie.
+    It is NaN for fewer than three pairs, or if one order is constant. Pairs with a NaN are left
+    out; an infinity is the largest or smallest of its column, and two infinities are a tie.
 
     >>> kendall(pd.Series([1, 2, 3, 4]), pd.Series([1, 2, 4, 3]))
     0.66666666666667
@@ -114,7 +114,7 @@ def kendall(predicted: pd.Series, truth: pd.Series) -> float:
 def spearman(predicted: pd.Series, truth: pd.Series) -> float:
     """Return Spearman's rho (Spearman 1904) of two orders, mean ranks for ties.
 
-    NaN if `kendall` is.
+    It is NaN if `kendall` is NaN.
 
     >>> round(spearman(pd.Series([1, 2, 3, 4]), pd.Series([1, 2, 4, 3])), 12)
     0.8

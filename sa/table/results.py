@@ -44,7 +44,7 @@ def finite(column: "pd.Series") -> "pd.Series":
 def half_width(values: "np.ndarray | pd.Series") -> float:
     """Return the half-width of the 95 % confidence interval of a mean, by Student's t.
 
-    NaN for fewer than two values.
+    It is NaN for fewer than two values.
     """
     from scipy import stats
 
@@ -53,7 +53,7 @@ def half_width(values: "np.ndarray | pd.Series") -> float:
 
 
 def first_reference(table: "pd.DataFrame", name: str = "") -> str | None:
-    """Return what the settings of a reference gradient begin with; None if no run has it.
+    """Return the prefix of the settings of a reference gradient; None if no run has it.
 
     Args:
         table: the runs.
@@ -67,13 +67,14 @@ def first_reference(table: "pd.DataFrame", name: str = "") -> str | None:
 
 
 def reference(table: "pd.DataFrame", name: str = "") -> str:
-    """Return what a reference gradient is called, ``CDG (eps 0.1)``.
+    """Return the short name of a reference gradient, ``CDG (eps 0.1)``.
 
-    ``the reference`` if runs have different ones; the name given, or CDG, if no run has one.
+    It is ``the reference`` if runs have different ones, and the name given, or CDG, if no run has
+    one.
 
     Args:
         table: the runs.
-        name: as in `first_reference`.
+        name: the reference, as in `first_reference`.
 
     """
     prefix = first_reference(table, name)

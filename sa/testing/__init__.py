@@ -1,8 +1,8 @@
-"""The laws of every room, for classes from anywhere; `sa check MODULE:CLASS` reports them.
+"""The laws of every room, which your own classes must keep; `sa check MODULE:CLASS` reports them.
 
 Each function returns the laws that a component breaks, law -> what is wrong; {} if it keeps them
 all. A class that breaks a law on purpose says so: ``laws = {"unbiased": "it is a displacement"}``.
-They are imported when they are called: pytest loads this package at every start.
+The laws are imported only when they are called, because pytest loads this package at every start.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ def check_estimator(make: Callable[[], Any]) -> dict[str, str]:
     """Return the laws that an estimator breaks: law -> what is wrong; empty if it keeps them all.
 
     The laws are: ``target`` is declared; ``shapes``, dtypes and names of the gradient are the
-    point's, in float32 too; ``repeats`` with the same generator, and draws from nothing else;
-    ``untouched`` is the point; ``evals`` are what was spent; ``unbiased`` on a quadratic, within 4
-    standard errors of 150 draws; a ``constant`` added to the loss changes nothing; ``points`` of
-    any layout: 0-dim and transposed tensors.
+    point's, in float32 too; it ``repeats`` with the same generator, and draws from nothing else;
+    the point stays ``untouched``; ``evals`` are those that were spent; it is ``unbiased`` on a
+    quadratic, within 4 standard errors of 150 draws; a ``constant`` added to the loss changes
+    nothing; ``points`` may have any layout, as 0-dim and transposed tensors do.
 
     >>> from sa.estimator.nes import NES
     >>> check_estimator(NES)
@@ -37,7 +37,7 @@ def check_quantizer(make: Callable[[], Any]) -> dict[str, str]:
 
     The laws are: ``shapes`` and dtypes stay; it ``repeats`` and leaves its input alone; under
     backward ``rules`` its output stays and a gradient comes through; outputs are ``finite``; it has
-    no more ``levels`` than it declares; a declared ``step`` is what it computes; ``stacks`` of
+    no more ``levels`` than it declares; a declared ``step`` is the computed one; ``stacks`` of
     inputs (torch.vmap) give the same.
 
     Args:

@@ -58,7 +58,7 @@ def _repeats(analysis: Analysis) -> None:
     one, two = without_global_draws(lambda: (_measure(analysis), _measure(analysis)))
     timed = ("seconds", "time")
     for key in {**one, **two}:
-        same = repr(one.get(key)) == repr(two.get(key))  # NaN is itself
+        same = repr(one.get(key)) == repr(two.get(key))  # repr, so that NaN equals NaN
         if not same and not any(word in key for word in timed):
             raise Broken(f"'{key}' differs between two calls with one generator's state")
 

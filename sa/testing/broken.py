@@ -1,4 +1,4 @@
-"""A law that does not hold, and how the laws of a room are run."""
+"""The error for a law that does not hold, and functions that run the laws of a room."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ class Broken(AssertionError):
 
 
 def broken_by(make: Callable[[], Any], laws: Mapping[str, Callable[[Any], None]]) -> dict[str, str]:
-    """Return the laws that a component breaks: law -> what is wrong; its excuses are left out."""
+    """Return the laws that a component breaks, law -> what is wrong, without those it excuses."""
     found = {}
     excused: Mapping[str, str] = trait(make(), "laws")
     for name, law in laws.items():
@@ -25,7 +25,7 @@ def broken_by(make: Callable[[], Any], laws: Mapping[str, Callable[[Any], None]]
             law(make())
         except Broken as error:
             found[name] = str(error)
-        except Exception as error:  # of a stranger's class: this too is an answer
+        except Exception as error:  # a user's class may raise any error
             found[name] = f"{type(error).__name__}: {error}"
     return found
 
@@ -33,7 +33,7 @@ def broken_by(make: Callable[[], Any], laws: Mapping[str, Callable[[Any], None]]
 def report(
     laws: Mapping[str, Any], broken: Mapping[str, str], excused: Mapping[str, str]
 ) -> Iterator[str]:
-    """Yield a line for every law: whether it holds, and what is wrong."""
+    """Yield a line for every law, which says that it holds, is excused, or is broken, and why."""
     for name in laws:
         if name in broken:
             yield f"BROKEN   {name}: {broken[name]}"

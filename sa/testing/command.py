@@ -52,7 +52,7 @@ def keeps_laws(cls: type, **settings: Any) -> None:
 
     Args:
         cls: the class.
-        settings: its settings, where the defaults do not do.
+        settings: settings that differ from its defaults.
 
     """
     make = factory(cls, settings)
@@ -89,7 +89,7 @@ def check(words: Sequence[str]) -> int:
         pairs = (w.partition("=") for w in words[1:])
         make = factory(cls, {k: yaml.safe_load(v) for k, _, v in pairs})
         made = make()
-    except Exception as error:  # of a stranger's class
+    except Exception as error:  # a user's class may raise any error
         print(f"sa: check {words[0]}: it cannot be made: {error}; type its settings, NAME=VALUE",
               file=sys.stderr)  # fmt: skip
         return 2

@@ -20,7 +20,7 @@ def _rows(model: Model, many: int = 5) -> Tensor:
 
 
 def _repeats(model: Model) -> None:
-    with torch.random.fork_rng(devices=[]):  # layers of torch draw as they are made: no matter
+    with torch.random.fork_rng(devices=[]):  # torch layers draw as they are made: allowed
         torch.manual_seed(1)
         one = _network(model)
         torch.manual_seed(2)

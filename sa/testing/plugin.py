@@ -1,4 +1,4 @@
-"""The fixture ``keeps_laws`` of pytest, wherever sa is installed; light until it is used."""
+"""The fixture ``keeps_laws`` of pytest, which imports little until it is used."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ import pytest
 def keeps_laws() -> Callable[..., None]:
     """Return a function that fails the test if a class breaks a law of its room.
 
-    Type ``keeps_laws(Mine, sigma=0.1)``; settings are needed where the defaults do not do.
+    Type ``keeps_laws(Mine, sigma=0.1)``. Settings that you leave out have their defaults.
     """
     from sa.testing import command
 

@@ -18,7 +18,7 @@ def _inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
 
 
 def _built(q: Quantizer, x: Tensor) -> Quantizer:
-    """Return the quantizer as a layer has it: its ranges started from x."""
+    """Return the quantizer as a layer uses it, with ranges that start from x."""
     try:
         own = for_layer(q, x)
     except ValueError:  # it is for activations only
