@@ -23,8 +23,9 @@ def matched(first: Params, second: Params, layers: Sequence[Units]) -> list[Tens
     """Return an order (units,) of each hidden layer of the second network that is near the first.
 
     The orders are a local maximum of sum <first, permuted second> over all tensors. Each layer in
-    turn solves a linear assignment with the other layers held, until no layer changes: algorithm 1
-    of Git Re-Basin (Ainsworth et al., ICLR 2023), which takes the layers in a random sequence.
+    turn solves a linear assignment with the other layers fixed, until no layer changes. This is
+    algorithm 1 of Git Re-Basin (Ainsworth et al., ICLR 2023), but that takes the layers in a random
+    sequence.
     """
     first, second = ({k: p.double().cpu() for k, p in x.items()} for x in (first, second))
     orders = [torch.arange(len(first[x.rows[0]])) for x in layers]

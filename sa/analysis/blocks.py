@@ -20,11 +20,18 @@ from sa.types import PROBE, STRICT, Diverged, Estimate, Moment, Numbers, Params
 class Blocks:
     """The blocks in order: shapes of their tensors, parts of the estimate, top spaces.
 
-    For each block: ``shapes``; ``parameters``; ``part``, its share of the estimate's squared norm;
-    ``share`` of that part in the top k directions of the block; ``lambda_1`` and ``lambda_k``,
-    eigenvalues of the diagonal block of the Hessian. For the network: ``count`` and ``order`` of
-    the blocks; ``held``, for each of the top k directions of the whole Hessian, its share in the
-    union of the blocks' spaces; ``held_least`` and ``held_mean``.
+    Each block has:
+
+    - ``shapes`` of its tensors and the number of ``parameters``
+    - ``part``: its share of the estimate's squared norm
+    - ``share``: the share of that part in the top k directions of the block
+    - ``lambda_1`` and ``lambda_k``: eigenvalues of the diagonal block of the Hessian
+
+    The network has:
+
+    - ``count`` and ``order`` of the blocks
+    - ``held``: for each of the top k directions of the whole Hessian, its share in the union of the
+      blocks' spaces; ``held_least`` and ``held_mean``: the least and the mean of these shares
 
     A quantized network has no Hessian, so it gets shapes and parts only, and a ``note``. The same
     holds if second derivatives are not finite; then ``diverged`` is 1.
@@ -92,7 +99,7 @@ class Blocks:
         for block, names in groups.items():
             most = min(self.k, size({n: params[n] for n in names}))
             if not most:
-                continue  # of empty tensors
+                continue  # the block has no parameters
             own = hessian.within(names).top(most, generator, tol=self.tol)
             grad = flatten({n: estimate.grad[n] for n in names})
             out[f"{block}/share"] = float(_within(grad[None], own.vectors) / _squares(grad[None]))

@@ -98,7 +98,7 @@ class Curvature:
         for block, names in groups.items() if len(groups) > 1 else ():
             most = min(self.k, size({n: params[n] for n in names}))
             if not most:
-                continue  # of empty tensors
+                continue  # the block has no parameters
             own = hessian.within(names).top(most, generator, tol=self.tol)
             out |= {f"{block}/lambda_{i}": v for i, v in enumerate(own.values.tolist(), 1)}
         if self.draws:

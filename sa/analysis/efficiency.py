@@ -75,7 +75,7 @@ class Efficiency:
             evals, seconds = evals + one.evals, seconds + spent
             along = total if sound else grad
             now = {"calls": float(calls), "evals": evals, "seconds": seconds}
-            if calls & (calls - 1) == 0:  # a power of two
+            if calls & (calls - 1) == 0:  # calls is a power of two
                 rows.append(now | self._worth(objective, params, along, truth))
         if rows[-1]["calls"] < now["calls"]:
             rows.append(now | self._worth(objective, params, along, truth))

@@ -63,13 +63,13 @@ def orthogonal(count: int, dim: int, generator: torch.Generator, like: Tensor) -
     if not dim:
         yield like.new_zeros(count, 0)
         return
-    groups = max(1, CHUNK // dim)  # whole orthogonal sets a chunk; one set if dim is large
+    groups = max(1, CHUNK // dim)  # whole orthogonal sets in a chunk, at least one
     for start in range(0, count, groups * dim):
-        k = min(dim, count - start)  # less than a whole set only if there is one set
+        k = min(dim, count - start)  # only a set alone in its chunk may be cut short
         shape = groups, dim, k if groups == 1 else dim
         draw = torch.randn(shape, generator=generator, dtype=torch.float64, device=like.device)
         q, r = torch.linalg.qr(draw)
-        q *= torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)  # Haar
+        q *= torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)  # Haar measure
         chunk = (q.mT * math.sqrt(dim)).reshape(-1, dim).to(like.dtype)
         yield chunk[: count - start]
 

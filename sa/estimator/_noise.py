@@ -154,7 +154,7 @@ def average(
             continue
         for name, g in grad.items():
             grads[name] += g / samples
-    if noise.left_out:  # the mean is over the others
+    if noise.left_out:  # the mean is over the other samples
         share = samples - noise.left_out, 1 / samples
         grads = {k: _finite.mean(g, *share) for k, g in grads.items()}
     if not noise.sampled:

@@ -71,7 +71,7 @@ def swish(a: Tensor, scale: float) -> Tensor:
 def ede(a: Tensor, scale: float) -> Tensor:
     """Return the slope of k tanh(t a), k = max(1/t, 1): IR-Net (Qin et al., CVPR 2020); height 2 k.
 
-    t = scale here. Over a training t goes from 0.1 to the configured scale, geometrically.
+    Here t is the scale. Over a training it grows geometrically, from 0.1 to the configured scale.
     """
     return max(1 / scale, 1.0) * tanh(a, scale)
 
@@ -79,8 +79,8 @@ def ede(a: Tensor, scale: float) -> Tensor:
 def reste(a: Tensor, scale: float) -> Tensor:
     """Return the slope of sign(a) |a|^(1/o) for |a| <= 1.5, and of its chord for |a| <= 0.1.
 
-    o = scale here; height 2 * 1.5^(1/o). Over a training o goes from 1, which is the window
-    |a| <= 1.5, to the configured scale, linearly. ReSTE (Wu et al., ICCV 2023).
+    This is ReSTE (Wu et al., ICCV 2023). Here o is the scale, and the height is 2 * 1.5^(1/o). Over
+    a training o grows linearly from 1, which is the window |a| <= 1.5, to the configured scale.
     """
     m, t, power = 0.1, 1.5, 1 / scale
     size = a.abs()

@@ -79,7 +79,7 @@ class CMA(Method):
             z = torch.randn(n, dim, generator=generator, dtype=w.dtype, device=w.device)
             moves = search.inside(m + s * c.sqrt() * z)
             z = ((moves - m) / (s * c.sqrt()))[search(moves)][: len(weights)]
-            if not search.sound:  # no order to learn from
+            if not search.sound:  # no loss is finite
                 continue
             z[search.sound :] = 0  # parents whose loss is not finite have no weight
             mean = weights @ z

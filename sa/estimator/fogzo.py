@@ -85,7 +85,7 @@ class FOGZO(Method):
         sound = 0
         lead, total = math.sqrt(beta) * _guide.unit(guide), torch.zeros_like(guide)
         for u in _directions.gaussian(self.samples, size(params), generator, guide):
-            if self.noise == "uniform":  # a normal number through its distribution function
+            if self.noise == "uniform":  # the distribution function of u is uniform
                 u = math.sqrt(3) * torch.erf(u / math.sqrt(2))
             v = lead + math.sqrt(1 - beta) * u
             up, down = _guide.pair_losses(objective, params, self.sigma * v)

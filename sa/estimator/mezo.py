@@ -78,7 +78,7 @@ class MeZO(Method):
             sound, flat = sound + 1, flat + (gap == 0)
             _add(grad, int(seed), gap / (2 * self.sigma * self.samples))
         n = self.samples
-        if sound < n:  # the mean is over the others
+        if sound < n:  # the mean is over the other directions
             grad = {k: _finite.mean(g, sound, 1 / n) for k, g in grad.items()}
         law = math.sqrt(n / (n + size(params) + 1))
         info: Numbers = {"flat": flat / max(1, sound), "cosine_expected": law}

@@ -63,7 +63,7 @@ class SNES(Method):
         for _ in range(self.generations):
             z = torch.randn(n, len(w), generator=generator, dtype=w.dtype, device=w.device)
             z = z[search(m + s * z)]
-            if not search.sound:  # no order to learn from
+            if not search.sound:  # no loss is finite
                 continue
             m = search.inside(m + s * (u @ z))
             s = s * torch.exp(eta / 2 * (u @ (z.square() - 1)))

@@ -82,7 +82,7 @@ class STERandom(Method):
                 continue
             for name, g in one.items():
                 grad[name] += g / self.samples
-        if left_out:  # the mean is over the others
+        if left_out:  # the mean is over the other samples
             share = self.samples - left_out, 1 / self.samples
             grad = {k: _finite.mean(g, *share) for k, g in grad.items()}
         return Estimate(value, grad, 3.0 * self.samples, info=_finite.counted(left_out))

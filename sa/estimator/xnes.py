@@ -72,7 +72,7 @@ class XNES(Method):
         for _ in range(self.generations):
             z = torch.randn(n, len(w), generator=generator, dtype=w.dtype, device=w.device)
             z = z[search(m + z @ a.T)]
-            if not search.sound:  # no order to learn from
+            if not search.sound:  # no loss is finite
                 continue
             m = search.inside(m + a @ (u @ z))
             q, r = torch.linalg.qr(z.T)  # sum u z z' = q (r diag(u) r') q'

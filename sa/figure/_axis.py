@@ -128,7 +128,7 @@ def thin_log_ticks(figure: Figure) -> None:
             low, high = sorted(limits)
             minor = [x for x in axis.get_minorticklocs() if low <= x <= high]
             major = [x for x in axis.get_majorticklocs() if low <= x <= high]
-            default = isinstance(axis.get_minor_formatter(), LogFormatter)  # a kind chose its own
+            default = isinstance(axis.get_minor_formatter(), LogFormatter)  # else a kind chose it
             if default and len(minor) > 2 and len(major) < 2:
                 few = {f"{x:g}" for x in minor[:: -(-len(minor) // 5)]}
                 axis.set_minor_formatter(Few(few))

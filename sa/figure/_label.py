@@ -49,7 +49,7 @@ def prepared(table: pd.DataFrame) -> pd.DataFrame:
     table = labelled(table)
     width = widths_of(table)
     configuration = unshown(table)
-    if not configuration.any():  # there is one
+    if not configuration.any():  # only one exists
         configuration = table["label"]
     configuration = configuration.replace("", "the defaults")
     name, x = _x(table, width)
@@ -162,9 +162,9 @@ def _setting(shown: str, value: Any) -> str:
     """Return a setting as labels show it: '' if it is off, its name alone if it is on."""
     if pd.isna(value) or str(value) in ("False", "none", "[]"):
         return ""
-    if str(value) == "True":  # 1 is a number
+    if str(value) == "True":  # the number 1 is not meant
         return f" {shown.rstrip('=')}"
-    if isinstance(value, str) and value.startswith("["):  # a list: how many
+    if isinstance(value, str) and value.startswith("["):  # show how many entries a list has
         several = value.count(",") + 1
         return f" {value.strip('[]').strip(chr(34))}" if several == 1 else f" {shown}{several}"
     return f" {shown}{value:g}" if isinstance(value, float) else f" {shown}{value}"

@@ -55,7 +55,7 @@ def unshown(table: pd.DataFrame, shown: Sequence[pd.Series] = ()) -> pd.Series:
     groups = _combined(table.index, shown)
     by_shown, parts = groups, {}
     for name, values in _candidates(table):
-        if values.map(key).groupby(config).nunique().max() > 1:  # it follows the seed
+        if values.map(key).groupby(config).nunique().max() > 1:  # the setting follows the seed
             continue
         typed = name.startswith("typed ")
         if _splits(by_shown if typed else groups, values):

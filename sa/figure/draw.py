@@ -97,8 +97,8 @@ def draw(kind: str | Mapping[str, Any], table: pd.DataFrame, folder: Path) -> li
     """Draw one kind, write its pictures and the tidy table, and return their paths.
 
     Runs that differ in a setting that the kind does not show are drawn in separate rows of panels,
-    and the tidy table has every setting that varies. More than `PANELS` panels continue in
-    <kind>-2, <kind>-3, ..., pictures without tables.
+    and the tidy table has every setting that varies. If there are more than `PANELS` panels, they
+    continue in the pictures <kind>-2, <kind>-3, ..., which have no tables of their own.
 
     Args:
         kind: a file of this room, or the mapping of `sa.figure.lines.Lines` with ``kind: lines``.

@@ -78,8 +78,8 @@ def apply_quantizers(
 ) -> nn.Module:
     """Quantize a network in place by rules, and return it; see `quantize`.
 
-    A parameter ``fc.weight`` of a torch layer becomes ``fc.parametrizations.weight.original``; load
-    weights before. Layers of this project keep their names.
+    A parameter ``fc.weight`` of a torch layer becomes ``fc.parametrizations.weight.original``, so
+    load weights before. Layers of this project keep their names.
     """
     rules = list(rules)
     order = _order(network, example)

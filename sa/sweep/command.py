@@ -205,7 +205,7 @@ def wandb(root: Path, name: str) -> None:
             **tracker.describe(config, meta),
         )  # fmt: skip
         if not mirror.finish(result, sorted(folder.glob("figures/*.png"))):
-            shutil.rmtree(folder / "wandb", ignore_errors=True)  # half a copy counts as none
+            shutil.rmtree(folder / "wandb", ignore_errors=True)  # half a copy is useless
             raise files.RecordError(
                 f"the export failed at run {folder.name}, see above; {done} runs before it are "
                 "exported; repeat the command to export the rest"

@@ -32,7 +32,7 @@ def full_labels(points: Points, table: "pd.DataFrame") -> list[str]:
 def short_labels(points: Points, table: "pd.DataFrame") -> list[str]:
     """Return the short label of each run: ``model=cnn lr=1``, or ``cnn`` if one setting varies.
 
-    '' if nothing varies but the seed.
+    The label is '' if nothing varies but the seed.
     """
     words = typed_settings(points)
     keys = dict.fromkeys(k for one in words for k in one if not is_replicate(k))

@@ -175,7 +175,7 @@ def _draw(
                 source = _source(kind, root, points, table, about["over"])
                 source.attrs["missing"] = _missing(table)
                 paths = draw.draw(kind, source, folder)
-        except Exception as error:  # one figure must not cost the page
+        except Exception as error:  # a figure that fails must not stop the page
             problems.append(f"figure {name}: {error or type(error).__name__}")
             print(f"note: {problems[-1]}")
             continue

@@ -38,7 +38,7 @@ def thin_curves(root: Path, points: list[dict[str, Any]]) -> tuple[dict[str, Any
     for point in points:
         try:
             rows = record.read_rows(root / "runs" / point["run_id"])
-        except files.RecordError as error:  # one run must not cost the page
+        except files.RecordError as error:  # a damaged run must not stop the page
             problems.append(f"curves of {point['run_id']}: {error}")
             print(f"note: {problems[-1]}")
             continue

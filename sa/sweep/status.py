@@ -75,7 +75,7 @@ def _frame(found: "_Progress", width: int, height: int) -> "Text":
     head, *rows = aligned(found.table).splitlines()
     shown = list(zip(rows, (row[2] for row in found.table[1:]), strict=True))
     room = max(1, height - 6)
-    if len(shown) > room:  # waiting points say least, so they are cut first
+    if len(shown) > room:  # waiting points matter least, so they are cut first
         shown.sort(key=lambda line: line[1] in ("pending", "queued"))
         left = Counter(state for _, state in shown[room:])
         more = ", ".join(f"{n} {state}" for state, n in left.most_common())
@@ -138,7 +138,7 @@ def _progress(root: Path, name: str) -> _Progress:
         reason = str(about.get("error") or "").strip().splitlines() if state != "running" else []
         # The run wrote meta.json when it began, on the same file server.
         if state == "lost" and _touched(folder / CANCELLED) > _touched(run / "meta.json"):
-            reason = [record.CANCELLED]  # it was killed before it could record this
+            reason = [record.CANCELLED]  # the run was killed before it could record this
         text = reason[-1] if reason else " ".join(map(str, point["overrides"]))
         host = str(about.get("host") or "-")
         job = job_of.get(point["run_id"], "")
