@@ -70,8 +70,8 @@ def test_laws_of_an_installed_package(python, tmp_path):
     (tmp_path / "twice.py").write_text(text.replace("slope @ e", "2 * slope @ e"))
     broken = python("-m", "sa.run", "check", "twice:HalfNES", cwd=tmp_path)
     assert broken.returncode == 1 and "holds    evals" in broken.stdout, broken.stderr
-    assert "BROKEN   unbiased: the mean of 150 draws is" in broken.stdout
-    assert "its length along it 2" in broken.stdout
+    assert "BROKEN   unbiased: " in broken.stdout
+    assert "along that gradient its length is 2" in broken.stdout
 
 
 def test_exact_differences_of_its_quantizer_are_fast(sa, monkeypatch, forget):

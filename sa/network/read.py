@@ -159,9 +159,13 @@ def quantized(network: nn.Module) -> dict[str, str]:
             slots = {m.slot: m.quantize}
             if isinstance(m, Activation):
                 slots["gradient"] = m.gradient
+            layer = name.removesuffix(".quantize")  # of a rule: it stands inside of the layer
+            if isinstance(m, PatchedWeight):  # LAYER.parametrizations.WEIGHT.0
+                layer, _, weight = name.rpartition(".")[0].rpartition(".parametrizations.")
+                slots = {weight: m.quantize}
             for slot, q in slots.items():
                 if q and not traits(q).identity:
-                    found[f"{name}.{slot}"] = repr(component(q))
+                    found[f"{layer}.{slot}"] = repr(component(q))
     return found
 
 
