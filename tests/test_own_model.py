@@ -103,3 +103,15 @@ def test_an_untrusted_network_is_not_even_imported(sa, monkeypatch):
     code, _, err = sa(*OWN, "model.target=own_nets.CNN")
     assert code and "'own_nets' is not trusted" in err and "own_nets" not in sys.modules
     sys.modules["own_nets"] = own_nets
+
+
+def test_a_network_with_rules_starts_from_the_weights_of_its_training_without_them(sa, trusting):
+    words = [*OWN, "model.target=own_nets.CNN", "+model.args.width=2", "optimizer.lr=0.05"]
+    rule = ["+rules.w.match=conv2", "+quantizer/weight@rules.w.weight=uniform"]
+    rule += ["rules.w.weight.bits=8", "init=ste_100", "+init.rules={}", "init.steps=3"]
+    code, out, err = sa(*words, *rule)
+    assert code == 0, err
+    parent = next(p for p in Path("runs").iterdir() if p.name != folder(out).name)
+    end = json.loads((parent / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
+    value = json.loads((folder(out) / "result.json").read_text())["value"]
+    assert value == pytest.approx(end, rel=1e-2) and value != end

@@ -1,5 +1,6 @@
 """Quantizers for layers that were built without any: for their weights and their outputs."""
 
+import re
 from collections.abc import Iterable
 from functools import partial
 from types import MethodType
@@ -67,6 +68,15 @@ def patch_weight(layer: nn.Module, name: str, mine: PatchedWeight) -> None:
         if layer._flat_weights_names:
             layer.weight_names, layer._flat_weights_names = layer._flat_weights_names, []
         layer._flat_weights = []
+
+
+def unpatched(name: str) -> str:
+    """Return the name that a weight has in the network without rules.
+
+    >>> unpatched("fc.parametrizations.weight.original"), unpatched("fc.bias")
+    ('fc.weight', 'fc.bias')
+    """
+    return re.sub(r"\bparametrizations\.(\w+)\.original$", r"\1", name)
 
 
 def patched_weight(layer: nn.Module, name: str, quantize: Quantizer) -> PatchedWeight:

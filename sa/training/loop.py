@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.network.hooks import trait
+from sa.network.patch import unpatched
 from sa.network.traits import traits
 from sa.objective import divergence
 from sa.objective.problem import Problem
@@ -159,7 +160,8 @@ def start(
 ) -> Progress:
     """Return the state in which a run begins: at the problem's own point, or where a parent ended.
 
-    The frozen parameters of the problem are set to the parent's too.
+    The frozen parameters of the problem are set to the parent's too. A weight that a rule quantizes
+    in only one of the two runs is the same weight.
 
     Args:
         problem: the problem of the run.
@@ -180,23 +182,24 @@ def start(
                 "the parent with average=ema or average=swa"
             )
     whole = {"params": problem.params | problem.frozen, "buffers": problem.buffers}
+    kept = {kind: {unpatched(k): v for k, v in parent[kind].items()} for kind in whole}
     for kind, mine in whole.items():
         for name, p in mine.items():
-            there = parent[kind].get(name)
+            there = kept[kind].get(unpatched(name))
             if there is None or there.shape != p.shape:
                 raise ValueError(
                     f"the parent's checkpoint has no '{name}' of shape {tuple(p.shape)}: it is of "
                     "another network"
                 )
-        if more := sorted(set(parent[kind]) - set(mine)):
+        if more := sorted(set(kept[kind]) - {unpatched(k) for k in mine}):
             raise ValueError(
                 f"the parent's checkpoint has a '{more[0]}' and this network has none: it is of "
                 "another network"
             )
     for name, p in problem.frozen.items():
-        p.copy_(parent["params"][name])
-    params = {k: parent["params"][k] for k in problem.params}
-    return Progress(0, params, {k: parent["buffers"][k] for k in problem.buffers}, {}, {})
+        p.copy_(kept["params"][unpatched(name)])
+    params = {k: kept["params"][unpatched(k)] for k in problem.params}
+    return Progress(0, params, {k: kept["buffers"][k] for k in problem.buffers}, {}, {})
 
 
 def loop(
