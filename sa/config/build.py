@@ -162,11 +162,11 @@ def _structure(settings: Settings, task: Any, estimator: Any, optimizer: Any) ->
             )
         called(estimator, "requires", structure)
         called(estimator, "fits", task.point())
-        name, rates = optimizer.func.__name__, optimizer.keywords
-        called(estimator, "trains", settings.steps, name, rates, settings.batch_size)
+        cls, rates = optimizer.func, optimizer.keywords
+        called(estimator, "trains", settings.steps, cls, rates, settings.batch_size)
         if trait(task.dataset, "fresh"):  # every step has other rows, as with minibatches
             try:
-                called(estimator, "trains", settings.steps, name, rates, task.dataset.rows)
+                called(estimator, "trains", settings.steps, cls, rates, task.dataset.rows)
             except ValueError as error:
                 raise ValueError(
                     f"{error}; dataset.fresh=true also takes other rows at every step: set it to "

@@ -9,9 +9,6 @@ from sa.config.error import UsageError
 from sa.config.parents import Config
 from sa.config.settings import Settings
 
-_COUPLED = ("Adafactor", "LBFGS", "Muon")
-"""Optimizers whose step of one number depends on other numbers; `replicas` cannot take them."""
-
 
 def check_analysis(analysis: Any, structure: Any, point: Any, memory: int) -> None:
     """Raise ValueError if an analysis, or an estimator that it calls, does not fit a network.
@@ -75,11 +72,20 @@ def check_replicas(components: Components, start: Components | None) -> None:
             "replicas: a quantizer of this network keeps a range or levels from the data, for one "
             "network at a time; take another quantizer, or sweep over seed instead"
         )
-    name = components.optimizer.func.__name__
-    if name in _COUPLED:
+    cls: Any = components.optimizer.func
+    if issubclass(cls, _coupled()):
         raise UsageError(
-            f"replicas: {name} does not step element by element; take optimizer=sgd or adam"
+            f"replicas: {cls.__name__} does not step element by element; take optimizer=sgd or adam"
         )
+
+
+def _coupled() -> tuple[type, ...]:
+    """Return the optimizers whose step of one number depends on other numbers."""
+    from torch import optim
+
+    from sa.training.muon import Muon
+
+    return (optim.Adafactor, optim.LBFGS, Muon, vars(optim).get("Muon", Muon))
 
 
 def check_faster(key: str, components: Components) -> None:

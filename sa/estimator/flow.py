@@ -63,7 +63,11 @@ class Flow(Method):
             )
 
     def trains(
-        self, steps: int, optimizer: str, settings: Mapping[str, Any], batch_size: int | None = None
+        self,
+        steps: int,
+        optimizer: type[torch.optim.Optimizer],
+        settings: Mapping[str, Any],
+        batch_size: int | None = None,
     ) -> None:
         """Raise ValueError for minibatches and for every optimizer but plain SGD.
 
@@ -71,8 +75,8 @@ class Flow(Method):
         sharpness and are not the flow of the loss.
         """
         changes = [k.replace("_", " ") for k in ("momentum", "weight_decay") if settings.get(k)]
-        if steps and (optimizer != "SGD" or changes):
-            what = changes[0] if optimizer == "SGD" else optimizer
+        if steps and (optimizer is not torch.optim.SGD or changes):
+            what = changes[0] if optimizer is torch.optim.SGD else optimizer.__name__
             raise ValueError(
                 f"optimizer: the flow sets the step itself, and {what} would change it; set "
                 "optimizer=sgd optimizer.momentum=0 optimizer.weight_decay=0"

@@ -162,19 +162,22 @@ class Spectral(Method):
                 )
 
     def trains(
-        self, steps: int, optimizer: str, settings: Mapping[str, Any], batch_size: int | None = None
+        self,
+        steps: int,
+        optimizer: type[torch.optim.Optimizer],
+        settings: Mapping[str, Any],
+        batch_size: int | None = None,
     ) -> None:
         """Raise ValueError for a training in which the estimator does not work.
 
-        It needs at least ``refresh`` steps, plain SGD, and the training's rate. The safeguard does
-        not work with minibatches.
+        It needs ``refresh`` steps or more, plain SGD and its rate; the safeguard needs all rows.
         """
         if 0 < steps < self.refresh:
             raise ValueError(
                 f"refresh={self.refresh}: the training has {steps} steps; set refresh <= {steps}"
             )
-        if steps and (optimizer != "SGD" or settings.get("momentum")):
-            what = "momentum" if optimizer == "SGD" else optimizer
+        if steps and (optimizer is not torch.optim.SGD or settings.get("momentum")):
+            what = "momentum" if optimizer is torch.optim.SGD else optimizer.__name__
             raise ValueError(
                 f"optimizer: spectral scales the step itself, which {what} would change; set "
                 "optimizer=sgd optimizer.momentum=0 (and estimator.momentum=0.9)"

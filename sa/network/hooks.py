@@ -55,13 +55,17 @@ class Hooks:
         """
 
     def trains(
-        self, steps: int, optimizer: str, settings: Mapping[str, Any], batch_size: int | None
+        self,
+        steps: int,
+        optimizer: type[torch.optim.Optimizer],
+        settings: Mapping[str, Any],
+        batch_size: int | None,
     ) -> None:
         """Raise ValueError if an estimator does not work in this training.
 
         Args:
             steps: number of steps.
-            optimizer: name of the optimizer's class.
+            optimizer: class of the optimizer.
             settings: settings of the optimizer.
             batch_size: rows of a minibatch; None for all rows.
 

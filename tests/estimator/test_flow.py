@@ -93,13 +93,13 @@ def test_flow_refuses_quantized_networks_other_optimizers_and_minibatches():
     with pytest.raises(ValueError, match="nothing flows; take the network in full precision"):
         Flow().requires(Structure(quantized={"act.activation": "Sign()"}))
     with pytest.raises(ValueError, match="set optimizer=sgd optimizer.momentum=0"):
-        Flow().trains(10, "Adam", {})
+        Flow().trains(10, torch.optim.Adam, {})
     with pytest.raises(ValueError, match="momentum would change"):
-        Flow().trains(10, "SGD", {"momentum": 0.9})
+        Flow().trains(10, torch.optim.SGD, {"momentum": 0.9})
     with pytest.raises(ValueError, match="weight decay would change"):
-        Flow().trains(10, "SGD", {"weight_decay": 0.1})
+        Flow().trains(10, torch.optim.SGD, {"weight_decay": 0.1})
     with pytest.raises(ValueError, match="of all training rows; set batch_size=null"):
-        Flow().trains(10, "SGD", {}, 32)
+        Flow().trains(10, torch.optim.SGD, {}, 32)
     f, at, _ = bowl()
     with pytest.raises(ValueError, match="the flow needs a training; set steps"):
         Flow()(f, at, Flow().init(at), stream(0, "e"))

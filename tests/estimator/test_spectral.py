@@ -382,12 +382,12 @@ def test_the_learning_rate_is_required_and_comes_from_the_training():
 
 def test_trainings_at_another_rate_or_on_minibatches_are_refused():
     with pytest.raises(ValueError, match="lr=0.1: the training's rate is 0.5; leave out"):
-        Spectral(lr=0.1).trains(100, "SGD", {"lr": 0.5})
+        Spectral(lr=0.1).trains(100, torch.optim.SGD, {"lr": 0.5})
     with pytest.raises(
         ValueError, match="safeguard=0.7: the loss of one minibatch.*safeguard=null"
     ):
-        Spectral().trains(100, "SGD", {"lr": 0.5}, 32)
-    Spectral(lr=0.5, safeguard=None).trains(100, "SGD", {"lr": 0.5}, 32)
+        Spectral().trains(100, torch.optim.SGD, {"lr": 0.5}, 32)
+    Spectral(lr=0.5, safeguard=None).trains(100, torch.optim.SGD, {"lr": 0.5}, 32)
 
 
 @pytest.mark.parametrize("mode", ["flat_v1", "filter", "dynamic", "global"])
