@@ -9,6 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 import sa
+from sa.network.patch import unpatched
 from sa.network.traits import component
 from sa.quantizer.levels import Levels
 from sa.quantizer.lsq import LSQ
@@ -219,6 +220,38 @@ def test_rules_reach_both_weights_of_attention():
         law.mix.out_proj.weight.copy_(Uniform(3)(law.mix.out_proj.weight))
     torch.testing.assert_close(net(X), law(X))
     torch.testing.assert_close(net.eval()(X).detach(), law.eval()(X).detach())
+
+
+@pytest.mark.parametrize(
+    ("make", "rules", "names"),
+    [
+        (Recurrent, {"lstm": Uniform(3)}, ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]),
+        (Attention, {"mix": Uniform(3), "mix.out_proj": Uniform(2)},
+         ["mix.in_proj_weight", "mix.out_proj.weight"]),
+        (Tied, {"a": Uniform(3)}, ["a.weight"]),
+        (lambda: nn.Sequential(nn.Unflatten(1, (4, 2)), nn.ConvTranspose1d(4, 6, 2, groups=2),
+                               nn.Flatten(), nn.Linear(18, 3)),
+         {"1": Uniform(3, granularity="channel")}, ["1.weight"]),
+    ],
+)  # fmt: skip
+def test_the_straight_through_gradient_is_that_of_the_rounded_weights(make, rules, names):
+    """With slope 1 inside of the range, which holds all weights, nothing else is differentiated."""
+    torch.manual_seed(0)
+    plain = make().double()
+    net = sa.quantize(plain, rules, example=X[:2].double())
+    with torch.no_grad():
+        for name in names:
+            owner, _, attribute = name.rpartition(".")
+            quantized = getattr(net.get_submodule(owner), attribute)
+            plain.get_submodule(owner).get_parameter(attribute).copy_(quantized)
+    nn.functional.cross_entropy(plain(X.double()), Y).backward()
+    _, grad = sa.loss(net, (X, Y)).value_and_grad()  # without a rule a step has derivative 0
+    assert not any(grad[k].any() for k in grad if "parametrizations" in k)
+    grad = sa.STE("identity")(sa.loss(net, (X, Y)), seed=0).grad
+    law = dict(plain.named_parameters())
+    assert {unpatched(k) for k in grad} == set(law)
+    for name, g in grad.items():
+        torch.testing.assert_close(g, law[unpatched(name)].grad, rtol=1e-10, atol=1e-12)
 
 
 def test_a_shared_weight_is_quantized_once_at_all_its_places():

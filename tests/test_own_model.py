@@ -115,3 +115,11 @@ def test_a_network_with_rules_starts_from_the_weights_of_its_training_without_th
     end = json.loads((parent / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
     value = json.loads((folder(out) / "result.json").read_text())["value"]
     assert value == pytest.approx(end, rel=1e-2) and value != end
+
+
+@pytest.mark.parametrize("target", ["Rows", "CNN", "Signs"])
+def test_every_way_to_evaluate_points_works_on_an_own_network(sa, trusting, target):
+    words = [*OWN[:-1], f"model.target=own_nets.{target}", "mode=eval"]
+    for estimator in ("nes estimator.samples=3", "random_coordinates", "forward_gradient"):
+        code, _, err = sa(*words, *f"estimator={estimator}".split(), "batchnorm=running")
+        assert code == 0, err

@@ -13,7 +13,7 @@ class Packages(SearchPathPlugin):
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the folders; other programs with Hydra stay as they are."""
+        """Append the folders to the search path of sa, and of no other program with Hydra."""
         if any(str(CONF) in str(one.path) for one in search_path.get_path()):
             for folder in of_packages():
                 search_path.append(folder.owner, f"file://{folder.path}")

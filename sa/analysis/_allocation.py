@@ -74,7 +74,7 @@ def greedy(losses: Losses, prices: np.ndarray, budget: float) -> Choice:
     """Return the choice of a greedy search that starts from the most bits.
 
     Each step takes one width less in the layer with the least rise of the loss per saved price. It
-    measures the loss of every candidate with the other layers as they are.
+    measures the loss of every candidate without a change of the other layers.
     """
     choice: Choice = (prices.shape[1] - 1,) * len(prices)
     while not fits(choice, prices, budget):

@@ -20,12 +20,12 @@ def at(values: Tensor, index: int | None) -> float:
 
 
 def mean(values: Tensor) -> float:
-    """Return the mean of the finite values; NaN if there are none."""
+    """Return the mean of the finite values; NaN if no value is finite."""
     return float(values[values.isfinite()].double().mean())
 
 
 def most(values: Tensor) -> float:
-    """Return the largest finite value; NaN if there are none."""
+    """Return the largest finite value; NaN if no value is finite."""
     return at(values, best(values))
 
 

@@ -67,7 +67,7 @@ def check(hydra: Any) -> None:
 
 
 def _interpolated(node: Any, path: str) -> str:
-    """Return the dotted name of a text that Hydra would compute once more; '' if there is none."""
+    """Return the dotted name of a text that Hydra would interpolate again; '' without one."""
     if isinstance(node, str):
         return path if "${" in node else ""
     items: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, dict) else []

@@ -51,7 +51,7 @@ def made(rules: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
 
 
 def ruled(model: Any, rules: Mapping[str, Any] | None) -> Any:
-    """Return the model with the rules of a configuration; the model itself if there are none.
+    """Return the model with the rules of a configuration; without rules, the model itself.
 
     Raises:
         UsageError: the rules do not fit the layers of the model.

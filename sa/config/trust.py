@@ -106,7 +106,7 @@ def trusted() -> dict[str, str]:
 
 
 def place(package: str) -> Path | None:
-    """Return the folder or file of a package, found without importing it; None if there is none."""
+    """Return the folder or file of a package; None if Python does not find it. Imports nothing."""
     try:
         spec = util.find_spec(package)
     except (ImportError, ValueError):

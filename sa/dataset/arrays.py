@@ -23,7 +23,7 @@ class Arrays(_own.Own):
 
     Save them with np.savez. Inputs have shape (rows, ...). Integer targets (rows,) are class
     numbers from 0; float targets (rows,) or (rows, outputs) are numbers to learn. The numbers are
-    used as they are: scale them before you save them.
+    not scaled here: scale them before you save them.
 
     Args:
         path: the .npz file. A run is identified by the content of the file, not by its path.

@@ -22,8 +22,8 @@ _EXAMPLE = "dataset.path=my.csv dataset.target=COLUMN"
 class Table(_own.Own):
     """A table: one column is the target, other columns are the inputs, and all hold numbers.
 
-    Integers in the target column are class numbers from 0; other numbers are learned as they are.
-    Inputs are used as they are: scale the columns before you save them.
+    Integers in the target column are class numbers from 0; other numbers are the numbers to learn.
+    Inputs are not scaled here: scale the columns before you save them.
 
     Args:
         path: the file: .csv with names in the first line, or .parquet. A run is identified by the

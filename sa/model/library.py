@@ -81,7 +81,8 @@ class Library:
             except Exception as error:  # another network's file, or no file of weights
                 why = str(error).partition("\n")[0]
                 raise ValueError(
-                    f"path={self.path}: it is no state of {self.name}: {why}"
+                    f"path={self.path}: it does not hold the weights of {self.name} ({why}); name "
+                    "a file made of this network by torch.save(network.state_dict(), FILE)"
                 ) from error
         return (_Logits(network) if self.library == "transformers" else network).double().eval()
 
@@ -97,7 +98,8 @@ class Library:
         except Exception as error:  # a library may raise anything
             why = str(error).partition("\n")[0]
             raise ValueError(
-                f"name={self.name}: {self.library} makes no such network: {why}"
+                f"name={self.name}: {self.library} makes no such network ({why}); set model.name "
+                "to one of its models, and model.args to arguments of that model"
             ) from error
 
 
@@ -129,9 +131,15 @@ def _weights(path: str) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # a damaged file, or one with Python objects
         why = str(error).partition("\n")[0]
-        raise ValueError(f"path={path}: it holds no state_dict of tensors: {why}") from error
+        raise ValueError(
+            f"path={path}: it holds no state_dict of tensors ({why}); make one with "
+            "torch.save(network.state_dict(), FILE)"
+        ) from error
     if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
-        raise ValueError(f"path={path}: it holds no state_dict of tensors; save one of a network")
+        raise ValueError(
+            f"path={path}: it holds no state_dict of tensors; make one with "
+            "torch.save(network.state_dict(), FILE)"
+        )
     return found
 
 

@@ -163,7 +163,7 @@ def _recurrent(layer: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _unflattened(layer: Any) -> None:
-    """Leave the weights as they are: cuDNN cannot keep quantized ones in one piece."""
+    """Do nothing: cuDNN would pack the weights into one tensor, and quantized weights change."""
 
 
 @torch.no_grad()

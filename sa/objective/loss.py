@@ -14,10 +14,11 @@ from sa.objective.criterion import CRITERIA
 from sa.objective.evaluate import SPLITS, Evaluation
 from sa.objective.forward import NetworkForward
 from sa.objective.function import RowFunction
-from sa.objective.mode import in_mode
 from sa.objective.numerics import DTYPES, Numerics
 from sa.objective.objective import Objective
 from sa.objective.task import moving_names
+from sa.objective.training_mode import in_mode
+from sa.objective.vectorize import can_vmap
 from sa.params import stream
 from sa.types import Batch, Dataset, Numbers, Params, Splits
 
@@ -155,7 +156,7 @@ def loss(
     norms = batchnorm or ("batch" if mode == "train" else "running")
     numerics = _numerics(dtype, device=device, memory=memory, batchnorm=norms, mode=mode)
     forward, point = _forward(network, batch, criterion, moving, numerics)
-    forward.vectorized = _can_vmap(forward, point, batch) if vectorized is None else vectorized
+    forward.vectorized = can_vmap(forward, point, batch) if vectorized is None else vectorized
     evaluation = _Scores(forward, Splits(batch, kept or batch.part(0, 0)), _classes(batch))
     away = kept and Loss(forward, kept, evaluation=evaluation, point=point)
     return Loss(forward, batch, away, evaluation=evaluation, point=point)
@@ -225,7 +226,7 @@ def _of_function(
     one = torch.zeros(1, 0)
     rows = RowFunction(lambda at, batch: function(at).reshape(1), vectorized=True)
     made = Loss(rows, Batch(one, one), point=point)
-    rows.vectorized = _can_vmap(rows, point, made.batch) if vectorized is None else vectorized
+    rows.vectorized = can_vmap(rows, point, made.batch) if vectorized is None else vectorized
     return made
 
 
@@ -321,15 +322,3 @@ def _check_outputs(forward: NetworkForward, point: Params, batch: Batch, kind: s
                 f"{out.shape[1]} outputs, so expected 0 to {out.shape[1] - 1}"
             )
     forward.row_losses(out, targets[:2])
-
-
-@torch.no_grad()
-def _can_vmap(forward: NetworkForward | RowFunction, point: Params, batch: Batch) -> bool:
-    """Return True if vmap can compute the loss at two points at once; it is tried."""
-    two = {k: torch.stack([p, p]) for k, p in point.items()}
-    some = batch.part(0, min(2, batch.rows))
-    try:
-        torch.vmap(lambda one: forward.rows(one, some), randomness="same")(two)
-    except RuntimeError:  # no batching rule, or a branch on values
-        return False
-    return True

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from sa.network.hooks import called, trait
+from sa.network.network import Network
 from sa.network.read import coupling, describe, row_width
 from sa.objective.batches import Batches, drawn
 from sa.objective.criterion import CRITERIA
 from sa.objective.evaluate import Evaluation
 from sa.objective.forward import NetworkForward
-from sa.objective.mode import in_mode
 from sa.objective.modes import observing
 from sa.objective.numerics import DTYPES, Numerics
 from sa.objective.problem import Problem
 from sa.objective.task import Task, moving_names
+from sa.objective.training_mode import in_mode
+from sa.objective.vectorize import can_vmap
 from sa.params import ranges, stream
 from sa.types import Batch, Splits
 
@@ -75,6 +77,8 @@ def prepare(
     params = {k: named[k] for k in moving}
     forward.observe(params, batches(0).inputs)
     forward = in_mode(forward, params, data.train.inputs[:16])
+    if not isinstance(network, Network):
+        forward.vectorized = can_vmap(forward, params, data.train)
     return Problem(forward, evaluation, batches, params, seed)
 
 
