@@ -89,6 +89,10 @@ def test_rules_quantize_an_own_network(sa, trusting):
         (["model.target=own_nets.OrderedDict"], "name a class by the file that defines it"),
         (["model.target=os.system"], "model.target=os.system: refused"),
         (["model.target=own_nets.Flat", "mode=train", "replicas=2", "steps=2"], "replicas: "),
+        (
+            ["model.target=own_nets.Rows", "replicas=2", "steps=2"],
+            "replicas: torch.vmap cannot run",
+        ),
     ],
 )
 def test_an_own_network_that_does_not_fit_is_refused_before_any_work(sa, trusting, words, said):

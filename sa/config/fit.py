@@ -72,6 +72,11 @@ def check_replicas(components: Components, start: Components | None) -> None:
             "replicas: a quantizer of this network keeps a range or levels from the data, for one "
             "network at a time; take another quantizer, or sweep over seed instead"
         )
+    if not components.task.stacks():
+        raise UsageError(
+            "replicas: torch.vmap cannot run several of these networks at once (it has no rule for "
+            "LSTM, for example, nor for branches on values); set replicas=null and sweep over seed"
+        )
     cls: Any = components.optimizer.func
     if issubclass(cls, _coupled()):
         raise UsageError(

@@ -17,10 +17,12 @@ from sa.network.network import Network
 from sa.network.read import coupling, describe, latent_weights, one_row, row_width
 from sa.network.structure import Structure
 from sa.objective.criterion import CRITERIA
+from sa.objective.forward import NetworkForward
 from sa.objective.modes import keepers
 from sa.objective.numerics import Numerics
+from sa.objective.vectorize import can_vmap
 from sa.params import stream
-from sa.types import STRICT, Dataset, Model, Params
+from sa.types import STRICT, Batch, Dataset, Model, Params
 
 
 def compiler() -> str | None:
@@ -181,6 +183,13 @@ class Task:
         """Return True if a quantizer stores numbers from data or has parameters."""
         network, _ = _sample(self.model)  # type: ignore[arg-type]
         return bool(keepers(network))
+
+    def stacks(self) -> bool:
+        """Return True if vmap can run several networks of the model at once; it is tried."""
+        network, _ = _sample(self.model)  # type: ignore[arg-type]
+        two = torch.zeros(2, *self.model.shape, dtype=torch.float64)
+        forward = NetworkForward(network=network, kind="value")
+        return can_vmap(forward, dict(network.named_parameters()), Batch(two, two))
 
     def structure(self) -> Structure:
         """Return the structure of the network, which estimators check; no data is loaded."""
