@@ -179,8 +179,8 @@ def _forward(
     """Return a copy of the network with its criterion, and the parameters that move."""
     kind = _kind(criterion, batch)
     network = copy.deepcopy(given).to(numerics.device, DTYPES[numerics.dtype]).eval()
-    if lonely := one_row(network, numerics.batchnorm, batch.rows):
-        raise ValueError(f"data: {lonely}; give more rows, or set batchnorm='running'")
+    if why_not := one_row(network, numerics.batchnorm, batch.rows):
+        raise ValueError(f"data: {why_not}; give more rows, or set batchnorm='running'")
     named = {k: p.detach() for k, p in network.named_parameters()}
     if not named:
         raise ValueError(

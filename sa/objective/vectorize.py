@@ -1,4 +1,4 @@
-"""Whether torch.vmap can compute a loss at many points at once, found by trying."""
+"""`can_vmap`: tries whether torch.vmap can compute a loss at many points at once."""
 
 import warnings
 

@@ -67,9 +67,9 @@ def train(
         raise ValueError(f"batch_size={batch_size}: expected 1 to {loss.batch.rows}, or None")
     forward = loss.forward
     rows = batch_size or loss.batch.rows
-    if lonely := one_row(forward.network, forward.numerics.batchnorm, rows):
+    if why_not := one_row(forward.network, forward.numerics.batchnorm, rows):
         raise ValueError(
-            f"batch_size=1: {lonely}; take 2 rows or more, or make the loss with "
+            f"batch_size=1: {why_not}; take 2 rows or more, or make the loss with "
             "batchnorm='running'"
         )
     recipe = recipe or Recipe()

@@ -10,6 +10,7 @@ from torch import nn
 
 from sa import surrogate
 from sa.estimator import _slopes
+from sa.network.traits import traits
 from sa.quantizer.dorefa import Dorefa
 from sa.quantizer.dorefa_gradient import DorefaGradient
 from sa.quantizer.fixed_point import FixedPoint
@@ -75,7 +76,7 @@ def test_outputs_take_each_of_the_declared_levels(slot, name):
     gaps = out.diff()
     distinct = 1 + int((gaps > 1e-9).sum())  # rounding may split a level into two close numbers
     assert distinct == STATES[slot, name]
-    bits = getattr(q, "spec", q).bits  # the fewest bits for this number of levels
+    bits = traits(q).bits  # the fewest bits for this number of levels
     assert 2 ** (bits - 1) < distinct <= 2**bits
     even = gaps[gaps > 1e-9][: 1 if name == "ttq" else None]  # ttq learns its levels
     torch.testing.assert_close(even, even[:1].expand(len(even)))
