@@ -51,6 +51,7 @@ True
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sa import testing as testing
     from sa.config.error import NoData as NoData
     from sa.config.error import UsageError as UsageError
     from sa.estimator.arm import ARM as ARM
@@ -196,7 +197,7 @@ _MODULES = {
 
 _WHERE = {name: f"sa.{module}" for module, names in _MODULES.items() for name in names.split()}
 
-__all__ = sorted([*_WHERE, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_WHERE, "__version__", "testing"])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
@@ -205,6 +206,8 @@ def __getattr__(name: str) -> Any:
 
     if name == "__version__":
         return metadata.version("sa-lab")
+    if name == "testing":
+        return import_module("sa.testing")
     if name not in _WHERE:
         raise AttributeError(f"sa has no '{name}'; its names are: {', '.join(__all__)}")
     found = globals()[name] = vars(import_module(_WHERE[name]))[name]

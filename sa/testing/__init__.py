@@ -3,6 +3,10 @@
 Each function returns the laws that a component breaks, law -> what is wrong; {} if it keeps them
 all. A class that breaks a law on purpose says so: ``laws = {"unbiased": "it is a displacement"}``.
 The laws are imported only when they are called, because pytest loads this package at every start.
+
+>>> import sa
+>>> sa.testing.check_quantizer(sa.Sign)
+{}
 """
 
 from collections.abc import Callable
