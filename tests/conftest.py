@@ -1,5 +1,6 @@
 """Shared helpers of the tests: components read from conf/, killed processes, closed-form losses."""
 
+import gzip
 import pickle
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from commands import forget, sa  # noqa: F401
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from sa.dataset import _fashion_mnist
 from sa.objective.numerics import Numerics
 from sa.objective.task import Task
 from sa.record import telling
@@ -65,6 +67,25 @@ def cifar(root: Path, rows: int = 12, seed: int = 0) -> Path:
         labels = [int(x) for x in draw.permutation(np.arange(rows) % 10)]
         content = {b"batch_label": name.encode(), b"labels": labels, b"data": images}
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    return folder
+
+
+def idx(path: Path, values: np.ndarray) -> None:
+    """Write an idx file of bytes; compressed if its name ends with .gz."""
+    sizes = b"".join(n.to_bytes(4, "big") for n in values.shape)
+    content = bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def fashion(folder: Path, monkeypatch, rows: int = 40) -> Path:
+    """Write files of Fashion-MNIST with a few rows, whose md5 is not checked; return the folder."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for name in _fashion_mnist.FILES:
+        images = draw.integers(0, 256, (rows, 28, 28), dtype=np.uint8)
+        labels = np.arange(rows, dtype=np.uint8) % 10
+        idx(folder / f"{name}.gz", images if "images" in name else labels)
+        monkeypatch.setitem(_fashion_mnist.FILES, name, "")
     return folder
 
 

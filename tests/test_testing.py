@@ -124,8 +124,8 @@ def test_the_projects_own_analyses_keep_the_laws(name):
     assert testing.check_analysis(lambda: instantiate(made, _convert_="all")) == {}
 
 
-FILES = [n for n in options("dataset") if n.startswith("cifar10")]
-FILES += ["arrays", "images", "table", "torchvision", "huggingface"]
+FILES = [n for n in options("dataset") if n.startswith(("cifar10", "fashion_mnist"))]
+FILES += ["arrays", "idx", "images", "table", "torchvision", "huggingface"]
 
 
 @pytest.mark.parametrize("name", [n for _, n in members("dataset", without=FILES)])

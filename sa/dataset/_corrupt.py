@@ -1,6 +1,7 @@
 """Corruptions of a training split, which can be fitted but not learnt (Zhang et al., ICLR 2017)."""
 
-from typing import Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 
@@ -12,6 +13,40 @@ Corruption = Literal[
 
 LABELS = ("random", "partial", "shuffled")
 """The corruptions of labels; the others are of images."""
+
+
+class Corruptible:
+    """Base class of datasets of images whose training split can be corrupted.
+
+    A subclass is a dataclass with the settings ``corruption``, ``fraction`` and ``random_labels``.
+    """
+
+    if TYPE_CHECKING:
+        corruption: Corruption
+        fraction: float
+        random_labels: bool
+
+        @property
+        def classes(self) -> int: ...
+
+    def agree(self) -> None:
+        """Raise ValueError if ``random_labels`` and ``corruption`` contradict each other."""
+        if self.random_labels and self.corruption not in ("none", "random"):
+            raise ValueError(
+                f"random_labels=true and corruption={self.corruption}: set one of them"
+            )
+
+    def clean(self) -> Self | None:
+        """Return the same dataset with the true labels; None if this one has them already."""
+        if not (self.random_labels or self.corruption in LABELS):
+            return None
+        made: Any = self  # a dataclass
+        return replace(made, corruption="none", random_labels=False)
+
+    def corrupted(self, train: Batch, generator: torch.Generator) -> Batch:
+        """Return the training rows with their corruption."""
+        kind: Corruption = "random" if self.random_labels else self.corruption
+        return corrupt(train, kind, self.fraction, self.classes, generator)
 
 
 def corrupt(

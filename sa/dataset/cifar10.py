@@ -1,6 +1,5 @@
 """CIFAR-10: 60,000 small colour images in ten classes (Krizhevsky 2009), from local files."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,13 +10,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.dataset import _cifar
-from sa.dataset._corrupt import LABELS, Corruption, corrupt
-from sa.params import ranges
+from sa.dataset._corrupt import Corruptible, Corruption
+from sa.dataset._pixels import moments
 from sa.types import STRICT, Batch, MissingData, Splits
 
 
 @dataclass(frozen=True, config=STRICT)
-class CIFAR10:
+class CIFAR10(Corruptible):
     """The first ``n`` training images and all test images, normalised, in the files' order.
 
     Args:
@@ -45,10 +44,7 @@ class CIFAR10:
     @model_validator(mode="after")
     def _check(self) -> "CIFAR10":
         """Raise ValueError if ``random_labels`` and ``corruption`` contradict each other."""
-        if self.random_labels and self.corruption not in ("none", "random"):
-            raise ValueError(
-                f"random_labels=true and corruption={self.corruption}: set one of them"
-            )
+        self.agree()
         return self
 
     @property
@@ -71,12 +67,6 @@ class CIFAR10:
         if _cifar.find(self.root) is None:
             raise MissingData(_cifar.missing(self.root))
 
-    def clean(self) -> "CIFAR10 | None":
-        """Return the same dataset with the true labels; None if this one has them already."""
-        if not (self.random_labels or self.corruption in LABELS):
-            return None
-        return replace(self, corruption="none", random_labels=False)
-
     def load(self, generator: torch.Generator) -> Splits:
         """Return both splits: inputs (n, 3, 32, 32) float64, targets (n,) int64."""
         self.check()
@@ -89,31 +79,15 @@ class CIFAR10:
                 f"n={self.n}: {folder} holds {len(images)} training images; set n={len(images)} or "
                 "less"
             )
-        mean, std = _moments(images, self.normalise)
+        mean, std = moments(images, self.normalise == "channel")
         train, test = (
             Batch(x.double().sub_(mean).div_(std), y)
             for x, y in ((images[: self.n], labels[: self.n]), _read(folder, _cifar.TEST))
         )
-        kind: Corruption = "random" if self.random_labels else self.corruption
-        return Splits(corrupt(train, kind, self.fraction, 10, generator), test)
+        return Splits(self.corrupted(train, generator), test)
 
 
 def _read(folder: Path, name: str) -> tuple[Tensor, Tensor]:
     """Return the images (n, 3, 32, 32) uint8 and the labels (n,) int64 of one file."""
     images, labels = _cifar.read(folder / name)
     return torch.from_numpy(images).view(-1, 3, 32, 32), torch.from_numpy(labels)
-
-
-def _moments(images: Tensor, per: str) -> tuple[Tensor, Tensor]:
-    """Return the mean and the standard deviation of uint8 images, from exact sums of integers."""
-    total = torch.zeros(images.shape[1:], dtype=torch.int64)
-    squares, n = torch.zeros_like(total), len(images)
-    for start, stop in ranges(len(images), 4096):
-        part = images[start:stop].int()
-        total += part.sum(0)
-        squares += part.square_().sum(0)
-    if per == "channel":
-        n *= total[0].numel()
-        total, squares = (x.sum((1, 2), keepdim=True) for x in (total, squares))
-    std = (n * squares - total.square()).double().sqrt() / n
-    return total.double() / n, torch.where(std > 0, std, 1.0)  # a constant pixel becomes 0

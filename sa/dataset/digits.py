@@ -1,6 +1,5 @@
 """Handwritten digits: 1,797 real 8x8 images that ship with scikit-learn; works offline."""
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -9,12 +8,12 @@ from annotated_types import Ge, Le
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from sa.dataset._corrupt import LABELS, Corruption, corrupt
+from sa.dataset._corrupt import Corruptible, Corruption
 from sa.types import STRICT, Batch, Splits
 
 
 @dataclass(frozen=True, config=STRICT)
-class Digits:
+class Digits(Corruptible):
     """1,437 training and 360 test images, with about the same share of every class in both splits.
 
     All seeds have the same split, so their test losses can be compared. Pixels are standardised by
@@ -39,10 +38,7 @@ class Digits:
     @model_validator(mode="after")
     def _check(self) -> "Digits":
         """Raise ValueError if ``random_labels`` and ``corruption`` contradict each other."""
-        if self.random_labels and self.corruption not in ("none", "random"):
-            raise ValueError(
-                f"random_labels=true and corruption={self.corruption}: set one of them"
-            )
+        self.agree()
         return self
 
     @property
@@ -60,12 +56,6 @@ class Digits:
         """The number of training images, 1,437."""
         return 1437
 
-    def clean(self) -> "Digits | None":
-        """Return the same dataset with the true labels; None if this one has them already."""
-        if not (self.random_labels or self.corruption in LABELS):
-            return None
-        return replace(self, corruption="none", random_labels=False)
-
     def load(self, generator: torch.Generator) -> Splits:
         """Return both splits: inputs (n, 1, size, size) float64, targets (n,) int64."""
         from sklearn.datasets import load_digits  # here, because its import takes a second
@@ -81,6 +71,5 @@ class Digits:
             x = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
         mean, std = x[train].mean(), x[train].std()
         x = (x - mean) / std
-        kind: Corruption = "random" if self.random_labels else self.corruption
-        kept = corrupt(Batch(x[train], y[train]), kind, self.fraction, 10, generator)
+        kept = self.corrupted(Batch(x[train], y[train]), generator)
         return Splits(kept, Batch(x[test], y[test]))

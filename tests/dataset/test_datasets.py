@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import cifar, component, options
+from conftest import cifar, component, fashion, idx, options
 from hydra.errors import InstantiationException
 from PIL import Image
 
@@ -41,6 +41,11 @@ def own(name, folder):
         arrays = {"train_inputs": x, "train_targets": y, "test_inputs": x, "test_targets": y}
         np.savez(folder / name / "lab--my.npz", **arrays)
         return {"name": "lab/my", "root": str(folder)}
+    if name == "idx":
+        for part in ("train", "t10k"):
+            idx(folder / f"{part}-images-idx3-ubyte", np.zeros((60, 4, 4), np.uint8))
+            idx(folder / f"{part}-labels-idx1-ubyte", y.astype(np.uint8))
+        return {"root": str(folder)}
     return {}
 
 
@@ -49,7 +54,10 @@ def test_every_dataset_yields_its_declared_shape_classes_and_rows(name, tmp_path
     monkeypatch.setenv("SA_DATA", str(tmp_path))
     if name.startswith("cifar10"):
         cifar(tmp_path)
-    settings = {"n": 40} if name.startswith("cifar10") else own(name, tmp_path)
+    if name.startswith("fashion_mnist"):
+        fashion(tmp_path / "fashion-mnist", monkeypatch)
+    files = name.startswith(("cifar10", "fashion_mnist"))
+    settings = {"n": 40} if files else own(name, tmp_path)
     data = component("dataset", name, **settings)
     one, two = data.load(stream(0, "data")), data.load(stream(0, "data"))
     for a, b in zip(one, two, strict=True):
@@ -213,6 +221,8 @@ def test_gaussian_corruption_keeps_the_mean_and_spread_of_the_inputs():
         ("digits", {"random_labels": True, "corruption": "gaussian"}, "set one of them"),
         ("digits", {"fraction": 1.5}, "fraction"), ("digits", {"corruption": "x"}, "shuffled"),
         ("cifar10", {"n": 50_001}, "n"), ("cifar10", {"normalise": "row"}, "pixel"),
+        ("fashion_mnist", {"n": 60_001}, "n"), ("fashion_mnist", {"size": 30}, "32"),
+        ("fashion_mnist", {"random_labels": True, "corruption": "gaussian"}, "set one of them"),
         ("sinc", {"low": 1, "high": 1}, "less than high"), ("linear", {"n": 49}, "as many rows"),
     ],
 )  # fmt: skip
