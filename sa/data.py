@@ -1,7 +1,7 @@
 """Data that are fetched before they are used, ``python -m sa.data fetch NAME``: checked whole.
 
-NAME is cifar10, torchvision:CLASS or huggingface:OWNER/NAME. Nothing else in the project downloads
-data.
+NAME is cifar10, fashion_mnist, torchvision:CLASS or huggingface:OWNER/NAME. Nothing else in the
+project downloads data.
 """
 
 import argparse
@@ -12,10 +12,11 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sa.dataset import _cifar
+from sa.dataset import _cifar, _fashion_mnist, _idx
 from sa.record import files, telling
 
 LARGEST = 64 << 20
@@ -49,14 +50,11 @@ def fetch(root: Path, url: str = _cifar.URL, md5: str = _cifar.MD5) -> Path:
     folder = found or root / _cifar.FOLDER
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _download(url, md5, root)
+        _download(url, root / _cifar.ARCHIVE, root, md5)
         _unpack(root / _cifar.ARCHIVE, folder)
         (root / _cifar.ARCHIVE).unlink()
     except OSError as error:
-        raise Unfetched(
-            f"{root}: {error.strerror or error}; choose another folder: --root DIR, or SA_DATA=DIR "
-            "in the environment"
-        ) from error
+        raise _unwritable(root, error) from error
     return folder
 
 
@@ -70,8 +68,85 @@ def _is_valid(folder: Path) -> bool:
     return True
 
 
-def _download(url: str, md5: str, root: Path) -> None:
-    """Download the archive into ``root``, unless it is there with the right md5."""
+def fetch_fashion_mnist(root: Path, urls: Sequence[str] = _fashion_mnist.URLS) -> Path:
+    """Return the folder of Fashion-MNIST; download the files that are missing or damaged.
+
+    Nothing is downloaded if a run with ``dataset.root=ROOT`` finds all files.
+
+    Args:
+        root: the folder for the data; it is made if it does not exist.
+        urls: folders on servers that have the files as .gz; the next one is tried if one fails.
+
+    Raises:
+        Unfetched: the data could not be fetched.
+
+    """
+    found = _fashion_mnist.find(root)
+    if found and all(map(_is_fashion_mnist, found, _fashion_mnist.FILES)):
+        return found[0].parent
+    folder = root / _fashion_mnist.FOLDER
+    if found and found[0].parent == root:  # a run looks there first
+        folder = root
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as scratch:
+            for name in _fashion_mnist.FILES:
+                old = _idx.find([folder], [name])
+                if old and _is_fashion_mnist(old[0], name):
+                    continue
+                new = _fashion_mnist_file(urls, name, Path(scratch), folder)
+                if old:
+                    old[0].unlink()
+                os.replace(new, folder / new.name)
+    except OSError as error:
+        raise _unwritable(root, error) from error
+    return folder
+
+
+def _is_fashion_mnist(file: Path, name: str) -> bool:
+    """Return True if a file has the published content of the file of this name."""
+    try:
+        _fashion_mnist.read_file(file, name)
+    except (_idx.Damaged, OSError):
+        return False
+    return True
+
+
+def _fashion_mnist_file(urls: Sequence[str], name: str, scratch: Path, into: Path) -> Path:
+    """Return a file in ``scratch``, from the first server that sends the right one."""
+    file, why = scratch / f"{name}.gz", ""
+    for url in urls:
+        try:
+            _download(f"{url}/{file.name}", file, into)
+            _fashion_mnist.read_file(file, name)
+            return file
+        except Unfetched as error:
+            why = str(error)
+        except _idx.Damaged as error:
+            file.unlink()
+            sent = str(error).removeprefix(str(file)).strip()
+            why = f"{url}/{file.name} sends another file: it {sent}; repeat the command"
+    raise Unfetched(why)
+
+
+def _unwritable(root: Path, error: OSError) -> Unfetched:
+    """Return the error for a folder that cannot be written to."""
+    return Unfetched(
+        f"{root}: {error.strerror or error}; choose another folder: --root DIR, or SA_DATA=DIR in "
+        "the environment"
+    )
+
+
+def _download(url: str, file: Path, into: Path, md5: str | None = None) -> None:
+    """Download a file, unless it is there with the right md5.
+
+    Args:
+        url: where to download it from.
+        file: where to save it.
+        into: the folder that a user would put it into.
+        md5: its md5; None accepts any content.
+
+    """
     import pooch
     from requests import RequestException
 
@@ -79,13 +154,13 @@ def _download(url: str, md5: str, root: Path) -> None:
     bar = _Bar()
     try:
         pooch.retrieve(
-            url, f"md5:{md5}", fname=_cifar.ARCHIVE, path=root,
+            url, md5 and f"md5:{md5}", fname=file.name, path=file.parent,
             downloader=pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16),
         )  # fmt: skip
     except RequestException as error:
         raise Unfetched(
             f"{url} could not be downloaded ({type(error).__name__}: {error}); repeat the command, "
-            f"or download {_cifar.ARCHIVE} in another way, put it into {root}, and repeat"
+            f"or download {file.name} in another way, put it into {into}, and repeat"
         ) from error
     except ValueError as error:  # a wrong md5; pooch has removed the file
         raise Unfetched(
@@ -202,10 +277,7 @@ def from_library(
     except (_libraries.Unusable, BadData) as error:
         raise Unfetched(str(error)) from error
     except OSError as error:
-        raise Unfetched(
-            f"{root}: {error.strerror or error}; another place: --root DIR, or SA_DATA=DIR in the "
-            "environment"
-        ) from error
+        raise _unwritable(root, error) from error
     return file
 
 
@@ -249,7 +321,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", choices=["fetch"], help="download, check and unpack")
     parser.add_argument(
         "name", type=_name,
-        help="cifar10, torchvision:CLASS such as torchvision:CIFAR100, or "
+        help="cifar10, fashion_mnist, torchvision:CLASS such as torchvision:CIFAR100, or "
         "huggingface:OWNER/NAME[:CONFIG]; the last two need pip install 'sa-lab[torchvision]' or "
         "'sa-lab[huggingface]'",
     )  # fmt: skip
@@ -260,14 +332,17 @@ def main(argv: list[str] | None = None) -> int:
         "--root", type=Path, default=Path(os.environ.get("SA_DATA", "data")),
         help="the folder to save the data in (default: $SA_DATA, or ./data)",
     )  # fmt: skip
-    parser.add_argument("--url", default=_cifar.URL, help=argparse.SUPPRESS)
+    parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--md5", default=_cifar.MD5, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     root = given.root.expanduser()
     library, _, name = given.name.partition(":")
     try:
         if library == "cifar10":
-            print(f"data: {fetch(root, given.url, given.md5)}")
+            print(f"data: {fetch(root, given.url or _cifar.URL, given.md5)}")
+        elif library == "fashion_mnist":
+            urls = [given.url] if given.url else _fashion_mnist.URLS
+            print(f"data: {fetch_fashion_mnist(root, urls)}")
         else:
             file = from_library(library, name, root, given.size, given.inputs, given.targets)
             print(f"data: {file}")
@@ -281,10 +356,12 @@ def main(argv: list[str] | None = None) -> int:
 def _name(given: str) -> str:
     """Return the name of data to fetch; ArgumentTypeError for one that is none."""
     library, _, name = given.partition(":")
-    if given == "cifar10" or (library in ("torchvision", "huggingface") and name):
+    if given in ("cifar10", "fashion_mnist") or (
+        library in ("torchvision", "huggingface") and name
+    ):
         return given
     raise argparse.ArgumentTypeError(
-        f"{given}: expected cifar10, torchvision:CLASS or huggingface:OWNER/NAME"
+        f"{given}: expected cifar10, fashion_mnist, torchvision:CLASS or huggingface:OWNER/NAME"
     )
 
 

@@ -1,5 +1,6 @@
 """Fetching data from a local server leaves complete files or none."""
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -9,10 +10,10 @@ import tarfile
 import threading
 
 import pytest
-from conftest import cifar, component
+from conftest import cifar, component, fashion
 
 from sa import data
-from sa.dataset import _cifar
+from sa.dataset import _cifar, _fashion_mnist
 from sa.params import stream
 
 
@@ -36,22 +37,26 @@ def archive(folder, *extra, without=()):
 
 @pytest.fixture
 def served():
-    """Serve ``served.body``, or only its first ``served.cut`` bytes under its whole length."""
+    """Serve ``served.body``, or only its first ``served.cut`` bytes under its whole length.
+
+    ``served.files`` are served under their names.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             here = self.server
             here.hits += 1
+            body = here.files.get(self.path.rpartition("/")[2], here.body)
             self.send_response(here.code)
-            self.send_header("Content-Length", str(len(here.body)))
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(here.body[: here.cut])
+            self.wfile.write(body[: here.cut])
 
         def log_message(self, *_):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.hits, server.code, server.cut = 0, 200, None
+    server.hits, server.code, server.cut, server.body, server.files = 0, 200, None, b"", {}
     server.url = f"http://127.0.0.1:{server.server_address[1]}/cifar-10-python.tar.gz"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
@@ -182,6 +187,78 @@ def test_a_missing_server_and_an_unwritable_folder_are_reported(tmp_path, served
     (tmp_path / "data").write_text("")
     code, _, err = got()
     assert code == 1 and "--root DIR" in err
+
+
+@pytest.fixture
+def clothes(tmp_path, served, capsys, monkeypatch):
+    """Serve Fashion-MNIST of a few images; return a function that fetches it as ``got`` does."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("SA_DATA", raising=False)
+    monkeypatch.setattr(_fashion_mnist, "DEBIAN", tmp_path / "debian")
+    for file in sorted(fashion(tmp_path / "upstream", monkeypatch).iterdir()):
+        served.files[file.name] = file.read_bytes()
+        content = hashlib.md5(gzip.decompress(file.read_bytes())).hexdigest()
+        monkeypatch.setitem(_fashion_mnist.FILES, file.stem, content)
+
+    def typed():
+        url = served.url.rpartition("/")[0]
+        code = data.main(["fetch", "fashion_mnist", "--root", str(tmp_path / "data"), "--url", url])
+        return code, *capsys.readouterr()
+
+    return typed
+
+
+CLOTHES = sorted(f"fashion-mnist/{n}.gz" for n in _fashion_mnist.FILES)
+
+
+def test_fashion_mnist_is_fetched_once_and_loads_as_a_dataset(tmp_path, served, clothes):
+    code, out, err = clothes()
+    root = tmp_path / "data"
+    assert code == 0, err
+    assert out == f"data: {root / 'fashion-mnist'}\n" and left(root) == CLOTHES
+    assert component("dataset", "fashion_mnist", root=str(root)).load(stream(0)).test.rows == 40
+    assert clothes()[0] == 0 and served.hits == 4
+
+
+def test_only_missing_and_damaged_files_of_fashion_mnist_are_fetched_again(
+    tmp_path, served, clothes
+):
+    clothes()
+    first, second, *_ = (tmp_path / "data" / name for name in CLOTHES)
+    first.unlink()
+    second.with_suffix("").write_bytes(b"damaged, and found before the compressed file")
+    code, _, err = clothes()
+    assert code == 0 and served.hits == 6, err
+    assert left(tmp_path / "data") == CLOTHES
+    for file in (first, second):
+        assert file.read_bytes() == served.files[file.name]
+
+
+def test_files_of_fashion_mnist_that_a_run_finds_elsewhere_are_not_fetched(
+    tmp_path, served, clothes, monkeypatch
+):
+    monkeypatch.setattr(_fashion_mnist, "DEBIAN", tmp_path / "upstream")
+    assert clothes()[:2] == (0, f"data: {tmp_path / 'upstream'}\n") and not served.hits
+
+
+@pytest.mark.parametrize("body", [b"<html>moved</html>", gzip.compress(b"\0\0\x08\1\0\0\0\0")])
+def test_another_file_of_fashion_mnist_is_refused_and_leaves_no_file(
+    tmp_path, served, clothes, body
+):
+    served.files["t10k-images-idx3-ubyte.gz"] = body
+    code, _, err = clothes()
+    assert code == 1 and "t10k-images-idx3-ubyte.gz sends another file" in err
+    assert not {x for x in left(tmp_path / "data") if "t10k-images" in x or "fetching" in x}
+
+
+def test_the_second_server_is_asked_for_what_the_first_does_not_have(tmp_path, served, clothes):
+    port = served.server_address[1]
+    urls = ["http://127.0.0.1:1/none", f"http://127.0.0.1:{port}"]
+    folder = data.fetch_fashion_mnist(tmp_path / "data", urls)
+    assert folder == tmp_path / "data" / "fashion-mnist" and left(tmp_path / "data") == CLOTHES
+    served.code = 404
+    with pytest.raises(data.Unfetched, match=r"404.*put it into .*fashion-mnist, and repeat"):
+        data.fetch_fashion_mnist(tmp_path / "other", urls[1:])
 
 
 def test_help_names_the_data_and_loads_nothing_heavy(tmp_path):

@@ -22,8 +22,11 @@ FILES = {
 }
 """Name of each file -> md5 of its uncompressed content. Every distributor compresses anew."""
 
-URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
-OTHER_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+URLS = (
+    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+)
+"""Folders on servers that have the files as .gz."""
 
 
 def find(root: str | Path) -> list[Path] | None:
@@ -45,7 +48,7 @@ def missing(root: str | Path) -> str:
         "to get them, type: python -m sa.data fetch fashion_mnist, or install Debian's package: "
         "apt install dataset-fashion-mnist (if they are in another folder: dataset.root=DIR, or "
         "SA_DATA=DIR in the environment)\n"
-        f"source: {URL}\n"
+        f"source: {URLS[0]}\n"
         "use dataset=digits to run offline"
     )
 
@@ -53,17 +56,24 @@ def missing(root: str | Path) -> str:
 def read(files: Sequence[Path]) -> "list[np.ndarray[Any, Any]]":
     """Return images and labels of the training split, then those of the test split, uint8.
 
+    Args:
+        files: the four files, in the order of `FILES`.
+
     Raises:
         _idx.Damaged: a file has another content than the published one.
 
     """
-    dimensions = (_idx.IMAGES, _idx.LABELS, _idx.IMAGES, _idx.LABELS)
     try:
-        return [_idx.read(*each) for each in zip(files, dimensions, FILES.values(), strict=True)]
+        return [read_file(file, name) for file, name in zip(files, FILES, strict=True)]
     except _idx.Damaged as error:
         raise _idx.Damaged(
-            f"{error}; remove it, then type: python -m sa.data fetch fashion_mnist"
+            f"{error}; to download it again, type: python -m sa.data fetch fashion_mnist"
         ) from error
+
+
+def read_file(file: Path, name: str) -> "np.ndarray[Any, Any]":
+    """Return the values of the file that has this name in `FILES`; raise _idx.Damaged."""
+    return _idx.read(file, _idx.IMAGES if "images" in name else _idx.LABELS, FILES[name])
 
 
 def _places(root: str | Path) -> list[Path]:

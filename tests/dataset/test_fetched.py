@@ -198,7 +198,8 @@ def test_names_and_files_that_are_none_are_refused(capsys):
     with pytest.raises(SystemExit):
         data.main(["fetch", "mnist"])
     assert (
-        "expected cifar10, torchvision:CLASS or huggingface:OWNER/NAME" in capsys.readouterr().err
+        "expected cifar10, fashion_mnist, torchvision:CLASS or huggingface:OWNER/NAME"
+        in capsys.readouterr().err
     )
     with pytest.raises(BadData, match="after python -m sa.data fetch torchvision:NAME"):
         Torchvision().check()
