@@ -116,6 +116,11 @@ def validate(config: Config) -> Components:
         )
     _check_ends(config, settings, analyses)
     check_snapshots(settings, start, analyses)
+    if settings.augment and not settings.steps:
+        raise UsageError(
+            "augment: it changes the images of a training, and there is none; set steps or epochs, "
+            "or type init.augment for the parent's training"
+        )
     recipe = _recipe(settings, task, extras)
     if settings.init_average and not (start and start.recipe.average):
         raise UsageError("init_average: the parent averages nothing; type +init.average=ema")
@@ -164,13 +169,14 @@ def _structure(settings: Settings, task: Any, estimator: Any, optimizer: Any) ->
         called(estimator, "fits", task.point())
         cls, rates = optimizer.func, optimizer.keywords
         called(estimator, "trains", settings.steps, cls, rates, settings.batch_size)
-        if trait(task.dataset, "fresh"):  # every step has other rows, as with minibatches
+        fresh = "dataset.fresh=true" * trait(task.dataset, "fresh")
+        if other := fresh or "augment" * bool(settings.augment):  # as with minibatches
             try:
                 called(estimator, "trains", settings.steps, cls, rates, task.dataset.rows)
             except ValueError as error:
+                off = "false" if fresh else "null"
                 raise ValueError(
-                    f"{error}; dataset.fresh=true also takes other rows at every step: set it to "
-                    "false"
+                    f"{error}; {other} also takes other rows at every step: set it to {off}"
                 ) from error
     except ValueError as error:
         raise UsageError(f"estimator: {error}") from error

@@ -55,6 +55,8 @@ def resolve(config: Config, words: Sequence[str] = ()) -> Config:
     if name == "" or isinstance(name, bool) or not isinstance(name, str | int | None):
         raise UsageError(f"sweep.name={typed(name)}: expected a name; sweep.name=null makes one")
     name = None if name is None else str(name)
+    if config.get("augment") == "none":
+        config = {**config, "augment": None}
     config = {"init": {}, **config, "root": str(root), "sweep": {**sweep, "name": name}}
     data = config.get("dataset")
     if isinstance(data, Mapping) and isinstance(data.get("root"), str):

@@ -58,6 +58,28 @@ Exclude = Annotated[list[Any], doc("a list, e.g. 'sweep.exclude=[...]'")]
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _preset(value: Any) -> Any:
+    """Return the changes that a word stands for; any other value as it is."""
+    words = {"standard": {"crop": 4, "flip": True}, "none": None}
+    return words.get(value, value) if isinstance(value, str) else value
+
+
+class Changes(BaseModel):
+    """Random changes of the images of a step, as `sa.objective.augment.Augment` describes them."""
+
+    model_config = STRICT
+
+    crop: Whole = 0
+    flip: bool = False
+
+
+Changed = Annotated[
+    Changes | None,
+    BeforeValidator(_preset),
+    doc("standard | none, or {crop: PIXELS, flip: true or false}"),
+]
+
+
 class Sweep(BaseModel):
     """The settings of a sweep as a whole."""
 
@@ -140,6 +162,11 @@ class Settings(BaseModel):
         "+quantizer/weight@rules.a.weight=uniform",
     )
     batch_size: Count | None = Field(None, description="rows a step; null = the full batch")
+    augment: Changed = Field(
+        None,
+        description="random crops and flips of a training's images: standard (crop 4, flip) | "
+        "{crop: PIXELS, flip: true}; null = none",
+    )
     batchnorm: Literal["batch", "running"] = Field(
         "batch", description="statistics that a loss is evaluated with: batch | running"
     )

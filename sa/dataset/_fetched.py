@@ -93,8 +93,7 @@ def _read(path: str, stamp: _own.Stamp, train: str, test: str | None) -> _own.Co
     content = _own.content(path, arrays, TEST)
     if arrays["inputs"].dtype != np.uint8 or arrays["inputs"].ndim != 4:
         return content
-    splits = _own.standardised(content.splits)
-    return _own.Content(splits, content.classes, content.sha, content.largest)
+    return _own.standardised(content)
 
 
 def _no_split(path: str, split: str, names: list[str]) -> str:

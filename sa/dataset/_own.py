@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,7 @@ class Content:
         sha: hash of the content, 16 hexadecimal digits.
         largest: a text that says where the largest class number is; the dtype if the targets are
             numbers.
+        scale: mean and deviation that images were standardised with; None for other rows.
 
     """
 
@@ -38,6 +39,7 @@ class Content:
     classes: int | None
     sha: str
     largest: str
+    scale: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class Own:
@@ -116,6 +118,10 @@ class Own:
     def rows(self) -> int:
         """The number of training rows."""
         return self.content().splits.train.rows
+
+    def scale(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return mean and deviation that images were standardised with; None for other rows."""
+        return self.content().scale
 
     def check(self) -> None:
         """Raise MissingData if the files do not exist, BadData if they cannot be used."""
@@ -231,12 +237,13 @@ def split(labels: Array | None, n: int, test: float) -> tuple[Array, Array]:
     return np.sort(order[:-few]), np.sort(order[-few:])
 
 
-def standardised(splits: Splits) -> Splits:
-    """Return both splits with channels of mean 0 and deviation 1 over the training images."""
-    train = splits.train.inputs
+def standardised(content: Content) -> Content:
+    """Return the content with channels of mean 0 and deviation 1 over the training images."""
+    train = content.splits.train.inputs
     mean, std = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True)
     std[std == 0] = 1
-    return Splits(*(Batch((b.inputs - mean) / std, b.targets) for b in splits))
+    splits = Splits(*(Batch((b.inputs - mean) / std, b.targets) for b in content.splits))
+    return replace(content, splits=splits, scale=(mean[0], std[0]))
 
 
 def _numbers(file: str, name: str, array: Array) -> None:

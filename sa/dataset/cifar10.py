@@ -1,5 +1,6 @@
 """CIFAR-10: 60,000 small colour images in ten classes (Krizhevsky 2009), from local files."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.dataset import _cifar
+from sa.dataset import _cifar, _own
 from sa.dataset._corrupt import Corruptible, Corruption
 from sa.dataset._pixels import moments
 from sa.types import STRICT, Batch, MissingData, Splits
@@ -64,27 +65,48 @@ class CIFAR10(Corruptible):
 
     def check(self) -> None:
         """Raise MissingData if the files are not on this machine."""
-        if _cifar.find(self.root) is None:
+        self._folder()
+
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of all training images, (3, 32, 32) or (3, 1, 1)."""
+        folder = self._folder()
+        return _scale(_own.stamp(folder / x for x in _cifar.TRAIN), self.normalise == "channel")
+
+    def _folder(self) -> Path:
+        """Return the folder of the files; raise MissingData if they are not on this machine."""
+        folder = _cifar.find(self.root)
+        if folder is None:
             raise MissingData(_cifar.missing(self.root))
+        return folder
 
     def load(self, generator: torch.Generator) -> Splits:
         """Return both splits: inputs (n, 3, 32, 32) float64, targets (n,) int64."""
-        self.check()
-        folder = _cifar.find(self.root)
-        assert folder is not None
-        parts = [_read(folder, name) for name in _cifar.TRAIN]
-        images, labels = (torch.cat(x) for x in zip(*parts, strict=True))
+        folder = self._folder()
+        images, labels = _joined(folder)
         if len(images) < self.n:
             raise ValueError(
                 f"n={self.n}: {folder} holds {len(images)} training images; set n={len(images)} or "
                 "less"
             )
-        mean, std = moments(images, self.normalise == "channel")
+        mean, std = self.scale()
         train, test = (
             Batch(x.double().sub_(mean).div_(std), y)
             for x, y in ((images[: self.n], labels[: self.n]), _read(folder, _cifar.TEST))
         )
         return Splits(self.corrupted(train, generator), test)
+
+
+@lru_cache(maxsize=2)
+def _scale(stamp: _own.Stamp, pooled: bool) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of all training images; computed again if a file has changed."""
+    return moments(_joined(Path(stamp[0][0]).parent)[0], pooled)
+
+
+def _joined(folder: Path) -> tuple[Tensor, Tensor]:
+    """Return all training images and their labels."""
+    parts = [_read(folder, name) for name in _cifar.TRAIN]
+    images, labels = (torch.cat(x) for x in zip(*parts, strict=True))
+    return images, labels
 
 
 def _read(folder: Path, name: str) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Handwritten digits: 1,797 real 8x8 images that ship with scikit-learn; works offline."""
 
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from sa.dataset._corrupt import Corruptible, Corruption
 from sa.types import STRICT, Batch, Splits
@@ -56,20 +58,32 @@ class Digits(Corruptible):
         """The number of training images, 1,437."""
         return 1437
 
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of all training pixels, (1, 1, 1)."""
+        x, _, train, _ = _images(self.size)
+        return x[train].mean().view(1, 1, 1), x[train].std().view(1, 1, 1)
+
     def load(self, generator: torch.Generator) -> Splits:
         """Return both splits: inputs (n, 1, size, size) float64, targets (n,) int64."""
-        from sklearn.datasets import load_digits  # here, because its import takes a second
-        from sklearn.model_selection import train_test_split
-
-        data = load_digits()
-        x = torch.from_numpy(data.images).double().unsqueeze(1)
-        y = torch.from_numpy(data.target).long()
-        train, test = train_test_split(
-            range(len(y)), test_size=360, stratify=data.target, random_state=0
-        )
-        if self.size != 8:
-            x = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
-        mean, std = x[train].mean(), x[train].std()
+        x, y, train, test = _images(self.size)
+        mean, std = self.scale()
         x = (x - mean) / std
         kept = self.corrupted(Batch(x[train], y[train]), generator)
         return Splits(kept, Batch(x[test], y[test]))
+
+
+@lru_cache(maxsize=1)
+def _images(size: int) -> tuple[Tensor, Tensor, list[int], list[int]]:
+    """Return all images (1797, 1, size, size), their labels, and the rows of both splits."""
+    from sklearn.datasets import load_digits  # here, because its import takes a second
+    from sklearn.model_selection import train_test_split
+
+    data = load_digits()
+    x = torch.from_numpy(data.images).double().unsqueeze(1)
+    y = torch.from_numpy(data.target).long()
+    train, test = train_test_split(
+        range(len(y)), test_size=360, stratify=data.target, random_state=0
+    )
+    if size != 8:
+        x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return x, y, train, test

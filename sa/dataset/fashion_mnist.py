@@ -81,18 +81,37 @@ class FashionMNIST(Corruptible):
     def load(self, generator: torch.Generator) -> Splits:
         """Return both splits: inputs (n, channels, size, size) float64, targets (n,) int64."""
         images, labels, unseen, truth = self._files()
-        mean, std = moments(images, self.normalise == "global")
+        mean, std = self._moments()
         first, rest = (x.double().sub_(mean).div_(std) for x in (images[: self.n], unseen))
         train = self.corrupted(Batch(first, labels[: self.n]), generator)
         black = -float(mean / std) if self.normalise == "global" else 0.0
         return Splits(*(self._framed(b, black) for b in (train, Batch(rest, truth))))
 
-    def _files(self) -> tuple[Tensor, ...]:
-        """Return images (n, 1, 28, 28) uint8 and labels (n,) int64 of both splits."""
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of the training images, (1, size, size) or (1, 1, 1).
+
+        The border of size=32 is black before and after ``pixel``: its mean is 0, its deviation 1.
+        """
+        mean, std = self._moments()
+        if self.normalise == "global":
+            return mean, std
+        border = [(self.size - 28) // 2] * 4
+        return F.pad(mean, border), F.pad(std, border, value=1)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of the training images of 28 x 28."""
+        return _moments(_own.stamp(self._found()), self.normalise == "global")
+
+    def _found(self) -> list[Path]:
+        """Return the four files; raise MissingData if they are not on this machine."""
         files = _fashion_mnist.find(self.root)
         if files is None:
             raise MissingData(_fashion_mnist.missing(self.root))
-        return _read(_own.stamp(files))
+        return files
+
+    def _files(self) -> tuple[Tensor, ...]:
+        """Return images (n, 1, 28, 28) uint8 and labels (n,) int64 of both splits."""
+        return _read(_own.stamp(self._found()))
 
     def _framed(self, batch: Batch, black: float) -> Batch:
         """Return the rows with a border of black pixels, and the channel repeated."""
@@ -100,6 +119,12 @@ class FashionMNIST(Corruptible):
         if border:
             inputs = F.pad(inputs, [border] * 4, value=black)
         return Batch(inputs.expand(-1, self.channels, -1, -1), batch.targets)
+
+
+@lru_cache(maxsize=2)
+def _moments(stamp: _own.Stamp, pooled: bool) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of the training images; again if a file has changed."""
+    return moments(_read(stamp)[0], pooled)
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """Images from idx files: those of MNIST, KMNIST, EMNIST, or your own."""
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,7 +109,7 @@ def _read(stamp: _own.Stamp, n: int | None, transpose: bool, first_label: int) -
     mean, std = moments(torch.from_numpy(arrays["inputs"].copy()), pooled=True)
     splits = Splits(*(Batch(b.inputs.sub_(mean).div_(std), b.targets) for b in (train, test)))
     kept = Splits(splits.train.part(0, n or train.rows), splits.test)
-    return _own.Content(kept, content.classes, content.sha, content.largest)
+    return replace(content, splits=kept, scale=(mean, std))
 
 
 def _classes(file: Path, labels: Any, first: int) -> Any:

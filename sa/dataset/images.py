@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,8 +84,7 @@ def _read(
         arrays[f"{prefix}inputs"] = np.stack([images[f] for f in half])
         arrays[f"{prefix}targets"] = np.array([classes.index(f.parent.name) for f in half])
     content = _own.content(path, arrays, test, _sha(folder, files))
-    splits = _own.standardised(content.splits)
-    return _own.Content(splits, len(classes), content.sha, content.largest)
+    return replace(_own.standardised(content), classes=len(classes))
 
 
 def _halves(path: str, folder: Path, files: Sequence[Path]) -> list[list[Path]]:

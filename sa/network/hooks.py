@@ -81,6 +81,13 @@ class Hooks:
     def check(self) -> None:
         """Raise MissingData if the files of a dataset are not on this machine."""
 
+    def scale(self) -> "tuple[torch.Tensor, torch.Tensor] | None":
+        """Return (mean, deviation) that a dataset of images was standardised with, or None.
+
+        Both fit (channels, height, width). Black was 0 before. Without them there are no crops.
+        """
+        return None
+
     def clean(self) -> "Dataset | None":
         """Return the dataset with correct labels, if this one spoils labels; else None."""
         return None

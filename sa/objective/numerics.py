@@ -6,6 +6,7 @@ import torch
 from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
+from sa.objective.augment import Augment
 from sa.types import STRICT
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -29,6 +30,7 @@ class Numerics:
         progress: True to show the progress of long computations on stderr.
         mode: mode of layers such as dropout in the loss that is studied: ``eval`` or ``train``.
             Evaluations of a training are in evaluation mode in any case.
+        augment: random changes of the images of every training step; None for none.
 
     """
 
@@ -41,3 +43,4 @@ class Numerics:
     compile: bool = False
     progress: bool = False
     mode: Literal["eval", "train"] = "eval"
+    augment: Augment | None = None

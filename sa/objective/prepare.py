@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sa.network.hooks import called, trait
 from sa.network.network import Network
 from sa.network.read import coupling, describe, row_width
+from sa.objective.augment import Augmented
 from sa.objective.batches import Batches, drawn
 from sa.objective.criterion import CRITERIA
 from sa.objective.evaluate import Evaluation
@@ -74,12 +75,15 @@ def prepare(
     if trait(task.dataset, "fresh"):
         size = numerics.batch_size or data.train.rows
         batches = partial(drawn, lambda g: labelled(called(task.dataset, "draw", size, g)), seed)
+    plain = batches if numerics.augment else None
+    if numerics.augment:
+        batches = Augmented(batches, numerics.augment, task.scale(), seed)
     params = {k: named[k] for k in moving}
     forward.observe(params, batches(0).inputs)
     forward = in_mode(forward, params, data.train.inputs[:16])
     if not isinstance(network, Network):
         forward.vectorized = can_vmap(forward, params, data.train)
-    return Problem(forward, evaluation, batches, params, seed)
+    return Problem(forward, evaluation, batches, params, seed, plain=plain)
 
 
 def spoilt(dataset: Any, seed: int, given: Tensor) -> Tensor | None:

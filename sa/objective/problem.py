@@ -25,6 +25,8 @@ class Problem:
         seed: the seed of all randomness; for replicas, that of the first network.
         partial: saves the progress of long computations.
         ranks: the processes that share the rows of a step.
+        plain: returns the minibatch of a step without the changes of ``augment``; None if
+            ``batches`` changes no rows.
 
     """
 
@@ -35,6 +37,7 @@ class Problem:
     seed: int
     partial: Partial = field(default_factory=KeepsNothing)
     ranks: Ranks = Ranks()
+    plain: Callable[[int], Batch] | None = None
 
     @property
     def data(self) -> Splits:
@@ -94,6 +97,12 @@ class Problem:
             first=start,
             total=batch.rows,
         )
+
+    def analysed(self, objective: Objective, step: int) -> Objective:
+        """Return the loss that analyses measure at a step: on its rows without augmentation."""
+        if self.plain is None:
+            return objective
+        return self.objective(self.plain(step), step)
 
     def _loss(self, forward: Forward, batch: Batch) -> Objective:
         """Return the loss on other rows, without a held-out twin."""

@@ -11,11 +11,12 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from sa.network.hooks import called, trait
+from sa.network.hooks import called, label, trait
 from sa.network.layers import Affine
 from sa.network.network import Network
 from sa.network.read import coupling, describe, latent_weights, one_row, row_width
 from sa.network.structure import Structure
+from sa.objective.augment import Scale
 from sa.objective.criterion import CRITERIA
 from sa.objective.forward import NetworkForward
 from sa.objective.modes import keepers
@@ -111,6 +112,8 @@ class Task:
             raise Mismatch(
                 "autocast", f"{own.autocast} does not work with dtype=float64; set dtype=float32"
             )
+        if own.augment:
+            self._check_augment()
         if own.mode == "train" and isinstance(network, Network):
             raise Mismatch(
                 "mode", "no layer of this model works differently in training mode; set mode=eval"
@@ -136,6 +139,43 @@ class Task:
         if here and self.numerics.compile and device == "cpu" and not compiler():
             raise Mismatch("compile", "there is no C++ compiler here; set compile=false")
         called(self.dataset, "check")
+        if self.numerics.augment:
+            self.scale()
+
+    def scale(self) -> Scale:
+        """Return the mean and the deviation that the dataset's images were standardised with.
+
+        Raises:
+            Mismatch: the dataset does not know them.
+
+        """
+        scale = called(self.dataset, "scale")
+        if scale is None:
+            raise Mismatch(
+                "augment",
+                f"dataset={label(self.dataset)} does not say which number is black; take cifar10, "
+                "fashion_mnist, digits, idx, images, torchvision or huggingface, or augment=null",
+            )
+        return scale
+
+    def _check_augment(self) -> None:
+        """Raise Mismatch if the images of a step cannot be changed as ``augment`` says."""
+        augment, shape = self.numerics.augment, tuple(self.dataset.shape)
+        assert augment
+        if len(shape) != 3:
+            raise Mismatch(
+                "augment",
+                f"crops and flips are for images, (channels, height, width); a row of this dataset "
+                f"has shape {shape}; set augment=null",
+            )
+        if augment.crop >= min(shape[1:]):
+            raise Mismatch(
+                "augment",
+                f"crop={augment.crop} can cut out nothing but black, from images of {shape[1]} x "
+                f"{shape[2]}; set crop to less than {min(shape[1:])}",
+            )
+        if not (augment.crop or augment.flip):
+            raise Mismatch("augment", "crop=0 and flip=false change nothing; set augment=null")
 
     def _check_memory(self, network: nn.Module, width: int) -> None:
         """Raise Mismatch if ``memory`` is too small for one point."""

@@ -22,7 +22,7 @@ called ``objective`` before: both names are here, so that the renaming changes n
 
 LATER = frozenset(
     "until schedule average recalibrate clip decay_all quantizer_lr init_average replicas autocast "
-    "compile stored snapshot_every ends init_seed rules".split()
+    "compile stored snapshot_every ends init_seed rules augment".split()
 )
 """Settings that the first runs did not have; null, false and {} are no part of an id."""
 

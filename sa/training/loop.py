@@ -298,13 +298,14 @@ def loop(
             if last:
                 scores["stopped"] = reached or "steps"
         if last or (analyse_every and step % analyse_every == 0):
+            measured = problem.analysed(objective, step)
             for name, analysis in analyses.items():
                 generator = stream(seed, "analysis", name, step, device=device)
                 rate: Any = trait(analysis, "lr")
                 if factor != 1 and rate:  # an analysis that steps uses the rate of this step
                     analysis = replace(cast(Any, analysis), lr=max(factor * rate, 1e-30))
                 try:
-                    row |= analysis(objective, params, estimate, generator, at)
+                    row |= analysis(measured, params, estimate, generator, at)
                 except Diverged:  # only this analysis: the others and the training go on
                     row[f"{name}/diverged"] = 1.0
         yield row | scores, before

@@ -163,7 +163,7 @@ def stack(task: Task, seed: int, replicas: int) -> Problem:
     batches: Callable[[int], Batch] = Batches(
         data.train, first.numerics.batch_size, seeds, stacked=True
     )
-    if trait(task.dataset, "fresh"):
+    if trait(task.dataset, "fresh") or task.numerics.augment:
         batches = partial(side_by_side, [p.batches for p in each])
     evaluation = Evaluation(forward, data, classes, wrong)
     return Problem(forward, evaluation, batches, stacked([p.params for p in each]), seed)
