@@ -265,7 +265,7 @@ class Dataset(Protocol):
 
     Some datasets also have hooks (`sa.network.hooks.Hooks`): ``check`` if it reads files,
     ``outputs`` if its targets are numbers, ``clean`` if it spoils labels, ``fresh`` and ``draw`` if
-    every step has new rows.
+    every step has new rows, ``scale`` if ``augment`` may crop and flip its images.
     """
 
     @property

@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[1]
     ("~optimizer.mom", (), ["~optimizer.momentum="]),
     ("size=f", ("experiment=descent_dims",), ["size=full"]),
     ("size=f", (), []),
+    ("images=f", ("experiment=cifar_depth",), ["images=fashion_mnist"]),
+    ("images=f", ("experiment=descent_dims",), []),
     ("--cat", (), ["--catalogue"]),
     ("nothing", (), []),
 ])  # fmt: skip

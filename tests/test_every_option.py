@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import yaml
 from commands import ROOT, SMALL, folder, result
-from conftest import cifar, component
+from conftest import cifar, component, fashion
 
 from sa.config.catalogue import options
-from sa.config.study import sizes
+from sa.config.study import sizes, takes_images, with_images
 from sa.figure.lines import from_mapping
 
 
@@ -64,6 +64,53 @@ def test_every_full_size_composes_and_validates(sa, experiment, tmp_path, monkey
     code, out, err = sa("-m", f"experiment={experiment}", "size=full", "sweep.dry_run=true")
     assert code == 0 and "-full: " in out, err
     assert "cifar" not in err and not Path("runs").exists() and not Path("sweeps").exists()
+
+
+WITH_IMAGES = [x for x in options("experiment") if takes_images(x)]
+
+
+def test_every_study_whose_full_size_names_cifar10_takes_other_images():
+    assert WITH_IMAGES == [x for x in options("experiment") if "cifar10" in str(sizes(x))]
+    assert len(WITH_IMAGES) >= 12
+
+
+@pytest.mark.parametrize("experiment", WITH_IMAGES)
+def test_every_full_size_of_cifar10_validates_with_fashion_mnist(
+    sa, experiment, tmp_path, monkeypatch
+):
+    fashion(tmp_path / "there" / "fashion-mnist", monkeypatch, rows=2)
+    monkeypatch.setenv("SA_DATA", str(tmp_path / "there"))
+    words = ["-m", f"experiment={experiment}", "size=full", "seed=0", "sweep.dry_run=true"]
+    code, out, err = sa(*words, "images=fashion_mnist")
+    assert code == 0 and "-full-fashion_mnist: " in out, err
+    assert "cifar" not in err + out.replace("cifar_depth", "") and not Path("sweeps").exists()
+
+
+@pytest.mark.parametrize(("words", "why"), [
+    (["-m", "experiment=basins", "size=full", "images=mnist"],
+     "images=mnist: there are images=cifar10 and images=fashion_mnist"),
+    (["-m", "experiment=basins", "images=fashion_mnist"], "in size=full of a study"),
+    (["dataset=digits", "images=fashion_mnist"], "for other runs type dataset=fashion_mnist"),
+    (["-m", "experiment=descent_dims", "size=full", "images=fashion_mnist"],
+     "size=full of experiment=descent_dims has no CIFAR-10 to replace"),
+    (["-m", "experiment=basins", "size=full", "images=fashion_mnist", "dataset=digits"],
+     "images=fashion_mnist and dataset=digits: both choose the data"),
+])  # fmt: skip
+def test_images_that_a_study_cannot_take_are_refused(sa, words, why):
+    code, _, err = sa(*words, "sweep.dry_run=true")
+    assert code == 2 and why in err, err
+
+
+def test_images_keep_the_sizes_of_cifar10_and_the_shape_of_its_images():
+    full = {"dataset": ["cifar10_5k", "cifar10_20k"], "~dataset.size": None, "steps": 6}
+    made = with_images(full, "fashion_mnist")
+    assert made == {
+        "dataset": ["fashion_mnist_5k", "fashion_mnist_20k"], "steps": 6,
+        "dataset.size": 32, "dataset.channels": 3,
+    }  # fmt: skip
+    assert with_images(full, "cifar10") == full and with_images({"a": 1}, "cifar10") == {"a": 1}
+    names = options("dataset")
+    assert {f"fashion_mnist{x}" for x in ("", "_1k", "_5k", "_20k")} <= set(names)
 
 
 LEAST = {  # each study's settings that make it as small as possible

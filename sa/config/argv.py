@@ -110,18 +110,18 @@ def with_size(argv: list[str]) -> list[str]:
 
     With ``-m`` these are what ``sizes.quick`` sweeps. ``size=full`` adds ``sizes.full`` and is
     another sweep, called NAME-full unless the command line names it. A typed word replaces the
-    size's word of the same key.
+    size's word of the same key. ``images=fashion_mnist`` replaces the CIFAR-10 of ``sizes.full``.
 
     Raises:
-        UsageError: the experiment has no such size, or its file has an older form.
+        UsageError: the experiment has no such size or images, or its file has an older form.
 
     """
-    rest = [x for x in argv if not re.match(r"\+*size=", x)]
-    size_word = next((x.lstrip("+") for x in reversed(argv) if x not in rest), "size=quick")
+    rest, size_word = _without(argv, "size")
+    rest, images_word = _without(rest, "images")
     study = experiment(rest)
     sizes = studies.sizes(study)
-    size = size_word.removeprefix("size=")
-    if size not in {"quick", *sizes} or (len(rest) < len(argv) and not study):
+    size = (size_word or "size=quick").removeprefix("size=")
+    if size not in {"quick", *sizes} or (size_word and not study):
         there = ", ".join(x for x in options("experiment") if "full" in studies.sizes(x))
         raise UsageError(
             f"{size_word}: there are size=quick and size=full, of experiment={{{there}}}"
@@ -134,12 +134,57 @@ def with_size(argv: list[str]) -> list[str]:
             f"experiment={study} size=full"
         )
     preset: list[str] = []
+    full = sizes.get("full", {})
+    if images_word:
+        full = _with_images(images_word, rest, study, full if size == "full" else None)
     if size == "full":
         name = (studies.read(study).get("sweep") or {}).get("name") or study
-        preset = [*studies.words(sizes["full"]), f"sweep.name={name}-full"]
+        other = images_word.replace("images=", "-").replace("-cifar10", "")
+        preset = [*studies.words(full), f"sweep.name={name}-full{other}"]
     if sweeps:
         preset = _replaced(studies.words(sizes.get("quick", {})), preset)
     return _replaced(preset, rest)
+
+
+def _without(words: Sequence[str], key: str) -> tuple[list[str], str]:
+    """Return the words without those that set a key, and the last of these; '' if none does."""
+    rest = [x for x in words if not re.match(rf"\+*{key}=", x)]
+    return rest, next((x.lstrip("+") for x in reversed(words) if x not in rest), "")
+
+
+def _with_images(
+    word: str, words: Sequence[str], study: str | None, full: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the settings of size=full with the images that a word names.
+
+    Args:
+        word: the word, such as images=fashion_mnist.
+        words: the other words.
+        study: name of the study; None if none is named.
+        full: the settings of its size=full; None for another size.
+
+    Raises:
+        UsageError: the images are not known, or the study has no CIFAR-10 to replace.
+
+    """
+    name = word.removeprefix("images=")
+    if name not in studies.IMAGES:
+        there = " and ".join(f"images={x}" for x in studies.IMAGES)
+        raise UsageError(f"{word}: there are {there}")
+    if full is None or not study:
+        raise UsageError(
+            f"{word}: it replaces CIFAR-10 in size=full of a study, such as python -m sa.run -m "
+            f"experiment=cifar_depth size=full {word}; for other runs type dataset=fashion_mnist"
+        )
+    if not studies.takes_images(study):
+        there = ", ".join(x for x in options("experiment") if studies.takes_images(x))
+        raise UsageError(
+            f"{word}: size=full of experiment={study} has no CIFAR-10 to replace; leave it out. "
+            f"It works with experiment={{{there}}}"
+        )
+    if given := [w for w in words if _key(w) == "dataset"]:
+        raise UsageError(f"{word} and {given[0]}: both choose the data; give one of them")
+    return studies.with_images(full, name)
 
 
 def experiment(words: Sequence[str]) -> str | None:

@@ -6,7 +6,7 @@ from sa.config.argv import experiment
 from sa.config.catalogue import GROUPS, chosen, commented, options
 from sa.config.describe import settings
 from sa.config.flags import FLAGS
-from sa.config.study import sizes
+from sa.config.study import IMAGES, sizes, takes_images
 
 BASH = """\
 # Completion of `sa` and of `python -m sa.run` in bash. Type: eval "$(sa --completion bash)"
@@ -57,7 +57,7 @@ def candidates(current: str, typed: Sequence[str] = ()) -> list[str]:
 def _keys(current: str, typed: Sequence[str]) -> Iterator[str]:
     """Yield groups and settings; settings of a component only after its group and a dot."""
     end = "" if typed and typed[-1] in ("--help", "-h") else "="
-    yield from (f"{x}{end}" for x in (*GROUPS, *commented(), "size"))
+    yield from (f"{x}{end}" for x in (*GROUPS, *commented(), "size", "images"))
     for group, option in _choices(typed):
         prefix = f"{group.replace('/', '.')}."
         if not current.lstrip("+~").startswith(prefix):
@@ -90,6 +90,9 @@ def _values(current: str, typed: Sequence[str]) -> Iterator[str]:
     elif key == "size":
         full = "full" in sizes(experiment(typed))
         yield from ("size=quick", "size=full") if full else ()
+    elif key == "images":
+        study = experiment(typed)
+        yield from (f"images={x}" for x in IMAGES if study and takes_images(study))
     elif key in commented():
         from sa.config.settings import explained
 

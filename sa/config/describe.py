@@ -181,6 +181,11 @@ def _study_page(name: str) -> str:
     others = {k: v for k, v in full.items() if k.removeprefix("sweep.") not in listed}
     if full:
         out.append("size=full sets:\n" + "\n".join(_axis_lines(others, listed)))
+    if study.takes_images(name):
+        out.append(
+            "size=full images=fashion_mnist takes Fashion-MNIST, padded to 32 x 32 and with three "
+            "equal channels, in place of CIFAR-10"
+        )
     command = f"python -m sa.run {'-m ' if axes else ''}experiment={name}"
     took = _time_taken(how.get("name") or name) if axes else ""
     out.append(

@@ -88,6 +88,14 @@ def word_page(word: str) -> str:
             "size=quick | size=full: which size of an experiment runs, quick by default.\n"
             "--help experiment=NAME says what each sets."
         )
+    if key == "images":
+        page = (
+            "images=cifar10 | images=fashion_mnist: the images of a study whose size=full has\n"
+            "CIFAR-10, cifar10 by default. fashion_mnist is padded to 32 x 32 and has three equal\n"
+            "channels, so that the networks stay the same. --help experiment=NAME says whether a\n"
+            "study takes the word."
+        )
+        return page if given else f"{page}\n\n{option_page('dataset', 'images')}"
     if key == "settings":
         return "settings (type KEY=VALUE), with their defaults:\n" + _table(commented())
     if key in GROUPS and not given:

@@ -48,6 +48,43 @@ def read(experiment: str | None) -> dict[str, Any]:
     return dict(node)
 
 
+IMAGES: dict[str, dict[str, Any]] = {
+    "cifar10": {},
+    "fashion_mnist": {"dataset.size": 32, "dataset.channels": 3},
+}
+"""Images that a study can take -> settings that give them the shape of CIFAR-10, (3, 32, 32)."""
+
+
+def with_images(size: Mapping[str, Any], images: str) -> dict[str, Any]:
+    """Return a size that takes other images in place of CIFAR-10; the same if it has none.
+
+    ``cifar10_5k`` becomes ``fashion_mnist_5k``. The networks stay as they are.
+
+    Args:
+        size: the settings of a size.
+        images: a name of `IMAGES`.
+
+    """
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            return re.sub(r"^cifar10(?=$|_\d+k$)", images, value)
+        if isinstance(value, Mapping):
+            return {k: replaced(v) for k, v in value.items()}
+        return [replaced(v) for v in value] if isinstance(value, list) else value
+
+    made, own = replaced(size), IMAGES[images]
+    if made == size:
+        return dict(size)
+    return {k: v for k, v in made.items() if k.lstrip("~") not in own} | own
+
+
+def takes_images(experiment: str) -> bool:
+    """Return whether a study's size=full has CIFAR-10, which other images can replace."""
+    full = sizes(experiment).get("full", {})
+    return with_images(full, "fashion_mnist") != full
+
+
 def words(size: Mapping[str, Any]) -> list[str]:
     """Return the settings of a size as the words to type; a list lists the values to sweep over.
 

@@ -38,7 +38,7 @@ def missing(root: str | Path) -> str:
         "to get them, type: python -m sa.data fetch cifar10 (if they are in another folder: "
         "dataset.root=DIR, or SA_DATA=DIR in the environment)\n"
         f"source: {URL}, md5 {MD5}\n"
-        "use dataset=digits to run offline"
+        "use dataset=digits to run offline; size=full of a study also takes images=fashion_mnist"
     )
 
 
