@@ -160,7 +160,7 @@ def test_size_full_names_a_sweep_of_its_own():
     words = read([*full, "sweep.name=mine"]).for_points
     assert [w for w in words if w.startswith("sweep.name")] == ["sweep.name=mine"]
     for path in (CONF / "experiment").glob("*.yaml"):  # the rule holds for all studies
-        assert "sweep.name" not in study.sizes(path.stem).get("full", {}), path
+        assert all("sweep.name" not in sets for sets in study.sizes(path.stem).values()), path
 
 
 def test_a_list_in_a_size_gives_the_values_of_a_sweep():
@@ -305,7 +305,7 @@ OLD_FORMS = {
     "full: ['dim=8,16']": "sizes: {full: {KEY: VALUE, KEY: [VALUE, VALUE]}}",
     "hydra: {sweeper: {params: {dim: '8,16'}}}": "sizes: {quick: {KEY: [VALUE, VALUE]}}",
     "sizes: {quick: [dim=8]}": "sizes: {quick: {seed: [0, 1]}",
-    "sizes: {small: {dim: 8}}": "sizes: {quick: {seed: [0, 1]}",
+    "sizes: {Small: {dim: 8}}": "sizes: {quick: {seed: [0, 1]}",
 }
 """Former texts of experiments, and what their refusal says to write instead."""
 
@@ -325,12 +325,17 @@ def test_a_users_own_experiment_may_have_sizes(planned, tmp_path):
     own = tmp_path / "mine" / "experiment" / "own.yaml"
     own.parent.mkdir(parents=True)
     own.write_text(
-        "# @package _global_\nsizes: {quick: {seed: [0, 1]}, full: {dim: [4, 5], steps: 3}}\n"
+        "# @package _global_\nsizes: {quick: {seed: [0, 1]}, full: {dim: [4, 5], steps: 3}, "
+        "images: {dim: [6, 7, 8]}}\n"
     )
     first = ["-m", "--config-dir", str(own.parents[1]), "experiment=own"]
-    for words, many in ((first, 2), ([*first, "size=full"], 4), ([*first, "seed=7"], 1)):
-        points, err = planned(*words)
+    counts = {"size=quick": 2, "size=full": 4, "size=images": 6, "seed=7": 1}
+    for word, many in counts.items():
+        points, err = planned(*first, word)
         assert len(points) == many, err
+    assert "sweep.name=own-images" in read([*first, "size=images"]).for_points
+    points, err = planned(*first, "size=small")
+    assert not points and "experiment=own has size=quick and size=full and size=images" in err
     points, err = planned(*first[1:], "seed=7")
     assert len(points) == 1 and points[0][1]["steps"] == 0, err
 

@@ -108,9 +108,10 @@ def _budgets(words: Sequence[str]) -> dict[str, str]:
 def with_size(argv: list[str]) -> list[str]:
     """Return the words, and before them those that the experiment's size sets.
 
-    With ``-m`` these are what ``sizes.quick`` sweeps. ``size=full`` adds ``sizes.full`` and is
-    another sweep, called NAME-full unless the command line names it. A typed word replaces the
-    size's word of the same key. ``images=fashion_mnist`` replaces the CIFAR-10 of ``sizes.full``.
+    With ``-m`` these are what ``sizes.quick`` sweeps. Another size, such as ``size=full``, adds
+    ``sizes.full`` and is another sweep, called NAME-full unless the command line names it. A typed
+    word replaces the size's word of the same key. ``images=fashion_mnist`` replaces the CIFAR-10 of
+    ``sizes.full``.
 
     Raises:
         UsageError: the experiment has no such size or images, or its file has an older form.
@@ -122,25 +123,29 @@ def with_size(argv: list[str]) -> list[str]:
     sizes = studies.sizes(study)
     size = (size_word or "size=quick").removeprefix("size=")
     if size not in {"quick", *sizes} or (size_word and not study):
-        there = ", ".join(x for x in options("experiment") if "full" in studies.sizes(x))
+        others = [k for k in sizes if k != "quick"]
+        if others:
+            there = " and ".join(f"size={k}" for k in ["quick", *others])
+            raise UsageError(f"{size_word}: experiment={study} has {there}")
+        full = ", ".join(x for x in options("experiment") if "full" in studies.sizes(x))
         raise UsageError(
-            f"{size_word}: there are size=quick and size=full, of experiment={{{there}}}"
+            f"{size_word}: there are size=quick and size=full, of experiment={{{full}}}"
         )
     sweeps = bool({"-m", "--multirun"} & set(argv))
     swept = [k for k, v in sizes.get(size, {}).items() if isinstance(v, list) and "sweep." not in k]
-    if size == "full" and swept and not sweeps:
+    if size != "quick" and swept and not sweeps:
         raise UsageError(
-            f"size=full: it sweeps {', '.join(swept)}; type -m: python -m sa.run -m "
-            f"experiment={study} size=full"
+            f"{size_word}: it sweeps {', '.join(swept)}; type -m: python -m sa.run -m "
+            f"experiment={study} {size_word}"
         )
     preset: list[str] = []
-    full = sizes.get("full", {})
+    sets = sizes.get(size, {}) if size != "quick" else {}
     if images_word:
-        full = _with_images(images_word, rest, study, full if size == "full" else None)
-    if size == "full":
+        sets = _with_images(images_word, rest, study, sets if size == "full" else None)
+    if size != "quick":
         name = (studies.read(study).get("sweep") or {}).get("name") or study
         other = images_word.replace("images=", "-").replace("-cifar10", "")
-        preset = [*studies.words(full), f"sweep.name={name}-full{other}"]
+        preset = [*studies.words(sets), f"sweep.name={name}-{size}{other}"]
     if sweeps:
         preset = _replaced(studies.words(sizes.get("quick", {})), preset)
     return _replaced(preset, rest)

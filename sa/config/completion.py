@@ -88,8 +88,8 @@ def _values(current: str, typed: Sequence[str]) -> Iterator[str]:
     if key in GROUPS:
         yield from (done + name for name in options(key))
     elif key == "size":
-        full = "full" in sizes(experiment(typed))
-        yield from ("size=quick", "size=full") if full else ()
+        others = [f"size={k}" for k in sizes(experiment(typed)) if k != "quick"]
+        yield from ["size=quick", *others] if others else []
     elif key == "images":
         study = experiment(typed)
         yield from (f"images={x}" for x in IMAGES if study and takes_images(study))

@@ -176,11 +176,13 @@ def _study_page(name: str) -> str:
     how = node.get("sweep") or {}
     axes = list(_axis_lines(study.sizes(name).get("quick", {}), how))
     out.append("it sweeps:\n" + "\n".join(axes) if axes else "It is one run; it sweeps nothing.")
-    full = study.sizes(name).get("full", {})
-    listed = {k: full[f"sweep.{k}"] for k in ("points", "zip", "exclude") if f"sweep.{k}" in full}
-    others = {k: v for k, v in full.items() if k.removeprefix("sweep.") not in listed}
-    if full:
-        out.append("size=full sets:\n" + "\n".join(_axis_lines(others, listed)))
+    for size, sets in study.sizes(name).items():
+        if size == "quick":
+            continue
+        keys = [k for k in ("points", "zip", "exclude") if f"sweep.{k}" in sets]
+        listed = {k: sets[f"sweep.{k}"] for k in keys}
+        others = {k: v for k, v in sets.items() if k.removeprefix("sweep.") not in listed}
+        out.append(f"size={size} sets:\n" + "\n".join(_axis_lines(others, listed)))
     if study.takes_images(name):
         out.append(
             "size=full images=fashion_mnist takes Fashion-MNIST, padded to 32 x 32 and with three "

@@ -85,7 +85,8 @@ def word_page(word: str) -> str:
     key = key.partition("@")[0]
     if key == "size":
         return (
-            "size=quick | size=full: which size of an experiment runs, quick by default.\n"
+            "size=quick | size=full: which size of an experiment runs, quick by default. Some "
+            "experiments have size=images, too.\n"
             "--help experiment=NAME says what each sets."
         )
     if key == "images":

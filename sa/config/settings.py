@@ -224,7 +224,7 @@ class Settings(BaseModel):
     sizes: dict[str, Any] = Field(
         default_factory=dict,
         description="an experiment's: {quick: {KEY: [VALUES]}, full: {...}}, what -m sweeps, and "
-        "what size=full changes",
+        "what size=full or another name changes",
     )
     expectations: list[Any] = Field(
         default_factory=list,

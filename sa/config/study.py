@@ -9,18 +9,18 @@ from sa.config.search import find
 
 
 def sizes(experiment: str | None) -> dict[str, dict[str, Any]]:
-    """Return the sizes of an experiment: quick, which -m sweeps, and full, by their names.
+    """Return the sizes of an experiment by their names: quick, which -m sweeps, and others.
 
     Args:
         experiment: its name; None for no experiment.
 
     Raises:
-        UsageError: ``sizes`` is not a mapping of quick and full.
+        UsageError: ``sizes`` is not a mapping of names in small letters to mappings.
 
     """
     found = read(experiment).get("sizes") or {}
     known = isinstance(found, Mapping) and all(isinstance(v, Mapping) for v in found.values())
-    if not known or set(found) - {"quick", "full"}:
+    if not known or not all(re.fullmatch(r"[a-z]\w*", str(k)) for k in found):
         form = "sizes: {quick: {seed: [0, 1]}, full: {seed: range(5), steps: 1000}}"
         raise UsageError(f"experiment={experiment}: sizes has another form; write e.g. {form}")
     return {str(k): dict(v) for k, v in found.items()}
