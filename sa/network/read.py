@@ -1,6 +1,6 @@
 """Reads the structure of a network: its chain or cuts, its quantizers, what couples its rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -171,14 +171,23 @@ def quantized(network: nn.Module) -> dict[str, str]:
 
 def latent_weights(network: nn.Module) -> list[str]:
     """Return the names of the weights that are quantized before they are used."""
-    found = []
-    for name, m in network.named_modules():
-        if isinstance(m, Affine) and not traits(m.quantize).identity:
-            found.append(f"{name}.weight")
-        elif isinstance(m, PatchedWeight):  # NAME.parametrizations.WEIGHT.0
-            found.append(f"{name.rpartition('.')[0]}.original")
+    return [weight for weight, _, _ in quantized_weights(network)]
+
+
+def quantized_weights(
+    network: nn.Module,
+) -> Iterator[tuple[str, str, Affine | PatchedWeight]]:
+    """Yield the name of each quantized weight, and the name and module that hold its quantizer."""
     every = dict(network.named_parameters())
-    return [name for name in found if name in every]  # a shared weight has one name
+    for name, m in network.named_modules():
+        if isinstance(m, PatchedWeight):  # NAME.parametrizations.WEIGHT.0
+            weight = f"{name.rpartition('.')[0]}.original"
+        elif isinstance(m, Affine) and not traits(m.quantize).identity:
+            weight = f"{name}.weight"
+        else:
+            continue
+        if weight in every:  # a shared weight has one name
+            yield weight, name, m
 
 
 def weights(layer: nn.Module) -> Tensor | None:

@@ -26,6 +26,7 @@ class Traits:
         bits: bits of a quantized number; None if they are not known.
         granularity: the elements that share their levels: ``tensor``, ``channel``, ``sample`` or
             ``group:n``.
+        rounds: whether q(x) = s round(x/s) inside a range, s the scale of its one term.
         step: q as thresholds and levels; None if it is no elementwise step function.
         moves: how q(w) changes as one weight moves; None if one weight changes q of the others in
             another way than by a scale.
@@ -39,6 +40,7 @@ class Traits:
     needs_layer: bool = False
     bits: int | None = None
     granularity: str = "tensor"
+    rounds: bool = False
     step: Step | None = None
     moves: WeightMoves | None = None
 

@@ -50,6 +50,7 @@ class FixedPoint:
     """
 
     uncoupled_by: ClassVar[str] = "train=fixed"
+    rounds: ClassVar[bool] = True
     bits: Bits = 8
     granularity: Granularity = "tensor"
     axis: Literal[0, 1] = 0

@@ -44,6 +44,7 @@ class LSQ:
     """
 
     needs_layer: ClassVar[bool] = True
+    rounds: ClassVar[bool] = True
     bits: Bits = 4
     signed: bool = True
     rounding: Rounding = "nearest"

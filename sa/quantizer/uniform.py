@@ -51,6 +51,7 @@ class Uniform:
     """
 
     uncoupled_by: ClassVar[str] = "train=fixed"
+    rounds: ClassVar[bool] = True
     bits: Bits = 8
     scheme: Literal["symmetric", "affine"] = "symmetric"
     granularity: Granularity = "tensor"
