@@ -22,10 +22,24 @@ Draw = Callable[[int, int, torch.Generator, Tensor], Iterator[Tensor]]
 """(count, dim, generator, like) -> chunks (k, dim) of directions, count in all."""
 
 
-def gaussian(count: int, dim: int, generator: torch.Generator, like: Tensor) -> Iterator[Tensor]:
-    """Yield chunks (k, dim) of standard normal directions, count in all."""
+def gaussian(
+    count: int, dim: int, generator: torch.Generator, like: Tensor, whole: bool = True
+) -> Iterator[Tensor]:
+    """Yield chunks (k, dim) of standard normal directions, count in all.
+
+    Args:
+        count: number of directions.
+        dim: D.
+        generator: source of the random numbers.
+        like: its dtype and device are those of the directions.
+        whole: True draws a whole last chunk and leaves the rest of it out, so that what is drawn
+            next does not depend on the count. False draws only what is used, which for a single
+            direction is 20 times faster.
+
+    """
     for start in range(0, count, CHUNK):
-        chunk = torch.randn(CHUNK, dim, generator=generator, dtype=like.dtype, device=like.device)
+        rows = CHUNK if whole else min(CHUNK, count - start)
+        chunk = torch.randn(rows, dim, generator=generator, dtype=like.dtype, device=like.device)
         yield chunk[: count - start]
 
 

@@ -108,7 +108,8 @@ class FOGZO(Method):
         noise, r = self._noise(objective, params)
         sound = 0
         lead, total = math.sqrt(beta) * _guide.unit(r * guide), torch.zeros_like(guide)
-        for u in _directions.gaussian(self.samples, size(params), generator, guide):
+        whole = self.noise != "matched"
+        for u in _directions.gaussian(self.samples, size(params), generator, guide, whole):
             v = lead + math.sqrt(1 - beta) * noise(u)
             up, down = _guide.pair_losses(objective, params, self.sigma * r * v)
             gap, ok = _finite.sound(((up - down) / (2 * self.sigma)).to(v.dtype))
