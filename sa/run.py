@@ -25,11 +25,11 @@ def main() -> None:
     """Print help or run, and exit with 0 (done), 1 (a run failed) or 2 (nothing was started)."""
     telling.patient(hangup=True)
     try:
-        if sys.argv[1:2] == ["check"]:
+        argv = trust.from_words(sys.argv[1:])
+        if argv[:1] == ["check"]:
             from sa.testing.command import check  # torch
 
-            sys.exit(check(sys.argv[2:]))
-        argv = trust.from_words(sys.argv[1:])
+            sys.exit(check(argv[1:]))
         search.use(argv)
         text = _text_to_print(argv)
     except UsageError as error:
@@ -223,6 +223,8 @@ def _inside(argv: list[str]) -> Command:
 
     from sa.config.explain import explain
 
+    argv = trust.from_words(argv)
+    search.use(argv)
     hydra, before = GlobalHydra.instance(), sys.argv
     outer, hydra.hydra = hydra.hydra, None
     sys.argv = [before[0]]

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from sa import run
-from sa.config import search, trust
+from sa.config import component, search, trust
 from sa.tracking import wandb
 
 ROOT = Path(__file__).parents[1]
@@ -45,11 +45,12 @@ def sa(monkeypatch, capfd, tmp_path):
 
 @pytest.fixture
 def forget():
-    """Forget the packages called mylab that were imported: before the test, and after it."""
+    """Forget the packages called mylab, and what was made of them: before the test, and after."""
 
     def clear():
         trust._load.cache_clear()
         trust.installed.cache_clear()
+        component._MADE.clear()
         for name in [x for x in sys.modules if x.partition(".")[0] == "mylab"]:
             del sys.modules[name]
 

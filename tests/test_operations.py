@@ -18,8 +18,9 @@ from sa.job.signals import Signals, Stopped
 from sa.launch import driver, progress, slurm
 from sa.launch.defaults import defaults, minutes
 from sa.launch.here import _why, inline
-from sa.launch.plan import LaunchError, Point, paths, scrubbed, write_plan
+from sa.launch.plan import LaunchError, Point, scrubbed, write_plan
 from sa.launch.progress import Cancelled
+from sa.launch.snapshot import paths
 from sa.record import files, identity, lock, sweep
 from sa.record import run as record
 from sa.record.config import write_config
@@ -267,7 +268,7 @@ def test_a_snapshot_comes_first_on_the_python_path_and_keeps_the_users_entries(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["mine", "/abs"]))
     assert paths(tmp_path)["PYTHONPATH"].split(os.pathsep) == [
-        str(tmp_path / "code"), str(tmp_path / "mine"), "/abs",
+        str(tmp_path / "code"), str(tmp_path / "mine"), "/abs", str(tmp_path),
     ]  # fmt: skip
 
 

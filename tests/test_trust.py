@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from commands import ROOT, SMALL, folder, python
 
+from sa import multirun
 from sa.config import trust
 from sa.config.error import UsageError
+from sa.launch import snapshot
+from sa.sweep.command import main as sweep
 
 PACKAGE = {
     "__init__.py": "",
@@ -98,6 +101,45 @@ def here(mylab, monkeypatch, forget):
     return mylab
 
 
+def test_retry_asks_for_the_trust_of_the_person_and_names_the_command(
+    mylab, sa, monkeypatch, capfd, forget
+):
+    monkeypatch.syspath_prepend(mylab)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    file = mylab / "mylab" / "mine.py"
+    text = file.read_text()
+    file.write_text(text.replace("value, grad =", "value, grad, absent ="))
+    code, _, err = sa("-m", *MINE, "seed=0,1", "sweep.name=one", "--trust=mylab")
+    assert code == 1 and "2 of 2 points failed" in err, err
+    file.write_text(text)
+    monkeypatch.setenv("SA_TRUST", "")
+    for words, why in (
+        ([], "type python -m sa.sweep retry one --trust mylab"),
+        (["--trust", "torch"], "--trust torch: 'torch' is a library"),
+        (["--trust", "my lab"], "'my lab' is not the name of a package"),
+    ):
+        assert sweep(["retry", "one", *words]) == 2 and why in capfd.readouterr().err
+    assert not list(mylab.glob("runs/*/result.json"))
+    assert sweep(["retry", "one", "--trust", "mylab"]) == 0
+    assert "one: 2 points: 2 done" in capfd.readouterr().out
+    monkeypatch.setenv("SA_TRUST", "")
+    assert sweep(["retry", "one"]) == 0  # nothing is left that needs trust
+    with pytest.raises(SystemExit):
+        sweep(["status", "one", "--trust", "mylab"])
+    assert "--trust works with `retry NAME` only" in capfd.readouterr().err
+
+
+def test_a_check_and_a_sweep_from_python_take_trust(here, sa, monkeypatch):
+    monkeypatch.setenv("SA_TRUST", "")
+    words = [*MINE, "seed=0,1", "sweep.name=one"]
+    with pytest.raises(UsageError, match="'mylab' is not trusted"):
+        multirun(words)
+    assert len(multirun([*words, "--trust", "mylab"])) == 2
+    monkeypatch.setenv("SA_TRUST", "")
+    code, out, err = sa("check", "--trust", "mylab", "mylab.mine:Mine")
+    assert code in (0, 1) and "Mine, estimator:" in out, err
+
+
 @pytest.mark.parametrize(
     ("target", "why"),
     [
@@ -136,6 +178,36 @@ def test_sa_trust_names_packages_and_no_libraries(monkeypatch, words):
 def test_trust_needs_a_name(words):
     with pytest.raises(UsageError, match="expected the name of a package"):
         trust.from_words(words)
+
+
+def test_a_snapshot_keeps_the_code_of_a_package_and_of_the_files_beside_it(
+    here, sa, monkeypatch, capfd
+):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    mine, helper = here / "mylab" / "mine.py", here / "mylab_helper.py"
+    helper.write_text("FACTOR = 1.0\n")
+    mine.write_text(f"from mylab_helper import FACTOR\n{mine.read_text()}")
+    words = ["-m", *MINE, "seed=0,1", "sweep.name=one", "sweep.snapshot=true"]
+    with monkeypatch.context() as limited:
+        limited.setattr(snapshot, "LARGEST", 100)
+        code, _, err = sa(*words)
+    assert code == 2 and "'mylab' has 0 MB" in err and "mine.py; keep data" in err, err
+    assert not Path("sweeps").exists()
+    code, _, err = sa(*words)
+    assert code == 0, err
+    assert (here / "sweeps/one/code/mylab_helper.py").read_text() == "FACTOR = 1.0\n"
+    first, second = sorted(Path("runs").iterdir())
+    about = json.loads((first / "meta.json").read_text())["packages"]
+    (first / "result.json").unlink()
+    for file in (mine, helper):
+        file.write_text("raise RuntimeError('edited')\n")
+    assert sweep(["retry", "one"]) == 0, capfd.readouterr().err
+    assert json.loads((first / "meta.json").read_text())["packages"] == about
+    assert "this process has" not in (first / "log.txt").read_text()
+    (second / "result.json").unlink()
+    code, _, err = sa(*words, "hydra/launcher=local")  # a worker runs the copy, too
+    assert code == 0 and "run the code as it was copied on" in err, err
+    assert json.loads((second / "meta.json").read_text())["packages"] == about
 
 
 MADE = '${oc.create:"{_target_: os.mkdir, path: hit}"}'

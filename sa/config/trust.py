@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from sa.config.error import UsageError
-from sa.record import provenance, telling
+from sa.record import files, provenance, telling
 
 ROOMS = ("dataset", "model", "quantizer", "estimator", "analysis")
 VARIABLE = "SA_TRUST"
 """The variable that names trusted packages, MYLAB,OTHER. Workers get it with the environment."""
 
 NOTE = "packages.json"
-"""The file beside a planned run's config.yaml: its foreign packages. It grants no trust."""
+"""The file beside a planned run's config.yaml, and in a sweep's copy of the code: the foreign
+packages. It grants no trust."""
+
+_CODE = Path(__file__).resolve().parents[2]
+"""The folder that this sa lies in; if it is a sweep's copy, foreign packages lie there, too."""
 
 MODULE = "sa.model.module.Module"
 """The model whose setting ``target`` names a class, too."""
@@ -36,7 +40,7 @@ _OTHERS = (
     "sa.training.average.Average",
     "sa.training.muon.Muon",
 )
-_NEVER = sys.stdlib_module_names | {"sa", "hydra_plugins", "hydra", "torch", "numpy"}
+NEVER = sys.stdlib_module_names | {"sa", "hydra_plugins", "hydra", "torch", "numpy"}
 """Packages that nobody can trust as a whole: their classes can do far more than compute."""
 
 
@@ -81,7 +85,7 @@ def _names(text: str, said: str = "") -> list[str]:
                 f"{said}{text}: '{name}' is not the name of a package; type names with commas "
                 f"between them, e.g. {said}mylab,other"
             )
-        if said and name in _NEVER:
+        if said and name in NEVER:
             raise UsageError(
                 f"{said}{text}: '{name}' is a library, and its classes can do anything; trust the "
                 "package that holds your own classes"
@@ -97,7 +101,7 @@ def installed() -> dict[str, str]:
     """
     found = metadata.entry_points(group="sa")
     versions = {x.module.partition(".")[0]: x.dist.version if x.dist else "" for x in found}
-    return {k: v for k, v in versions.items() if k not in _NEVER}
+    return {k: v for k, v in versions.items() if k not in NEVER}
 
 
 def trusted() -> dict[str, str]:
@@ -133,15 +137,26 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def packages(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what a record says of the foreign packages in a configuration: version, path, commit.
 
-    The version is SA_TRUST for a package that is trusted by its name alone.
+    The version is SA_TRUST for a package that is trusted by its name alone. Of a sweep's copy it
+    says what it said of the original.
     """
     roots = {str(t).partition(".")[0] for _, t in targets(config)} & set(trusted())
+    copied = files.read_json(_CODE / NOTE) or {}
     found = {}
     for root in sorted(roots):
         path = place(root)
+        if path and path.parent == _CODE and root in copied:
+            found[root] = copied[root]
+            continue
         commit = provenance.commit_of(path) if path else {}
         found[root] = {"version": trusted()[root], "path": str(path) if path else None, **commit}
     return found
+
+
+def untrusted(config: Mapping[str, Any]) -> set[str]:
+    """Return the foreign packages whose classes a configuration names and nobody trusts."""
+    named = (x.partition(".")[0] for _, x in targets(config) if isinstance(x, str) and "." in x)
+    return set(named) - NEVER - set(trusted())
 
 
 def allowed(key: str, target: Any) -> type:
@@ -163,7 +178,7 @@ def allowed(key: str, target: Any) -> type:
             if issubclass(found, importlib.import_module("torch").optim.Optimizer):
                 return found
         root = target.partition(".")[0]
-        if re.fullmatch(r"\w+(\.\w+)+", target) and root not in _NEVER:
+        if re.fullmatch(r"\w+(\.\w+)+", target) and root not in NEVER:
             if root not in trusted():
                 raise UsageError(f"{key}={target}: {_untrusted(root)}")
             _tell_place(root)

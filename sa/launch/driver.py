@@ -8,20 +8,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from sa.config import trust
 from sa.config.build import check_machine, validate
 from sa.config.component import Components
 from sa.config.error import UsageError, invalid
 from sa.config.fit import quantizer_notes
 from sa.config.parents import resolve
-from sa.config.search import CONF
 from sa.config.settings import Settings, Sweep
 from sa.job.execute import RunFailed, execute, folder_of, root_of
 from sa.job.signals import Signals
-from sa.launch import here, slurm
+from sa.launch import here, slurm, snapshot
 from sa.launch import plan as planned
 from sa.launch.plan import LaunchError
-from sa.record import files, provenance, run, telling
+from sa.record import files, run, telling
 from sa.record.identity import Config
 
 Place = here.Inline | here.Local | slurm.Slurm
@@ -105,11 +103,7 @@ def _run(
     with planned.alone(folder):
         planned.write_plan(root, name, plan)
         if sweep.snapshot:
-            package = Path(__file__).resolve().parents[1]
-            packages = [package, CONF, package.parent / "hydra_plugins"]
-            foreign = {name for point in plan for name in trust.packages(point.config)}
-            packages += [f for name in sorted(foreign) if (f := trust.place(name)) and f.is_dir()]
-            planned.copy_code(folder, packages, provenance.NOTE, provenance.commit())
+            snapshot.take(folder, [p.config for p in plan])
     if sweep.canary and len(left) > 1:
         print(f"the canary comes first: {left[0].label}", flush=True)
         if _launch(root, left[:1], place, launcher, folder, None):
@@ -209,6 +203,8 @@ def _obstacles(
             "not have. Use sweep.name=NEW to keep both, or sweep.replace=true to drop them (their "
             "runs stay)"
         )
+    if components[0].settings.sweep.snapshot:
+        yield from snapshot.obstacles([p.config for p in plan])
     elsewhere = isinstance(place, slurm.Slurm)
     try:
         if elsewhere:

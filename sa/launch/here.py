@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 from annotated_types import Gt
 
-from sa.launch.plan import Point, chunks, command, paths, processes, scrubbed, todo
+from sa.launch.plan import Point, chunks, command, processes, scrubbed, todo
 from sa.launch.progress import POLL, Cancelled, Outcomes
+from sa.launch.snapshot import paths
 from sa.record import files, run
 
 

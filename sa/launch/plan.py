@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -308,37 +307,6 @@ def scrubbed(env: dict[str, str]) -> dict[str, str]:
     )
     stay = ("SLURM_CONF", "SLURM_CLUSTERS")
     return {k: v for k, v in env.items() if k in stay or not dropped.match(k)}
-
-
-def paths(folder: Path) -> dict[str, str]:
-    """Return PYTHONPATH with the sweep's copy of the code first; {} if it has no copy."""
-    code = folder / "code"
-    if not code.is_dir():
-        return {}
-    users = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    every = [code.resolve(), *map(os.path.abspath, users)]
-    return {"PYTHONPATH": os.pathsep.join(map(str, every))}
-
-
-def copy_code(folder: Path, packages: Sequence[Path], note: str, about: dict[str, Any]) -> None:
-    """Copy the code that the points run, so that later edits do not change the sweep.
-
-    Args:
-        folder: the folder of the sweep; the copy is its folder ``code``.
-        packages: the folders to copy.
-        note: the name of a JSON file beside the copy.
-        about: what this file says of the code.
-
-    """
-    code = folder / "code"
-    if code.exists():
-        return
-    temp = folder / f".tmp-code-{os.getpid()}"
-    skip = shutil.ignore_patterns("__pycache__", ".*")
-    for package in packages:
-        shutil.copytree(package, temp / package.name, ignore=skip)
-    files.write_json(temp / note, about)
-    temp.replace(code)
 
 
 @contextlib.contextmanager

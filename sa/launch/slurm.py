@@ -15,8 +15,9 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 
 from sa.launch.defaults import defaults, minutes
-from sa.launch.plan import LaunchError, Point, command, paths, processes, scrubbed, todo
+from sa.launch.plan import LaunchError, Point, command, processes, scrubbed, todo
 from sa.launch.progress import POLL, Outcomes
+from sa.launch.snapshot import paths
 from sa.record import files, lock, telling
 from sa.record import run as record
 

@@ -3,22 +3,19 @@
 import argparse
 import glob
 import os
-import re
-import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from sa.launch import slurm
+from sa.launch.again import retry
+from sa.launch.plan import LaunchError
 from sa.record import files, run, sweep, telling
 from sa.record.config import read_config
 from sa.sweep.page import report
 from sa.sweep.series import OVER
-from sa.sweep.status import AGAIN, cancel, counted, runs_there, states_of, status, watch
+from sa.sweep.status import cancel, runs_there, status, watch
 from sa.sweep.table import collect
 
 USAGE = """\
@@ -26,7 +23,8 @@ commands:
   status [NAME]   show which points are done, running, failed or lost; without NAME show every
                   sweep; --watch refreshes until no point is running
   collect NAME    write the table of all runs, sweeps/NAME/results.parquet, and one over seeds
-  retry NAME      repeat the points that failed, were lost or interrupted, or never began
+  retry NAME      repeat the points that failed, were lost or interrupted, or never began;
+                  --trust PACKAGE if they use classes of a package of yours
   cancel NAME     stop its running points, here and on the cluster; finished runs stay
   logs ID         show what a run printed, and how it ended
   wandb NAME      export finished runs to W&B files; `wandb sync` sends them
@@ -65,18 +63,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--over", metavar="|".join(OVER), choices=OVER, help="report: the horizontal axis"
     )
+    parser.add_argument(
+        "--trust", metavar="PACKAGE", action="append", default=[],
+        help="retry: the points may use classes of this package of yours",
+    )  # fmt: skip
     given = parser.parse_args(argv)
     root = Path(given.root).expanduser()
     if given.name is None and given.command != "status":
         parser.error(f"{given.command} needs a NAME; {sweep.near(root, '')}")
     if given.watch and (given.command != "status" or given.name is None):
         parser.error(f"--watch works with `status NAME` only; {sweep.near(root, '')}")
+    if given.trust and given.command != "retry":
+        parser.error("--trust works with `retry NAME` only: the other commands run no classes")
     try:
         if given.watch:
             watch(root, given.name)
             code: object = 0
         else:
             more = {"layer": given.layer} if given.command == "pca" else {}
+            more |= {"trusting": given.trust} if given.command == "retry" else {}
             more |= {"over": given.over} if given.over and given.command == "report" else {}
             code = commands[given.command](root, given.name, **more)
         sys.stdout.flush()
@@ -84,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"sa: {given.command}: {telling.output_lost()}", file=sys.stderr)
             return 1
         return code if isinstance(code, int) else 0
+    except LaunchError as error:
+        print(f"sa: {error}", file=sys.stderr)
+        return 2
     except files.RecordError as error:
         print(f"sa: {error}", file=sys.stderr)
         return 2 if isinstance(error, files.Missing) else 1
@@ -98,58 +106,6 @@ def main(argv: list[str] | None = None) -> int:
 def _reason(error: Exception) -> str:
     """Return the text of an error, with its type if it is unexpected."""
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-
-
-def retry(root: Path, name: str) -> int:
-    """Repeat the points without a result, except those that another process is computing.
-
-    They run here, one after another. A sweep that went to SLURM is submitted again by its command.
-    """
-    about, points = sweep.read_manifest(root, name)
-    if slurm.jobs(sweep.sweep_folder(root, name)):
-        return _repeat(root, about)
-    folders = []
-    for point, state in zip(points, states_of(root, points), strict=True):
-        folder = root.absolute() / "runs" / point["run_id"]
-        if state not in AGAIN:
-            continue
-        label = f"{point['index']:>4}  {folder.name}  {state:<11}  {' '.join(point['overrides'])}"
-        if (folder / "config.yaml").exists():
-            folders.append(folder)
-            print(label)
-        else:
-            print(f"{label}  (without config.yaml: repeat the -m command of the sweep)")
-    if not folders:
-        print(f"{name}: nothing to retry")
-        return 0
-    print(f"{name}: repeating {len(folders)} of {len(points)} points", flush=True)
-    command = [sys.executable, "-m", "sa.run", "--frozen", *map(str, folders)]
-    code = subprocess.run(command).returncode
-    print(f"{name}: {counted(states_of(root, points))}")
-    return 1 if code else 0
-
-
-def _repeat(root: Path, about: dict[str, Any]) -> int:
-    """Repeat the command of a sweep for this root, in the folder where it was typed.
-
-    Relative paths and environment variables then mean what they meant the first time.
-    """
-    typed = {str(k): str(v) for k, v in (about.get("typed_in") or {}).items()}
-    folder = Path(typed.pop("folder", "."))
-    if not folder.is_dir():
-        telling.note(
-            f"the folder where this sweep was typed, {folder}, no longer exists: relative paths "
-            "in its command now start from the current folder"
-        )
-        folder = Path()
-    words = [str(w) for w in about.get("argv") or []]
-    where = str(root.resolve()).replace("\\", r"\\").replace("'", r"\'")
-    words = [w for w in words if not re.match(r"\+*root=", w)] + [f"root='{where}'"]
-    print(f"repeating: python -m sa.run {shlex.join(words)}", flush=True)
-    env = os.environ | typed | {"SA_ROOT": str(root.resolve())}
-    python = [p for p in env.get("PYTHONPATH", "").split(os.pathsep) if p]
-    env |= {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, python))} if python else {}
-    return subprocess.run([sys.executable, "-m", "sa.run", *words], env=env, cwd=folder).returncode
 
 
 def logs(root: Path, name: str) -> int:
