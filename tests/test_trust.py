@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import ROOT, SMALL, folder, python
+from omegaconf import OmegaConf
 
 from sa import multirun
-from sa.config import trust
+from sa.config import guard, trust
 from sa.config.error import UsageError
 from sa.launch import snapshot
 from sa.sweep.command import main as sweep
@@ -240,6 +241,71 @@ def test_nothing_that_a_file_says_runs(sa, tmp_path, where):
     code, out, err = sa(*sweeps, *SMALL, "--config-dir", "own", "experiment=x")
     assert code == 2, (out, err)
     assert not Path("hit").exists() and not os.environ.get("SA_TRUST")
+
+
+SHELL = {  # settings that become text of a job's script
+    "setup": ("slurm", "hydra: {launcher: {setup: [mkdir hit]}}", "hydra.launcher.setup: refused"),
+    "extra": ("slurm", "hydra: {launcher: {extra: {wrap: mkdir hit}}}", "launcher.extra: refused"),
+    "a second line": ("slurm", 'hydra: {launcher: {qos: "a\\nmkdir hit"}}', "qos: refused"),
+    "the whole launcher": ("slurm", f"hydra: {{launcher: '{MADE}'}}", "hydra.launcher: refused"),
+    "the whole section": ("slurm", f"hydra: '{MADE}'", "hydra.launcher: refused"),
+    "a size": ("slurm", "sizes: {quick: {hydra.launcher.setup: [[mkdir hit]]}}", "a size cannot"),
+    "the root": ("slurm", 'root: "a\\nmkdir hit"', "root="),
+    "a launcher's file": ("mine", "", "hydra.launcher.setup: refused"),
+    "of submitit": ("submitit_slurm", "hydra: {launcher: {setup: [mkdir hit]}}", "setup: refused"),
+    "options of submitit": (
+        "submitit_slurm", "hydra: {launcher: {additional_parameters: {wrap: mkdir hit}}}",
+        "additional_parameters: refused",
+    ),
+    "name of submitit": (
+        "submitit_slurm", 'hydra: {job: {name: "a\\nmkdir hit"}}', "would start a new line"
+    ),
+}  # fmt: skip
+
+
+def experiment(where, text):
+    """Write an experiment and a launcher with shell text to a folder of options."""
+    for group, name, said in (
+        ("experiment", "x", f"# @package _global_\ndescription: a stranger's\n{text}\n"),
+        ("hydra/launcher", "mine", "defaults: [slurm]\nsetup: [mkdir hit]\n"),
+    ):
+        (where / group).mkdir(parents=True)
+        (where / group / f"{name}.yaml").write_text(said)
+
+
+@pytest.mark.parametrize("where", SHELL)
+def test_shell_text_of_a_file_is_refused(sa, tmp_path, where):
+    launcher, text, said = SHELL[where]
+    if launcher.startswith("submitit"):
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    experiment(tmp_path / "own", text)
+    words = ["--config-dir", "own", "experiment=x", f"hydra/launcher={launcher}"]
+    code, out, err = sa("-m", "seed=0,1", "sweep.dry_run=true", *SMALL, *words)
+    assert code == 2 and said in err, (out, err)
+
+
+def test_shell_text_is_taken_from_the_person_and_from_trusted_packages(here, sa):
+    dry = ["-m", "seed=0,1", "sweep.dry_run=true", *SMALL]
+    typed = ["hydra/launcher=slurm", "hydra.launcher.setup=[module load x]"]
+    code, _, err = sa(*dry, *typed, "+hydra.launcher.extra.nodelist=n1")
+    assert code == 0, err
+    experiment(here / "mylab" / "conf", "hydra: {launcher: {extra: {nodelist: n1}}}")
+    inside = ["--config-dir", "mylab/conf", "experiment=x", "hydra/launcher=mine"]
+    code, _, err = sa(*dry, *inside)
+    assert code == 0, err
+    os.environ["SA_TRUST"] = ""
+    code, _, err = sa(*dry, *inside)
+    assert code == 2 and "type 'hydra.launcher.setup=[mkdir hit]', or keep" in err
+    code, _, err = sa(*dry, "hydra/launcher=slurm", "hydra.launcher.setup=['a\nb']")
+    assert code == 2 and "write one line" in err
+
+
+def test_a_file_may_set_numbers_and_plain_words_of_a_launcher_and_calls_nothing(tmp_path):
+    plain = {"partition": "main", "cpus": 2, "memory_gb": 1.5, "requeue": False, "setup": []}
+    guard.check_file(OmegaConf.create({"hydra": {"launcher": plain}}), "file://own")
+    calls = {"hydra": {"sweeper": {"custom_search_space": "os.mkdir"}}}
+    with pytest.raises(UsageError, match="sweeper.custom_search_space: refused, a file in own"):
+        guard.check_file(OmegaConf.create(calls), "file://own")
 
 
 def test_a_pickle_in_an_npz_does_not_run(sa, tmp_path):

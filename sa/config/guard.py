@@ -1,16 +1,30 @@
-"""Refuses what Hydra itself would run from a file: callbacks, loggers, classes of plugins."""
+"""Refuses what Hydra itself would run from a file: callbacks, loggers, classes, shell text.
+
+Settings of a launcher become lines of a job's shell script. So a file may set numbers there, and
+the words in `_PLAIN`. All other settings, e.g. ``setup`` and ``extra``, are taken from three
+places only: words that a person types, files of sa and Hydra, and files inside a package that the
+person trusts. sa cannot tell who wrote any other file, so it refuses them there, also in a folder
+that is named by ``--config-dir``.
+"""
 
 import contextlib
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from sa.config.error import UsageError
-from sa.config.trust import targets
+from sa.config.error import UsageError, typed
+from sa.config.search import CONF
+from sa.config.trust import place, targets, trusted
 
 _PLUGINS = re.compile(r"hydra_plugins\.[\w.]+|hydra\._internal\.core_plugins\.[\w.]+")
 _PARTS = re.compile(r"optuna\.samplers\.[A-Z]\w*")
 """Classes that the settings of a plugin may name."""
+
+_PLAIN = ("_target_", "partition", "qos", "account", "constraint", "gres")
+"""Settings of a launcher that any file may set to a word. (`check` looks at _target_.)"""
+
+_WORD = re.compile(r"[\w.:,@&|*+-]*")
 
 
 @contextlib.contextmanager
@@ -22,7 +36,13 @@ def guarded() -> Iterator[None]:
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-    compose = ConfigLoaderImpl.load_configuration
+    compose, load = ConfigLoaderImpl.load_configuration, ConfigLoaderImpl._load_single_config
+
+    def loaded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = load(self, *args, **kwargs)
+        if not _is_trusted(found.path):
+            check_file(found.config, found.path)
+        return found
 
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
         config = compose(self, *args, **kwargs)
@@ -30,10 +50,64 @@ def guarded() -> Iterator[None]:
         return config
 
     ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]
+    ConfigLoaderImpl._load_single_config = loaded  # type: ignore[method-assign]
     try:
         yield
     finally:
         ConfigLoaderImpl.load_configuration = compose  # type: ignore[method-assign]
+        ConfigLoaderImpl._load_single_config = load  # type: ignore[method-assign]
+
+
+def _is_trusted(source: str) -> bool:
+    """Return whether options come from sa, Hydra, or a package that the person trusts.
+
+    Args:
+        source: where Hydra found them: file://FOLDER, pkg://PACKAGE, or structured:// for the
+            plugins of Hydra.
+
+    """
+    scheme, _, rest = source.partition("://")
+    if scheme == "file":
+        homes = [CONF, *(found for name in trusted() if (found := place(name)))]
+        return any(Path(rest).resolve().is_relative_to(home) for home in homes)
+    return scheme == "structured" or rest.partition(".")[0] in {"hydra", *trusted()}
+
+
+def check_file(config: Any, source: str) -> None:
+    """Raise UsageError if a file that nobody trusts sets text that a shell or Python would run.
+
+    Args:
+        config: the content of the file, with its place in the whole configuration.
+        source: where Hydra found it.
+
+    """
+    from omegaconf import OmegaConf
+
+    whole = OmegaConf.to_container(config, resolve=False)
+    hydra = whole.get("hydra") if isinstance(whole, dict) else None
+    parts = {k: hydra.get(k) for k in ("launcher", "sweeper")} if isinstance(hydra, dict) else {}
+    if isinstance(hydra, str):
+        parts = {"launcher": hydra}
+    launcher = parts.get("launcher")
+    launcher = {"": launcher} if isinstance(launcher, str) else launcher or {}
+    refused = [k for k, v in launcher.items() if not _is_plain(str(k), v)]
+    found = {f"hydra.launcher.{k}".rstrip("."): launcher[k] for k in refused}
+    sweeper = parts.get("sweeper")
+    if isinstance(sweeper, dict) and sweeper.get("custom_search_space"):  # Optuna's calls it
+        found["hydra.sweeper.custom_search_space"] = sweeper["custom_search_space"]
+    for key, value in found.items():
+        raise UsageError(
+            f"{key}: refused, a file in {source.partition('://')[2]} sets it to text that would "
+            "run as code, and sa cannot tell who wrote that file. If you want it, type "
+            f"'{key}={typed(value)}', or keep the file in a package that you trust"
+        )
+
+
+def _is_plain(key: str, value: Any) -> bool:
+    """Return whether a file that nobody trusts may give a launcher this setting."""
+    if isinstance(value, str):
+        return key in _PLAIN and bool(_WORD.fullmatch(value))
+    return not value or isinstance(value, int | float)
 
 
 def check(hydra: Any) -> None:
@@ -62,14 +136,21 @@ def check(hydra: Any) -> None:
             good = _PLUGINS if path == f"hydra.{key}._target_" else _PARTS
             if not (isinstance(target, str) and good.fullmatch(target)):
                 raise UsageError(f"{path}={target}: refused, no plugin of Hydra; leave it out")
-        if key_of_text := _interpolated(given, f"hydra.{key}"):
-            raise UsageError(f"{key_of_text}: refused, a text that is computed twice; write it out")
+        for path, text in _texts(given, f"hydra.{key}"):
+            if "${" in text:
+                raise UsageError(f"{path}: refused, a text that is computed twice; write it out")
+            if key == "launcher" and not text.isprintable():
+                raise UsageError(
+                    f"{path}={text!r}: refused, the line break in it would start a new line in "
+                    "the script of a job; write one line"
+                )
 
 
-def _interpolated(node: Any, path: str) -> str:
-    """Return the dotted name of a text that Hydra would interpolate again; '' without one."""
+def _texts(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield (dotted name, text) for every text, keys of mappings included."""
     if isinstance(node, str):
-        return path if "${" in node else ""
+        yield path, node
     items: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, dict) else []
-    items = enumerate(node) if isinstance(node, list) else items
-    return next((x for k, v in items if (x := _interpolated(v, f"{path}.{k}"))), "")
+    for key, value in enumerate(node) if isinstance(node, list) else items:
+        yield from _texts(value, f"{path}.{key}")
+        yield f"{path}.{key}", str(key)

@@ -28,6 +28,7 @@ Text = Annotated[Any, doc("text")]
 Device = Annotated[
     str, StringConstraints(pattern=r"^(cpu|cuda(:\d+)?)$"), doc("cpu | cuda | cuda:NUMBER")
 ]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\n\r]*$"), doc("text of one line")]
 Moving = Annotated[
     Literal["all"] | Annotated[list[str | int], Len(1)],
     doc(
@@ -217,7 +218,7 @@ class Settings(BaseModel):
         description="two trainings to analyse: [RUN,RUN], a sweep, or {first,second} as in init",
     )
     metric: Text = Field("descent/best", description="result that sa.run returns to a sweeper")
-    root: str = Field(
+    root: Line = Field(
         ".", description="folder of runs/ and sweeps/; by default SA_ROOT, else the current folder"
     )
     description: Text = Field(None, description="words for the report")

@@ -104,6 +104,11 @@ def word(key: str, value: Any) -> str:
 
 
 def _size_word(key: str, value: Any) -> str:
+    if not re.fullmatch(r"[+~]{0,2}(?!hydra\b)\w[\w./@:-]*", key):
+        raise UsageError(
+            f"sizes: {key}: a size cannot set it; a size has settings of runs and of sweep, and "
+            "those of hydra are typed beside -m"
+        )
     if key.startswith("~") and value is None:
         return key
     if not isinstance(value, list) or key.startswith("sweep."):
