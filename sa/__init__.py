@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from sa.job.execute import RunFailed as RunFailed
     from sa.network.quantize import quantize as quantize
     from sa.network.structure import Step as Step
+    from sa.network.trace import Unreadable as Unreadable
     from sa.objective.loss import Loss as Loss
     from sa.objective.loss import loss as loss
     from sa.quantizer.bernoulli import Bernoulli as Bernoulli
@@ -164,6 +165,7 @@ _MODULES = {
     "estimator.xnes": "XNES",
     "job.execute": "RunFailed",
     "network.structure": "Step",
+    "network.trace": "Unreadable",
     "quantizer.bernoulli": "Bernoulli",
     "quantizer.binaryconnect_sto": "BinaryConnectSto",
     "quantizer.dorefa": "Dorefa",

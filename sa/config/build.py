@@ -7,7 +7,7 @@ from typing import Any
 
 from sa.config.component import Components, make
 from sa.config.data import reading
-from sa.config.error import UsageError, invalid, typed
+from sa.config.error import UsageError, invalid, of_setting, typed
 from sa.config.fit import (
     check_analysis,
     check_faster,
@@ -104,11 +104,9 @@ def validate(config: Config) -> Components:
     task = _task(settings, model, dataset)
     structure = _structure(settings, task, estimator, optimizer)
     for name, analysis in analyses.items():
-        try:
+        with of_setting(f"analysis.{name}"):
             check_analysis(analysis, structure, task.point(), settings.memory)
             called(analysis, "takes", dataset)
-        except ValueError as error:
-            raise UsageError(f"analysis.{name}: {error}") from error
     start = _parent(config, "init") if config.get("init") else None
     if start and settings.init_seed is not None:
         raise UsageError(
@@ -144,12 +142,11 @@ def _task(settings: Settings, model: Any, dataset: Any) -> Any:
     numerics = Numerics(**settings.model_dump(include=own))
     moving = settings.moving if isinstance(settings.moving, str) else tuple(settings.moving)
     task = Task(model, dataset, settings.criterion, moving, numerics)
-    try:
-        task.check()
-    except Mismatch as error:
-        raise UsageError(f"{error.key}: {error}") from error
-    except ValueError as error:
-        raise UsageError(f"model: {error}") from error  # an error of its layers
+    with of_setting("model"):  # an error of its layers
+        try:
+            task.check()
+        except Mismatch as error:
+            raise UsageError(f"{error.key}: {error}") from error
     return task
 
 
@@ -157,7 +154,7 @@ def _structure(settings: Settings, task: Any, estimator: Any, optimizer: Any) ->
     """Return the structure of the network; UsageError if the estimator does not fit."""
     from sa.network.hooks import called, trait
 
-    try:
+    with of_setting("estimator"):
         structure = task.structure()
         if structure.gradients and not _backpropagates(estimator):
             raise ValueError(
@@ -173,13 +170,13 @@ def _structure(settings: Settings, task: Any, estimator: Any, optimizer: Any) ->
         if other := fresh or "augment" * bool(settings.augment):  # as with minibatches
             try:
                 called(estimator, "trains", settings.steps, cls, rates, task.dataset.rows)
+            except UsageError:
+                raise
             except ValueError as error:
                 off = "false" if fresh else "null"
                 raise ValueError(
                     f"{error}; {other} also takes other rows at every step: set it to {off}"
                 ) from error
-    except ValueError as error:
-        raise UsageError(f"estimator: {error}") from error
     return structure
 
 

@@ -75,6 +75,8 @@ def _instantiate(key: str, node: Any) -> Any:
 
         try:
             made([torch.zeros(1, requires_grad=True)])  # torch checks ranges at construction
+        except UsageError:
+            raise
         except (ValueError, TypeError) as error:
             raise UsageError(invalid(key, node, error)) from error
     for name, value in node.items():  # pydantic accepts true as 1

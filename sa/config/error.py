@@ -1,8 +1,9 @@
 """Errors of the command line: what was wrong, what was expected, what to type instead."""
 
+import contextlib
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sa.record.identity import RENAMED
@@ -16,8 +17,10 @@ TEMPERATURE = (
 """The message if a temperature is set for an estimator that has none."""
 
 
-class UsageError(Exception):
+class UsageError(ValueError):
     """A command that cannot run. The message says why, and what to type instead.
+
+    Code that catches ValueErrors to add words of its own lets a UsageError pass: see `of_setting`.
 
     >>> import sa
     >>> try:
@@ -34,6 +37,25 @@ class NoData(UsageError):
     >>> issubclass(NoData, UsageError)
     True
     """
+
+
+@contextlib.contextmanager
+def of_setting(key: str) -> Iterator[None]:
+    """Turn a ValueError inside a ``with`` into a UsageError that names the setting.
+
+    A UsageError passes unchanged: its message is whole.
+
+    >>> with of_setting("estimator"):
+    ...     raise ValueError("it needs a chain")
+    Traceback (most recent call last):
+    sa.config.error.UsageError: estimator: it needs a chain
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"{key}: {error}") from error
 
 
 def typed(value: Any) -> str:

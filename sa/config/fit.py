@@ -33,6 +33,8 @@ def check_analysis(analysis: Any, structure: Any, point: Any, memory: int) -> No
             try:
                 called(part, "requires", structure)
                 called(part, "fits", point)
+            except UsageError:
+                raise
             except ValueError as error:
                 raise ValueError(f"{key}{'.' * bool(name)}{name}: {error}") from error
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sa.config.component import make
-from sa.config.error import UsageError, typed
+from sa.config.error import UsageError, of_setting, typed
 
 SLOTS = ("weight", "activation", "gradient")
 """The slots of a layer that a rule may quantize."""
@@ -63,10 +63,8 @@ def ruled(model: Any, rules: Mapping[str, Any] | None) -> Any:
     from sa.params import stream
 
     found = Ruled(model, [rule for _, rule in made(rules)])
-    try:
+    with of_setting("rules"):
         found.build(stream(0, "init"))
-    except ValueError as error:
-        raise UsageError(f"rules: {error}") from error
     return found
 
 
@@ -85,10 +83,8 @@ def resolved(rules: Mapping[str, Any], model: Any) -> dict[str, Any]:
 
     own = dict(made(rules))
     network = model.build(stream(0, "init"))
-    try:
+    with of_setting("rules"):
         reached, _ = assigned(network, list(own.values()), example(model, network))
-    except ValueError as error:
-        raise UsageError(f"rules: {error}") from error
     found = {}
     for name, rule in own.items():
         layers: dict[str, list[str]] = {}

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from sa.config.build import check_machine, validate
 from sa.config.component import Components
-from sa.config.error import UsageError, invalid
+from sa.config.error import UsageError, invalid, of_setting
 from sa.config.fit import quantizer_notes
 from sa.config.parents import resolve
 from sa.config.settings import Settings, Sweep
@@ -140,10 +140,8 @@ def _validated(plan: list[planned.Point]) -> list[Components]:
     if expectations:
         from sa.sweep import expectation  # imports pandas
 
-        try:
+        with of_setting("expectations"):
             expectation.read(expectations)
-        except ValueError as error:
-            raise UsageError(f"expectations: {error}") from error
     return components
 
 

@@ -30,7 +30,25 @@ _NUMBERS = (
 
 
 class Unreadable(ValueError):
-    """A network cannot be read. The message says why, in plain words."""
+    """A network cannot be read as layers and steps. The message says why, in plain words.
+
+    `sa.Loss.differences` raises it if the fast path is demanded, and ``profiles`` always needs it.
+
+    >>> import sa, torch
+    >>> from torch import nn
+    >>> class Waves(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.phase = nn.Parameter(torch.zeros(2))
+    ...     def forward(self, x):
+    ...         return torch.sin(x + self.phase)
+    >>> loss = sa.loss(Waves(), (torch.zeros(4, 2), torch.zeros(4, 2)))
+    >>> try:
+    ...     loss.differences(epsilons=[0.1], path="fast")
+    ... except sa.Unreadable as error:
+    ...     print(str(error).partition(",")[0])
+    there is no fast path: the operation 'add' is neither an affine map nor the pooling
+    """
 
 
 @dataclass(eq=False)

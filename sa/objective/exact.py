@@ -9,6 +9,7 @@ from torch import Tensor
 from sa.flips import brute, cuts
 from sa.flips import differences as flips
 from sa.flips.progress import Progress
+from sa.network.trace import Unreadable
 from sa.objective.forward import Forward
 from sa.params import size
 from sa.types import Batch, Params, Partial
@@ -125,7 +126,7 @@ def profiles(
     """Yield the loss along every coordinate that has a profile: see `Objective.profiles`."""
     s = forward.structure
     if s.why_not_a_chain:
-        raise ValueError(
+        raise Unreadable(
             f"exact profiles do not work for this network: {s.why_not_a_chain}; use estimator=cdg "
             "estimator.path=brute instead, which takes differences"
         )

@@ -17,6 +17,7 @@ from sa.curvature.view import Curvature
 from sa.flips import stack as chained
 from sa.flips.differences import Profile
 from sa.network.structure import LayerTrace, Structure
+from sa.network.trace import Unreadable
 from sa.objective import exact
 from sa.objective.evaluate import Evaluation
 from sa.objective.forward import Forward
@@ -344,7 +345,7 @@ class Objective:
                 fast if possible.
 
         Raises:
-            ValueError: ``path`` is ``fast``, and this network has no fast path.
+            Unreadable: ``path`` is ``fast``, and this network has no fast path.
 
         """
         if (twin := self._twin(params)) is not None:
@@ -353,7 +354,7 @@ class Objective:
             return replace(found, grads=like)
         why_not = self.structure.why_no_fast_path
         if path == "fast" and why_not:
-            raise ValueError(f"there is no fast path: {why_not}; take path=brute, or path=auto")
+            raise Unreadable(f"there is no fast path: {why_not}; take path=brute, or path=auto")
         compute = exact.slow if path == "brute" or why_not else exact.fast
         return compute(self.forward, self.batch, params, epsilons, self.partial, self.values)
 
@@ -361,7 +362,7 @@ class Objective:
         """Return the exact loss along every coordinate that has a profile, layer by layer.
 
         Weights of fully connected layers before a step have one. Networks run in float64. Raises
-        ValueError if the network has no fast path.
+        Unreadable if the network has no fast path.
         """
         if (twin := self._twin(params)) is not None:
             return twin.profiles({k: p.double() for k, p in params.items()}, reach)
