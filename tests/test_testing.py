@@ -11,11 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from sa import testing
-from sa.estimator.best_of import BestOf
-from sa.estimator.cdg import CDG
-from sa.estimator.nes import NES
 from sa.surrogate import sign
-from sa.testing import estimator
+from sa.testing import estimator, losses
 from sa.testing.broken import report
 from sa.types import PROBE, Batch, Estimate, Splits
 
@@ -42,9 +39,13 @@ class Probe:
         factor = 2 if self.fault == "unbiased" else 1
         value = objective.value(params)
         slope = (up - down) / 2e-3 + (value if self.fault == "constant" else 0)
+        if self.fault == "scale":
+            slope = slope / abs(slope)
         if self.fault == "untouched":
             next(iter(params.values())).add_(1)
         grad = {k: (factor * slope * s).to(params[k].dtype) for k, s in sign.items()}
+        if self.fault == "finite":
+            grad = {k: g / 0 for k, g in grad.items()}
         if self.fault == "shapes":
             grad = {k: g.double().flatten() for k, g in grad.items()}
         return Estimate(value, grad, 1.0 if self.fault == "evals" else 3.0)
@@ -57,6 +58,7 @@ def test_a_correct_estimator_from_outside_passes_every_law():
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
+        ("scale", "3 times the loss has 1 times the gradient"),
         ("unbiased", "along that gradient its length is"),
         ("evals", "it reports 1 evals and spends 3"),
         ("repeats", "draws from torch's global generator"),
@@ -70,6 +72,10 @@ def test_each_fault_is_reported_under_its_law(fault, why):
     assert why in broken[fault]
 
 
+def test_a_gradient_that_is_not_finite_breaks_the_law_of_shapes():
+    assert "'m' is not finite" in testing.check_estimator(lambda: Probe("finite"))["shapes"]
+
+
 def test_an_unknown_target_is_reported():
     class Lost(Probe):
         target = "loss"
@@ -78,18 +84,36 @@ def test_an_unknown_target_is_reported():
 
 
 def test_a_law_that_a_class_breaks_on_purpose_is_excused_with_its_reason():
-    class Displaced(BestOf):
+    class Long(Probe):
         laws = {"unbiased": "it is a displacement"}
 
-    assert "unbiased" in testing.check_estimator(BestOf)
-    assert "unbiased" not in testing.check_estimator(Displaced)
-    lines = list(report(estimator.LAWS, {}, Displaced.laws))
+    assert testing.check_estimator(lambda: Long("unbiased")) == {}
+    lines = list(report(estimator.LAWS, {}, Long.laws))
     assert "excused  unbiased: it is a displacement" in lines
 
 
-@pytest.mark.parametrize("cls", [NES, CDG])
-def test_the_projects_own_estimators_keep_the_laws_that_it_ships(cls):
-    assert testing.check_estimator(cls) == {}
+def test_an_excuse_that_is_not_needed_or_names_no_law_is_reported():
+    class Idle(Probe):
+        laws = {"unbiased": "it is a displacement", "length": "it is long"}
+
+    broken = testing.check_estimator(Idle)
+    assert "it is excused (it is a displacement), but holds" in broken["unbiased"]
+    assert "there is no such law to excuse; there are: target, " in broken["length"]
+    lines = list(report(estimator.LAWS, broken, Idle.laws))
+    assert "BROKEN   length: there is no such law to excuse" in " ".join(lines)
+
+
+def test_the_loss_of_the_laws_is_one_that_the_estimator_accepts():
+    assert list(losses.case(component("estimator", "ste")).point) == ["m", "v"]
+    assert not losses.case(component("estimator", "local_nes")).objective(1, 0).structure.quantized
+    assert len(losses.case(component("estimator", "discrete_gradient")).point) == 4  # two layers
+
+    class Choosy(Probe):
+        def requires(self, structure):
+            raise ValueError("it needs a convolution")
+
+    broken = testing.check_estimator(Choosy)
+    assert "accepts no small loss" in broken["evals"] and "a convolution" in broken["evals"]
 
 
 def members(*groups, without=()):
@@ -277,6 +301,7 @@ def test_the_fixture_of_pytest_is_light_and_names_what_fails(keeps_laws):
     ("words", "code", "said"),
     [
         (["sa.estimator.nes:NES", "sigma=0.05"], 0, "NES, estimator:"),
+        (["sa.estimator.best_of:BestOf"], 0, "excused  unbiased: it is a displacement"),
         (["sa.quantizer.xnor:Xnor"], 0, "Xnor, quantizer:"),
         (["sa.model.toy_mlp:ToyMLP"], 0, "ToyMLP, model:"),
         (["sa.dataset.sinc:Sinc"], 0, "Sinc, dataset:"),

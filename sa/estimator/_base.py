@@ -1,5 +1,6 @@
 """The base class of estimators, which are methods with settings, called with a loss."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,6 +8,14 @@ import torch
 from sa.objective.loss import Loss
 from sa.params import stream
 from sa.types import PROBE, Estimate, Moment, Params, State
+
+Laws = Mapping[str, str]
+"""Law of `sa.testing` that an estimator breaks on purpose -> the reason."""
+
+DISPLACEMENT: dict[str, str] = {
+    "unbiased": "it is a displacement to a better point, not a gradient",
+    "scale": "the length of a displacement does not grow with the loss",
+}
 
 
 class Method:

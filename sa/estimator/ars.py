@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _directions, _finite, _scale
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
@@ -44,6 +44,10 @@ class ARS(Method):
     """
 
     target: ClassVar[str] = "none"
+    laws: ClassVar[Laws] = {
+        "unbiased": "it is a step direction, whose length is not that of the gradient",
+        "scale": "it divides by the spread of the losses",
+    }
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Gt(0)] = 500
     top: Annotated[float, Gt(0), Le(1)] = 0.5

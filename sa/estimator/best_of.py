@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _directions, _finite, _guide, _slopes
-from sa.estimator._base import Method
+from sa.estimator._base import DISPLACEMENT, Laws, Method
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
@@ -49,6 +49,7 @@ class BestOf(Method):
     """
 
     target: ClassVar[str] = "none"
+    laws: ClassVar[Laws] = DISPLACEMENT
     rho: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Gt(0)] = 500
     surrogates: tuple[_slopes.Name, ...] = ()

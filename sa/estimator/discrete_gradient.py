@@ -8,7 +8,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.estimator._base import Method
+from sa.estimator._base import DISPLACEMENT, Laws, Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
@@ -50,6 +50,9 @@ class DiscreteGradient(Method):
     """
 
     target: ClassVar[str] = "none"
+    laws: ClassVar[Laws] = DISPLACEMENT | {
+        "evals": "it evaluates parts of the network, and counts their share of a forward"
+    }
     epsilon: Annotated[float, Gt(0)] = 0.1
 
     def requires(self, structure: Structure) -> None:

@@ -7,7 +7,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _finite, _scale
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.objective.objective import Objective
 from sa.params import ranges, size
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
@@ -43,6 +43,9 @@ class FiniteDifference(Method):
     """
 
     target: ClassVar[str] = "box"
+    laws: ClassVar[Laws] = {
+        "unbiased": "a one-sided difference is off by half of epsilon times the curvature"
+    }
     epsilon: Annotated[float, Gt(0)] = 0.1
     side: Literal["forward", "backward"] = "forward"
 

@@ -9,7 +9,7 @@ from annotated_types import Gt, Le
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import finite, flatten, size, unflatten
@@ -50,6 +50,10 @@ class Flow(Method):
     """
 
     target: ClassVar[str] = "none"
+    laws: ClassVar[Laws] = {
+        "unbiased": "it is the path of gradient descent over time lr, which bends",
+        "scale": "3 times the loss walks 3 times as far along a bent path",
+    }
     own_step: ClassVar[bool] = True
     reach: Annotated[float, Gt(0), Le(2.5)] = 2.0
     refresh: Annotated[int, Gt(0)] = 10

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _noise
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
@@ -42,6 +42,7 @@ class Gumbel(Method):
     """
 
     target: ClassVar[str] = "stochastic"
+    laws: ClassVar[Laws] = {"unbiased": "it is the gradient of relaxed states, not of hard ones"}
     samples: Annotated[int, Gt(0)] = 1
     temperature: Annotated[float, Gt(0)] = 1.0
     hard: bool = False

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _finite
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.network.structure import Link, Structure
 from sa.objective.objective import Objective
 from sa.params import ranges
@@ -59,6 +59,9 @@ class LocalNES(Method):
     """
 
     target: ClassVar[str] = "gaussian"
+    laws: ClassVar[Laws] = {
+        "evals": "it samples layer by layer, and counts a draw as a forward and a backward pass"
+    }
     sigma: Annotated[float, Gt(0)] = 0.1
     samples: Annotated[int, Ge(2)] = 8
     form: Literal["auto", "generic", "exact_tail"] = "auto"
@@ -185,7 +188,7 @@ class LocalNES(Method):
         noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
         with torch.enable_grad():
             outputs = (y + self.sigma * norm * noise).flatten(0, 1).requires_grad_()
-            losses = structure.criterion(outputs, part.targets.repeat(draws))
+            losses = structure.criterion(outputs, torch.cat([part.targets] * draws))
             (slope,) = torch.autograd.grad(losses.sum() / draws, outputs)
         _accumulate(link, grads, slope.view_as(y), a)
         return losses.detach().view(draws, -1)

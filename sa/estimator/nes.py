@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _directions, _finite, _scale, _shaping
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.objective.objective import Objective
 from sa.params import flatten, size, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
@@ -99,6 +99,16 @@ class NES(Method):
         if self.shaping != "none":
             return "none"
         return "ball" if self.orthogonal else "gaussian"
+
+    @property
+    def laws(self) -> Laws:
+        """Return the laws that shaping, or no baseline, breaks."""
+        if self.shaping != "none":
+            order = "it uses the order of the losses, without their scale"
+            return {"unbiased": order, "scale": order}
+        if self.antithetic or self.baseline != "none":
+            return {}
+        return {"constant": "baseline=none subtracts nothing: a negative control"}
 
     def estimate(
         self,

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.objective.objective import Objective
 from sa.params import flatten, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
@@ -25,6 +25,10 @@ class Random(Method):
     """
 
     target: ClassVar[str] = "none"
+    laws: ClassVar[Laws] = {
+        "unbiased": "it is a random direction, the null",
+        "scale": "its direction does not depend on the loss",
+    }
 
     def estimate(
         self,

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _noise
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Batch, Estimate, Moment, Params, State
@@ -42,6 +42,7 @@ class Reinforce(Method):
     """
 
     target: ClassVar[str] = "stochastic"
+    laws: ClassVar[Laws] = {"constant": "the first call subtracts no baseline"}
     samples: Annotated[int, Gt(0)] = 1
     baseline: Literal["none", "running"] = "none"
     decay: Annotated[float, Interval(ge=0, lt=1)] = 0.9

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _noise
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
@@ -44,6 +44,7 @@ class ReinMax(Method):
     """
 
     target: ClassVar[str] = "stochastic"
+    laws: ClassVar[Laws] = {"unbiased": "it is exact up to quadratics of one unit, biased beyond"}
     samples: Annotated[int, Gt(0)] = 1
     temperature: Annotated[float, Ge(1)] = 1.0
 

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _layers, _noise, _relaxation
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import finite, stream
@@ -49,6 +49,11 @@ class Relax(Method):
     temperature: Annotated[float, Gt(0)] = 0.5
     hidden: Annotated[int, Ge(0)] = 8
     lr: Annotated[float, Ge(0)] = 0.01
+
+    @property
+    def laws(self) -> Laws:
+        """Return the reason why it counts more evals than it takes forwards, if c is learned."""
+        return {"evals": "it counts the second derivatives that c learns from"} if self.lr else {}
 
     def requires(self, structure: Structure) -> None:
         """Raise ValueError if no unit is random."""

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _oracle
-from sa.estimator._base import Method
+from sa.estimator._base import DISPLACEMENT, Laws, Method
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
 
@@ -42,6 +42,7 @@ class SNES(Method):
     """
 
     target: ClassVar[str] = "none"
+    laws: ClassVar[Laws] = DISPLACEMENT
     rho: Annotated[float, Gt(0)] = 0.1
     generations: Annotated[int, Gt(0)] = 200
     samples: Annotated[int, Ge(2)] | None = None

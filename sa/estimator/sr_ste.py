@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sa import surrogate
 from sa.estimator import _noise, _slopes
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
@@ -47,6 +47,7 @@ class SRSTE(Method):
     """
 
     target: ClassVar[str] = "stochastic"
+    laws: ClassVar[Laws] = {"unbiased": "a straight-through slope replaces that of the mean state"}
     samples: Annotated[int, Gt(0)] = 1
     backward: Literal["surrogate", "relaxed"] = "surrogate"
     surrogate: Literal["identity", "clipped", "tanh", "poly", "swish"] = "clipped"

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa.estimator import _noise
-from sa.estimator._base import Method
+from sa.estimator._base import Laws, Method
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.types import PROBE, STRICT, Estimate, Moment, Params, State
@@ -40,6 +40,7 @@ class ST(Method):
     """
 
     target: ClassVar[str] = "stochastic"
+    laws: ClassVar[Laws] = {"unbiased": "it is exact for losses that are linear in each unit"}
     samples: Annotated[int, Gt(0)] = 1
 
     def requires(self, structure: Structure) -> None:

@@ -23,7 +23,7 @@ class Hooks:
             it by the rate of the step. None if the analysis assumes no rate.
         between: (analyses) whether the analysis compares two finished trainings.
         follows: (analyses) whether the analysis needs the points that a training has stored.
-        laws: (estimators) law that the estimator breaks on purpose -> the reason (`sa.testing`).
+        laws: law of `sa.testing` that the component breaks on purpose -> the reason.
         outputs: (datasets) how many numbers a target has; None if it does not matter.
         fresh: (datasets) whether every step of a training has new rows, from ``draw``.
         criterion: (models) the only criterion that fits the model; None if several fit.

@@ -2,6 +2,7 @@
 
 Each function returns the laws that a component breaks, law -> what is wrong; {} if it keeps them
 all. A class that breaks a law on purpose says so: ``laws = {"unbiased": "it is a displacement"}``.
+An excuse that is not needed counts as broken: nothing is excused by habit.
 The laws are imported only when they are called, because pytest loads this package at every start.
 
 >>> import sa
@@ -18,9 +19,11 @@ def check_estimator(make: Callable[[], Any]) -> dict[str, str]:
 
     The laws are: ``target`` is declared; ``shapes``, dtypes and names of the gradient are the
     point's, in float32 too; it ``repeats`` with the same generator, and draws from nothing else;
-    the point stays ``untouched``; ``evals`` are those that were spent; it is ``unbiased`` on a
-    quadratic, within 4 standard errors of 150 draws; a ``constant`` added to the loss changes
-    nothing; ``points`` may have any layout, as 0-dim and transposed tensors do.
+    the point stays ``untouched``; ``evals`` are those that were spent; it is ``unbiased`` within 4
+    standard errors of at most 150 estimates; a ``constant`` added to the loss changes nothing; its
+    ``scale`` is that of the loss; ``points`` may have any layout, as 0-dim and transposed tensors
+    do. The loss is a quadratic, or a small network if ``requires`` accepts no function. Estimators
+    of target ``stochastic`` get random units, whose mean gradient is known exactly.
 
     >>> from sa.estimator.nes import NES
     >>> check_estimator(NES)

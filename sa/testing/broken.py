@@ -15,26 +15,41 @@ class Broken(AssertionError):
 
 
 def broken_by(make: Callable[[], Any], laws: Mapping[str, Callable[[Any], None]]) -> dict[str, str]:
-    """Return the laws that a component breaks, law -> what is wrong, without those it excuses."""
-    found = {}
+    """Return the laws that a component breaks without an excuse: law -> what is wrong.
+
+    An excuse for a law that holds, or that does not exist, is reported like a broken law.
+    """
     excused: Mapping[str, str] = trait(make(), "laws")
+    found = {
+        name: f"there is no such law to excuse; there are: {', '.join(laws)}"
+        for name in excused
+        if name not in laws
+    }
     for name, law in laws.items():
-        if name in excused:
-            continue
-        try:
-            law(make())
-        except Broken as error:
-            found[name] = str(error)
-        except Exception as error:  # a user's class may raise any error
-            found[name] = f"{type(error).__name__}: {error}"
+        why = _why_broken(make, law)
+        if name not in excused and why is not None:
+            found[name] = why
+        if name in excused and why is None:
+            found[name] = f"it is excused ({excused[name]}), but holds; take it out of `laws`"
     return found
+
+
+def _why_broken(make: Callable[[], Any], law: Callable[[Any], None]) -> str | None:
+    """Return what is wrong if a component breaks a law; None if it keeps it."""
+    try:
+        law(make())
+    except Broken as error:
+        return str(error)
+    except Exception as error:  # a user's class may raise any error
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def report(
     laws: Mapping[str, Any], broken: Mapping[str, str], excused: Mapping[str, str]
 ) -> Iterator[str]:
     """Yield a line for every law, which says that it holds, is excused, or is broken, and why."""
-    for name in laws:
+    for name in {**laws, **broken}:
         if name in broken:
             yield f"BROKEN   {name}: {broken[name]}"
         elif name in excused:

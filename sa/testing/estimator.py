@@ -1,61 +1,76 @@
-"""The laws of estimators, on a quadratic whose gradient is known."""
+"""The laws of estimators, on losses whose gradients are known."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sa.objective.function import from_function
 from sa.objective.objective import Objective
 from sa.params import flatten
-from sa.testing.broken import Broken
-from sa.types import Estimate, Estimator, Moment, Params
+from sa.testing.broken import Broken, without_global_draws
+from sa.testing.losses import Case, case
+from sa.types import Batch, Estimate, Estimator, Moment, Params
 
 TARGETS = ("true", "box", "cube", "gaussian", "ball", "stochastic", "surrogate", "none")
 """The values that ``target`` of an estimator may have: what its gradient is an estimate of."""
 
-_DRAWS = 150
-"""Number of estimates in the test of unbiasedness."""
+_DRAWS = {2: math.inf, 5: 50.0, 40: 10.0, 150: 4.0}
+"""How many estimates to look at -> how many standard errors off their mean must be to be wrong."""
+
+_SHARP = 0.1
+"""An error of this share of the gradient must be more than 4 standard errors to stop earlier."""
 
 
 class _Counting(Objective):
-    """An objective that counts the evals spent on it, in ``spent``."""
+    """An objective that counts the evals spent on it.
 
-    spent = 0.0
+    Args:
+        plain: the objective.
+        units: whether to count evaluations of row losses, which estimators of random units call.
+
+    """
+
+    def __init__(self, plain: Objective, units: bool):
+        super().__init__(plain.forward, plain.batch)
+        self.units, self.own, self.hessians = units, 0.0, list[Any]()
+
+    @property
+    def spent(self) -> float:
+        """Return the evals spent; products with a Hessian count as it counts them."""
+        return self.own + sum(h.evals for h in self.hessians)
+
+    def _count(self, evals: float) -> None:
+        self.own += 0 if self.units else evals
+
+    def rows(self, params: Params, batch: Batch) -> Tensor:
+        out = super().rows(params, batch)
+        if self.units:
+            self.own += 3 if out.requires_grad else 1
+        return out
 
     def value(self, params: Params) -> Tensor:
-        self.spent += 1
+        self._count(1)
         return super().value(params)
 
     def values(self, stack: Params, base: Params | None = None) -> Tensor:
-        self.spent += len(next(iter(stack.values())))
+        self._count(len(next(iter(stack.values()))))
         return super().values(stack, base)
 
     def directional(self, params: Params, stack: Params) -> Tensor:
-        self.spent += len(next(iter(stack.values())))
+        self._count(len(next(iter(stack.values()))))
         return super().directional(params, stack)
 
     def value_and_grad(self, *args: Any, **settings: Any) -> tuple[Tensor, Params]:
-        self.spent += 3
+        self._count(3)
         return super().value_and_grad(*args, **settings)
 
-
-class _Bowl:
-    """The quadratic f(w) = w'Hw/2 + b'w + constant, with gradient Hw + b; w is in two tensors."""
-
-    def __init__(self, dtype: torch.dtype = torch.float64, constant: float = 0.0):
-        draw = torch.Generator().manual_seed(1)
-        a = torch.randn(6, 6, generator=draw, dtype=torch.float64)
-        self.h, self.constant = ((a + a.T) / 2).to(dtype), constant
-        self.b = torch.randn(6, generator=draw, dtype=torch.float64).to(dtype)
-        w = torch.randn(6, generator=draw, dtype=torch.float64).to(dtype)
-        self.point = {"m": w[:4].view(2, 2), "v": w[4:]}
-        self.gradient = self.h @ w + self.b
-
-    def __call__(self, params: Params) -> Tensor:
-        w = torch.cat([params["m"].flatten(), params["v"]])
-        return w @ self.h @ w / 2 + self.b @ w + self.constant
+    def curvature(self, *args: Any, **settings: Any) -> Any:
+        found = super().curvature(*args, **settings)
+        if settings.get("gradient") is None:  # that one spends evals of this objective
+            self.hessians.append(found)
+        return found
 
 
 def _run(estimator: Estimator, objective: Objective, point: Params, seed: int = 0) -> Estimate:
@@ -64,9 +79,11 @@ def _run(estimator: Estimator, objective: Objective, point: Params, seed: int = 
     return estimator(objective, point, estimator.init(point), generator, Moment(lr=0.1))
 
 
-def _on(bowl: Callable[[Params], Tensor]) -> Objective:
-    """Return a function as an objective."""
-    return from_function(bowl, vectorized=True)
+def _grad(
+    estimator: Estimator, given: Case, factor: float = 1.0, constant: float = 0.0, seed: int = 0
+) -> Tensor:
+    """Return one gradient, flat, at the point of a loss that is multiplied, or moved."""
+    return flatten(_run(estimator, given.objective(factor, constant), given.point, seed).grad)
 
 
 def _target(estimator: Estimator) -> None:
@@ -78,19 +95,21 @@ def _target(estimator: Estimator) -> None:
 def _shapes(estimator: Estimator) -> None:
     """Raise Broken if names, shapes or dtypes of the gradient are not those of the point."""
     for dtype in (torch.float64, torch.float32):
-        bowl = _Bowl(dtype)
-        got = _run(estimator, _on(bowl), bowl.point)
-        if list(got.grad) != list(bowl.point):
+        given = case(estimator, dtype)
+        got = _run(estimator, given.objective(1.0, 0.0), given.point)
+        if list(got.grad) != list(given.point):
             raise Broken(
                 f"the gradient has the names {list(got.grad)}; expected those of the point, "
-                f"{list(bowl.point)}"
+                f"{list(given.point)}"
             )
-        for k, p in bowl.point.items():
+        for k, p in given.point.items():
             mine = got.grad[k]
             if mine.shape != p.shape:
                 raise Broken(f"'{k}' has shape {tuple(mine.shape)}; expected {tuple(p.shape)}")
             if mine.dtype != p.dtype:
                 raise Broken(f"'{k}' is {mine.dtype}; expected {p.dtype}, like the point")
+            if not mine.isfinite().all():
+                raise Broken(f"'{k}' is not finite for a point of {p.dtype}")
         if got.value.shape != () or got.value.dtype != torch.float64:
             raise Broken(
                 f"value is {got.value.dtype} of shape {tuple(got.value.shape)}; expected the loss "
@@ -100,11 +119,10 @@ def _shapes(estimator: Estimator) -> None:
 
 def _repeats(estimator: Estimator) -> None:
     """Raise Broken if a repeated call differs, or draws from another generator."""
-    bowl = _Bowl()
-    before = torch.get_rng_state()
-    one, two = (flatten(_run(estimator, _on(bowl), bowl.point).grad) for _ in range(2))
-    if not torch.equal(before, torch.get_rng_state()):
-        raise Broken("it draws from torch's global generator; draw from `generator` alone")
+    given = case(estimator)
+    one, two = without_global_draws(
+        lambda: (_grad(estimator, given), _grad(estimator, given)), "`generator`"
+    )
     if not torch.equal(one, two):
         apart = float((one - two).abs().max())
         raise Broken(f"two calls with generators in the same state differ by {apart:.3g}")
@@ -112,44 +130,50 @@ def _repeats(estimator: Estimator) -> None:
 
 def _untouched(estimator: Estimator) -> None:
     """Raise Broken if the estimator changes the point."""
-    bowl = _Bowl()
-    before = {k: p.clone() for k, p in bowl.point.items()}
-    _run(estimator, _on(bowl), bowl.point)
-    for k, p in bowl.point.items():
+    given = case(estimator)
+    before = {k: p.clone() for k, p in given.point.items()}
+    _run(estimator, given.objective(1.0, 0.0), given.point)
+    for k, p in given.point.items():
         if not torch.equal(p, before[k]):
             raise Broken(f"it changes '{k}' of the point in place; copy it first")
 
 
 def _evals(estimator: Estimator) -> None:
     """Raise Broken if the reported evals are not the evals spent."""
-    plain = _on(bowl := _Bowl())
-    counting = _Counting(plain.forward, plain.batch)
-    got = _run(estimator, counting, bowl.point)
+    given = case(estimator)
+    counting = _Counting(given.objective(1.0, 0.0), units=estimator.target == "stochastic")
+    got = _run(estimator, counting, given.point)
     if got.evals != counting.spent:
         raise Broken(f"it reports {got.evals:g} evals and spends {counting.spent:g}")
 
 
 def _unbiased(estimator: Estimator) -> None:
-    """Raise Broken if the mean of many estimates is not the gradient of a quadratic."""
-    bowl = _Bowl()
-    draws = torch.stack(
-        [flatten(_run(estimator, _on(bowl), bowl.point, seed).grad) for seed in range(_DRAWS)]
-    )
-    truth = bowl.gradient
-    error = draws.std(0) / _DRAWS**0.5 + 1e-9
-    apart = float(((draws.mean(0) - truth).abs() / error).max())
-    if apart > 4:
-        length = float(draws.mean(0) @ truth / (truth @ truth))
-        raise Broken(
-            f"the mean of {_DRAWS} estimates is {apart:.3g} standard errors away from the gradient "
-            f"of a quadratic; along that gradient its length is {length:.3g} (expected 1)"
-        )
+    """Raise Broken if the mean of many estimates is not the gradient, or not as long."""
+    given = case(estimator)
+    objective, truth, draws = given.objective(1.0, 0.0), given.gradient, list[Tensor]()
+    along = torch.cat([torch.eye(len(truth)).to(truth), truth[:, None] / truth.norm()], 1)
+    for count, far in _DRAWS.items():
+        for seed in range(len(draws), count):
+            draws.append(flatten(_run(estimator, objective, given.point, seed).grad))
+        off = (torch.stack(draws) - truth) @ along
+        error = off.std(0) / count**0.5 + 1e-9
+        apart = float((off.mean(0).abs() / error).max())
+        draws_nothing = count == 2 and torch.allclose(draws[0], draws[1], rtol=1e-12)
+        if apart > (4.0 if draws_nothing else far):
+            length = 1 + float(off.mean(0)[-1] / truth.norm())
+            raise Broken(
+                f"the mean of {count} estimates is {apart:.3g} standard errors away from the "
+                f"gradient; along that gradient its length is {length:.3g} (expected 1)"
+            )
+        sharp = count > 5 and apart < 4 and 4 * error[:-1].norm() < _SHARP * truth.norm()
+        if draws_nothing or sharp:
+            return
 
 
 def _constant(estimator: Estimator) -> None:
     """Raise Broken if a constant added to the loss changes the gradient."""
-    bowl, moved = _Bowl(), _Bowl(constant=100.0)
-    one, two = (flatten(_run(estimator, _on(b), b.point).grad) for b in (bowl, moved))
+    given = case(estimator)
+    one, two = _grad(estimator, given), _grad(estimator, given, constant=100.0)
     apart = float((one - two).abs().max())
     if apart > 1e-9:
         raise Broken(
@@ -158,16 +182,20 @@ def _constant(estimator: Estimator) -> None:
         )
 
 
+def _scale(estimator: Estimator) -> None:
+    """Raise Broken if 3 times the loss has not 3 times the gradient."""
+    given = case(estimator)
+    one, three = _grad(estimator, given), _grad(estimator, given, factor=3.0)
+    if not torch.allclose(three, 3 * one, rtol=1e-9, atol=1e-9):
+        times = float(three @ one / (one @ one))
+        raise Broken(f"3 times the loss has {times:.3g} times the gradient; expected 3")
+
+
 def _points(estimator: Estimator) -> None:
     """Raise Broken if 0-dim or transposed tensors of a point do not work."""
-    wide = torch.arange(6.0, dtype=torch.float64).view(2, 3)
-    points: dict[str, Params] = {
-        "0-dim": {"gain": torch.tensor(2.0, dtype=torch.float64), "w": wide[0]},
-        "transposed": {"w": wide.T},
-    }
-    for name, point in points.items():
-        objective = _on(lambda p: torch.stack([(v**2).sum() for v in p.values()]).sum())
-        got = _run(estimator, objective, point)
+    given = case(estimator)
+    for name, point in given.layouts.items():
+        got = _run(estimator, given.objective(1.0, 0.0), point)
         for k, p in point.items():
             if got.grad[k].shape != p.shape:
                 shape = tuple(got.grad[k].shape)
@@ -182,5 +210,6 @@ LAWS: dict[str, Callable[[Estimator], None]] = {
     "evals": _evals,
     "unbiased": _unbiased,
     "constant": _constant,
+    "scale": _scale,
     "points": _points,
 }
