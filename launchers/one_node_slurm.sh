@@ -6,7 +6,8 @@
 # It works as root, or as a plain user for the jobs of that user. It needs no accounting database, listens on this
 # machine only, and writes nothing outside DIR. Repeating a command does no harm.
 # Environment variables, read when `up` starts SLURM:
-#   ONE_NODE_CPUS=16        CPUs that the node claims to have (default: all; more than that oversubscribes them)
+#   ONE_NODE_CPUS=16        CPUs that the node claims to have (default: all; more than that oversubscribes them). A driver as a
+#                           job (driver_job.sh) holds one of them, so it needs at least 2
 #   ONE_NODE_MAX_ARRAY=1001 MaxArraySize: array indices stay below it
 #   ONE_NODE_PREEMPT=REQUEUE  what a job in `urgent` does to those of `main`: REQUEUE or CANCEL
 #   ONE_NODE_GRACE=10       seconds a preempted job's steps (srun) go on after their SIGTERM; one that ends by itself in that
@@ -52,7 +53,7 @@ queue_empty() { [[ -z $(timeout 5 squeue -h -o %A 2>/dev/null || echo "no answer
 none_left() { [[ -z $(ours) ]]; }
 
 configure() {
-  local cpus=${ONE_NODE_CPUS:-$(nproc)} memory ctld_port slurmd_port
+  local cpus=${ONE_NODE_CPUS:-$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)} memory ctld_port slurmd_port
   memory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)  # MiB
   ctld_port=$(free_port)
   while slurmd_port=$(free_port); [[ $slurmd_port == "$ctld_port" ]]; do :; done
