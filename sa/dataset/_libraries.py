@@ -4,8 +4,11 @@ Only the fetch calls this: a run reads the file that it wrote.
 """
 
 import inspect
+import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from sa.dataset._own import Array
+
+PATIENCE = 20
+"""The longest time in seconds for which a server may be silent."""
 
 
 class Unusable(Exception):
@@ -46,7 +52,8 @@ def torchvision(name: str, folder: Path, size: int | None = None) -> dict[str, A
         splits = {split: {"split": split} for split in ("train", "test")}
     arrays: dict[str, Array] = {}
     for split, chosen in splits.items():
-        rows = _made(f"torchvision:{name}", partial(kind, **settings, **chosen))
+        with _patience():
+            rows = _made(f"torchvision:{name}", partial(kind, **settings, **chosen))
         pairs = [rows[i] for i in range(len(rows))]
         x, y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         arrays |= _arrays(f"torchvision:{name}", split, x, y, size)
@@ -68,9 +75,11 @@ def huggingface(
         Unusable: the library, the dataset or a column cannot be read.
 
     """
-    library = _library("datasets", "huggingface")
+    library, hub = (_library(x, "huggingface") for x in ("datasets", "huggingface_hub"))
     what = f"huggingface:{name}"
     owner, _, config = name.partition(":")
+    if not hub.constants.HF_HUB_OFFLINE:  # load_dataset itself would try for half a minute
+        _made(what, partial(hub.HfApi().dataset_info, owner, timeout=PATIENCE))
     splits = _made(what, partial(library.load_dataset, owner, *([config] if config else [])))
     arrays: dict[str, Array] = {}
     for split, rows in splits.items():
@@ -102,11 +111,23 @@ def _made(what: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except Exception as error:  # the libraries and their servers raise errors of many kinds
-        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        why = textwrap.shorten(str(error), 300, placeholder=" ...") or "no reason given"
         raise Unusable(
-            f"{what} could not be fetched ({type(error).__name__}: {first}); check the name and "
-            "the connection, then repeat the command"
+            f"{what} could not be fetched ({type(error).__name__}: {why}); check the name and the "
+            "connection, then repeat the command. Without a connection there are dataset=digits, "
+            "and dataset=images, arrays or table for files of your own"
         ) from error
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Let a server be silent for PATIENCE seconds inside the ``with``, not for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _only(what: str, features: Any, kind: str, option: str) -> str:

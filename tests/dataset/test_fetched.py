@@ -70,9 +70,13 @@ def kind(name):
     return type(name, (), {})()
 
 
-def load_dataset(name, config=None):
+def dataset_info(name, timeout):
     if name != "lab/tiny":
         raise FileNotFoundError(f"{name} is not on the hub")
+
+
+def load_dataset(name, config=None):
+    assert name == "lab/tiny"
     if config == "numbers":
         features = {"x": kind("List"), "y": kind("Value")}
         return {"train": Rows(features, x=[[i, i + 0.5] for i in range(20)], y=[0.5] * 20)}
@@ -92,6 +96,11 @@ def libraries(monkeypatch, tmp_path):
     )
     monkeypatch.setitem(sys.modules, "torchvision.datasets", vision)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    hub = types.SimpleNamespace(
+        constants=types.SimpleNamespace(HF_HUB_OFFLINE=False),
+        HfApi=lambda: types.SimpleNamespace(dataset_info=dataset_info),
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     Halves.made = 0
 
 
