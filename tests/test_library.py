@@ -92,6 +92,15 @@ def test_a_library_that_is_not_installed_is_named_with_what_to_install(sa, monke
     assert code and "type pip install 'sa-lab[timm]'" in err
 
 
+def test_a_library_of_another_build_is_named_with_what_to_install(sa, monkeypatch, tmp_path):
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator vision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    code, _, err = sa(*WORDS)
+    assert code and "cannot be imported here (operator vision::nms does not exist)" in err
+    assert "type pip install --force-reinstall --no-deps torchvision==VERSION" in err
+
+
 @pytest.mark.parametrize(
     ("library", "name", "shape"),
     [

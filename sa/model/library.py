@@ -89,12 +89,22 @@ class Library:
     def _made(self) -> nn.Module:
         """Return the network of the library; ValueError if the library or the name is missing."""
         try:
-            return _MAKERS[self.library](self.name, self.outputs, self.shape, self.args)
+            library = importlib.import_module(self.library)
         except ImportError as error:
             raise ValueError(
                 f"library={self.library}: it cannot be imported here ({error}); type pip install "
                 f"'sa-lab[{self.library}]'"
             ) from error
+        except Exception as error:  # torchvision's, if it was built for another torch
+            why = str(error).partition("\n")[0]
+            raise ValueError(
+                f"library={self.library}: it is installed, but cannot be imported here ({why}). A "
+                "torchvision has to be built for the torch beside it; for a torch without CUDA "
+                "type pip install --force-reinstall --no-deps torchvision==VERSION --index-url "
+                "https://download.pytorch.org/whl/cpu, with the version that you have"
+            ) from error
+        try:
+            return _MAKERS[self.library](library, self.name, self.outputs, self.shape, self.args)
         except Exception as error:  # a library may raise anything
             why = str(error).partition("\n")[0]
             raise ValueError(
@@ -144,29 +154,28 @@ def _weights(path: str) -> dict[str, Tensor]:
 
 
 def _torchvision(
-    name: str, outputs: int, shape: tuple[int, ...], args: dict[str, Any]
+    library: Any, name: str, outputs: int, shape: tuple[int, ...], args: dict[str, Any]
 ) -> nn.Module:
-    models = importlib.import_module("torchvision.models")
-    made: nn.Module = models.get_model(name, weights=None, num_classes=outputs, **args)
+    made: nn.Module = library.models.get_model(name, weights=None, num_classes=outputs, **args)
     return made
 
 
-def _timm(name: str, outputs: int, shape: tuple[int, ...], args: dict[str, Any]) -> nn.Module:
+def _timm(
+    library: Any, name: str, outputs: int, shape: tuple[int, ...], args: dict[str, Any]
+) -> nn.Module:
     """Return a classifier of timm with random weights."""
-    timm = importlib.import_module("timm")
     settings = {"in_chans": shape[0], **args}
-    made: nn.Module = timm.create_model(name, pretrained=False, num_classes=outputs, **settings)
+    made: nn.Module = library.create_model(name, pretrained=False, num_classes=outputs, **settings)
     return made
 
 
 def _transformers(
-    name: str, outputs: int, shape: tuple[int, ...], args: dict[str, Any]
+    library: Any, name: str, outputs: int, shape: tuple[int, ...], args: dict[str, Any]
 ) -> nn.Module:
     """Return an image classifier of transformers with random weights."""
-    transformers = importlib.import_module("transformers")
     settings = {"num_channels": shape[0], "image_size": shape[1], "num_labels": outputs, **args}
-    config = transformers.AutoConfig.for_model(name, **settings)
-    made: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
+    config = library.AutoConfig.for_model(name, **settings)
+    made: nn.Module = library.AutoModelForImageClassification.from_config(config)
     return made
 
 
