@@ -300,6 +300,15 @@ def test_shell_text_is_taken_from_the_person_and_from_trusted_packages(here, sa)
     assert code == 2 and "write one line" in err
 
 
+def test_a_package_that_a_file_says_to_search_is_not_imported(mylab, sa):
+    (mylab / "own").mkdir()
+    text = "defaults: [config, _self_]\nhydra: {searchpath: ['pkg://mylab']}\n"
+    (mylab / "own" / "first.yaml").write_text(text)
+    code, _, err = sa("--config-dir", "own", "--config-name", "first", "--cfg", "job")
+    assert code == 2 and "names pkg://mylab, and Hydra would run that package" in err
+    assert not (mylab / "imported").exists()
+
+
 def test_a_file_may_set_numbers_and_plain_words_of_a_launcher_and_calls_nothing(tmp_path):
     plain = {"partition": "main", "cpus": 2, "memory_gb": 1.5, "requeue": False, "setup": []}
     guard.check_file(OmegaConf.create({"hydra": {"launcher": plain}}), "file://own")

@@ -4,7 +4,8 @@ Settings of a launcher become lines of a job's shell script. So a file may set n
 the words in `_PLAIN`. All other settings, e.g. ``setup`` and ``extra``, are taken from three
 places only: words that a person types, files of sa and Hydra, and files inside a package that the
 person trusts. sa cannot tell who wrote any other file, so it refuses them there, also in a folder
-that is named by ``--config-dir``.
+that is named by ``--config-dir``. Such a file names no package to search for options either,
+because Hydra imports it.
 """
 
 import contextlib
@@ -37,6 +38,14 @@ def guarded() -> Iterator[None]:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     compose, load = ConfigLoaderImpl.load_configuration, ConfigLoaderImpl._load_single_config
+    search = ConfigLoaderImpl._process_config_searchpath
+
+    def searched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        name, _, repo = args
+        found = repo.load_config(config_path=name) if name else None
+        if found and not _is_trusted(found.path):
+            check_searchpath(found.config, found.path)
+        return search(self, *args, **kwargs)
 
     def loaded(self: Any, *args: Any, **kwargs: Any) -> Any:
         found = load(self, *args, **kwargs)
@@ -51,11 +60,13 @@ def guarded() -> Iterator[None]:
 
     ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]
     ConfigLoaderImpl._load_single_config = loaded  # type: ignore[method-assign]
+    ConfigLoaderImpl._process_config_searchpath = searched  # type: ignore[method-assign]
     try:
         yield
     finally:
         ConfigLoaderImpl.load_configuration = compose  # type: ignore[method-assign]
         ConfigLoaderImpl._load_single_config = load  # type: ignore[method-assign]
+        ConfigLoaderImpl._process_config_searchpath = search  # type: ignore[method-assign]
 
 
 def _is_trusted(source: str) -> bool:
@@ -71,6 +82,19 @@ def _is_trusted(source: str) -> bool:
         homes = [CONF, *(found for name in trusted() if (found := place(name)))]
         return any(Path(rest).resolve().is_relative_to(home) for home in homes)
     return scheme == "structured" or rest.partition(".")[0] in {"hydra", *trusted()}
+
+
+def check_searchpath(config: Any, source: str) -> None:
+    """Raise UsageError if a file that nobody trusts names a package, which Hydra would import."""
+    from omegaconf import OmegaConf
+
+    for name in OmegaConf.select(config, "hydra.searchpath") or []:
+        if str(name).startswith("pkg:") and not _is_trusted(str(name)):
+            raise UsageError(
+                f"hydra.searchpath: refused, a file in {source.partition('://')[2]} names {name}, "
+                "and Hydra would run that package to look for options; if you want it, type "
+                f"'hydra.searchpath=[{name}]'"
+            )
 
 
 def check_file(config: Any, source: str) -> None:
