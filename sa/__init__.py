@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from sa.estimator.st import ST as ST
     from sa.estimator.ste import STE as STE
     from sa.estimator.ste_random import STERandom as STERandom
+    from sa.estimator.ste_steps import STESteps as STESteps
     from sa.estimator.xnes import XNES as XNES
     from sa.job.compare import compare as compare
     from sa.job.execute import RunFailed as RunFailed
@@ -162,6 +163,7 @@ _MODULES = {
     "estimator.st": "ST",
     "estimator.ste": "STE",
     "estimator.ste_random": "STERandom",
+    "estimator.ste_steps": "STESteps",
     "estimator.xnes": "XNES",
     "job.execute": "RunFailed",
     "network.structure": "Step",

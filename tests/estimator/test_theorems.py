@@ -10,9 +10,10 @@ from conftest import CONF, component, options
 
 from sa.config.catalogue import estimators
 from sa.estimator import _slopes
+from sa.estimator.ste import STE
 
 CATALOGUE = estimators()
-SLOPES = [n for n in options("estimator") if n.startswith("ste") and n != "ste_random"]
+SLOPES = [n for n in options("estimator") if isinstance(component("estimator", n), STE)]
 NES = [n for n in options("estimator") if n.startswith("nes")]
 
 
