@@ -78,6 +78,16 @@ def test_text_values_are_evenly_spaced_on_an_axis_and_numbers_keep_their_value(t
     assert list(figure.axes[0].get_xticks()) == [8, 16] and set(tidy["hue"]) == {"a", "b"}
 
 
+def test_options_of_a_group_are_told_apart_by_the_words_that_were_typed():
+    # the table has the settings of init=ste_500 in init.steps, ..., and only init=none in init
+    given = table().assign(typed=[{"init": ("none", "ste_500")[i % 2]} for i in range(16)])
+    given["init"] = ["{}", None] * 8
+    _, tidy = painted(ASKED | {"panels": "init"}, given)
+    assert set(tidy["panel"]) == {"init none", "init ste_500"}
+    untyped = given.assign(typed=[{}] * 16)
+    assert set(painted(ASKED | {"panels": "init"}, untyped)[1]["panel"]) == {"init {}", "init null"}
+
+
 def test_accuracies_are_in_percent_and_runs_without_x_are_left_out():
     given = table(dims=(8,))
     figure, tidy = painted(ASKED | {"x": "estimator.epsilon", "y": "test/accuracy"}, given)

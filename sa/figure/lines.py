@@ -190,10 +190,14 @@ def _line(
 
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
-    """Return a column of the table, or the values of a setting as they were typed."""
-    if name in table:
-        return table[name]
+    """Return a column of the table, or the values of a setting as they were typed.
+
+    If an option of a group has no settings (``init=none``), the table has a column of the group's
+    name, which is empty for the other options. Then the words that were typed tell them apart.
+    """
     typed = [one.get(name) for one in table.get("typed", [])]
+    if name in table and (table[name].notna().all() or not typed or None in typed):
+        return table[name]
     if all(v is None for v in typed):
         raise ValueError(
             f"the table has no column {name}, and no run has {name}= in its command; use a "

@@ -76,6 +76,8 @@ def rounding(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
         if here["samples"].isna().all():  # lines across the whole axis do not scale it
             best.set_xticks([])
             best.set_ylim(min(0.0, float(bests.min())), 1.15 * top)
+        else:
+            best.set_xticks(sorted(here["samples"].dropna().unique()))
         best.set(xlabel="samples averaged", ylabel=names.bare("descent/best"))
         flipped.set(ylabel="signs flipped by sampling", ylim=(0, 0.5))
         flipped.tick_params(axis="x", rotation=35)
