@@ -147,12 +147,17 @@ def trained():
             values = {"lambda_1": 2 / lr - 1 / (1 + t), "lambda_2": 0.5 / lr, "edge": 2 / lr}
             rows[t] |= {f"curvature/{k}": v for k, v in values.items()}
             rows[t] |= {"sketch/point": [far * t, 3.0]}
+            shares = {"order": "head,fc1", "participation": [0.2, 0.1], "since": 5.0}
+            shares |= {"head/shares": [0.75, 0.25], "fc1/shares": [0.25, 0.75]}
+            shares |= {"head/size": 0.1, "fc1/size": 0.9, "displacement": lr / (1 + t)}
+            rows[t] |= {f"eigenvectors/{k}": v for k, v in shares.items()}
         steps[f"{name}{seed}"] = rows
         runs.append(
             rows[-1]
             | {
                 "estimator._target_": f"sa.estimator.x.{name}", "optimizer.lr": lr, "seed": seed,
-                "optimizer.momentum": 0.0, "status": "diverged" if lost else "done",
+                "optimizer.momentum": 0.0, "model._target_": "sa.model.fc.FC",
+                "status": "diverged" if lost else "done",
                 "stopped": None if lost else "train/loss <= 0.1" if lr == 0.5 else "steps",
                 "train/loss": rows[-1]["loss"], "test/accuracy": 0.9, "run_id": f"{name}{seed}",
             }
@@ -162,7 +167,7 @@ def trained():
     return made
 
 
-TRAININGS = ("branches", "flow", "sharpness")
+TRAININGS = ("branches", "eigenvectors", "flow", "sharpness")
 FEW = table(dims=(8,), names=("STE", "CDG"))
 RESULTS = [c for c in FEW if "/" in c or c == "value"]
 
@@ -480,6 +485,15 @@ def test_blocks_table_has_every_block_in_network_order(tmp_path):
     assert tidy["block"].tolist() == ["head", "fc1"] * 2 and (tidy["size"] == 0.5).all()
     assert tidy["share"].dropna().tolist() == [0.25, 0.5]
     assert set(tidy["shapes"]) == {"2x3, 2"} and set(tidy["held"]) == {0.9, 0.91}
+
+
+def test_eigenvectors_table_has_the_shares_of_blocks_and_the_displacements(tmp_path):
+    tidy = pd.read_csv(drawn("eigenvectors", trained(), tmp_path)[1])
+    cells = tidy[tidy["block"].notna() & (tidy["run_id"] == "STE0")]
+    got = cells.set_index(["block", "direction"])["share"].to_dict()
+    assert got == {("head", 1): 0.75, ("head", 2): 0.25, ("fc1", 1): 0.25, ("fc1", 2): 0.75}
+    moves = tidy[(tidy["run_id"] == "STE0") & tidy["displacement"].notna()]
+    assert moves.set_index("step")["displacement"].to_dict()[5] == 0.5 / 6
 
 
 def test_sharpness_table_has_every_step_and_eigenvalue(tmp_path):

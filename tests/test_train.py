@@ -10,6 +10,7 @@ import torch
 from conftest import component, studied
 
 from sa.analysis.descent import Descent
+from sa.analysis.eigenvectors import Eigenvectors
 from sa.dataset.digits import Digits
 from sa.dataset.point import Point
 from sa.estimator.nes import NES
@@ -102,6 +103,20 @@ def test_an_analysis_changes_no_other_number():
     watched = rows(problem(), NES(samples=4), ADAM, 3, analyses={"d": Descent()}, analyse_every=1)
     for (a, _), (b, _) in zip(plain, watched, strict=True):
         assert a == {k: b[k] for k in a} and "descent/best" in b
+
+
+def test_an_analysis_that_remembers_resumes_from_any_row_and_measures_from_its_last_call():
+    how = {"analyses": {"e": Eigenvectors(k=2, tol=1e-8)}, "analyse_every": 2}
+    model = component("model", "fc_tanh", hidden=[6], shape=[1, 8, 8])
+    smooth = partial(prepare, studied(model=model, dataset=Digits(), batch_size=200), 0)
+    whole = rows(smooth(), STE(), SGD, 5, **how)
+    since = [r.get("eigenvectors/since") for r, _ in whole]
+    assert since == [None, None, 2, None, 2, 1]
+    assert 0 < whole[2][0]["eigenvectors/displacement"] < 1
+    for at in (1, 2, 3, 5):
+        progress = loop.Progress(**copy.deepcopy(whole[at][1]))
+        again = rows(smooth(), STE(), SGD, 5, progress, **how)
+        assert [r for r, _ in again] == [r for r, _ in whole[at:]]
 
 
 def test_training_leaves_the_parameters_of_the_problem_unchanged():

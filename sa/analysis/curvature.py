@@ -7,6 +7,7 @@ import torch
 from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass
 
+from sa.analysis._hessian import refuse_quantized, residual
 from sa.network.structure import Structure
 from sa.objective.objective import Objective
 from sa.params import Blocks, flatten, grouped, size
@@ -55,13 +56,7 @@ class Curvature:
 
     def requires(self, structure: Structure) -> None:
         """Raise ValueError for a quantized network."""
-        if structure.hard:
-            raise ValueError(
-                f"'{structure.hard[0]}' is quantized: the loss is flat almost "
-                "everywhere and has no Hessian to speak of; take analysis=smoothing (its smoothed "
-                "losses), estimator=spectral_ste (differences of a straight-through gradient), or "
-                "the network in full precision (quantizer=fp)"
-            )
+        refuse_quantized(structure)
 
     def fits(self, point: Params, memory: int) -> None:
         """Raise ValueError if the patterns of ``blocks`` do not split this network."""
@@ -81,10 +76,8 @@ class Curvature:
         pairs = hessian.top(k + 1, generator, tol=self.tol)
         values = pairs.values.tolist()
         out: Numbers = {f"lambda_{i}": v for i, v in enumerate(values[:k], 1)}
-        scale = pairs.values.abs().clamp(min=1e-6 * float(pairs.values.abs().max()))
         out["diverged"] = 0.0
-        share = torch.where(pairs.residuals == 0, 0.0, pairs.residuals / scale)
-        out["residual"] = float(share.max())
+        out["residual"] = residual(pairs)
         out["gap"] = values[k - 1] / values[k] if values[k] > 0 else float("inf")
         grad = flatten(estimate.grad)
         top = float((pairs.vectors[:k] @ grad).double().square().sum())

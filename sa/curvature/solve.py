@@ -136,6 +136,15 @@ def top(
             basis, t = held[:keep], torch.diag(values[:keep])  # it comes with its own products
 
 
+def overlap(one: Tensor, other: Tensor) -> float:
+    """Return |U V'|_F^2/k, the mean squared cosine of two spaces of orthonormal rows (k, D).
+
+    It is 1 for equal spaces and 0 for orthogonal ones. Of spaces of unequal sizes, k is the
+    smaller. The squared chordal distance, divided by k, is 1 minus this number.
+    """
+    return float((one @ other.T).double().square().sum()) / min(len(one), len(other))
+
+
 def follow(product: Map, space: Tensor, rounds: int = 1) -> Pairs:
     """Return the pairs of a space after some rounds of subspace iteration (Rutishauser 1970).
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sa.curvature import solve
 from sa.params import flatten, unflatten
 from sa.types import Numbers, Params
 
@@ -58,14 +59,9 @@ def projected(spaces: Spaces, grad: Params) -> Tensor:
 
 
 def overlap(old: Spaces, new: Spaces) -> float:
-    """Return |U V'|_F^2/k of the old and new top spaces, the mean over blocks.
-
-    This is the mean squared cosine: 1 if the spaces are the same, 0 if they are orthogonal. The
-    squared chordal distance, divided by k, is 1 minus this number.
-    """
+    """Return the mean squared cosine of the old and new top spaces, the mean over blocks."""
     each = []
     for block in [b for b in old if b in new]:  # a set has no fixed order
         a, b = (s["vectors"][: s["k"]] for s in (old[block], new[block]))
-        least = min(len(a), len(b))
-        each.append(float((a @ b.T).double().square().sum()) / least)
+        each.append(solve.overlap(a, b))
     return sum(each) / len(each) if each else math.nan

@@ -1,6 +1,5 @@
 """Several straight-through steps within one budget of length: the step that they add up to."""
 
-from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -8,7 +7,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from sa.estimator import _finite, _guide, _slopes
-from sa.estimator._base import DISPLACEMENT, Method
+from sa.estimator._base import DISPLACEMENT, Laws, Method
 from sa.objective.objective import Objective
 from sa.params import flatten, unflatten
 from sa.types import PROBE, STRICT, Estimate, Moment, Numbers, Params, State
@@ -43,7 +42,7 @@ class STESteps(Method):
     """
 
     target: ClassVar[str] = "none"
-    laws: ClassVar[Mapping[str, str]] = DISPLACEMENT
+    laws: ClassVar[Laws] = DISPLACEMENT
     epsilon: Annotated[float, Gt(0)] = 0.1
     steps: Annotated[int, Gt(0)] = 10
     surrogate: _slopes.Name = "clipped"

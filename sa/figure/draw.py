@@ -35,6 +35,7 @@ FITTING: dict[str, tuple[str | Mapping[str, Any], ...]] = {
     "quant_error/worst": ("quant_error",),
     "sensitivity_bits/layers": ("sensitivity_bits",),
     "blocks/order": ("blocks",),
+    "eigenvectors/order": ("eigenvectors",),
     "critical_points/status": ("minimal_ratio",),
     "gradient_norm/full": (
         {

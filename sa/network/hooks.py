@@ -23,6 +23,8 @@ class Hooks:
             it by the rate of the step. None if the analysis assumes no rate.
         between: (analyses) whether the analysis compares two finished trainings.
         follows: (analyses) whether the analysis needs the points that a training has stored.
+        remembers: (analyses) whether the analysis compares with its own earlier results in the
+            training; then ``after(state, ...)`` is called, which returns its numbers and its state.
         laws: law of `sa.testing` that the component breaks on purpose -> the reason.
         outputs: (datasets) how many numbers a target has; None if it does not matter.
         fresh: (datasets) whether every step of a training has new rows, from ``draw``.
@@ -37,6 +39,7 @@ class Hooks:
     lr: float | None = None
     between: ClassVar[bool] = False
     follows: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
     laws: ClassVar[Mapping[str, str]] = {}
     outputs: int | None = None
     fresh: bool = False

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass as plain
-from dataclasses import field, replace
+from dataclasses import field
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
@@ -14,7 +14,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sa import surrogate
-from sa.network.hooks import trait
 from sa.network.patch import unpatched
 from sa.network.traits import traits
 from sa.objective import divergence
@@ -22,12 +21,12 @@ from sa.objective.problem import Problem
 from sa.params import finite, flatten, stream
 from sa.training import groups
 from sa.training.average import Average
+from sa.training.measure import measure
 from sa.training.plateau import Plateau, scored
 from sa.training.schedule import Schedule
 from sa.types import (
     STRICT,
     Analysis,
-    Diverged,
     Estimator,
     Moment,
     Numbers,
@@ -137,6 +136,7 @@ class Progress:
         average: the state of the running mean.
         divergence: the state of the check for divergence.
         plateau: the state of the goal ``plateau``.
+        analyses: the states of analyses that remember, by name.
 
     """
 
@@ -149,6 +149,7 @@ class Progress:
     average: State = field(default_factory=dict)
     divergence: State = field(default_factory=dict)
     plateau: State = field(default_factory=dict)
+    analyses: State = field(default_factory=dict)
 
     def pack(self) -> dict[str, Any]:
         """Return the state as a plain dict, for torch.save."""
@@ -247,14 +248,15 @@ def loop(
         stepper.load_state_dict(progress.optimizer)
     state = progress.estimator or estimator.init(params)
     evals, mean, asleep = progress.evals, progress.average, forward.asleep()
-    watched, flat = progress.divergence, progress.plateau
+    watched, flat, memory = progress.divergence, progress.plateau, progress.analyses
     limit, constant = _limit(recipe, problem) if steps else (None, torch.zeros(1))
     for step in range(progress.step, steps + 1):
         batch = problem.batch(step)
         objective = problem.objective(batch, step)
         before = Progress(
-            step, params, problem.buffers, stepper.state_dict(), state, evals, mean, watched, flat
-        )
+            step, params, problem.buffers, stepper.state_dict(), state, evals, mean, watched, flat,
+            memory,
+        )  # fmt: skip
         factor = recipe.schedule(step, steps) if recipe.schedule else 1.0
         at = Moment(step, steps, factor * rates[0])
         generator = stream(seed, "estimator", step, device=device)
@@ -299,15 +301,10 @@ def loop(
                 scores["stopped"] = reached or "steps"
         if last or (analyse_every and step % analyse_every == 0):
             measured = problem.analysed(objective, step)
-            for name, analysis in analyses.items():
-                generator = stream(seed, "analysis", name, step, device=device)
-                rate: Any = trait(analysis, "lr")
-                if factor != 1 and rate:  # an analysis that steps uses the rate of this step
-                    analysis = replace(cast(Any, analysis), lr=max(factor * rate, 1e-30))
-                try:
-                    row |= analysis(measured, params, estimate, generator, at)
-                except Diverged:  # only this analysis: the others and the training go on
-                    row[f"{name}/diverged"] = 1.0
+            numbers, memory = measure(
+                analyses, memory, measured, params, estimate, at, factor, seed=seed, device=device
+            )
+            row |= numbers
         yield row | scores, before
         if last:
             return

@@ -1,14 +1,17 @@
-"""Tests of the analyses curvature and blocks on quadratics with a known spectrum."""
+"""Tests of the analyses curvature, blocks and eigenvectors on quadratics of known spectrum."""
+
+import math
 
 import pytest
 import torch
 
 from sa.analysis.blocks import Blocks
 from sa.analysis.curvature import Curvature
+from sa.analysis.eigenvectors import Eigenvectors, participation
 from sa.network.structure import Structure
 from sa.objective.function import from_function
 from sa.params import flatten, stream
-from sa.types import Estimate
+from sa.types import Estimate, Moment
 
 LAM = torch.tensor([9.0, 7, 0.5, 0.1, 8.0, 6, 0.4, 0.2], dtype=torch.float64)
 
@@ -85,3 +88,58 @@ def test_blocks_of_a_quantized_network_have_shapes_and_parts_but_no_spectra(bowl
     assert got["blocks/a/part"] + got["blocks/b/part"] == pytest.approx(1)
     with pytest.raises(ValueError, match="has no Hessian to speak of; take analysis=smoothing"):
         Curvature().requires(f.structure)
+    with pytest.raises(ValueError, match="has no Hessian to speak of; take analysis=smoothing"):
+        Eigenvectors().requires(f.structure)
+
+
+def test_eigenvectors_of_uncoupled_blocks_live_in_their_own_block(bowl):
+    f, at, estimate, turn = bowl
+    got = Eigenvectors(k=4, tol=1e-10)(f, at, estimate, stream(0, "a"))
+    assert got["eigenvectors/values"] == pytest.approx([9, 8, 7, 6])
+    assert got["eigenvectors/a/shares"] == pytest.approx([1, 0, 1, 0], abs=1e-8)
+    assert got["eigenvectors/b/shares"] == pytest.approx([0, 1, 0, 1], abs=1e-8)
+    assert got["eigenvectors/a/share"] == pytest.approx(0.5) and got["eigenvectors/a/size"] == 0.5
+    assert got["eigenvectors/order"] == "a,b" and got["eigenvectors/gap"] == pytest.approx(12)
+    mine = turn[:, [0, 4, 1, 5]]  # the eigenvectors of 9, 8, 7 and 6
+    expected = 1 / (8 * mine.pow(4).sum(0))
+    assert got["eigenvectors/participation"] == pytest.approx(expected.tolist(), rel=1e-5)
+    assert got["eigenvectors/participation_mean"] == pytest.approx(float(expected.mean()), rel=1e-5)
+    assert "eigenvectors/displacement" not in got
+
+
+def test_participation_counts_the_coordinates_of_a_vector():
+    one, most = torch.eye(5)[0], torch.ones(5) / math.sqrt(5)
+    half = torch.tensor([1.0, 0, -1, 0, 0]) / math.sqrt(2)
+    got = participation(torch.stack([one, most, half]))
+    assert got.tolist() == pytest.approx([1 / 5, 1, 2 / 5])
+    draws = torch.randn(200, 4000, generator=stream(0, "p"), dtype=torch.float64)
+    got = participation(draws / draws.norm(dim=1, keepdim=True))  # E u^4 = 3/D^2 for large D
+    assert abs(float(got.mean()) - 1 / 3) < 4 * float(got.std()) / math.sqrt(200) + 1e-3
+
+
+def rotated(angle):
+    """Return a quadratic whose sharpest direction is turned by an angle in the plane of w1, w2."""
+    v = torch.tensor([math.cos(angle), math.sin(angle), 0, 0], dtype=torch.float64)
+    h = 9 * torch.outer(v, v) + torch.diag(torch.tensor([0, 0, 5, 0.1], dtype=torch.float64))
+    return from_function(lambda p: flatten(p) @ h @ flatten(p) / 2)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, math.pi / 2])
+@pytest.mark.parametrize("k", [1, 2])  # with k = 2 the direction w3 of both spaces is the same
+def test_displacement_is_the_squared_sine_of_the_angle_between_the_spaces(angle, k):
+    at = {"w": torch.ones(4, dtype=torch.float64)}
+    estimate = Estimate(torch.tensor(0.0), at, 3.0)
+    analysis, call = Eigenvectors(k=k, tol=1e-10), (at, estimate, stream(0, "a"))
+    first, state = analysis.after({}, rotated(0.0), *call, Moment(step=20))
+    assert "eigenvectors/displacement" not in first
+    second, _ = analysis.after(state, rotated(angle), *call, Moment(step=50))
+    assert second["eigenvectors/displacement"] == pytest.approx(math.sin(angle) ** 2 / k, abs=1e-8)
+    assert second["eigenvectors/since"] == 30
+
+
+def test_eigenvectors_of_a_point_of_one_number_are_that_number():
+    f = from_function(lambda p: 3 * p["w"].square().sum())
+    at = {"w": torch.ones((), dtype=torch.float64)}
+    got = Eigenvectors()(f, at, Estimate(torch.tensor(3.0), at, 3.0), stream(0, "a"))
+    assert got["eigenvectors/values"] == [pytest.approx(6)]
+    assert got["eigenvectors/participation"] == [1] and got["eigenvectors/gap"] == math.inf
