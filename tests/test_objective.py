@@ -26,7 +26,7 @@ from sa.types import Batch, Moment
 SMALL = {
     "mlp": {"hidden": [7, 6]}, "cnn": {"channels": [3, 4]}, "xnor_resnet18": {"init_channels": 2},
 }  # fmt: skip
-HUGE = ("vgg11", "vgg11_bn")
+HUGE = ("vgg11", "vgg11_bn", "vgg13", "vgg16", "resnet44", "resnet56")
 
 
 def problem(name="mlp", **settings):

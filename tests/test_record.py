@@ -93,6 +93,21 @@ def test_a_run_id_has_ten_digits_and_never_changes():
     assert identity.run_id({"b": {"c": (True, None, "x", 0.5)}, "a": 1.0}) == expected
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "depths"),
+    [
+        ("sa.model.resnet32.ResNet32", "sa.model.resnet.ResNet", (32, 20)),
+        ("sa.model.vgg11.VGG11", "sa.model.vgg.VGG", (11, 16)),
+    ],
+)
+def test_a_model_that_got_a_depth_keeps_its_run_ids(old, new, depths):
+    before = identity.run_id({"model": {"_target_": old, "outputs": 10}})
+    first, other = ({"model": {"_target_": new, "outputs": 10, "depth": d}} for d in depths)
+    assert identity.run_id(first) == before != identity.run_id(other)
+    own = {"model": {"_target_": "mylab.Net", "depth": depths[0]}}
+    assert identity.run_id(own) != identity.run_id({"model": {"_target_": "mylab.Net"}})
+
+
 def test_only_top_level_bookkeeping_is_left_out_of_the_run_id():
     config = {"model": {"memory": 3}, "memory": 4}
     assert identity.identity(config) == {"model": {"memory": 3}}

@@ -125,7 +125,8 @@ def test_the_projects_own_quantizers_keep_the_laws(group, name):
     assert testing.check_quantizer(lambda: component(group, name)) == {}
 
 
-LARGE = ("resnet32", "vgg11", "vgg11_bn", "xnor_resnet18", "cnn_deep")
+LARGE = ("vgg11", "vgg11_bn", "vgg13", "vgg16", "xnor_resnet18", "cnn_deep")
+LARGE += ("resnet20", "resnet32", "resnet44", "resnet56")
 
 
 @pytest.mark.parametrize("name", [n for _, n in members("model", without=LARGE)])

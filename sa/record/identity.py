@@ -31,11 +31,17 @@ LATER_OF_COMPONENTS = frozenset({"dataset.fresh"})
 """Settings of components that the first runs did not have; at false they are no part of an id."""
 
 
+FIRST_VALUES = {("sa.model.resnet.ResNet", "depth"): 32, ("sa.model.vgg.VGG", "depth"): 11}
+"""Settings of classes that the first runs did not have -> the value that is no part of an id."""
+
+
 DEFAULTS = {"diverge": 1000, "mode": "eval"}
 """Settings that the first runs did not have, with defaults that are no part of an id."""
 
 
 MOVED = {
+    "sa.model.resnet32.ResNet32": "sa.model.resnet.ResNet",
+    "sa.model.vgg11.VGG11": "sa.model.vgg.VGG",
     "sa.average.Average": "sa.training.average.Average",
     "sa.optimizer.Muon": "sa.training.muon.Muon",
     "sa.schedule.Annealed": "sa.training.schedule.Annealed",
@@ -118,6 +124,8 @@ def _canonical(value: Any, key: str) -> Any:
     if isinstance(value, dict):
         named = [(str(k), f"{key}.{k}", v) for k, v in value.items()]
         unset = BOOKKEEPING | {p for _, p, v in named if p in LATER_OF_COMPONENTS and is_off(v)}
+        of = str(value.get("_target_"))
+        unset |= {p for k, p, v in named if (of, k) in FIRST_VALUES and FIRST_VALUES[of, k] == v}
         return {k: _canonical(v, path) for k, path, v in named if path not in unset}
     if isinstance(value, list | tuple):
         return [_canonical(v, key) for v in value]

@@ -33,7 +33,7 @@ def test_fc_networks_have_their_stated_shapes_and_equal_their_formula(name):
     expected = [(200, 3072), (200,), (200, 200), (200,), (10, 200), (10,)]
     assert shapes(network) == expected
     act = getattr(torch.nn.functional, name.removeprefix("fc_"))
-    act = torch.tanh if name == "fc_tanh" else act
+    act = {"fc_tanh": torch.tanh, "fc_linear": torch.nn.Identity()}.get(name, act)
     x = images(3, 32, 32)
     w1, b1, w2, b2, w3, b3 = network.parameters()
     plain = act(act(x.flatten(1) @ w1.T + b1) @ w2.T + b2) @ w3.T + b3
@@ -116,6 +116,51 @@ def test_vgg11_has_its_published_shapes_and_parameter_count(name, expected):
     weight, bias = network.conv8.weight.detach(), network.conv8.bias
     assert float(weight.std()) == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.01)
     assert not bias.any()
+
+
+@pytest.mark.parametrize(
+    ("depth", "published"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018)]
+)
+def test_resnets_have_the_published_counts_and_a_norm_in_each_of_two_shortcuts(depth, published):
+    n = (depth - 2) // 6
+    widths = {16: (16, n), 32: (16, n), 64: (32, n)}  # width -> width before, blocks
+    kernels = 9 * 3 * 16 + sum(9 * w * (b + (2 * k - 1) * w) for w, (b, k) in widths.items())
+    norms = 2 * 16 + sum(4 * w * k for w, (_, k) in widths.items())
+    network = build(f"resnet{depth}")
+    assert count(network) == kernels + norms + 650 + 2 * (16 + 32) == published + 96
+    assert len([s for s in shapes(network) if len(s) in (2, 4)]) == depth
+    assert network.head.weight.shape == (10, 64)
+
+
+def test_a_resnet_whose_stages_would_be_unequal_is_refused():
+    with pytest.raises(InstantiationException, match="depth=30: three stages of n blocks"):
+        component("model", "resnet32", depth=30)
+
+
+@pytest.mark.parametrize(
+    ("depth", "features"), [(11, 9_220_480), (13, 9_404_992), (16, 14_714_688), (19, 20_024_384)]
+)
+def test_vggs_have_the_published_counts_of_their_convolutions(depth, features):
+    with torch.device("meta"):
+        network = component("model", "vgg11", depth=depth).build(None)
+    assert count(network) == features + 2 * (512 * 512 + 512) + 5_130
+    kernels = [s for s in shapes(network) if len(s) == 4]
+    assert len(kernels) == depth - 3 and len(shapes(network)) == 2 * depth
+    assert len([m for m in network.modules() if isinstance(m, torch.nn.MaxPool2d)]) == 5
+
+
+@pytest.mark.parametrize("hidden", [[], [7], [7, 5, 6]])
+def test_a_deep_linear_network_is_the_product_of_its_matrices(hidden):
+    network = build("fc_linear", shape=[4], hidden=hidden, outputs=3)
+    x = torch.randn(5, 4, generator=stream(0, "x"), dtype=torch.float64)
+    weights = [p for k, p in network.named_parameters() if k.endswith("weight")]
+    zero = network(torch.zeros_like(x))
+    expected = x
+    for w in weights:
+        expected = expected @ w.T
+    torch.testing.assert_close(network(x) - zero, expected)
+    sizes = [4, *hidden, 3]
+    assert count(network) == sum(o * (i + 1) for i, o in zip(sizes, sizes[1:], strict=False))
 
 
 QUANTIZED = {8: 176_418, 16: 701_498, 64: 11_174_090}

@@ -1,6 +1,7 @@
-"""VGG-11 for CIFAR (Simonyan & Zisserman 2015), without dropout: Cohen et al. (ICLR 2021)."""
+"""VGG-11 to VGG-19 for CIFAR (Simonyan & Zisserman 2015), without dropout, as in Cohen (2021)."""
 
 from collections import OrderedDict
+from itertools import accumulate
 from typing import Annotated, Literal
 
 import torch
@@ -14,15 +15,17 @@ from sa.network.network import Network
 from sa.types import STRICT
 
 Positive = Annotated[int, Gt(0)]
-CHANNELS = (64, 128, 256, 256, 512, 512, 512, 512)
-POOLED = (1, 2, 4, 6, 8)
+WIDTHS = (64, 128, 256, 512, 512)
+STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""Number of convolutions of each width, by depth (configurations A, B, D and E)."""
 
 
 @dataclass(frozen=True, config=STRICT)
-class VGG11:
-    """A network of eight stages [3x3 Conv, norm, ReLU] and three Linear layers.
+class VGG:
+    """A network of depth - 3 stages [3x3 Conv, norm, ReLU] and three Linear layers.
 
-    Five of the stages end in 2x2 max pooling. The Linear layers have widths 512, 512 and outputs.
+    The last stage of each width ends in 2x2 max pooling. The Linear layers have widths 512, 512 and
+    outputs.
     Convolutions start at N(0, 2/(9 o)) with biases 0, and the other layers at torch's default.
 
     Args:
@@ -30,15 +33,17 @@ class VGG11:
             from the dataset.
         outputs: number of outputs, one for each class.
         norm: ``none``, or ``batch`` for BatchNorm after each convolution.
+        depth: number of convolutions and Linear layers: 11, 13, 16 or 19.
 
     """
 
     shape: tuple[Positive, Positive, Positive] = (3, 32, 32)
     outputs: Positive = 10
     norm: Literal["none", "batch"] = "none"
+    depth: Literal[11, 13, 16, 19] = 11
 
     @model_validator(mode="after")
-    def _fits(self) -> "VGG11":
+    def _fits(self) -> "VGG":
         """Raise ValueError if the images are smaller than 32x32."""
         if min(self.shape[1:]) < 32:
             raise ValueError(
@@ -51,7 +56,9 @@ class VGG11:
         """Return the network, of layers conv1, norm1, act1, pool1, ..., flat, fc1, ..., head."""
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         width, area = self.shape[0], (self.shape[1] // 32) * (self.shape[2] // 32)
-        for i, channels in enumerate(CHANNELS, 1):
+        convs = [w for w, n in zip(WIDTHS, STAGES[self.depth], strict=True) for _ in range(n)]
+        pooled = set(accumulate(STAGES[self.depth]))
+        for i, channels in enumerate(convs, 1):
             conv = Conv(width, channels, 3, generator, bias=True)
             conv.weight = he((channels, width, 3, 3), generator)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -59,7 +66,7 @@ class VGG11:
             if self.norm == "batch":
                 layers[f"norm{i}"] = batchnorm(channels)
             layers[f"act{i}"] = nn.ReLU()
-            if i in POOLED:
+            if i in pooled:
                 layers[f"pool{i}"] = nn.MaxPool2d(2)
             width = channels
         layers["flat"] = nn.Flatten()

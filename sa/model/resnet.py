@@ -1,10 +1,11 @@
-"""ResNet-32 for CIFAR (He et al., CVPR 2016), as in Cohen et al. (ICLR 2021)."""
+"""ResNets of 6n + 2 layers for CIFAR (He et al., CVPR 2016), as in Cohen et al. (ICLR 2021)."""
 
 from collections import OrderedDict
 from typing import Annotated
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -29,10 +30,11 @@ class Shortcut(nn.Module):
 
 
 @dataclass(frozen=True, config=STRICT)
-class ResNet32:
-    """A network of a convolution, three stages of five basic blocks, the mean and a Linear head.
+class ResNet:
+    """A network of a convolution, three stages of n basic blocks, the mean and a Linear head.
 
-    The widths of the stages are 16, 32 and 64. A block is ReLU(x + BN(conv(ReLU(BN(conv(x)))))).
+    The depth is 6n + 2: 20, 32, 44 and 56 are those of He et al. The widths of the stages are 16,
+    32 and 64. A block is ReLU(x + BN(conv(ReLU(BN(conv(x)))))).
     Its convolutions are 3x3 and have no bias. The first block of stages 2 and 3 has stride 2, and a
     `Shortcut` instead of x. The last BatchNorm of a block starts at gain 0, so the block starts as
     the identity (Goyal et al. 2017). Convolutions start at N(0, 2/(9 o)), the head at torch's
@@ -41,11 +43,23 @@ class ResNet32:
     Args:
         shape: (channels, height, width) of one input; `model.shape=null` takes it from the dataset.
         outputs: number of outputs, one for each class.
+        depth: number of convolutions and Linear layers, 8, 14, 20, ...
 
     """
 
     shape: tuple[Positive, Positive, Positive] = (3, 32, 32)
     outputs: Positive = 10
+    depth: Annotated[int, Ge(8)] = 32
+
+    @model_validator(mode="after")
+    def _whole(self) -> "ResNet":
+        """Raise ValueError if the stages would have unequal numbers of blocks."""
+        if self.depth % 6 != 2:
+            raise ValueError(
+                f"depth={self.depth}: three stages of n blocks have a depth of 6n + 2; take 20, "
+                "32, 44, 56, ..."
+            )
+        return self
 
     def build(self, generator: torch.Generator) -> Network:
         """Return the network, of layers conv, norm, act, block1, act1, ..., mean, flat, head."""
@@ -58,9 +72,9 @@ class ResNet32:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["conv"] = conv(self.shape[0], 16)
         layers["norm"], layers["act"] = batchnorm(16), nn.ReLU()
-        width = 16
-        for i in range(15):
-            channels = 16 * 2 ** (i // 5)
+        width, blocks = 16, (self.depth - 2) // 6
+        for i in range(3 * blocks):
+            channels = 16 * 2 ** (i // blocks)
             new = channels > width
             body = nn.Sequential(
                 OrderedDict(
