@@ -523,6 +523,16 @@ def test_branches_counts_steps_cost_and_failures(tmp_path):
     assert tidy["diverged"].tolist() == [False, False, False, True]
 
 
+def test_an_epoch_of_minibatches_costs_one_gradient_in_branches(tmp_path):
+    given = trained()
+    given["rows"], given["batch_size"] = 200, [50.0, np.nan, 500.0, np.nan]
+    tidy = pd.read_csv(drawn("branches", given, tmp_path)[1])
+    tidy = tidy.set_index("run_id").loc[given["run_id"]]
+    assert tidy["gradients"].tolist() == [21 / 4, 21, 21, 21]
+    names = ["SGD 0.5, batch 50", "GD 0.5", "SGD 0.25, batch 500", "GD 0.25"]
+    assert tidy["branch"].tolist() == names
+
+
 def test_labels_name_the_settings_that_vary_within_an_estimator():
     one = table(dims=(8,), seeds=(0,), names=("NES",))
     both = pd.concat([one, one.assign(**{"estimator.samples": 5000.0})], ignore_index=True)

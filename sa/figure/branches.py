@@ -23,13 +23,14 @@ def branches(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
 
     Lines show the first seed, dots show runs, and bars show their means. Runs that diverged or
     missed the goal are counted beside the bar. The goal is that of ``until``. Without a goal, each
-    run's end counts.
+    run's end counts. A gradient-equivalent is a gradient of all training rows, so a minibatch costs
+    its share of one, and an epoch of minibatches costs one.
     """
     need(table, "step", "evals", "stopped", "optimizer.lr")
     tidy = table[["seed", "status", "run_id"]].assign(
         branch=_branches(table),
         steps=numbers(table, "step"),
-        gradients=numbers(table, "evals") / GRADIENT,
+        gradients=numbers(table, "evals") * _per_eval(table),
         loss=numbers(table, "train/loss"),
         accuracy=numbers(table, "test/accuracy"),
         diverged=table["status"].eq("diverged"),
@@ -40,12 +41,12 @@ def branches(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     figure = sheet(2.9 * PANEL, max(3.2, 0.2 * len(order) + 1.2))
     curves, *bars = figure.subplots(1, 3, width_ratios=[1.4, 1, 1])
     tones = dict(zip(order, sns.color_palette("husl", len(order)), strict=True))
-    first = tidy["seed"] == tidy["seed"].min()
+    first, per_eval = tidy["seed"] == tidy["seed"].min(), _per_eval(table)
     for at in tidy.index[first & ~tidy["diverged"]]:
         rows = rows_of(table)(table.loc[at])
         name = tidy.loc[at, "branch"]
         low = rows["loss"].cummin()  # at the edge of stability the loss itself swings
-        curves.plot(rows["evals"] / GRADIENT, low, color=tones[name], lw=0.9)
+        curves.plot(rows["evals"] * per_eval[at], low, color=tones[name], lw=0.9)
     curves.set(yscale="log", xscale="log", xlabel="gradient-equivalents after the common point")
     curves.set_ylabel("lowest training loss so far")
     for axis, column, label in (
@@ -71,6 +72,12 @@ def branches(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     return figure, tidy
 
 
+def _per_eval(table: pd.DataFrame) -> pd.Series:
+    """Return the gradients of all training rows that one eval of each run's batch costs."""
+    share = numbers(table, "batch_size") / numbers(table, "rows")
+    return share.clip(upper=1).fillna(1) / GRADIENT
+
+
 def _branch(run: pd.Series) -> str:
     """Return the name of a run's branch: its optimizer or estimator, with their settings."""
     kind = str(run.get("estimator._target_", "")).rsplit(".", 1)[-1]
@@ -80,13 +87,17 @@ def _branch(run: pd.Series) -> str:
         if optimizer != "SGD":
             return f"{_OPTIMIZERS.get(optimizer, optimizer)} {lr}"
         beta = run.get("optimizer.momentum") or 0
+        batch = run.get("batch_size")
+        part = f", batch {batch:g}" if batch is not None and batch == batch else ""
         if not beta:
-            return f"GD {lr}"
+            return f"{'SGD' if part else 'GD'} {lr}{part}"
         how = "Nesterov" if str(run.get("optimizer.nesterov")) == "True" else "Polyak"
-        return f"{how} {beta:g}, {lr}"
+        return f"{how} {beta:g}, {lr}{part}"
     name = f"{run['estimator.mode']} ×{run['estimator.scale']:g}"
     if run["estimator.mode"] != "global":
         name += f", k {run['estimator.n_filter']:g}"
+        rows = run.get("estimator.abridged")
+        name += f" of {rows:g} rows" if rows is not None and rows == rows else ""
     if run.get("estimator.momentum"):
         name += f", momentum {run['estimator.momentum']:g} of {lr}"
     guard = run.get("estimator.safeguard")
