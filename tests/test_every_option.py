@@ -50,7 +50,9 @@ def test_every_quantizer_trains(sa, quantizer, model):
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
-def test_every_experiment_composes_and_validates(sa, experiment):
+def test_every_experiment_composes_and_validates(sa, experiment, tmp_path, monkeypatch):
+    fashion(tmp_path / "there" / "fashion-mnist", monkeypatch, rows=2)
+    monkeypatch.setenv("SA_DATA", str(tmp_path / "there"))
     for first in ([], ["-m"]):
         code, out, err = sa(*first, f"experiment={experiment}", "sweep.dry_run=true")
         assert code == 0, err
@@ -60,6 +62,7 @@ def test_every_experiment_composes_and_validates(sa, experiment):
 @pytest.mark.parametrize("experiment", [x for x in options("experiment") if "full" in sizes(x)])
 def test_every_full_size_composes_and_validates(sa, experiment, tmp_path, monkeypatch):
     cifar(tmp_path / "there", rows=2)
+    fashion(tmp_path / "there" / "fashion-mnist", monkeypatch, rows=2)
     monkeypatch.setenv("SA_DATA", str(tmp_path / "there"))
     code, out, err = sa("-m", f"experiment={experiment}", "size=full", "sweep.dry_run=true")
     assert code == 0 and "-full: " in out, err
@@ -121,6 +124,8 @@ LEAST = {  # each study's settings that make it as small as possible
     "fixed_point": "epochs=1 batch_size=700 quantizer.weight.range=max seed=0",
     "lr_batch_bits": "epochs=1 batch_size=700 stored.bits=6 optimizer.lr=0.01 seed=0",
     "ema_underflow": "dim=8 steps=4 stored.bits=8 seed=0",
+    "eigenvectors": "model=fc_tanh model.hidden=[3] steps=2 analyse_every=1 "
+    "analysis.eigenvectors.k=2",
     "estimator_basins": "model.hidden=[2] ends.first.steps=1 ends.second.steps=1 seed=0 "
     "analysis.interpolation.points=2",
     "memorised_bits": "steps=1 quantizer.weight.bits=1,32 model.hidden=[64,64] seed=0",
