@@ -1,6 +1,6 @@
 """Networks of other libraries, with weights of a file: model=library."""
 
-import importlib
+import importlib.util
 import sys
 import types
 
@@ -112,6 +112,8 @@ def test_a_library_of_another_build_is_named_with_what_to_install(sa, monkeypatc
 def test_a_network_of_each_real_library_has_a_loss_and_a_gradient(library, name, shape):
     try:
         importlib.import_module(library)
+        if importlib.util.find_spec("torchvision"):  # the others import it
+            importlib.import_module("torchvision")
     except Exception as error:  # torchvision's wheel may not fit the build of torch
         pytest.skip(f"{library} cannot be imported here: {error}")
     import sa as lab
