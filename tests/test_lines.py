@@ -78,6 +78,12 @@ def test_text_values_are_evenly_spaced_on_an_axis_and_numbers_keep_their_value(t
     assert list(figure.axes[0].get_xticks()) == [8, 16] and set(tidy["hue"]) == {"a", "b"}
 
 
+def test_lines_of_several_settings_leave_out_the_settings_that_a_run_lacks():
+    figure, tidy = painted(ASKED | {"hue": ["estimator._target_", "estimator.epsilon"]}, table())
+    assert set(tidy["hue"]) == {"STE", "CDG 0.1", "NES", "Random"}
+    assert figure.legends[0].get_title().get_text() == "estimator epsilon"
+
+
 def test_options_of_a_group_are_told_apart_by_the_words_that_were_typed():
     # the table has the settings of init=ste_500 in init.steps, ..., and only init=none in init
     given = table().assign(typed=[{"init": ("none", "ste_500")[i % 2]} for i in range(16)])

@@ -29,8 +29,8 @@ class Lines:
         x: the horizontal axis: the name of a setting, or ``step`` to draw values along each
             training.
         y: a result, or a list of results with a panel for each.
-        hue: a setting with a line for each of its values; by default there is a line for each
-            configuration of a panel.
+        hue: a setting with a line for each of its values, or a list with a line for each
+            combination; by default there is a line for each configuration of a panel.
         panels: one setting or a list; there is a panel for each combination of their values.
         log: the logarithmic axes, of x and y; y only in panels whose values are above 0 and span
             a factor of three.
@@ -40,7 +40,7 @@ class Lines:
 
     x: str
     y: str | Sequence[str]
-    hue: str | None = None
+    hue: str | Sequence[str] | None = None
     panels: str | Sequence[str] = ()
     log: str | Sequence[str] = ()
     name: str = ""
@@ -61,8 +61,8 @@ class Lines:
         """The figure kind that draws it."""
         shows: list[Callable[[pd.DataFrame], pd.Series]] = [self._panel, self._hue]
         shows += [] if self.x == STEP else [self._x]
-        single = {"seed", "run_id"} & {self.hue, *_listed(self.panels)}  # a line is one run
-        return Kind(self._paint, tuple(shows), "" if single else MEANS)
+        single = {"seed", "run_id"} & {*_listed(self.hue), *_listed(self.panels)}
+        return Kind(self._paint, tuple(shows), "" if single else MEANS)  # single: a line is a run
 
     def _x(self, table: pd.DataFrame) -> pd.Series:
         values = _column(table, self.x)
@@ -81,8 +81,12 @@ class Lines:
         return pd.Series([", ".join(t) for t in zip(*titles, strict=True)] or "", table.index)
 
     def _hue(self, table: pd.DataFrame) -> pd.Series:
-        if self.hue is not None:
-            return _texts(_column(table, self.hue))
+        texts = [_texts(_column(table, name)) for name in _listed(self.hue)]
+        if len(texts) == 1:
+            return texts[0]
+        if texts:
+            words = pd.concat(texts, axis=1).replace("null", "")
+            return words.agg(" ".join, axis=1).str.split().str.join(" ")
         shown = [self._panel(table)] + ([] if self.x == STEP else [self._x(table)])
         return unshown(table, shown).replace("", "all")
 
@@ -116,7 +120,7 @@ class Lines:
         if ticks is not None:
             _same_x(axes, ticks)
         if hues != ["all"]:
-            legend(figure, *axes, title=short_names([self.hue])[self.hue] if self.hue else "")
+            legend(figure, *axes, title=" ".join(short_names(_listed(self.hue)).values()))
         return figure, tidy
 
     def _points(self, table: pd.DataFrame, y: str) -> pd.DataFrame:
@@ -242,5 +246,5 @@ def _ticks(x: pd.Series) -> dict[str, float]:
     return dict(zip(texts, known if len(known) == len(texts) else range(len(texts)), strict=True))
 
 
-def _listed(given: str | Sequence[str]) -> list[str]:
-    return [given] if isinstance(given, str) else list(given)
+def _listed(given: str | Sequence[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())

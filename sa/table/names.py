@@ -24,6 +24,7 @@ NAMES = {
     "alignment/cosine": Name("cosine to {reference}"),
     "alignment/scale": Name("scale against {reference}"),
     "alignment/ceiling": Name("cosine of {reference} to itself on held-out rows"),
+    "decrease": Name("relative decrease of the whole step", relative=True, percent=True),
     "descent/best": Name("best relative decrease", relative=True, percent=True),
     "descent/best_heldout": Name("held-out relative decrease", relative=True, percent=True),
     "descent/null_best": Name("best relative decrease of a random direction", True, True),
