@@ -60,6 +60,46 @@ def test_logarithmic_axes_have_plain_numbers():
     assert figure.axes[0].get_yscale() == "linear"  # .90 to .93 is too narrow
 
 
+def test_each_row_of_panels_has_its_own_y_axis_and_a_missing_panel_stays_empty():
+    given = table()
+    given["start"] = np.where(
+        given["dim"] == 16, "trained", given["seed"].map({0: "raw", 1: "trained"})
+    )
+    given.attrs["settings"] = [*given.attrs["settings"], "start"]
+    asked = ASKED | {"x": "estimator.samples", "panels": "dim", "rows": "start", "hue": "dim"}
+    figure, tidy = painted(asked, given)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["start raw, dim 8", "start trained, dim 8", "start trained, dim 16"]
+    first, second, third = figure.axes
+    assert second.get_shared_y_axes().joined(second, third)
+    assert not first.get_shared_y_axes().joined(first, second)
+    assert set(tidy["row"]) == {"start raw", "start trained"}
+
+
+def test_random_directions_are_a_grey_line_over_the_mean_of_each_seed():
+    given = table(names=("STE", "CDG"))
+    given["descent/null_best"] = [0.1, 0.3, 0.2, 0.2] * 2  # two estimators, two seeds
+    figure, tidy = painted(ASKED | {"random": "descent/null_best"}, given)
+    null = tidy[tidy["hue"] == "random directions"]
+    np.testing.assert_allclose(null["value"], 0.1)  # relative to the loss, 2
+    assert len(null) == 4 and list(null["number"].unique()) == ["descent/best"]
+    (axis,) = figure.axes
+    line = next(x for x in axis.lines if x.get_label() == "random directions")
+    np.testing.assert_allclose(line.get_ydata(), 0.1)
+    assert "random directions" in [t.get_text() for t in figure.legends[0].get_texts()]
+
+
+def test_interval_bands_are_confidence_intervals_of_means():
+    given = table(names=("CDG",), seeds=(0, 1, 2))
+    figure, _ = painted(ASKED | {"interval": True}, given)
+    (axis,) = figure.axes
+    values = given[given["dim"] == 8]["descent/best"] / 2
+    band = axis.collections[0].get_paths()[0].vertices
+    low, high = (end(band[band[:, 0] == 8, 1]) for end in (min, max))
+    reach = 4.302653 * values.std() / 3**0.5  # Student's t with two degrees of freedom
+    np.testing.assert_allclose([low, high], [values.mean() - reach, values.mean() + reach], 1e-4)
+
+
 def test_lines_over_steps_are_read_from_the_rows_of_trainings(tmp_path):
     asked = {"kind": "lines", "x": "step", "y": "gradient_norm/full", "name": "norms"}
     made = draw.draw(asked, table(names=("STE",)), tmp_path)

@@ -38,6 +38,8 @@ class Descent:
     - ``edge``: 1 if the best is on the edge of the grid
     - ``null_best``, ``null_best_least`` and ``null_best_most``: mean, least and most of the best
       decreases along random directions
+    - ``null_heldout``: the mean held-out decrease along the same random directions, each at its own
+      best lr
     - ``ratio``: the best decrease divided by that of the reference
     - ``layerwise/`` ``best``, ``best_lr`` and ``best_heldout``: the same for d with every parameter
       tensor scaled to length 1, which is another direction
@@ -159,14 +161,23 @@ class Descent:
         self, objective: Objective, params: Params, like: Tensor, lrs: Tensor, value: float,
         generator: torch.Generator,
     ) -> Numbers:  # fmt: skip
-        """Return the decreases along random directions."""
+        """Return the decreases along random directions; held out too if there are such data."""
         draws = [
             unit(torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device))
             for _ in range(self.nulls)
         ]
         drops = torch.stack([value - line(objective, params, d, lrs) for d in draws])
         best = torch.tensor([_finite.most(one) for one in drops], dtype=torch.float64)
-        return {
+        out: Numbers = (
+            {}
+            if objective.heldout is None
+            else {
+                "null_heldout": _finite.mean(
+                    self._null_heldout(objective, params, draws, lrs, drops)
+                )
+            }
+        )
+        return out | {
             "null": [_finite.mean(x) for x in drops.T],
             "null_least": [-_finite.most(-x) for x in drops.T],
             "null_most": [_finite.most(x) for x in drops.T],
@@ -174,6 +185,18 @@ class Descent:
             "null_best_least": -_finite.most(-best),
             "null_best_most": _finite.most(best),
         }
+
+    def _null_heldout(
+        self, objective: Objective, params: Params, draws: list[Tensor], lrs: Tensor, drops: Tensor
+    ) -> Tensor:
+        """Return the held-out decrease along each random direction, at its own best lr."""
+        best = [(d, _finite.best(one)) for d, one in zip(draws, drops, strict=True)]
+        held = [
+            self._heldout(objective, params, d, lrs[at : at + 1], 0)["best_heldout"]
+            for d, at in best
+            if at is not None
+        ]
+        return torch.tensor(held, dtype=torch.float64)
 
     def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the best decrease, held out, and compared with reference and null, in words."""

@@ -186,7 +186,10 @@ def drawn_as_lines(name: str) -> str:
     return ""
 
 
-LINES = "{kind: lines, x: COLUMN, y: COLUMN, hue: COLUMN, panels: COLUMN, log: [x, y], name: NAME}"
+LINES = (
+    "{kind: lines, x: COLUMN, y: COLUMN, hue: COLUMN, panels: COLUMN, rows: COLUMN, "
+    "random: COLUMN, interval: true, log: [x, y], name: NAME}"
+)
 """A figure that needs no file: a result against a setting, or against the step of trainings."""
 
 

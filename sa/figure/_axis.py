@@ -14,6 +14,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import Formatter, LogFormatter, NullFormatter, NullLocator
 
 from sa.figure._base import Canvas
+from sa.table.results import half_width
 
 
 def shade_null(axis: Axes, x: Any, low: Any, high: Any, label: str) -> None:
@@ -35,18 +36,38 @@ def level(axis: Axes, values: pd.Series, *style: str, **more: Any) -> None:
         axis.plot(values.index, values, *style, **more)
 
 
-def band(axis: Axes, groups: Any, style: str = "-", middle: str = "mean", **more: Any) -> None:
-    """Draw a line through the middle of each group, and a band from the least to the most.
+def over_seeds(groups: Any, middle: str = "mean", interval: bool = False) -> pd.DataFrame:
+    """Return the middle of each group, and from where (min) to where (max) its values reach.
+
+    Args:
+        groups: the values, grouped by x.
+        middle: ``mean`` or ``median``.
+        interval: true for the 95 % interval of the mean instead of the least and the most.
+
+    """
+    found: pd.DataFrame = groups.agg([middle, "min", "max"])
+    if interval:
+        reach = groups.agg(half_width)
+        found = found.assign(min=found[middle] - reach, max=found[middle] + reach)
+    return found
+
+
+def band(
+    axis: Axes, groups: Any, style: str = "-", middle: str = "mean", interval: bool = False,
+    **more: Any,
+) -> None:  # fmt: skip
+    """Draw a line through the middle of each group, and a band as `over_seeds` returns it.
 
     Args:
         axis: the panel.
         groups: the values, grouped by x: ``values.groupby(x)``.
         style: style of the line.
         middle: ``mean`` or ``median``.
+        interval: true for a band of the 95 % interval of the mean.
         more: colour, label and width of the line.
 
     """
-    found = groups.agg([middle, "min", "max"])
+    found = over_seeds(groups, middle, interval)
     axis.plot(found.index, found[middle], style, **more)
     axis.fill_between(
         found.index, found["min"], found["max"], color=more["color"], alpha=0.15, lw=0

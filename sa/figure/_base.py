@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import seaborn as sns
@@ -23,6 +23,7 @@ AXES = {"sample": "rows seen", "flops": "FLOPs of the forward-equivalents"}
 """Axis labels for columns whose names say too little."""
 
 MEANS = "lines: means over seeds; bands: least to most over seeds"
+INTERVALS = "lines: means over seeds; bands: their 95 % intervals"
 MEDIANS = "lines: medians over seeds; bands: least to most over seeds"
 POINTS = "points: means over seeds; bars: least to most over seeds"
 """Captions: what the lines, points and bars of a kind show over seeds."""
@@ -80,14 +81,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def panels(
-    sheet: Sheet, count: int, sharey: bool = False, columns: int = 0
+    sheet: Sheet, count: int, sharey: bool | Literal["row"] = False, columns: int = 0
 ) -> tuple[Canvas, list[Axes]]:
     """Return a canvas and its panels.
 
     Args:
         sheet: what to draw on.
         count: the number of panels.
-        sharey: all panels have the same y axis.
+        sharey: all panels have the same y axis; ``row``: the panels of each row have.
         columns: panels in a row; by default all of up to four panels, else three.
 
     """

@@ -3,15 +3,15 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from sa.figure._axis import band, error_bars, legend, percent
-from sa.figure._base import MEANS, Canvas, Kind, Sheet, need, palette, panels, rows_of
+from sa.figure._axis import band, error_bars, legend, over_seeds, percent
+from sa.figure._base import INTERVALS, MEANS, Canvas, Kind, Sheet, need, palette, panels, rows_of
 from sa.figure._settings import settings, short_names, unshown, value_text
 from sa.table import names
 from sa.table.grouping import configurations, key
@@ -20,10 +20,13 @@ from sa.table.results import reference, relative
 STEP = "step"
 """The x of values along a training; any other x is a column of the table."""
 
+NULL = "random directions"
+"""The name of the line of ``random``."""
+
 
 @dataclass(frozen=True)
 class Lines:
-    """A line plot: means over seeds as lines, the least and the most as bands.
+    """A line plot: means over seeds as lines, with a band for each.
 
     Args:
         x: the horizontal axis: the name of a setting, or ``step`` to draw values along each
@@ -32,6 +35,10 @@ class Lines:
         hue: a setting with a line for each of its values, or a list with a line for each
             combination; by default there is a line for each configuration of a panel.
         panels: one setting or a list; there is a panel for each combination of their values.
+        rows: a setting with a row of panels for each of its values; each row has its own y axis.
+        random: a result of random directions, e.g. ``descent/null_heldout``, to draw in grey.
+        interval: true for bands that are the 95 % intervals of the means over seeds by Student's t;
+            false for bands from the least to the most over seeds.
         log: the logarithmic axes, of x and y; y only in panels whose values are above 0 and span
             a factor of three.
         name: the name of its files; by default made of x and y.
@@ -42,6 +49,9 @@ class Lines:
     y: str | Sequence[str]
     hue: str | Sequence[str] | None = None
     panels: str | Sequence[str] = ()
+    rows: str | None = None
+    random: str | None = None
+    interval: bool = False
     log: str | Sequence[str] = ()
     name: str = ""
 
@@ -59,10 +69,11 @@ class Lines:
     @property
     def kind(self) -> Kind:
         """The figure kind that draws it."""
-        shows: list[Callable[[pd.DataFrame], pd.Series]] = [self._panel, self._hue]
+        shows: list[Callable[[pd.DataFrame], pd.Series]] = [self._row, self._panel, self._hue]
         shows += [] if self.x == STEP else [self._x]
-        single = {"seed", "run_id"} & {*_listed(self.hue), *_listed(self.panels)}
-        return Kind(self._paint, tuple(shows), "" if single else MEANS)  # single: a line is a run
+        single = {"seed", "run_id"} & {*_listed(self.hue), *_listed(self.panels)}  # a line is a run
+        spread = INTERVALS if self.interval else MEANS
+        return Kind(self._paint, tuple(shows), "" if single else spread)
 
     def _x(self, table: pd.DataFrame) -> pd.Series:
         values = _column(table, self.x)
@@ -80,6 +91,12 @@ class Lines:
         ]
         return pd.Series([", ".join(t) for t in zip(*titles, strict=True)] or "", table.index)
 
+    def _row(self, table: pd.DataFrame) -> pd.Series:
+        if self.rows is None:
+            return pd.Series("", table.index)
+        texts = _texts(_column(table, self.rows))
+        return texts.map(f"{short_names([self.rows])[self.rows]} {{}}".format)
+
     def _hue(self, table: pd.DataFrame) -> pd.Series:
         texts = [_texts(_column(table, name)) for name in _listed(self.hue)]
         if len(texts) == 1:
@@ -87,7 +104,8 @@ class Lines:
         if texts:
             words = pd.concat(texts, axis=1).replace("null", "")
             return words.agg(" ".join, axis=1).str.split().str.join(" ")
-        shown = [self._panel(table)] + ([] if self.x == STEP else [self._x(table)])
+        shown = [self._row(table), self._panel(table)]
+        shown += [] if self.x == STEP else [self._x(table)]
         return unshown(table, shown).replace("", "all")
 
     def _paint(self, table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
@@ -95,18 +113,16 @@ class Lines:
         if tidy.empty:
             need(table, *self.ys)
             raise ValueError(f"no run has values of both {self.x} and {', '.join(self.ys)}")
-        across = _ordered(tidy["panel"])
-        ys = [y for y in self.ys if (tidy["number"] == y).any()]
-        places = [(p, y) for y in ys for p in across]
-        columns = len(across) if len(ys) > 1 and 1 < len(across) <= 4 else 0  # rows are results
-        figure, axes = panels(sheet, len(places), len(ys) == 1, columns)
         hues = _ordered(tidy["hue"])
-        tones = _tones(hues)
+        tones = _tones(hues) | {NULL: "0.6"}
+        if self.random is not None:
+            tidy = pd.concat([tidy, *(self._random(table, y) for y in self.ys)], ignore_index=True)
+        figure, axes, places = self._places(tidy, sheet)
         ticks = None if self.x == STEP else _ticks(tidy["x"])
-        for axis, (panel, y) in zip(axes, places, strict=True):
-            here = tidy[(tidy["panel"] == panel) & (tidy["number"] == y)]
+        for axis, (row, panel, y) in zip(axes, places, strict=True):
+            here = tidy[(tidy["row"] == row) & (tidy["panel"] == panel) & (tidy["number"] == y)]
             for hue, points in here.groupby("hue", sort=False):
-                _line(axis, points, ticks, color=tones[str(hue)], label=str(hue))
+                _line(axis, points, ticks, self.interval, color=tones[str(hue)], label=str(hue))
             share = y in names.NAMES and names.NAMES[y].percent
             if share:
                 percent(axis.yaxis)
@@ -116,17 +132,46 @@ class Lines:
                 axis.set_xscale("log")
             name = names.bare(y, reference(table))
             name = name if len(name) < 32 else name.replace("/", "/\n", 1)
-            axis.set(xlabel=names.bare(self.x), ylabel=name, title=panel)
+            x = names.bare(self.x)
+            x = x if len(x) < 32 else short_names([self.x])[self.x]
+            axis.set(xlabel=x, ylabel=name, title=", ".join(t for t in (row, panel) if t))
         if ticks is not None:
             _same_x(axes, ticks)
-        if hues != ["all"]:
+        if hues != ["all"] or self.random is not None:
             legend(figure, *axes, title=" ".join(short_names(_listed(self.hue)).values()))
         return figure, tidy
 
+    def _places(
+        self, tidy: pd.DataFrame, sheet: Sheet
+    ) -> tuple[Canvas, list[Axes], list[tuple[str, str, str]]]:
+        """Return the canvas, its panels, and the row, the panel and the result of each of them."""
+        across, down = _ordered(tidy["panel"]), _ordered(tidy["row"])
+        ys = [y for y in self.ys if (tidy["number"] == y).any()]
+        places = [(row, p, y) for row in down for y in ys for p in across]
+        by_result = len(ys) > 1 and 1 < len(across) <= 4  # rows are results
+        columns = len(across) if by_result or self.rows is not None else 0
+        shared: bool | Literal["row"] = "row" if self.rows is not None else len(ys) == 1
+        figure, axes = panels(sheet, len(places), shared, columns)
+        there = set(zip(tidy["row"], tidy["panel"], tidy["number"], strict=True))
+        for axis, place in zip(axes, places, strict=True):
+            if place not in there:
+                axis.remove()
+        kept = [i for i, place in enumerate(places) if place in there]
+        return figure, [axes[i] for i in kept], [places[i] for i in kept]
+
+    def _random(self, table: pd.DataFrame, y: str) -> pd.DataFrame:
+        """Return the points of random directions beside y: a mean over runs for each seed."""
+        assert self.random is not None
+        need(table, self.random)
+        found = self._points(table, self.random).assign(hue=NULL, number=y)
+        by = ["row", "panel", "hue", "number", "seed", "x"]
+        return found.groupby(by, sort=False)["value"].mean().reset_index()
+
     def _points(self, table: pd.DataFrame, y: str) -> pd.DataFrame:
-        """Return x, hue, panel, number and value of one result, a row for each run (and step)."""
+        """Return x, hue, row, panel, number and value of a result, for each run (and step)."""
         about = pd.DataFrame(
-            {"hue": self._hue(table), "panel": self._panel(table), "number": y}
+            {"hue": self._hue(table), "row": self._row(table), "panel": self._panel(table)}
+            | {"number": y}
             | {c: table[c] for c in ("seed", "run_id")}
         )
         if self.x != STEP:
@@ -153,7 +198,8 @@ def from_mapping(given: Mapping[str, Any]) -> Lines:
     if given.get("kind") != "lines" or not {"x", "y"} <= set(columns) <= known:
         raise ValueError(
             f"figure {dict(given)}: expected {{kind: lines, x: COLUMN, y: COLUMN}}, and any of "
-            "hue: COLUMN, panels: COLUMN, log: [x, y], name: NAME"
+            "hue: COLUMN, panels: COLUMN, rows: COLUMN, random: COLUMN, interval: true, "
+            "log: [x, y], name: NAME"
         )
     return Lines(**columns)
 
@@ -180,16 +226,17 @@ def _same_x(axes: Sequence[Axes], ticks: Mapping[str, float]) -> None:
 
 
 def _line(
-    axis: Axes, points: pd.DataFrame, ticks: Mapping[str, float] | None, **style: Any
-) -> None:
+    axis: Axes, points: pd.DataFrame, ticks: Mapping[str, float] | None, interval: bool,
+    **style: Any,
+) -> None:  # fmt: skip
     """Draw the means of one hue by x with a band; as a point with a bar if there is one x."""
     groups = points["value"].groupby(
         points["x"] if ticks is None else _texts(points["x"]).map(ticks)
     )
     if groups.ngroups > 1:
-        band(axis, groups, "-" if ticks is None else "o-", ms=3, **style)
+        band(axis, groups, "-" if ticks is None else "o-", interval=interval, ms=3, **style)
         return
-    found = groups.agg(["mean", "min", "max"])
+    found = over_seeds(groups, interval=interval)
     axis.errorbar(found.index, found["mean"], error_bars(found), fmt="o", ms=3, **style)
 
 

@@ -21,6 +21,8 @@ RESULTS = {
     "descent/best_heldout": "The decrease of the held-out loss by the same step, relative to the "
     "loss.",
     "descent/null_best": "The largest decrease along a random direction, mean over directions.",
+    "descent/null_heldout": "The held-out decrease along a random direction, at the step length "
+    "with the largest decrease on the batch; mean over directions.",
     "descent/ratio": "The best decrease along the estimate over that along the reference gradient.",
     "bias_variance/bias2": "The squared bias of the estimator over the squared length of the true "
     "gradient, from independent replicates.",

@@ -28,6 +28,7 @@ NAMES = {
     "descent/best": Name("best relative decrease", relative=True, percent=True),
     "descent/best_heldout": Name("held-out relative decrease", relative=True, percent=True),
     "descent/null_best": Name("best relative decrease of a random direction", True, True),
+    "descent/null_heldout": Name("held-out relative decrease of a random direction", True, True),
     "descent/ratio": Name("best decrease / that of {reference}"),
     "efficiency/at_evals/cosine": Name("cosine to {reference}, equal evals"),
     "efficiency/at_evals/decrease": Name("relative decrease, equal evals", percent=True),

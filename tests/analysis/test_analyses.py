@@ -124,6 +124,22 @@ def test_descent_null_is_below_the_gradient_and_does_not_depend_on_the_estimate(
     assert one["descent/null_best"] == pytest.approx(two["descent/null_best"], rel=0.05)
 
 
+def test_descent_null_heldout_is_read_at_the_rates_chosen_on_train(bowl):
+    f, point = bowl
+    out = Descent()(f, point, estimate(f, point, flatten(point)), gen())
+    assert "descent/null_heldout" not in out  # without held-out rows
+
+    def bowls(p):
+        return (p["a"] ** 2).sum() / 2 + (p["b"] ** 2).sum() / 2
+
+    f.heldout = from_function(lambda p: bowls(p) + 7, vectorized=True)
+    out = Descent()(f, point, estimate(f, point, flatten(point)), gen())
+    assert out["descent/null_heldout"] == pytest.approx(out["descent/null_best"])
+    f.heldout = from_function(lambda p: -3 * bowls(p), vectorized=True)
+    out = Descent()(f, point, estimate(f, point, flatten(point)), gen())
+    assert out["descent/null_heldout"] == pytest.approx(-3 * out["descent/null_best"])
+
+
 @pytest.mark.parametrize("bad", [0.0, math.nan])
 def test_descent_along_0_gains_nothing_and_along_nan_is_diverged(bowl, bad):
     f, point = bowl
