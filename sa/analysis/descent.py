@@ -108,9 +108,9 @@ class Descent:
         best = _finite.best(drops)
         out["layerwise/best"] = _finite.at(drops, best)
         out["layerwise/best_lr"] = _finite.at(lrs, best)
-        for key, held in self._heldout(objective, params, unit(layered), lrs, best).items():
-            if key == "best_heldout":
-                out[f"layerwise/{key}"] = held
+        only, first = (lrs[:1], None) if best is None else (lrs[best : best + 1], 0)
+        held = self._heldout(objective, params, unit(layered), only, first)
+        out |= {f"layerwise/{k}": v for k, v in held.items() if k == "best_heldout"}
         return {f"descent/{k}": v for k, v in out.items()}
 
     def _search(

@@ -111,8 +111,19 @@ def test_descent_reads_the_heldout_loss_at_the_rate_chosen_on_train(bowl):
     f, point = bowl
     f.heldout = from_function(lambda p: 2 * p["a"][0], vectorized=True)
     out = Descent()(f, point, estimate(f, point, flatten(point)), gen())
-    # on the held-out loss a step of eta along w/5 gains 2 * 3/5 eta
+    # on the held-out loss a step gains 2 * 3/5 eta along w/5, sqrt 2 eta along (1, 0, 1)/sqrt 2
     assert out["descent/best_heldout"] == pytest.approx(1.2 * out["descent/best_lr"])
+    layerwise = out["descent/layerwise/best_heldout"], out["descent/layerwise/best_lr"]
+    assert layerwise[0] == pytest.approx(2**0.5 * layerwise[1])
+
+
+def test_descent_evaluates_the_heldout_loss_along_the_estimate_and_at_one_layerwise_point(bowl):
+    f, point = bowl
+    f.heldout = from_function(lambda p: p["a"][0], vectorized=True)
+    seen, values = [], f.heldout.values
+    f.heldout.values = lambda stack, base=None: seen.append(len(stack["a"])) or values(stack, base)
+    out = Descent()(f, point, estimate(f, point, flatten(point)), gen())
+    assert seen == [len(out["descent/lr"]), 1]
 
 
 def test_descent_null_is_below_the_gradient_and_does_not_depend_on_the_estimate(bowl):
