@@ -142,6 +142,18 @@ def test_accuracies_are_in_percent_and_runs_without_x_are_left_out():
     assert told == ["90.5 %", "91.0 %"]
 
 
+def test_names_of_options_are_told_and_typed_words_that_refer_to_other_settings_are_not():
+    given = table(names=("STE", "CDG")).assign(init=["{}", None] * 4)
+    given["typed"] = [
+        {"init": ("none", "settled")[i % 2], "estimator": "ab"[i // 2 % 2], "estimator.x": "${dim}"}
+        for i in range(8)
+    ]
+    asked = {"kind": "lines", "x": "dim", "y": "descent/best", "rows": "init"}
+    _, tidy = painted(asked, given)
+    assert set(tidy["row"]) == {"init none", "init settled"}
+    assert not tidy["hue"].str.contains("dim").any()
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

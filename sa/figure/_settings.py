@@ -49,7 +49,8 @@ def unshown(table: pd.DataFrame, shown: Sequence[pd.Series] = ()) -> pd.Series:
     """Return a text for each run: its settings that vary and that ``shown`` does not determine.
 
     Runs with equal texts and equal shown values differ in the seed alone. Words that were typed
-    (column ``typed``, a mapping a run) come first, then further settings by their own names.
+    (column ``typed``, a mapping a run) come first, then further settings by their own names. Words
+    that refer to another setting (``${dim}``) are left out.
     """
     config = configurations(settings(table))
     groups = _combined(table.index, shown)
@@ -80,6 +81,7 @@ def _candidates(table: pd.DataFrame) -> list[tuple[str, pd.Series]]:
         (f"typed {k}", pd.Series([one.get(k) for one in typed], table.index, dtype=object))
         for k in names
     ]
+    words = [(k, v) for k, v in words if not v.astype(str).str.contains("${", regex=False).any()]
     return words + [(k, table[k]) for k in varying_settings(table)]
 
 

@@ -247,7 +247,8 @@ def _column(table: pd.DataFrame, name: str) -> pd.Series:
     name, which is empty for the other options. Then the words that were typed tell them apart.
     """
     typed = [one.get(name) for one in table.get("typed", [])]
-    if name in table and (table[name].notna().all() or not typed or None in typed):
+    named = bool(typed) and None not in typed
+    if name in table and not (named and (table[name].isna() | (table[name] == "{}")).any()):
         return table[name]
     if all(v is None for v in typed):
         raise ValueError(
