@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sa.figure import _base, _label, draw, memorised
+from sa.figure import _axis, _base, _label, draw, memorised
 from sa.figure.surface import surface
 
 LRS = np.geomspace(1e-3, 10, 25)
@@ -531,6 +531,15 @@ def test_an_epoch_of_minibatches_costs_one_gradient_in_branches(tmp_path):
     assert tidy["gradients"].tolist() == [21 / 4, 21, 21, 21]
     names = ["SGD 0.5, batch 50", "GD 0.5", "SGD 0.25, batch 500", "GD 0.25"]
     assert tidy["branch"].tolist() == names
+
+
+def test_no_tick_next_to_a_power_of_ten_has_a_label():
+    figure = _base.new_figure(3, 3)
+    axis = figure.subplots()
+    axis.set(yscale="log", ylim=(0.025, 0.13))
+    _axis.thin_log_ticks(figure)
+    texts = {axis.yaxis.get_minor_formatter()(x) for x in axis.yaxis.get_minorticklocs()} - {""}
+    assert "0.09" not in texts and len(texts) >= 3
 
 
 def test_labels_name_the_settings_that_vary_within_an_estimator():

@@ -142,7 +142,8 @@ class Percent(Formatter):
 def thin_log_ticks(figure: Figure) -> None:
     """Label at most five ticks between powers of ten, on axes that show less than two powers.
 
-    Matplotlib labels all of them there, and the labels overlap.
+    Matplotlib labels all of them there, and the labels overlap. A tick next to a power of ten, such
+    as 0.09, gets none for the same reason.
     """
     for panel in figure.axes:
         for axis, limits in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
@@ -151,7 +152,8 @@ def thin_log_ticks(figure: Figure) -> None:
             major = [x for x in axis.get_majorticklocs() if low <= x <= high]
             default = isinstance(axis.get_minor_formatter(), LogFormatter)  # else a kind chose it
             if default and len(minor) > 2 and len(major) < 2:
-                few = {f"{x:g}" for x in minor[:: -(-len(minor) // 5)]}
+                minor = [x for x in minor if not any(0.8 < x / m < 1.25 for m in major if m)]
+                few = {f"{x:g}" for x in minor[:: max(1, -(-len(minor) // 5))]}
                 axis.set_minor_formatter(Few(few))
 
 
