@@ -100,12 +100,14 @@ def test_interval_bands_are_confidence_intervals_of_means():
     np.testing.assert_allclose([low, high], [values.mean() - reach, values.mean() + reach], 1e-4)
 
 
-def test_lines_over_steps_are_read_from_the_rows_of_trainings(tmp_path):
-    asked = {"kind": "lines", "x": "step", "y": "gradient_norm/full", "name": "norms"}
+@pytest.mark.parametrize(("x", "each"), [("step", 1), ("evals", 3)])
+def test_lines_over_steps_and_evals_are_read_from_the_rows_of_trainings(tmp_path, x, each):
+    asked = {"kind": "lines", "x": x, "y": "gradient_norm/full", "name": "norms"}
     made = draw.draw(asked, table(names=("STE",)), tmp_path)
     tidy = pd.read_csv(made[3])
     assert made[3].name == "norms.csv"
-    assert len(tidy) == 4 * 3 and set(tidy["x"]) == {0, 2, 4}  # the others were not analysed
+    assert len(tidy) == 4 * 3  # the others were not analysed
+    assert set(tidy["x"]) == {0, 2 * each, 4 * each}
     assert set(tidy["hue"]) == {"dim=8", "dim=16"}  # the setting that varies besides the seed
 
 

@@ -17,7 +17,7 @@ from sa.table import names
 from sa.table.grouping import configurations, key
 from sa.table.results import reference, relative
 
-STEP = "step"
+ALONG = "step", "evals"
 """The x of values along a training; any other x is a column of the table."""
 
 NULL = "random directions"
@@ -29,8 +29,8 @@ class Lines:
     """A line plot: means over seeds as lines, with a band for each.
 
     Args:
-        x: the horizontal axis: the name of a setting, or ``step`` to draw values along each
-            training.
+        x: the horizontal axis: the name of a setting, or ``step`` or ``evals`` to draw values along
+            each training.
         y: a result, or a list of results with a panel for each.
         hue: a setting with a line for each of its values, or a list with a line for each
             combination; by default there is a line for each configuration of a panel.
@@ -70,7 +70,7 @@ class Lines:
     def kind(self) -> Kind:
         """The figure kind that draws it."""
         shows: list[Callable[[pd.DataFrame], pd.Series]] = [self._row, self._panel, self._hue]
-        shows += [] if self.x == STEP else [self._x]
+        shows += [] if self.x in ALONG else [self._x]
         single = {"seed", "run_id"} & {*_listed(self.hue), *_listed(self.panels)}  # a line is a run
         spread = INTERVALS if self.interval else MEANS
         return Kind(self._paint, tuple(shows), "" if single else spread)
@@ -105,7 +105,7 @@ class Lines:
             words = pd.concat(texts, axis=1).replace("null", "")
             return words.agg(" ".join, axis=1).str.split().str.join(" ")
         shown = [self._row(table), self._panel(table)]
-        shown += [] if self.x == STEP else [self._x(table)]
+        shown += [] if self.x in ALONG else [self._x(table)]
         return unshown(table, shown).replace("", "all")
 
     def _paint(self, table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
@@ -118,7 +118,7 @@ class Lines:
         if self.random is not None:
             tidy = pd.concat([tidy, *(self._random(table, y) for y in self.ys)], ignore_index=True)
         figure, axes, places = self._places(tidy, sheet)
-        ticks = None if self.x == STEP else _ticks(tidy["x"])
+        ticks = None if self.x in ALONG else _ticks(tidy["x"])
         for axis, (row, panel, y) in zip(axes, places, strict=True):
             here = tidy[(tidy["row"] == row) & (tidy["panel"] == panel) & (tidy["number"] == y)]
             for hue, points in here.groupby("hue", sort=False):
@@ -174,13 +174,13 @@ class Lines:
             | {"number": y}
             | {c: table[c] for c in ("seed", "run_id")}
         )
-        if self.x != STEP:
+        if self.x not in ALONG:
             tidy = about.assign(x=self._x(table), value=relative(table, y))
             return tidy[tidy["value"].notna() & tidy["x"].notna()]
         rows, found = rows_of(table), []
         for known, (_, run) in zip(about.to_dict("records"), table.iterrows(), strict=True):
-            steps = rows(run).reindex(columns=list(dict.fromkeys([STEP, y, "loss"])))
-            steps = steps.assign(value=relative(steps, y, "loss")).rename(columns={STEP: "x"})
+            steps = rows(run).reindex(columns=list(dict.fromkeys([self.x, y, "loss"])))
+            steps = steps.assign(value=relative(steps, y, "loss")).rename(columns={self.x: "x"})
             steps = steps[["x", "value"]].dropna()
             found.append(steps.assign(**{str(k): v for k, v in known.items()}))
         return pd.concat(found, ignore_index=True)
