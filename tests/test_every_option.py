@@ -59,14 +59,18 @@ def test_every_experiment_composes_and_validates(sa, experiment, tmp_path, monke
         assert not Path("runs").exists() and not Path("sweeps").exists()
 
 
-@pytest.mark.parametrize("experiment", [x for x in options("experiment") if "full" in sizes(x)])
-def test_every_full_size_composes_and_validates(sa, experiment, tmp_path, monkeypatch):
+SIZES = [(x, size) for x in options("experiment") for size in sizes(x) if size != "quick"]
+
+
+@pytest.mark.parametrize(("experiment", "size"), SIZES)
+def test_every_other_size_composes_and_validates(sa, experiment, size, tmp_path, monkeypatch):
     cifar(tmp_path / "there", rows=2)
     fashion(tmp_path / "there" / "fashion-mnist", monkeypatch, rows=2)
     monkeypatch.setenv("SA_DATA", str(tmp_path / "there"))
-    one = ["seed=0"] if "seed" in sizes(experiment)["full"] else []  # of ten seeds or more
-    code, out, err = sa("-m", f"experiment={experiment}", "size=full", *one, "sweep.dry_run=true")
-    assert code == 0 and "-full: " in out, err
+    one = ["seed=0"] if "seed" in sizes(experiment)[size] else []  # of ten seeds or more
+    typed = ["-m", f"experiment={experiment}", f"size={size}", *one, "sweep.dry_run=true"]
+    code, out, err = sa(*typed)
+    assert code == 0 and f"-{size}: " in out, err
     assert "cifar" not in err and not Path("runs").exists() and not Path("sweeps").exists()
 
 
@@ -132,6 +136,7 @@ LEAST = {  # each study's settings that make it as small as possible
     "downhill": "dim=3 dataset.n=64 init=none,settled init.steps=2 init.batch_size=16 seed=0 "
     "analysis.alignment.references.smoothed.sigma=1 analysis.descent.points=5 "
     "analysis.descent.nulls=1",
+    "fogzo_mnist": "model.hidden=[2] steps=2 evaluate_every=1 seed=0",
     "memorised_bits": "steps=1 quantizer.weight.bits=1,32 model.hidden=[64,64] seed=0",
 }  # fmt: skip
 
