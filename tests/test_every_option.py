@@ -11,7 +11,7 @@ from conftest import cifar, component, fashion
 
 from sa.config.catalogue import options
 from sa.config.study import sizes, takes_images, with_images
-from sa.figure.lines import from_mapping
+from sa.figure.draw import file_name
 
 
 @pytest.mark.parametrize("estimator", options("estimator"))
@@ -152,8 +152,7 @@ def test_a_study_ends_with_its_figures_and_verdicts(sa, experiment):
     study = folder(out, "sweep")
     node = yaml.safe_load((ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text())
     for kind in node["figure"]:
-        name = kind if isinstance(kind, str) else from_mapping(kind).file
-        assert list(study.glob(f"figures/**/{name}.png")), kind
+        assert list(study.glob(f"figures/**/{file_name(kind)}.png")), kind
     judged = json.loads((study / "expectations.json").read_text())
     assert [j["id"] for j in judged] == [e["id"] for e in node["expectations"]]
     assert any(j["observed"] is not None for j in judged)

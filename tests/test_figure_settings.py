@@ -95,8 +95,11 @@ LINES = [
     {"kind": "lines", "x": "optimizer.lr", "y": "descent/best", "panels": ["stored.bits", "dim"]},
     {"kind": "lines", "x": "stored.rounding", "y": "keep", "hue": "stored.bits"},
     {"kind": "lines", "x": "step", "y": "loss", "panels": "dim", "log": ["x", "y"]},
+    {"kind": "lr_decrease", "hue": "estimator._target_"},
+    {"kind": "best_decrease", "hue": "dim"},
 ]
-"""Line figures with and without colours and panels, over numbers, text values and steps."""
+"""Line figures with and without colours and panels, over numbers, text values and steps; decreases
+with a setting as colours."""
 
 
 @pytest.mark.parametrize("kind", [*sorted([*draw.kinds(), "bands"]), *LINES], ids=str)

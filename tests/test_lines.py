@@ -9,6 +9,7 @@ import pytest
 
 from sa.config import catalogue
 from sa.figure import draw
+from sa.figure._hued import KINDS, Hued
 from sa.figure.lines import Lines
 from tests.test_figure import table
 from tests.test_figure_settings import painted
@@ -163,12 +164,58 @@ def test_names_of_options_are_told_and_typed_words_that_refer_to_other_settings_
         ({"y": "pie"}, "no column pie"), ({"x": "descent/best"}, "differs between the seeds"),
         ({"colour": "dim"}, "expected {kind: lines, x: COLUMN, y: COLUMN}"),
         ({"kind": "pie"}, "expected {kind: lines, x: COLUMN, y: COLUMN}"),
+        ({"kind": "lr_decrease"}, "expected {kind: lr_decrease | best_decrease, hue: COLUMN}"),
     ],
 )  # fmt: skip
 def test_impossible_lines_are_refused_with_a_reason(more, told, tmp_path):
     with pytest.raises(ValueError, match=told):
         draw.draw(ASKED | more, table(), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_levels_are_dotted_lines_of_all_panels_or_of_those_that_they_name():
+    def levels(given):
+        figure, _ = painted(ASKED | {"panels": "dim", "levels": given}, table())
+        found = [[x.get_ydata()[0] for x in a.lines if x.get_ls() == ":"] for a in figure.axes]
+        return {a.get_title(): f for a, f in zip(figure.axes, found, strict=True)}
+
+    assert levels([0.1, 0.2]) == {"dim 8": [0.1, 0.2], "dim 16": [0.1, 0.2]}
+    assert levels({"16": [0.3]}) == {"dim 8": [], "dim 16": [0.3]}
+
+
+def test_a_figure_of_decreases_takes_a_setting_as_colours_and_others_as_rows():
+    given = table(names=("NES",))
+    given = pd.concat([given.assign(**{"estimator.sigma": s}) for s in (0.1, 1.0)])
+    given = pd.concat([given.assign(**{"estimator.samples": n}) for n in (5, 50)])
+    given["run_id"] = [str(i) for i in range(len(given))]
+    given.attrs = dict(table().attrs)
+    asked = {"kind": "lr_decrease", "hue": "estimator.sigma", "name": "by_sigma"}
+    figure, tidy = painted(asked, given)
+    assert set(tidy["label"]) == {"0.1", "1"} and set(tidy["part"]) == {"samples=5", "samples=50"}
+    assert len(figure.axes) == 4  # rows: samples; columns: dims
+    assert figure.subfigs[0].legends[0].get_title().get_text() == "sigma"
+    assert draw.file_name(asked) == "by_sigma"
+
+
+def test_best_keeps_the_setting_of_the_largest_held_out_decrease_of_each_configuration():
+    given = table(names=("CDG",))
+    several = [given.assign(**{"estimator.epsilon": e}) for e in (0.1, 1.0)]
+    for one, best in zip(several, ({8: 0.3, 16: 0.1}, {8: 0.2, 16: 0.4}), strict=True):
+        one["descent/best_heldout"] = one["dim"].map(best) * one["value"]
+    both = pd.concat(several, ignore_index=True)
+    both.attrs = dict(given.attrs)
+    asked = {"kind": "best_decrease", "hue": "estimator._target_", "best": ["estimator.epsilon"]}
+    _, tidy = painted(asked, both)
+    kept = tidy.groupby("dim")["best_heldout"].agg(["mean", "size"])
+    np.testing.assert_allclose(kept["mean"], [0.3, 0.4])
+    assert set(kept["size"]) == {given["seed"].nunique()} and set(tidy["label"]) == {"CDG"}
+    assert "the epsilon with the largest held-out decrease" in draw.caption(asked, both)
+
+
+def test_a_figure_of_decreases_has_exactly_the_keys_that_a_configuration_may_set():
+    keys = re.findall(r"(\w+):", catalogue.HUED)
+    assert keys == [f.name for f in dataclasses.fields(Hued)]
+    assert re.findall(r"\w+_\w+", catalogue.HUED) == list(KINDS)
 
 
 def test_a_lines_figure_has_exactly_the_keys_that_a_configuration_may_set():

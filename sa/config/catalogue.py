@@ -188,9 +188,12 @@ def drawn_as_lines(name: str) -> str:
 
 LINES = (
     "{kind: lines, x: COLUMN, y: COLUMN, hue: COLUMN, panels: COLUMN, rows: COLUMN, "
-    "random: COLUMN, interval: true, log: [x, y], name: NAME}"
+    "random: COLUMN, interval: true, levels: [NUMBER], log: [x, y], name: NAME}"
 )
 """A figure that needs no file: a result against a setting, or against the step of trainings."""
+
+HUED = "{kind: lr_decrease | best_decrease, hue: COLUMN, best: [COLUMN], name: NAME}"
+"""A figure of decreases with the values of one setting as colours, and the best of others."""
 
 
 @cache

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from sa.config.catalogue import (
     GROUPS,
+    HUED,
     LINES,
     chosen,
     commented,
@@ -138,7 +139,7 @@ def _table(keys: Iterable[str]) -> str:
     for key in keys:
         default = commented()[key][0]
         kind, meaning = explained()[key]
-        meaning += f". Kinds: {', '.join([*figures(), LINES])}" if key == "figure" else ""
+        meaning += f". Kinds: {', '.join([*figures(), LINES, HUED])}" if key == "figure" else ""
         lines.append(entry(f"{key}={default}", kind, meaning))
     return "\n".join(lines)
 

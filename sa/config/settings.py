@@ -14,7 +14,7 @@ from pydantic import (
     ValidationError,
 )
 
-from sa.config.catalogue import LINES, drawn_as_lines, figures, top
+from sa.config.catalogue import HUED, LINES, drawn_as_lines, figures, top
 from sa.config.error import HELP, UsageError, nearest, typed
 from sa.config.fields import words
 
@@ -280,14 +280,18 @@ def read(config: Mapping[str, Any]) -> Settings:
 def _drawable(kind: str | Mapping[str, Any]) -> None:
     """Raise UsageError for an unknown kind of figure."""
     if isinstance(kind, Mapping):
-        known = set(re.findall(r"(\w+):", LINES))
-        if kind.get("kind") != "lines" or not {"x", "y"} <= set(kind) <= known:
-            raise UsageError(f"figure={typed(dict(kind))}: expected {LINES}, at least x and y")
+        hued = str(kind.get("kind")) in re.findall(r"\w+_\w+", HUED)
+        form, least = (HUED, ["hue"]) if hued else (LINES, ["x", "y"])
+        known = set(re.findall(r"(\w+):", form))
+        if not (hued or kind.get("kind") == "lines") or not set(least) <= set(kind) <= known:
+            raise UsageError(
+                f"figure={typed(dict(kind))}: expected {form}, at least {' and '.join(least)}"
+            )
     elif study := drawn_as_lines(kind):
         file = f"conf/experiment/{study}.yaml"
         raise UsageError(f"figure={kind}: it is drawn by kind: lines now; see figure in {file}")
     elif kind not in figures():
-        there = ", ".join([*figures(), LINES])
+        there = ", ".join([*figures(), LINES, HUED])
         raise UsageError(f"figure={kind}: there is no such figure; there are: {there}")
 
 

@@ -49,12 +49,14 @@ class Kind:
         shows: the columns that its axes, colours and panels distinguish. Runs that differ in
             another setting are drawn in separate rows of panels.
         spread: what its lines, bands and bars show over seeds, for the caption.
+        prepare: returns the table to draw of the table given; None draws the table given.
 
     """
 
     paint: Callable[[pd.DataFrame, Sheet], tuple[Canvas, pd.DataFrame]]
     shows: tuple[Shown, ...]
     spread: str
+    prepare: Callable[[pd.DataFrame], pd.DataFrame] | None = None
 
     def columns(self, table: pd.DataFrame) -> list[pd.Series]:
         """Return the columns that it distinguishes, a value for each run."""
@@ -166,11 +168,23 @@ def tau_label(tidy: pd.DataFrame, x: str, y: str) -> str:
     return f"τ = {taus.mean():.2f} [{taus.min():.2f}, {taus.max():.2f}], {len(taus)} seeds"
 
 
+def number_of(text: str) -> float | None:
+    """Return a text as a number, or None if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def palette(labels: pd.Series) -> dict[str, Any]:
     """Return a colour for each label. The estimators of `ORDER` have the same one everywhere.
 
-    The first ten colours are safe for colour-blind readers; further labels get spread hues.
+    Labels that are all numbers get the colours of a scale, by their size. Of other labels the first
+    ten colours are safe for colour-blind readers; further labels get spread hues.
     """
+    if labels.nunique() > 1 and all(number_of(x) is not None for x in labels):
+        by_size = sorted(set(labels), key=float)
+        return dict(zip(by_size, sns.color_palette("viridis", len(by_size)), strict=True))
     tones = sns.color_palette("colorblind", 10)
     fixed = dict(zip(ORDER, (tones[0], tones[3], tones[2], (0.45, 0.45, 0.45)), strict=True))
     ordered = sorted(set(labels), key=lambda x: (_rank(x), _natural_key(x)))

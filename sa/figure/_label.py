@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from sa.figure._settings import settings, unshown, varying_settings
+from sa.figure._settings import settings, unshown, value_text, varying_settings
 from sa.table.results import numbers
 
 DIM = "dim (width of the network)"
@@ -23,9 +23,8 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     labels = names.copy()
     for column in sorted(str(c) for c in table if str(c).startswith("estimator.")):
         key = column.removeprefix("estimator.")
-        shown = {"samples": "N=", "sigma": "σ=", "epsilon": "ε=", "surrogate": ""}.get(
-            key, f"{key}="
-        )
+        own = "" if key.endswith("._target_") else f"{key}="  # the class of an estimator's base
+        shown = {"samples": "N=", "sigma": "σ=", "epsilon": "ε=", "surrogate": ""}.get(key, own)
         for _, rows in table.groupby(names):
             values = rows[column].dropna().astype(str).unique()
             if key == "_target_" or (len(values) < 2 and key != "surrogate"):
@@ -167,4 +166,4 @@ def _setting(shown: str, value: Any) -> str:
     if isinstance(value, str) and value.startswith("["):  # show how many entries a list has
         several = value.count(",") + 1
         return f" {value.strip('[]').strip(chr(34))}" if several == 1 else f" {shown}{several}"
-    return f" {shown}{value:g}" if isinstance(value, float) else f" {shown}{value}"
+    return f" {shown}{value:g}" if isinstance(value, float) else f" {shown}{value_text(value)}"

@@ -126,3 +126,26 @@ def _assignment(name: str, value: Any) -> str:
     """Return ``lr=0.1``, the value alone without a name, or '' if the run lacks the setting."""
     text = value_text(value)
     return f"{name}={text}" if name and text else text
+
+
+def column(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column of the table, or the values of a setting as they were typed.
+
+    If an option of a group has no settings (``init=none``), the table has a column of the group's
+    name, which is empty for the other options. Then the words that were typed tell them apart.
+    """
+    typed = [one.get(name) for one in table.get("typed", [])]
+    named = bool(typed) and None not in typed
+    if name in table and not (named and (table[name].isna() | (table[name] == "{}")).any()):
+        return table[name]
+    if all(v is None for v in typed):
+        raise ValueError(
+            f"the table has no column {name}, and no run has {name}= in its command; use a "
+            "setting or a result of the runs"
+        )
+    return pd.Series(typed, table.index, dtype=object)
+
+
+def texts(values: pd.Series) -> pd.Series:
+    """Return the values of a setting as `value_text` writes them, ``null`` for none."""
+    return values.map(lambda v: value_text(v, 12), na_action=None).replace("", "null")

@@ -45,5 +45,5 @@ def best_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFra
     percent(axis.yaxis)
     if tidy["best_heldout"].notna().any():
         legend_entry(axis, "--", "held-out rows", marker="o", ms=3.5, mfc="none")
-    legend(figure, axis)
+    legend(figure, axis, title=table.attrs.get("hue", ""))
     return figure, tidy

@@ -5,6 +5,7 @@ import gc
 import os
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sa.figure import lines
+from sa.figure import _hued, lines
 from sa.figure._axis import thin_log_ticks
 from sa.figure._base import STYLE, Canvas, Kind, Sheet, new_figure
 from sa.figure._label import prepared
@@ -76,7 +77,7 @@ def kinds() -> list[str]:
 
 def file_name(kind: str | Mapping[str, Any]) -> str:
     """Return the name of a kind's files, without an ending."""
-    return kind if isinstance(kind, str) else lines.from_mapping(kind).file
+    return kind if isinstance(kind, str) else _described(kind).file
 
 
 def fitting(table: pd.DataFrame) -> list[str | Mapping[str, Any]]:
@@ -102,7 +103,8 @@ def draw(kind: str | Mapping[str, Any], table: pd.DataFrame, folder: Path) -> li
     continue in the pictures <kind>-2, <kind>-3, ..., which have no tables of their own.
 
     Args:
-        kind: a file of this room, or the mapping of `sa.figure.lines.Lines` with ``kind: lines``.
+        kind: a file of this room, or a mapping: of `sa.figure.lines.Lines` with ``kind: lines``, of
+            `sa.figure._hued.Hued` with another kind.
         table: one row for each run. ``attrs["settings"]`` names the columns that are settings;
             ``attrs["missing"]`` says how many runs are not done, for the caption.
         folder: where the files go.
@@ -149,9 +151,10 @@ def _delete_stale(folder: Path, file: str, count: int) -> None:
             path.unlink()
 
 
-def caption(kind: str, table: pd.DataFrame) -> str:
+def caption(kind: str | Mapping[str, Any], table: pd.DataFrame) -> str:
     """Return the caption of a kind: seeds, meaning of lines and bands, differing targets."""
-    return _caption(_kind(kind), _with_parts(_kind(kind), table, kind in OTHERS))
+    other = isinstance(kind, str) and kind in OTHERS
+    return _caption(_kind(kind), _with_parts(_kind(kind), table, other))
 
 
 def curves(rows: pd.DataFrame, folder: Path, title: str = "") -> list[Path]:
@@ -164,10 +167,18 @@ def curves(rows: pd.DataFrame, folder: Path, title: str = "") -> list[Path]:
 
 def _kind(kind: str | Mapping[str, Any]) -> Kind:
     """Return the kind of a name or mapping."""
-    if not isinstance(kind, str):
-        return lines.from_mapping(kind).kind
-    found: Kind = vars(import_module(f"sa.figure.{kind}"))[kind]
-    return found
+    described = None if isinstance(kind, str) else _described(kind)
+    if isinstance(described, lines.Lines):
+        return described.kind
+    name = described.kind if described else str(kind)
+    found: Kind = vars(import_module(f"sa.figure.{name}"))[name]
+    return replace(found, prepare=described.prepare) if described else found
+
+
+def _described(kind: Mapping[str, Any]) -> lines.Lines | _hued.Hued:
+    """Return the figure that a mapping describes."""
+    hued = kind.get("kind") in _hued.KINDS
+    return _hued.from_mapping(kind) if hued else lines.from_mapping(kind)
 
 
 def _with_parts(kind: Kind, table: pd.DataFrame, other: bool) -> pd.DataFrame:
@@ -180,6 +191,8 @@ def _with_parts(kind: Kind, table: pd.DataFrame, other: bool) -> pd.DataFrame:
 
     """
     runs = table.reset_index(drop=True).copy()  # a table in one piece takes columns faster
+    if kind.prepare is not None:
+        runs = kind.prepare(runs).reset_index(drop=True)
     if not other:
         runs = prepared(runs)
         if "run_id" not in runs:
@@ -266,7 +279,8 @@ def _keys(kind: Kind, tidy: pd.DataFrame) -> list[str]:
 
 
 def _caption(kind: Kind, runs: pd.DataFrame) -> str:
-    parts = (replicates(runs), kind.spread, targets(runs)) if kind.spread else ()
+    best = str(runs.attrs.get("best", ""))
+    parts = (replicates(runs), kind.spread, best, targets(runs)) if kind.spread else ()
     return "; ".join(filter(None, parts))
 
 

@@ -6,13 +6,23 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from sa.figure._axis import band, error_bars, legend, over_seeds, percent
-from sa.figure._base import INTERVALS, MEANS, Canvas, Kind, Sheet, need, palette, panels, rows_of
-from sa.figure._settings import settings, short_names, unshown, value_text
+from sa.figure._base import (
+    INTERVALS,
+    MEANS,
+    Canvas,
+    Kind,
+    Sheet,
+    need,
+    number_of,
+    palette,
+    panels,
+    rows_of,
+)  # fmt: skip
+from sa.figure._settings import column, settings, short_names, texts, unshown
 from sa.table import names
 from sa.table.grouping import configurations, key
 from sa.table.results import reference, relative
@@ -39,6 +49,8 @@ class Lines:
         random: a result of random directions, e.g. ``descent/null_heldout``, to draw in grey.
         interval: true for bands that are the 95 % intervals of the means over seeds by Student's t;
             false for bands from the least to the most over seeds.
+        levels: values of y to draw as dotted lines, such as closed forms: a list for all panels, or
+            a mapping from a value of ``panels`` to the list of its panels.
         log: the logarithmic axes, of x and y; y only in panels whose values are above 0 and span
             a factor of three.
         name: the name of its files; by default made of x and y.
@@ -52,6 +64,7 @@ class Lines:
     rows: str | None = None
     random: str | None = None
     interval: bool = False
+    levels: Sequence[float] | Mapping[str, Sequence[float]] = ()
     log: str | Sequence[str] = ()
     name: str = ""
 
@@ -76,7 +89,7 @@ class Lines:
         return Kind(self._paint, tuple(shows), "" if single else spread)
 
     def _x(self, table: pd.DataFrame) -> pd.Series:
-        values = _column(table, self.x)
+        values = column(table, self.x)
         if values.map(key).groupby(configurations(settings(table))).nunique().max() > 1:
             raise ValueError(
                 f"x: {self.x} differs between the seeds of one configuration, so means over seeds "
@@ -86,7 +99,7 @@ class Lines:
 
     def _panel(self, table: pd.DataFrame) -> pd.Series:
         titles = [
-            _texts(_column(table, name)).map(f"{word} {{}}".format)
+            texts(column(table, name)).map(f"{word} {{}}".format)
             for name, word in short_names(_listed(self.panels)).items()
         ]
         return pd.Series([", ".join(t) for t in zip(*titles, strict=True)] or "", table.index)
@@ -94,15 +107,15 @@ class Lines:
     def _row(self, table: pd.DataFrame) -> pd.Series:
         if self.rows is None:
             return pd.Series("", table.index)
-        texts = _texts(_column(table, self.rows))
-        return texts.map(f"{short_names([self.rows])[self.rows]} {{}}".format)
+        shown = texts(column(table, self.rows))
+        return shown.map(f"{short_names([self.rows])[self.rows]} {{}}".format)
 
     def _hue(self, table: pd.DataFrame) -> pd.Series:
-        texts = [_texts(_column(table, name)) for name in _listed(self.hue)]
-        if len(texts) == 1:
-            return texts[0]
-        if texts:
-            words = pd.concat(texts, axis=1).replace("null", "")
+        parts = [texts(column(table, name)) for name in _listed(self.hue)]
+        if len(parts) == 1:
+            return parts[0]
+        if parts:
+            words = pd.concat(parts, axis=1).replace("null", "")
             return words.agg(" ".join, axis=1).str.split().str.join(" ")
         shown = [self._row(table), self._panel(table)]
         shown += [] if self.x in ALONG else [self._x(table)]
@@ -114,7 +127,7 @@ class Lines:
             need(table, *self.ys)
             raise ValueError(f"no run has values of both {self.x} and {', '.join(self.ys)}")
         hues = _ordered(tidy["hue"])
-        tones = _tones(hues) | {NULL: "0.6"}
+        tones = palette(pd.Series(hues)) | {NULL: "0.6"}
         if self.random is not None:
             tidy = pd.concat([tidy, *(self._random(table, y) for y in self.ys)], ignore_index=True)
         figure, axes, places = self._places(tidy, sheet)
@@ -123,6 +136,8 @@ class Lines:
             here = tidy[(tidy["row"] == row) & (tidy["panel"] == panel) & (tidy["number"] == y)]
             for hue, points in here.groupby("hue", sort=False):
                 _line(axis, points, ticks, self.interval, color=tones[str(hue)], label=str(hue))
+            for value in self._levels(panel):
+                axis.axhline(value, ls=":", lw=0.9, color="0.35", zorder=1)
             share = y in names.NAMES and names.NAMES[y].percent
             if share:
                 percent(axis.yaxis)
@@ -167,6 +182,13 @@ class Lines:
         by = ["row", "panel", "hue", "number", "seed", "x"]
         return found.groupby(by, sort=False)["value"].mean().reset_index()
 
+    def _levels(self, panel: str) -> list[float]:
+        """Return the levels of the panel with this title."""
+        if not isinstance(self.levels, Mapping):
+            return list(self.levels)
+        words = panel.replace(",", "").split()
+        return [v for key, values in self.levels.items() if key in words for v in values]
+
     def _points(self, table: pd.DataFrame, y: str) -> pd.DataFrame:
         """Return x, hue, row, panel, number and value of a result, for each run (and step)."""
         about = pd.DataFrame(
@@ -199,7 +221,7 @@ def from_mapping(given: Mapping[str, Any]) -> Lines:
         raise ValueError(
             f"figure {dict(given)}: expected {{kind: lines, x: COLUMN, y: COLUMN}}, and any of "
             "hue: COLUMN, panels: COLUMN, rows: COLUMN, random: COLUMN, interval: true, "
-            "log: [x, y], name: NAME"
+            "levels: [NUMBER], log: [x, y], name: NAME"
         )
     return Lines(**columns)
 
@@ -231,7 +253,7 @@ def _line(
 ) -> None:  # fmt: skip
     """Draw the means of one hue by x with a band; as a point with a bar if there is one x."""
     groups = points["value"].groupby(
-        points["x"] if ticks is None else _texts(points["x"]).map(ticks)
+        points["x"] if ticks is None else texts(points["x"]).map(ticks)
     )
     if groups.ngroups > 1:
         band(axis, groups, "-" if ticks is None else "o-", interval=interval, ms=3, **style)
@@ -240,58 +262,20 @@ def _line(
     axis.errorbar(found.index, found["mean"], error_bars(found), fmt="o", ms=3, **style)
 
 
-def _column(table: pd.DataFrame, name: str) -> pd.Series:
-    """Return a column of the table, or the values of a setting as they were typed.
-
-    If an option of a group has no settings (``init=none``), the table has a column of the group's
-    name, which is empty for the other options. Then the words that were typed tell them apart.
-    """
-    typed = [one.get(name) for one in table.get("typed", [])]
-    named = bool(typed) and None not in typed
-    if name in table and not (named and (table[name].isna() | (table[name] == "{}")).any()):
-        return table[name]
-    if all(v is None for v in typed):
-        raise ValueError(
-            f"the table has no column {name}, and no run has {name}= in its command; use a "
-            "setting or a result of the runs"
-        )
-    return pd.Series(typed, table.index, dtype=object)
-
-
-def _texts(values: pd.Series) -> pd.Series:
-    """Return the values of a setting as `value_text` writes them, ``null`` for none."""
-    return values.map(lambda v: value_text(v, 12), na_action=None).replace("", "null")
-
-
-def _number(text: str) -> float | None:
-    """Return a text as a number, or None if it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _ordered(texts: pd.Series) -> list[str]:
+def _ordered(values: pd.Series) -> list[str]:
     """Return the different texts: numbers by size, others in order of appearance, null last."""
-    found = list(dict.fromkeys(texts))
-    values = [t for t in found if t != "null"]
-    if all(_number(t) is not None for t in values):
-        values.sort(key=float)
-    return values + [t for t in found if t == "null"]
-
-
-def _tones(hues: Sequence[str]) -> dict[str, Any]:
-    """Return a colour for each hue: by size if all are numbers, else of `palette`."""
-    if len(hues) > 1 and all(_number(h) is not None for h in hues):
-        return dict(zip(hues, sns.color_palette("viridis", len(hues)), strict=True))
-    return palette(pd.Series(hues))
+    found = list(dict.fromkeys(values))
+    known = [t for t in found if t != "null"]
+    if all(number_of(t) is not None for t in known):
+        known.sort(key=float)
+    return known + [t for t in found if t == "null"]
 
 
 def _ticks(x: pd.Series) -> dict[str, float]:
     """Return the place of each value of x: a number's own, or 0, 1, 2, ... for texts."""
-    texts = _ordered(_texts(x))
-    known = [v for v in map(_number, texts) if v is not None]
-    return dict(zip(texts, known if len(known) == len(texts) else range(len(texts)), strict=True))
+    found = _ordered(texts(x))
+    known = [v for v in map(number_of, found) if v is not None]
+    return dict(zip(found, known if len(known) == len(found) else range(len(found)), strict=True))
 
 
 def _listed(given: str | Sequence[str] | None) -> list[str]:

@@ -53,7 +53,7 @@ def lr_decrease(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame
     axes[0].set_ylabel(names.DECREASE)
     if tidy["decrease_heldout"].notna().any():
         legend_entry(axes[0], "--", "held-out rows")
-    legend(figure, axes[0])
+    legend(figure, axes[0], title=table.attrs.get("hue", ""))
     return figure, tidy
 
 
