@@ -148,7 +148,9 @@ class Composer:
         first, last = every[0], every[-1]
         options = [dict.fromkeys(words) for words in zip(*every, strict=False)]
         few = 2 + sum(len(o) - 1 for o in options)
-        if len({len(c) for c in every}) > 1 or few >= len(every):
+        # a listed point may choose its groups in another order than the others
+        mixed = any(len({self._key(w) for w in o}) > 1 for o in options)
+        if len({len(c) for c in every}) > 1 or mixed or few >= len(every):
             return {c: self._load(c) for c in every}
         start = self._load(first)
         plain_start = _plainly(start)
