@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from sa.estimator.best_of import BestOf as BestOf
     from sa.estimator.cdg import CDG as CDG
     from sa.estimator.cma import CMA as CMA
+    from sa.estimator.decayed import Decayed as Decayed
     from sa.estimator.disarm import DisARM as DisARM
     from sa.estimator.discrete_gradient import DiscreteGradient as DiscreteGradient
     from sa.estimator.finite_difference import FiniteDifference as FiniteDifference
@@ -134,6 +135,7 @@ _MODULES = {
     "estimator.best_of": "BestOf",
     "estimator.cdg": "CDG",
     "estimator.cma": "CMA",
+    "estimator.decayed": "Decayed",
     "estimator.disarm": "DisARM",
     "estimator.discrete_gradient": "DiscreteGradient",
     "estimator.finite_difference": "FiniteDifference",

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sa.analysis.alignment import Alignment, cosine
+from sa.analysis.coordinates import Coordinates
 from sa.analysis.descent import Descent
 from sa.analysis.smoothing import Smoothing
 from sa.estimator.cdg import CDG
@@ -211,3 +212,14 @@ def test_smoothing_of_a_bowl_changes_no_gradient_and_adds_a_constant(bowl):
     for sigma, gap in zip((0.1, 0.5), out["smoothing/gaussian/gap"], strict=True):
         assert gap == pytest.approx(1.5 * sigma**2, abs=4 * sigma * 5 / 4000**0.5)
     assert out["smoothing/epsilon"] in (0.1, 1.0) and out["smoothing/sigma"] in (0.1, 0.5)
+
+
+def test_coordinates_are_means_and_spreads_of_every_second_coordinate(bowl):
+    f, point = bowl
+    four = point | {"b": torch.tensor([[1.0, 4.0]]).double()}  # 3, 0, 1, 4
+    out = Coordinates(period=2)(f, four, Estimate(f.value(four), four, 1.0), gen())
+    assert [out[f"coordinates/mean/{i}"] for i in (1, 2)] == [2.0, 2.0]
+    assert [out[f"coordinates/spread/{i}"] for i in (1, 2)] == [1.0, 2.0]
+    Coordinates(period=2).fits(four)
+    with pytest.raises(ValueError, match="3 coordinates, which is no multiple of it"):
+        Coordinates(period=2).fits(point)
