@@ -104,7 +104,11 @@ def test_help_on_a_study_names_what_it_sweeps_and_expects(name):
         assert f"  {key}=" in page or key in page.split()
     assert max(map(len, page.splitlines())) < 400, "one line a point"
     for one in node.get("figure") or []:
-        assert (one if isinstance(one, str) else f"against {one['x']}") in page
+        if isinstance(one, str):
+            assert one in page
+        else:
+            hued = one["kind"] != "lines"
+            assert (f"{one['kind']} by {one['hue']}" if hued else f"against {one['x']}") in page
     for one in node.get("expectations", []):
         assert f"  {one['id']}: " in page and one["source"] in page
 

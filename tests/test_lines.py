@@ -204,8 +204,11 @@ def test_best_keeps_the_setting_of_the_largest_held_out_decrease_of_each_configu
         one["descent/best_heldout"] = one["dim"].map(best) * one["value"]
     both = pd.concat(several, ignore_index=True)
     both.attrs = dict(given.attrs)
+    both["typed"] = [{"estimator.epsilon": str(e)} for e in both["estimator.epsilon"]]
     asked = {"kind": "best_decrease", "hue": "estimator._target_", "best": ["estimator.epsilon"]}
     _, tidy = painted(asked, both)
+    assert "part" not in tidy  # one row of panels, although the best eps differs
+    assert tidy.groupby("dim")["estimator.epsilon"].unique().explode().tolist() == [0.1, 1.0]
     kept = tidy.groupby("dim")["best_heldout"].agg(["mean", "size"])
     np.testing.assert_allclose(kept["mean"], [0.3, 0.4])
     assert set(kept["size"]) == {given["seed"].nunique()} and set(tidy["label"]) == {"CDG"}

@@ -201,9 +201,11 @@ def _study_page(name: str) -> str:
 
 
 def _figure_words(figure: Any) -> str:
-    """Return the name of a kind of figure; for lines, "RESULT against AXIS"."""
+    """Return the name of a kind of figure; for lines, "RESULT against AXIS"; else "KIND by HUE"."""
     if not isinstance(figure, Mapping):
         return str(figure)
+    if figure["kind"] != "lines":
+        return f"{figure['kind']} by {figure['hue']}"
     y = figure["y"]
     return f"{' and '.join(y) if isinstance(y, list) else y} against {figure['x']}"
 

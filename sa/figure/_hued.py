@@ -44,6 +44,7 @@ class Hued:
         """Return the runs that are drawn, with the hue as ``label``.
 
         ``attrs["hue"]`` is the short name of the hue, and ``attrs["best"]`` a text for the caption.
+        The settings of ``best`` are listed in ``attrs["chosen"]``; they make no rows of panels.
         """
         shown = self._best(table)
         out = shown.assign(label=texts(column(shown, self.hue)))
@@ -51,6 +52,11 @@ class Hued:
         if self.best:
             words = ", ".join(short_names(self.best).values())
             out.attrs["best"] = f"the {words} with the largest held-out decrease"
+            out.attrs["chosen"] = [c for c in self.best if c in out]
+            out.attrs["settings"] = [c for c in settings(table) if c not in self.best]
+            if "typed" in out:
+                typed = [{k: v for k, v in t.items() if k not in self.best} for t in out["typed"]]
+                out["typed"] = pd.Series(typed, out.index)
         return out
 
     def _best(self, table: pd.DataFrame) -> pd.DataFrame:

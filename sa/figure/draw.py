@@ -263,7 +263,7 @@ def _sheet_of(canvas: Canvas) -> Sheet:
 
 def _with_settings(kind: Kind, runs: pd.DataFrame, tidy: pd.DataFrame) -> pd.DataFrame:
     """Return the tidy table with the settings that vary, matched by run or by what it shows."""
-    names = varying_settings(runs)
+    names = [*varying_settings(runs), *runs.attrs.get("chosen", [])]
     on = ["run_id"] if "run_id" in tidy else _keys(kind, tidy)
     known = runs[list(dict.fromkeys([*on, *names]))].drop_duplicates(on)
     free = {n: n if n not in tidy else f"config.{n}" for n in names if n not in on}
