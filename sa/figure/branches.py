@@ -45,6 +45,9 @@ def branches(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFrame]:
     for at in tidy.index[first & ~tidy["diverged"]]:
         rows = rows_of(table)(table.loc[at])
         name = tidy.loc[at, "branch"]
+        if per_eval[at] < 1 / GRADIENT:  # the loss of a minibatch is not that of all rows
+            rows = rows.reindex(columns=["evals", "train/loss"]).dropna()
+            rows = rows.rename(columns={"train/loss": "loss"})
         low = rows["loss"].cummin()  # at the edge of stability the loss itself swings
         curves.plot(rows["evals"] * per_eval[at], low, color=tones[name], lw=0.9)
     curves.set(yscale="log", xscale="log", xlabel="gradient-equivalents after the common point")
