@@ -16,6 +16,7 @@ from sa.analysis.critical_points import CriticalPoints
 from sa.analysis.curvature import Curvature
 from sa.analysis.descent import Descent
 from sa.analysis.efficiency import Efficiency
+from sa.analysis.eigenvectors import Eigenvectors
 from sa.analysis.sharpness import Sharpness
 from sa.analysis.smoothing import Smoothing
 from sa.analysis.surface import Surface
@@ -112,6 +113,7 @@ def test_replicates_that_are_not_finite_are_left_out():
     "analysis",
     [
         Curvature(k=1),
+        Eigenvectors(k=1),
         CriticalPoints(solver="none"),
         Surface(axes="eigenvectors"),
         Sharpness(rounds=1, starts=1),
