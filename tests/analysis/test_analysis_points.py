@@ -11,6 +11,7 @@ from sa.analysis.critical_points import CriticalPoints
 from sa.analysis.curvature import Curvature
 from sa.analysis.descent import Descent
 from sa.analysis.efficiency import Efficiency
+from sa.analysis.eigenvectors import Eigenvectors
 from sa.analysis.gradient_norm import GradientNorm
 from sa.analysis.quant_error import QuantError
 from sa.analysis.sensitivity_bits import SensitivityBits
@@ -35,6 +36,7 @@ ANALYSES = {
     "curvature": Curvature(k=1),
     "descent": Descent(reference=CDG(), points=5, nulls=2),
     "efficiency": Efficiency(MINE, CDG(), evals=40, most=4),
+    "top_space": Eigenvectors(blocks="tensor", k=1),
     "gradient_norm": GradientNorm(MINE, lr=0.1),
     "quant_error": QuantError(Uniform(4)),
     "sensitivity_bits": SensitivityBits(Uniform(4), bits=(2, 4), probes=1),
