@@ -118,13 +118,13 @@ def test_descent_reads_the_heldout_loss_at_the_rate_chosen_on_train(bowl):
     assert layerwise[0] == pytest.approx(2**0.5 * layerwise[1])
 
 
-def test_descent_evaluates_the_heldout_loss_along_the_estimate_and_at_one_layerwise_point(bowl):
+def test_descent_evaluates_the_heldout_loss_along_the_estimate_and_once_for_each_other(bowl):
     f, point = bowl
     f.heldout = from_function(lambda p: p["a"][0], vectorized=True)
     seen, values = [], f.heldout.values
     f.heldout.values = lambda stack, base=None: seen.append(len(stack["a"])) or values(stack, base)
     out = Descent()(f, point, estimate(f, point, flatten(point)), gen())
-    assert seen == [len(out["descent/lr"]), 1]
+    assert seen == [len(out["descent/lr"]), *[1] * Descent().nulls, 1]
 
 
 def test_descent_null_is_below_the_gradient_and_does_not_depend_on_the_estimate(bowl):
