@@ -6,9 +6,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from sa.config import catalogue
 from sa.figure import draw
+from sa.figure._axis import thin_log_ticks
 from sa.figure._hued import KINDS, Hued
 from sa.figure.lines import Lines
 from tests.test_figure import table
@@ -231,3 +233,13 @@ def test_a_former_figure_kind_is_refused_with_the_experiment_that_draws_it_as_li
     study = f"conf/experiment/{catalogue.drawn_as_lines(kind)}.yaml"
     with pytest.raises(ValueError, match=f"drawn by kind: lines now; see figure in {study}"):
         draw.draw(kind, pd.DataFrame(), tmp_path)
+
+
+def test_long_numbers_side_by_side_on_a_logarithmic_axis_are_few():
+    figure = Figure()
+    axis = figure.subplots()
+    axis.plot([34_000, 470_000], [1, 2])
+    axis.set_xscale("log")
+    thin_log_ticks(figure)
+    labels = [axis.xaxis.get_minor_formatter()(x) for x in axis.xaxis.get_minorticklocs()]
+    assert {x for x in labels if x} <= {"20000", "50000", "200000", "500000"} and "50000" in labels

@@ -143,7 +143,8 @@ def thin_log_ticks(figure: Figure) -> None:
     """Label at most five ticks between powers of ten, on axes that show less than two powers.
 
     Matplotlib labels all of them there, and the labels overlap. A tick next to a power of ten, such
-    as 0.09, gets none for the same reason.
+    as 0.09, gets none for the same reason. Side by side, numbers of more than four digits need more
+    room: of these only 2 and 5 times a power of ten are labelled.
     """
     for panel in figure.axes:
         for axis, limits in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
@@ -153,8 +154,11 @@ def thin_log_ticks(figure: Figure) -> None:
             default = isinstance(axis.get_minor_formatter(), LogFormatter)  # else a kind chose it
             if default and len(minor) > 2 and len(major) < 2:
                 minor = [x for x in minor if not any(0.8 < x / m < 1.25 for m in major if m)]
-                few = {f"{x:g}" for x in minor[:: max(1, -(-len(minor) // 5))]}
-                axis.set_minor_formatter(Few(few))
+                texts = [f"{x:g}" for x in minor]
+                few = texts[:: max(1, -(-len(texts) // 5))]
+                if axis is panel.xaxis and max(map(len, texts), default=0) > 4:
+                    few = [x for x in texts if x[0] in "25"]
+                axis.set_minor_formatter(Few(set(few)))
 
 
 class Few(Formatter):
