@@ -16,8 +16,11 @@ from sa.network.hooks import trait
 from sa.objective.function import from_function
 from sa.params import flatten, unflatten
 
-SEARCHES = [
-    x for x in options("estimator") if trait(component("estimator", x), "laws") == DISPLACEMENT
+SEARCHES = [  # they look for the lowest point within rho
+    x
+    for x in options("estimator")
+    if trait(component("estimator", x), "laws") == DISPLACEMENT
+    and "rho" in vars(component("estimator", x))
 ]
 ORACLES = [x for x in SEARCHES if not isinstance(component("estimator", x), BestOf)]
 
