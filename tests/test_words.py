@@ -338,6 +338,8 @@ def test_a_users_own_experiment_may_have_sizes(planned, tmp_path):
     assert not points and "experiment=own has size=quick and size=full and size=images" in err
     points, err = planned(*first[1:], "seed=7")
     assert len(points) == 1 and points[0][1]["steps"] == 0, err
+    points, err = planned(*first[1:], "size=full", "dim=4")  # what is typed is not swept
+    assert len(points) == 1 and points[0][1]["steps"] == 3, err
 
 
 def test_sizes_come_from_the_experiment_that_runs_however_it_is_found(planned, tmp_path):
@@ -403,6 +405,7 @@ def test_a_damaged_experiment_of_the_user_is_named(planned, tmp_path, text, told
     ("words", "told"),
     [
         (["experiment=descent_dims", "size=full"], "type -m"),
+        (["experiment=cifar_depth", "size=images"], "it sweeps seed; type -m"),
         (["-m", "++sizes={quick:{seed:[0,1]}}"], "type the settings themselves"),
         (["-m", "hydra.sweeper.params.seed=5"], "type KEY=VALUE,VALUE"),
     ],

@@ -132,7 +132,8 @@ def with_size(argv: list[str]) -> list[str]:
             f"{size_word}: there are size=quick and size=full, of experiment={{{full}}}"
         )
     sweeps = bool({"-m", "--multirun"} & set(argv))
-    swept = [k for k, v in sizes.get(size, {}).items() if isinstance(v, list) and "sweep." not in k]
+    typed = {_key(w) for w in rest}
+    swept = [k for k, v in sizes.get(size, {}).items() if _sweeps(k, v) and k not in typed]
     if size != "quick" and swept and not sweeps:
         raise UsageError(
             f"{size_word}: it sweeps {', '.join(swept)}; type -m: python -m sa.run -m "
@@ -149,6 +150,12 @@ def with_size(argv: list[str]) -> list[str]:
     if sweeps:
         preset = _replaced(studies.words(sizes.get("quick", {})), preset)
     return _replaced(preset, rest)
+
+
+def _sweeps(key: str, value: Any) -> bool:
+    """Return whether a size sweeps over this setting: [0, 1] and range(5) are values of runs."""
+    is_range = isinstance(value, str) and re.match(r"range *\(", value) is not None
+    return "sweep." not in key and (isinstance(value, list) or is_range)
 
 
 def _without(words: Sequence[str], key: str) -> tuple[list[str], str]:

@@ -157,7 +157,7 @@ def thin_log_ticks(figure: Figure) -> None:
                 texts = [f"{x:g}" for x in minor]
                 few = texts[:: max(1, -(-len(texts) // 5))]
                 if axis is panel.xaxis and max(map(len, texts), default=0) > 4:
-                    few = [x for x in texts if x[0] in "25"]
+                    few = [x for x in texts if x.lstrip("0.")[0] in "25"]
                 axis.set_minor_formatter(Few(set(few)))
 
 

@@ -48,7 +48,8 @@ class VGG:
         if min(self.shape[1:]) < 32:
             raise ValueError(
                 f"five poolings halve images of {self.shape[1]}x{self.shape[2]} below one pixel; "
-                "use images of at least 32x32 (dataset.size=32 resizes digits)"
+                "use images of at least 32x32 (dataset.size=32 resizes digits and pads "
+                "Fashion-MNIST)"
             )
         return self
 
