@@ -165,6 +165,8 @@ def test_names_of_options_are_told_and_typed_words_that_refer_to_other_settings_
         ({"x": "pie"}, "no column pie, and no run has pie= in its command"),
         ({"y": "pie"}, "no column pie"), ({"x": "descent/best"}, "differs between the seeds"),
         ({"colour": "dim"}, "expected {kind: lines, x: COLUMN, y: COLUMN}"),
+        ({"rows": ["dim"]}, "rows is one column"), ({"levels": 0.1}, "levels is a list of numbers"),
+        ({"levels": ["a"]}, "levels is a list"), ({"levels": {"8": 0.1}}, "levels is a list"),
         ({"kind": "pie"}, "expected {kind: lines, x: COLUMN, y: COLUMN}"),
         ({"kind": "lr_decrease"}, "expected {kind: lr_decrease | best_decrease, hue: COLUMN}"),
     ],
@@ -182,7 +184,7 @@ def test_levels_are_dotted_lines_of_all_panels_or_of_those_that_they_name():
         return {a.get_title(): f for a, f in zip(figure.axes, found, strict=True)}
 
     assert levels([0.1, 0.2]) == {"dim 8": [0.1, 0.2], "dim 16": [0.1, 0.2]}
-    assert levels({"16": [0.3]}) == {"dim 8": [], "dim 16": [0.3]}
+    assert levels({16: [0.3]}) == levels({"16": [0.3]}) == {"dim 8": [], "dim 16": [0.3]}
 
 
 def test_a_figure_of_decreases_takes_a_setting_as_colours_and_others_as_rows():

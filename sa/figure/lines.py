@@ -187,7 +187,7 @@ class Lines:
         if not isinstance(self.levels, Mapping):
             return list(self.levels)
         words = panel.replace(",", "").split()
-        return [v for key, values in self.levels.items() if key in words for v in values]
+        return [v for value, many in self.levels.items() if str(value) in words for v in many]
 
     def _points(self, table: pd.DataFrame, y: str) -> pd.DataFrame:
         """Return x, hue, row, panel, number and value of a result, for each run (and step)."""
@@ -212,7 +212,7 @@ def from_mapping(given: Mapping[str, Any]) -> Lines:
     """Return the line plot that ``{kind: lines, x: COLUMN, y: COLUMN, ...}`` describes.
 
     Raises:
-        ValueError: a key is unknown, or x or y is missing.
+        ValueError: a key is unknown, x or y is missing, or a value has another form.
 
     """
     known = {f.name for f in fields(Lines)}
@@ -222,6 +222,16 @@ def from_mapping(given: Mapping[str, Any]) -> Lines:
             f"figure {dict(given)}: expected {{kind: lines, x: COLUMN, y: COLUMN}}, and any of "
             "hue: COLUMN, panels: COLUMN, rows: COLUMN, random: COLUMN, interval: true, "
             "levels: [NUMBER], log: [x, y], name: NAME"
+        )
+    for name in ("rows", "random"):
+        if not isinstance(columns.get(name), str | None):
+            raise ValueError(f"figure {dict(given)}: {name} is one column, not a list")
+    levels = columns.get("levels", ())
+    lists = list(levels.values()) if isinstance(levels, Mapping) else [levels]
+    if not all(isinstance(x, Sequence) and all(map(_is_number, x)) for x in lists):
+        raise ValueError(
+            f"figure {dict(given)}: levels is a list of numbers, [0.2, 1], or a mapping from a "
+            "value of panels to such a list"
         )
     return Lines(**columns)
 
@@ -280,3 +290,7 @@ def _ticks(x: pd.Series) -> dict[str, float]:
 
 def _listed(given: str | Sequence[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else list(given or ())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
