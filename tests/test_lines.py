@@ -217,6 +217,10 @@ def test_best_keeps_the_setting_of_the_largest_held_out_decrease_of_each_configu
     np.testing.assert_allclose(kept["mean"], [0.3, 0.4])
     assert set(kept["size"]) == {given["seed"].nunique()} and set(tidy["label"]) == {"CDG"}
     assert "the epsilon with the largest held-out decrease" in draw.caption(asked, both)
+    for best in ("estimator.epsilon", ["estimator.epsilon", "estimator.sigma"]):
+        assert len(painted(asked | {"best": best}, both)[1]) == len(tidy)  # no run has a sigma
+    with pytest.raises(ValueError, match=r"no run has a setting estimator\.sigma"):
+        painted(asked | {"best": ["estimator.sigma"]}, both)
 
 
 def test_a_figure_of_decreases_has_exactly_the_keys_that_a_configuration_may_set():

@@ -25,8 +25,8 @@ class FOGZO(Method):
     On a locally linear loss with gradient g the mean is beta g^ g^'g + (1 - beta) g: the
     surrogate's part vanishes if it is orthogonal to g. The projection of the mean on g is
     1 - beta (1 - c0^2), c0 the surrogate's cosine. With beta > 0 no smoothed loss has this gradient
-    (target ``none``). At beta = 0 the target is ``cube`` with uniform noise and ``gaussian`` with
-    gaussian noise.
+    (target ``none``). At a constant beta = 0 the target is ``cube`` with uniform noise,
+    ``gaussian`` with gaussian noise, and ``none`` with matched noise, whose widths differ.
 
     It is implemented from the abstract and published notes, without the authors' code. From there
     are the formulas above, n = 1, beta = 0.999 and its schedule. The paper's random sign of g^ is
@@ -73,8 +73,8 @@ class FOGZO(Method):
 
     @property
     def target(self) -> str:
-        """Return the target: ``none``; at beta = 0 ``gaussian`` for such noise, else ``cube``."""
-        if self.beta > 0:
+        """Return the target: ``none``; at a constant beta = 0 ``gaussian`` or ``cube``."""
+        if self.beta > 0 or self.anneal or self.noise == "matched":
             return "none"
         return "gaussian" if self.noise == "gaussian" else "cube"
 

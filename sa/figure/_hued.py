@@ -66,7 +66,10 @@ class Hued:
         held = "descent/best_heldout"
         found = relative(table, held if held in table else "descent/best")
         own = settings(table)
-        every, group = configurations(own), configurations(own.drop(columns=list(self.best)))
+        chosen = [c for c in self.best if c in own]
+        if not chosen:
+            raise ValueError(f"best: no run has a setting {' or '.join(self.best)}")
+        every, group = configurations(own), configurations(own.drop(columns=chosen))
         mean = found.groupby(every).transform("mean")
         return table[mean == mean.groupby(group).transform("max")]
 
@@ -84,4 +87,5 @@ def from_mapping(given: Mapping[str, Any]) -> Hued:
             f"figure {dict(given)}: expected {{kind: {' | '.join(KINDS)}, hue: COLUMN}}, and "
             "any of best: [COLUMN], name: NAME"
         )
-    return Hued(**given)
+    best = given.get("best", ())
+    return Hued(**{**given, "best": [best] if isinstance(best, str) else list(best)})

@@ -130,6 +130,8 @@ def test_constant_beta_0_takes_no_surrogate_gradient(quadratic):
     loss = sa.loss(quadratic, params=quadratic.point)
     assert run(FOGZO(beta=0, samples=3), loss, quadratic.point).evals == 7
     assert run(FOGZO(beta=0, samples=3, anneal=True), loss, quadratic.point).evals == 9
+    assert FOGZO(beta=0).target == "cube" and FOGZO(beta=0, anneal=True).target == "none"
+    assert FOGZO("identity", beta=0, noise="matched").target == "none"
 
 
 @pytest.mark.parametrize(("estimator", "quantizer", "told"), [
