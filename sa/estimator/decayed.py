@@ -66,7 +66,7 @@ class Decayed(Method):
 
     @property
     def target(self) -> str:
-        """Return the target of the base."""
+        """Return the target: that of the base."""
         return self.base.target
 
     def requires(self, structure: Structure) -> None:
@@ -89,7 +89,7 @@ class Decayed(Method):
         generator: torch.Generator,
         at: Moment = PROBE,
     ) -> Estimate:
-        """Return the estimate of the base, in its evals."""
+        """Return the estimate, in the evals of the base."""
         name = self._length()
         length = self._settings()[name] * self.end**at.progress
         base: Any = replace(self.base, **{name: length})  # type: ignore[type-var]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from sa.figure._axis import band
 from sa.figure._base import PANEL, Canvas, Sheet, kind, need, rows_of
@@ -53,7 +54,11 @@ def eigenvectors(table: pd.DataFrame, sheet: Sheet) -> tuple[Canvas, pd.DataFram
         low = 10.0 ** np.floor(np.log10(ratios["participation"].min()))
         spread.set(yscale="log", xlabel="eigenvector i", title="participation ratio")
         spread.set_ylim(low, 1)
+        spread.xaxis.set_major_locator(MaxNLocator(integer=True))
         steps = moves[(moves["model"] == model) & (moves["lr"] == lr)]
+        if steps.empty:  # probes have no displacement
+            path.remove()
+            continue
         band(path, steps.groupby("step")["displacement"], "o-", "median", color=tone, ms=2.5)
         path.set(ylim=(0, 1), xlabel="step", title="displacement")
     return figure, pd.concat([tidy, moves], ignore_index=True)
