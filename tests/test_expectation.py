@@ -117,6 +117,12 @@ def test_where_matches_defaults_that_were_not_typed():
     assert judged(typed, where={"e": "b", "off": 1})["why"] == "no run has it"
 
 
+def test_where_matches_an_option_without_settings_that_no_point_typed():
+    frame = table().assign(init="{}")  # of init=none, typed once for all points
+    assert judged(frame, where={"e": "b", "dim": 8, "init": "none"})["n"] == 4
+    assert judged(frame, where={"e": "b", "dim": 8, "init": "settled"})["why"] == "no run has it"
+
+
 def test_where_without_matching_runs_is_inconclusive():
     assert judged(where={"e": "c", "dim": 8})["why"] == "no run has it"
 

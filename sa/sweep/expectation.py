@@ -347,6 +347,8 @@ def _alike(value: Any, wanted: Value) -> bool:
     """Return whether a value, as it was typed or resolved, matches the wanted one."""
     if value is None or value != value or value == "null":
         return wanted in (None, "null")
+    if value == "{}":  # an option without settings, such as init=none
+        return wanted in (None, "null", "none")
     text, pattern = str(value), str(wanted)
     if text.lower() in ("true", "false"):
         text, pattern = text.lower(), pattern.lower()
