@@ -302,7 +302,7 @@ def test_a_layer_at_two_places_has_no_one_range():
     with pytest.raises(ValueError, match="layer 'act' is called at 2 places"):
         sa.quantize(Twice(), rules, example=X[:2])
     with pytest.raises(ValueError, match="layer 'act' is called at 2 places"):
-        sa.loss(sa.quantize(Twice(), rules), (X, Y))
+        sa.quantize(Twice(), rules)  # without an example, the traced forward shows it
     sa.loss(sa.quantize(Twice(), {"act": {"activation": Levels(4)}}), (X, Y))
 
 
@@ -313,6 +313,14 @@ def test_a_slot_that_no_forward_reaches_is_refused():
     with pytest.raises(ValueError, match="'mix.out_proj' are quantized, and no forward calls"):
         rules = {"mix.out_proj": {"activation": Levels(4)}}
         sa.quantize(Attention(), rules, example=X[:2])
+    with pytest.raises(ValueError, match="the outputs of 'c'.*no forward calls"):
+        sa.quantize(Twice(), {"c": {"activation": Levels(4)}})
+
+
+@pytest.mark.parametrize("what", ["uniform", {"weight": 4}, {"activation": "lsq"}])
+def test_what_is_no_quantizer_is_refused_by_its_pattern(what):
+    with pytest.raises(ValueError, match="^a: .*is no quantizer; expected e.g. sa.Uniform"):
+        sa.quantize(Twice(), {"a": what})
 
 
 def test_a_layer_that_returns_several_tensors_has_no_output_to_quantize():

@@ -92,6 +92,8 @@ def apply_quantizers(
         )
     weights = [(s, q) for s, r in chosen.items() if not traits(q := _weight_of(r)).identity]
     outputs = _chosen_outputs(network, rules)
+    if example is None and order is not None:
+        _check_places(order, outputs)
     made: dict[int, PatchedWeight] = {}
     for site, quantizer in weights:
         if isinstance(site.module, Affine):
@@ -177,8 +179,9 @@ def quantize(
             cannot be traced, and a quantizer that it never uses is an error.
 
     Raises:
-        ValueError: a pattern matches no layer, a slot is unknown, two rules are for one slot of one
-            layer, a layer is quantized already, or a slot is never used.
+        ValueError: a pattern matches no layer, a slot is unknown or holds no quantizer, two rules
+            are for one slot of one layer, a layer is quantized already, a slot is never used, or
+            a quantizer with one range stands at several places.
 
     """
     made = []
@@ -187,6 +190,11 @@ def quantize(
         if unknown := sorted(slots.keys() - {"weight", "activation", "gradient"}):
             raise ValueError(
                 f"{pattern}: there is no slot '{unknown[0]}'; expected weight, activation, gradient"
+            )
+        if wrong := [k for k, q in slots.items() if not (q is None or callable(q))]:
+            raise ValueError(
+                f"{pattern}: {wrong[0]}={slots[wrong[0]]!r} is no quantizer; expected e.g. "
+                "sa.Uniform(4)"
             )
         made.append(Rule(pattern, **slots))
     return apply_quantizers(network if inplace else copy.deepcopy(network), made, example)
@@ -208,17 +216,7 @@ def check_uses(network: nn.Module, example: Tensor) -> None:
         if isinstance(m, Activation):
             where = name.removesuffix(".quantize")
             times = counts.get(m, 0)
-            if not times:
-                raise ValueError(
-                    f"the outputs of '{where}' are quantized, and no forward calls that layer; "
-                    "leave it out of the rule"
-                )
-            if times > 1 and isinstance(m.quantize, LayerQuantizer):
-                raise ValueError(
-                    f"layer '{where}' is called at {times} places, and its quantizer keeps one "
-                    "range; give every place a layer of its own, or take a quantizer that reads "
-                    "its range from the tensor"
-                )
+            _check_calls(where, times, m.quantize)
         elif isinstance(m, PatchedWeight):
             owner, _, rest = name.partition("parametrizations.")
             layer = named[owner.removesuffix(".")]
@@ -227,6 +225,36 @@ def check_uses(network: nn.Module, example: Tensor) -> None:
                 raise ValueError(
                     f"'{where}' is quantized, and no forward uses it; leave it out of the rule"
                 )
+
+
+def _check_places(order: Sequence[str], outputs: Mapping[str, Mapping[str, Rule]]) -> None:
+    """Raise ValueError if a traced forward calls a layer with quantized outputs never or too often.
+
+    Args:
+        order: names of the layers that the forward calls. The layers inside one of torch's own,
+            such as a TransformerEncoderLayer, are not listed: they are called with it.
+        outputs: the layers whose outputs are quantized, with the rule of each slot.
+
+    """
+    for name, slots in outputs.items():
+        times = sum(name == x or name.startswith(f"{x}.") for x in order)
+        activation = slots.get("activation", Rule(name)).activation
+        _check_calls(name, times, activation and for_layer(activation))
+
+
+def _check_calls(name: str, times: int, quantizer: object) -> None:
+    """Raise ValueError if a layer with quantized outputs is called never or too often."""
+    if not times:
+        raise ValueError(
+            f"the outputs of '{name}' are quantized, and no forward calls that layer; leave it "
+            "out of the rule"
+        )
+    if times > 1 and isinstance(quantizer, LayerQuantizer):
+        raise ValueError(
+            f"layer '{name}' is called at {times} places, and its quantizer keeps one range; give "
+            "every place a layer of its own, or take a quantizer that reads its range from the "
+            "tensor"
+        )
 
 
 def _sites(network: nn.Module) -> list[_Site]:
