@@ -100,9 +100,10 @@ def test_the_loss_is_the_mean_over_rows_and_does_not_change_the_network(net, row
     assert next(net.parameters()).dtype == torch.float32 and net.training
 
 
-def test_tuples_lists_batches_and_loaders_of_the_same_rows_have_the_same_loss(net, rows):
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*rows), batch_size=64)
-    several = [rows, list(rows), lab.Batch(*rows), loader]
+def test_tuples_lists_batches_datasets_and_loaders_of_the_same_rows_have_the_same_loss(net, rows):
+    dataset = torch.utils.data.TensorDataset(*rows)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=64)
+    several = [rows, list(rows), lab.Batch(*rows), dataset, loader]
     values = {float(lab.loss(net, data).value()) for data in several}
     assert len(values) == 1
 

@@ -246,6 +246,8 @@ def _batch(data: Any, name: str) -> Batch:
         batch = data.load(stream(0, "data")).train
     elif isinstance(data, Sequence) and len(data) == 2 and all(map(torch.is_tensor, data)):
         batch = Batch(*data)
+    elif isinstance(data, torch.utils.data.Dataset):
+        return _batch(torch.utils.data.DataLoader(data, batch_size=1024), name)
     elif isinstance(data, Iterable) and not isinstance(data, Mapping | str):
         parts = [tuple(part) for part in data]
         if not parts or any(len(p) != 2 or not all(map(torch.is_tensor, p)) for p in parts):
