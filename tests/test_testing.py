@@ -76,6 +76,20 @@ def test_a_gradient_that_is_not_finite_breaks_the_law_of_shapes():
     assert "'m' is not finite" in testing.check_estimator(lambda: Probe("finite"))["shapes"]
 
 
+@dataclass(frozen=True)
+class Swapped(Probe):
+    """An estimator whose Estimate has value and gradient in the wrong order."""
+
+    def __call__(self, objective, params, state, generator, at=PROBE):
+        got = super().__call__(objective, params, state, generator, at)
+        return Estimate(got.grad, got.value, got.evals)
+
+
+def test_a_result_that_is_no_estimate_is_named():
+    why = "it returned an Estimate whose grad is a Tensor; expected Estimate(value"
+    assert testing.check_estimator(Swapped)["shapes"].startswith(why)
+
+
 def test_an_unknown_target_is_reported():
     class Lost(Probe):
         target = "loss"

@@ -1,7 +1,7 @@
 """The laws of estimators, on losses whose gradients are known."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -74,9 +74,15 @@ class _Counting(Objective):
 
 
 def _run(estimator: Estimator, objective: Objective, point: Params, seed: int = 0) -> Estimate:
-    """Return one estimate of the estimator at a point."""
+    """Return one estimate of the estimator at a point; raise Broken if it returns another thing."""
     generator = torch.Generator().manual_seed(seed)
-    return estimator(objective, point, estimator.init(point), generator, Moment(lr=0.1))
+    got = estimator(objective, point, estimator.init(point), generator, Moment(lr=0.1))
+    grad = getattr(got, "grad", None)
+    if not (isinstance(got, Estimate) and isinstance(grad, Mapping)):
+        what = f"an Estimate whose grad is a {type(grad).__name__}"
+        what = what if isinstance(got, Estimate) else f"a {type(got).__name__}"
+        raise Broken(f"it returned {what}; expected Estimate(value, {{name: tensor}}, evals)")
+    return got
 
 
 def _grad(
