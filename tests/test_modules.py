@@ -317,6 +317,30 @@ def test_a_slot_that_no_forward_reaches_is_refused():
         sa.quantize(Twice(), {"c": {"activation": Levels(4)}})
 
 
+class Beside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(8, 3))
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.n = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+
+    def forward(self, x):
+        return self.n(self.b(self.a(x))) @ self.w
+
+
+def test_weights_that_rules_cannot_reach_are_said():
+    said = (
+        r"full precision: w \(a parameter beside layers\), n.weight \(parametrized\); rules reach"
+    )
+    with (
+        pytest.warns(UserWarning, match=said),
+        pytest.warns(UserWarning, match=r"b \(last linear layer\)"),
+    ):
+        sa.quantize(Beside(), {"*": Uniform(2)})
+    once = sa.quantize(Beside(), {"a": Uniform(2)})
+    sa.quantize(once, {"b": Uniform(2)})  # names what it reaches: nothing to say
+
+
 @pytest.mark.parametrize("what", ["uniform", {"weight": 4}, {"activation": "lsq"}])
 def test_what_is_no_quantizer_is_refused_by_its_pattern(what):
     with pytest.raises(ValueError, match="^a: .*is no quantizer; expected e.g. sa.Uniform"):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
 
 from sa.network import codes
 from sa.network.layers import Activation, Affine, Conv, Linear
@@ -86,8 +87,13 @@ def apply_quantizers(
     chosen, left = _chosen_weights(network, rules, order)
     if left:
         warnings.warn(
-            f"in full precision: {', '.join(f'{k} ({why})' for k, why in left.items())}; a rule "
-            "that names such a layer in full quantizes it",
+            f"in full precision: {_listed(left)}; a rule that names such a layer in full "
+            "quantizes it",
+            stacklevel=3,
+        )
+    if missed := _out_of_reach(network, rules):
+        warnings.warn(
+            f"in full precision: {_listed(missed)}; rules reach the weights of layers alone",
             stacklevel=3,
         )
     weights = [(s, q) for s, r in chosen.items() if not traits(q := _weight_of(r)).identity]
@@ -269,6 +275,31 @@ def _sites(network: nn.Module) -> list[_Site]:
                 for k, p in m.named_parameters(recurse=False)
                 if p.dim() > 1 and p.is_floating_point()
             ]
+    return found
+
+
+def _listed(left: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({why})" for name, why in left.items())
+
+
+def _out_of_reach(network: nn.Module, rules: Sequence[Rule]) -> dict[str, str]:
+    """Return the parameters of two dimensions and more that patterns match in vain, and why."""
+    patterns = [p for r in rules if r.weight is not None for p in r.patterns]
+    reached = {s.module for s in _sites(network)}
+    found = {}
+    for name, m in network.named_modules():
+        if m in reached or isinstance(m, (*_GAINS, LayerQuantizer)) or "parametrizations" in name:
+            continue
+        prefix = f"{name}." if name else ""
+        own = {f"{prefix}{k}": p for k, p in m.named_parameters(recurse=False)}
+        why = "a parameter beside layers"
+        if is_parametrized(m) and not any(isinstance(x, PatchedWeight) for x in m.modules()):
+            own |= {f"{prefix}{k}": getattr(m, k) for k in m.parametrizations}
+            why = "parametrized"
+        for k, p in own.items():
+            hit = any(fnmatch.fnmatchcase(x, y) for x in (k, name) for y in patterns)
+            if hit and p.dim() > 1 and p.is_floating_point():
+                found[k] = why
     return found
 
 
