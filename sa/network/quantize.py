@@ -22,6 +22,7 @@ from sa.network.patch import (
     patched_weight,
     uses,
 )
+from sa.network.places import check_places, check_uses
 from sa.network.traits import LayerQuantizer, for_layer, traits
 from sa.types import Quantizer
 
@@ -99,7 +100,8 @@ def apply_quantizers(
     weights = [(s, q) for s, r in chosen.items() if not traits(q := _weight_of(r)).identity]
     outputs = _chosen_outputs(network, rules)
     if example is None and order is not None:
-        _check_places(order, outputs)
+        activations = {k: v.get("activation", Rule(k)).activation for k, v in outputs.items()}
+        check_places(order, activations)
     made: dict[int, PatchedWeight] = {}
     for site, quantizer in weights:
         if isinstance(site.module, Affine):
@@ -206,63 +208,6 @@ def quantize(
     return apply_quantizers(network if inplace else copy.deepcopy(network), made, example)
 
 
-def check_uses(network: nn.Module, example: Tensor) -> None:
-    """Raise ValueError if a quantizer is never used in a forward, or stands at several places.
-
-    Args:
-        network: a network with quantized layers.
-        example: a few inputs.
-
-    """
-    if not any(isinstance(m, Activation | PatchedWeight) for m in network.modules()):
-        return
-    counts = uses(network, example)
-    named = dict(network.named_modules())
-    for name, m in named.items():
-        if isinstance(m, Activation):
-            where = name.removesuffix(".quantize")
-            times = counts.get(m, 0)
-            _check_calls(where, times, m.quantize)
-        elif isinstance(m, PatchedWeight):
-            owner, _, rest = name.partition("parametrizations.")
-            layer = named[owner.removesuffix(".")]
-            if not (counts.get(m) or counts.get(layer)):
-                where = f"{owner}{rest.partition('.')[0]}"
-                raise ValueError(
-                    f"'{where}' is quantized, and no forward uses it; leave it out of the rule"
-                )
-
-
-def _check_places(order: Sequence[str], outputs: Mapping[str, Mapping[str, Rule]]) -> None:
-    """Raise ValueError if a traced forward calls a layer with quantized outputs never or too often.
-
-    Args:
-        order: names of the layers that the forward calls. The layers inside one of torch's own,
-            such as a TransformerEncoderLayer, are not listed: they are called with it.
-        outputs: the layers whose outputs are quantized, with the rule of each slot.
-
-    """
-    for name, slots in outputs.items():
-        times = sum(name == x or name.startswith(f"{x}.") for x in order)
-        activation = slots.get("activation", Rule(name)).activation
-        _check_calls(name, times, activation and for_layer(activation))
-
-
-def _check_calls(name: str, times: int, quantizer: object) -> None:
-    """Raise ValueError if a layer with quantized outputs is called never or too often."""
-    if not times:
-        raise ValueError(
-            f"the outputs of '{name}' are quantized, and no forward calls that layer; leave it "
-            "out of the rule"
-        )
-    if times > 1 and isinstance(quantizer, LayerQuantizer):
-        raise ValueError(
-            f"layer '{name}' is called at {times} places, and its quantizer keeps one range; give "
-            "every place a layer of its own, or take a quantizer that reads its range from the "
-            "tensor"
-        )
-
-
 def _sites(network: nn.Module) -> list[_Site]:
     """Return the weights of all layers: parameters of two dimensions and more, but no gains."""
     found = []
@@ -294,7 +239,7 @@ def _out_of_reach(network: nn.Module, rules: Sequence[Rule]) -> dict[str, str]:
         own = {f"{prefix}{k}": p for k, p in m.named_parameters(recurse=False)}
         why = "a parameter beside layers"
         if is_parametrized(m) and not any(isinstance(x, PatchedWeight) for x in m.modules()):
-            own |= {f"{prefix}{k}": getattr(m, k) for k in m.parametrizations}
+            own |= {f"{prefix}{k}": made() for k, made in m.parametrizations.items()}
             why = "parametrized"
         for k, p in own.items():
             hit = any(fnmatch.fnmatchcase(x, y) for x in (k, name) for y in patterns)

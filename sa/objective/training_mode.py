@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sa.network.network import Network
-from sa.network.quantize import check_uses
+from sa.network.places import check_uses
 from sa.objective.forward import NetworkForward, key
 from sa.objective.modes import watched
 from sa.types import Params

@@ -77,10 +77,10 @@ def _run(estimator: Estimator, objective: Objective, point: Params, seed: int = 
     """Return one estimate of the estimator at a point; raise Broken if it returns another thing."""
     generator = torch.Generator().manual_seed(seed)
     got = estimator(objective, point, estimator.init(point), generator, Moment(lr=0.1))
-    grad = getattr(got, "grad", None)
-    if not (isinstance(got, Estimate) and isinstance(grad, Mapping)):
-        what = f"an Estimate whose grad is a {type(grad).__name__}"
-        what = what if isinstance(got, Estimate) else f"a {type(got).__name__}"
+    if not (isinstance(got, Estimate) and isinstance(got.grad, Mapping)):
+        what = f"a {type(got).__name__}"
+        if isinstance(got, Estimate):
+            what = f"an Estimate whose grad is a {type(got.grad).__name__}"
         raise Broken(f"it returned {what}; expected Estimate(value, {{name: tensor}}, evals)")
     return got
 
