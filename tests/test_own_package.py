@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,8 @@ def test_laws_of_an_installed_package(python, tmp_path):
     broken = python("-m", "sa.run", "check", "twice:HalfNES", cwd=tmp_path)
     assert broken.returncode == 1 and "holds    evals" in broken.stdout, broken.stderr
     assert "BROKEN   unbiased: " in broken.stdout
-    assert "along that gradient its length is 2" in broken.stdout
+    found = re.search(r"along that gradient its length is ([\d.]+) \(expected 1\)", broken.stdout)
+    assert found and abs(float(found[1]) - 2) < 0.2
 
 
 def test_exact_differences_of_its_quantizer_are_fast(sa, monkeypatch, forget):
