@@ -244,7 +244,7 @@ def test_retry_runs_exactly_the_unfinished_points(mixed, capsys, monkeypatch):
     root, ids = mixed
     commands = []
 
-    def run(command):
+    def run(command, env):
         commands.append(command)
         return types.SimpleNamespace(returncode=0)
 
@@ -254,7 +254,7 @@ def test_retry_runs_exactly_the_unfinished_points(mixed, capsys, monkeypatch):
     assert commands == [[sys.executable, "-m", "sa.run", "--frozen", *folders]]
     told = capsys.readouterr().out
     assert "repeating 3 of 6 points" in told and f"{ids[3]}  lost" in told
-    monkeypatch.setattr(subprocess, "run", lambda _: types.SimpleNamespace(returncode=1))
+    monkeypatch.setattr(subprocess, "run", lambda _, env: types.SimpleNamespace(returncode=1))
     assert main(["retry", "study", "--root", str(root)]) == 1
 
 
