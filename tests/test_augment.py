@@ -173,7 +173,7 @@ def test_a_run_without_it_has_the_id_that_it_had_before_and_the_record_says_whic
 
 @pytest.mark.parametrize(("words", "why"), [
     (["steps=4"], "has shape (8,); set augment=null"),
-    (["dataset=digits", "model=mlp"], "changes the images of a training, and there is none"),
+    (["dataset=digits", "model=mlp"], "a training, and this run does not train"),
     (["dataset=digits", "model=mlp", "steps=2", "augment={crop:8}"], "set crop to less than 8"),
     (["dataset=digits", "model=mlp", "steps=2", "augment={crop:0}"], "change nothing"),
     (["dataset=digits", "model=mlp", "steps=2", "augment=both"], "augment=both: expected standard"),

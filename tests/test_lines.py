@@ -248,7 +248,7 @@ def test_a_former_figure_kind_is_refused_with_the_experiment_that_draws_it_as_li
         ((0.0021, 0.0089), {"0.002", "0.005"}, "0.005"),
     ],
 )
-def test_long_numbers_side_by_side_on_a_logarithmic_axis_are_few(ends, told, must):
+def test_a_logarithmic_axis_labels_few_of_its_long_numbers(ends, told, must):
     figure = Figure()
     axis = figure.subplots()
     axis.plot(ends, [1, 2])

@@ -207,7 +207,7 @@ def test_a_snapshot_keeps_the_code_of_a_package_and_of_the_files_beside_it(
     assert "this process has" not in (first / "log.txt").read_text()
     (second / "result.json").unlink()
     code, _, err = sa(*words, "hydra/launcher=local")  # a worker runs the copy, too
-    assert code == 0 and "run the code as it was copied on" in err, err
+    assert code == 0 and "run the code that was copied on" in err, err
     assert json.loads((second / "meta.json").read_text())["packages"] == about
 
 

@@ -1,4 +1,4 @@
-"""What the analyses of the Hessian share: whom they refuse, and how exact their pairs are."""
+"""Refusal of quantized networks, and the residual of eigenpairs, for analyses of the Hessian."""
 
 import torch
 
@@ -18,6 +18,9 @@ def refuse_quantized(structure: Structure) -> None:
 
 
 def residual(pairs: Pairs) -> float:
-    """Return the largest |H u - lambda u|/|lambda| of the pairs, 0 where the residual is 0."""
+    """Return the largest relative residual |H u - lambda u|/|lambda| of the pairs, >= 0.
+
+    The smallest |lambda| that is divided by is 1e-6 of the largest.
+    """
     scale = pairs.values.abs().clamp(min=1e-6 * float(pairs.values.abs().max()))
     return float(torch.where(pairs.residuals == 0, 0.0, pairs.residuals / scale).max())

@@ -1,4 +1,4 @@
-"""Where a point is: the means of its coordinates, for losses that are a formula of the point."""
+"""Means of a point's coordinates, for losses that are a formula of the point."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any

@@ -96,8 +96,9 @@ class Descent:
         out |= _finite.counted(drops)
         if best is None:
             out["area"] = math.nan
-        out |= self._heldout(objective, params, unit(grad), lrs, best)
-        out |= self._null(objective, params, grad, lrs, value, generator)
+        start = float(objective.heldout.value(params)) if objective.heldout else math.nan
+        out |= self._heldout(objective, params, unit(grad), lrs, best, start)
+        out |= self._null(objective, params, grad, lrs, value, start, generator)
         if self.reference is not None:
             truth = flatten(objective.reference(self.reference, params, at))
             _, ideal, _ = self._search(objective, params, unit(truth), value)
@@ -109,7 +110,7 @@ class Descent:
         out["layerwise/best"] = _finite.at(drops, best)
         out["layerwise/best_lr"] = _finite.at(lrs, best)
         only, first = (lrs[:1], None) if best is None else (lrs[best : best + 1], 0)
-        held = self._heldout(objective, params, unit(layered), only, first)
+        held = self._heldout(objective, params, unit(layered), only, first, start)
         out |= {f"layerwise/{k}": v for k, v in held.items() if k == "best_heldout"}
         return {f"descent/{k}": v for k, v in out.items()}
 
@@ -148,18 +149,18 @@ class Descent:
         return lrs[order], drops[order], 0.0
 
     def _heldout(
-        self, objective: Objective, params: Params, along: Tensor, lrs: Tensor, best: int | None
-    ) -> Numbers:
-        """Return the held-out decreases; {} without held-out data."""
-        heldout = objective.heldout
-        if heldout is None:
+        self, objective: Objective, params: Params, along: Tensor, lrs: Tensor, best: int | None,
+        start: float,
+    ) -> Numbers:  # fmt: skip
+        """Return the decreases from ``start``, the held-out loss; {} without held-out data."""
+        if objective.heldout is None:
             return {}
-        held = float(heldout.value(params)) - line(heldout, params, along, lrs)
+        held = start - line(objective.heldout, params, along, lrs)
         return {"decrease_heldout": held.tolist(), "best_heldout": _finite.at(held, best)}
 
     def _null(
         self, objective: Objective, params: Params, like: Tensor, lrs: Tensor, value: float,
-        generator: torch.Generator,
+        start: float, generator: torch.Generator,
     ) -> Numbers:  # fmt: skip
         """Return the decreases along random directions; held out too if there are such data."""
         draws = [
@@ -168,15 +169,15 @@ class Descent:
         ]
         drops = torch.stack([value - line(objective, params, d, lrs) for d in draws])
         best = torch.tensor([_finite.most(one) for one in drops], dtype=torch.float64)
-        out: Numbers = (
-            {}
-            if objective.heldout is None
-            else {
-                "null_heldout": _finite.mean(
-                    self._null_heldout(objective, params, draws, lrs, drops)
-                )
-            }
-        )
+        each = zip(draws, map(_finite.best, drops), strict=True)
+        held = [
+            self._heldout(objective, params, d, lrs[k : k + 1], 0, start).get("best_heldout")
+            for d, k in each
+            if k is not None
+        ]
+        out: Numbers = {}
+        if objective.heldout is not None:
+            out["null_heldout"] = _finite.mean(torch.tensor(held, dtype=torch.float64))
         return out | {
             "null": [_finite.mean(x) for x in drops.T],
             "null_least": [-_finite.most(-x) for x in drops.T],
@@ -185,18 +186,6 @@ class Descent:
             "null_best_least": -_finite.most(-best),
             "null_best_most": _finite.most(best),
         }
-
-    def _null_heldout(
-        self, objective: Objective, params: Params, draws: list[Tensor], lrs: Tensor, drops: Tensor
-    ) -> Tensor:
-        """Return the held-out decrease along each random direction, at its own best lr."""
-        best = [(d, _finite.best(one)) for d, one in zip(draws, drops, strict=True)]
-        held = [
-            self._heldout(objective, params, d, lrs[at : at + 1], 0)["best_heldout"]
-            for d, at in best
-            if at is not None
-        ]
-        return torch.tensor(held, dtype=torch.float64)
 
     def tell(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return the best decrease, held out, and compared with reference and null, in words."""

@@ -1,4 +1,4 @@
-"""Where the leading eigenvectors of the Hessian live, and how far they move during a training."""
+"""Top Hessian eigenvectors: their share in each block, and how far they move in a training."""
 
 import re
 from collections.abc import Mapping

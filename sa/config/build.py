@@ -116,8 +116,8 @@ def validate(config: Config) -> Components:
     check_snapshots(settings, start, analyses)
     if settings.augment and not settings.steps:
         raise UsageError(
-            "augment: it changes the images of a training, and there is none; set steps or epochs, "
-            "or type init.augment for the parent's training"
+            "augment: it changes the images of a training, and this run does not train; set steps "
+            "or epochs, or type init.augment=standard for the parent's training"
         )
     recipe = _recipe(settings, task, extras)
     if settings.init_average and not (start and start.recipe.average):

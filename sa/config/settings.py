@@ -60,7 +60,7 @@ STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=Fals
 
 
 def _preset(value: Any) -> Any:
-    """Return the changes that a word stands for; any other value as it is."""
+    """Return crop and flip of ``standard``, None for ``none``, and any other value unchanged."""
     words = {"standard": {"crop": 4, "flip": True}, "none": None}
     return words.get(value, value) if isinstance(value, str) else value
 

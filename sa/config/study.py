@@ -58,7 +58,7 @@ IMAGES: dict[str, dict[str, Any]] = {
 def with_images(size: Mapping[str, Any], images: str) -> dict[str, Any]:
     """Return a size that takes other images in place of CIFAR-10; the same if it has none.
 
-    ``cifar10_5k`` becomes ``fashion_mnist_5k``. The networks stay as they are.
+    ``cifar10_5k`` becomes ``fashion_mnist_5k``. The networks do not change.
 
     Args:
         size: the settings of a size.

@@ -15,7 +15,7 @@ from sa.dataset._pixels import moments
 from sa.types import STRICT, BadData, Batch, MissingData, Splits
 
 TEST = ("t10k", "test")
-"""What the names of the two test files begin with; EMNIST has the second."""
+"""The beginnings of the names of test files: t10k for MNIST and KMNIST, test for EMNIST."""
 
 _EXAMPLE = "dataset.root=DIR, a folder with train-images-idx3-ubyte and three files like it"
 

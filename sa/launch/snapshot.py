@@ -20,7 +20,7 @@ LARGEST = 64 << 20
 def take(folder: Path, configs: Sequence[Config]) -> None:
     """Copy sa and the foreign code of some configurations, for the jobs of a sweep.
 
-    What an earlier command copied for the sweep stays as it is.
+    A package that an earlier command of the sweep copied is not copied again.
 
     Args:
         folder: the folder of the sweep; the copy is its folder ``code``.
@@ -31,8 +31,8 @@ def take(folder: Path, configs: Sequence[Config]) -> None:
     if code.exists():
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(code.stat().st_mtime))
         telling.note(
-            f"sweep.snapshot: the points run the code as it was copied on {day} to {code}; to run "
-            "it as it is now, delete that folder"
+            f"sweep.snapshot: the points run the code that was copied on {day} to {code}; to run "
+            "today's code, delete that folder"
         )
     sources = [package, CONF, package.parent / "hydra_plugins", *foreign(configs)]
     lacking = [s for s in sources if not (code / s.name).exists()]

@@ -94,7 +94,7 @@ class _Net(nn.Module):
     def __init__(self, steps: bool) -> None:
         super().__init__()
         sizes = [(3, 4), (4, 3)] if steps else [(3, 3)]
-        with torch.random.fork_rng(devices=[]):  # layers draw as they are made
+        with torch.random.fork_rng(devices=[]):  # layers draw their first weights globally
             self.maps = nn.ModuleList(nn.Linear(n, m) for n, m in sizes)
         for seed, p in enumerate(self.parameters()):
             p.data = _normal(*p.shape, seed=10 + seed)
